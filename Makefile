@@ -1,0 +1,33 @@
+# Two commands set everything up: `make demo` and `make test`. Only Python 3.11+ and make are needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test quick lint clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "avdata needs Python 3.11 or newer; give it with: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## synthetic audio-visual XOR: prepare, verify, train, and say where everything is
+	rm -rf demo
+	$(BIN)/avdata prepare synthetic --out demo/synthetic --preset demo
+	$(BIN)/avdata verify demo/synthetic
+	$(BIN)/snnergy train demo/synthetic --preset nano --steps 250 --out demo/run
+	@echo; echo "shards    demo/synthetic"; echo "log       demo/run/metrics.csv, demo/run/curves.png"
+	@$(BIN)/python -c 'import json; r = json.load(open("demo/run/result.json")); print(f"accuracy  {r[\"test\"][\"accuracy\"]:.3f} on the test split (chance {1 / r[\"num_classes\"]:.3f})")'
+
+test: $(VENV)/.installed  ## the whole suite
+	$(BIN)/python -m pytest -n auto
+
+quick: $(VENV)/.installed  ## the suite without the slow tests
+	$(BIN)/python -m pytest -n auto -m 'not slow'
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Public audio-visual datasets, aligned to the frame, as verified WebDataset shards."""

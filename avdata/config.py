@@ -1,0 +1,352 @@
+"""The typed settings of a preparation, their presets, and the hash that names them.
+
+Every model is frozen and refuses unknown keys. `T`, the number of steps of a sample, is `video.frames`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from avdata.errors import UsageError
+
+Overrides = Mapping[str, Any]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AudioConfig(_Settings):
+    """Which sound is used, and how it becomes a log-mel (or log-STFT) picture."""
+
+    source: Literal["auto", "wav", "container"] = Field(
+        "auto",
+        description="wav: the separate file; container: the video's own sound; auto: wav, else that",
+    )
+    sample_rate: int = Field(16_000, ge=1_000, le=192_000, description="Hz after resampling")
+    kind: Literal["log-mel", "log-stft"] = "log-mel"
+    n_fft: int = Field(1024, ge=16, le=65_536)
+    hop: int = Field(80, ge=1, description="samples between columns")
+    n_mels: int = Field(128, ge=1, le=1024, description="mel bands; log-stft keeps n_fft/2+1 bins instead")
+    fmin: float = Field(0.0, ge=0, description="Hz")
+    fmax: float | None = Field(None, gt=0, description="Hz; None is half the sample rate")
+    power: float = Field(2.0, gt=0, description="1: magnitude, 2: power")
+    log: Literal["db", "ln"] = Field("db", description="db: 10·log10(max(S, floor)); ln: log(S + floor)")
+    floor: float = Field(1e-10, gt=0)
+    reference: Literal["one", "max"] = Field(
+        "one", description="what 0 dB is: 1.0, or the sample's own maximum"
+    )
+    top_db: float | None = Field(None, gt=0, description="clip below (maximum − top_db); db only")
+    clamp: bool = Field(False, description="clip the waveform to ±1 first")
+    normalize: Literal["none", "minmax", "zscore"] = Field("none", description="of the sample by itself")
+    resize: tuple[int, int] | None = Field(None, description="(bins, columns) after the logarithm")
+    layout: Literal["step", "repeat"] = Field(
+        "step", description="cut the picture by step, or repeat it T times"
+    )
+    flac: bool = Field(False, description="also store the window's waveform")
+
+    @property
+    def bins(self) -> int:
+        """Rows of the stored picture, F."""
+        if self.resize:
+            return self.resize[0]
+        return self.n_mels if self.kind == "log-mel" else self.n_fft // 2 + 1
+
+
+class VideoConfig(_Settings):
+    """Which frames are used, and how they become pictures."""
+
+    frames: int = Field(4, ge=1, le=256, description="steps of a sample, T, one frame each")
+    size: int = Field(128, ge=8, le=2048, description="height and width, pixels")
+    fit: Literal["crop", "stretch", "letterbox"] = Field("crop", description="how a frame becomes a square")
+    short_side: int | None = Field(
+        None, description="crop: scale the short side to this, then crop size from the centre"
+    )
+    colour: Literal["rgb", "grey"] = "rgb"
+    pick: Literal["middle", "every", "random-of-every"] = Field(
+        "middle",
+        description="middle: on screen mid-step; every: frames 0, n, 2n …; random-of-every: one of those",
+    )
+    every: int = Field(29, ge=1, description="n of the two `every` rules")
+    decoder: Literal["pyav", "decord"] = "pyav"
+    storage: Literal["jpeg", "npy"] = Field("jpeg", description="one strip at `quality`, or exact uint8")
+    quality: int = Field(95, ge=1, le=100)
+
+
+class AlignConfig(_Settings):
+    """The one time axis: which window of a clip is used and how its two streams are brought together."""
+
+    window: Literal["whole", "start", "centre"] = "start"
+    seconds: float | None = Field(2.56, gt=0, description="length of the window; None only with window=whole")
+    pad: Literal["zeros", "repeat", "edge"] = "zeros"
+    correct: Literal["measured", "container", "none"] = Field(
+        "measured",
+        description="where a separate audio file starts: as correlation says; at the container's audio; at 0",
+    )
+    min_peak: float = Field(
+        0.5, ge=0, le=1, description="correlation below which a measured offset is not believed"
+    )
+    max_lag: float = Field(0.5, gt=0, description="s, largest offset searched")
+    max_mismatch: float = Field(0.15, gt=0, description="s of difference in duration that sets av_mismatch")
+
+
+class QualityConfig(_Settings):
+    """When a clip is not good enough: each limit names the reason code it leads to."""
+
+    max_corrupt: float = Field(0.02, ge=0, le=1, description="corrupt_frames: share of decoded frames")
+    silence_dbfs: float = Field(
+        -60.0, le=0, description="silent_audio: peak level below which a clip is silent"
+    )
+    silent: Literal["quarantine", "flag"] = "quarantine"
+    black_luma: float = Field(
+        4.0, ge=0, description="black_frames: mean luma (0…255) of the brightest used frame"
+    )
+    black: Literal["quarantine", "flag"] = "flag"
+    min_seconds: float = Field(0.04, ge=0, description="too_short: of sound and of moving pictures, s")
+    max_seconds: float = Field(900.0, gt=0, description="too_long, s")
+    max_pixels: int = Field(64_000_000, gt=0, description="too_large: width × height")
+    max_bytes: int = Field(4_000_000_000, gt=0, description="too_large: file size")
+    timeout: float = Field(120.0, gt=0, description="timeout: s a clip")
+
+
+class ShardConfig(_Settings):
+    """How samples are grouped into shards."""
+
+    samples: int = Field(512, ge=1, le=1_000_000, description="samples a shard")
+
+
+class SelectConfig(_Settings):
+    """Which clips are prepared and into which split they go."""
+
+    split_by: str | None = Field(None, description="one of the recipe's splits; None is its default")
+    leaks: Literal["keep", "drop-train"] = Field(
+        "keep", description="train clips whose group is in val or test"
+    )
+    limit: int | None = Field(
+        None, ge=1, description="prepare only so many clips, spread over splits and labels"
+    )
+    seed: int = 0
+
+
+class Config(_Settings):
+    """All settings of one preparation.
+
+    >>> Config().video.frames, Config().mel_columns
+    (4, 128)
+    """
+
+    audio: AudioConfig = AudioConfig()
+    video: VideoConfig = VideoConfig()
+    align: AlignConfig = AlignConfig()
+    quality: QualityConfig = QualityConfig()
+    shards: ShardConfig = ShardConfig()
+    select: SelectConfig = SelectConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.align.seconds is None) != (self.align.window == "whole"):
+            msg = "align.seconds is a length unless align.window is whole, and is null when it is"
+            raise ValueError(msg)
+        if self.align.window == "whole" and not (self.audio.resize and self.audio.layout == "repeat"):
+            msg = "align.window=whole gives different lengths: set audio.resize and audio.layout=repeat"
+            raise ValueError(msg)
+        if self.audio.layout == "step":
+            columns = self._step_samples() / self.audio.hop
+            if columns.denominator != 1:
+                msg = (
+                    f"a step must hold a whole number of mel columns, and {float(self._step_samples()):g}"
+                    f" samples / hop {self.audio.hop} is {float(columns):g}:"
+                    " change align.seconds, video.frames or audio.hop"
+                )
+                raise ValueError(msg)
+            if self.audio.resize:
+                msg = "audio.resize works on the whole picture: set audio.layout=repeat with it"
+                raise ValueError(msg)
+        if self.audio.fmax and self.audio.fmax > self.audio.sample_rate / 2:
+            msg = f"audio.fmax {self.audio.fmax:g} Hz is above half of audio.sample_rate {self.audio.sample_rate} Hz"
+            raise ValueError(msg)
+        return self
+
+    def _step_samples(self) -> Fraction:
+        seconds = Fraction(str(self.align.seconds))
+        return seconds * self.audio.sample_rate / self.video.frames
+
+    @property
+    def mel_columns(self) -> int:
+        """Columns of one step of the stored picture, L."""
+        if self.audio.resize:
+            return self.audio.resize[1]
+        if self.audio.layout == "step":
+            return int(self._step_samples() / self.audio.hop)
+        window = int(Fraction(str(self.align.seconds)) * self.audio.sample_rate)
+        return 1 + window // self.audio.hop
+
+    def canonical(self) -> str:
+        """The settings as one line of JSON with sorted keys: equal settings give equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def hash(self) -> str:
+        """sha256 of `canonical()`, hexadecimal."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+_LOG_STFT: Overrides = {
+    "sample_rate": 22_050, "kind": "log-stft", "n_fft": 512, "hop": 353, "power": 1.0, "log": "ln",
+    "floor": 1e-7, "clamp": True, "layout": "repeat",
+}  # fmt: skip
+
+PRESETS: Mapping[str, Overrides] = {
+    # Real time in every step: 4 × 0.64 s, 128 mel columns each.
+    "snnergy": {},
+    # The front end of the SNNergy author's public code: 40,800 samples, dB below the clip's maximum, min–max.
+    "snnergy-repeat": {
+        "audio": {
+            "n_fft": 2048, "hop": 320, "reference": "max", "top_db": 80.0, "normalize": "minmax",
+            "layout": "repeat",
+        },
+        "align": {"window": "start", "seconds": 2.55},
+    },
+    # OGM-GE (CVPR 2022), CramedDataset.py: tile to 3 s, log|STFT| 257×188; every 29th frame at 224×224.
+    "ogmge": {
+        "audio": _LOG_STFT,
+        "video": {"frames": 3, "size": 224, "fit": "stretch", "pick": "every", "every": 29},
+        "align": {"window": "start", "seconds": 3.0, "pad": "repeat", "correct": "none"},
+    },
+    # S-CMRL (arXiv 2502.12488): the whole clip's log|STFT| squeezed to 128×128; one still, T=4 times.
+    "scmrl": {
+        "audio": {**_LOG_STFT, "resize": [128, 128]},
+        "video": {"frames": 4, "size": 128, "short_side": 256, "pick": "random-of-every", "every": 29},
+        "align": {"window": "whole", "seconds": None, "correct": "none"},
+    },
+}  # fmt: skip
+
+
+def merge(base: Overrides, over: Overrides) -> dict[str, Any]:
+    """`base` with `over` laid on top, dictionaries merged key by key.
+
+    >>> merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
+    {'a': {'x': 1, 'y': 3}}
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """A hint that names the closest known word, or all of them.
+
+    >>> nearest("crema", ["cremad", "ave"])
+    'did you mean cremad?'
+    """
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else "known: " + ", ".join(known)
+
+
+def parse_setting(text: str) -> dict[str, Any]:
+    """One `section.key=value` of the command line as nested overrides; the value is read as YAML.
+
+    >>> parse_setting("video.frames=8")
+    {'video': {'frames': 8}}
+
+    Raises:
+        UsageError: there is no `=`, or the value is not YAML.
+    """
+    import yaml  # noqa: PLC0415  # only settings given as text need it
+
+    path, equals, raw = text.partition("=")
+    if not equals or not path:
+        msg = f"--set {text!r} is not of the form section.key=value"
+        raise UsageError(msg, hint="for example --set video.frames=8")
+    try:
+        value: Any = yaml.safe_load(raw) if raw else ""
+    except yaml.YAMLError as error:
+        msg = f"--set {text!r}: the value cannot be read ({error})"
+        raise UsageError(msg) from error
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Nested overrides from a YAML (or JSON) file.
+
+    Raises:
+        UsageError: the file is missing, unreadable, or not a mapping.
+    """
+    import yaml  # noqa: PLC0415
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"the config file {path} cannot be read ({error})"
+        raise UsageError(msg) from error
+    if not isinstance(value, dict):
+        msg = f"the config file {path} holds no mapping"
+        raise UsageError(msg, hint="write it like: video: {frames: 8}")
+    return value
+
+
+def build_config(*layers: Overrides) -> Config:
+    """Settings from overrides laid over one another, the last one on top.
+
+    >>> build_config({"video": {"frames": 8}}).video.frames
+    8
+
+    Raises:
+        UsageError: a key is unknown or a value does not fit; the message names the key.
+    """
+    merged: Overrides = {}
+    for layer in layers:
+        merged = merge(merged, layer)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def _explain(error: ValidationError) -> UsageError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return UsageError(f"unknown setting {where}", hint=nearest(where, setting_names()))
+    message = first["msg"].removeprefix("Value error, ")
+    if not where:
+        return UsageError(f"the settings do not fit together: {message}")
+    return UsageError(f"setting {where}={first['input']!r}: {message[:1].lower()}{message[1:]}")
+
+
+def setting_names() -> list[str]:
+    """Every setting as `section.key`, in the order of the sections."""
+    return [
+        f"{section}.{key}"
+        for section, field in Config.model_fields.items()
+        for key in getattr(field.annotation, "model_fields", {})
+    ]
+
+
+def differences(old: Overrides, new: Overrides, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """What differs between two dumped configs: (setting, there, now).
+
+    >>> differences({"audio": {"n_mels": 64}}, {"audio": {"n_mels": 128}})
+    [('audio.n_mels', 64, 128)]
+    """
+    rows: list[tuple[str, Any, Any]] = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            rows += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            rows.append((prefix + key, a, b))
+    return rows

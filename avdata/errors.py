@@ -1,0 +1,122 @@
+"""What can go wrong, said once: the exceptions, the reason codes of quarantine and the flags of a sample."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class AvdataError(Exception):
+    """Anything a user can act on: one sentence of what and where, and a hint of what to do next.
+
+    The command line prints it without a traceback and exits with `exit_code`.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(AvdataError):
+    """The request itself is wrong: an unknown name, key or combination. Nothing was started."""
+
+    exit_code = 2
+
+
+class SourceError(AvdataError):
+    """A source is missing, incomplete, or not what its manifest says."""
+
+
+class Reason(StrEnum):
+    """Why a clip is not in the shards. The value is stable: people filter on it."""
+
+    sentence: str
+
+    def __new__(cls, value: str, sentence: str) -> Reason:
+        """Make a member that carries its sentence for people."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member
+
+    MISSING_VIDEO = "missing_video", "the recipe names a video or image that is not on disk"
+    MISSING_AUDIO = (
+        "missing_audio",
+        "the recipe names an audio file that is not on disk, or the video has no sound",
+    )
+    EMPTY_FILE = "empty_file", "a file has 0 bytes"
+    LFS_POINTER = (
+        "lfs_pointer",
+        "a file is git-LFS pointer text, not media: the LFS objects were never fetched",
+    )
+    CHECKSUM = "checksum_mismatch", "a file's checksum is not the one in the manifest"
+    NOT_MEDIA = "not_media", "a file's first bytes are not those of a media container that is allowed"
+    UNREADABLE = "unreadable", "the container could not be opened or decoded"
+    TRUNCATED = "truncated", "a file ends before its own header says it should"
+    CORRUPT_FRAMES = "corrupt_frames", "the decoder marked more frames as corrupt than the config allows"
+    NO_VIDEO_STREAM = "no_video_stream", "the container holds no video stream"
+    NO_AUDIO_STREAM = "no_audio_stream", "the container holds no audio stream"
+    NO_FRAMES = "no_frames", "not one video frame could be decoded"
+    SILENT_AUDIO = "silent_audio", "the audio stays below the config's silence threshold"
+    BLACK_FRAMES = "black_frames", "the frames stay darker than the config allows"
+    FROZEN_FRAMES = "frozen_frames", "the picture does not change although it should"
+    CLIPPED_AUDIO = "clipped_audio", "more of the audio is at full scale than the config allows"
+    TOO_SHORT = "too_short", "the clip is shorter than the config's minimum"
+    TOO_LONG = "too_long", "the clip is longer than the config's maximum"
+    TOO_LARGE = "too_large", "the picture or file is larger than the config's maximum"
+    TIMEOUT = "timeout", "the clip took longer than its time limit"
+    KNOWN_BAD = "known_bad", "the recipe lists the clip as broken at its source"
+    LEAK = "split_leak", "the clip's group is also in another split, and leaks were to be dropped"
+    CRASH = "crash", "the decoder crashed the worker on this clip"
+
+
+class Flag(StrEnum):
+    """What a sample's user should know of it. The value is stable: people filter on it."""
+
+    sentence: str
+
+    def __new__(cls, value: str, sentence: str) -> Flag:
+        """Make a member that carries its sentence for people."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member
+
+    DUP_AUDIO = "dup_audio_of", "another clip with another label has the same audio, byte for byte"
+    DUP_IMAGE = "dup_image_of", "another clip has the same picture, byte for byte"
+    AV_MISMATCH = "av_mismatch", "audio and video durations differ by more than the config allows"
+    AUDIO_TRUNCATED = "audio_truncated", "the separate audio ends well before the container's own audio"
+    LOW_CORRELATION = (
+        "low_correlation",
+        "the separate audio could not be matched to the container's own audio",
+    )
+    BLACK_FRAMES = "black_frames", "the frames are (nearly) black"
+    FROZEN_FRAMES = "frozen_frames", "the picture never changes"
+    STATIC_FRAMES = "frames_are_static", "one still image stands for all frames"
+    CONTAINER_AUDIO = "container_audio", "the audio is the video container's own, not the separate file"
+    SILENT_AUDIO = "silent_audio", "the audio stays below the config's silence threshold"
+    CLIPPED_AUDIO = "clipped_audio", "part of the audio is at full scale"
+    LEAK = "split_leak", "the clip's group is also in another split"
+    MULTI_LABEL = "multi_label", "the same video is annotated with another label as well"
+    ZERO_LENGTH_EVENT = "zero_length_event", "the annotated event has no duration"
+    REENCODED = "reencoded", "the source replaced this file after publication"
+    VARIABLE_RATE = "variable_frame_rate", "the video's frames are not evenly spaced in time"
+    MULTIPLE_STREAMS = (
+        "multiple_streams",
+        "the container holds several streams of one kind; the first of each was used",
+    )
+
+
+class MediaError(Exception):
+    """A clip cannot be prepared; `prepare` turns this into a quarantine row and goes on."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[MediaError], tuple[Reason, str]]:
+        """Cross process borders with both parts."""
+        return MediaError, (self.reason, self.detail)

@@ -1,0 +1,136 @@
+"""What a dataset must say of itself: its clips, labels, splits and defaults; and how recipes are found."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from avdata.config import Overrides, nearest
+from avdata.errors import AvdataError, Flag, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One row of a dataset, before features.
+
+    Attributes:
+        key: unique, `[A-Za-z0-9_-]+`, not starting with `__`; names the sample's members.
+        label: label as text, one of the recipe's `labels`.
+        group: what a split must not cross: speaker, fsID, video id.
+        split: `train`, `val` or `test`.
+        video: the file with the pictures (a video or a still image), whether or not it exists.
+        audio: the separate audio file, whether or not it exists; None when the dataset has none.
+        still: `video` is a still image, shown for the whole clip.
+        event: [start, end) in seconds in which the label holds; None when it holds throughout.
+        flags: what is known of the clip before it is opened.
+        excluded: why the recipe leaves the clip out (a sentence); None when it does not.
+        extras: small facts that go into the sample's JSON.
+    """
+
+    key: str
+    label: str
+    group: str
+    split: str
+    video: Path
+    audio: Path | None = None
+    still: bool = False
+    event: tuple[float, float] | None = None
+    flags: tuple[Flag, ...] = ()
+    excluded: str | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that is true of one dataset and of no other.
+
+    Attributes:
+        name: as typed: `cremad`.
+        version: raised when the clips, labels or splits it yields change.
+        title: for people.
+        labels: label texts in canonical order; a sample's label is the index here.
+        label_orders: the other published orders, by name.
+        background: the label of steps outside `Clip.event`, index `len(labels)`; None when there is none.
+        splits: each way of splitting by name, with a sentence. `fold:K` is listed per fold.
+        default_split: the one used when nobody asks.
+        clips: `(root, split_by) -> clips`: every clip the folder's metadata or files name, sorted by key.
+            Raises SourceError, naming what was looked for, when the folder is not this dataset.
+        mock: `(out, clips, bad, seed) -> None`: writes a small faithful copy with its `manifest.json`.
+        presets: adaptations of the shared presets, and presets of its own, by name.
+        known_bad: clips broken at the source, by key, with the reason; `clips` marks them `excluded`.
+        generated: the data is made by `mock`; `prepare` needs no source and makes it.
+    """
+
+    name: str
+    version: int
+    title: str
+    labels: tuple[str, ...]
+    splits: Mapping[str, str]
+    default_split: str
+    clips: Callable[[Path, str], Sequence[Clip]]
+    mock: Callable[[Path, int | None, bool, int], None]
+    label_orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    background: str | None = None
+    presets: Mapping[str, Overrides] = field(default_factory=dict)
+    known_bad: Mapping[str, str] = field(default_factory=dict)
+    generated: bool = False
+
+    def check_split(self, split_by: str | None) -> str:
+        """The name of a split that this recipe has, the default for None.
+
+        Raises:
+            UsageError: the recipe has no such split.
+        """
+        if split_by is None:
+            return self.default_split
+        if split_by not in self.splits:
+            msg = f"{self.name} has no split {split_by!r}"
+            raise UsageError(msg, hint=nearest(split_by, list(self.splits)))
+        return split_by
+
+
+def recipe_names() -> list[str]:
+    """Names of the installed recipes, sorted."""
+    return sorted({point.name for point in entry_points(group="avdata.recipes")})
+
+
+def load_recipe(which: str | Path | Recipe) -> Recipe:
+    """The recipe of a name, of a path to a Python file that defines `RECIPE`, or itself.
+
+    Raises:
+        UsageError: there is no such recipe or file.
+        AvdataError: the file defines no `RECIPE`.
+    """
+    if isinstance(which, Recipe):
+        return which
+    if str(which).endswith(".py"):
+        return _load_file(Path(which))
+    points = {point.name: point for point in entry_points(group="avdata.recipes")}
+    if str(which) not in points:
+        msg = f"there is no recipe {str(which)!r}"
+        raise UsageError(msg, hint=nearest(str(which), sorted(points)))
+    recipe = points[str(which)].load()
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def _load_file(path: Path) -> Recipe:
+    if not path.is_file():
+        msg = f"there is no recipe file {path}"
+        raise UsageError(msg)
+    spec = importlib.util.spec_from_file_location(f"avdata_recipe_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        msg = f"{path} defines no RECIPE of type avdata.Recipe"
+        raise AvdataError(
+            msg, hint="end it with RECIPE = Recipe(...); recipes/synthetic.py is the shortest example"
+        )
+    return recipe

@@ -1,0 +1,1 @@
+"""Facts about the bundled datasets' sources, as JSON; see `avdata.manifest`."""

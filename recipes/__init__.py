@@ -1,0 +1,1 @@
+"""The bundled recipes, one module a dataset; see `avdata.recipe`."""

@@ -1,0 +1,1 @@
+"""SNNergy: a spiking network with linear-cost cross-modal attention."""
