@@ -1,0 +1,338 @@
+"""The on-disk format, version 1: deterministic tars, their index, and reading one sample back.
+
+A prepared set is a folder:
+
+    dataset.json        what the set is: config, labels, counts, checksums, versions
+    index.parquet       one row a sample, sorted by shard, then offset
+    quarantine.parquet  one row a clip left out: key, reason, detail, kept
+    README.md           the dataset card
+    SPLIT/NAME-SPLIT-00000-of-00012.tar
+
+A tar is USTAR; every member has mode 0444 and mtime, uid and gid 0, and no user or group name. A sample's
+members stand together, named `KEY.extension`, always in the order of `EXTENSIONS`:
+
+    mel.npy      float16 [T, F, L]                  log-mel of each step
+    frames.jpg   the T frames as one horizontal strip, H × T·W    (or)
+    frames.npy   uint8 [T, H, W, C]
+    cls          the label's index, decimal digits
+    json         label name, split, times, offset, provenance; sorted keys
+    flac         the window's waveform, 16 bits, when the config keeps it
+
+An index row's bytes `offset … offset + nbytes` of its shard are one sample: its members' headers, data and
+padding to 512. A shard ends with zero blocks up to a multiple of 10,240 bytes. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from avdata.errors import AvdataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from avdata.config import Config
+    from avdata.features import Features
+
+FORMAT = 1
+EXTENSIONS = ("mel.npy", "frames.jpg", "frames.npy", "cls", "json", "flac")
+BLOCK = 512
+
+IndexRow = dict[str, Any]
+
+
+def shard_name(dataset: str, split: str, number: int, count: int) -> str:
+    """The path of a shard below the set's root.
+
+    >>> shard_name("cremad", "train", 0, 12)
+    'train/cremad-train-00000-of-00012.tar'
+    """
+    return f"{split}/{dataset}-{split}-{number:05d}-of-{count:05d}.tar"
+
+
+def encode_members(
+    features: Features, label: int, facts: Mapping[str, Any], config: Config
+) -> dict[str, bytes]:
+    """A sample's members as bytes, by extension, in the order of the format.
+
+    Args:
+        features: mel float16 [T, F, L], frames uint8 [T, H, W, C], waveform float32 [n] or None.
+        label: the label's index.
+        facts: what goes into the JSON.
+        config: decides between jpg and npy frames and whether the waveform is kept.
+    """
+    members = {"mel.npy": _npy(features.mel)}
+    if config.video.storage == "jpeg":
+        members["frames.jpg"] = _jpeg_strip(features.frames, config.video.quality)
+    else:
+        members["frames.npy"] = _npy(features.frames)
+    members["cls"] = str(label).encode()
+    members["json"] = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+    if config.audio.flac:
+        assert features.waveform is not None
+        members["flac"] = _flac(features.waveform, config.audio.sample_rate)
+    return members
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _jpeg_strip(frames: np.ndarray, quality: int) -> bytes:
+    import torch  # noqa: PLC0415
+    from torchvision.io import encode_jpeg  # noqa: PLC0415
+
+    # [T, H, W, C] -> [C, H, T·W]
+    steps, height, width, channels = frames.shape
+    strip = np.ascontiguousarray(frames.transpose(3, 1, 0, 2).reshape(channels, height, steps * width))
+    return bytes(encode_jpeg(torch.from_numpy(strip), quality=quality).numpy().tobytes())
+
+
+def _flac(waveform: np.ndarray, rate: int) -> bytes:
+    import soundfile  # noqa: PLC0415
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(waveform, -1, 1), rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+class ShardWriter:
+    """Writes samples into one deterministic tar and keeps their index rows.
+
+    >>> import io
+    >>> writer = ShardWriter(io.BytesIO(), "train/x-train-00000-of-00001.tar")
+    >>> writer.add("a", {"cls": b"0"}, {})["nbytes"]
+    1024
+    """
+
+    def __init__(self, stream: BinaryIO, shard: str) -> None:
+        from webdataset import TarWriter  # noqa: PLC0415
+
+        self.shard = shard
+        self.rows: list[IndexRow] = []
+        self._tar = TarWriter(stream, user="", group="", mode=0o444, encoder=False, mtime=0, compress=False)
+
+    def add(self, key: str, members: Mapping[str, bytes], row: IndexRow) -> IndexRow:
+        """Append one sample; returns its index row, `row` completed with where it is."""
+        offset = self._tar.tarstream.offset
+        digest = hashlib.sha256()
+        for extension, data in members.items():
+            # One member a call: TarWriter would sort a sample's members by extension.
+            self._tar.write({"__key__": key, extension: data})
+            digest.update(tar_header(f"{key}.{extension}", len(data)))
+            digest.update(data)
+            digest.update(bytes(-len(data) % BLOCK))
+        nbytes = self._tar.tarstream.offset - offset
+        full = {
+            **row,
+            "key": key,
+            "shard": self.shard,
+            "offset": offset,
+            "nbytes": nbytes,
+            "sha256": digest.hexdigest(),
+        }
+        self.rows.append(full)
+        return full
+
+    def close(self) -> None:
+        """Write the end of the archive; the stream stays open."""
+        self._tar.close()
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """The 512-byte USTAR header of a member as the format prescribes it."""
+    import tarfile  # noqa: PLC0415
+
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o444
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def read_members(buffer: bytes | memoryview) -> dict[str, memoryview]:
+    """A sample's members by extension, without copying, from its bytes in the shard.
+
+    Raises:
+        AvdataError: the bytes are not whole USTAR members of one key.
+    """
+    view = memoryview(buffer)
+    members: dict[str, memoryview] = {}
+    keys = set()
+    for name, data in iter_members(view):
+        key, _, extension = name.rpartition("/")[2].partition(".")
+        keys.add(key)
+        members[extension] = data
+    if len(keys) != 1:
+        msg = f"these bytes hold members of {len(keys)} samples, not of one: {sorted(keys)[:3]}"
+        raise AvdataError(msg)
+    return members
+
+
+def iter_members(view: memoryview) -> Iterator[tuple[str, memoryview]]:
+    """Name and data of each member of a tar, up to its end or its zero blocks.
+
+    Raises:
+        AvdataError: a header is damaged or the data ends early; the message gives the byte.
+    """
+    at = 0
+    while at + BLOCK <= len(view) and view[at] != 0:
+        header = bytes(view[at : at + BLOCK])
+        if header[257:262] != b"ustar" or not _checksum_holds(header):
+            msg = f"no tar header at byte {at}"
+            raise AvdataError(msg)
+        size = int(header[124:135], 8)
+        prefix = header[345:500].rstrip(b"\0")
+        name = (prefix + b"/" if prefix else b"") + header[:100].rstrip(b"\0")
+        start = at + BLOCK
+        if start + size > len(view):
+            msg = f"the member {name.decode()} at byte {at} is cut off"
+            raise AvdataError(msg)
+        yield name.decode(), view[start : start + size]
+        at = start + size + (-size % BLOCK)
+
+
+def _checksum_holds(header: bytes) -> bool:
+    try:
+        stored = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
+    except ValueError:
+        return False
+    return stored == sum(header) - sum(header[148:156]) + 8 * 32
+
+
+def decode_mel(members: Mapping[str, memoryview]) -> np.ndarray:
+    """The log-mel of a sample, float16 [T, F, L]."""
+    return decode_npy(members["mel.npy"])
+
+
+def decode_frames(members: Mapping[str, memoryview], steps: int) -> np.ndarray:
+    """The frames of a sample, uint8 [T, H, W, C], from either storage."""
+    if "frames.npy" in members:
+        return decode_npy(members["frames.npy"])
+    import torch  # noqa: PLC0415
+    from torchvision.io import decode_jpeg  # noqa: PLC0415
+
+    data = torch.frombuffer(bytearray(members["frames.jpg"]), dtype=torch.uint8)
+    strip = decode_jpeg(data).numpy()
+    channels, height, width = strip.shape
+    frames = strip.reshape(channels, height, steps, width // steps).transpose(2, 1, 3, 0)
+    return np.ascontiguousarray(frames)
+
+
+def decode_npy(data: memoryview) -> np.ndarray:
+    """An array from the bytes of an `.npy`, sharing their memory; objects are refused.
+
+    Raises:
+        AvdataError: it is not a plain npy array, or its data is incomplete.
+    """
+    head = io.BytesIO(data[: min(len(data), 4096)])
+    try:
+        version = np.lib.format.read_magic(head)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(head)
+        if dtype.hasobject or fortran:
+            msg = f"an array of type {dtype} is not one this format holds"
+            raise AvdataError(msg)
+        return np.frombuffer(data, dtype, count=int(np.prod(shape)), offset=head.tell()).reshape(shape)
+    except ValueError as error:
+        msg = f"not a whole npy array ({error})"
+        raise AvdataError(msg) from error
+
+
+def index_schema() -> pa.Schema:
+    """The columns of index.parquet."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    text, real = pa.string(), pa.float64()
+    return pa.schema(
+        [
+            ("key", text), ("split", text), ("shard", text), ("offset", pa.int64()), ("nbytes", pa.int64()),
+            ("label", pa.int32()), ("label_name", text), ("group", text),
+            ("window_start", real), ("window_end", real), ("av_offset", real), ("av_peak", real),
+            ("duration_audio", real), ("duration_video", real), ("pad_fraction", real),
+            ("flags", pa.list_(text)), ("sha256", text),
+        ]
+    )  # fmt: skip
+
+
+def quarantine_schema() -> pa.Schema:
+    """The columns of quarantine.parquet."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.schema(
+        [("key", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("kept", pa.string())]
+    )
+
+
+def parquet_bytes(rows: list[IndexRow], schema: pa.Schema) -> bytes:
+    """The rows as a parquet file; equal rows give equal bytes."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_index(root: str | Path) -> pa.Table:
+    """The index of a prepared set.
+
+    Raises:
+        AvdataError: the folder holds no readable index.
+    """
+    return _read_parquet(Path(root) / "index.parquet")
+
+
+def read_quarantine(root: str | Path) -> pa.Table:
+    """The quarantined clips of a prepared set: key, reason, detail, kept."""
+    return _read_parquet(Path(root) / "quarantine.parquet")
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        msg = f"{path} cannot be read ({str(error).splitlines()[0]})"
+        raise AvdataError(
+            msg, hint="prepare the set again, or check that the path is a prepared set"
+        ) from error
+
+
+def read_info(root: str | Path) -> dict[str, Any]:
+    """The parsed dataset.json of a prepared set.
+
+    Raises:
+        AvdataError: there is none, it is not JSON, or it is of a newer format than this version reads.
+    """
+    path = Path(root) / "dataset.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        unfinished = (Path(root) / ".avdata").is_dir()
+        hint = (
+            "run the same prepare command again to finish it"
+            if unfinished
+            else "make one with: avdata prepare"
+        )
+        msg = f"{root} is not a prepared set: it has no dataset.json"
+        raise AvdataError(msg, hint=hint) from error
+    except (OSError, ValueError) as error:
+        msg = f"{path} cannot be read ({error})"
+        raise AvdataError(msg) from error
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        found = info.get("format") if isinstance(info, dict) else None
+        msg = f"{path} is of format {found!r}, and this version reads format {FORMAT}"
+        raise AvdataError(msg, hint="install the avdata that wrote it, or prepare the set again")
+    return info
