@@ -26,11 +26,11 @@ class _Facts(BaseModel):
 
 
 class FileFacts(_Facts):
-    """One file: its path below the dataset's root, its checksum and its size in bytes."""
+    """One file: its path below the dataset's root, its checksum and, where it is known, its size in bytes."""
 
     path: str
     checksum: Checksum
-    bytes: int = Field(ge=0)
+    bytes: int | None = Field(None, ge=0)
 
 
 class Licence(_Facts):
@@ -132,8 +132,9 @@ def read_table(path: Path) -> list[FileFacts]:
 
 def _read_line(line: str, number: int, path: Path) -> FileFacts:
     fields = line.rstrip("\n").split("\t")
-    if len(fields) != 3 or not re.fullmatch(r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})", fields[1]):
-        msg = f"{path} line {number} is not path, checksum and bytes separated by tabs"
+    if not re.fullmatch(r"[^\t]+\t(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})\t\d*", line.rstrip("\n")):
+        msg = f"{path} line {number} is not path, checksum and bytes (or nothing) separated by tabs"
         raise AvdataError(msg)
     # model_construct: the line was checked above, and validating 15,000 models takes a tenth of a second.
-    return FileFacts.model_construct(path=fields[0], checksum=fields[1], bytes=int(fields[2]))
+    size = int(fields[2]) if fields[2] else None
+    return FileFacts.model_construct(path=fields[0], checksum=fields[1], bytes=size)

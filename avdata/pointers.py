@@ -1,0 +1,102 @@
+"""git-LFS pointers: recognising the text that stands for a file, and listing what a checkout points to.
+
+A pointer is at most a kilobyte of text: a line `version https://git-lfs.github.com/spec/v1`, then `key value` lines
+in alphabetical order, among them `oid sha256:HEX` and `size BYTES`
+(https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from avdata.errors import AvdataError, SourceError
+from avdata.manifest import FileFacts
+
+_VERSION = b"version https://git-lfs.github.com/spec/v1"
+_MAX_BYTES = 1024
+_POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n(?:.+\n)*?"
+    rb"oid (sha256:[0-9a-f]{64})\nsize (\d+)\n?(?:.+\n)*"
+)
+
+
+def is_pointer(head: bytes) -> bool:
+    """Whether a file that begins with `head` is pointer text.
+
+    >>> is_pointer(b"version https://git-lfs.github.com/spec/v1" + bytes([10]) + b"oid sha256:0")
+    True
+    """
+    return head.startswith(_VERSION)
+
+
+def parse_pointer(data: bytes) -> tuple[str, int] | None:
+    """Checksum and size of the file that a pointer stands for; None when `data` is not a pointer."""
+    match = _POINTER.fullmatch(data) if len(data) <= _MAX_BYTES else None
+    return (match[1].decode(), int(match[2])) if match else None
+
+
+def list_checkout(checkout: Path, folders: Sequence[str] = (), *, commit: str = "HEAD") -> list[FileFacts]:
+    """The files of a git checkout below `folders` (all of it when empty) at a commit, sorted by path.
+
+    Files under git-LFS are listed by their pointers, so that nothing but the git history is needed
+    (`GIT_LFS_SKIP_SMUDGE=1 git clone ...`); the others by the checksum of their content.
+
+    Raises:
+        SourceError: `checkout` is not a git checkout, or has no such commit or folder.
+    """
+    tree = _git(checkout, ["ls-tree", "-r", "-z", "--full-tree", commit, "--", *folders])
+    entries = [entry.split(b"\t", 1) for entry in tree.split(b"\0") if entry]
+    if not entries:
+        msg = f"{checkout} has no files at {commit} below {', '.join(folders) or 'its root'}"
+        raise SourceError(msg)
+    # Mode 160000 is a submodule and 120000 a link: neither is a file of this repository.
+    files = {
+        path.decode(): meta.split()[2]
+        for meta, path in entries
+        if not meta.startswith((b"160000", b"120000"))
+    }
+    blobs = _git(checkout, ["cat-file", "--batch"], b"".join(blob + b"\n" for blob in files.values()))
+    facts = [_facts(path, data) for path, data in zip(files, _batch(blobs), strict=True)]
+    return sorted(facts, key=lambda fact: fact.path)
+
+
+def _git(checkout: Path, arguments: Sequence[str], stdin: bytes = b"") -> bytes:
+    command = ["git", "-C", str(checkout), *arguments]
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, check=False)  # noqa: S603  # no shell
+    except FileNotFoundError:
+        msg = "git is needed to read a checkout, and is not installed"
+        raise AvdataError(msg) from None
+    if done.returncode:
+        msg = f"git cannot read {checkout}: {done.stderr.decode(errors='replace').strip()}"
+        raise SourceError(msg, hint="give the folder of a git checkout")
+    return done.stdout
+
+
+def _batch(output: bytes) -> Iterator[bytes]:
+    stream = io.BytesIO(output)
+    while header := stream.readline():
+        size = int(header.split()[2])
+        yield stream.read(size)
+        stream.read(1)
+
+
+def _facts(path: str, data: bytes) -> FileFacts:
+    checksum, size = parse_pointer(data) or (f"sha256:{hashlib.sha256(data).hexdigest()}", len(data))
+    return FileFacts(path=path, checksum=checksum, bytes=size)
+
+
+def write_table(path: Path, files: Sequence[FileFacts]) -> None:
+    """Write a manifest's file table, `path, checksum, bytes` by tabs, gzipped; equal lists give equal bytes."""
+    lines = ["path\tchecksum\tbytes\n"]
+    lines += [
+        f"{fact.path}\t{fact.checksum}\t{'' if fact.bytes is None else fact.bytes}\n"
+        for fact in sorted(files, key=lambda fact: fact.path)
+    ]
+    path.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
