@@ -34,7 +34,7 @@ class Reason(StrEnum):
 
     sentence: str
 
-    def __new__(cls, value: str, sentence: str) -> Reason:
+    def __new__(cls, value: str, sentence: str = "") -> Reason:
         """Make a member that carries its sentence for people."""
         member = str.__new__(cls, value)
         member._value_ = value
@@ -77,7 +77,7 @@ class Flag(StrEnum):
 
     sentence: str
 
-    def __new__(cls, value: str, sentence: str) -> Flag:
+    def __new__(cls, value: str, sentence: str = "") -> Flag:
         """Make a member that carries its sentence for people."""
         member = str.__new__(cls, value)
         member._value_ = value

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from avdata.config import Overrides, nearest
+from avdata.config import PRESETS, Config, Overrides, build_config, merge, nearest
 from avdata.errors import AvdataError, Flag, UsageError
 
 
@@ -63,6 +63,8 @@ class Recipe:
         presets: adaptations of the shared presets, and presets of its own, by name.
         known_bad: clips broken at the source, by key, with the reason; `clips` marks them `excluded`.
         generated: the data is made by `mock`; `prepare` needs no source and makes it.
+        listed: `(paths, split_by) -> clips`: the clips that a manifest's file table names, before anything is on
+            disk, with `video` and `audio` relative to the root. None for a dataset that comes in archives.
     """
 
     name: str
@@ -78,6 +80,21 @@ class Recipe:
     presets: Mapping[str, Overrides] = field(default_factory=dict)
     known_bad: Mapping[str, str] = field(default_factory=dict)
     generated: bool = False
+    listed: Callable[[Sequence[str], str], Sequence[Clip]] | None = None
+
+    def configure(self, preset: str | None, *overrides: Overrides) -> Config:
+        """The settings of a preset, adapted to this dataset, with overrides on top.
+
+        Raises:
+            UsageError: the preset, a key or a value is unknown, or they do not fit together.
+        """
+        name = preset or "snnergy"
+        if name not in PRESETS and name not in self.presets:
+            msg = f"there is no preset {name!r}"
+            raise UsageError(msg, hint=nearest(name, sorted({*PRESETS, *self.presets})))
+        settled = build_config(merge(PRESETS.get(name, {}), self.presets.get(name, {})), *overrides)
+        split_by = self.check_split(settled.select.split_by)
+        return build_config(settled.model_dump(), {"select": {"split_by": split_by}})
 
     def check_split(self, split_by: str | None) -> str:
         """The name of a split that this recipe has, the default for None.

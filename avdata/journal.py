@@ -1,0 +1,151 @@
+"""What survives a kill: files that appear whole or not at all, a folder's lock, the entries of done shards.
+
+While a set is being prepared, `OUT/.avdata/` holds `lock`, `plan.json`, `parts/` (shards being written) and
+`done/` (one entry a finished shard). A shard's order of events is: part written and synced, entry written and
+synced, part renamed to its final name. So a shard under its final name is always complete, and an entry whose
+shard is still a part only needs the rename. The folder is removed when the set is finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from avdata.errors import AvdataError
+
+FOLDER = ".avdata"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole, or as before: temporary sibling, sync, rename, sync.
+
+    Raises:
+        AvdataError: the disk is full or the place cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    with explained_writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as stream:
+            stream.write(data)
+            sync(stream.fileno())
+        rename(part, path)
+
+
+def rename(part: Path, final: Path) -> None:
+    """Give a synced file its final name, and sync the folder so that the name lasts."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    part.replace(final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        sync(folder)
+    finally:
+        os.close(folder)
+
+
+def sync(fd: int) -> None:
+    """fsync, on file systems that have it."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+
+
+@contextmanager
+def explained_writing(path: Path) -> Iterator[None]:
+    """Turn the errors of writing into one sentence with what to do.
+
+    Raises:
+        AvdataError: instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            msg = f"the disk is full: {path} could not be written"
+            hint = "finished shards are kept; make room and run the same command again to go on"
+        elif error.errno == errno.EFBIG:
+            msg = f"{path} would grow beyond the allowed file size"
+            hint = "finished shards are kept; raise the limit or lower shards.samples"
+        else:
+            msg = f"{path} cannot be written ({error.strerror})"
+            hint = "choose another --out, or make the folder writable"
+        raise AvdataError(msg, hint=hint) from error
+
+
+class Journal:
+    """The `.avdata` folder of a set that is being prepared."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / FOLDER
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one run; the lock ends with the process, however it ends.
+
+        Raises:
+            AvdataError: another run holds it.
+        """
+        with explained_writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            stream = (self.folder / "lock").open("w")
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                msg = f"another run is preparing {self.root} right now"
+                raise AvdataError(msg, hint="wait for it, or choose another --out") from error
+            yield
+
+    def read_plan(self) -> dict[str, Any] | None:
+        """What `write_plan` wrote, or None."""
+        path = self.folder / "plan.json"
+        if not path.is_file():
+            return None
+        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return plan
+
+    def write_plan(self, plan: dict[str, Any]) -> None:
+        """Record what is being prepared, before the first shard."""
+        write_whole(self.folder / "plan.json", json.dumps(plan).encode())
+
+    def part(self, shard: str) -> Path:
+        """Where a shard is written before it is complete."""
+        return self.folder / "parts" / Path(shard).name
+
+    def _entry(self, shard: str) -> Path:
+        return self.folder / "done" / (Path(shard).name + ".json")
+
+    def commit(self, shard: str, entry: dict[str, Any]) -> None:
+        """Enter a shard whose part is written and synced, then give it its final name."""
+        write_whole(self._entry(shard), json.dumps(entry).encode())
+        self._finish(shard)
+
+    def _finish(self, shard: str) -> None:
+        if self.part(shard).exists():
+            rename(self.part(shard), self.root / shard)
+
+    def recall(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
+        """The entry of a shard made by the same job and complete on disk; None when it must be made again."""
+        try:
+            entry: dict[str, Any] = json.loads(self._entry(shard).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        if entry["fingerprint"] != fingerprint:
+            return None
+        self._finish(shard)
+        final = self.root / shard
+        found = final.stat().st_size if final.is_file() else 0
+        return entry if found == entry["bytes"] else None
+
+    def close(self) -> None:
+        """Remove the folder: the set is finished."""
+        shutil.rmtree(self.folder)

@@ -1,0 +1,89 @@
+"""What an output folder holds, and whether a preparation may use it: nothing there is harmed unasked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from avdata.config import differences
+from avdata.errors import AvdataError
+from avdata.journal import FOLDER, Journal
+from avdata.shards import read_info
+
+
+def check_out(root: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
+    """See that a folder is new, holds an unfinished run of the same preparation, or the finished set.
+
+    Args:
+        root: the folder, which need not exist.
+        identity: `name` and `version` of the recipe, and the dumped `config`.
+        overwrite: a prepared set with other settings may be replaced; anything else may not.
+
+    Raises:
+        AvdataError: it holds something else.
+    """
+    if not root.exists():
+        return
+    if not root.is_dir():
+        msg = f"the output {root} is a file"
+        raise AvdataError(msg, hint="give a folder with --out")
+    there = _what_is_there(root)
+    if there is None or overwrite:
+        return
+    replace = "choose another --out, or --overwrite to replace it"
+    if there["name"] != identity["name"]:
+        msg = f"{root} holds {there['name']}, not {identity['name']}"
+        raise AvdataError(msg, hint=replace)
+    if there["version"] != identity["version"]:
+        msg = f"{root} was prepared by version {there['version']} of the recipe, not {identity['version']}"
+        raise AvdataError(msg, hint=replace)
+    other = differences(there["config"], identity["config"])
+    if other:
+        shown = ", ".join(f"{name}: {old} there, {new} now" for name, old, new in other[:3])
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        msg = f"{root} was prepared with other settings ({shown}{more})"
+        name, old, _ = other[0]
+        raise AvdataError(
+            msg, hint=f"choose another --out, give --set {name}={old}, or --overwrite to replace it"
+        )
+
+
+def _what_is_there(root: Path) -> dict[str, Any] | None:
+    if (root / "dataset.json").is_file():
+        info = read_info(root)
+        return {**info["recipe"], "config": info["config"]}
+    plan = Journal(root).read_plan()
+    if plan is None and any(entry.name != FOLDER for entry in root.iterdir()):
+        msg = f"the output folder {root} holds files that are not a prepared set"
+        raise AvdataError(msg, hint="choose an empty or new folder for --out")
+    return plan
+
+
+def check_finished(root: Path, plan_hash: str) -> dict[str, Any]:
+    """The dataset.json of a set that is finished already, made from the same plan.
+
+    Raises:
+        AvdataError: the source files have changed since, or a shard is gone.
+    """
+    info = read_info(root)
+    if info["plan"] != plan_hash:
+        msg = f"{root} was prepared from other source files than are there now"
+        raise AvdataError(msg, hint="choose another --out, or --overwrite to replace it")
+    for split in info["splits"].values():
+        for shard in split["shards"]:
+            path = root / shard["path"]
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                msg = f"{root} is finished, but {shard['path']} is missing or not whole"
+                raise AvdataError(msg, hint="--overwrite makes the set again")
+    return info
+
+
+def clear(root: Path) -> None:
+    """Remove a set's own files, dataset.json first so that a half-removed set is not taken for whole."""
+    for name in ("dataset.json", "index.parquet", "quarantine.parquet", "README.md"):
+        (root / name).unlink(missing_ok=True)
+    for folder in ("train", "val", "test", f"{FOLDER}/done", f"{FOLDER}/parts"):
+        if (root / folder).is_dir():
+            shutil.rmtree(root / folder)

@@ -1,0 +1,70 @@
+"""A sample as a picture: its spectrogram above its frames, on one time axis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from avdata.sample import Sample
+
+
+def save_picture(sample: Sample, path: str | Path) -> None:
+    """Draw a sample into a PNG.
+
+    Args:
+        sample: what `load_sample` returns.
+        path: where the PNG goes.
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    start, end = sample.row["window_start"], sample.row["window_end"]
+    steps = len(sample.frames)
+    figure = Figure(figsize=(max(8.0, 1.9 * steps), 6.4), layout="constrained")
+    sound, sight = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    picture = _whole_mel(sample)
+    image = sound.imshow(
+        picture, origin="lower", aspect="auto", extent=(start, end, 0, picture.shape[0]), cmap="magma"
+    )
+    figure.colorbar(image, ax=sound, label="log energy", pad=0.01)
+    sound.set_ylabel("band")
+    sound.set_title(_title(sample), loc="left", fontsize=10)
+    width = (end - start) / steps
+    for step, frame in enumerate(sample.frames):
+        left = start + step * width
+        grey = frame.shape[-1] == 1
+        sight.imshow(
+            frame[..., 0] if grey else frame,
+            extent=(left, left + width, 0, 1),
+            aspect="auto",
+            cmap="gray" if grey else None,
+        )
+    for edge in np.linspace(start, end, steps + 1):
+        sound.axvline(edge, color="white", linewidth=0.7, linestyle=":")
+        sight.axvline(edge, color="black", linewidth=0.7)
+    for moment in _frame_moments(sample):
+        sight.plot([moment], [1.0], marker="v", color="tab:red", clip_on=False, markersize=6)
+    sight.set_xlim(start, end)
+    sight.set_ylim(0, 1)
+    sight.set_yticks([])
+    sight.set_xlabel("time on the clip's axis (s); red marks: when each frame came on screen")
+    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+
+
+def _whole_mel(sample: Sample) -> np.ndarray:
+    mel = sample.mel.astype(np.float32)
+    return mel[0] if sample.layout == "repeat" else np.concatenate(list(mel), axis=1)
+
+
+def _frame_moments(sample: Sample) -> list[float]:
+    if "frames_are_static" in sample.row["flags"]:
+        return []
+    start, end = sample.row["window_start"], sample.row["window_end"]
+    return [moment for moment in sample.facts["frame_times"] if start <= moment <= end]
+
+
+def _title(sample: Sample) -> str:
+    row = sample.row
+    offset = "" if row["av_offset"] is None else f"   audio offset {row['av_offset'] * 1000:+.2f} ms"
+    flags = f"   [{', '.join(row['flags'])}]" if row["flags"] else ""
+    return f"{row['key']}   {row['label_name']}   {row['split']}{offset}{flags}"

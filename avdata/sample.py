@@ -1,0 +1,71 @@
+"""One sample of a prepared set on this machine, read back whole for a person to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avdata.config import nearest
+from avdata.errors import AvdataError, UsageError
+from avdata.shards import decode_frames, decode_mel, read_index, read_info, read_members
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample's arrays and facts.
+
+    Attributes:
+        row: its row of the index.
+        facts: its JSON.
+        mel: float16 [T, F, L].
+        frames: uint8 [T, H, W, C].
+        members: bytes of each member by extension.
+        layout: `step` when the mel of a step covers that step alone, `repeat` when each covers the window.
+    """
+
+    row: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    mel: np.ndarray
+    frames: np.ndarray
+    members: Mapping[str, int]
+    layout: str
+
+
+def load_sample(root: str | Path, key: str | None = None) -> Sample:
+    """The sample of a key, or the first one of the index.
+
+    Raises:
+        UsageError: the set has no such key.
+        AvdataError: the set or the sample cannot be read.
+    """
+    root = Path(root)
+    info, index = read_info(root), read_index(root)
+    keys = index.column("key").to_pylist()
+    if not keys:
+        msg = f"{root} holds no samples"
+        raise AvdataError(msg, hint="quarantine.parquet says why each clip was left out")
+    if key is not None and key not in keys:
+        msg = f"{root} has no sample {key!r}"
+        raise UsageError(msg, hint=nearest(key, keys if len(keys) < 10 else keys[:3]))
+    row = index.slice(keys.index(key) if key else 0, 1).to_pylist()[0]
+    path = root / row["shard"]
+    try:
+        with path.open("rb") as stream:
+            stream.seek(row["offset"])
+            members = read_members(stream.read(row["nbytes"]))
+    except OSError as error:
+        msg = f"{path} cannot be read ({error.strerror})"
+        raise AvdataError(msg, hint="avdata verify lists all that is wrong with the set") from error
+    return Sample(
+        row=row,
+        facts=json.loads(bytes(members["json"])),
+        mel=decode_mel(members),
+        frames=decode_frames(members, info["shape"]["frames"][0]),
+        members={extension: len(data) for extension, data in members.items()},
+        layout=info["config"]["audio"]["layout"],
+    )

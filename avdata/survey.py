@@ -1,0 +1,208 @@
+"""Which clips can be prepared: each file a clip needs is there, is media, and is what the manifest says.
+
+Nothing is decoded here; a clip that fails is set aside with its reason before any shard is planned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from avdata.config import AudioConfig, SelectConfig
+from avdata.errors import AvdataError, MediaError, Reason
+from avdata.manifest import FileFacts, Manifest
+from avdata.recipe import Clip
+
+CHUNK = 1 << 20
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that a clip is made from, proven: path below the source, sha256, bytes."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A clip whose files are all there; `audio` is None when the video's own sound is used."""
+
+    clip: Clip
+    video: SourceFile
+    audio: SourceFile | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A clip left out: why, what exactly, and which of its media is good all the same."""
+
+    key: str
+    reason: Reason
+    detail: str
+    kept: Literal["", "audio", "video"] = ""
+
+
+def select_clips(clips: Sequence[Clip], select: SelectConfig) -> tuple[list[Clip], list[Quarantined]]:
+    """The clips to prepare, and those that are out by the recipe's word or by the choice on leaks."""
+    out = [Quarantined(clip.key, Reason.KNOWN_BAD, clip.excluded) for clip in clips if clip.excluded]
+    chosen = [clip for clip in clips if not clip.excluded]
+    if select.leaks == "drop-train":
+        held_out = {clip.group for clip in chosen if clip.split != "train"}
+        leaking = [clip for clip in chosen if clip.split == "train" and clip.group in held_out]
+        out += [
+            Quarantined(clip.key, Reason.LEAK, f"group {clip.group} is also held out") for clip in leaking
+        ]
+        gone = {clip.key for clip in leaking}
+        chosen = [clip for clip in chosen if clip.key not in gone]
+    return (limit_clips(chosen, select.limit, select.seed) if select.limit else chosen), out
+
+
+def limit_clips(clips: Sequence[Clip], limit: int, seed: int) -> list[Clip]:
+    """`limit` clips spread evenly over splits and labels, the same ones for the same seed, in their order."""
+    shelves: dict[tuple[str, str], list[Clip]] = {}
+    for clip in sorted(clips, key=lambda clip: hash_order(clip.key, seed)):
+        shelves.setdefault((clip.split, clip.label), []).append(clip)
+    rounds = [(depth, shelf) for shelf, held in shelves.items() for depth in range(len(held))]
+    taken = {shelves[shelf][depth].key for depth, shelf in sorted(rounds)[:limit]}
+    return [clip for clip in clips if clip.key in taken]
+
+
+def hash_order(key: str, seed: int) -> str:
+    """A sort key that shuffles clips the same way everywhere."""
+    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
+
+
+def survey(
+    clips: Sequence[Clip],
+    root: Path,
+    audio: AudioConfig,
+    manifest: Manifest | None,
+    *,
+    threads: int = 1,
+    advance: Advance = lambda done: None,
+) -> tuple[list[Candidate], list[Quarantined]]:
+    """Prove the files of each clip, and set aside the clips that lack one.
+
+    Args:
+        clips: what the recipe yields.
+        root: the source folder, which paths are named from.
+        audio: says whether the separate audio file is needed.
+        manifest: checksums to hold the files against; None takes them as they are.
+        threads: files hashed at a time.
+        advance: called with 1 after each clip.
+    """
+    facts = _Facts(manifest, root)
+
+    def look(clip: Clip) -> Candidate | Quarantined:
+        found = _examine(clip, root, audio, facts)
+        advance(1)
+        return found
+
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        found = list(pool.map(look, clips))
+    good = [one for one in found if isinstance(one, Candidate)]
+    return good, [one for one in found if isinstance(one, Quarantined)]
+
+
+def _examine(clip: Clip, root: Path, audio: AudioConfig, facts: _Facts) -> Candidate | Quarantined:
+    try:
+        sound = _audio_file(clip, audio)
+    except MediaError as error:
+        return Quarantined(clip.key, error.reason, error.detail, "video" if clip.video.is_file() else "")
+    try:
+        if not clip.video.is_file():
+            raise MediaError(Reason.MISSING_VIDEO, f"there is no {_name(clip.video, root)}")
+        video = facts.prove(clip.video)
+    except MediaError as error:
+        return Quarantined(clip.key, error.reason, error.detail, "audio" if sound else "")
+    try:
+        return Candidate(clip, video, facts.prove(sound) if sound else None)
+    except MediaError as error:
+        return Quarantined(clip.key, error.reason, error.detail, "video")
+
+
+def _audio_file(clip: Clip, audio: AudioConfig) -> Path | None:
+    if audio.source == "container":
+        return None
+    if clip.audio is not None and clip.audio.is_file():
+        return clip.audio
+    if audio.source == "wav" or clip.still:
+        missing = (
+            f"there is no {clip.audio.name}" if clip.audio else "the dataset has no separate audio for it"
+        )
+        raise MediaError(Reason.MISSING_AUDIO, missing)
+    return None
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+class _Facts:
+    """The manifest's files, found by path below the root or, in a flat folder, by name."""
+
+    def __init__(self, manifest: Manifest | None, root: Path) -> None:
+        files = manifest.files if manifest else ()
+        self.root = root
+        self.by_path = {facts.path: facts for facts in files}
+        names = Counter(Path(facts.path).name for facts in files)
+        self.by_name = {Path(facts.path).name: facts for facts in files if names[Path(facts.path).name] == 1}
+
+    def prove(self, path: Path) -> SourceFile:
+        """The file's facts as measured.
+
+        Raises:
+            MediaError: it is empty, a pointer, no media, or not the file the manifest speaks of.
+        """
+        from avdata.media import sniff  # noqa: PLC0415  # decoding libraries load only when files are read
+
+        name = _name(path, self.root)
+        known = self.by_path.get(name) or self.by_name.get(path.name)
+        try:
+            sniff(path)
+            sha256, listed = _digests(path, known)
+        except MediaError as error:
+            raise MediaError(error.reason, f"{name}: {error.detail}") from error
+        except OSError as error:
+            raise MediaError(Reason.UNREADABLE, f"{name}: {error.strerror}") from error
+        if known is not None and listed != known.checksum:
+            raise MediaError(Reason.CHECKSUM, f"{name}: {listed}, and the manifest says {known.checksum}")
+        return SourceFile(name, sha256, path.stat().st_size)
+
+
+def _digests(path: Path, known: FileFacts | None) -> tuple[str, str]:
+    """The file's sha256, and its checksum in the manifest's algorithm, from one reading."""
+    algorithm = known.checksum.partition(":")[0] if known else "sha256"
+    sha256 = hashlib.sha256()
+    listed = sha256 if algorithm == "sha256" else hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            sha256.update(chunk)
+            if listed is not sha256:
+                listed.update(chunk)
+    return sha256.hexdigest(), f"{algorithm}:{listed.hexdigest()}"
+
+
+def check_keys(clips: Iterable[Clip]) -> None:
+    """See that keys can name members and are unique.
+
+    Raises:
+        AvdataError: the recipe yields a key that cannot be used, or one twice.
+    """
+    seen: set[str] = set()
+    for clip in clips:
+        plain = clip.key.replace("-", "").replace("_", "")
+        if not (plain.isascii() and plain.isalnum()) or clip.key.startswith("__") or clip.key in seen:
+            what = "twice" if clip.key in seen else "which is not made of A-Z a-z 0-9 _ -, or starts with __"
+            msg = f"the recipe yields the key {clip.key!r} {what}"
+            raise AvdataError(msg, hint="a recipe's keys must be unique and fit for file names")
+        seen.add(clip.key)

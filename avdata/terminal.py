@@ -1,0 +1,147 @@
+"""What the commands print: tables, sentences, progress and errors; the only room that knows rich."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from avdata.errors import AvdataError
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def say(text: str) -> None:
+    """Print a sentence."""
+    _console().print(text, markup=False, soft_wrap=True)
+
+
+def complain(message: str, hint: str | None) -> None:
+    """Print an error and its hint to stderr."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    if hint:
+        console.print(Text.assemble(("hint:  ", "bold"), hint), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value for machines."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, header: bool = True) -> None:
+    """Print rows in columns."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, show_header=header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    _console().print(table)
+
+
+def as_size(count: float) -> str:
+    """Bytes for people.
+
+    >>> as_size(1234567)
+    '1.23 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def as_duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> as_duration(600)
+    '10 min'
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+Progress = Callable[[str, int, int], None]
+
+
+@contextmanager
+def show_progress(*, quiet: bool) -> Iterator[Progress]:
+    """A bar with rate and ETA on a terminal, a line for each tenth elsewhere, nothing when quiet."""
+    if quiet:
+        yield lambda stage, done, total: None
+    elif sys.stderr.isatty():
+        yield from _bars()
+    else:
+        yield _lines()
+
+
+def _bars() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, completed=done, rate="")
+            speed = bars.tasks[-1].speed
+            bars.update(tasks[stage], completed=done, rate=f"{speed:.1f}/s" if speed else "")
+
+        yield show
+
+
+def _lines() -> Progress:
+    import time
+
+    began = time.monotonic()
+    tenths: dict[str, int] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        tenth = done * 10 // max(total, 1)
+        took = time.monotonic() - began
+        # Short work stays silent: it is over before anyone would read of it.
+        if took > 2 and tenth > tenths.get(stage, -1):
+            left = took / max(done, 1) * (total - done)
+            typer.echo(
+                f"{stage}: {done:,}/{total:,}, {done / took:.1f}/s, {as_duration(left)} left", err=True
+            )
+        tenths[stage] = max(tenth, tenths.get(stage, -1))
+
+    return show
+
+
+def run_command(command: typer.Typer) -> None:
+    """Run a command line; errors end in one sentence and their exit code, without a traceback."""
+    logging.basicConfig(format="%(levelname)s: %(message)s".lower(), level=logging.WARNING)
+    try:
+        command()
+    except AvdataError as error:
+        if os.environ.get("AVDATA_DEBUG"):
+            raise
+        complain(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        complain("stopped", "finished work is kept; the same command goes on from there")
+        sys.exit(1)

@@ -1,0 +1,78 @@
+"""Does a file end where its own header says? Decoders pass over a missing end without a word."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+from avdata.errors import MediaError, Reason
+
+
+def check_whole(path: Path, name: str) -> None:
+    """Walk the outermost structure of a RIFF, FLV or MP4 file.
+
+    Args:
+        path: the file.
+        name: its format, as `media.sniff` tells it; others are not looked at.
+
+    Raises:
+        MediaError: TRUNCATED, with the bytes that are missing.
+    """
+    walk = {"wav": _riff_end, "avi": _riff_end, "flv": _flv_end, "mov": _mov_end}.get(name)
+    if walk is None:
+        return
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        end = walk(stream, size)
+    if end > size:
+        raise MediaError(Reason.TRUNCATED, f"{path.name} has {size:,} bytes, its header speaks of {end:,}")
+
+
+def _riff_end(stream: BinaryIO, size: int) -> int:
+    """Where the first `data` or `movi` chunk says it ends; streamed files leave its size open."""
+    at = 12
+    while at + 8 <= size:
+        stream.seek(at)
+        kind, length = struct.unpack("<4sI", stream.read(8))
+        if kind == b"data" or (kind == b"LIST" and stream.read(4) == b"movi"):
+            return size if length in {0, 0xFFFFFFFF} else at + 8 + int(length)
+        at += 8 + length + length % 2
+    return max(at, size)
+
+
+def _flv_end(stream: BinaryIO, size: int) -> int:
+    """Where the last tag ends, its trailing length not counted."""
+    stream.seek(5)
+    header = stream.read(4)
+    if len(header) < 4:
+        return size + 1
+    at = struct.unpack(">I", header)[0] + 4
+    while at < size:
+        stream.seek(at)
+        head = stream.read(11)
+        if len(head) < 11:
+            return at + 11
+        end = at + 11 + int.from_bytes(head[1:4])
+        if end > size:
+            return end
+        at = end + 4
+    return size
+
+
+def _mov_end(stream: BinaryIO, size: int) -> int:
+    """Where the last top-level box ends; one of size 0 goes to the end of the file."""
+    at = 0
+    while at + 8 <= size:
+        stream.seek(at)
+        length, _ = struct.unpack(">I4s", stream.read(8))
+        if length == 1:
+            wide = stream.read(8)
+            length = struct.unpack(">Q", wide)[0] if len(wide) == 8 else size + 1
+        if length == 0:
+            return size
+        if length < 8:
+            return size
+        at += length
+    return at
