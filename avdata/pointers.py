@@ -1,7 +1,7 @@
 """git-LFS pointers: recognising the text that stands for a file, and listing what a checkout points to.
 
-A pointer is at most a kilobyte of text: a line `version https://git-lfs.github.com/spec/v1`, then `key value` lines
-in alphabetical order, among them `oid sha256:HEX` and `size BYTES`
+A pointer is at most a kilobyte of text: a line `version https://git-lfs.github.com/spec/v1`, then `key
+value` lines in alphabetical order, among them `oid sha256:HEX` and `size BYTES`
 (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md).
 """
 
@@ -93,7 +93,7 @@ def _facts(path: str, data: bytes) -> FileFacts:
 
 
 def write_table(path: Path, files: Sequence[FileFacts]) -> None:
-    """Write a manifest's file table, `path, checksum, bytes` by tabs, gzipped; equal lists give equal bytes."""
+    """Write a manifest's file table, gzipped; equal lists give equal bytes."""
     lines = ["path\tchecksum\tbytes\n"]
     lines += [
         f"{fact.path}\t{fact.checksum}\t{'' if fact.bytes is None else fact.bytes}\n"

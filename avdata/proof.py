@@ -1,7 +1,8 @@
 """Checksums, computed once: a file that was proven stays proven until its size, mtime or inode changes.
 
-What was proven is remembered in the cache, a JSON line `[path, checksum, bytes, mtime in ns, inode]` a file and
-one such list a root folder, so that a source folder that cannot be written to can be proven once as well.
+What was proven is remembered in the cache, a JSON line `[path, checksum, bytes, mtime in ns, inode]` a file
+and one such list a root folder, so that a source folder that cannot be written to can be proven once as
+well.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Proofs:
                 yield record
 
     def known(self, path: str) -> str | None:
-        """The checksum of the file as it is on disk now; None when it was not computed or the file changed."""
+        """The checksum of the file as it is on disk now; None when it is not known."""
         remembered = self._known.get(path)
         if remembered is None:
             return None

@@ -63,8 +63,8 @@ class Recipe:
         presets: adaptations of the shared presets, and presets of its own, by name.
         known_bad: clips broken at the source, by key, with the reason; `clips` marks them `excluded`.
         generated: the data is made by `mock`; `prepare` needs no source and makes it.
-        listed: `(paths, split_by) -> clips`: the clips that a manifest's file table names, before anything is on
-            disk, with `video` and `audio` relative to the root. None for a dataset that comes in archives.
+        listed: `(paths, split_by) -> clips`: the clips that a manifest's file table names, before anything
+            is on disk, with `video` and `audio` relative to the root. None for a dataset that comes in archives.
     """
 
     name: str

@@ -1,0 +1,136 @@
+"""What a folder of sources holds beside its files: `.avdata/` with the lock, archives and their lists."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from avdata.errors import SourceError
+from avdata.manifest import FileFacts, Source
+from avdata.part import explained
+from avdata.proof import Proofs
+from avdata.unpack import Kind, Member, unpack
+
+STATE = ".avdata"
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the disk that holds `folder`, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def archive_path(source: Source) -> str:
+    """Where an archive is kept until it is unpacked, below the dataset's root."""
+    return f"{STATE}/{source.name}.{source.unpack}"
+
+
+def unpacked_list(root: Path, source: Source) -> Path:
+    """The list of what an archive held, written when all of it was in place."""
+    return root / STATE / f"{source.name}.json"
+
+
+def is_unpacked(root: Path, source: Source) -> bool:
+    """Whether all that an archive held is still there."""
+    try:
+        members = json.loads(unpacked_list(root, source).read_text(encoding="utf-8"))["members"]
+        return all((root / path).stat().st_size == size for path, size in members)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def unpack_source(
+    root: Path,
+    source: Source,
+    archive: Path,
+    *,
+    table: tuple[FileFacts, ...],
+    proofs: Proofs,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Member]:
+    """Unpack a source's archive into the dataset's root, held against the source's table where it has one.
+
+    Returns:
+        The members, with paths below the root.
+
+    Raises:
+        SourceError: the archive is broken, unsafe, or not what the table says; nothing was put in place then.
+    """
+    assert source.unpack is not None
+    prefix = f"{source.into.rstrip('/')}/" if source.into else ""
+    algorithm = table[0].checksum.partition(":")[0] if table else "sha256"
+
+    def check(staging: Path, members: list[Member]) -> None:
+        held = {prefix + member.path: member.checksum for member in members}
+        bad = [facts.path for facts in table if held.get(facts.path) != facts.checksum]
+        if bad:
+            absent = sum(path not in held for path in bad)
+            msg = (
+                f"{archive} does not hold what the manifest says: {absent:,} files are missing and"
+                f" {len(bad) - absent:,} have another checksum; the first: {bad[0]}"
+            )
+            raise SourceError(msg, hint="delete it and download it again")
+        for member in members:
+            proofs.remember(prefix + member.path, member.checksum, (staging / member.path).stat())
+
+    kind: Kind = source.unpack
+    staging = root / STATE / f"{source.name}.unpacking"
+    unpacked = unpack(
+        archive,
+        kind,
+        root / source.into,
+        staging=staging,
+        algorithm=algorithm,
+        check=check,
+        progress=progress,
+    )
+    members = [Member(prefix + member.path, member.bytes, member.checksum) for member in unpacked]
+    listing = unpacked_list(root, source)
+    with explained(listing):
+        draft = listing.with_name(listing.name + ".part")
+        draft.write_text(
+            json.dumps({"members": [[one.path, one.bytes] for one in members]}), encoding="utf-8"
+        )
+        draft.replace(listing)
+    return members
+
+
+def sync_folders(folders: Iterable[Path]) -> None:
+    """Make the new names durable; the bytes are already."""
+    if os.name == "nt":
+        return
+    for folder in set(folders):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold the folder for one run; the hold ends with the process, however it ends."""
+    state = root / STATE
+    with explained(state):
+        state.mkdir(parents=True, exist_ok=True)
+        stream = (state / "lock").open("a+")
+    with stream:
+        _lock(stream.fileno(), root)
+        yield
+
+
+def _lock(file: int, root: Path) -> None:
+    if os.name == "nt":
+        return
+    import fcntl  # noqa: PLC0415  # not on Windows
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        msg = f"another download is writing to {root}"
+        raise SourceError(msg, hint="wait for it, or choose another folder") from error

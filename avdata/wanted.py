@@ -1,0 +1,238 @@
+"""What a download has to fetch: from a manifest, a choice of clips and what is on disk, to a list of files.
+
+A source is one of three things. With `{path}` in its URLs it is the files of its table (or, without a table,
+of the manifest itself). With `unpack` it is an archive, kept in `.avdata/` until it is unpacked. Otherwise
+it is one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from avdata.errors import AvdataError, UsageError
+from avdata.manifest import FileFacts, Licence, Manifest, Source, is_plain_path
+from avdata.proof import Proofs
+from avdata.recipe import Clip, Recipe
+from avdata.schemes import Wanted, fill
+from avdata.sourcefolder import archive_path, free_bytes, is_unpacked
+from avdata.survey import limit_clips
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which clips are wanted; everything when nothing is said.
+
+    Attributes:
+        limit: so many, spread over splits and labels as `prepare --limit` spreads them.
+        split: `train`, `val` or `test` only.
+        split_by: the way of splitting, checked already.
+        keys: these clips only.
+    """
+
+    split_by: str
+    limit: int | None = None
+    split: str | None = None
+    keys: Collection[str] | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether no clip is left out."""
+        return self.limit is None and self.split is None and self.keys is None
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadPlan:
+    """What a download would do.
+
+    Attributes:
+        name: of the dataset.
+        root: the folder the files go into.
+        files: what is fetched, in order; archives are below `.avdata/`.
+        bytes: of those files, as far as the manifest knows, less what lies there in parts.
+        unknown: how many of them have no size in the manifest.
+        unproven: files on disk that are read and proven first; those that are wrong are fetched.
+        present: how many files are there and proven.
+        unpacked: sources that are archives and still have to be unpacked.
+        sources: names of the sources that are needed.
+        hosts: where the files come from, in order of preference.
+        free: bytes free on the disk of `root`.
+        licence: what the data's owner allows.
+        notes: what a person should know, a sentence each.
+    """
+
+    name: str
+    root: Path
+    files: tuple[Wanted, ...]
+    bytes: int
+    unknown: int
+    unproven: tuple[FileFacts, ...]
+    present: int
+    unpacked: tuple[Source, ...]
+    sources: tuple[str, ...]
+    hosts: tuple[str, ...]
+    free: int
+    licence: Licence
+    notes: tuple[str, ...]
+
+
+def make_plan(
+    recipe: Recipe, manifest: Manifest, root: Path, choice: Choice, *, rehash: bool = False
+) -> DownloadPlan:
+    """What has to be fetched into `root`; reads names, sizes and times, never a file's content.
+
+    Raises:
+        UsageError: the choice leaves no clip.
+        AvdataError: the manifest names a path outside of the dataset's folder.
+    """
+    needed = [source for source in manifest.sources if _applies(source, choice.split_by)]
+    chosen, notes = _choose(recipe, manifest, needed, choice)
+    with Proofs(root) as proofs:
+        state = _State(root, proofs, rehash=rehash)
+        for source in needed:
+            state.add(source, manifest, chosen)
+    files = sorted(state.files, key=lambda wanted: chosen.get(wanted.path, -1))
+    return DownloadPlan(
+        name=manifest.name,
+        root=root,
+        files=tuple(files),
+        bytes=sum(_missing_bytes(root, wanted) for wanted in files),
+        unknown=sum(wanted.bytes is None for wanted in files),
+        unproven=tuple(state.unproven),
+        present=state.present,
+        unpacked=tuple(state.unpacked),
+        sources=tuple(source.name for source in needed),
+        hosts=tuple(dict.fromkeys(_host(url) for source in needed for url in source.urls)),
+        free=free_bytes(root),
+        licence=manifest.licence,
+        notes=tuple(notes),
+    )
+
+
+def files_of(source: Source, manifest: Manifest) -> tuple[FileFacts, ...]:
+    """The files that a source lists, by its table or, without one, by the manifest."""
+    return manifest.tables[source.table] if source.table else manifest.files
+
+
+class _State:
+    """Sorts what the sources list into what is there and what is not."""
+
+    def __init__(self, root: Path, proofs: Proofs, *, rehash: bool) -> None:
+        self.root = root
+        self.proofs = proofs
+        self.rehash = rehash
+        self.files: list[Wanted] = []
+        self.unproven: list[FileFacts] = []
+        self.unpacked: list[Source] = []
+        self.present = 0
+
+    def add(self, source: Source, manifest: Manifest, chosen: Mapping[str, int]) -> None:
+        if source.unpack:
+            if is_unpacked(self.root, source):
+                self.present += 1
+                return
+            self.unpacked.append(source)
+            self._want(Wanted(archive_path(source), source.urls, source.checksum, source.bytes, source.name))
+        elif lists_files(source):
+            for facts in files_of(source, manifest):
+                if not chosen or facts.path in chosen:
+                    name = (
+                        facts.path.removeprefix(f"{source.into.rstrip('/')}/") if source.into else facts.path
+                    )
+                    urls = tuple(fill(url, name) for url in source.urls)
+                    self._want(Wanted(facts.path, urls, facts.checksum, facts.bytes, source.name))
+        else:
+            self._want(Wanted(_single(source), source.urls, source.checksum, source.bytes, source.name))
+
+    def _want(self, wanted: Wanted) -> None:
+        if not is_plain_path(wanted.path):
+            msg = f"the manifest names the path {wanted.path!r}, which is not below the dataset's folder"
+            raise AvdataError(msg)
+        try:
+            size = (self.root / wanted.path).stat().st_size
+        except OSError:
+            self.files.append(wanted)
+            return
+        if wanted.bytes is not None and size != wanted.bytes:
+            self.files.append(wanted)
+        elif wanted.checksum is None or (not self.rehash and self._proven(wanted)):
+            self.present += 1
+        else:
+            self.unproven.append(FileFacts(path=wanted.path, checksum=wanted.checksum, bytes=wanted.bytes))
+            self.files.append(wanted)
+
+    def _proven(self, wanted: Wanted) -> bool:
+        return self.proofs.known(wanted.path) == wanted.checksum
+
+
+def lists_files(source: Source) -> bool:
+    """Whether a source is many files, each with its own URL."""
+    return not source.unpack and (source.table is not None or any("{path}" in url for url in source.urls))
+
+
+def _single(source: Source) -> str:
+    if source.into and not source.into.endswith("/"):
+        return source.into
+    name = PurePosixPath(urlsplit(source.urls[0]).path).name if source.urls else ""
+    return f"{source.into}{name or source.name}"
+
+
+def _applies(source: Source, split_by: str) -> bool:
+    ways = {split_by, split_by.partition(":")[0]}
+    return not source.splits or not ways.isdisjoint(source.splits)
+
+
+def _host(url: str) -> str:
+    parts = urlsplit(url)
+    return parts.netloc.rpartition("@")[2] if "+" in parts.scheme or parts.scheme.startswith("http") else url
+
+
+def _missing_bytes(root: Path, wanted: Wanted) -> int:
+    part = root / f"{wanted.path}.part"
+    return max(0, (wanted.bytes or 0) - (part.stat().st_size if part.is_file() else 0))
+
+
+def _choose(
+    recipe: Recipe, manifest: Manifest, needed: Sequence[Source], choice: Choice
+) -> tuple[Mapping[str, int], list[str]]:
+    """Each wanted path's place in the order of fetching; empty when all files are wanted as listed."""
+    listed = [facts.path for source in needed if lists_files(source) for facts in files_of(source, manifest)]
+    if not choice.everything and (recipe.listed is None or not listed):
+        return {}, [
+            f"{recipe.name} comes in archives: all of it is fetched, and the choice is made afterwards"
+        ]
+    if recipe.listed is None:
+        return {}, []
+    clips = recipe.listed(listed, choice.split_by)
+    picked = _pick(clips, choice)
+    if not picked and not choice.everything:
+        msg = f"no clip of {recipe.name} is left by this choice"
+        raise UsageError(msg, hint=f"splits: {', '.join(sorted({clip.split for clip in clips}))}")
+    # Files that belong to no clip are metadata, and come first; a clip's files come together.
+    of_clips = {path for clip in clips for path in _paths(clip)}
+    order = {path: -1 for path in listed if path not in of_clips}
+    for place, clip in enumerate(picked):
+        for path in _paths(clip):
+            order.setdefault(path, place)
+    return order, []
+
+
+def _pick(clips: Sequence[Clip], choice: Choice) -> list[Clip]:
+    if choice.everything:
+        return list(clips)
+    kept = [
+        clip
+        for clip in clips
+        if choice.split in (None, clip.split)
+        and (choice.keys is None or clip.key in choice.keys)
+        and not (choice.limit is not None and clip.excluded)
+    ]
+    return kept if choice.limit is None else limit_clips(kept, choice.limit, seed=0)
+
+
+def _paths(clip: Clip) -> Iterator[str]:
+    for path in (clip.video, clip.audio):
+        if path is not None:
+            yield path.as_posix()

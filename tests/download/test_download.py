@@ -1,0 +1,244 @@
+"""What a download promises when nothing, or only this or that, goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from avdata.download import DownloadPlan, Moment, download
+from avdata.errors import AvdataError, SourceError, UsageError
+from avdata.manifest import Source
+from avdata.part import DiskError
+
+
+def test_every_file_arrives_as_it_is_served(tiny):
+    report = tiny.download()
+    assert tiny.tree() == tiny.files
+    assert report.fetched == 12
+    assert report.received == sum(map(len, tiny.files.values()))
+    assert report.failed_attempts == 0
+
+
+def test_a_second_run_asks_the_server_for_nothing(tiny):
+    tiny.download()
+    tiny.world.asked.clear()
+    report = tiny.download()
+    assert tiny.world.asked == []
+    assert (report.fetched, report.present) == (0, 12)
+
+
+def test_proven_files_are_not_read_again_unless_they_change(tiny, monkeypatch):
+    tiny.download()
+    read = []
+    monkeypatch.setattr("avdata.proof.digest", lambda path, algorithm: read.append(path.name) or "sha256:0")
+    tiny.download()
+    assert read == []
+    changed = tiny.root / "wav/c0001.wav"
+    content = changed.read_bytes()
+    changed.unlink()
+    changed.write_bytes(content)
+    os.utime(changed, ns=(1, 1))
+    tiny.download()
+    assert read == ["c0001.wav"]
+
+
+def test_rehash_reads_every_file_and_replaces_the_changed_one(tiny):
+    tiny.download()
+    victim = tiny.root / "flv/c0002.flv"
+    stat = victim.stat()
+    victim.write_bytes(bytes(stat.st_size))
+    os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert tiny.download().fetched == 0
+    report = tiny.download(rehash=True)
+    assert (report.fetched, report.present) == (1, 11)
+    assert tiny.tree() == tiny.files
+
+
+def test_files_the_user_put_there_are_proven_and_kept(tiny):
+    path, content = next(iter(tiny.files.items()))
+    (tiny.root / path).parent.mkdir(parents=True)
+    (tiny.root / path).write_bytes(content)
+    report = tiny.download()
+    assert (report.fetched, report.present) == (11, 1)
+    assert tiny.world.starts("/" + path) == []
+
+
+def test_a_limit_fetches_the_files_of_so_many_clips_and_nothing_else(tiny):
+    report = tiny.download(limit=3)
+    stems = {Path(path).stem for path in tiny.tree()}
+    assert len(stems) == 3
+    assert report.fetched == 6
+    assert set(tiny.tree().items()) <= set(tiny.files.items())
+
+
+def test_a_split_fetches_the_files_of_its_clips(tiny):
+    tiny.download(split="test")
+    assert {Path(path).stem for path in tiny.tree()} == {"c0000", "c0005"}
+
+
+def test_keys_fetch_the_files_of_those_clips(tiny):
+    tiny.download(keys={"c0003"})
+    assert set(tiny.tree()) == {"wav/c0003.wav", "flv/c0003.flv"}
+
+
+def test_a_choice_that_leaves_no_clip_is_refused(tiny):
+    with pytest.raises(UsageError, match="no clip") as caught:
+        tiny.download(split="validation")
+    assert "test, train" in caught.value.hint
+
+
+def test_the_files_of_a_clip_arrive_together(tiny):
+    arrived = []
+    tiny.download(connections=1, arrived=lambda path: arrived.append(path.stem))
+    assert arrived == sorted(arrived)
+
+
+def test_metadata_outside_of_clips_comes_with_every_choice(tiny, serve, build, tmp_path):
+    files = {**tiny.files, "labels.csv": b"a,b\n"}
+    world = serve(files)
+    manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
+    download(tiny.recipe, manifest=manifest, into=tmp_path / "r", limit=1)
+    assert world.asked[0].path == "/labels.csv"
+    assert len(world.asked) == 3
+
+
+def test_a_dry_run_says_what_would_happen_and_does_nothing(tiny):
+    plan = tiny.download(dry_run=True)
+    assert isinstance(plan, DownloadPlan)
+    assert len(plan.files) == 12
+    assert plan.bytes == sum(map(len, tiny.files.values()))
+    assert plan.free > 0
+    assert plan.licence.id == "odbl"
+    assert plan.sources == ("media",)
+    assert plan.hosts == (tiny.world.url.removeprefix("http://"),)
+    assert tiny.world.asked == []
+    assert not tiny.root.exists()
+
+
+def test_a_dry_run_counts_only_what_is_missing(tiny):
+    tiny.download(limit=2)
+    plan = tiny.download(dry_run=True)
+    assert (len(plan.files), plan.present) == (8, 4)
+
+
+def test_progress_goes_from_nothing_to_all(tiny):
+    moments: list[Moment] = []
+    tiny.download(progress=moments.append)
+    total = sum(map(len, tiny.files.values()))
+    assert moments[-1] == Moment("fetching", 12, 12, total, total)
+    done = [moment.bytes_done for moment in moments]
+    assert done == sorted(done)
+
+
+def test_a_bandwidth_cap_is_kept(tiny):
+    report = tiny.download(limit=6, bandwidth=60_000)
+    assert report.seconds >= 0.8 * report.received / 60_000
+
+
+def test_a_consumer_that_is_slow_holds_the_download_back(serve, build, tmp_path):
+    files = build["files"](200, size=200)
+    world = serve(files)
+    manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
+    ahead = []
+
+    def use(path: Path) -> None:
+        path.unlink()
+        ahead.append(len(world.asked) - len(ahead))
+
+    download(build["recipe"](), manifest=manifest, into=tmp_path / "r", connections=4, arrived=use)
+    assert len(ahead) == 200
+    assert max(ahead) <= 32 + 4 + 4
+
+
+def test_mirrors_are_tried_in_order(tiny, serve, build):
+    mirror = serve(tiny.files)
+    tiny.world.files.pop("/wav/c0001.wav")
+    source = Source(name="media", urls=(tiny.world.url + "/{path}", mirror.url + "/{path}"))
+    tiny.manifest = build["manifest"]([source], tiny.files)
+    tiny.download()
+    assert tiny.tree() == tiny.files
+    assert [one.path for one in mirror.asked] == ["/wav/c0001.wav"]
+    assert [(line["path"], line["status"]) for line in tiny.log()] == [("wav/c0001.wav", 404)]
+
+
+def test_a_mirror_that_only_fails_is_given_up(serve, build, tmp_path):
+    files = build["files"](60, size=100)
+    dead, alive = serve(), serve(files)
+    source = Source(name="media", urls=(dead.url + "/{path}", alive.url + "/{path}"))
+    download(
+        build["recipe"](), manifest=build["manifest"]([source], files), into=tmp_path / "r", connections=2
+    )
+    assert len(dead.asked) < 12
+
+
+def test_what_cannot_be_had_is_named_and_everything_else_is_in_place(tiny):
+    del tiny.world.files["/wav/c0001.wav"]
+    with pytest.raises(SourceError, match=r"1 of 12 files of tiny .* wav/c0001.wav: .*HTTP 404") as caught:
+        tiny.download()
+    assert "attempts.jsonl" in caught.value.hint
+    assert tiny.tree() == {path: data for path, data in tiny.files.items() if path != "wav/c0001.wav"}
+
+
+def test_two_downloads_into_one_folder_do_not_meet(tiny):
+    def again(path: Path) -> None:
+        with pytest.raises(SourceError, match="another download is writing"):
+            tiny.download()
+
+    tiny.download(keys={"c0000"}, arrived=again)
+
+
+def test_a_generated_dataset_is_not_downloaded(tiny, build):
+    tiny.recipe, tiny.manifest = build["recipe"](generated=True), build["manifest"]([])
+    with pytest.raises(UsageError, match="no sources"):
+        tiny.download()
+
+
+def test_a_manifest_cannot_write_outside_of_the_folder(tiny, build):
+    files = {"../evil": b"x"}
+    tiny.manifest = build["manifest"]([Source(name="media", urls=(tiny.world.url + "/{path}",))], files)
+    with pytest.raises(AvdataError, match="not below the dataset's folder"):
+        tiny.download()
+
+
+def test_a_disk_without_room_is_noticed_before_anything_is_fetched(tiny, monkeypatch):
+    monkeypatch.setattr("avdata.download.free_bytes", lambda folder: 1000)
+    with pytest.raises(DiskError, match="1,000 free") as caught:
+        tiny.download()
+    assert tiny.world.asked == []
+    assert "AVDATA_CACHE" in caught.value.hint
+
+
+def test_the_default_folder_is_in_the_cache(tiny, cache):
+    report = download(tiny.recipe, manifest=tiny.manifest)
+    assert report.root == cache / "sources" / "tiny"
+
+
+def test_a_source_for_another_split_is_left_alone(tiny, serve, build):
+    other = serve({"folds.csv": b"1"})
+    media = tiny.manifest.sources[0]
+    extra = Source(name="folds", urls=(other.url + "/folds.csv",), splits=("fold",))
+    tiny.manifest = build["manifest"]([media, extra], tiny.files)
+    tiny.recipe = build["recipe"](splits={"official": "one", "fold:1": "two"})
+    tiny.download()
+    assert other.asked == []
+    tiny.download(split_by="fold:1")
+    assert (tiny.root / "folds.csv").read_bytes() == b"1"
+
+
+def test_names_with_spaces_and_signs_are_quoted(serve, build, tmp_path):
+    files = {"wav/a b#c?d%20&é.wav": b"x" * 50, "wav/--12UOz.wav": b"y" * 50}
+    world = serve(files)
+    manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
+    download(build["recipe"](listed=None), manifest=manifest, into=tmp_path / "r")
+    assert (tmp_path / "r" / "wav/a b#c?d%20&é.wav").read_bytes() == b"x" * 50
+
+
+def test_a_log_line_says_when_where_and_why(tiny, faults):
+    tiny.world.faults["/wav/c0001.wav"].append(faults["status"](503))
+    tiny.download()
+    (line,) = tiny.log()
+    assert set(line) == {"time", "path", "url", "attempt", "status", "error", "wait"}
+    assert json.dumps(line).count("503") == 2
