@@ -10,6 +10,7 @@ import contextlib
 import email.utils
 import os
 import ssl
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -76,33 +77,44 @@ class Connections:
     """Connections to any number of hosts, shared by the threads of one run."""
 
     def __init__(self, size: int) -> None:
-        context = ssl.create_default_context()
-        context.load_verify_locations(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
-        self._options = {
-            "maxsize": size,
-            "num_pools": 32,
-            "ssl_context": context,
-            "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT),
-            "retries": False,
-        }
-        self._direct = urllib3.PoolManager(**self._options)  # type: ignore[arg-type]
+        self._size = size
         self._proxies = urllib.request.getproxies()
-        self._proxied = {url: self._proxy(url) for url in set(self._proxies.values()) if "://" in url}
+        self._pools: dict[tuple[str | None, str], urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
         self._active: set[BaseHTTPResponse] = set()
         self._agent = f"avdata/{version('avdata')}"
-
-    def _proxy(self, url: str) -> urllib3.PoolManager:
-        parts = urlsplit(url)
-        login = f"{parts.username}:{parts.password or ''}" if parts.username else None
-        headers = urllib3.make_headers(proxy_basic_auth=login)
-        return urllib3.ProxyManager(url, proxy_headers=headers, **self._options)  # type: ignore[arg-type]
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
         proxy = self._proxies.get(parts.scheme)
-        if proxy is None or urllib.request.proxy_bypass(parts.hostname or ""):
-            return self._direct
-        return self._proxied.get(proxy, self._direct)
+        if proxy and urllib.request.proxy_bypass(parts.hostname or ""):
+            proxy = None
+        with self._lock:
+            if (proxy, parts.scheme) not in self._pools:
+                self._pools[proxy, parts.scheme] = self._make_pool(proxy, parts.scheme)
+            return self._pools[proxy, parts.scheme]
+
+    def _make_pool(self, proxy: str | None, scheme: str) -> urllib3.PoolManager:
+        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
+        # The certificates take a tenth of a second to load.
+        secure = "https" in (scheme, urlsplit(proxy or "").scheme)
+        context = _certificates() if secure else None
+        if proxy is None:
+            return urllib3.PoolManager(
+                32, maxsize=self._size, timeout=timeout, retries=False, ssl_context=context
+            )
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        login = f"{parts.username}:{parts.password or ''}" if parts.username else None
+        return urllib3.ProxyManager(
+            parts.geturl(),
+            32,
+            proxy_headers=urllib3.make_headers(proxy_basic_auth=login),
+            maxsize=self._size,
+            timeout=timeout,
+            retries=False,
+            ssl_context=context,
+            proxy_ssl_context=context,
+        )
 
     @contextmanager
     def open(
@@ -163,8 +175,14 @@ class Connections:
 
     def close(self) -> None:
         """Close the connections that are kept alive."""
-        for pool in (self._direct, *self._proxied.values()):
+        for pool in self._pools.values():
             pool.clear()
+
+
+def _certificates() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.load_verify_locations(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
+    return context
 
 
 def _check_redirect(url: str, following: str, seen: set[str]) -> None:
@@ -228,6 +246,9 @@ def _explained(url: str) -> Iterator[None]:
         raise AttemptError(msg, again=True, hint="see HTTPS_PROXY, HTTP_PROXY and NO_PROXY") from error
     except http_errors.NameResolutionError as error:
         msg = f"the name {host} cannot be resolved"
+        raise AttemptError(msg, again=True, hint="is this machine online?") from error
+    except http_errors.NewConnectionError as error:
+        msg = f"no connection to {host}: {error}"
         raise AttemptError(msg, again=True, hint="is this machine online?") from error
     except http_errors.TimeoutError as error:
         msg = f"{host} did not answer within {READ_TIMEOUT:g} s"

@@ -69,7 +69,7 @@ class Hosts:
         finally:
             with self._changed:
                 host.busy -= 1
-                self._changed.notify()
+                self._changed.notify_all()
 
     def _host(self, name: str) -> _Host:
         return self._hosts.setdefault(name, _Host(self._limit))

@@ -59,6 +59,7 @@ class World:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     world: World
 
     def log_message(self, *arguments: object) -> None:
