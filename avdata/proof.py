@@ -68,6 +68,9 @@ class Proofs:
             lines = self._path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return
+        except OSError as error:
+            logger.warning("what was proven below %s cannot be read: %s", self._root, error)
+            return
         for line in lines:
             try:
                 record = json.loads(line)
