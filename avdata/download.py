@@ -181,29 +181,34 @@ def download(
     plan = make_plan(recipe, facts, root, choice, rehash=rehash)
     if dry_run:
         return plan
+    run = _Run(facts, progress or (lambda moment: None), arrived or (lambda path: None))
     with alone(root):
-        run = _Run(plan, facts, progress or (lambda moment: None), arrived or (lambda path: None))
-        return run.all(connections, bandwidth)
+        report = run.all(plan, connections, bandwidth)
+        if plan.partial:
+            plan = make_plan(recipe, facts, root, choice, rehash=rehash)
+            report = run.all(plan, connections, bandwidth)
+    return report
 
 
 class _Run:
     """One download under way: what was learned so far."""
 
-    def __init__(
-        self, plan: DownloadPlan, manifest: Manifest, progress: Progress, arrived: Callable[[Path], None]
-    ) -> None:
-        self.plan = plan
+    plan: DownloadPlan
+    log: AttemptLog
+
+    def __init__(self, manifest: Manifest, progress: Progress, arrived: Callable[[Path], None]) -> None:
         self.manifest = manifest
         self.progress = progress
         self.arrived = arrived
-        self.log = AttemptLog(plan.root / STATE / "attempts.jsonl")
-        self.present = plan.present
-        self.received = self.fetched = self.unpacked = 0
+        self.started = time.monotonic()
+        self.present = self.received = self.fetched = self.failed = self.unpacked = 0
         self.checksums: dict[str, str] = {}
         self.looked = 0.0
 
-    def all(self, connections: int | None, bandwidth: float | None) -> DownloadReport:
-        started = time.monotonic()
+    def all(self, plan: DownloadPlan, connections: int | None, bandwidth: float | None) -> DownloadReport:
+        """Carry out a plan; the report is of all plans so far."""
+        self.plan, self.present = plan, plan.present
+        self.log = AttemptLog(plan.root / STATE / "attempts.jsonl")
         files = self.prove()
         self.check_space(files)
         with Proofs(self.plan.root) as proofs:
@@ -220,8 +225,8 @@ class _Run:
             received=self.received,
             present=self.present,
             unpacked=self.unpacked,
-            failed_attempts=self.log.count,
-            seconds=time.monotonic() - started,
+            failed_attempts=self.failed,
+            seconds=time.monotonic() - self.started,
             checksums=self.checksums,
             log=self.log.path,
         )
@@ -265,11 +270,12 @@ class _Run:
             return []
         total = sum(wanted.bytes or 0 for wanted in files) if not self.plan.unknown else None
         missed: list[Missed] = []
+        fetched, received = self.fetched, self.received
 
-        def tick(on_disk: int, received: int) -> None:
-            self.received = received
+        def tick(on_disk: int, over_network: int) -> None:
+            self.received = received + over_network
             self.look()
-            self.progress(Moment("fetching", self.fetched, len(files), on_disk, total))
+            self.progress(Moment("fetching", self.fetched - fetched, len(files), on_disk, total))
 
         outcomes = transfer(
             self.plan.root, files, self.log, connections=connections, bandwidth=bandwidth, tick=tick
@@ -284,6 +290,7 @@ class _Run:
             # Ctrl-C may reach this frame: left to the collector, the generator's threads would go on.
             outcomes.close()
             self.log.close()
+            self.failed += self.log.count
         return missed
 
     def took(self, outcome: Arrived, proofs: Proofs) -> None:

@@ -63,8 +63,9 @@ class Recipe:
         presets: adaptations of the shared presets, and presets of its own, by name.
         known_bad: clips broken at the source, by key, with the reason; `clips` marks them `excluded`.
         generated: the data is made by `mock`; `prepare` needs no source and makes it.
-        listed: `(paths, split_by) -> clips`: the clips that a manifest's file table names, before anything
-            is on disk, with `video` and `audio` relative to the root. None for a dataset that comes in archives.
+        listed: `(root, paths, split_by) -> clips`: the clips that a manifest's file table names, before they
+            are on disk, with `video` and `audio` relative to the root; raises SourceError when the root lacks
+            the lists that the split is made from. None for a dataset that comes in archives.
     """
 
     name: str
@@ -80,7 +81,7 @@ class Recipe:
     presets: Mapping[str, Overrides] = field(default_factory=dict)
     known_bad: Mapping[str, str] = field(default_factory=dict)
     generated: bool = False
-    listed: Callable[[Sequence[str], str], Sequence[Clip]] | None = None
+    listed: Callable[[Path, Sequence[str], str], Sequence[Clip]] | None = None
 
     def configure(self, preset: str | None, *overrides: Overrides) -> Config:
         """The settings of a preset, adapted to this dataset, with overrides on top.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from avdata.errors import AvdataError, UsageError
+from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.manifest import FileFacts, Licence, Manifest, Source, is_plain_path
 from avdata.proof import Proofs
 from avdata.recipe import Clip, Recipe
@@ -61,6 +61,7 @@ class DownloadPlan:
         free: bytes free on the disk of `root`.
         licence: what the data's owner allows.
         notes: what a person should know, a sentence each.
+        partial: only lists that the split is made from; which clips are wanted is known when they are there.
     """
 
     name: str
@@ -76,6 +77,7 @@ class DownloadPlan:
     free: int
     licence: Licence
     notes: tuple[str, ...]
+    partial: bool = False
 
 
 def make_plan(
@@ -88,7 +90,10 @@ def make_plan(
         AvdataError: the manifest names a path outside of the dataset's folder.
     """
     needed = [source for source in manifest.sources if _applies(source, choice.split_by)]
-    chosen, notes = _choose(recipe, manifest, needed, choice)
+    order = _order(recipe, manifest, root, choice, needed)
+    chosen = order.places
+    if order.partial:
+        needed = [source for source in needed if not lists_files(source) and not source.unpack]
     with Proofs(root) as proofs:
         state = _State(root, proofs, rehash=rehash)
         for source in needed:
@@ -107,7 +112,8 @@ def make_plan(
         hosts=tuple(dict.fromkeys(_host(url) for source in needed for url in source.urls)),
         free=free_bytes(root),
         licence=manifest.licence,
-        notes=tuple(notes),
+        notes=(order.note,) if order.note else (),
+        partial=order.partial,
     )
 
 
@@ -194,29 +200,38 @@ def _missing_bytes(root: Path, wanted: Wanted) -> int:
     return max(0, (wanted.bytes or 0) - (part.stat().st_size if part.is_file() else 0))
 
 
-def _choose(
-    recipe: Recipe, manifest: Manifest, needed: Sequence[Source], choice: Choice
-) -> tuple[Mapping[str, int], list[str]]:
-    """Each wanted path's place in the order of fetching; empty when all files are wanted as listed."""
-    listed = [facts.path for source in needed if lists_files(source) for facts in files_of(source, manifest)]
-    if not choice.everything and (recipe.listed is None or not listed):
-        return {}, [
-            f"{recipe.name} comes in archives: all of it is fetched, and the choice is made afterwards"
-        ]
-    if recipe.listed is None:
-        return {}, []
-    clips = recipe.listed(listed, choice.split_by)
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Each wanted path's place in the order of fetching; no places when all files come as they are listed."""
+
+    places: Mapping[str, int]
+    note: str = ""
+    partial: bool = False
+
+
+def _order(
+    recipe: Recipe, manifest: Manifest, root: Path, choice: Choice, needed: Sequence[Source]
+) -> _Order:
+    paths = [facts.path for source in needed if lists_files(source) for facts in files_of(source, manifest)]
+    if recipe.listed is None or not paths:
+        whole = f"{recipe.name} comes in archives: all of it is fetched, and the choice is made afterwards"
+        return _Order({}, "" if choice.everything else whole)
+    try:
+        clips = recipe.listed(root, paths, choice.split_by)
+    except SourceError:
+        first = f"the lists of the split {choice.split_by} come first; they say which clips are wanted"
+        return _Order({}) if choice.everything else _Order({}, first, partial=True)
     picked = _pick(clips, choice)
     if not picked and not choice.everything:
         msg = f"no clip of {recipe.name} is left by this choice"
         raise UsageError(msg, hint=f"splits: {', '.join(sorted({clip.split for clip in clips}))}")
     # Files that belong to no clip are metadata, and come first; a clip's files come together.
     of_clips = {path for clip in clips for path in _paths(clip)}
-    order = {path: -1 for path in listed if path not in of_clips}
+    order = {path: -1 for path in paths if path not in of_clips}
     for place, clip in enumerate(picked):
         for path in _paths(clip):
             order.setdefault(path, place)
-    return order, []
+    return _Order(order)
 
 
 def _pick(clips: Sequence[Clip], choice: Choice) -> list[Clip]:

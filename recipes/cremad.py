@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from avdata.config import nearest
 from avdata.errors import Flag, SourceError, UsageError
@@ -184,6 +184,13 @@ def find_files(root: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
+def listed(root: Path, paths: Sequence[str], split_by: str) -> Sequence[Clip]:
+    """Every clip of which the paths name a file; `root` holds the lists that the split is made from."""
+    stems = {PurePosixPath(path).stem for path in paths if path.startswith(("AudioWAV/", "VideoFlash/"))}
+    files = {stem: (Path("VideoFlash", f"{stem}.flv"), Path("AudioWAV", f"{stem}.wav")) for stem in stems}
+    return make_clips(files, _splitter(root, split_by, files))
+
+
 def _splitter(root: Path, split_by: str, files: Iterable[str]) -> Callable[[str], str | None]:
     if split_by == "speaker":
         return lambda stem: speaker_split(stem[:4])
@@ -251,4 +258,5 @@ RECIPE = Recipe(
     clips=clips,
     mock=mock,
     known_bad=KNOWN_BAD,
+    listed=listed,
 )

@@ -265,7 +265,7 @@ def make_manifest(
     )
 
 
-def listed(paths: Sequence[str], split_by: str) -> list[Clip]:
+def listed(root: Path, paths: Sequence[str], split_by: str) -> list[Clip]:
     stems = sorted({PurePosixPath(path).stem for path in paths if path[:3] in ("wav", "flv")})
     return [
         Clip(

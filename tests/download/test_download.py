@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_metadata_outside_of_clips_comes_with_every_choice(tiny, serve, build, t
     files = {**tiny.files, "labels.csv": b"a,b\n"}
     world = serve(files)
     manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
-    download(tiny.recipe, manifest=manifest, into=tmp_path / "r", limit=1)
+    download(tiny.recipe, manifest=manifest, into=tmp_path / "r", limit=1, connections=1)
     assert world.asked[0].path == "/labels.csv"
     assert len(world.asked) == 3
 
@@ -242,3 +243,35 @@ def test_a_log_line_says_when_where_and_why(tiny, faults):
     (line,) = tiny.log()
     assert set(line) == {"time", "path", "url", "attempt", "status", "error", "wait"}
     assert json.dumps(line).count("503") == 2
+
+
+def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve, build):
+    held_out = serve({"held_out.txt": b"c0002 c0004"})
+
+    def by_list(root, paths, split_by, usual=tiny.recipe.listed):
+        path = root / "lists/held_out.txt"
+        if not path.is_file():
+            raise SourceError(f"{path} is needed")
+        stems = path.read_text().split()
+        return [
+            replace(clip, split="test" if clip.key in stems else "train") for clip in usual(root, paths, "")
+        ]
+
+    lists = Source(name="lists", urls=(held_out.url + "/held_out.txt",), into="lists/")
+    tiny.manifest = build["manifest"]([tiny.manifest.sources[0], lists], tiny.files)
+    tiny.recipe = build["recipe"](listed=by_list)
+    plan = tiny.download(dry_run=True, split="test")
+    assert (len(plan.files), plan.partial) == (1, True)
+    report = tiny.download(split="test")
+    assert {Path(path).stem for path in tiny.tree()} == {"held_out", "c0002", "c0004"}
+    assert report.fetched == 5
+    assert report.received == sum(map(len, tiny.tree().values()))
+
+
+def test_cremads_manifest_and_recipe_choose_clips_before_anything_is_on_disk(tmp_path):
+    plan = download("cremad", into=tmp_path / "r", limit=100, dry_run=True)
+    assert len(plan.files) == 200
+    assert len({Path(wanted.path).stem for wanted in plan.files}) == 100
+    whole = download("cremad", into=tmp_path / "r", dry_run=True)
+    assert (len(whole.files), whole.bytes) == (14_884, 3_048_921_077)
+    assert whole.files[0].path.split("/")[1][:-4] == whole.files[1].path.split("/")[1][:-4]
