@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed  ## synthetic audio-visual XOR: prepare, verify, train, and say where everything is
 	rm -rf demo
-	$(BIN)/avdata prepare synthetic --out demo/synthetic --preset demo
+	$(BIN)/avdata prepare synthetic --out demo/synthetic
 	$(BIN)/avdata verify demo/synthetic
 	$(BIN)/snnergy train demo/synthetic --preset nano --steps 250 --out demo/run
 	@echo; echo "shards    demo/synthetic"; echo "log       demo/run/metrics.csv, demo/run/curves.png"

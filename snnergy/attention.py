@@ -1,0 +1,180 @@
+"""Query-key attention on spikes: within a modality (QKFormer) and across modalities (CMQKA), linear in tokens.
+
+A mask is made by summing a spiking Query and firing again; it lets spikes of the Key pass or not. No softmax,
+no products of Query and Key, no N × N scores.
+
+The cross-modal form is this project's reconstruction: of CMQKA (arXiv 2602.00701) only the abstract and the
+author's summary were at hand: a linear, binary, bidirectional query-key attention for complementary
+spatiotemporal features, with learnable residual fusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snnergy.neuron import Neuron
+
+ATTENTION_THRESHOLD = 0.5
+
+Kind = Literal["token", "channel"]
+Branch = Literal["s", "t", "o"]
+SumNorm = Literal["bn", "none"]
+
+
+def fold(spikes: Tensor) -> Tensor:
+    """[T, B, …] as [T·B, …]."""
+    return spikes.flatten(0, 1)
+
+
+class ConvNorm(nn.Module):
+    """Convolution and batch norm on the folded T·B axis: [T, B, C, H, W] to [T, B, C', H', W']."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, *, pool: bool = False
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.pool = nn.MaxPool2d(3, 2, 1) if pool else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised (and pooled) result, real-valued."""
+        y = self.norm(self.conv(fold(x)))
+        y = y if self.pool is None else self.pool(y)
+        return y.unflatten(0, x.shape[:2])
+
+
+class SumNeuron(nn.Module):
+    """Fires on sums over tokens: [T, B, G] to a mask [T, B, G].
+
+    A raw sum over hundreds of tokens is nearly never zero, and the mask would always be one; batch norm over
+    T·B, with its bias at 1, keeps it open about half of the time. At inference that is one threshold a group.
+    """
+
+    def __init__(self, groups: int, sum_norm: SumNorm) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(groups) if sum_norm == "bn" else None
+        if self.norm is not None:
+            nn.init.ones_(self.norm.bias)
+        self.neuron = Neuron(ATTENTION_THRESHOLD)
+
+    def forward(self, sums: Tensor, tokens: int) -> Tensor:
+        """The mask of sums over `tokens` tokens."""
+        if self.norm is None:
+            fired: Tensor = self.neuron(sums)
+        else:
+            fired = self.neuron(self.norm(fold(sums / tokens)).unflatten(0, sums.shape[:2]))
+        return fired
+
+
+class QKAttention(nn.Module):
+    """Attention within a modality: a token or channel mask from the Query on the Key (QKFormer, §3).
+
+    Args:
+        dim: channels C.
+        heads: h; a token mask is made for each.
+        kind: `token`, an OR over the head's channels at each token; `channel`, over tokens for each channel.
+        sum_norm: how sums over tokens are normalised.
+    """
+
+    def __init__(self, dim: int, heads: int, kind: Kind, sum_norm: SumNorm = "bn") -> None:
+        super().__init__()
+        self.heads, self.kind = heads, kind
+        self.query_key = ConvNorm(dim, 2 * dim)
+        self.neuron = Neuron()
+        self.token = Neuron(ATTENTION_THRESHOLD) if kind == "token" else None
+        self.channel = SumNeuron(dim, sum_norm) if kind == "channel" else None
+        self.out = ConvNorm(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spikes [T, B, C, H, W] to currents of the same shape."""
+        query, key = self.neuron(self.query_key(x)).chunk(2, dim=2)
+        if self.token is not None:
+            summed = query.unflatten(2, (self.heads, -1)).sum(3, keepdim=True)
+            masked = (self.token(summed) * key.unflatten(2, (self.heads, -1))).flatten(2, 3)
+        else:
+            assert self.channel is not None
+            mask = self.channel(query.sum((3, 4)), query.shape[3] * query.shape[4])
+            masked = mask[..., None, None] * key
+        result: Tensor = self.out(masked)
+        return result
+
+
+def align_grid(spikes: Tensor, grid: Sequence[int]) -> Tensor:
+    """Spikes [T, B, C, H, W] on another grid, by adaptive max pooling: binary stays binary.
+
+    A position means (band, column) to sound and (row, column) to sight: this pairs indices, not places.
+    """
+    if tuple(spikes.shape[-2:]) == tuple(grid):
+        return spikes
+    return functional.adaptive_max_pool2d(fold(spikes), tuple(grid)).unflatten(0, spikes.shape[:2])
+
+
+class CrossModalAttention(nn.Module):
+    """One direction of CMQKA: what the target modality asks for, of the source modality.
+
+    The Query comes from the target, the Key from the source. Branch `s` masks each token, branch `t` each step,
+    and `o` crosses a target token mask with a source channel mask; the branches' results are concatenated.
+
+    Args:
+        dim: channels C of both.
+        heads: h.
+        branches: which of s, t, o.
+        sum_norm: how sums over tokens are normalised.
+        alpha_shape: one learnable weight of the residual, or one a channel.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        branches: str = "st",
+        sum_norm: SumNorm = "bn",
+        alpha_shape: Literal["scalar", "channel"] = "scalar",
+    ) -> None:
+        super().__init__()
+        self.heads, self.branches = heads, branches
+        self.query = ConvNorm(dim, len(branches) * dim)
+        self.key = ConvNorm(dim, len(branches) * dim)
+        self.query_neuron, self.key_neuron = Neuron(), Neuron()
+        self.spatial = Neuron(ATTENTION_THRESHOLD)
+        self.temporal = SumNeuron(heads, sum_norm) if "t" in branches else None
+        self.channel = SumNeuron(dim, sum_norm) if "o" in branches else None
+        self.out = ConvNorm(len(branches) * dim, dim)
+        self.alpha = nn.Parameter(torch.ones(()) if alpha_shape == "scalar" else torch.ones(dim, 1, 1))
+
+    def forward(self, target: Tensor, source: Tensor) -> Tensor:
+        """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""
+        grid = target.shape[-2:]
+        queries = self.query_neuron(self.query(target)).chunk(len(self.branches), dim=2)
+        keys = self.key_neuron(self.key(align_grid(source, grid))).chunk(len(self.branches), dim=2)
+        masked = [
+            self._mask(branch, query, key)
+            for branch, query, key in zip(self.branches, queries, keys, strict=True)
+        ]
+        result: Tensor = self.out(torch.cat(masked, dim=2))
+        return result
+
+    def _mask(self, branch: str, query: Tensor, key: Tensor) -> Tensor:
+        tokens = key.shape[3] * key.shape[4]
+        by_head = query.unflatten(2, (self.heads, -1))
+        if branch == "t":
+            assert self.temporal is not None
+            steps = self.temporal(by_head.sum((3, 4, 5)), tokens)
+            mask = steps[:, :, :, None, None, None]
+        else:
+            mask = self.spatial(by_head.sum(3, keepdim=True))
+        masked = (mask * key.unflatten(2, (self.heads, -1))).flatten(2, 3)
+        if branch == "o":
+            assert self.channel is not None
+            channels = self.channel(key.sum((3, 4)), tokens)
+            # The token mask of the target times the channel mask of the source, on no grid of the source's.
+            return (mask.expand(-1, -1, -1, key.shape[2] // self.heads, -1, -1)).flatten(2, 3) * channels[
+                ..., None, None
+            ]
+        return masked
