@@ -1,4 +1,4 @@
-"""Query-key attention on spikes: within a modality (QKFormer) and across modalities (CMQKA), linear in tokens.
+"""Query-key attention on spikes, within a modality (QKFormer) and across (CMQKA), linear in tokens.
 
 A mask is made by summing a spiking Query and firing again; it lets spikes of the Key pass or not. No softmax,
 no products of Query and Key, no N × N scores.

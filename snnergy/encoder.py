@@ -1,7 +1,7 @@
 """One modality's way through three stages: patch embedding with a deformed shortcut, then query-key blocks.
 
-Between the parts runs a stream [T, B, C, H, W]. With the `membrane` residual it is real-valued and every part
-fires on it first, so that convolutions see spikes only; with `sew` (QKFormer's) spikes are added to spikes and
+Between the parts runs a stream [T, B, C, H, W]. With the `membrane` residual it is real-valued and every
+part fires on it first, so that convolutions see spikes only; with `sew` (QKFormer's) spikes are added to spikes and
 the stream holds small integers.
 """
 

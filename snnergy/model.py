@@ -155,7 +155,7 @@ class SNNergy(nn.Module):
         return logits
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for an optimiser: no decay on norms, biases and the residual weights, which it would shrink."""
+        """Groups for an optimiser: no decay on norms, biases and residual weights, which it would shrink."""
         decayed = [weight for weight in self.parameters() if weight.ndim > 1 and weight.shape[1:] != (1, 1)]
         plain = [
             weight for weight in self.parameters() if not (weight.ndim > 1 and weight.shape[1:] != (1, 1))

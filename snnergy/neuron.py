@@ -1,7 +1,7 @@
 """The spiking neuron: leaky integrate-and-fire over the time axis, stateless, with an exact backward pass.
 
-For t = 1 … T with v₀ = 0:  h_t = v_{t-1} + (x_t − v_{t-1}) / τ,  s_t = 1[h_t ≥ v_th],  v_t = h_t · (1 − s_t),
-the reset not differentiated. The derivative of the step is that of a sigmoid of slope α = 4. This is the neuron
+For t = 1 … T with v₀ = 0:  h_t = v_{t-1} + (x_t − v_{t-1}) / τ,  s_t = 1[h_t ≥ v_th],
+v_t = h_t · (1 − s_t), the reset not differentiated. The derivative of the step is that of a sigmoid of slope α = 4. This is the neuron
 of QKFormer (arXiv 2403.16552) and of SpikingJelly's LIFNode with hard reset and detached reset.
 """
 
@@ -17,7 +17,7 @@ SLOPE = 4.0
 
 
 class _LeakyIntegrateAndFire(torch.autograd.Function):
-    """All time steps in one function, so that only the membrane before the threshold is kept for the backward."""
+    """All time steps in one function: only the membrane before the threshold is kept for the backward."""
 
     @staticmethod
     def forward(ctx: Any, current: Tensor, threshold: float) -> Tensor:  # type: ignore[override]

@@ -1,0 +1,53 @@
+"""Pictures of a training run: its curves and its confusion matrix."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def draw_curves(metrics: Path, path: Path) -> None:
+    """Draw loss and accuracy by step from a run's metrics.csv."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    with metrics.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    for axis, names in ((loss, ("train_loss", "val_loss")), (accuracy, ("val_accuracy",))):
+        for name in names:
+            points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+            if points:
+                axis.plot(
+                    *zip(*points, strict=True),
+                    label=name.replace("_", " "),
+                    marker="." if len(points) < 40 else "",
+                )
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    accuracy.set_ylim(0, 1.02)
+    figure.savefig(path, dpi=110)
+
+
+def draw_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix: true labels down, predicted ones across, shares of the true label."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    size = max(4.0, 0.45 * len(labels) + 2)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axis = figure.subplots()
+    shares = [[count / max(sum(row), 1) for count in row] for row in confusion]
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    places = range(len(labels))
+    axis.set_xticks(places, labels, rotation=90)
+    axis.set_yticks(places, labels)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    for row in places:
+        for column in places:
+            if confusion[row][column]:
+                colour = "white" if shares[row][column] > 0.6 else "black"
+                axis.text(column, row, str(confusion[row][column]), ha="center", va="center", color=colour)
+    figure.savefig(path, dpi=110)
