@@ -42,7 +42,7 @@ class AttemptError(Exception):
         wait: seconds the server asked to be left alone.
         status: the HTTP status, where there was one.
         overloaded: the server asked for fewer requests.
-        host: the server, where it is not the one of the manifest's URL.
+        server: the one that was asked, where it is not the one of the manifest's URL.
         hint: what a person can do.
     """
 
@@ -61,7 +61,7 @@ class AttemptError(Exception):
         self.status = status
         self.overloaded = status in _OVERLOADED or (status is not None and wait is not None)
         self.hint = hint
-        self.host: str | None = None
+        self.server: str | None = None
 
 
 def host_of(url: str) -> str:

@@ -217,7 +217,7 @@ class _Run:
                 raise _incomplete(self.plan, missed, len(files), self.log)
             for source in self.plan.unpacked:
                 self.unpack(source, proofs)
-        sync_folders((self.plan.root / wanted.path).parent for wanted in files)
+        sync_folders(plan.root, (wanted.path for wanted in files))
         return DownloadReport(
             name=self.plan.name,
             root=self.plan.root,

@@ -12,10 +12,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 from urllib.parse import urlsplit
 
 from urllib3.response import BaseHTTPResponse
@@ -26,6 +26,8 @@ from avdata.part import Origin, Part
 from avdata.schemes import Location, Locator, Wanted, unlike
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _ATTEMPTS = 6
 _WRONG_COPIES = 3
@@ -190,7 +192,7 @@ class Fetcher:
                 if not again:
                     return error
                 if error.overloaded:
-                    self._hosts.overloaded(error.host or _server(url), wait)
+                    self._hosts.overloaded(error.server or _server(url), wait)
                 elif self.stop.wait(wait):
                     raise Stopped from error
             else:
@@ -198,16 +200,10 @@ class Fetcher:
                 return None
 
     def _attempt(self, url: str, wanted: Wanted, part: Part) -> None:
-        with self._hosts.slot(_server(url)):
-            location = self._locator.locate(url, wanted)
-        host = host_of(location.url)
-        try:
-            with self._hosts.slot(host):
-                self._receive(url, location, wanted, part)
-        except AttemptError as error:
-            error.host = host
-            raise
-        self._hosts.served(host)
+        location = Location(url)
+        if not url.startswith("http"):
+            location = self._at(_server(url), lambda: self._locator.locate(url, wanted))
+        self._at(_server(location.url), lambda: self._receive(url, location, wanted, part))
         expected = wanted.checksum or location.checksum
         checksum = part.checksum()
         if expected and checksum != expected:
@@ -215,6 +211,19 @@ class Fetcher:
             self._restart(part)
             msg = f"{size:,} bytes came with {checksum}, and {expected} was expected"
             raise WrongBytesError(msg, again=True)
+
+    def _at(self, server: str, step: Callable[[], T]) -> T:
+        """Take a step at a server, when it has a place free."""
+        self._hosts.enter(server)
+        try:
+            found = step()
+        except AttemptError as error:
+            error.server = server
+            raise
+        finally:
+            self._hosts.leave(server)
+        self._hosts.served(server)
+        return found
 
     def _restart(self, part: Part) -> None:
         self.meter.add(-part.size)

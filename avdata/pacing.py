@@ -10,8 +10,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 _EASE = 20
@@ -50,9 +48,8 @@ class Hosts:
         self._hosts: dict[str, _Host] = {}
         self._changed = threading.Condition()
 
-    @contextmanager
-    def slot(self, name: str) -> Iterator[None]:
-        """Wait for one of the host's places and hold it.
+    def enter(self, name: str) -> None:
+        """Wait for one of the host's places and take it; `leave` gives it back.
 
         Raises:
             Stopped: the run ended meanwhile.
@@ -64,12 +61,12 @@ class Hosts:
                 if self._stop.is_set():
                     raise Stopped
             host.busy += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                host.busy -= 1
-                self._changed.notify_all()
+
+    def leave(self, name: str) -> None:
+        """Give the place back."""
+        with self._changed:
+            self._hosts[name].busy -= 1
+            self._changed.notify_all()
 
     def _host(self, name: str) -> _Host:
         return self._hosts.setdefault(name, _Host(self._limit))

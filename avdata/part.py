@@ -13,8 +13,7 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,16 +57,17 @@ class Part:
     """
 
     def __init__(self, final: Path, algorithm: str, *, pinned: bool) -> None:
-        self.final = final
-        self.path = final.with_name(final.name + ".part")
-        self._state = final.with_name(final.name + ".part.json")
+        # Text, not Path: for a small file, making four of those takes as long as receiving it.
+        self.final = str(final)
+        self.path = f"{self.final}.part"
+        self._state = f"{self.path}.json"
         self._algorithm = algorithm
         self._pinned = pinned
         self._file: int | None = None
         self._hash: _Hash | None = None
         self._synced = 0
         try:
-            self.size = self.path.stat().st_size
+            self.size = os.stat(self.path).st_size
         except OSError:
             self.size = 0
         self.origin = self._read_state() if self.size else None
@@ -75,7 +75,8 @@ class Part:
 
     def _read_state(self) -> Origin | None:
         try:
-            return Origin(**json.loads(self._state.read_text(encoding="utf-8")))
+            with open(self._state, encoding="utf-8") as file:
+                return Origin(**json.load(file))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -84,15 +85,17 @@ class Part:
         self.origin = origin
         if not self._pinned or (origin.bytes or 0) >= _STATE_FROM:
             with explained(self._state):
-                self._state.parent.mkdir(parents=True, exist_ok=True)
-                self._state.write_text(json.dumps(asdict(origin)), encoding="utf-8")
+                os.makedirs(os.path.dirname(self._state), exist_ok=True)
+                with open(self._state, "w", encoding="utf-8") as file:
+                    json.dump(asdict(origin), file)
 
     def restart(self) -> None:
         """Forget the bytes so far."""
-        self._close()
         with explained(self.path):
-            self.path.unlink(missing_ok=True)
-            self._state.unlink(missing_ok=True)
+            self._close()
+            for path in (self.path, self._state):
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
         self.size, self.origin, self.inherited = 0, None, False
 
     def write(self, data: bytes) -> None:
@@ -110,19 +113,26 @@ class Part:
             self.size += len(data)
             if self.size - self._synced >= _SYNC_EVERY:
                 # Little by little: one flush of gigabytes at the end would stall everything.
-                os.fdatasync(file) if hasattr(os, "fdatasync") else os.fsync(file)
+                os.fsync(file)
                 self._synced = self.size
 
     def _open(self) -> tuple[int, _Hash]:
         if self._file is None or self._hash is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             large = self.origin is not None and (self.origin.bytes or 0) >= _HASH_ASIDE_FROM
             self._hash = _HashAside(self._algorithm) if large else _Hash(self._algorithm)
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
-            while block := os.read(self._file, _BLOCK):
+            self._file = self._open_file()
+            while self.size and (block := os.read(self._file, _BLOCK)):
                 self._hash.update(block)
             self._synced = self.size
         return self._file, self._hash
+
+    def _open_file(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        try:
+            return os.open(self.path, flags, 0o644)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            return os.open(self.path, flags, 0o644)
 
     def checksum(self) -> str:
         """`algorithm:hex` of all bytes."""
@@ -137,8 +147,10 @@ class Part:
             os.fsync(file)
             stat = os.fstat(file)
             self._close()
-            self.path.replace(self.final)
-            self._state.unlink(missing_ok=True)
+            os.replace(self.path, self.final)
+            if not self._pinned or stat.st_size >= _STATE_FROM:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._state)
         return stat
 
     def _close(self) -> None:
@@ -196,15 +208,22 @@ class _HashAside(_Hash):
             self._thread.join()
 
 
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn the disk's errors into one that says what is full or forbidden."""
-    try:
-        yield
-    except OSError as error:
+class explained:  # read as a verb; a generator would take twice the time of a small write
+    """Turn the disk's errors, inside `with`, into one that says what is full or forbidden."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Nothing to begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raise DiskError in place of an OSError."""
+        if not isinstance(error, OSError):
+            return
         if error.errno in _FULL:
-            msg = f"the disk is full: {path} could not be written ({error.strerror})"
+            msg = f"the disk is full: {self._path} could not be written ({error.strerror})"
             hint = "make room, or set AVDATA_CACHE to a larger disk; the next run goes on from here"
             raise DiskError(msg, hint=hint) from error
-        msg = f"{path} cannot be written: {error.strerror or error}"
+        msg = f"{self._path} cannot be written: {error.strerror or error}"
         raise DiskError(msg) from error

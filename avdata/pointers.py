@@ -100,3 +100,18 @@ def write_table(path: Path, files: Sequence[FileFacts]) -> None:
         for fact in sorted(files, key=lambda fact: fact.path)
     ]
     path.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+
+
+def build_table(
+    checkout: Path, out: Path, folders: Sequence[str] = (), *, commit: str = "HEAD"
+) -> list[FileFacts]:
+    """Make a manifest's file table anew from a git checkout; its files.
+
+        build_table(Path("CREMA-D"), Path("manifests/cremad.files.tsv.gz"), ["AudioWAV", "VideoFlash"])
+
+    Raises:
+        SourceError: `checkout` is not a git checkout, or has no such commit or folder.
+    """
+    files = list_checkout(checkout, folders, commit=commit)
+    write_table(out, files)
+    return files

@@ -1,0 +1,224 @@
+"""How fast sources are downloaded, beside a loop of `requests`, aria2c and curl, on loopback.
+
+    python benchmarks/download.py                # all: some three minutes and 4 GB of disk
+    python benchmarks/download.py --files 400 --gigabytes 0.5 --rounds 1
+
+Small files: `--files` of 80 KB each, every answer 20 ms late. Large: one file of `--gigabytes`. The contenders take
+turns; each line is the median of the rounds, of the whole process. We hash, sync and rename; the others only write.
+Needs aria2c and curl (Debian: aria2, curl).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LATENCY = 0.020
+SIZE = 80_000
+CONNECTIONS = 16
+RECIPE = """
+import sys
+from avdata.download import download
+from avdata.recipe import Recipe
+recipe = Recipe("tiny", 1, "Tiny", ("a",), {"o": "one"}, "o", lambda *a: [], lambda *a: None)
+download(recipe, manifest=sys.argv[1], into=sys.argv[2], connections=int(sys.argv[3]))
+"""
+LOOP = """
+import pathlib, requests, sys
+folder = pathlib.Path(sys.argv[2]); folder.mkdir()
+for number in range(int(sys.argv[3])):
+    answer = requests.get(f"{sys.argv[1]}/small/{number}.bin", timeout=60)
+    answer.raise_for_status()
+    (folder / f"{number}.bin").write_bytes(answer.content)
+"""
+
+
+def body(number: int) -> bytes:
+    """A file's bytes: different for each, the same in server and manifest."""
+    block = hashlib.sha256(str(number).encode()).digest()
+    return (block * (SIZE // len(block) + 1))[:SIZE]
+
+
+class Server(asyncio.Protocol):
+    """As little server as possible, so that the clients are what is measured."""
+
+    big: Path
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        while b"\r\n\r\n" in self.received:
+            request, self.received = self.received.split(b"\r\n\r\n", 1)
+            path = request.split(b" ", 2)[1].decode()
+            loop = asyncio.get_running_loop()
+            if path.startswith("/small/"):
+                content = body(int(path[7:-4]))
+                loop.call_later(LATENCY, self.answer, content)
+            else:
+                self.task = loop.create_task(self.stream())
+
+    def answer(self, content: bytes) -> None:
+        if not self.transport.is_closing():
+            head = f'HTTP/1.1 200 OK\r\nContent-Length: {len(content)}\r\nETag: "1"\r\n\r\n'
+            self.transport.write(head.encode() + content)
+
+    async def stream(self) -> None:
+        self.transport.write(f"HTTP/1.1 200 OK\r\nContent-Length: {self.big.stat().st_size}\r\n\r\n".encode())
+        with self.big.open("rb") as file:
+            await asyncio.get_running_loop().sendfile(self.transport, file)
+
+
+async def serve(big: Path) -> None:
+    Server.big = big
+    server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, backlog=256)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+def run(command: list[str]) -> tuple[float, float]:
+    """Seconds and peak resident MB of a command."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command[0]} failed with {process.returncode}")
+    return seconds, usage.ru_maxrss / 1024
+
+
+def manifest(folder: Path, url: str, files: list[dict[str, object]]) -> Path:
+    facts = {
+        "name": "tiny",
+        "title": "Tiny",
+        "homepage": url,
+        "licence": {"id": "odbl", "name": "ODbL", "publish": "yes", "note": "none"},
+        "citation": "none",
+        "sources": [{"name": "media", "urls": [url + "/{path}"]}],
+        "files": files,
+    }
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(facts))
+    return path
+
+
+def compare(name: str, folder: Path, rounds: int, contenders: dict[str, list[str]]) -> dict[str, float]:
+    """Let the contenders take turns; their median seconds."""
+    times: dict[str, list[float]] = {contender: [] for contender in contenders}
+    memory: dict[str, float] = {}
+    for _ in range(rounds):
+        for contender, command in contenders.items():
+            target = folder / "target"
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+            seconds, memory[contender] = run([part.replace("TARGET", str(target)) for part in command])
+            times[contender].append(seconds)
+    medians = {contender: statistics.median(taken) for contender, taken in times.items()}
+    print(f"\n{name}")
+    for contender, seconds in medians.items():
+        spread = f"{min(times[contender]):.2f}-{max(times[contender]):.2f}"
+        print(f"  {contender:16} {seconds:7.2f} s ({spread:>11})  peak {memory[contender]:4.0f} MB")
+    return medians
+
+
+def small(folder: Path, url: str, count: int, rounds: int) -> None:
+    files: list[dict[str, object]] = [
+        {
+            "path": f"small/{number}.bin",
+            "checksum": "sha256:" + hashlib.sha256(body(number)).hexdigest(),
+            "bytes": SIZE,
+        }
+        for number in range(count)
+    ]
+    path = manifest(folder, url, files)
+    urls = folder / "urls"
+    urls.write_text("".join(f"{url}/{facts['path']}\n" for facts in files))
+    aria = f"-j{CONNECTIONS} -x1 -s1 --file-allocation=none -q".split()
+    medians = compare(
+        f"{count:,} files of {SIZE:,} bytes, {LATENCY * 1000:.0f} ms latency, {CONNECTIONS} connections",
+        folder,
+        rounds,
+        {
+            "avdata": [sys.executable, "-c", RECIPE, str(path), "TARGET", str(CONNECTIONS)],
+            "aria2c": ["aria2c", *aria, "-i", str(urls), "-d", "TARGET"],
+        },
+    )
+    loop = compare(
+        "the same, one after another",
+        folder,
+        1,
+        {"requests loop": [sys.executable, "-c", LOOP, url, "TARGET", str(count)]},
+    )
+    print(
+        f"  the loop takes {loop['requests loop'] / medians['avdata']:.1f} times as long as avdata (aim: 10)"
+    )
+    print(f"  aria2c takes {medians['aria2c'] / medians['avdata']:.2f} times as long as avdata (aim: 1)")
+
+
+def large(folder: Path, url: str, big: Path, rounds: int) -> None:
+    with big.open("rb") as file:
+        checksum = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    path = manifest(folder, url, [{"path": "big.bin", "checksum": checksum, "bytes": big.stat().st_size}])
+    out = "mkdir -p TARGET && curl -sf -o TARGET/big.bin " + f"{url}/big.bin"
+    medians = compare(
+        f"one file of {big.stat().st_size / 1e9:.1f} GB, in {folder}",
+        folder,
+        rounds,
+        {
+            "avdata": [sys.executable, "-c", RECIPE, str(path), "TARGET", "1"],
+            "curl": ["sh", "-c", out],
+            "curl and sync": ["sh", "-c", f"{out} && sync TARGET/big.bin"],
+        },
+    )
+    print(f"  avdata has {medians['curl'] / medians['avdata']:.2f} of curl's speed (aim: 0.9)")
+    print(f"  and {medians['curl and sync'] / medians['avdata']:.2f} of that of curl with sync, as we sync")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where to write; a tmpfs leaves the disk out of it")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve(options.serve))
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        os.environ["AVDATA_CACHE"] = str(folder / "cache")
+        big = folder / "big.bin"
+        block = os.urandom(1 << 24)
+        with big.open("wb") as file:
+            for _ in range(max(1, round(options.gigabytes * 1e9 / len(block)))):
+                file.write(block)
+        server = subprocess.Popen(
+            [sys.executable, __file__, "--serve", str(big)], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert server.stdout is not None
+            url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+            small(folder, url, options.files, options.rounds)
+            large(folder, url, big, options.rounds)
+        finally:
+            server.terminate()
+            server.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Manifests: what is checked of them, and that the bundled ones pass."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from avdata.errors import AvdataError, UsageError
+from avdata.manifest import check, check_all, is_plain_path, load_manifest, manifest_names
+
+SHA = "sha256:" + "a" * 64
+
+
+def write(folder, *, table=None, **changes):
+    manifest = {
+        "name": "tiny",
+        "title": "Tiny",
+        "homepage": "https://example.org",
+        "licence": {"id": "odbl", "name": "ODbL", "publish": "yes", "note": "share alike"},
+        "citation": "Nobody, 2026",
+        "sources": [{"name": "media", "urls": ["https://example.org/{path}"], "table": "tiny.files.tsv.gz"}],
+        **changes,
+    }
+    rows = table if table is not None else [f"a.flv\t{SHA}\t10", f"b.flv\t{SHA}\t20"]
+    (folder / "tiny.files.tsv.gz").write_bytes(
+        gzip.compress("\n".join(["path\tchecksum\tbytes", *rows]).encode())
+    )
+    path = folder / "tiny.json"
+    path.write_text(json.dumps(manifest))
+    return path
+
+
+def source(**changes):
+    return [
+        {"name": "media", "urls": ["https://example.org/{path}"], "table": "tiny.files.tsv.gz", **changes}
+    ]
+
+
+def test_every_bundled_manifest_is_in_order():
+    found = check_all()
+    assert set(found) == set(manifest_names()) >= {"cremad"}
+    assert {name: problems for name, problems in found.items() if problems} == {}
+
+
+def test_cremads_table_is_that_of_the_pinned_commit():
+    manifest = load_manifest("cremad")
+    assert manifest.commit == "1658cd342dff90010aa843eaeebd53610a08b1dc"
+    sizes = {"AudioWAV": 605_899_936, "VideoFlash": 2_443_021_141}
+    for folder, total in sizes.items():
+        files = [facts for facts in manifest.files if facts.path.startswith(folder + "/")]
+        assert (len(files), sum(facts.bytes for facts in files)) == (7442, total)
+
+
+def test_a_manifest_in_order_has_no_problems(tmp_path):
+    manifest = load_manifest(write(tmp_path))
+    assert check(manifest) == []
+    assert [facts.path for facts in manifest.files] == ["a.flv", "b.flv"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"sources": source() * 2}, "two sources are named 'media'"),
+        ({"sources": source(urls=["ftp://example.org/{path}"])}, "has no scheme that can be fetched"),
+        ({"sources": source(urls=[])}, "it has no URL"),
+        ({"sources": source(name="a/b")}, "its name cannot be a file's"),
+        ({"sources": source(into="../up")}, "not below the dataset's folder"),
+        ({"sources": source(urls=["https://example.org/all"])}, "a URL has no {path}"),
+        ({"sources": source(bytes=31)}, "its files have 30 bytes together, and it says 31"),
+        ({"sources": source(table=None)}, "there is no table to fill it from"),
+        ({"table": [f"../a\t{SHA}\t1"]}, "'../a' is not below"),
+        ({"table": [f"/a\t{SHA}\t1"]}, "'/a' is not below"),
+        ({"table": [f"a\t{SHA}\t1", f"A\t{SHA}\t1"]}, "by case only"),
+        ({"table": [f"b\t{SHA}\t1", f"a\t{SHA}\t1"]}, "not sorted"),
+    ],
+)
+def test_what_is_wrong_with_a_manifest_is_said(tmp_path, changes, problem):
+    problems = check(load_manifest(write(tmp_path, **changes)))
+    assert any(problem in found for found in problems), problems
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["a.flv", f"a.flv\t{SHA}", "a.flv\tsha256:123\t5", f"a.flv\t{SHA}\t-5", f"\t{SHA}\t5", f"a\tb\t{SHA}\t5"],
+)
+def test_a_broken_line_of_a_table_is_named_by_its_number(tmp_path, row):
+    with pytest.raises(AvdataError, match=r"tiny\.files\.tsv\.gz line 3"):
+        load_manifest(write(tmp_path, table=[f"a.flv\t{SHA}\t5", row]))
+
+
+def test_sizes_may_be_unknown(tmp_path):
+    manifest = load_manifest(write(tmp_path, table=[f"a.flv\t{SHA}\t", f"b.flv\tmd5:{'0' * 32}\t"]))
+    assert [facts.bytes for facts in manifest.files] == [None, None]
+
+
+@pytest.mark.parametrize(("changes", "field"), [({"licence": {}}, "licence.id"), ({"colour": 1}, "colour")])
+def test_a_field_that_is_missing_or_unknown_is_named(tmp_path, changes, field):
+    with pytest.raises(AvdataError, match=field):
+        load_manifest(write(tmp_path, **changes))
+
+
+def test_a_manifest_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"nothing\.json"):
+        load_manifest(tmp_path / "nothing.json")
+    with pytest.raises(UsageError, match="'nothing'"):
+        load_manifest("nothing")
+
+
+@pytest.mark.parametrize(
+    "path", ["", ".", "..", "../a", "a/../../b", "/a", "a\\b", "C:/a", "a\0b", "a\tb", "a\nb"]
+)
+def test_paths_that_are_not_plain(path):
+    assert not is_plain_path(path)
