@@ -53,7 +53,8 @@ def measure_offset(separate: np.ndarray, own: np.ndarray, rate: int, max_lag: fl
 
     Returns:
         Seconds from the start of `own` to the start of `separate`, negative when it begins earlier, to a
-        fraction of a sample by a parabola through the three highest points; and the correlation there, 1 for equal sounds and 0 when there is nothing to compare.
+        fraction of a sample by a parabola through the three highest points; and the correlation there, 1 for
+        equal sounds and 0 when there is nothing to compare.
     """
     a, b = separate.astype(np.float64), own.astype(np.float64)
     a, b = a - a.mean(), b - b.mean()

@@ -172,7 +172,7 @@ def prepare(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a dataset into aligned, verified WebDataset shards. The same command goes on after an interruption."""
+    """Turn a dataset into aligned, verified WebDataset shards; interrupted, the same command goes on."""
     from avdata import prepare as pipeline
     from avdata.config import merge, parse_setting, read_config_file
     from avdata.errors import UsageError
@@ -194,7 +194,8 @@ def prepare(
         overrides = merge(overrides, parse_setting(setting))
     settled = load_recipe(recipe).configure(preset, overrides)
     common: dict[str, Any] = {
-        "source": source, "config": settled, "manifest": manifest, "checksums": checksums == "on", "workers": workers,
+        "source": source, "config": settled, "manifest": manifest, "checksums": checksums == "on",
+        "workers": workers,
     }  # fmt: skip
     with show_progress(quiet=quiet or as_json) as progress:
         if dry_run:
@@ -243,7 +244,7 @@ def _show_plan(planned: Plan, out: Path, workers: int, *, as_json: bool) -> None
     total = ("all", *(f"{sum(held.values()):,}" for held in counts.values()))
     print_table(("label", *counts), [*rows, total])
     say(
-        f"{len(planned.clips):,} clips → {len(planned.jobs):,} shards, about {as_size(planned.bytes())}, in {out}"
+        f"{len(planned.clips):,} clips → {len(planned.jobs):,} shards of {as_size(planned.bytes())}, in {out}"
     )
     say(f"about {as_duration(seconds)} with {max(workers, 1)} workers, by the first clips' time")
     for reason, count in sorted(lost.items()):
@@ -285,7 +286,8 @@ def _show_quarantine(done: PreparedSet) -> None:
         say(f"quarantine: {count:,} {reason}: {Reason(reason).sentence}")
     if done.over_quarantine:
         complain(
-            f"{done.quarantine_share:.1%} of the clips were left out, more than --max-quarantine {done.max_quarantine:.1%}",
+            f"{done.quarantine_share:.1%} of the clips were left out, and --max-quarantine is"
+            f" {done.max_quarantine:.1%}",
             f"{done.root / 'quarantine.parquet'} names each clip; the samples that are there are good",
         )
 

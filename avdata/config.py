@@ -171,7 +171,9 @@ class Config(_Settings):
                 msg = "audio.resize works on the whole picture: set audio.layout=repeat with it"
                 raise ValueError(msg)
         if self.audio.fmax and self.audio.fmax > self.audio.sample_rate / 2:
-            msg = f"audio.fmax {self.audio.fmax:g} is above half of audio.sample_rate {self.audio.sample_rate}"
+            msg = (
+                f"audio.fmax {self.audio.fmax:g} is above half of audio.sample_rate {self.audio.sample_rate}"
+            )
             raise ValueError(msg)
         return self
 

@@ -89,6 +89,18 @@ class DownloadReport:
     log: Path
 
 
+class IncompleteError(SourceError):
+    """Some of the files could not be had; the others are in place.
+
+    Attributes:
+        sources: the names of the sources they belong to.
+    """
+
+    def __init__(self, message: str, *, hint: str, sources: Collection[str]) -> None:
+        super().__init__(message, hint=hint)
+        self.sources = frozenset(sources)
+
+
 @overload
 def download(
     name_or_recipe: str | Path | Recipe,
@@ -178,16 +190,21 @@ def download(
         raise UsageError(msg, hint=hint)
     root = Path(into) if into is not None else source_root(recipe.name)
     choice = Choice(recipe.check_split(split_by), limit, split, keys)
-    plan = make_plan(recipe, facts, root, choice, rehash=rehash)
     if dry_run:
-        return plan
+        return make_plan(recipe, facts, root, choice, rehash=rehash)
     run = _Run(facts, progress or (lambda moment: None), arrived or (lambda path: None))
+    lost: set[str] = set()
     with alone(root):
-        report = run.all(plan, connections, bandwidth)
-        if plan.partial:
-            plan = make_plan(recipe, facts, root, choice, rehash=rehash)
-            report = run.all(plan, connections, bandwidth)
-    return report
+        while True:
+            plan = make_plan(recipe, facts, root, choice, lost=lost, rehash=rehash)
+            try:
+                report = run.all(plan, connections, bandwidth)
+            except IncompleteError as error:
+                lost |= _replaceable(error, facts, lost)
+            else:
+                if not plan.partial:
+                    return report
+                rehash = False
 
 
 class _Run:
@@ -334,7 +351,16 @@ class _Run:
             self.arrived(root / member.path)
 
 
-def _incomplete(plan: DownloadPlan, missed: list[Missed], count: int, log: AttemptLog) -> SourceError:
+def _replaceable(error: IncompleteError, manifest: Manifest, lost: Collection[str]) -> frozenset[str]:
+    """The sources that failed, when others stand in for each of them; raises the error when not."""
+    replaceable = {source.instead_of for source in manifest.sources} - set(lost)
+    if not error.sources or not error.sources <= replaceable:
+        raise error
+    logger.warning("%s; what stands in for it is fetched instead", error.message)
+    return error.sources
+
+
+def _incomplete(plan: DownloadPlan, missed: list[Missed], count: int, log: AttemptLog) -> IncompleteError:
     first = missed[0]
     files = "file" if count == 1 else "files"
     msg = (
@@ -343,4 +369,5 @@ def _incomplete(plan: DownloadPlan, missed: list[Missed], count: int, log: Attem
     )
     hint = next((one.hint for one in missed if one.hint), None)
     rest = f"the next run fetches only what is missing; every failed attempt is in {log.path}"
-    return SourceError(msg, hint=f"{hint}; {rest}" if hint else rest)
+    sources = {one.wanted.source for one in missed}
+    return IncompleteError(msg, hint=f"{hint}; {rest}" if hint else rest, sources=sources)

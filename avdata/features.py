@@ -85,7 +85,7 @@ def extract(clip: Clip, config: Config) -> Features:
         MediaError: the clip cannot become a sample; the reason says why.
     """
     for path in filter(None, (clip.video, clip.audio)):
-        if path.stat().st_size > config.quality.max_bytes:
+        if path.is_file() and path.stat().st_size > config.quality.max_bytes:
             raise MediaError(Reason.TOO_LARGE, f"{path.name}: {path.stat().st_size:,} bytes")
     clock = None if clip.still else read_clock(clip.video, config.quality)
     placed = _place_sound(clip, config)
@@ -122,10 +122,10 @@ def extract(clip: Clip, config: Config) -> Features:
 
 def _place_sound(clip: Clip, config: Config) -> _Placed:
     """Choose the sound and say when its first sample is heard."""
-    if clip.audio is None or config.audio.source == "container":
+    if clip.audio is None or config.audio.source == "container" or not clip.audio.is_file():
         own = read_sound(clip.video, config.quality)
-        separate_exists = clip.audio is not None or config.audio.source == "auto"
-        return _Placed(own, own.start, flags=(Flag.CONTAINER_AUDIO,) if separate_exists else ())
+        # Where the dataset has no separate sound, the video's own is no exception.
+        return _Placed(own, own.start, flags=() if clip.audio is None else (Flag.CONTAINER_AUDIO,))
     separate = read_sound(clip.audio, config.quality)
     if clip.still or config.align.correct == "none":
         return _Placed(separate, 0.0)
@@ -171,18 +171,17 @@ def _judge_durations(placed: _Placed, clock: Clock, config: Config) -> list[Flag
 def _judge_pictures(clip: Clip, pictures: list[Picture], frames: np.ndarray, config: Config) -> list[Flag]:
     if clip.still:
         return [Flag.STATIC_FRAMES]
-    flags = []
     channels = frames.shape[-1]
     luma = frames @ LUMA if channels == 3 else frames[..., 0]
     brightest = float(luma.mean(axis=(1, 2)).max())
     if brightest < config.quality.black_luma:
         if config.quality.black == "quarantine":
             raise MediaError(Reason.BLACK_FRAMES, f"the brightest frame's mean is {brightest:.1f} of 255")
-        flags.append(Flag.BLACK_FRAMES)
+        return [Flag.BLACK_FRAMES]
     different = len({picture.time for picture in pictures}) > 1
     if different and all(np.array_equal(frame, frames[0]) for frame in frames[1:]):
-        flags.append(Flag.FROZEN_FRAMES)
-    return flags
+        return [Flag.FROZEN_FRAMES]
+    return []
 
 
 def _pictures(clip: Clip, clock: Clock | None, window: Window, config: Config) -> list[Picture]:

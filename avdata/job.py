@@ -120,8 +120,7 @@ def _extract(job: ShardJob, candidate: Candidate, report: Report) -> Features:
     if key in job.banned:
         raise MediaError(*job.banned[key])
     report(key)
-    clip = candidate.clip if candidate.audio else replace(candidate.clip, audio=None)
-    return extract(clip, job.config)
+    return extract(candidate.clip, job.config)
 
 
 def _left_out(candidate: Candidate, error: MediaError) -> dict[str, str]:

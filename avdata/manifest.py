@@ -59,6 +59,9 @@ class Source(_Facts):
         None, description="file list beside the manifest; {path} in the URLs stands for each"
     )
     splits: tuple[str, ...] = Field((), description="needed only for these ways of splitting; empty: always")
+    instead_of: str | None = Field(
+        None, description="the source that this one, with others of the kind, stands in for when it fails"
+    )
 
 
 class Manifest(_Facts):
@@ -179,6 +182,9 @@ def _check_source(source: Source, manifest: Manifest) -> list[str]:
         problems.append("it has no URL")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", source.name):
         problems.append("its name cannot be a file's")
+    primary = {one.name for one in manifest.sources if one.instead_of is None}
+    if source.instead_of is not None and source.instead_of not in primary:
+        problems.append(f"it stands in for {source.instead_of!r}, which is no source of its own")
     if source.into and not is_plain_path(source.into):
         problems.append(f"{source.into!r} is not below the dataset's folder")
     each = ["{path}" in url or url.startswith("lfs+") for url in source.urls]

@@ -317,6 +317,6 @@ def read_still(path: Path, quality: QualityConfig) -> Picture:
             if image.width * image.height > quality.max_pixels:
                 raise MediaError(Reason.TOO_LARGE, f"{path.name}: {image.width}×{image.height} pixels")
             turned = ImageOps.exif_transpose(image)
-            return Picture(np.asarray(turned.convert("RGB")), 0.0)
+            return Picture(np.array(turned.convert("RGB")), 0.0)
     except (OSError, ValueError, SyntaxError) as error:
         raise MediaError(Reason.UNREADABLE, f"{path.name}: {error}") from error

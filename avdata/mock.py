@@ -149,7 +149,8 @@ def write_av(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        hears = sees = None
+        hears: Any = None
+        sees: Any = None
         if acodec:
             layout = "stereo" if scene.channels == 2 else "mono"
             hears = container.add_stream(acodec, rate=scene.rate, layout=layout)
@@ -184,7 +185,7 @@ def _encode_sound(
         fifo.write(piece)
     size = stream.codec_context.frame_size or 1024
     while chunk := fifo.read(size, partial=False) or fifo.read(0, partial=True):
-        chunk.pts += round(start * scene.rate)
+        chunk.pts = (chunk.pts or 0) + round(start * scene.rate)
         container.mux(stream.encode(chunk))
     container.mux(stream.encode(None))
 
@@ -252,7 +253,7 @@ def _pcm(samples: np.ndarray, subtype: Subtype) -> bytes:
 
 
 def write_still(path: Path, pixels: np.ndarray, *, mode: str = "RGB", turned: bool = False) -> None:
-    """Write a picture, uint8 [H, W, 3], as JPEG or PNG; `turned` stores it on its side and says so in EXIF."""
+    """Write a picture, uint8 [H, W, 3], as JPEG or PNG; `turned` stores it on its side, with EXIF."""
     from PIL import Image  # noqa: PLC0415
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,9 +35,9 @@ def rank_batches(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The batches of one rank: sample numbers and weights, [batches, batch_size].
 
-    The global order is dealt out round: place `p` of a global batch goes to rank `p % world`, so that a global
-    batch holds the same samples however many ranks share it. Where samples run out, the first ones of the order
-    stand in with weight 0.
+    The global order is dealt out round: place `p` of a global batch goes to rank `p % world`, so that a
+    global batch holds the same samples however many ranks share it. Where samples run out, the first ones of
+    the order stand in with weight 0.
 
     >>> picked, weight = rank_batches(np.arange(5), batch_size=2, rank=1, world=2, drop_last=False)
     >>> picked.tolist(), weight.tolist()

@@ -206,7 +206,7 @@ def _shards(
 
 
 def seconds_a_clip(planned: Plan, clips: int = 3) -> float:
-    """Seconds a clip takes on one core, by preparing the first few; bad ones count with the time they took."""
+    """Seconds a clip takes on one core, by preparing the first few; bad ones count as they are."""
     from avdata.features import extract  # noqa: PLC0415
 
     tried = planned.clips[: clips + 1]
@@ -256,7 +256,7 @@ def prepare(
         UsageError: a name or setting is wrong.
         AvdataError: the source or the output folder cannot be used; nothing in `out` was harmed.
     """
-    from avdata.job import ShardJob, ban, run_shard  # noqa: PLC0415  # torch loads only when clips are decoded
+    from avdata.job import ShardJob, ban, run_shard  # noqa: PLC0415  # torch loads only for decoding
 
     root = Path(out)
     recipe = load_recipe(recipe)

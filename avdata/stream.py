@@ -1,7 +1,7 @@
 """Prepared sets as batches: an iterable dataset that follows a plan, and the loader that feeds a training.
 
-Shards are mapped into memory and read through the index, by threads of this process: ready-made arrays need no
-worker processes, which would only copy them.
+Shards are mapped into memory and read through the index, by threads of this process: ready-made arrays need
+no worker processes, which would only copy them.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _world() -> tuple[int, int]:
 
 
 class AVDataset(IterableDataset[AVSample]):
-    """One split of a prepared set: iterate it, index it by number, find a sample by key, or take its loader."""
+    """One split of a prepared set: iterate it, index it, find a sample by key, or take its loader."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class AVDataset(IterableDataset[AVSample]):
             msg = f"sample {self.keys[number]} in {shard} cannot be read: {error}"
             raise AvdataError(msg, hint=f"avdata verify {self.root} lists all that is wrong") from error
         if self._mean is not None and self._scale is not None:
-            mel = (mel - self._mean) * self._scale
+            mel = ((mel - self._mean) * self._scale).astype(np.float32)
         return mel[:, None], np.ascontiguousarray(frames), facts
 
     def _map(self, shard: str) -> mmap.mmap:
@@ -249,7 +249,7 @@ class Loader:
         """
         batches, left = divmod(state["samples"], self.batch_size * self.dataset.world_size)
         if left:
-            msg = f"{state['samples']} samples were delivered, which are no whole batches of {self.batch_size} here"
+            msg = f"{state['samples']} samples were delivered: no whole batches of {self.batch_size}"
             raise AvdataError(msg, hint="keep batch size times number of processes as it was")
         self.dataset.set_epoch(state["epoch"])
         self._delivered = batches

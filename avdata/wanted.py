@@ -81,15 +81,24 @@ class DownloadPlan:
 
 
 def make_plan(
-    recipe: Recipe, manifest: Manifest, root: Path, choice: Choice, *, rehash: bool = False
+    recipe: Recipe,
+    manifest: Manifest,
+    root: Path,
+    choice: Choice,
+    *,
+    lost: Collection[str] = (),
+    rehash: bool = False,
 ) -> DownloadPlan:
     """What has to be fetched into `root`; reads names, sizes and times, never a file's content.
+
+    `lost` names sources that cannot be had: those that stand in for them are taken.
 
     Raises:
         UsageError: the choice leaves no clip.
         AvdataError: the manifest names a path outside of the dataset's folder.
     """
-    needed = [source for source in manifest.sources if _applies(source, choice.split_by)]
+    applying = [source for source in manifest.sources if _applies(source, choice.split_by)]
+    needed = _stand_in(applying, root, lost)
     order = _order(recipe, manifest, root, choice, needed)
     chosen = order.places
     if order.partial:
@@ -188,6 +197,24 @@ def _single(source: Source) -> str:
 def _applies(source: Source, split_by: str) -> bool:
     ways = {split_by, split_by.partition(":")[0]}
     return not source.splits or not ways.isdisjoint(source.splits)
+
+
+def _stand_in(sources: Sequence[Source], root: Path, lost: Collection[str]) -> list[Source]:
+    """The sources without those that are lost, or without those that would stand in for what is not."""
+    primary = [source for source in sources if source.instead_of is None]
+    for source in primary:
+        others = [other for other in sources if other.instead_of == source.name]
+        if others and not _is_there(source, root) and all(_is_there(other, root) for other in others):
+            lost = {*lost, source.name}
+    return [
+        source
+        for source in sources
+        if (source.name not in lost if source.instead_of is None else source.instead_of in lost)
+    ]
+
+
+def _is_there(source: Source, root: Path) -> bool:
+    return is_unpacked(root, source) if source.unpack else (root / _single(source)).is_file()
 
 
 def _host(url: str) -> str:

@@ -3,8 +3,8 @@
 Cao, Cooper, Keutmann, Gur, Nenkova, Verma: CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset, IEEE
 Transactions on Affective Computing 5(4), 2014. https://github.com/CheyneyComputerScience/CREMA-D
 
-The label is the emotion that the actor was asked for, from the file's name. A clip is WAV and FLV of one stem;
-its sound is the WAV's, because the FLV's own begins with the MP3 encoder's delay. Four clips that the
+The label is the emotion that the actor was asked for, from the file's name. A clip is WAV and FLV of one
+stem; its sound is the WAV's, because the FLV's own begins with the MP3 encoder's delay. Four clips that the
 authors list as broken are left out, which gives the 7,438 that the literature counts.
 """
 
@@ -168,7 +168,7 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
 
 
 def find_files(root: Path) -> dict[str, tuple[Path, Path]]:
-    """Video and audio path by stem, from `AudioWAV/` and `VideoFlash/` below the root or from a flat folder."""
+    """Video and audio path by stem, from `AudioWAV/` and `VideoFlash/` or from a flat folder."""
     base = next(
         (folder for folder in (root, *sorted(root.glob("*/"))) if (folder / "VideoFlash").is_dir()), None
     )
@@ -229,7 +229,7 @@ def _read_list(root: Path, name: str) -> str:
 
 def mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
     """Write a small CREMA-D of generated media; see `recipes.cremad_mock`."""
-    from avdata.recipes.cremad_mock import write_mock  # noqa: PLC0415  # encoders load only when a mock is made
+    from avdata.recipes.cremad_mock import write_mock  # noqa: PLC0415  # encoders load only when needed
 
     write_mock(out, count, bad=bad, seed=seed)
 

@@ -29,7 +29,7 @@ class _Clip:
 
 
 def write_mock(out: Path, count: int | None, *, bad: bool, seed: int) -> None:
-    """Write the mock; `truth.json` says of each clip when it flashes and beeps and what is to become of it."""
+    """Write the mock; `truth.json` says when each clip flashes and beeps and what is to become of it."""
     clips = [_plain(number, seed) for number in range(count or 24)]
     for clip in clips:
         _write_pair(out, clip)
@@ -69,7 +69,7 @@ def _write_pair(out: Path, clip: _Clip) -> None:
 
 
 def _add_personal_metadata(flv: Path) -> None:
-    """Put an onXMPData script tag before the first one, as Adobe's encoder did; ffmpeg lists it as a stream."""
+    """Put in an onXMPData script tag, as Adobe's encoder did; ffmpeg lists it as a stream."""
     text = f"<x:xmpmeta><creator>{NAME_IN_METADATA}</creator></x:xmpmeta>".encode()
     name, key = b"onXMPData", b"liveXML"
     body = b"\x02" + struct.pack(">H", len(name)) + name + b"\x08" + struct.pack(">I", 1)

@@ -1,8 +1,8 @@
 """Audio-visual XOR: small generated films whose label neither sound nor sight tells, nor both added up.
 
 The sound is a tone in the low or in the high half of the mel range, the picture a blob in the left or in the
-right half; the label is whether the two halves agree. Each alone is at chance, and so is any sum of a score of
-the one and a score of the other: only a network in which the two meet can solve it. It is this package's
+right half; the label is whether the two halves agree. Each alone is at chance, and so is any sum of a score
+of the one and a score of the other: only a network in which the two meet can solve it. It is this package's
 acceptance test and its demonstration, and the shortest recipe.
 """
 

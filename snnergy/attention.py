@@ -118,8 +118,9 @@ def align_grid(spikes: Tensor, grid: Sequence[int]) -> Tensor:
 class CrossModalAttention(nn.Module):
     """One direction of CMQKA: what the target modality asks for, of the source modality.
 
-    The Query comes from the target, the Key from the source. Branch `s` masks each token, branch `t` each step,
-    and `o` crosses a target token mask with a source channel mask; the branches' results are concatenated.
+    The Query comes from the target, the Key from the source. Branch `s` masks each token, branch `t` each
+    step, and `o` crosses a target token mask with a source channel mask; the branches' results are
+    concatenated.
 
     Args:
         dim: channels C of both.

@@ -59,7 +59,7 @@ def train(
     _show(result, as_json=as_json)
     if not as_json:
         say(
-            f"{result['steps']:,} steps in {result['seconds']:.0f} s, {result['params']:,} weights; all of it in {out}"
+            f"{result['steps']:,} steps in {result['seconds']:.0f} s, {result['params']:,} weights; see {out}"
         )
 
 

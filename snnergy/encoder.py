@@ -1,8 +1,8 @@
 """One modality's way through three stages: patch embedding with a deformed shortcut, then query-key blocks.
 
 Between the parts runs a stream [T, B, C, H, W]. With the `membrane` residual it is real-valued and every
-part fires on it first, so that convolutions see spikes only; with `sew` (QKFormer's) spikes are added to spikes and
-the stream holds small integers.
+part fires on it first, so that convolutions see spikes only; with `sew` (QKFormer's) spikes are added to
+spikes and the stream holds small integers.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PatchEmbedding(nn.Module):
         self.exit_main, self.exit_shortcut = _Exit(residual), _Exit(residual)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, B, C, H, W] to a stream of half (first stage: a quarter of) the height and width, rounded up."""
+        """[T, B, C, H, W] to a stream of half (first stage: a quarter of) the grid, rounded up."""
         spikes = self.embed(x) if self.embed is not None else self.enter(x)  # type: ignore[misc]
         joined: Tensor = self.exit_main(self.main(spikes)) + self.exit_shortcut(self.shortcut(spikes))
         return joined

@@ -73,7 +73,7 @@ FUSIONS: Mapping[str, Mapping[str, Any]] = {
     "audio": {"fusion_stages": ()},
     "video": {"fusion_stages": ()},
 }
-"""Ways of fusing, by name, and what each fixes; `concat` joins at the head only, `audio` and `video` use one."""
+"""Ways of fusing by name, and what each fixes; `concat` joins at the head, `audio`, `video` use one."""
 
 
 def build(preset: str = "nano", **options: Any) -> SNNergy:
@@ -143,7 +143,7 @@ class SNNergy(nn.Module):
         present = {"audio": mask_a, "video": mask_v}
         streams = {name: given[name] for name in self.encoders}
         for stage in range(3):
-            streams = {name: self.encoders[name][stage](x) for name, x in streams.items()}  # type: ignore[index]
+            streams = {name: self._stage(name, stage)(x) for name, x in streams.items()}
             if str(stage + 1) in self.fusions:
                 streams = self.fusions[str(stage + 1)](streams, present)
         pooled = []
@@ -153,6 +153,11 @@ class SNNergy(nn.Module):
             pooled.append(rate if mask is None else rate * mask[:, None])
         logits: Tensor = self.head(torch.cat(pooled, dim=1))
         return logits
+
+    def _stage(self, name: str, stage: int) -> nn.Module:
+        stages = self.encoders[name]
+        assert isinstance(stages, nn.ModuleList)
+        return stages[stage]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimiser: no decay on norms, biases and residual weights, which it would shrink."""
@@ -213,7 +218,7 @@ def _check(audio: Tensor, video: Tensor, config: ModelConfig) -> None:
         )
         raise ValueError(msg)
     if audio.shape[2] != 1 or video.shape[2] != config.video_channels:
-        msg = f"audio has {audio.shape[2]} channels, not 1, or video {video.shape[2]}, not {config.video_channels}"
+        msg = f"{audio.shape[2]} and {video.shape[2]} channels were given, not 1 and {config.video_channels}"
         raise ValueError(msg)
     if min(*audio.shape[3:], *video.shape[3:]) < 16:
         msg = f"audio {list(audio.shape)} and video {list(video.shape)} need at least 16 rows and columns"
@@ -239,8 +244,8 @@ def _cumulative(model: nn.Module) -> Iterator[None]:
 def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Set the batch norms' statistics to the mean over some training batches.
 
-    Spikes are sparse, so the moving averages of a short training are far from what the layers see, and a network
-    evaluated with them is nearly silent. Do this before every evaluation and before saving.
+    Spikes are sparse, so the moving averages of a short training are far from what the layers see, and a
+    network evaluated with them is nearly silent. Do this before every evaluation and before saving.
 
     Args:
         model: any module with batch norms.

@@ -1,8 +1,9 @@
 """The spiking neuron: leaky integrate-and-fire over the time axis, stateless, with an exact backward pass.
 
 For t = 1 … T with v₀ = 0:  h_t = v_{t-1} + (x_t − v_{t-1}) / τ,  s_t = 1[h_t ≥ v_th],
-v_t = h_t · (1 − s_t), the reset not differentiated. The derivative of the step is that of a sigmoid of slope α = 4. This is the neuron
-of QKFormer (arXiv 2403.16552) and of SpikingJelly's LIFNode with hard reset and detached reset.
+v_t = h_t · (1 − s_t), the reset not differentiated. The derivative of the step is that of a sigmoid of slope
+α = 4. This is the neuron of QKFormer (arXiv 2403.16552) and of SpikingJelly's LIFNode with hard reset and
+detached reset.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class _LeakyIntegrateAndFire(torch.autograd.Function):
     """All time steps in one function: only the membrane before the threshold is kept for the backward."""
 
     @staticmethod
-    def forward(ctx: Any, current: Tensor, threshold: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, current: Tensor, threshold: float) -> Tensor:
         membranes = torch.empty_like(current)
         spikes = torch.empty_like(current)
         kept = torch.zeros_like(current[0])
@@ -33,7 +34,7 @@ class _LeakyIntegrateAndFire(torch.autograd.Function):
         return spikes
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (membranes,) = ctx.saved_tensors
         slope = torch.sigmoid((membranes - ctx.threshold).mul_(SLOPE))
         slope = slope.mul_(1 - slope).mul_(SLOPE).mul_(grad)
@@ -66,7 +67,7 @@ class Neuron(nn.Module):
         A threshold compared in bfloat16 would flip spikes.
         """
         wide = current if current.dtype == torch.float64 else current.float()
-        spikes: Tensor = _LeakyIntegrateAndFire.apply(wide, self.threshold)  # type: ignore[no-untyped-call]
+        spikes: Tensor = _LeakyIntegrateAndFire.apply(wide, self.threshold)
         return spikes.to(current.dtype)
 
     def extra_repr(self) -> str:

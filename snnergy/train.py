@@ -132,7 +132,8 @@ def train(
         resume: go on from the run's `last.ckpt`.
 
     Returns:
-        What `result.json` holds: accuracy, loss and per-class accuracy of the test split, and how it was made.
+        What `result.json` holds: accuracy, loss and per-class accuracy of the test split, and how it was
+        made.
 
     Raises:
         AvdataError: the set or the run's folder cannot be used.
@@ -229,7 +230,7 @@ def load_network(checkpoint: str | Path) -> tuple[SNNergy, TrainConfig]:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         msg = f"{path} cannot be read ({error})"
         raise AvdataError(msg, hint="give a run's folder, or a checkpoint beside its config.json") from error
-    shape = {
+    shape: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in said.pop("model").items()
     }
     said.pop("set")

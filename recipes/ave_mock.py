@@ -1,0 +1,117 @@
+"""A small AVE of generated media: its folders, lists and codecs, and its bad cases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from avdata.recipes.ave import HEADER, LABELS, SPLIT_FILES, Row
+
+from avdata.mock import Scene, write_av, write_manifest, write_truth
+
+FAST = {"preset": "ultrafast"}
+
+
+@dataclass
+class _Case:
+    split: str
+    row: Row
+    scene: Scene | None
+    reason: str | None = None
+    flags: list[str] = field(default_factory=list)
+    late: float = 0.0
+    silent_film: bool = False
+
+
+def write_mock(out: Path, count: int | None, *, bad: bool, seed: int) -> None:
+    """Write the mock; `truth.json` says of each row when it flashes and beeps and what is to become of it."""
+    cases = [_plain(number, seed) for number in range(count or 12)] + _special(seed)
+    if bad:
+        cases += _bad(seed)
+    folder = out / "AVE_Dataset" / "AVE"
+    folder.mkdir(parents=True, exist_ok=True)
+    for case in cases:
+        path = folder / f"{case.row.video}.mp4"
+        if case.scene is not None and not path.exists():
+            acodec = None if case.silent_film else "aac"
+            write_av(path, case.scene, vcodec="libx264", acodec=acodec, options=FAST, audio_start=case.late)
+    if bad:
+        _spoil(folder)
+    truth = _write_lists(folder.parent, cases)
+    write_manifest(out, "ave")
+    write_truth(out, truth)
+
+
+def _scene(seed: int, start: int, end: int) -> Scene:
+    """Ten seconds; a flash and a beep at the event's beginning, half a second in, and none outside it."""
+    moments = (start + 0.5,) if end > start else ()
+    return Scene(
+        seconds=10.0, flashes=moments, beeps=moments, seed=seed, fps=Fraction(10), size=(160, 120), channels=2
+    )
+
+
+def _plain(number: int, seed: int) -> _Case:
+    start, end = (0, 10) if number % 3 else (4, 10)
+    split = ("train", "train", "val", "test")[number % 4]
+    video = f"{'-_ab'[number % 4]}{number:06d}mock"
+    return _Case(
+        split, Row(LABELS[number % len(LABELS)], video, start, end), _scene(seed + number, start, end)
+    )
+
+
+def _special(seed: int) -> list[_Case]:
+    """The published oddities: ids with dashes, several rows a video, a leak, an event of no length."""
+    scene = _scene(seed + 900, 2, 9)
+    twice, leaking = ["multi_label"], ["multi_label", "split_leak"]
+    return [
+        _Case("train", Row("Bark", "--12UOziMoc", 2, 9), scene),
+        _Case("train", Row("Banjo", "twicelabel0", 2, 9), scene, flags=twice),
+        _Case("train", Row("Mandolin", "twicelabel0", 2, 9), scene, flags=twice),
+        _Case("train", Row("Truck", "leakingvid0", 2, 9), scene, flags=leaking),
+        _Case("test", Row("Bus", "leakingvid0", 2, 9), scene, flags=leaking),
+        _Case("train", Row("Church bell", "zerolength0", 0, 0), scene, flags=["zero_length_event"]),
+    ]
+
+
+def _bad(seed: int) -> list[_Case]:
+    scene = _scene(seed + 950, 1, 9)
+    short, portrait = replace(scene, seconds=9.2), replace(scene, size=(120, 160))
+    return [
+        _Case("train", Row("Cat", "missingmp40", 1, 9), None, "missing_video"),
+        _Case("train", Row("Cat", "emptymp4000", 1, 9), scene, "empty_file"),
+        _Case("train", Row("Cat", "truncated00", 1, 9), scene, "truncated"),
+        _Case("train", Row("Cat", "playlist000", 1, 9), scene, "not_media"),
+        _Case("val", Row("Goat", "nosound0000", 1, 9), scene, "no_audio_stream", silent_film=True),
+        _Case("val", Row("Goat", "silence0000", 1, 9), replace(scene, silent=True), "silent_audio"),
+        _Case("val", Row("Goat", "short000000", 1, 9), short),
+        _Case("test", Row("Horse", "long0000000", 1, 9), replace(scene, seconds=10.1)),
+        _Case("test", Row("Horse", "lateaudio00", 1, 9), scene, late=0.5),
+        _Case("test", Row("Horse", "portrait000", 1, 9), portrait),
+    ]
+
+
+def _spoil(folder: Path) -> None:
+    (folder / "emptymp4000.mp4").write_bytes(b"")
+    cut = folder / "truncated00.mp4"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    (folder / "playlist000.mp4").write_text("ffconcat version 1.0\nfile silence0000.mp4\n")
+
+
+def _write_lists(base: Path, cases: list[_Case]) -> dict[str, dict[str, Any]]:
+    truth: dict[str, dict[str, Any]] = {}
+    lines = [f"{row.label}&{row.video}&good&{row.start}&{row.end}" for row in (case.row for case in cases)]
+    (base / "Annotations.txt").write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8")
+    for split, name in SPLIT_FILES.items():
+        held = [(case, line) for case, line in zip(cases, lines, strict=True) if case.split == split]
+        (base / name).write_text("".join(line + "\n" for _, line in held), encoding="utf-8")
+        for number, (case, _) in enumerate(held):
+            heard = case.scene.beeps if case.scene else ()
+            truth[f"ave-{split}-{number:04d}-{case.row.video}"] = {
+                "flash": list(case.scene.flashes if case.scene else ()),
+                "beep": [beep + case.late for beep in heard],
+                "reason": case.reason,
+                "flags": sorted(case.flags),
+            }
+    return truth
