@@ -246,6 +246,9 @@ def _order(
     try:
         clips = recipe.listed(root, paths, choice.split_by)
     except SourceError:
+        lists = [source for source in needed if not lists_files(source) and not source.unpack]
+        if not choice.everything and all(_is_there(source, root) for source in lists):
+            raise
         first = f"the lists of the split {choice.split_by} come first; they say which clips are wanted"
         return _Order({}) if choice.everything else _Order({}, first, partial=True)
     picked = _pick(clips, choice)

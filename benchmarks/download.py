@@ -1,11 +1,12 @@
 """How fast sources are downloaded, beside a loop of `requests`, aria2c and curl, on loopback.
 
-    python benchmarks/download.py                # all: some three minutes and 4 GB of disk
+    python benchmarks/download.py                # all: some five minutes and 4 GB of disk
     python benchmarks/download.py --files 400 --gigabytes 0.5 --rounds 1
 
 Small files: `--files` of 80 KB each, every answer 20 ms late. Large: one file of `--gigabytes`. The contenders take
-turns; each line is the median of the rounds, of the whole process. We hash, sync and rename; the others only write.
-Needs aria2c and curl (Debian: aria2, curl).
+turns, and whole processes are timed, ours with the start of Python. The ratios are of the medians of all rounds
+and, for a machine on which other things run, of the best rounds. We hash, sync and rename; the others only write.
+Peak memory includes what a process inherits from this one, some 40 MB. Needs aria2c and curl.
 """
 
 from __future__ import annotations
@@ -55,11 +56,13 @@ class Server(asyncio.Protocol):
     big: Path
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the connection's transport."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.received = b""
 
     def data_received(self, data: bytes) -> None:
+        """Answer each whole request."""
         self.received += data
         while b"\r\n\r\n" in self.received:
             request, self.received = self.received.split(b"\r\n\r\n", 1)
@@ -72,11 +75,13 @@ class Server(asyncio.Protocol):
                 self.task = loop.create_task(self.stream())
 
     def answer(self, content: bytes) -> None:
+        """Send a small file."""
         if not self.transport.is_closing():
             head = f'HTTP/1.1 200 OK\r\nContent-Length: {len(content)}\r\nETag: "1"\r\n\r\n'
             self.transport.write(head.encode() + content)
 
     async def stream(self) -> None:
+        """Send the large file as fast as the kernel can."""
         self.transport.write(f"HTTP/1.1 200 OK\r\nContent-Length: {self.big.stat().st_size}\r\n\r\n".encode())
         with self.big.open("rb") as file:
             await asyncio.get_running_loop().sendfile(self.transport, file)
@@ -97,7 +102,7 @@ def run(command: list[str]) -> tuple[float, float]:
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{command[0]} failed with {process.returncode}")
+        sys.exit(f"{command[0]} failed with {process.returncode}")
     return seconds, usage.ru_maxrss / 1024
 
 
@@ -116,8 +121,8 @@ def manifest(folder: Path, url: str, files: list[dict[str, object]]) -> Path:
     return path
 
 
-def compare(name: str, folder: Path, rounds: int, contenders: dict[str, list[str]]) -> dict[str, float]:
-    """Let the contenders take turns; their median seconds."""
+def compare(name: str, folder: Path, rounds: int, contenders: dict[str, list[str]]) -> dict[str, list[float]]:
+    """Let the contenders take turns; the seconds of each."""
     times: dict[str, list[float]] = {contender: [] for contender in contenders}
     memory: dict[str, float] = {}
     for _ in range(rounds):
@@ -127,12 +132,18 @@ def compare(name: str, folder: Path, rounds: int, contenders: dict[str, list[str
             shutil.rmtree(folder / "cache", ignore_errors=True)
             seconds, memory[contender] = run([part.replace("TARGET", str(target)) for part in command])
             times[contender].append(seconds)
-    medians = {contender: statistics.median(taken) for contender, taken in times.items()}
     print(f"\n{name}")
-    for contender, seconds in medians.items():
-        spread = f"{min(times[contender]):.2f}-{max(times[contender]):.2f}"
-        print(f"  {contender:16} {seconds:7.2f} s ({spread:>11})  peak {memory[contender]:4.0f} MB")
-    return medians
+    for contender, taken in times.items():
+        spread = f"{min(taken):.2f}-{max(taken):.2f}"
+        median = statistics.median(taken)
+        print(f"  {contender:16} {median:7.2f} s ({spread:>11})  peak {memory[contender]:4.0f} MB")
+    return times
+
+
+def ratio(other: list[float], ours: list[float]) -> str:
+    """How many times as long the other takes, by medians and by best rounds."""
+    medians = statistics.median(other) / statistics.median(ours)
+    return f"{medians:.2f} by medians, {min(other) / min(ours):.2f} by best rounds"
 
 
 def small(folder: Path, url: str, count: int, rounds: int) -> None:
@@ -148,7 +159,7 @@ def small(folder: Path, url: str, count: int, rounds: int) -> None:
     urls = folder / "urls"
     urls.write_text("".join(f"{url}/{facts['path']}\n" for facts in files))
     aria = f"-j{CONNECTIONS} -x1 -s1 --file-allocation=none -q".split()
-    medians = compare(
+    times = compare(
         f"{count:,} files of {SIZE:,} bytes, {LATENCY * 1000:.0f} ms latency, {CONNECTIONS} connections",
         folder,
         rounds,
@@ -157,16 +168,10 @@ def small(folder: Path, url: str, count: int, rounds: int) -> None:
             "aria2c": ["aria2c", *aria, "-i", str(urls), "-d", "TARGET"],
         },
     )
-    loop = compare(
-        "the same, one after another",
-        folder,
-        1,
-        {"requests loop": [sys.executable, "-c", LOOP, url, "TARGET", str(count)]},
-    )
-    print(
-        f"  the loop takes {loop['requests loop'] / medians['avdata']:.1f} times as long as avdata (aim: 10)"
-    )
-    print(f"  aria2c takes {medians['aria2c'] / medians['avdata']:.2f} times as long as avdata (aim: 1)")
+    command = [sys.executable, "-c", LOOP, url, "TARGET", str(count)]
+    times |= compare("the same, one after another", folder, 1, {"requests loop": command})
+    print(f"  requests loop / avdata: {ratio(times['requests loop'], times['avdata'])} (aim: 10)")
+    print(f"  aria2c / avdata: {ratio(times['aria2c'], times['avdata'])} (aim: 1)")
 
 
 def large(folder: Path, url: str, big: Path, rounds: int) -> None:
@@ -174,7 +179,7 @@ def large(folder: Path, url: str, big: Path, rounds: int) -> None:
         checksum = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
     path = manifest(folder, url, [{"path": "big.bin", "checksum": checksum, "bytes": big.stat().st_size}])
     out = "mkdir -p TARGET && curl -sf -o TARGET/big.bin " + f"{url}/big.bin"
-    medians = compare(
+    times = compare(
         f"one file of {big.stat().st_size / 1e9:.1f} GB, in {folder}",
         folder,
         rounds,
@@ -184,15 +189,15 @@ def large(folder: Path, url: str, big: Path, rounds: int) -> None:
             "curl and sync": ["sh", "-c", f"{out} && sync TARGET/big.bin"],
         },
     )
-    print(f"  avdata has {medians['curl'] / medians['avdata']:.2f} of curl's speed (aim: 0.9)")
-    print(f"  and {medians['curl and sync'] / medians['avdata']:.2f} of that of curl with sync, as we sync")
+    print(f"  curl / avdata: {ratio(times['curl'], times['avdata'])} (aim: 0.9)")
+    print(f"  curl and sync / avdata: {ratio(times['curl and sync'], times['avdata'])}, as we sync too")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--gigabytes", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to write; a tmpfs leaves the disk out of it")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

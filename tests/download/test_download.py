@@ -268,6 +268,17 @@ def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve
     assert report.received == sum(map(len, tiny.tree().values()))
 
 
+def test_a_list_that_is_there_and_still_does_not_do_is_told_as_the_recipe_tells_it(tiny, build):
+    def never(root, paths, split_by):
+        raise SourceError("the list is not the published one")
+
+    tiny.recipe = build["recipe"](listed=never)
+    with pytest.raises(SourceError, match="not the published one"):
+        tiny.download(split="test")
+    tiny.download()
+    assert tiny.tree() == tiny.files
+
+
 def test_cremads_manifest_and_recipe_choose_clips_before_anything_is_on_disk(tmp_path):
     plan = download("cremad", into=tmp_path / "r", limit=100, dry_run=True)
     assert len(plan.files) == 200

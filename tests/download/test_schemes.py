@@ -346,3 +346,49 @@ def test_other_schemes_are_not_fetched(url, fetch_one):
     assert not schemes.is_url(url)
     with pytest.raises(SourceError, match="no such scheme"):
         fetch_one(url)
+
+
+def test_when_an_archive_cannot_be_had_what_stands_in_for_it_is_fetched(
+    drive, hub, build, read_tree, tmp_path
+):
+    drive.page = "<html><title>Quota exceeded</title></html>"
+    videos = {"videos/-abc.mp4": b"m" * 5000}
+    hub.put("videos.zip", zipped(videos))
+    mirror = "hf:datasets/someone/mirror/videos.zip"
+    lists = drive.world.url + "/trainSet.txt"
+    drive.world.files["/trainSet.txt"] = b"a&b"
+    sources = [
+        Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
+        Source(name="videos", urls=(mirror,), unpack="zip", into="AVE", instead_of="all"),
+        Source(name="list", urls=(lists,), into="AVE/trainSet.txt", instead_of="all"),
+    ]
+    manifest, recipe = build["manifest"](sources), build["recipe"](listed=None)
+    assert download(recipe, manifest=manifest, into=drive.root, dry_run=True).sources == ("all",)
+    report = download(recipe, manifest=manifest, into=drive.root)
+    assert read_tree(drive.root) == {"AVE/videos/-abc.mp4": b"m" * 5000, "AVE/trainSet.txt": b"a&b"}
+    assert report.failed_attempts == 1
+    drive.world.asked.clear()
+    assert download(recipe, manifest=manifest, into=drive.root).fetched == 0
+    assert drive.world.asked == []
+
+
+def test_when_the_archive_comes_nothing_stands_in_for_it(drive, hub, build, read_tree):
+    sources = [
+        Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
+        Source(
+            name="videos", urls=("hf:datasets/someone/mirror/videos.zip",), unpack="zip", instead_of="all"
+        ),
+    ]
+    download(build["recipe"](listed=None), manifest=build["manifest"](sources), into=drive.root)
+    assert read_tree(drive.root) == drive.files
+    assert hub.world.asked == []
+
+
+def test_when_neither_can_be_had_the_stand_ins_trouble_is_told(drive, hub, build):
+    drive.page = "<html><title>Quota exceeded</title></html>"
+    sources = [
+        Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
+        Source(name="videos", urls=(drive.world.url + "/none.zip",), unpack="zip", instead_of="all"),
+    ]
+    with pytest.raises(SourceError, match=r"none.zip: HTTP 404"):
+        download(build["recipe"](listed=None), manifest=build["manifest"](sources), into=drive.root)
