@@ -22,7 +22,14 @@ from avdata.part import DiskError
 from avdata.proof import Proofs, prove
 from avdata.recipe import Recipe, load_recipe
 from avdata.schemes import Wanted
-from avdata.sourcefolder import STATE, alone, archive_path, free_bytes, sync_folders, unpack_source
+from avdata.sourcefolder import (
+    STATE,
+    alone,
+    archive_path,
+    free_bytes,
+    sync_folders,
+    unpack_source,
+)
 from avdata.transfer import transfer
 from avdata.wanted import Choice, DownloadPlan, files_of, make_plan
 

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from avdata.errors import SourceError
-from avdata.manifest import FileFacts, Source
+from avdata.cache import source_root
+from avdata.errors import SourceError, UsageError
+from avdata.manifest import FileFacts, Source, load_manifest
 from avdata.part import explained
 from avdata.proof import Proofs
+from avdata.recipe import Recipe, load_recipe
 from avdata.unpack import Kind, Member, unpack
 
 STATE = ".avdata"
+_TARS = (".tar.gz", ".tgz")
 
 
 def free_bytes(folder: Path) -> int:
@@ -134,3 +137,32 @@ def _lock(file: int, root: Path) -> None:
     except BlockingIOError as error:
         msg = f"another download is writing to {root}"
         raise SourceError(msg, hint="wait for it, or choose another folder") from error
+
+
+def unpack_local(name_or_recipe: str | Path | Recipe, archive: Path | str) -> Path:
+    """Unpack an archive that the user fetched; it stays where it is, and its files go where a download's go.
+
+        avdata.prepare("ave", source=unpack_local("ave", "AVE_Dataset.zip"), out="out")
+
+    Returns:
+        The folder with the files, to be given as the source.
+
+    Raises:
+        UsageError: it is neither a zip nor a tar.gz.
+        SourceError: it is broken, unsafe, or not what the manifest says.
+    """
+    path = Path(archive)
+    kind: Kind | None = "zip" if path.suffix == ".zip" else "tar.gz" if path.name.endswith(_TARS) else None
+    if kind is None or not path.is_file():
+        msg = f"{path} is not an archive (.zip, .tar.gz or .tgz)"
+        raise UsageError(msg)
+    recipe = load_recipe(name_or_recipe)
+    manifest = load_manifest(recipe.name)
+    ours = [source for source in manifest.sources if source.unpack == kind and source.instead_of is None]
+    source = ours[0] if ours else Source(name="given", urls=(), unpack=kind)
+    root = source_root(recipe.name)
+    if not is_unpacked(root, source):
+        table = manifest.tables[source.table] if source.table else ()
+        with alone(root), Proofs(root) as proofs:
+            unpack_source(root, source, path, table=table, proofs=proofs)
+    return root

@@ -3,10 +3,11 @@
     python benchmarks/download.py                # all: some five minutes and 4 GB of disk
     python benchmarks/download.py --files 400 --gigabytes 0.5 --rounds 1
 
-Small files: `--files` of 80 KB each, every answer 20 ms late. Large: one file of `--gigabytes`. The contenders take
-turns, and whole processes are timed, ours with the start of Python. The ratios are of the medians of all rounds
-and, for a machine on which other things run, of the best rounds. We hash, sync and rename; the others only write.
-Peak memory includes what a process inherits from this one, some 40 MB. Needs aria2c and curl.
+Small files: `--files` of 80 KB each, every answer 20 ms late. Large: one file of `--gigabytes`. The
+contenders take turns, and whole processes are timed, ours with the start of Python. The ratios are of
+the medians of all rounds and, for a machine on which other things run, of the best rounds. We hash, sync
+and rename; the others only write. Peak memory includes what a process inherits from this one, some 40
+MB. Needs aria2c and curl.
 """
 
 from __future__ import annotations

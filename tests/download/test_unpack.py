@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avdata.errors import SourceError
+from avdata.download import download
+from avdata.errors import SourceError, UsageError
 from avdata.manifest import Source
+from avdata.sourcefolder import unpack_local
 from avdata.unpack import Limits, unpack
 
 FILES = {"AVE/a.mp4": b"a" * 5000, "AVE/-12.mp4": os.urandom(3000), "readme.txt": b""}
@@ -303,3 +305,19 @@ def test_members_are_proven_by_having_been_unpacked(archived, build):
     archived.download()
     proven = prove(archived.root, build["facts"](archived.files))
     assert (len(proven.good), proven.hashed) == (12, 0)
+
+
+def test_an_archive_that_the_user_fetched_is_unpacked_where_a_download_goes(box, cache):
+    archive = write_zip(box.folder / "AVE_Dataset.zip", FILES.items())
+    root = unpack_local("ave", archive)
+    assert root == cache / "sources" / "ave"
+    assert box.read_tree(root) == FILES
+    assert archive.exists()
+    assert unpack_local("ave", archive) == root
+    assert download("ave", dry_run=True).files == ()
+
+
+def test_what_is_no_archive_is_not_unpacked(box):
+    (box.folder / "x.rar").write_bytes(b"Rar!")
+    with pytest.raises(UsageError, match="is not an archive"):
+        unpack_local("ave", box.folder / "x.rar")
