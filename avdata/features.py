@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from avdata.media import (
     read_still,
 )
 from avdata.recipe import Clip
+
+if TYPE_CHECKING:
+    import torch
 
 CORRELATION_RATE = 16_000
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -274,9 +277,28 @@ def spectrogram(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
 
 @cache
 def _filterbank(rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float | None) -> np.ndarray:
-    from librosa.filters import mel  # noqa: PLC0415
+    """Slaney's triangles of unit area, float32 [n_mels, 1 + n_fft // 2], as `librosa.filters.mel` has them.
 
-    return np.asarray(mel(sr=rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax), np.float32)
+    Computed here because librosa takes seconds to import, in every worker; the tests hold the two together.
+    """
+    edges = _mel_to_hz(np.linspace(*_hz_to_mel(np.array([fmin, fmax or rate / 2])), n_mels + 2))
+    centres = np.fft.rfftfreq(n_fft, 1 / rate)
+    ramps = edges[:, None] - centres
+    widths = np.diff(edges)
+    rising, falling = -ramps[:-2] / widths[:-1, None], ramps[2:] / widths[1:, None]
+    triangles = np.maximum(0, np.minimum(rising, falling))
+    return (triangles * (2 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
+
+
+def _hz_to_mel(hertz: np.ndarray) -> np.ndarray:
+    """Slaney's scale: linear below 1 kHz, logarithmic above."""
+    return np.where(
+        hertz < 1000, hertz * 3 / 200, 15 + 27 * np.log(np.maximum(hertz, 1) / 1000) / np.log(6.4)
+    )
+
+
+def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
+    return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(np.log(6.4) / 27 * (mels - 15)))
 
 
 def _logarithm(power: np.ndarray, audio: AudioConfig) -> np.ndarray:
@@ -308,26 +330,42 @@ def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def fit_picture(pixels: np.ndarray, video: VideoConfig) -> np.ndarray:
-    """A picture as a square of the config's size and colour: uint8 [H, W, 3] to uint8 [size, size, C]."""
+    """A picture as a square of the config's size and colour: uint8 [H, W, 3] to uint8 [size, size, C].
+
+    Scaling is torchvision's antialiased bilinear one, through the torch function that it calls.
+    """
     import torch  # noqa: PLC0415
-    from torchvision.transforms.v2 import functional as transform  # noqa: PLC0415
 
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     height, width = image.shape[1:]
     size = video.size
     with one_thread():
         if video.fit == "stretch":
-            image = transform.resize(image, [size, size], antialias=True)
+            image = _scaled(image, size, size)
         elif video.fit == "letterbox":
             scale = size / max(height, width)
-            inner = [max(1, round(height * scale)), max(1, round(width * scale))]
-            image = transform.resize(image, inner, antialias=True)
-            top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
-            image = transform.pad(image, [left, top, size - inner[1] - left, size - inner[0] - top])
+            image = _scaled(image, max(1, round(height * scale)), max(1, round(width * scale)))
+            image = _centred(image, size)
         else:
             scale = max(video.short_side or size, size) / min(height, width)
-            inner = [max(size, round(height * scale)), max(size, round(width * scale))]
-            image = transform.center_crop(transform.resize(image, inner, antialias=True), [size, size])
-        if video.colour == "grey":
-            image = transform.rgb_to_grayscale(image)
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+            image = _scaled(image, max(size, int(height * scale)), max(size, int(width * scale)))
+            top, left = (round((side - size) / 2) for side in image.shape[1:])
+            image = image[:, top : top + size, left : left + size]
+    fitted = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    return (fitted @ LUMA)[..., None].astype(np.uint8) if video.colour == "grey" else fitted
+
+
+def _scaled(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    from torch.nn.functional import interpolate  # noqa: PLC0415
+
+    if image.shape[1:] == (height, width):
+        return image
+    return interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
+
+
+def _centred(image: torch.Tensor, size: int) -> torch.Tensor:
+    """The image in the middle of a black square."""
+    square = image.new_zeros(image.shape[0], size, size)
+    top, left = ((size - side) // 2 for side in image.shape[1:])
+    square[:, top : top + image.shape[1], left : left + image.shape[2]] = image
+    return square

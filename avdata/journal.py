@@ -29,7 +29,8 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         AvdataError: the disk is full or the place cannot be written.
     """
-    part = path.with_name(path.name + ".part")
+    # The process is in the name: a worker that outlives its run must not write into the next one's file.
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with explained_writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as stream:
@@ -118,20 +119,18 @@ class Journal:
         write_whole(self.folder / "plan.json", json.dumps(plan).encode())
 
     def part(self, shard: str) -> Path:
-        """Where a shard is written before it is complete."""
-        return self.folder / "parts" / Path(shard).name
+        """Where this process writes a shard before it is complete."""
+        return self.folder / "parts" / f"{Path(shard).name}.{os.getpid()}"
 
     def _entry(self, shard: str) -> Path:
         return self.folder / "done" / (Path(shard).name + ".json")
 
     def commit(self, shard: str, entry: dict[str, Any]) -> None:
         """Enter a shard whose part is written and synced, then give it its final name."""
-        write_whole(self._entry(shard), json.dumps(entry).encode())
-        self._finish(shard)
-
-    def _finish(self, shard: str) -> None:
-        if self.part(shard).exists():
-            rename(self.part(shard), self.root / shard)
+        part = self.part(shard)
+        write_whole(self._entry(shard), json.dumps({**entry, "part": part.name}).encode())
+        if part.exists():
+            rename(part, self.root / shard)
 
     def recall(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
         """The entry of a shard made by the same job and complete on disk; None when it must be made again."""
@@ -141,8 +140,9 @@ class Journal:
             return None
         if entry["fingerprint"] != fingerprint:
             return None
-        self._finish(shard)
-        final = self.root / shard
+        part, final = self.folder / "parts" / entry["part"], self.root / shard
+        if part.exists():
+            rename(part, final)
         found = final.stat().st_size if final.is_file() else 0
         return entry if found == entry["bytes"] else None
 

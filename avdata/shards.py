@@ -88,13 +88,16 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _jpeg_strip(frames: np.ndarray, quality: int) -> bytes:
-    import torch  # noqa: PLC0415
-    from torchvision.io import encode_jpeg  # noqa: PLC0415
+    # Not torchvision's encoder: torchvision takes seconds to import, in every worker.
+    from PIL import Image  # noqa: PLC0415
 
-    # [T, H, W, C] -> [C, H, T·W]
+    # [T, H, W, C] -> [H, T·W, C]
     steps, height, width, channels = frames.shape
-    strip = np.ascontiguousarray(frames.transpose(3, 1, 0, 2).reshape(channels, height, steps * width))
-    return bytes(encode_jpeg(torch.from_numpy(strip), quality=quality).numpy().tobytes())
+    strip = np.ascontiguousarray(frames.transpose(1, 0, 2, 3).reshape(height, steps * width, channels))
+    buffer = io.BytesIO()
+    image = Image.fromarray(strip[..., 0] if channels == 1 else strip)
+    image.save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
 
 
 def _flac(waveform: np.ndarray, rate: int) -> bytes:

@@ -70,7 +70,7 @@ def limit_clips(clips: Sequence[Clip], limit: int, seed: int) -> list[Clip]:
     """`limit` clips spread evenly over splits and labels, the same ones for the same seed, in their order."""
     shelves: dict[tuple[str, str], list[Clip]] = {}
     for clip in sorted(clips, key=lambda clip: hash_order(clip.key, seed)):
-        shelves.setdefault((clip.split, clip.label), []).append(clip)
+        shelves.setdefault((clip.label, clip.split), []).append(clip)
     rounds = [(depth, shelf) for shelf, held in shelves.items() for depth in range(len(held))]
     taken = {shelves[shelf][depth].key for depth, shelf in sorted(rounds)[:limit]}
     return [clip for clip in clips if clip.key in taken]

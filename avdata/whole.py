@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 from avdata.errors import MediaError, Reason
 
+_OPEN_SIZES = {0, 0xFFFFFFFF}
+
 
 def check_whole(path: Path, name: str) -> None:
     """Walk the outermost structure of a RIFF, FLV or MP4 file.
@@ -20,7 +22,7 @@ def check_whole(path: Path, name: str) -> None:
     Raises:
         MediaError: TRUNCATED, with the bytes that are missing.
     """
-    walk = {"wav": _riff_end, "avi": _riff_end, "flv": _flv_end, "mov": _mov_end}.get(name)
+    walk = {"wav": _wav_end, "avi": _avi_end, "flv": _flv_end, "mov": _mov_end}.get(name)
     if walk is None:
         return
     with path.open("rb") as stream:
@@ -30,16 +32,23 @@ def check_whole(path: Path, name: str) -> None:
         raise MediaError(Reason.TRUNCATED, f"{path.name} has {size:,} bytes, its header speaks of {end:,}")
 
 
-def _riff_end(stream: BinaryIO, size: int) -> int:
-    """Where the first `data` or `movi` chunk says it ends; streamed files leave its size open."""
+def _wav_end(stream: BinaryIO, size: int) -> int:
+    """Where the first `data` chunk says it ends; streamed files leave its size open."""
     at = 12
     while at + 8 <= size:
         stream.seek(at)
         kind, length = struct.unpack("<4sI", stream.read(8))
-        if kind == b"data" or (kind == b"LIST" and stream.read(4) == b"movi"):
-            return size if length in {0, 0xFFFFFFFF} else at + 8 + int(length)
+        if kind == b"data":
+            return size if length in _OPEN_SIZES else at + 8 + int(length)
         at += 8 + length + length % 2
     return max(at, size)
+
+
+def _avi_end(stream: BinaryIO, size: int) -> int:
+    """Where the RIFF chunk that holds everything says it ends."""
+    stream.seek(4)
+    length = int.from_bytes(stream.read(4), "little")
+    return size if length in _OPEN_SIZES else 8 + length
 
 
 def _flv_end(stream: BinaryIO, size: int) -> int:

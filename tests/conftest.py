@@ -1,0 +1,54 @@
+"""Mocks and prepared sets that several tests read; each is made once a process and never written to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import avdata
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVDATA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def cremad_mock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return avdata.mock("cremad", tmp_path_factory.mktemp("mock") / "cremad", clips=14)
+
+
+@pytest.fixture(scope="session")
+def cremad_bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return avdata.mock("cremad", tmp_path_factory.mktemp("mock") / "cremad-bad", clips=7, bad=True)
+
+
+@pytest.fixture(scope="session")
+def ave_bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return avdata.mock("ave", tmp_path_factory.mktemp("mock") / "ave-bad", clips=4, bad=True)
+
+
+@pytest.fixture(scope="session")
+def urbansound_bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return avdata.mock("urbansound8k-av", tmp_path_factory.mktemp("mock") / "us8k-bad", clips=20, bad=True)
+
+
+@pytest.fixture(scope="session")
+def synthetic_mock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return avdata.mock("synthetic", tmp_path_factory.mktemp("mock") / "synthetic", clips=44)
+
+
+@pytest.fixture(scope="session")
+def cremad_set(tmp_path_factory: pytest.TempPathFactory, cremad_mock: Path) -> Path:
+    out = tmp_path_factory.mktemp("sets") / "cremad"
+    settings = {"video": {"size": 48}, "shards": {"samples": 4}}
+    avdata.prepare("cremad", source=cremad_mock, out=out, config=settings, workers=0)
+    return out
+
+
+@pytest.fixture(scope="session")
+def synthetic_set(tmp_path_factory: pytest.TempPathFactory, synthetic_mock: Path) -> Path:
+    out = tmp_path_factory.mktemp("sets") / "synthetic"
+    avdata.prepare("synthetic", source=synthetic_mock, out=out, config={"shards": {"samples": 8}}, workers=0)
+    return out

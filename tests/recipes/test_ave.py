@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from avdata.recipes import ave
+
+from avdata.errors import SourceError
+from avdata.manifest import load_manifest
+
+LINES = "Church bell&RUhOCu3LNXM&good&0&10\nMale speech, man speaking&--12UOziMF0&good&4&10\n"
+
+
+def test_rows_are_read_with_and_without_the_header() -> None:
+    assert ave.parse_rows(LINES, "a") == ave.parse_rows(ave.HEADER + "\n" + LINES, "a")
+    assert ave.parse_rows(LINES, "a")[1] == ave.Row("Male speech, man speaking", "--12UOziMF0", 4, 10)
+
+
+def test_a_line_of_another_grammar_is_named_by_its_number() -> None:
+    with pytest.raises(SourceError, match="line 3"):
+        ave.parse_rows(LINES + "Church bell;x;good;0;10\n", "Annotations.txt")
+
+
+def test_keys_never_begin_with_a_dash_and_rows_of_one_video_differ() -> None:
+    row = ave.Row("Bark", "--12UOziMF0", 0, 10)
+    clips = ave.make_clips(
+        {"train": [row, ave.Row("Banjo", "--12UOziMF0", 0, 10)], "test": [row]}, {}, Path("x")
+    )
+    assert len({clip.key for clip in clips}) == 3
+    assert all(clip.key.startswith("ave-") for clip in clips)
+    assert all("multi_label" in clip.flags and "split_leak" in clip.flags for clip in clips)
+
+
+def test_a_row_of_no_length_is_kept_and_flagged() -> None:
+    (clip,) = ave.make_clips({"train": [ave.Row("Bark", "VWi2ENBuTbw", 0, 0)]}, {}, Path("x"))
+    assert "zero_length_event" in clip.flags
+
+
+def test_there_are_28_labels_and_background_comes_after_them() -> None:
+    assert len(ave.LABELS) == len(set(ave.LABELS)) == 28
+    assert ave.RECIPE.background == "Background"
+    assert ave.LABELS[0] == "Church bell"
+    assert ave.LABELS[27] == "Mandolin"
+    assert ave.RECIPE.label_orders["alphabetical"][0] == "Accordion"
+
+
+def test_the_manifest_states_the_published_counts() -> None:
+    expected = load_manifest("ave").expected
+    assert expected == {"rows": 4143, "videos": 4097, "train": 3339, "val": 402, "test": 402}
+    assert {name: expected[name] for name in ave.EXPECTED} == ave.EXPECTED
+    assert load_manifest("ave").licence.publish == "no"
+
+
+def test_the_mock_has_the_published_oddities(ave_bad: Path) -> None:
+    clips = ave.clips(ave_bad, "official")
+    flags = Counter(flag for clip in clips for flag in clip.flags)
+    assert flags == {"multi_label": 4, "split_leak": 2, "zero_length_event": 1}
+    assert any(clip.group.startswith("--") and clip.video.is_file() for clip in clips)
+
+
+def test_a_folder_without_the_split_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="holds no AVE"):
+        ave.clips(tmp_path, "official")

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from avdata.recipes import urbansound8k_av as us8k
+from hypothesis import given
+from hypothesis import strategies as some
+
+from avdata.errors import SourceError
+
+
+def test_the_label_and_the_recording_are_in_the_name() -> None:
+    piece = us8k.parse_stem("126153-9-0-6")
+    assert piece == us8k.Slice("126153-9-0-6", "126153", "street_music")
+    assert us8k.parse_stem(".DS_Store") is None
+
+
+def test_the_published_rule_gives_the_published_counts() -> None:
+    counts = dict.fromkeys(range(10), 1000) | {1: 429, 6: 374, 8: 929}
+    slices = [
+        piece
+        for label, count in counts.items()
+        for number in range(count)
+        if (piece := us8k.parse_stem(f"{number}-{label}-0-0"))
+    ]
+    splits = us8k.scmrl70_splits(slices)
+    assert Counter(splits.values()) == {"train": 6_112, "test": 2_620}
+    train = Counter(piece.label for piece in slices if splits[piece.stem] == "train")
+    assert [train[label] for label in us8k.LABELS] == [700, 300, 700, 700, 700, 700, 262, 700, 650, 700]
+
+
+@given(some.integers(1, 10), some.integers(1, 10))
+def test_a_fold_is_in_one_split_and_two_folds_are_held_out(fold: int, test: int) -> None:
+    assert us8k.fold_split(fold, test) in {"train", "val", "test"}
+    held = Counter(us8k.fold_split(other, test) for other in range(1, 11))
+    assert held == {"train": 8, "val": 1, "test": 1}
+
+
+def test_random70_keeps_recordings_whole_and_is_near_its_shares() -> None:
+    counted = Counter(us8k.random70_split(str(fs_id)) for fs_id in range(100_000, 104_000))
+    assert abs(counted["test"] / 4000 - 0.3) < 0.03
+    assert abs(counted["val"] / 4000 - 0.1) < 0.02
+
+
+@pytest.mark.parametrize("names", [("vision", "audio"), ("Dataset_v3_vision", "Dataset_v3_sound")])
+def test_both_layouts_give_the_same_clips(
+    urbansound_bad: Path, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(urbansound_bad, copy)
+    (copy / "vision").rename(copy / names[0])
+    (copy / "audio").rename(copy / names[1])
+    clips = us8k.clips(copy, "fold:10")
+    facts = [(clip.key, clip.label, clip.split, clip.flags) for clip in clips]
+    assert facts == [(c.key, c.label, c.split, c.flags) for c in us8k.clips(urbansound_bad, "fold:10")]
+    assert len(facts) == 27
+
+
+def test_folds_without_the_csv_say_where_to_put_it(urbansound_bad: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(urbansound_bad, copy)
+    (copy / "UrbanSound8K.csv").unlink()
+    with pytest.raises(SourceError, match=r"no UrbanSound8K\.csv") as caught:
+        us8k.clips(copy, "fold:1")
+    assert "random70" in str(caught.value.hint)
+    assert us8k.clips(copy, "random70")
+
+
+def test_images_with_the_same_bytes_are_flagged(urbansound_bad: Path) -> None:
+    twins = [clip.key for clip in us8k.clips(urbansound_bad, "random70") if "dup_image_of" in clip.flags]
+    assert {"900006-7-0-0", "900007-7-0-0"} <= set(twins)

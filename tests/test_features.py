@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as transform
+
+from avdata.config import PRESETS, Config, build_config
+from avdata.errors import MediaError, Reason
+from avdata.features import extract, fit_picture, log_mel, spectrogram
+from avdata.mock import NTSC, Scene, sound, write_av, write_still, write_wav
+from avdata.recipe import Clip
+
+MOMENT = float(30 / NTSC)
+SCENE = Scene(seconds=2.5, flashes=(MOMENT,), beeps=(MOMENT,), size=(160, 120), seed=2)
+
+
+def clip(video: Path, audio: Path | None = None, **options: object) -> Clip:
+    return Clip(key="k", label="a", group="g", split="train", video=video, audio=audio, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("n_fft", "hop", "n_mels", "power"), [(1024, 80, 128, 2.0), (2048, 320, 64, 1.0), (512, 125, 40, 2.0)]
+)
+def test_the_mel_is_librosas(n_fft: int, hop: int, n_mels: int, power: float) -> None:
+    audio = build_config(
+        {"audio": {"n_fft": n_fft, "hop": hop, "n_mels": n_mels, "power": power, "layout": "repeat"}}
+    ).audio
+    wave = sound(SCENE, 16_000)
+    ours = spectrogram(wave, audio)
+    theirs = librosa.feature.melspectrogram(
+        y=wave, sr=16_000, n_fft=n_fft, hop_length=hop, n_mels=n_mels, power=power, pad_mode="constant"
+    )
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= 1e-5 * theirs.max()
+
+
+def test_decibels_are_librosas() -> None:
+    config = build_config(
+        {"audio": {"reference": "max", "top_db": 80.0, "layout": "repeat"}, "video": {"frames": 1}}
+    )
+    wave = sound(SCENE, 16_000)[: 16_000 * 64 // 25]
+    theirs = librosa.power_to_db(
+        librosa.feature.melspectrogram(y=wave, sr=16_000, n_fft=1024, hop_length=80, n_mels=128), ref=np.max
+    )
+    assert np.abs(log_mel(wave, config)[0] - theirs).max() < 1e-3
+
+
+def test_the_steps_of_a_mel_are_the_picture_cut_in_pieces() -> None:
+    config = Config()
+    wave = np.zeros(round(2.56 * 16_000), np.float32)
+    # An impulse in the middle of column 300 must come up in step 2, column 300 - 2 · 128.
+    wave[300 * 80] = 1.0
+    mel = log_mel(wave, config)
+    assert mel.shape == (4, 128, 128)
+    step, column = np.unravel_index(mel.sum(axis=1).argmax(), (4, 128))
+    assert (step, column) == (2, 300 - 256)
+
+
+def onsets(features_of: Clip, config: Config) -> tuple[float, float]:
+    """When the beep sets in in the mel, and when the flash comes on screen, in seconds on the clip's axis."""
+    got = extract(features_of, config)
+    mel = np.concatenate(list(got.mel.astype(np.float32)), axis=1)
+    band = mel[40:60].max(axis=0)
+    # Half of the window's amplitude, 6 dB below the top, is reached when its centre is on the onset.
+    column = int(np.argmax(band > band.max() - 6.02))
+    white = got.frames.mean(axis=(1, 2, 3)) > 190
+    return got.window[0] + column * config.audio.hop / config.audio.sample_rate, got.frame_times[
+        int(np.argmax(white))
+    ]
+
+
+@pytest.mark.parametrize("kind", ["flv", "mp4", "pair", "late"])
+def test_the_beep_in_the_mel_is_with_the_flash_in_the_frames(tmp_path: Path, kind: str) -> None:
+    # 128 steps of 20 ms, so that every frame is at some step's middle.
+    config = build_config({"video": {"frames": 128, "size": 16}, "audio": {"n_fft": 512}})
+    video = tmp_path / ("clip.flv" if kind in {"flv", "pair"} else "clip.mp4")
+    codecs = {} if video.suffix == ".flv" else {"vcodec": "libx264", "acodec": "aac"}
+    late = 0.4 if kind == "late" else 0.0
+    write_av(video, SCENE, audio_start=late, **codecs)  # type: ignore[arg-type]
+    audio = None
+    if kind == "pair":
+        audio = tmp_path / "clip.wav"
+        write_wav(audio, sound(SCENE, 16_000), 16_000)
+    beep, flash = onsets(clip(video, audio), config)
+    half_a_frame = 0.5 / float(NTSC)
+    assert abs(beep - flash - late) <= max(half_a_frame, config.audio.hop / 16_000)
+
+
+@pytest.mark.parametrize("shift", [-0.2, 0.0, 0.03, 0.2])
+def test_the_offset_of_a_wav_is_measured_on_the_containers_axis(tmp_path: Path, shift: float) -> None:
+    wave = sound(SCENE, 16_000)
+    write_av(tmp_path / "a.mp4", SCENE, vcodec="libx264", acodec="aac")
+    moved = (
+        wave[round(shift * 16_000) :]
+        if shift >= 0
+        else np.r_[np.zeros(round(-shift * 16_000), np.float32), wave]
+    )
+    write_wav(tmp_path / "a.wav", moved, 16_000)
+    got = extract(clip(tmp_path / "a.mp4", tmp_path / "a.wav"), Config())
+    assert got.av_offset == pytest.approx(shift, abs=0.001)
+    assert got.av_peak is not None
+    assert got.av_peak > 0.9
+
+
+def test_a_wav_of_something_else_is_flagged(tmp_path: Path) -> None:
+    write_av(tmp_path / "a.flv", SCENE)
+    write_wav(
+        tmp_path / "a.wav", np.random.default_rng(0).normal(size=40_000).astype(np.float32) * 0.1, 16_000
+    )
+    got = extract(clip(tmp_path / "a.flv", tmp_path / "a.wav"), Config())
+    assert "low_correlation" in got.flags
+
+
+def test_the_frame_of_a_step_is_on_screen_at_its_middle(tmp_path: Path) -> None:
+    write_av(tmp_path / "a.mkv", SCENE, vcodec="ffv1", acodec="flac", pix_fmt="bgr0")
+    got = extract(clip(tmp_path / "a.mkv"), Config())
+    for middle, shown in zip(np.arange(4) * 0.64 + 0.32, got.frame_times, strict=True):
+        assert 0 <= middle - shown < 1 / float(NTSC) + 0.001
+
+
+def test_a_still_stands_for_all_steps(tmp_path: Path) -> None:
+    write_still(tmp_path / "a.jpg", np.full((50, 70, 3), 90, np.uint8))
+    write_wav(tmp_path / "a.wav", sound(SCENE, 16_000), 16_000)
+    got = extract(clip(tmp_path / "a.jpg", tmp_path / "a.wav", still=True), Config())
+    assert got.flags == ("frames_are_static",)
+    assert got.duration_video is None
+    assert all(np.array_equal(frame, got.frames[0]) for frame in got.frames)
+
+
+@pytest.mark.parametrize(
+    ("preset", "mel", "frames"),
+    [
+        ("snnergy", (4, 128, 128), (4, 128, 128, 3)),
+        ("snnergy-repeat", (4, 128, 128), (4, 128, 128, 3)),
+        ("ogmge", (3, 257, 188), (3, 224, 224, 3)),
+        ("scmrl", (4, 128, 128), (4, 128, 128, 3)),
+    ],
+)
+def test_presets_have_the_published_shapes(
+    tmp_path: Path, preset: str, mel: tuple[int, ...], frames: tuple[int, ...]
+) -> None:
+    write_av(tmp_path / "a.flv", SCENE)
+    got = extract(clip(tmp_path / "a.flv"), build_config(PRESETS[preset]))
+    assert got.mel.shape == mel
+    assert got.frames.shape == frames
+    if preset == "snnergy-repeat":
+        assert (float(got.mel.min()), float(got.mel.max())) == (0.0, 1.0)
+        assert np.array_equal(got.mel[0], got.mel[3])
+    if preset == "ogmge":
+        start = float(got.frame_times[0])
+        assert np.allclose(
+            np.array(got.frame_times) - start, [0, 29 / float(NTSC), 58 / float(NTSC)], atol=0.002
+        )
+
+
+def test_ogmge_is_the_log_of_librosas_stft(tmp_path: Path) -> None:
+    config = build_config(PRESETS["ogmge"])
+    wave = np.tile(sound(Scene(seconds=1.5, beeps=(0.2,)), 22_050), 3)[:66_150]
+    theirs = np.log(np.abs(librosa.stft(np.clip(wave, -1, 1), n_fft=512, hop_length=353)) + 1e-7)
+    assert np.abs(log_mel(wave, config)[0] - theirs).max() < 2e-2
+    assert np.abs(np.exp(log_mel(wave, config)[0]) - np.exp(theirs)).max() < 1e-4
+
+
+def test_silence_darkness_and_shortness_have_their_reasons(tmp_path: Path) -> None:
+    write_av(tmp_path / "silent.flv", Scene(seconds=1.0, size=(64, 48), silent=True))
+    with pytest.raises(MediaError) as caught:
+        extract(clip(tmp_path / "silent.flv"), Config())
+    assert caught.value.reason is Reason.SILENT_AUDIO
+    write_av(tmp_path / "black.flv", Scene(seconds=1.0, size=(64, 48), black=True, beeps=(0.5,)))
+    assert "black_frames" in extract(clip(tmp_path / "black.flv"), Config()).flags
+    strict = build_config({"quality": {"black": "quarantine"}})
+    with pytest.raises(MediaError, match="black_frames"):
+        extract(clip(tmp_path / "black.flv"), strict)
+    with pytest.raises(MediaError, match="too_short"):
+        extract(clip(tmp_path / "black.flv"), build_config({"quality": {"min_seconds": 5.0}}))
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch", "letterbox"])
+def test_a_picture_is_fitted_as_torchvision_does(fit: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    got = fit_picture(pixels, build_config({"video": {"size": 48, "fit": fit}}).video)
+    assert got.shape == (48, 48, 3)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    if fit == "stretch":
+        assert np.array_equal(got, transform.resize(image, [48, 48], antialias=True).permute(1, 2, 0).numpy())
+    if fit == "crop":
+        scaled = transform.center_crop(transform.resize(image, [48, 64], antialias=True), [48, 48])
+        assert np.array_equal(got, scaled.permute(1, 2, 0).numpy())
+    if fit == "letterbox":
+        assert got[:6].max() == 0
+        assert got[-6:].max() == 0
+        assert got[6:42].min(axis=(1, 2)).max() > 0
+
+
+def test_odd_sizes_and_grey_work(tmp_path: Path) -> None:
+    write_av(
+        tmp_path / "a.mkv",
+        Scene(seconds=1.0, size=(53, 31), beeps=(0.5,), fps=Fraction(15)),
+        vcodec="ffv1",
+        acodec="flac",
+        pix_fmt="bgr0",
+    )
+    got = extract(clip(tmp_path / "a.mkv"), build_config({"video": {"colour": "grey", "size": 16}}))
+    assert got.frames.shape == (4, 16, 16, 1)

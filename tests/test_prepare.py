@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trees import digest_tree
+
+import avdata
+from avdata.errors import AvdataError, SourceError, UsageError
+from avdata.prepare import plan
+from avdata.shards import read_index, read_info, read_quarantine
+
+SETTINGS = {"video": {"size": 32}, "shards": {"samples": 3}}
+BAD_MOCKS = ["cremad_bad", "ave_bad", "urbansound_bad"]
+NAMES = {"cremad_bad": "cremad", "ave_bad": "ave", "urbansound_bad": "urbansound8k-av"}
+
+KILLED = """
+import os, sys, avdata, json
+name, source, out, workers, after = sys.argv[1:]
+def die(stage, done, total):
+    if stage == "prepare" and done >= total * float(after):
+        os.kill(os.getpid(), 9)
+settings = json.loads(os.environ["SETTINGS"])
+avdata.prepare(name, source=source, out=out, config=settings, workers=int(workers), progress=die)
+"""
+
+
+def run_and_kill(name: str, source: Path, out: Path, workers: int, after: float) -> None:
+    command = [sys.executable, "-c", KILLED, name, str(source), str(out), str(workers), str(after)]
+    done = subprocess.run(
+        command, env={**os.environ, "SETTINGS": json.dumps(SETTINGS)}, timeout=120, check=False
+    )
+    assert done.returncode == -9
+
+
+@pytest.mark.parametrize("mock", BAD_MOCKS)
+def test_every_clip_of_a_mock_becomes_what_its_truth_says(
+    mock: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    source: Path = request.getfixturevalue(mock)
+    done = avdata.prepare(NAMES[mock], source=source, out=tmp_path / "out", config=SETTINGS, workers=0)
+    truth = json.loads((source / "truth.json").read_text())
+    lost = {row["key"]: row["reason"] for row in read_quarantine(done.root).to_pylist()}
+    kept = {row["key"]: row["flags"] for row in read_index(done.root).to_pylist()}
+    assert lost.keys() | kept.keys() == truth.keys()
+    assert lost == {key: facts["reason"] for key, facts in truth.items() if facts["reason"]}
+    own = {"frames_are_static"}
+    assert {key: set(flags) - own for key, flags in kept.items()} == {
+        key: set(facts["flags"]) for key, facts in truth.items() if not facts["reason"]
+    }
+    assert done.over_quarantine
+    assert avdata.verify(done.root).problems == ()
+
+
+@pytest.mark.parametrize("mock", BAD_MOCKS)
+def test_a_killed_run_resumes_to_the_same_bytes_with_any_number_of_workers(
+    mock: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    source: Path = request.getfixturevalue(mock)
+    name = NAMES[mock]
+    avdata.prepare(name, source=source, out=tmp_path / "one", config=SETTINGS, workers=1)
+    run_and_kill(name, source, tmp_path / "two", workers=2, after=0.5)
+    assert not (tmp_path / "two" / "dataset.json").exists()
+    assert (tmp_path / "two" / ".avdata").is_dir()
+    avdata.prepare(name, source=source, out=tmp_path / "two", config=SETTINGS, workers=2)
+    avdata.prepare(name, source=source, out=tmp_path / "zero", config=SETTINGS, workers=0)
+    assert digest_tree(tmp_path / "one") == digest_tree(tmp_path / "two") == digest_tree(tmp_path / "zero")
+
+
+def test_a_resumed_run_makes_no_finished_shard_again(cremad_mock: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_and_kill("cremad", cremad_mock, out, workers=0, after=0.6)
+    there = {path: path.stat().st_mtime_ns for path in out.glob("*/*.tar")}
+    assert there
+    decoded: list[int] = []
+
+    def watch(stage: str, done: int, total: int) -> None:
+        if stage == "prepare":
+            decoded.append(done)
+
+    avdata.prepare("cremad", source=cremad_mock, out=out, config=SETTINGS, workers=0, progress=watch)
+    assert decoded[0] > 0
+    assert {path: path.stat().st_mtime_ns for path in there} == there
+
+
+def test_a_finished_set_is_found_finished(cremad_set: Path, cremad_mock: Path) -> None:
+    before = digest_tree(cremad_set)
+    settings = {"video": {"size": 48}, "shards": {"samples": 4}}
+    done = avdata.prepare("cremad", source=cremad_mock, out=cremad_set, config=settings, workers=0)
+    assert done.samples == 14
+    assert digest_tree(cremad_set) == before
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_harm_nothing(
+    cremad_set: Path, cremad_mock: Path
+) -> None:
+    before = digest_tree(cremad_set)
+    with pytest.raises(AvdataError, match="other settings") as caught:
+        avdata.prepare(
+            "cremad", source=cremad_mock, out=cremad_set, config={"audio": {"n_mels": 64}}, workers=0
+        )
+    assert "--overwrite" in str(caught.value.hint)
+    assert digest_tree(cremad_set) == before
+
+
+def test_another_dataset_in_the_folder_is_refused_and_harms_nothing(
+    cremad_set: Path, synthetic_mock: Path
+) -> None:
+    before = digest_tree(cremad_set)
+    with pytest.raises(AvdataError, match="holds cremad, not synthetic"):
+        avdata.prepare("synthetic", source=synthetic_mock, out=cremad_set, workers=0)
+    assert digest_tree(cremad_set) == before
+
+
+def test_a_folder_with_other_files_is_refused_even_with_overwrite(
+    synthetic_mock: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(AvdataError, match="not a prepared set"):
+            avdata.prepare("synthetic", source=synthetic_mock, out=tmp_path, workers=0, overwrite=overwrite)
+    assert digest_tree(tmp_path).keys() == {"thesis.tex"}
+
+
+def test_overwrite_replaces_a_set(synthetic_mock: Path, tmp_path: Path) -> None:
+    avdata.prepare("synthetic", source=synthetic_mock, out=tmp_path / "out", workers=0)
+    settings = {"shards": {"samples": 5}}
+    avdata.prepare(
+        "synthetic", source=synthetic_mock, out=tmp_path / "out", config=settings, overwrite=True, workers=0
+    )
+    avdata.prepare("synthetic", source=synthetic_mock, out=tmp_path / "new", config=settings, workers=0)
+    assert digest_tree(tmp_path / "out") == digest_tree(tmp_path / "new")
+
+
+def test_changed_source_files_are_noticed(synthetic_mock: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(synthetic_mock, source)
+    avdata.prepare("synthetic", source=source, out=tmp_path / "out", workers=0)
+    video = next((source / "clips").glob("*.mkv"))
+    video.write_bytes(video.read_bytes() + b"\0")
+    with pytest.raises(AvdataError, match="other source files"):
+        avdata.prepare("synthetic", source=source, out=tmp_path / "out", workers=0, checksums=False)
+
+
+def test_an_empty_folder_and_a_missing_one_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="holds no CREMA-D"):
+        avdata.prepare("cremad", source=tmp_path, out=tmp_path / "out")
+    with pytest.raises(SourceError, match="is not a folder"):
+        avdata.prepare("cremad", source=tmp_path / "nowhere", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_pointers_says_how_to_fetch_the_media(tmp_path: Path) -> None:
+    for folder, suffix in (("AudioWAV", "wav"), ("VideoFlash", "flv")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"1001_DFA_ANG_XX.{suffix}").write_text(
+            "version https://git-lfs.github.com/spec/v1\n"
+        )
+    with pytest.raises(SourceError, match="lfs_pointer") as caught:
+        avdata.prepare("cremad", source=tmp_path, out=tmp_path / "out")
+    assert "git lfs pull" in str(caught.value.hint)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"preset": "snergy"}, "snnergy"),
+        ({"config": {"video": {"framez": 8}}}, "video.frames"),
+        ({"config": {"select": {"split_by": "speakers"}}}, "speaker"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(
+    options: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        avdata.prepare("cremad", source=tmp_path, out=tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert said in str(caught.value.hint)
+
+
+def test_a_limit_takes_clips_of_all_splits_and_the_same_ones_each_time(cremad_mock: Path) -> None:
+    settings = {"select": {"limit": 6}}
+    first = plan("cremad", source=cremad_mock, config=settings)
+    assert len(first.clips) == 6
+    assert {clip.split for clip in first.clips} == {"train", "val", "test"}
+    assert [clip.key for clip in plan("cremad", source=cremad_mock, config=settings).clips] == [
+        clip.key for clip in first.clips
+    ]
+
+
+def test_leaking_groups_are_dropped_from_train_on_demand(ave_bad: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "select": {"leaks": "drop-train", "limit": 40}}
+    done = avdata.prepare("ave", source=ave_bad, out=tmp_path / "out", config=settings, workers=0)
+    assert done.quarantined["split_leak"] == 1
+    assert read_info(done.root)["leaks"] == 0
+
+
+def test_metadata_of_the_container_never_reaches_a_set(cremad_set: Path, cremad_mock: Path) -> None:
+    name = b"Jane Example Participant"
+    assert all(name in path.read_bytes() for path in cremad_mock.glob("VideoFlash/*.flv"))
+    assert not any(name in path.read_bytes() for path in cremad_set.rglob("*") if path.is_file())
+
+
+def test_audio_rules_decide_who_is_missing(cremad_bad: Path) -> None:
+    auto = plan("cremad", source=cremad_bad, config={"audio": {"source": "auto"}})
+    wav = plan("cremad", source=cremad_bad, config={"audio": {"source": "wav"}})
+    assert "1003_WSI_DIS_XX" in {clip.key for clip in auto.clips}
+    assert ("1003_WSI_DIS_XX", "missing_audio") in {(one.key, one.reason) for one in wav.quarantined}
