@@ -85,6 +85,18 @@ def test_keys_fetch_the_files_of_those_clips(tiny):
     assert set(tiny.tree()) == {"wav/c0003.wav", "flv/c0003.flv"}
 
 
+def test_a_limit_does_not_count_clips_that_the_recipe_leaves_out(tiny, build):
+    def listed(root, paths, split_by, usual=tiny.recipe.listed):
+        return [
+            replace(clip, excluded="broken") if clip.key < "c0003" else clip
+            for clip in usual(root, paths, "")
+        ]
+
+    tiny.recipe = build["recipe"](listed=listed)
+    tiny.download(limit=3)
+    assert {Path(path).stem for path in tiny.tree()} == {"c0003", "c0004", "c0005"}
+
+
 def test_a_choice_that_leaves_no_clip_is_refused(tiny):
     with pytest.raises(UsageError, match="no clip") as caught:
         tiny.download(split="validation")
@@ -147,6 +159,7 @@ def test_a_consumer_that_is_slow_holds_the_download_back(serve, build, tmp_path)
 
     def use(path: Path) -> None:
         path.unlink()
+        world.closing.wait(0.7 if not ahead else 0)
         ahead.append(len(world.asked) - len(ahead))
 
     download(build["recipe"](), manifest=manifest, into=tmp_path / "r", connections=4, arrived=use)

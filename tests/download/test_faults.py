@@ -365,6 +365,8 @@ def test_an_unpinned_file_that_changed_meanwhile_starts_again(unpinned, faults):
     unpinned.tiny.world.files["/f.bin"] = changed
     unpinned.tiny.download()
     assert unpinned.tiny.tree() == {"f.bin": changed}
+    (asked,) = unpinned.tiny.world.asked
+    assert asked.headers["If-Range"] == f'"{hashlib.md5(unpinned.content).hexdigest()}"'
 
 
 def test_a_server_that_ignores_if_range_does_not_join_two_files(unpinned, faults):

@@ -85,6 +85,13 @@ def test_lfs_sends_the_headers_the_server_asks_for_and_no_login(lfs):
     assert posts[0].headers["Accept"] == "application/vnd.git-lfs+json"
 
 
+def test_the_next_hundred_lfs_objects_are_asked_for_before_their_turn(lfs):
+    lfs.download(connections=1)
+    methods = "".join(one.method[0] for one in lfs.world.asked)
+    assert methods.index("P", 1) < 60
+    assert methods.rindex("P") < 160
+
+
 def test_an_expired_lfs_link_is_asked_for_again(lfs, faults, read_tree):
     path, content = sorted(lfs.files.items())[0]
     lfs.world.faults["/" + hashlib.sha256(content).hexdigest()].append(faults["status"](503))
