@@ -7,16 +7,15 @@ from pathlib import Path
 
 
 def cache_root() -> Path:
-    """The cache folder: `AVDATA_CACHE`, else `~/.cache/avdata`. It need not exist yet.
-
-    >>> os.environ["AVDATA_CACHE"] = "/data/avdata"
-    >>> cache_root().as_posix()
-    '/data/avdata'
-    """
+    """The cache folder: `AVDATA_CACHE`, else `~/.cache/avdata`. It need not exist yet."""
     chosen = os.environ.get("AVDATA_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "avdata"
 
 
 def source_root(name: str) -> Path:
-    """The folder into which the sources of dataset `name` are downloaded by default."""
+    """The folder into which the sources of dataset `name` are downloaded by default.
+
+    >>> source_root("cremad") == cache_root() / "sources" / "cremad"
+    True
+    """
     return cache_root() / "sources" / name
