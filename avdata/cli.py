@@ -28,6 +28,7 @@ app = typer.Typer(
     name="avdata",
     help="Public audio-visual datasets, aligned to the frame, as verified WebDataset shards.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="First steps:  avdata mock cremad raw && avdata prepare cremad --source raw --out out",

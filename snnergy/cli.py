@@ -14,6 +14,7 @@ app = typer.Typer(
     name="snnergy",
     help="A spiking network with linear-cost cross-modal attention, trained on sets prepared by avdata.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="First steps:  avdata prepare synthetic --out set && snnergy train set --steps 250 --out run",

@@ -26,7 +26,8 @@ def draw_curves(metrics: Path, path: Path) -> None:
                 )
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     accuracy.set_ylim(0, 1.02)
     figure.savefig(path, dpi=110)
 

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words: str | Path, cwd: Path) -> str:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [*map(str, words)], cwd=cwd, env=env, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_made_from_the_sdist_brings_recipes_and_manifests(tmp_path: Path) -> None:
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", ROOT, cwd=tmp_path)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert list((tmp_path / "dist").glob("*.tar.gz"))
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+    site = Path(
+        run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
+    )
+    # The dependencies are gigabytes and are here already; the project itself must come from the wheel alone.
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", site, wheel, cwd=tmp_path)
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    code = (
+        "import avdata, avdata.recipe, avdata.manifest;"
+        "print(avdata.__file__, *avdata.recipe_names());"
+        "print(len(avdata.manifest.load_manifest('cremad').files), avdata.load_recipe('ave').title)"
+    )
+    where, *names, files, title = run(python, "-c", code, cwd=tmp_path).split()
+    assert Path(where).is_relative_to(site)
+    assert names == ["ave", "cremad", "synthetic", "urbansound8k-av"]
+    assert (files, title) == ("14884", "AVE")
+    shown = run(python, "-m", "avdata.cli", "recipes", cwd=tmp_path)
+    assert all(name in shown for name in names)

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from spikingjelly.activation_based import neuron as sj_neuron
+from spikingjelly.activation_based import surrogate
+from torch import Tensor, nn
+
+import snnergy
+from avdata.errors import UsageError
+from snnergy.attention import ConvNorm, CrossModalAttention, QKAttention, align_grid
+from snnergy.neuron import Neuron
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def inputs(
+    batch: int = 2, steps: int = 4, size: int = 32, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
+    return (
+        torch.randn(steps, batch, 1, size, size, dtype=dtype),
+        torch.randn(steps, batch, 3, size, size, dtype=dtype),
+    )
+
+
+def settled(**options: object) -> snnergy.SNNergy:
+    """A double-precision nano whose batch norms have seen data, in evaluation mode."""
+    model = snnergy.build("nano", num_classes=3, **options).double()
+    snnergy.recalibrate(model, [inputs(batch=4) for _ in range(2)])
+    return model.eval()
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1.0])
+def test_the_neuron_is_spikingjellys(threshold: float) -> None:
+    ours_in = (torch.randn(6, 3, 50) * 2).requires_grad_()
+    theirs_in = ours_in.detach().clone().requires_grad_()
+    reference = sj_neuron.LIFNode(
+        tau=2.0,
+        v_threshold=threshold,
+        v_reset=0.0,
+        detach_reset=True,
+        step_mode="m",
+        surrogate_function=surrogate.Sigmoid(4.0),
+    )
+    ours, theirs = Neuron(threshold)(ours_in), reference(theirs_in)
+    assert torch.equal(ours, theirs)
+    weight = torch.randn_like(ours)
+    (ours * weight).sum().backward()
+    (theirs * weight).sum().backward()
+    assert ours_in.grad is not None
+    assert theirs_in.grad is not None
+    assert (ours_in.grad - theirs_in.grad).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("current", "fires"), [(0.99, []), (1.0, []), (1.9, [2, 4, 6, 8]), (2.0, [1, 2, 3, 4, 5, 6, 7, 8])]
+)
+def test_constant_currents_fire_when_computed_by_hand(current: float, fires: list[int]) -> None:
+    spikes = Neuron()(torch.full((8,), current, dtype=torch.float64)[:, None])
+    assert [step + 1 for step in range(8) if spikes[step]] == fires
+
+
+@settings(max_examples=30)
+@given(some.lists(some.integers(0, 5), min_size=1, max_size=12))
+def test_the_attention_neuron_is_an_or(counts: list[int]) -> None:
+    summed = torch.tensor(counts, dtype=torch.float32)[:, None]
+    assert torch.equal(Neuron(0.5)(summed), (summed >= 1).float())
+
+
+@pytest.mark.parametrize(
+    ("preset", "cmqka", "concat", "audio", "video"),
+    [
+        ("nano", 297_784, 230_998, 115_486, 115_518),
+        ("tiny", 1_176_164, 913_574, 456_758, 456_822),
+        ("small", 3_156_204, 2_568_822, 1_284_174, 1_284_654),
+        ("base", 7_181_700, 6_140_486, 3_070_054, 3_070_438),
+        ("large", 34_418_396, 30_271_622, 15_134_918, 15_136_710),
+    ],
+)
+def test_the_sizes_have_their_parameter_counts(
+    preset: str, cmqka: int, concat: int, audio: int, video: int
+) -> None:
+    with torch.device("meta"):
+        counts = [
+            sum(
+                weight.numel()
+                for weight in snnergy.build(
+                    preset, num_classes=6, video_channels=1, fusion=fusion
+                ).parameters()
+            )
+            for fusion in ("cmqka", "concat", "audio", "video")
+        ]
+    assert counts == [cmqka, concat, audio, video]
+
+
+def test_in_membrane_mode_every_convolution_but_the_first_sees_spikes_only() -> None:
+    model = settled()
+    seen: dict[str, bool] = {}
+    for name, part in model.named_modules():
+        if isinstance(part, ConvNorm):
+            part.register_forward_pre_hook(
+                lambda _, given, name=name: seen.update(
+                    {name: bool(((given[0] == 0) | (given[0] == 1)).all())}
+                )
+            )
+    model(*inputs())
+    real = [name for name, binary in seen.items() if not binary]
+    assert sorted(real) == ["encoders.audio.0.embedding.embed.0", "encoders.video.0.embedding.embed.0"]
+    assert len(seen) > 50
+
+
+def test_a_sample_does_not_depend_on_its_batch_or_place() -> None:
+    model = settled()
+    audio, video = inputs(batch=4)
+    with torch.no_grad():
+        together = model(audio, video)
+        assert torch.equal(together, model(audio, video))
+        for number in range(4):
+            alone = model(audio[:, number : number + 1], video[:, number : number + 1])
+            assert (alone - together[number]).abs().max() < 1e-12
+        turned = torch.tensor([2, 0, 3, 1])
+        assert (model(audio[:, turned], video[:, turned]) - together[turned]).abs().max() < 1e-12
+
+
+def test_the_past_does_not_know_the_future() -> None:
+    attention = CrossModalAttention(16, 2).double().eval()
+    target, source = (torch.randint(0, 2, (4, 2, 16, 6, 6)).double() for _ in range(2))
+    with torch.no_grad():
+        before = attention(target, source)
+        changed_target, changed_source = target.clone(), source.clone()
+        changed_target[2:], changed_source[2:] = 1 - target[2:], 1 - source[2:]
+        assert torch.equal(attention(changed_target, changed_source)[:2], before[:2])
+
+
+@pytest.mark.parametrize("branches", ["s", "t", "st", "o"])
+def test_cmqka_does_not_care_in_which_order_tokens_stand(branches: str) -> None:
+    attention = CrossModalAttention(16, 2, branches).double().eval()
+    target, source = (torch.randint(0, 2, (4, 2, 16, 5, 5)).double() for _ in range(2))
+    turned = torch.randperm(25)
+
+    def turn(spikes: Tensor) -> Tensor:
+        return spikes.flatten(3)[..., turned].unflatten(3, (5, 5))
+
+    with torch.no_grad():
+        assert (attention(turn(target), turn(source)) - turn(attention(target, source))).abs().max() < 1e-12
+
+
+def test_with_alpha_zero_the_network_is_the_unfused_one() -> None:
+    fused, plain = settled(), settled(fusion="concat")
+    plain.load_state_dict(
+        {name: value for name, value in fused.state_dict().items() if not name.startswith("fusions")}
+    )
+    for name, weight in fused.named_parameters():
+        if name.endswith("alpha"):
+            weight.data.zero_()
+    with torch.no_grad():
+        assert torch.equal(fused(*inputs_of(7)), plain(*inputs_of(7)))
+
+
+def inputs_of(seed: int) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(seed)
+    return inputs()
+
+
+def test_gradients_reach_both_first_convolutions_and_every_query_key_and_alpha() -> None:
+    model = snnergy.build("nano", num_classes=3)
+    model(*inputs(batch=4, dtype=torch.float32)).square().sum().backward()
+    for name, weight in model.named_parameters():
+        if any(part in name for part in ("embed.0.conv", "query.conv", "key.conv", "alpha")):
+            assert weight.grad is not None, name
+            assert weight.grad.isfinite().all(), name
+            assert weight.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("residual", ["membrane", "sew"])
+@pytest.mark.parametrize(
+    ("audio", "video"), [((33, 51), (31, 29)), ((128, 16), (40, 40)), ((16, 16), (64, 48))]
+)
+def test_odd_and_unequal_grids_work(residual: str, audio: tuple[int, int], video: tuple[int, int]) -> None:
+    model = snnergy.build("nano", num_classes=5, video_channels=1, residual=residual).eval()
+    for steps, batch in ((1, 1), (3, 2)):
+        logits = model(torch.randn(steps, batch, 1, *audio), torch.randn(steps, batch, 1, *video))
+        assert logits.shape == (batch, 5)
+        assert logits.isfinite().all()
+
+
+@given(some.integers(1, 9), some.integers(1, 9))
+@settings(max_examples=20, deadline=None)
+def test_aligning_grids_keeps_spikes_binary(height: int, width: int) -> None:
+    spikes = torch.randint(0, 2, (2, 2, 3, 5, 4)).float()
+    got = align_grid(spikes, (height, width))
+    assert got.shape[-2:] == (height, width)
+    assert ((got == 0) | (got == 1)).all()
+    assert torch.equal(align_grid(spikes, (5, 4)), spikes)
+
+
+def test_what_is_absent_says_nothing() -> None:
+    model = settled()
+    audio, video = inputs()
+    _, other = inputs()
+    absent = torch.tensor([False, True])
+    with torch.no_grad():
+        one, two = (model(audio, sight, mask_v=absent) for sight in (video, other))
+        assert torch.equal(one[0], two[0])
+        assert not torch.equal(one[1], two[1])
+
+
+def test_recalibration_wakes_the_network_and_restores_what_it_touched() -> None:
+    model = snnergy.build("nano", num_classes=3)
+    batches = [inputs(batch=4, dtype=torch.float32) for _ in range(4)]
+    rates: list[float] = []
+    for part in model.modules():
+        if isinstance(part, Neuron):
+            part.register_forward_hook(lambda _, __, spikes: rates.append(float(spikes.mean())))
+
+    def mean_rate() -> float:
+        rates.clear()
+        with torch.no_grad():
+            model(*batches[0])
+        return sum(rates) / len(rates)
+
+    training = mean_rate()
+    snnergy.recalibrate(model, batches)
+    assert model.training
+    assert all(part.momentum == 0.1 for part in model.modules() if isinstance(part, nn.BatchNorm2d))
+    model.eval()
+    assert mean_rate() == pytest.approx(training, rel=0.15)
+
+
+def test_a_model_survives_saving_and_copying() -> None:
+    model = settled()
+    stream = io.BytesIO()
+    torch.save(model.state_dict(), stream)
+    stream.seek(0)
+    other = settled()
+    other.load_state_dict(torch.load(stream, weights_only=True))
+    given = inputs()
+    with torch.no_grad():
+        assert torch.equal(model(*given), other(*given))
+        assert torch.equal(model(*given), copy.deepcopy(model)(*given))
+
+
+def test_bfloat16_keeps_spikes_binary_and_the_loss_finite() -> None:
+    model = snnergy.build("nano", num_classes=3)
+    binary: list[bool] = []
+    for part in model.modules():
+        if isinstance(part, Neuron):
+            part.register_forward_hook(
+                lambda _, __, spikes: binary.append(bool(((spikes == 0) | (spikes == 1)).all()))
+            )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(*inputs(dtype=torch.float32)).square().sum()
+    assert all(binary)
+    assert loss.isfinite()
+
+
+def test_decay_spares_norms_biases_and_alpha() -> None:
+    model = snnergy.build("nano", num_classes=3, alpha_shape="channel")
+    decayed, plain = model.parameter_groups(0.05)
+    named = {id(weight): name for name, weight in model.named_parameters()}
+    assert all(
+        named[id(weight)].endswith("weight") and "norm" not in named[id(weight)]
+        for weight in decayed["params"]
+    )
+    assert sum(len(group["params"]) for group in (decayed, plain)) == len(named)
+    assert plain["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("kind", ["token", "channel"])
+def test_attention_passes_only_keys(kind: str) -> None:
+    attention = QKAttention(16, 2, kind)  # type: ignore[arg-type]
+    seen: list[Tensor] = []
+    attention.out.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    attention(torch.randint(0, 2, (4, 2, 16, 6, 6)).float())
+    assert ((seen[0] == 0) | (seen[0] == 1)).all()
+
+
+@pytest.mark.parametrize(("options", "said"), [({"fusion": "cmka"}, "cmqka"), ({"headz": 1}, "heads")])
+def test_an_unknown_name_is_answered_with_the_nearest(options: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        snnergy.build("nano", **options)
+    assert said in str(caught.value.hint)
+    with pytest.raises(UsageError, match="no model preset"):
+        snnergy.build("nanno")
+
+
+def test_shapes_that_do_not_fit_are_named() -> None:
+    model = snnergy.build("nano")
+    with pytest.raises(ValueError, match="one T and B"):
+        model(torch.zeros(4, 2, 1, 32, 32), torch.zeros(3, 2, 3, 32, 32))
+    with pytest.raises(ValueError, match="at least 16"):
+        model(torch.zeros(4, 2, 1, 8, 32), torch.zeros(4, 2, 3, 32, 32))

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BIN = Path(sys.executable).parent
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_work_one_after_the_other(tmp_path: Path) -> None:
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+    def run(command: list[str]) -> None:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+
+    first, second, training = blocks("bash")
+    for line in (first + second).splitlines():
+        run(shlex.split(line))
+    for code in blocks("python"):
+        run([sys.executable, "-c", code])
+    for line in training.splitlines():
+        run(shlex.split(line))
+    assert (tmp_path / "sample.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_first_screen_shows_both_commands() -> None:
+    first_screen = README.read_text(encoding="utf-8").splitlines()[:25]
+    assert any(line.startswith("make demo") for line in first_screen)
+    assert any(line.startswith("make test") for line in first_screen)
+    assert any("pip install avdata" in line for line in first_screen)

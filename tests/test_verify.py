@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from avdata.errors import AvdataError
+from avdata.shards import read_index
+from avdata.verify import verify
+
+
+@pytest.fixture
+def copy(cremad_set: Path, tmp_path: Path) -> Path:
+    shutil.copytree(cremad_set, tmp_path / "set")
+    return tmp_path / "set"
+
+
+def first_shard(root: Path) -> Path:
+    return sorted(root.glob("train/*.tar"))[0]
+
+
+def flip_a_byte(root: Path) -> None:
+    shard = first_shard(root)
+    data = bytearray(shard.read_bytes())
+    data[5_000] ^= 1
+    shard.write_bytes(bytes(data))
+
+
+def cut_a_shard(root: Path) -> None:
+    shard = first_shard(root)
+    shard.write_bytes(shard.read_bytes()[:-20_480])
+
+
+def change_the_index(column: str, value: object) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        table = read_index(root)
+        rows = table.to_pylist()
+        rows[0][column] = value
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), root / "index.parquet")
+
+    return change
+
+
+def leak_a_group(root: Path) -> None:
+    table = read_index(root)
+    rows = table.to_pylist()
+    held_out = next(row for row in rows if row["split"] == "test")
+    next(row for row in rows if row["split"] == "train")["group"] = held_out["group"]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), root / "index.parquet")
+
+
+def miscount(root: Path) -> None:
+    path = root / "dataset.json"
+    info = json.loads(path.read_text())
+    info["splits"]["train"]["samples"] += 1
+    path.write_text(json.dumps(info))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a flipped byte": (flip_a_byte, "checksum"),
+    "a cut shard": (cut_a_shard, "bytes, not"),
+    "a missing shard": (lambda root: first_shard(root).unlink(), "is missing"),
+    "a foreign shard": (
+        lambda root: shutil.copy(first_shard(root), root / "train" / "x.tar") and None,
+        "does not know",
+    ),
+    "a changed label": (change_the_index("label", 5), "is not"),
+    "a label out of range": (change_the_index("label", -1), "is not"),
+    "a changed key": (change_the_index("key", "other"), "JSON speaks of"),
+    "a changed offset": (change_the_index("offset", 512), "starts at byte"),
+    "a leaking group": (leak_a_group, "in several splits"),
+    "a wrong count": (miscount, "samples"),
+}
+
+
+def test_a_good_set_has_no_problems(copy: Path) -> None:
+    verdict = verify(copy)
+    assert verdict.ok
+    assert verdict.samples == 14
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_found_and_named(copy: Path, damage: str) -> None:
+    harm, said = DAMAGES[damage]
+    harm(copy)
+    problems = verify(copy).problems
+    assert any(said in problem.what for problem in problems), problems
+
+
+def test_a_folder_that_is_no_set_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AvdataError, match="not a prepared set"):
+        verify(tmp_path)
