@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from avdata.config import Config
+    from avdata.download import download
     from avdata.errors import AvdataError, Flag, Reason, SourceError, UsageError
     from avdata.mock import make_mock as mock
     from avdata.prepare import PreparedSet, prepare
@@ -37,6 +38,7 @@ _DOORS = {
     "Recipe": ("recipe", "Recipe"),
     "SourceError": ("errors", "SourceError"),
     "UsageError": ("errors", "UsageError"),
+    "download": ("download", "download"),
     "load_recipe": ("recipe", "load_recipe"),
     "mock": ("mock", "make_mock"),
     "open": ("stream", "open_dataset"),
@@ -56,6 +58,7 @@ __all__ = [
     "Recipe",
     "SourceError",
     "UsageError",
+    "download",
     "load_recipe",
     "mock",
     "open",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from avdata.cli_sources import download, manifests
 from avdata.terminal import (
     as_duration,
     as_size,
@@ -381,6 +382,10 @@ def mock(
 
     make(name, out, clips=clips, bad=bad, seed=seed)
     say(f"{out}: a mock of {name}; prepare it with: avdata prepare {name} --source {out} --out PREPARED")
+
+
+app.command(epilog="Example:  avdata download cremad --limit 100")(download)
+app.add_typer(manifests, name="manifest")
 
 
 def main() -> None:

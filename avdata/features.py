@@ -281,7 +281,8 @@ def _filterbank(rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float | N
 
     Computed here because librosa takes seconds to import, in every worker; the tests hold the two together.
     """
-    edges = _mel_to_hz(np.linspace(*_hz_to_mel(np.array([fmin, fmax or rate / 2])), n_mels + 2))
+    low, high = _hz_to_mel(np.array([fmin, fmax or rate / 2])).tolist()
+    edges = _mel_to_hz(np.linspace(low, high, n_mels + 2))
     centres = np.fft.rfftfreq(n_fft, 1 / rate)
     ramps = edges[:, None] - centres
     widths = np.diff(edges)

@@ -78,41 +78,46 @@ def as_duration(seconds: float) -> str:
 
 
 Progress = Callable[[str, int, int], None]
+Number = Callable[[float], str]
 
 
 @contextmanager
-def show_progress(*, quiet: bool) -> Iterator[Progress]:
-    """A bar with rate and ETA on a terminal, a line for each tenth elsewhere, nothing when quiet."""
+def show_progress(*, quiet: bool, number: Number = "{:,.0f}".format) -> Iterator[Progress]:
+    """A bar with rate and ETA on a terminal, a line for each tenth elsewhere, nothing when quiet.
+
+    `number` writes a count: of clips, or as a size in bytes.
+    """
     if quiet:
         yield lambda stage, done, total: None
     elif sys.stderr.isatty():
-        yield from _bars()
+        yield from _bars(number)
     else:
-        yield _lines()
+        yield _lines(number)
 
 
-def _bars() -> Iterator[Progress]:
+def _bars(number: Number) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+        TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.fields[said]}"),
+        TimeRemainingColumn(),
     )  # fmt: skip
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def show(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, completed=done, rate="")
-            speed = bars.tasks[-1].speed
-            bars.update(tasks[stage], completed=done, rate=f"{speed:.1f}/s" if speed else "")
+                tasks[stage] = bars.add_task(stage, total=total, completed=done, said="")
+            speed = bars.tasks[-1].speed or 0.0
+            said = f"{number(done)}/{number(total)} {number(speed)}/s"
+            bars.update(tasks[stage], completed=done, total=total, said=said)
 
         yield show
 
 
-def _lines() -> Progress:
+def _lines(number: Number) -> Progress:
     import time
 
     began = time.monotonic()
@@ -125,7 +130,8 @@ def _lines() -> Progress:
         if took > 2 and tenth > tenths.get(stage, -1):
             left = took / max(done, 1) * (total - done)
             typer.echo(
-                f"{stage}: {done:,}/{total:,}, {done / took:.1f}/s, {as_duration(left)} left", err=True
+                f"{stage}: {number(done)}/{number(total)}, {number(done / took)}/s, {as_duration(left)} left",
+                err=True,
             )
         tenths[stage] = max(tenth, tenths.get(stage, -1))
 

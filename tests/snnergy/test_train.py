@@ -28,7 +28,6 @@ def test_a_short_run_leaves_everything_behind_and_evaluates_the_same_again(
     for name in (
         "config.json",
         "metrics.csv",
-        "best.ckpt",
         "last.ckpt",
         "curves.png",
         "confusion.png",

@@ -1,0 +1,102 @@
+"""The commands about sources: `avdata download` and `avdata manifest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from avdata.terminal import as_size, print_json, print_table, say, show_progress
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def download(
+    name: Annotated[str, typer.Argument(help="A recipe, as `avdata recipes` lists them.")],
+    into: Annotated[Path | None, typer.Option(help="Folder for the files; the cache without.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The files of so many clips only.")] = None,
+    split: Annotated[str | None, typer.Option(help="The files of train, val or test only.")] = None,
+    split_by: Annotated[str | None, typer.Option(help="Way of splitting; see `avdata info`.")] = None,
+    connections: Annotated[int | None, typer.Option(min=1, help="Connections at once.")] = None,
+    bandwidth: Annotated[int | None, typer.Option(min=1, help="Cap, bytes a second.")] = None,
+    rehash: Annotated[bool, typer.Option("--rehash", help="Prove files on disk again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Download a dataset's sources, proven byte for byte; interrupted, the same command goes on."""
+    from avdata.download import Moment
+    from avdata.download import download as fetch
+
+    wanted: dict[str, Any] = {
+        "into": into,
+        "limit": limit,
+        "split": split,
+        "split_by": split_by,
+        "rehash": rehash,
+    }
+    if dry_run:
+        planned = fetch(name, dry_run=True, **wanted)
+        said: dict[str, Any] = {
+            "root": str(planned.root), "files": len(planned.files), "bytes": planned.bytes,
+            "free": planned.free, "sources": ", ".join(planned.sources), "hosts": ", ".join(planned.hosts),
+            "present": planned.present,
+            "licence": planned.licence.name, "notes": " ".join(planned.notes),
+        }  # fmt: skip
+    else:
+        with show_progress(quiet=quiet or as_json, number=as_size) as progress:
+
+            def show(moment: Moment) -> None:
+                progress(moment.phase, moment.bytes_done, moment.bytes or moment.bytes_done)
+
+            report = fetch(name, connections=connections, bandwidth=bandwidth, progress=show, **wanted)
+        said = {
+            "root": str(report.root), "fetched": report.fetched, "received": report.received,
+            "present": report.present, "unpacked": report.unpacked, "seconds": round(report.seconds, 1),
+            "failed_attempts": report.failed_attempts, "log": str(report.log),
+        }  # fmt: skip
+    if as_json:
+        print_json(said)
+        return
+    sizes = {"bytes", "free", "received"}
+    print_table(
+        ("", ""),
+        [(key, as_size(value) if key in sizes else str(value)) for key, value in said.items()],
+        header=False,
+    )
+
+
+manifests = typer.Typer(
+    help="Check or remake the facts about sources.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@manifests.command()
+def check(as_json: Json = False) -> None:
+    """Check all bundled manifests, offline."""
+    from avdata.manifest import check_all
+
+    found = check_all()
+    if as_json:
+        print_json(found)
+    else:
+        print_table(
+            ("manifest", "problems"), [(name, "; ".join(said) or "none") for name, said in found.items()]
+        )
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+@manifests.command()
+def build(
+    checkout: Annotated[Path, typer.Argument(help="A git checkout whose media are LFS pointers.")],
+    out: Annotated[Path, typer.Argument(help="The table to write, NAME.files.tsv.gz.")],
+    folders: Annotated[list[str], typer.Option("--folder", help="Folder to list; repeat for more.")],
+    commit: Annotated[str, typer.Option(help="The commit to read.")] = "HEAD",
+) -> None:
+    """Make a table of files from the LFS pointers of a git checkout."""
+    from avdata.pointers import build_table
+
+    build_table(checkout, out, folders, commit=commit)
+    say(f"{out} is written")
