@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
+import ffmpeg
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -70,6 +73,22 @@ def test_decord_and_pyav_show_the_same_frames_at_the_same_times(tmp_path: Path, 
     for one, other in zip(ours, theirs, strict=True):
         assert one.time == pytest.approx(other.time, abs=1e-6)
         assert np.abs(one.pixels.astype(int) - other.pixels).mean() < 2
+
+
+@pytest.mark.parametrize("suffix", ["flv", "mp4", "mkv"])
+def test_ffmpeg_itself_shows_the_same_frames(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"clip.{suffix}"
+    write_av(path, SMALL, **FORMATS[suffix])  # type: ignore[arg-type]
+    command = ffmpeg.input(str(path)).output("pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough")
+    done = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), *command.get_args()], capture_output=True, timeout=60, check=True
+    )
+    theirs = np.frombuffer(done.stdout, np.uint8).reshape(-1, 120, 160, 3)
+    clock = read_clock(path, QUALITY)
+    assert len(theirs) == len(clock.times)
+    for number in (0, 24, 25, 49):
+        (ours,) = read_pictures(path, [float(clock.times[number])], QUALITY)
+        assert np.abs(ours.pixels.astype(int) - theirs[number]).mean() < 2
 
 
 @pytest.mark.parametrize("subtype", ["u8", "s16", "s24", "s32", "float"])
