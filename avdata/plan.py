@@ -1,61 +1,208 @@
 """Which sample is read by which rank, in which order, from which point: pure functions of a few integers.
 
-A plan is computed, never stored. Every sample appears exactly once an epoch over all ranks; all ranks get the
-same number of batches, the last ones filled up with padding that is marked.
+A plan is computed, never stored. The split's samples are shared out to `canonical_nodes` spans, each a run
+of pieces of shards; an epoch shuffles every span by itself, and the global order takes one sample of each
+span in turn:
+
+    place  0    1    2    3    4    5   …        (three spans)
+    span   0    1    2    0    1    2   …
+
+Rank `r` of `w` has the places `p` with `p % w == r`, so the order knows nothing of ranks or workers, and
+where `w` divides the spans (or the spans divide `w`), a rank reads only spans that are congruent to it. What
+follows from "the first `seen` places are done" is the rest of the epoch, for any number of ranks and any
+batch size.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
 import numpy as np
 
+# Eight pieces a span, so that no span is made of one end of the set alone.
+PIECES_A_SPAN = 8
 
-def epoch_order(samples: int, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
-    """The global order of an epoch: int64 [samples], each sample once.
 
-    >>> epoch_order(4, seed=0, epoch=0, shuffle=False).tolist()
+@dataclass(frozen=True)
+class Order:
+    """How the samples of a split are ordered.
+
+    Attributes:
+        seed: of the order.
+        shuffle: a new order each epoch; without, it is the index's own where there is one span.
+        canonical_nodes: spans read side by side; each node reads only some of them.
+        block: samples of a span shuffled together, so that few shards are in use at a time.
+    """
+
+    seed: int = 0
+    shuffle: bool = True
+    canonical_nodes: int = 8
+    block: int = 16_384
+
+
+def spans(shard_sizes: np.ndarray, order: Order) -> list[np.ndarray]:
+    """The pieces of shards that each canonical node owns, in every epoch: int64 [pieces, 2] of (first, end).
+
+    With shuffling, the shards (or equal pieces of the set, where they are few) are dealt out in rounds, in an
+    order drawn from the seed alone, so that each span holds something of every part of the set and all have
+    the same length, give or take one sample.
+
+    >>> [s.tolist() for s in spans(np.array([4, 3]), Order(shuffle=False, canonical_nodes=2))]
+    [[[0, 4]], [[4, 7]]]
+
+    Args:
+        shard_sizes: samples of each shard, in the order of the index.
+        order: seed and number of spans count; the epoch does not.
+    """
+    nodes, total = order.canonical_nodes, int(np.sum(shard_sizes))
+    if total == 0:
+        return [np.zeros((0, 2), np.int64) for _ in range(nodes)]
+    ends = np.cumsum(shard_sizes, dtype=np.int64)
+    edges = np.concatenate([[0], ends])
+    wanted = PIECES_A_SPAN * nodes
+    if order.shuffle and nodes > 1 and len(edges) <= wanted:
+        edges = np.arange(wanted + 1) * total // wanted
+    edges = np.unique(edges)
+    pieces = np.stack([edges[:-1], edges[1:]], 1)
+    if order.shuffle:
+        pieces = pieces[_dealt(len(pieces), nodes, order.seed)]
+    # Node c owns the places c, c + nodes, …: the first `total % nodes` of them have one more.
+    lengths = np.full(nodes, total // nodes, np.int64)
+    lengths[: total % nodes] += 1
+    return _cut(pieces, lengths)
+
+
+def _dealt(count: int, nodes: int, seed: int) -> np.ndarray:
+    """Pieces in the order of their nodes: every `nodes` neighbours are dealt to different ones."""
+    rounds = -(-count // nodes)
+    drawn = np.random.default_rng([seed, 0]).permuted(np.tile(np.arange(nodes), (rounds, 1)), axis=1)
+    return np.argsort(drawn.ravel()[:count], kind="stable")
+
+
+def _cut(pieces: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """The row of pieces cut into runs of the given lengths; a piece on a border is parted."""
+    sizes = pieces[:, 1] - pieces[:, 0]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    borders = np.concatenate([[0], np.cumsum(lengths)])
+    made = []
+    for first, end in pairwise(borders):
+        low = int(np.searchsorted(starts, first, side="right")) - 1
+        high = int(np.searchsorted(starts, end, side="left"))
+        run = pieces[low:high].copy()
+        if len(run) and end > first:
+            run[-1, 1] = run[-1, 0] + end - starts[high - 1]
+            run[0, 0] += first - starts[low]
+        made.append(run if end > first else run[:0])
+    return made
+
+
+def epoch_order(shard_sizes: np.ndarray, order: Order, epoch: int) -> np.ndarray:
+    """The global order of an epoch: each sample of the split once, int32 (int64 from 2³¹ samples on).
+
+    >>> epoch_order(np.array([2, 2]), Order(shuffle=False, canonical_nodes=1), epoch=0).tolist()
     [0, 1, 2, 3]
+    >>> sorted(epoch_order(np.array([2, 2]), Order(seed=3), epoch=1).tolist())
+    [0, 1, 2, 3]
+
+    Args:
+        shard_sizes: samples of each shard, in the order of the index.
+        order: seed, spans and block.
+        epoch: which epoch.
     """
-    if not shuffle:
-        return np.arange(samples, dtype=np.int64)
-    return np.random.default_rng([seed, epoch]).permutation(samples).astype(np.int64)
+    total = int(np.sum(shard_sizes))
+    made = np.empty(total, np.int32 if total < 2**31 else np.int64)
+    nodes = order.canonical_nodes
+    for node, pieces in enumerate(spans(shard_sizes, order)):
+        generator = np.random.default_rng([order.seed, 1, epoch, node])
+        run = pieces[generator.permutation(len(pieces))] if order.shuffle else pieces
+        samples = _expanded(run, made.dtype)
+        if order.shuffle:
+            _shuffle_blocks(samples, order.block, generator)
+        made[node::nodes] = samples
+    return made
 
 
-def batches_of(samples: int, *, batch_size: int, world: int, drop_last: bool) -> int:
-    """Batches that each of `world` ranks gets in an epoch.
+def _expanded(pieces: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The sample numbers of pieces, one after the other."""
+    if len(pieces) == 0:
+        return np.zeros(0, dtype)
+    sizes = pieces[:, 1] - pieces[:, 0]
+    before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    numbers = np.repeat((pieces[:, 0] - before).astype(dtype), sizes)
+    numbers += np.arange(len(numbers), dtype=dtype)
+    return numbers
 
-    >>> batches_of(100, batch_size=8, world=4, drop_last=False)
+
+def _shuffle_blocks(samples: np.ndarray, block: int, generator: np.random.Generator) -> None:
+    """Shuffle each run of `block` samples in place; where the first of several ends is drawn."""
+    first = len(samples) if len(samples) <= block else int(generator.integers(block // 2, block)) + 1
+    generator.shuffle(samples[:first])
+    for start in range(first, len(samples), block):
+        generator.shuffle(samples[start : start + block])
+
+
+@lru_cache(maxsize=4)
+def cached_order(shard_sizes: tuple[int, ...], order: Order, epoch: int) -> np.ndarray:
+    """`epoch_order`, kept for the loaders of one process that ask for the same again; read-only."""
+    made = epoch_order(np.array(shard_sizes, np.int64), order, epoch)
+    made.flags.writeable = False
+    return made
+
+
+def batches_left(samples: int, *, seen: int, batch_size: int, world: int, drop_last: bool) -> int:
+    """Batches that each of `world` ranks gets of the places from `seen` on.
+
+    >>> batches_left(100, seen=0, batch_size=8, world=4, drop_last=False)
     4
+    >>> batches_left(100, seen=64, batch_size=8, world=2, drop_last=True)
+    2
     """
-    whole, left = divmod(samples, batch_size * world)
+    whole, left = divmod(max(samples - seen, 0), batch_size * world)
     return whole + (left > 0 and not drop_last)
 
 
-def rank_batches(
-    order: np.ndarray, *, batch_size: int, rank: int, world: int, drop_last: bool
+def batch_places(
+    samples: int, number: int, *, seen: int, batch_size: int, rank: int, world: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The batches of one rank: sample numbers and weights, [batches, batch_size].
+    """Places in the global order of one rank's batch, and their weights: int64 and float32 [batch_size].
 
-    The global order is dealt out round: place `p` of a global batch goes to rank `p % world`, so that a
-    global batch holds the same samples however many ranks share it. Where samples run out, the first ones of
-    the order stand in with weight 0.
+    Where the order ends, places that the rank had earlier stand in with weight 0; they cost no other shards.
 
-    >>> picked, weight = rank_batches(np.arange(5), batch_size=2, rank=1, world=2, drop_last=False)
-    >>> picked.tolist(), weight.tolist()
-    ([[1, 3], [0, 1]], [[1.0, 1.0], [0.0, 0.0]])
+    >>> [part.tolist() for part in batch_places(5, 0, seen=0, batch_size=3, rank=1, world=2)]
+    [[1, 3, 1], [1.0, 1.0, 0.0]]
 
     Args:
-        order: int64 [samples], what `epoch_order` returns.
+        samples: of the split.
+        number: which batch, counted from `seen`.
+        seen: places that all ranks together had before.
         batch_size: samples a batch of one rank.
-        rank: which rank, 0 … world - 1.
+        rank: which rank, 0 … world - 1; see `seat`.
         world: how many.
-        drop_last: leave out the samples that do not fill a global batch, instead of padding.
     """
-    count = batches_of(len(order), batch_size=batch_size, world=world, drop_last=drop_last)
-    wanted = count * batch_size * world
-    if len(order) == 0 or wanted == 0:
-        return np.zeros((0, batch_size), np.int64), np.zeros((0, batch_size), np.float32)
-    places = np.arange(wanted)
-    weight = (places < len(order)).astype(np.float32)
-    dealt = np.resize(order, wanted).reshape(count, batch_size, world)
-    # Padding repeats the order from its beginning, which np.resize does.
-    return dealt[:, :, rank], weight.reshape(count, batch_size, world)[:, :, rank]
+    start = seen + number * batch_size * world
+    first = start + (rank - start) % world
+    places = first + world * np.arange(batch_size, dtype=np.int64)
+    weight = (places < samples).astype(np.float32)
+    own = -(-(samples - rank) // world) if rank < samples else 0
+    missing = places >= samples
+    if missing.any():
+        turn = np.arange(int(missing.sum()))
+        places[missing] = rank + world * (turn % own) if own else turn % samples
+    return places, weight
+
+
+def seat(rank: int, world: int, ranks_a_node: int) -> int:
+    """A rank's number in the plan, such that the ranks of one node share spans.
+
+    Ranks are numbered node by node; the plan deals places out round, and places that are congruent by the
+    number of nodes have spans in common.
+
+    >>> [seat(rank, 4, 2) for rank in range(4)]
+    [0, 2, 1, 3]
+    """
+    if world % ranks_a_node:
+        return rank
+    node, local = divmod(rank, ranks_a_node)
+    return local * (world // ranks_a_node) + node

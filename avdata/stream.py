@@ -1,4 +1,4 @@
-"""Prepared sets as batches: an iterable dataset that follows a plan, and the loader that feeds a training.
+"""Prepared sets as a stream: an iterable dataset that follows a plan, and its samples near or far.
 
 Shards are mapped into memory and read through the index, by threads of this process: ready-made arrays need
 no worker processes, which would only copy them.
@@ -7,55 +7,28 @@ no worker processes, which would only copy them.
 from __future__ import annotations
 
 import json
-import mmap
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from avdata.batch import AVBatch, AVSample
 from avdata.config import nearest
+from avdata.decode import Shape, fill_frames, named_members, open_npy
 from avdata.errors import AvdataError, UsageError
-from avdata.plan import batches_of, epoch_order, rank_batches
-from avdata.shards import decode_frames, decode_mel, read_index, read_info, read_members
+from avdata.loader import Loader
+from avdata.plan import Order, cached_order, seat
+from avdata.shardcache import LIMIT, ShardCache
+from avdata.shards import read_index, read_info
+from avdata.shelf import Shelf
+from avdata.where import condition
 
-
-@dataclass(frozen=True, slots=True)
-class AVSample:
-    """One sample: mel float32 [T, 1, F, L], frames uint8 [T, C, H, W], label, key, its JSON."""
-
-    mel: torch.Tensor
-    frames: torch.Tensor
-    label: int
-    key: str
-    facts: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class AVBatch:
-    """A batch of samples.
-
-    Attributes:
-        mel: float32 [B, T, 1, F, L], normalised by the train split's statistics unless asked otherwise.
-        frames: uint8 [B, T, C, H, W].
-        label: int64 [B].
-        key: B keys.
-        weight: float32 [B]; 0 marks padding, which no loss and no metric may count.
-        step_labels: int64 [B, T] where the dataset labels its steps, else None.
-    """
-
-    mel: torch.Tensor
-    frames: torch.Tensor
-    label: torch.Tensor
-    key: list[str]
-    weight: torch.Tensor
-    step_labels: torch.Tensor | None
+__all__ = ["AVBatch", "AVDataset", "AVSample", "Loader", "open_dataset"]
 
 
 def open_dataset(
@@ -65,41 +38,64 @@ def open_dataset(
     shuffle: bool = False,
     seed: int = 0,
     normalize: bool = True,
+    filter: str | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    canonical_nodes: int | None = None,
+    block: int = Order.block,
     rank: int | None = None,
     world_size: int | None = None,
+    cache: str | Path | None = None,
+    cache_bytes: int = LIMIT,
 ) -> AVDataset:
     """Open one split of a prepared set.
 
     Args:
-        where: the set's folder.
+        where: the set's folder, or a URL of one (`https://`, `s3://`, `gs://`, `hf://datasets/user/name`, …).
         split: train, val or test.
         shuffle: a new order each epoch; see `AVDataset.set_epoch`.
         seed: of the order.
         normalize: subtract the train split's mean from each mel band and divide by its deviation.
+        filter: only the samples whose row of the index meets a condition, such as `group != '1001'`.
+        on_error: what becomes of a sample that cannot be read: `raise`, or `skip`, which gives its place
+            weight 0 and counts it in `Loader.skipped`.
+        canonical_nodes: spans that are read side by side; choose a multiple of the number of machines, so
+            that each reads only its part. By default 8 with shuffling, and without 1, the order of the index.
+        block: samples of a span that are shuffled together.
         rank: which part of the work this process has; None asks torch.distributed, then the environment.
         world_size: how many processes share the work; likewise.
+        cache: folder for the shards of a remote set; by default below `AVDATA_CACHE`.
+        cache_bytes: how much it may hold.
 
     Raises:
-        AvdataError: the folder is not a prepared set, or a shard is missing.
-        UsageError: the set has no such split.
+        AvdataError: this is not a prepared set, or it cannot be reached.
+        UsageError: the set has no such split, or the filter or URL is not one.
     """
-    root = Path(where)
-    info = read_info(root)
+    if on_error not in {"raise", "skip"}:
+        msg = f"on_error={on_error!r}: it is 'raise' or 'skip'"
+        raise UsageError(msg)
+    shelf = Shelf(where, ShardCache(cache, cache_bytes))
+    info = read_info(shelf.root)
     if split not in info["splits"]:
-        msg = f"{root} has no split {split!r}"
+        msg = f"{where} has no split {split!r}"
         raise UsageError(msg, hint=nearest(split, list(info["splits"])))
-    place = _world()
+    shelf.expect(info, split)
+    nodes = canonical_nodes or (Order.canonical_nodes if shuffle else 1)
+    order = Order(seed=seed, shuffle=shuffle, canonical_nodes=nodes, block=block)
+    place = _world() if rank is None or world_size is None else (0, 1, 1)
     return AVDataset(
-        root, split, info, shuffle=shuffle, seed=seed, normalize=normalize,
+        shelf, split, info, order=order, normalize=normalize, chosen=filter, on_error=on_error,
         rank=place[0] if rank is None else rank, world_size=place[1] if world_size is None else world_size,
+        ranks_a_node=place[2] if rank is None and world_size is None else 1,
     )  # fmt: skip
 
 
-def _world() -> tuple[int, int]:
+def _world() -> tuple[int, int, int]:
+    """Rank, world size, and ranks of a node, as torchrun or torch.distributed have them."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        return distributed.get_rank(), distributed.get_world_size(), local
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), local
 
 
 class AVDataset(IterableDataset[AVSample]):
@@ -107,41 +103,73 @@ class AVDataset(IterableDataset[AVSample]):
 
     def __init__(
         self,
-        root: Path,
+        shelf: Shelf,
         split: str,
         info: Mapping[str, Any],
         *,
-        shuffle: bool,
-        seed: int,
+        order: Order,
         normalize: bool,
+        chosen: str | None,
+        on_error: str,
         rank: int,
         world_size: int,
+        ranks_a_node: int,
     ) -> None:
+        if not 0 <= rank < world_size:
+            msg = f"rank {rank} of {world_size} processes: ranks are 0 to {world_size - 1}"
+            raise UsageError(msg)
         import pyarrow.compute as pc  # noqa: PLC0415
 
-        index = read_index(root)
+        index = read_index(shelf.root)
         index = index.filter(pc.equal(index["split"], split))
-        self.root, self.split, self.info = root, split, info
-        self.shuffle, self.seed, self.epoch = shuffle, seed, 0
+        if chosen is not None:
+            index = index.filter(condition(chosen, index.column_names))
+        self.split, self.info, self.order, self.on_error = split, info, order, on_error
+        self.epoch, self.filter = 0, chosen
         self.rank, self.world_size = rank, world_size
-        self.keys: list[str] = index["key"].to_pylist()
+        self.seat = seat(rank, world_size, ranks_a_node)
         self.labels: list[str] = list(info["labels"])
-        self._label = index["label"].to_numpy()
+        self.shape = Shape(tuple(info["shape"]["mel"]), tuple(info["shape"]["frames"]))
+        self._shelf = shelf
+        self._index = index.combine_chunks()
+        self._label = index["label"].to_numpy().astype(np.int64)
         self._offset, self._nbytes = index["offset"].to_numpy(), index["nbytes"].to_numpy()
-        self._shard: list[str] = index["shard"].to_pylist()
-        self._maps: dict[str, mmap.mmap] = {}
+        shards = index["shard"].combine_chunks().dictionary_encode()
+        self._shard: list[str] = shards.dictionary.to_pylist()
+        self._shard_of = shards.indices.to_numpy()
+        self._sizes = tuple(np.bincount(self._shard_of, minlength=len(self._shard)).tolist())
         stats = info["mel_stats"] if normalize else None
-        self._mean = None if stats is None else np.array(stats["mean"], np.float32)[:, None]
-        self._scale = (
-            None if stats is None else 1 / np.maximum(np.array(stats["std"], np.float32), 1e-5)[:, None]
-        )
+        self.mel_mean = None if stats is None else torch.tensor(stats["mean"])[:, None]
+        self.mel_scale = None if stats is None else (1 / torch.tensor(stats["std"]).clamp(min=1e-5))[:, None]
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._label)
+
+    @property
+    def root(self) -> Path:
+        """The folder of dataset.json and index.parquet; of a remote set, that of their copies."""
+        return self._shelf.root
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The key of each sample, in the order of the index."""
+        return list(self._index["key"].to_pylist())
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {key: number for number, key in enumerate(self.keys)}
+
+    def key(self, number: int) -> str:
+        """The key of one sample."""
+        return str(self._index["key"][number].as_py())
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, which decides the order together with the seed."""
         self.epoch = epoch
+
+    def epoch_order(self) -> np.ndarray:
+        """The numbers of the split's samples in the order of the epoch, over all ranks."""
+        return cached_order(self._sizes, self.order, self.epoch)
 
     def find(self, key: str) -> AVSample:
         """The sample of a key.
@@ -149,150 +177,96 @@ class AVDataset(IterableDataset[AVSample]):
         Raises:
             UsageError: the split has no such key.
         """
-        if key not in self.keys:
-            msg = f"split {self.split} of {self.root} has no sample {key!r}"
-            raise UsageError(msg)
-        return self[self.keys.index(key)]
+        if key not in self._number:
+            msg = f"split {self.split} of {self._shelf.name} has no sample {key!r}"
+            raise UsageError(msg, hint=nearest(key, self.keys) if len(self) < 100_000 else None)
+        return self[self._number[key]]
 
     def __getitem__(self, number: int) -> AVSample:
-        mel, frames, facts = self.arrays(number)
+        if not -len(self) <= number < len(self):
+            msg = f"sample {number} of {len(self)}"
+            raise IndexError(msg)
+        number %= len(self)
+        mel = np.empty((1, *self.shape.mel), np.float16)
+        frames = self.shape.empty_frames(1, jpeg=False)
+        facts = self.fill(number, mel[0], frames[0], whole=False)
         return AVSample(
-            mel=torch.from_numpy(mel), frames=torch.from_numpy(frames), label=int(self._label[number]),
-            key=self.keys[number], facts=facts,
+            mel=self.normalised(torch.from_numpy(mel))[0], frames=self.shape.tensor(frames, jpeg=False)[0],
+            label=int(self._label[number]), key=self.key(number), facts=json.loads(facts),
         )  # fmt: skip
 
-    def arrays(self, number: int) -> tuple[np.ndarray, np.ndarray, Mapping[str, Any]]:
-        """Sample `number` as mel float32 [T, 1, F, L], frames uint8 [T, C, H, W], and its JSON.
+    def normalised(self, mel: torch.Tensor) -> torch.Tensor:
+        """Stored mels, float16 [B, T, F, L], as the model takes them, float32 [B, T, 1, F, L]."""
+        made = mel.float()
+        if self.mel_mean is not None and self.mel_scale is not None:
+            made.sub_(self.mel_mean).mul_(self.mel_scale)
+        return made.unsqueeze(2)
+
+    def fill(self, number: int, mel: np.ndarray, frames: np.ndarray, *, whole: bool = True) -> bytes:
+        """Read sample `number` into mel, float16 [T, F, L], and frames, uint8 [T, H, W, C] or [T, C, H, W].
+
+        Args:
+            number: the sample's number in the index.
+            mel: filled.
+            frames: filled; which layout is told by its shape.
+            whole: fetch the whole shard of a remote set, as a stream wants it, not this sample alone.
+
+        Returns:
+            The sample's JSON.
 
         Raises:
-            AvdataError: its bytes cannot be read; the message names shard and key.
+            AvdataError: it cannot be read; the message names shard and key.
         """
-        shard, offset = self._shard[number], int(self._offset[number])
+        shard, key = self._shard[self._shard_of[number]], self.key(number)
+        offset, nbytes = int(self._offset[number]), int(self._nbytes[number])
         try:
-            members = read_members(memoryview(self._map(shard))[offset : offset + int(self._nbytes[number])])
-            mel = decode_mel(members).astype(np.float32)
-            frames = decode_frames(members, mel.shape[0]).transpose(0, 3, 1, 2)
-            facts = json.loads(bytes(members["json"]))
+            if whole:
+                data = self._shelf.view(shard)[offset : offset + nbytes]
+            else:
+                data = self._shelf.sample(shard, offset, nbytes, self._index["sha256"][number].as_py())
+            members = named_members(data, key)
+            stored = open_npy(members["mel.npy"])
+            self.shape.check(stored, mel.shape, np.float16)
+            mel[:] = stored
+            fill_frames(members, self.shape, frames)
+            return bytes(members["json"])
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
-            msg = f"sample {self.keys[number]} in {shard} cannot be read: {error}"
-            raise AvdataError(msg, hint=f"avdata verify {self.root} lists all that is wrong") from error
-        if self._mean is not None and self._scale is not None:
-            mel = ((mel - self._mean) * self._scale).astype(np.float32)
-        return mel[:, None], np.ascontiguousarray(frames), facts
+            reason = f"member {error} is missing" if isinstance(error, KeyError) else str(error)
+            msg = f"sample {key} in {shard} cannot be read: {reason}"
+            hint = (
+                f"avdata verify {self._shelf.name} lists all that is wrong; on_error='skip' goes on without"
+            )
+            raise AvdataError(msg, hint=getattr(error, "hint", None) or hint) from error
 
-    def _map(self, shard: str) -> mmap.mmap:
-        if shard not in self._maps:
-            path = self.root / shard
-            try:
-                with path.open("rb") as stream:
-                    self._maps[shard] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as error:
-                msg = f"the shard {path} cannot be opened ({error})"
-                raise AvdataError(msg, hint=f"avdata verify {self.root} lists all that is wrong") from error
-        return self._maps[shard]
+    def stored_as_jpeg(self) -> bool:
+        """Whether frames are stored as JPEG strips."""
+        return bool(self.info["config"].get("video", {}).get("storage", "npy") == "jpeg")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}
+    def label_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Labels of samples, int64."""
+        return self._label[numbers]
+
+    def prefetch(self, number: int) -> None:
+        """Bring the shard of a sample here."""
+        self._shelf.prefetch(self._shard[self._shard_of[number]])
+
+    def first_uses(self, numbers: np.ndarray) -> np.ndarray:
+        """Of samples to be read in this order, those whose remote shard is needed for the first time."""
+        if not self._shelf.remote:
+            return numbers[:0]
+        return numbers[np.sort(np.unique(self._shard_of[numbers], return_index=True)[1])]
 
     def __iter__(self) -> Iterator[AVSample]:
         """This rank's samples in the epoch's order; processes of a torch DataLoader share them out."""
-        order = epoch_order(len(self), seed=self.seed, epoch=self.epoch, shuffle=self.shuffle)
-        mine = order[self.rank :: self.world_size]
+        mine = self.epoch_order()[self.seat :: self.world_size]
         worker = get_worker_info()
         if worker is not None:
             mine = mine[worker.id :: worker.num_workers]
         for number in mine:
             yield self[int(number)]
 
-    def loader(self, batch_size: int, *, num_workers: int = 2, drop_last: bool = False) -> Loader:
+    def loader(
+        self, batch_size: int, *, num_workers: int = 2, drop_last: bool = False, pin_memory: bool = False
+    ) -> Loader:
         """Batches of this rank, made ahead by `num_workers` threads; 0 makes each when it is asked for."""
-        return Loader(self, batch_size, num_workers=num_workers, drop_last=drop_last)
-
-
-class Loader:
-    """Iterates one epoch of batches; knows how far it has come, and goes on from there.
-
-    >>> # state = loader.state_dict(); later: loader.load_state_dict(state)
-    """
-
-    def __init__(self, dataset: AVDataset, batch_size: int, *, num_workers: int, drop_last: bool) -> None:
-        if batch_size < 1 or num_workers < 0:
-            msg = f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are needed"
-            raise UsageError(msg)
-        self.dataset, self.batch_size = dataset, batch_size
-        self.num_workers, self.drop_last = num_workers, drop_last
-        self._delivered = 0
-
-    def __len__(self) -> int:
-        return batches_of(
-            len(self.dataset),
-            batch_size=self.batch_size,
-            world=self.dataset.world_size,
-            drop_last=self.drop_last,
-        )
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration, from its beginning."""
-        self.dataset.set_epoch(epoch)
-        self._delivered = 0
-
-    def state_dict(self) -> dict[str, int]:
-        """What was delivered: the epoch, and its samples over all ranks."""
-        world = self.dataset.world_size
-        return {"epoch": self.dataset.epoch, "samples": self._delivered * self.batch_size * world}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where `state_dict` was taken, also with another number of ranks.
-
-        Raises:
-            AvdataError: the samples delivered are not whole batches here.
-        """
-        batches, left = divmod(state["samples"], self.batch_size * self.dataset.world_size)
-        if left:
-            msg = f"{state['samples']} samples were delivered: no whole batches of {self.batch_size}"
-            raise AvdataError(msg, hint="keep batch size times number of processes as it was")
-        self.dataset.set_epoch(state["epoch"])
-        self._delivered = batches
-
-    def __iter__(self) -> Iterator[AVBatch]:
-        data = self.dataset
-        order = epoch_order(len(data), seed=data.seed, epoch=data.epoch, shuffle=data.shuffle)
-        picked, weight = rank_batches(
-            order, batch_size=self.batch_size, rank=data.rank, world=data.world_size, drop_last=self.drop_last
-        )
-        start = self._delivered if self._delivered < len(picked) else 0
-        self._delivered = start
-        jobs = iter(zip(picked[start:], weight[start:], strict=True))
-        for batch in self._made(jobs):
-            self._delivered += 1
-            yield batch
-
-    def _made(self, jobs: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[AVBatch]:
-        if self.num_workers == 0:
-            yield from (self._batch(*job) for job in jobs)
-            return
-        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="avdata") as pool:
-            ahead: deque[Future[AVBatch]] = deque()
-            try:
-                for job in jobs:
-                    ahead.append(pool.submit(self._batch, *job))
-                    if len(ahead) > 2 * self.num_workers:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
-
-    def _batch(self, numbers: np.ndarray, weight: np.ndarray) -> AVBatch:
-        data = self.dataset
-        made = [data.arrays(int(number)) for number in numbers]
-        steps = [facts.get("step_labels") for _, _, facts in made]
-        return AVBatch(
-            mel=torch.from_numpy(np.stack([mel for mel, _, _ in made])),
-            frames=torch.from_numpy(np.stack([frames for _, frames, _ in made])),
-            label=torch.from_numpy(data._label[numbers].astype(np.int64)),
-            key=[data.keys[number] for number in numbers],
-            weight=torch.from_numpy(weight.copy()),
-            step_labels=torch.tensor(steps) if steps and all(step is not None for step in steps) else None,
-        )
+        return Loader(self, batch_size, num_workers=num_workers, drop_last=drop_last, pin_memory=pin_memory)

@@ -79,7 +79,9 @@ def test_decord_and_pyav_show_the_same_frames_at_the_same_times(tmp_path: Path, 
 def test_ffmpeg_itself_shows_the_same_frames(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"clip.{suffix}"
     write_av(path, SMALL, **FORMATS[suffix])  # type: ignore[arg-type]
-    command = ffmpeg.input(str(path)).output("pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough")
+    command = ffmpeg.input(str(path)).output(
+        "pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough"
+    )
     done = subprocess.run(
         [imageio_ffmpeg.get_ffmpeg_exe(), *command.get_args()], capture_output=True, timeout=60, check=True
     )

@@ -1,0 +1,49 @@
+"""What the stream hands out: one sample, or a batch of them, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class AVSample:
+    """One sample: mel float32 [T, 1, F, L], frames uint8 [T, C, H, W], label, key, its JSON."""
+
+    mel: torch.Tensor
+    frames: torch.Tensor
+    label: int
+    key: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AVBatch:
+    """A batch of samples.
+
+    Attributes:
+        mel: float32 [B, T, 1, F, L], normalised by the train split's statistics unless asked otherwise.
+        frames: uint8 [B, T, C, H, W]; in memory the channels stand last.
+        label: int64 [B].
+        key: B keys.
+        weight: float32 [B]; 0 marks padding, which no loss and no metric may count.
+        step_labels: int64 [B, T] where the dataset labels its steps, else None.
+    """
+
+    mel: torch.Tensor
+    frames: torch.Tensor
+    label: torch.Tensor
+    key: list[str]
+    weight: torch.Tensor
+    step_labels: torch.Tensor | None
+
+    def pin_memory(self) -> AVBatch:
+        """The batch in page-locked memory, from which a GPU copies while it computes."""
+        steps = self.step_labels
+        return replace(
+            self, mel=self.mel.pin_memory(), frames=self.frames.pin_memory(), label=self.label.pin_memory(),
+            weight=self.weight.pin_memory(), step_labels=None if steps is None else steps.pin_memory(),
+        )  # fmt: skip

@@ -1,0 +1,199 @@
+"""The loader: one rank's batches of an epoch, made ahead by threads, and the state to go on from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from avdata.batch import AVBatch
+from avdata.errors import AvdataError, UsageError
+from avdata.plan import batch_places, batches_left
+
+if TYPE_CHECKING:
+    from avdata.stream import AVDataset
+
+FETCHES = 4  # remote shards on their way at a time
+
+_log = logging.getLogger(__name__)
+
+
+class Loader:
+    """Iterates one epoch of batches a time; knows what it has delivered, and goes on from there.
+
+    >>> # state = loader.state_dict(); later, on any number of ranks: loader.load_state_dict(state)
+
+    Each pass is an epoch: after a whole one the next has the next epoch's order, unless `set_epoch` says
+    otherwise. A pass that was broken off begins anew, unless its state is loaded.
+
+    Attributes:
+        skipped: what could not be read since the loader was made, as messages that name shard and key.
+    """
+
+    def __init__(
+        self,
+        dataset: AVDataset,
+        batch_size: int,
+        *,
+        num_workers: int,
+        drop_last: bool,
+        pin_memory: bool = False,
+    ) -> None:
+        if batch_size < 1 or num_workers < 0:
+            msg = f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are needed"
+            raise UsageError(msg)
+        self.dataset, self.batch_size = dataset, batch_size
+        self.num_workers, self.drop_last, self.pin_memory = num_workers, drop_last, pin_memory
+        self.skipped: list[str] = []
+        self._seen = 0
+        self._resume = 0
+
+    def __len__(self) -> int:
+        return self._batches(0)
+
+    def _batches(self, seen: int) -> int:
+        return batches_left(
+            len(self.dataset), seen=seen, batch_size=self.batch_size, world=self.dataset.world_size,
+            drop_last=self.drop_last,
+        )  # fmt: skip
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration; a loaded state of that same epoch stays in force."""
+        if epoch != self.dataset.epoch:
+            self.dataset.set_epoch(epoch)
+            self._seen = self._resume = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was delivered: the epoch and its samples over all ranks, and which order they are of."""
+        data, order = self.dataset, self.dataset.order
+        return {
+            "version": 1, "epoch": data.epoch, "samples": self._seen, "of": len(data),
+            "seed": order.seed, "shuffle": order.shuffle, "canonical_nodes": order.canonical_nodes,
+            "block": order.block, "split": data.split, "filter": data.filter,
+            "config_hash": data.info["config_hash"],
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken, also with another batch size or number of ranks.
+
+        Raises:
+            AvdataError: the state is of another set, split, filter or order.
+        """
+        here = self.state_dict()
+        for name in set(here) - {"epoch", "samples"}:
+            if state.get(name) != here[name]:
+                msg = f"the state is of another stream: {name} {state.get(name)!r} there, {here[name]!r} here"
+                raise AvdataError(msg, hint="open the same set with the same split, filter, seed and order")
+        self.dataset.set_epoch(int(state["epoch"]))
+        self._seen = self._resume = int(state["samples"])
+        if self._batches(self._seen) == 0 and self._seen:
+            self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        self.dataset.set_epoch(self.dataset.epoch + 1)
+        self._seen = self._resume = 0
+
+    def __iter__(self) -> Iterator[AVBatch]:
+        if self._seen and self._batches(self._seen) == 0:
+            # The last batch was taken, and the pass not asked for more.
+            self._end_epoch()
+        start, self._resume = self._resume, 0
+        self._seen = start
+        data, step = self.dataset, self.batch_size * self.dataset.world_size
+        order, count = data.epoch_order(), self._batches(start)
+
+        def job(number: int) -> tuple[np.ndarray, np.ndarray]:
+            places, weight = batch_places(
+                len(data),
+                number,
+                seen=start,
+                batch_size=self.batch_size,
+                rank=data.seat,
+                world=data.world_size,
+            )
+            return order[places], weight
+
+        fetching = self._fetching(order[start:][(data.seat - start) % data.world_size :: data.world_size])
+        try:
+            for batch in self._made(job, count):
+                # What is handed out now is delivered, whatever else the threads have made.
+                self._seen += step
+                yield batch
+        finally:
+            if fetching is not None:
+                fetching.shutdown(wait=False, cancel_futures=True)
+        if count:
+            self._end_epoch()
+
+    def _fetching(self, numbers: np.ndarray) -> ThreadPoolExecutor | None:
+        """Threads that bring the shards of a remote set here in the order of their first use."""
+        needed = self.dataset.first_uses(numbers)
+        if len(needed) == 0:
+            return None
+        pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="avdata-fetch")
+        for number in needed:
+            pool.submit(self.dataset.prefetch, int(number))
+        return pool
+
+    def _made(self, job: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int) -> Iterator[AVBatch]:
+        if self.num_workers == 0:
+            for number in range(count):
+                yield self._batch(*job(number))
+            return
+        ahead: deque[Future[AVBatch]] = deque()
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="avdata")
+        try:
+            for number in range(count):
+                ahead.append(pool.submit(self._batch, *job(number)))
+                if len(ahead) > self.num_workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _batch(self, numbers: np.ndarray, weight: np.ndarray) -> AVBatch:
+        data, jpeg = self.dataset, self.dataset.stored_as_jpeg()
+        mel = np.empty((len(numbers), *data.shape.mel), np.float16)
+        frames = data.shape.empty_frames(len(numbers), jpeg=jpeg)
+        facts, bad = [], []
+        for place, number in enumerate(numbers.tolist()):
+            try:
+                facts.append(data.fill(number, mel[place], frames[place]))
+            except AvdataError as error:
+                if data.on_error == "raise":
+                    raise
+                self._skip(str(error))
+                facts.append(b"{}")
+                bad.append(place)
+        good = next((place for place in range(len(numbers)) if place not in bad), None)
+        for place in bad:
+            mel[place] = 0 if good is None else mel[good]
+            frames[place] = 0 if good is None else frames[good]
+            weight[place] = 0
+        batch = AVBatch(
+            mel=data.normalised(torch.from_numpy(mel)),
+            frames=data.shape.tensor(frames, jpeg=jpeg),
+            label=torch.from_numpy(data.label_of(numbers)),
+            key=[data.key(number) for number in numbers.tolist()],
+            weight=torch.from_numpy(weight),
+            step_labels=_step_labels(facts, good),
+        )
+        return batch.pin_memory() if self.pin_memory else batch
+
+    def _skip(self, message: str) -> None:
+        self.skipped.append(message)
+        _log.warning("skipped: %s", message)
+
+
+def _step_labels(facts: list[bytes], good: int | None) -> torch.Tensor | None:
+    if good is None or b'"step_labels"' not in facts[good]:
+        return None
+    kept = [json.loads(fact).get("step_labels") for fact in facts]
+    return torch.tensor([kept[good] if labels is None else labels for labels in kept])

@@ -1,0 +1,125 @@
+"""Where the stream's shards stand: a folder, mapped into memory, or a URL, read through the shard cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from avdata.errors import AvdataError, UsageError
+from avdata.shardcache import ShardCache
+
+SCHEMES = ("file", "http", "https", "s3", "gs", "gcs", "az", "abfs", "hf", "memory")
+
+
+class Shelf:
+    """Opens the shards of one set by their path below its root.
+
+    Attributes:
+        root: the folder that holds dataset.json and index.parquet; of a remote set, their copies.
+        name: the set as the user called it.
+    """
+
+    def __init__(self, where: str | Path, cache: ShardCache) -> None:
+        self.name = str(where)
+        self._cache = cache
+        self._maps: dict[str, mmap.mmap] = {}
+        self._lock = threading.Lock()
+        self._expected: Mapping[str, Mapping[str, Any]] = {}
+        scheme, separator, rest = self.name.partition("://")
+        if not separator and self.name.startswith("pipe:"):
+            scheme, separator = "pipe", ":"
+        if separator and scheme not in SCHEMES:
+            msg = f"{self.name} cannot be opened: {scheme} is not a place for data"
+            raise UsageError(msg, hint=f"give a folder, or a URL of one of: {', '.join(SCHEMES)}")
+        self.remote = bool(separator) and scheme != "file"
+        self.root = self._copied() if self.remote else Path(rest if separator else where)
+
+    def expect(self, info: Mapping[str, Any], split: str) -> None:
+        """Take from dataset.json what the shards of a split must be."""
+        self._expected = {shard["path"]: shard for shard in info["splits"][split]["shards"]}
+
+    def view(self, shard: str) -> memoryview:
+        """A whole shard, mapped; a remote one is fetched first.
+
+        Raises:
+            AvdataError: it is missing, cannot be fetched, or has not the size that dataset.json says.
+        """
+        mapped = self._maps.get(shard)
+        if mapped is None:
+            path = self._fetched(shard) if self.remote else self.root / shard
+            mapped = self._mapped(path, shard)
+        return memoryview(mapped)
+
+    def sample(self, shard: str, offset: int, nbytes: int, sha256: str) -> memoryview:
+        """The bytes of one sample; of a remote shard that is not here, no more than these are fetched."""
+        known = shard in self._maps or not self.remote or self._cache.holds(self._proof(shard)["sha256"])
+        if known:
+            return self.view(shard)[offset : offset + nbytes]
+        data = self._cache.read_range(self._url(shard), offset, nbytes)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            msg = f"bytes {offset} to {offset + nbytes} of {self._url(shard)} are not those of the index"
+            raise AvdataError(msg, hint="the shard was changed after it was indexed: publish the set again")
+        return memoryview(data)
+
+    def _mapped(self, path: Path, shard: str) -> mmap.mmap:
+        hint = f"avdata verify {self.name} lists all that is wrong"
+        try:
+            with path.open("rb") as stream:
+                made = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            msg = f"the shard {path} cannot be opened ({error})"
+            raise AvdataError(msg, hint=hint) from error
+        expected = int(self._proof(shard)["bytes"])
+        if len(made) != expected:
+            msg = f"the shard {path} has {len(made):,} bytes; dataset.json says {expected:,}"
+            raise AvdataError(msg, hint=hint)
+        with self._lock:
+            return self._maps.setdefault(shard, made)
+
+    def _proof(self, shard: str) -> Mapping[str, Any]:
+        if shard not in self._expected:
+            msg = f"the shard {shard} is in the index of {self.name}, but not in its dataset.json"
+            raise AvdataError(msg, hint="index.parquet and dataset.json are of different preparations")
+        return self._expected[shard]
+
+    def _fetched(self, shard: str) -> Path:
+        proof = self._proof(shard)
+        path = self._cache.fetch(self._url(shard), proof["sha256"], int(proof["bytes"]))
+        with self._lock:
+            # A shard that was evicted takes disk space as long as it is mapped.
+            gone = [name for name in self._maps if not self._cache.holds(self._expected[name]["sha256"])]
+            for name in gone:
+                del self._maps[name]
+        return path
+
+    def prefetch(self, shard: str) -> None:
+        """Bring a remote shard here; what fails is raised when the shard is read."""
+        if self.remote and shard not in self._maps:
+            self.view(shard)
+
+    def _url(self, shard: str) -> str:
+        return f"{self.name.rstrip('/')}/{shard}"
+
+    def _copied(self) -> Path:
+        """Fresh copies of dataset.json and index.parquet; shards are known by checksum: none goes stale."""
+        folder = self._cache.folder / "sets" / hashlib.sha256(self.name.encode()).hexdigest()[:32]
+        for name in ("dataset.json", "index.parquet"):
+            self._cache.copy(self._url(name), folder / name)
+        try:
+            json.loads((folder / "dataset.json").read_bytes())
+        except ValueError as error:
+            msg = f"{self._url('dataset.json')} is not JSON"
+            raise AvdataError(msg, hint="check that the URL is a prepared set's folder") from error
+        return folder
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()

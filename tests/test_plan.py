@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avdata.plan import Order, batch_places, batches_left, epoch_order, seat, spans
+
+shards = st.lists(st.integers(1, 40), min_size=0, max_size=12).map(lambda sizes: np.array(sizes, np.int64))
+orders = st.builds(
+    Order,
+    seed=st.integers(0, 2**31),
+    shuffle=st.booleans(),
+    canonical_nodes=st.integers(1, 16),
+    block=st.integers(1, 64),
+)
+epochs = st.integers(0, 1000)
+worlds = st.integers(1, 9)
+batch_sizes = st.integers(1, 17)
+
+
+def delivered(samples: int, *, seen: int, batch_size: int, world: int, drop_last: bool = False) -> list:
+    """Places and weights of every rank, [world][batches] of (places, weights)."""
+    count = batches_left(samples, seen=seen, batch_size=batch_size, world=world, drop_last=drop_last)
+    return [
+        [
+            batch_places(samples, n, seen=seen, batch_size=batch_size, rank=r, world=world)
+            for n in range(count)
+        ]
+        for r in range(world)
+    ]
+
+
+def real_places(ranks: list) -> list[int]:
+    return sorted(int(p) for batches in ranks for places, weight in batches for p in places[weight > 0])
+
+
+@given(shards, orders, epochs)
+def test_an_epoch_holds_every_sample_once(sizes: np.ndarray, order: Order, epoch: int) -> None:
+    assert sorted(epoch_order(sizes, order, epoch).tolist()) == list(range(int(sizes.sum())))
+
+
+@given(shards, orders, epochs, worlds, batch_sizes)
+def test_over_all_ranks_every_sample_is_delivered_once_and_all_ranks_get_as_many_batches(
+    sizes: np.ndarray, order: Order, epoch: int, world: int, batch_size: int
+) -> None:
+    ranks = delivered(int(sizes.sum()), seen=0, batch_size=batch_size, world=world)
+    assert len({len(batches) for batches in ranks}) == 1
+    assert real_places(ranks) == list(range(int(sizes.sum())))
+    padding = sum(int((weight == 0).sum()) for batches in ranks for _, weight in batches)
+    assert padding == len(ranks[0]) * batch_size * world - sizes.sum()
+
+
+@given(st.integers(1, 300), worlds, batch_sizes)
+def test_padding_is_of_the_rank_itself_where_it_has_samples(
+    samples: int, world: int, batch_size: int
+) -> None:
+    for rank, batches in enumerate(delivered(samples, seen=0, batch_size=batch_size, world=world)):
+        for places, _ in batches:
+            assert ((places >= 0) & (places < samples)).all()
+            assert rank >= samples or (places % world == rank).all()
+
+
+@given(st.integers(0, 300), worlds, batch_sizes)
+def test_dropping_the_rest_leaves_no_padding_and_loses_less_than_a_global_batch(
+    samples: int, world: int, batch_size: int
+) -> None:
+    ranks = delivered(samples, seen=0, batch_size=batch_size, world=world, drop_last=True)
+    assert all((weight == 1).all() for batches in ranks for _, weight in batches)
+    assert samples - len(real_places(ranks)) < batch_size * world
+
+
+@given(st.integers(1, 300), worlds, batch_sizes, worlds, batch_sizes, st.data())
+def test_a_run_stopped_anywhere_goes_on_with_any_number_of_ranks_and_loses_nothing(
+    samples: int, world: int, batch_size: int, other_world: int, other_size: int, data: st.DataObject
+) -> None:
+    before = delivered(samples, seen=0, batch_size=batch_size, world=world)
+    stop = data.draw(st.integers(0, len(before[0])))
+    seen = stop * batch_size * world
+    after = delivered(samples, seen=seen, batch_size=other_size, world=other_world)
+    head = real_places([batches[:stop] for batches in before])
+    assert sorted(head + real_places(after)) == list(range(samples))
+    if (other_world, other_size) == (world, batch_size):
+        tail = [places.tolist() for batches in before for places, _ in batches[stop:]]
+        assert [places.tolist() for batches in after for places, _ in batches] == tail
+
+
+@given(st.integers(1, 300), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 8]))
+def test_a_global_batch_holds_the_same_samples_however_many_ranks_share_it(
+    samples: int, world: int, other: int
+) -> None:
+    def global_batches(ranks: list) -> list[list[int]]:
+        return [real_places([[batches[n]] for batches in ranks]) for n in range(len(ranks[0]))]
+
+    one = delivered(samples, seen=0, batch_size=8 // world, world=world)
+    two = delivered(samples, seen=0, batch_size=8 // other, world=other)
+    assert global_batches(one) == global_batches(two)
+
+
+@given(shards, orders, epochs, st.integers(1, 4), st.integers(1, 3))
+def test_a_node_reads_only_its_own_spans(
+    sizes: np.ndarray, order: Order, epoch: int, nodes: int, local: int
+) -> None:
+    order = replace(order, canonical_nodes=nodes * 2)
+    numbers, owned = epoch_order(sizes, order, epoch), spans(sizes, order)
+    world, total = nodes * local, int(sizes.sum())
+    for node in range(nodes):
+        mine = {
+            sample
+            for span in owned[node::nodes]
+            for first, end in span.tolist()
+            for sample in range(first, end)
+        }
+        for rank in range(node * local, (node + 1) * local):
+            place = seat(rank, world, local)
+            read = {int(numbers[p]) for p in range(place, total, world)}
+            assert read <= mine
+
+
+@given(shards, orders)
+def test_spans_part_the_set_evenly(sizes: np.ndarray, order: Order) -> None:
+    owned = [sum(end - first for first, end in span.tolist()) for span in spans(sizes, order)]
+    assert sum(owned) == sizes.sum()
+    assert max(owned) - min(owned) <= 1
+
+
+@given(st.integers(1, 6), st.integers(1, 6))
+def test_seats_are_all_taken(nodes: int, local: int) -> None:
+    world = nodes * local
+    assert sorted(seat(rank, world, local) for rank in range(world)) == list(range(world))
+
+
+def test_without_shuffling_one_span_is_the_index_itself() -> None:
+    sizes = np.array([5, 1, 7])
+    assert epoch_order(sizes, Order(shuffle=False, canonical_nodes=1), 4).tolist() == list(range(13))
+
+
+@given(st.integers(0, 2**31), epochs)
+@settings(max_examples=20)
+def test_an_epoch_has_an_order_of_its_own_that_the_seed_decides(seed: int, epoch: int) -> None:
+    sizes, order = np.full(8, 64), Order(seed=seed)
+    once = epoch_order(sizes, order, epoch)
+    assert (once == epoch_order(sizes, order, epoch)).all()
+    assert (once != epoch_order(sizes, order, epoch + 1)).any()
+    assert (once != epoch_order(sizes, replace(order, seed=seed + 1), epoch)).any()
+
+
+@pytest.mark.parametrize("shard_count", [3, 7, 64, 200])
+@given(st.integers(0, 2**31))
+@settings(max_examples=10)
+def test_neighbours_of_the_order_are_as_unrelated_as_in_a_true_permutation(
+    shard_count: int, seed: int
+) -> None:
+    sizes = np.full(shard_count, 51_200 // shard_count)
+    order = epoch_order(sizes, Order(seed=seed), 0)
+    true = np.random.default_rng(seed).permutation(len(order))
+    for apart in (1, 8):
+        ours = np.corrcoef(order[:-apart], order[apart:])[0, 1]
+        theirs = np.corrcoef(true[:-apart], true[apart:])[0, 1]
+        assert ours <= theirs + 0.05
+
+
+def test_a_million_samples_are_planned_in_a_fraction_of_a_second() -> None:
+    began = time.perf_counter()
+    order = epoch_order(np.full(1000, 1000), Order(), 0)
+    batch_places(len(order), 5, seen=0, batch_size=32, rank=3, world=8)
+    assert time.perf_counter() - began < 0.5
