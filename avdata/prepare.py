@@ -115,7 +115,7 @@ def plan(
     """Survey a source and plan its shards; writes nothing. The arguments are those of `prepare`."""
     recipe = load_recipe(recipe)
     settled = config if isinstance(config, Config) else recipe.configure(preset, config or {})
-    folder = _source_folder(recipe, source)
+    folder = _source_folder(recipe, source, settled, progress)
     facts = _manifest(recipe, folder, manifest) if checksums else None
     clips = list(recipe.clips(folder, recipe.check_split(settled.select.split_by)))
     check_keys(clips)
@@ -134,7 +134,7 @@ def plan(
     return Plan(recipe, settled, folder, facts, _shards(recipe, good, settled), tuple(left_out + bad))
 
 
-def _source_folder(recipe: Recipe, source: str | Path | None) -> Path:
+def _source_folder(recipe: Recipe, source: str | Path | None, config: Config, progress: Progress) -> Path:
     if source is not None:
         folder = Path(source)
         if not folder.is_dir():
@@ -147,9 +147,13 @@ def _source_folder(recipe: Recipe, source: str | Path | None) -> Path:
             # The manifest is written last, so its presence says that all clips are there.
             recipe.mock(folder, None, False, 0)
         return folder
-    from avdata.download import download  # noqa: PLC0415
+    from avdata.download import Moment, download  # noqa: PLC0415
 
-    return download(recipe).root
+    def show(moment: Moment) -> None:
+        progress(moment.phase, moment.files_done, moment.files)
+
+    select = config.select
+    return download(recipe, limit=select.limit, split_by=select.split_by, progress=show).root
 
 
 def _manifest(recipe: Recipe, folder: Path, manifest: str | Path | None) -> Manifest:
@@ -247,7 +251,7 @@ def prepare(
         workers: processes; 0 works in this one.
         max_quarantine: share of clips that may be left out before the set counts as too poor.
         overwrite: replace a set that is there with other settings.
-        progress: called with ("survey" | "prepare", done, total), in clips.
+        progress: called with a stage (survey, prepare, or the download's), done and total: clips, files.
 
     Returns:
         The finished set. Its `over_quarantine` tells whether more clips than allowed were left out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -70,7 +71,8 @@ class Killing:
         target = min(len(self.here()) + done, len(self.files))
         process = self.start()
         while len(self.here()) < target and process.poll() is None:
-            time.sleep(0.001)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.001)
         process.kill()
         process.wait()
 
@@ -134,7 +136,8 @@ def test_ctrl_c_stops_within_a_second_and_the_next_run_goes_on(killing, faults, 
             killing.world.faults["/" + path].append(faults["stall_after"](100))
     process = killing.start()
     while len(killing.world.asked) < 8 or (trouble == "slow" and not killing.here()):
-        time.sleep(0.005)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.005)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     process.wait(timeout=10)
