@@ -11,6 +11,7 @@ import pytest
 from trees import digest_tree
 
 import avdata
+from avdata.config import merge, parse_setting, read_config_file
 from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.prepare import plan
 from avdata.shards import read_index, read_info, read_quarantine
@@ -211,3 +212,16 @@ def test_audio_rules_decide_who_is_missing(cremad_bad: Path) -> None:
     wav = plan("cremad", source=cremad_bad, config={"audio": {"source": "wav"}})
     assert "1003_WSI_DIS_XX" in {clip.key for clip in auto.clips}
     assert ("1003_WSI_DIS_XX", "missing_audio") in {(one.key, one.reason) for one in wav.quarantined}
+
+
+def test_a_config_file_lies_between_the_preset_and_the_single_settings(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("video: {frames: 8, size: 64}\n")
+    config = avdata.load_recipe("cremad").configure(
+        "snnergy", merge(read_config_file(tmp_path / "mine.yaml"), parse_setting("video.size=32"))
+    )
+    assert (config.video.frames, config.video.size, config.audio.n_mels) == (8, 32, 128)
+    (tmp_path / "bad.yaml").write_text("- 1\n")
+    with pytest.raises(UsageError, match="no mapping"):
+        read_config_file(tmp_path / "bad.yaml")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_config_file(tmp_path / "none.yaml")
