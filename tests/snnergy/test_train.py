@@ -61,7 +61,7 @@ def test_help_is_quick_to_import_and_mistakes_are_one_sentence(tmp_path: Path) -
     assert "Traceback" not in missing.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.acceptance
 def test_cmqka_solves_the_audio_visual_xor_and_plain_concatenation_does_not(tmp_path: Path) -> None:
     avdata.prepare("synthetic", out=tmp_path / "set", workers=2)
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
