@@ -111,7 +111,7 @@ def _bars(number: Number) -> Iterator[Progress]:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, completed=done, said="")
             speed = bars.tasks[-1].speed or 0.0
-            said = f"{number(done)}/{number(total)} {number(speed)}/s"
+            said = f"{number(done)}/{number(total)} {_rate(speed, number)}/s"
             bars.update(tasks[stage], completed=done, total=total, said=said)
 
         yield show
@@ -130,12 +130,16 @@ def _lines(number: Number) -> Progress:
         if took > 2 and tenth > tenths.get(stage, -1):
             left = took / max(done, 1) * (total - done)
             typer.echo(
-                f"{stage}: {number(done)}/{number(total)}, {number(done / took)}/s, {as_duration(left)} left",
+                f"{stage}: {number(done)}/{number(total)}, {_rate(done / took, number)}/s, {as_duration(left)} left",
                 err=True,
             )
         tenths[stage] = max(tenth, tenths.get(stage, -1))
 
     return show
+
+
+def _rate(value: float, number: Number) -> str:
+    return number(value) if value >= 10 else f"{value:.1f}"
 
 
 def run_command(command: typer.Typer) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from avdata.terminal import print_json, print_table, run_command, say
+from avdata.terminal import print_json, print_table, run_command, say, show_progress
 
 app = typer.Typer(
     name="snnergy",
@@ -55,8 +54,8 @@ def train(
     config = TrainConfig(
         preset=preset, fusion=fusion, steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed
     )
-    progress = sys.stderr.isatty() and not quiet and not as_json
-    result = run(prepared, out, config, progress=progress, resume=resume)
+    with show_progress(quiet=quiet or as_json) as progress:
+        result = run(prepared, out, config, progress=progress, resume=resume)
     _show(result, as_json=as_json)
     if not as_json:
         say(

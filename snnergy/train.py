@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from snnergy.model import ModelConfig, SNNergy, build, recalibrate
 from snnergy.pictures import draw_confusion, draw_curves
 
 RECALIBRATION_BATCHES = 16
+
+Progress = Callable[[str, int, int], None]
 
 
 class TrainConfig(BaseModel):
@@ -119,8 +121,24 @@ class _Epochs(lightning.Callback):
         self._loader.set_epoch(trainer.current_epoch)
 
 
+class _Steps(lightning.Callback):
+    """Tells how far the training is."""
+
+    def __init__(self, steps: int, progress: Progress) -> None:
+        self._steps, self._progress = steps, progress
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: Any, **options: Any) -> None:
+        if trainer.is_global_zero:
+            self._progress("train", trainer.global_step, self._steps)
+
+
 def train(
-    where: str | Path, out: str | Path, config: TrainConfig, *, progress: bool = False, resume: bool = False
+    where: str | Path,
+    out: str | Path,
+    config: TrainConfig,
+    *,
+    progress: Progress = lambda stage, done, total: None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Train a network on a prepared set and evaluate it once on its test split.
 
@@ -128,7 +146,7 @@ def train(
         where: the prepared set.
         out: the run's folder.
         config: the settings.
-        progress: show a bar.
+        progress: called with ("train", done, total), in optimiser steps.
         resume: go on from the run's `last.ckpt`.
 
     Returns:
@@ -189,7 +207,7 @@ def _network(config: TrainConfig, data: AVDataset) -> SNNergy:
 
 
 def _trainer(
-    folder: Path, config: TrainConfig, steps: int, loader: Loader, *, progress: bool, select: bool
+    folder: Path, config: TrainConfig, steps: int, loader: Loader, *, progress: Progress, select: bool
 ) -> lightning.Trainer:
     # About twenty evaluations a run; each costs a recalibration.
     epochs = max(1, math.ceil(steps / max(len(loader), 1)))
@@ -205,8 +223,8 @@ def _trainer(
         num_sanity_val_steps=0,
         logger=CSVLogger(folder, name="", version=""),
         log_every_n_steps=max(1, min(10, steps // 20)),
-        callbacks=[_Epochs(loader), keep],
-        enable_progress_bar=progress,
+        callbacks=[_Epochs(loader), _Steps(steps, progress), keep],
+        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         accelerator="auto",
