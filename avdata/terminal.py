@@ -129,9 +129,9 @@ def _lines(number: Number) -> Progress:
         # Short work stays silent: it is over before anyone would read of it.
         if took > 2 and tenth > tenths.get(stage, -1):
             left = took / max(done, 1) * (total - done)
+            rate = _rate(done / took, number)
             typer.echo(
-                f"{stage}: {number(done)}/{number(total)}, {_rate(done / took, number)}/s, {as_duration(left)} left",
-                err=True,
+                f"{stage}: {number(done)}/{number(total)}, {rate}/s, {as_duration(left)} left", err=True
             )
         tenths[stage] = max(tenth, tenths.get(stage, -1))
 
