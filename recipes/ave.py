@@ -11,6 +11,7 @@ different classes, and 18 of them in train and in another split: the rows are ke
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ LABELS = (
 )  # fmt: skip
 """In order of first appearance, which is the order of the authors' label files."""
 
+EVENT = re.compile(r"[A-Za-z0-9_-]{11}&[^&]*&(?:[0-9]|10)&(?:[0-9]|10)")
 HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 EXPECTED = {"train": 3339, "val": 402, "test": 402}
@@ -59,7 +61,7 @@ def parse_rows(text: str, name: str) -> list[Row]:
         if not line.strip() or line == HEADER:
             continue
         fields = line.strip().split("&")
-        if len(fields) != 5 or fields[0] not in LABELS or not (fields[3] + fields[4]).isdigit():
+        if len(fields) != 5 or fields[0] not in LABELS or not EVENT.fullmatch("&".join(fields[1:])):
             msg = f"{name} line {number} is not {HEADER}: {line[:60]!r}"
             raise SourceError(msg, hint="use the text files of the AVE archive as they are")
         rows.append(Row(fields[0], fields[1], int(fields[3]), int(fields[4])))

@@ -115,7 +115,7 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
     Raises:
         SourceError: the folder holds no UrbanSound8K-AV, or lacks what the split is made from.
     """
-    vision, sound = _find(root, VISION), _find(root, SOUND)
+    vision, sound = _find_pair(root) or (None, None)
     if vision is None or sound is None:
         msg = f"{root} holds no UrbanSound8K-AV: no folder {' or '.join(VISION)} beside {' or '.join(SOUND)}"
         raise SourceError(msg, hint="give the unpacked Kaggle dataset with --source")
@@ -138,9 +138,13 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
     ]  # fmt: skip
 
 
-def _find(root: Path, names: Sequence[str]) -> Path | None:
-    places = (root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/")))
-    return next((place / name for place in places for name in names if (place / name).is_dir()), None)
+def _find_pair(root: Path) -> tuple[Path, Path] | None:
+    """The folders of images and sounds that stand side by side; UrbanSound8K's own `audio` stands alone."""
+    for place in (root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))):
+        held = [[place / name for name in names if (place / name).is_dir()] for names in (VISION, SOUND)]
+        if all(held):
+            return held[0][0], held[1][0]
+    return None
 
 
 def _read_folds(root: Path) -> tuple[dict[str, int], str]:

@@ -22,6 +22,14 @@ def test_a_line_of_another_grammar_is_named_by_its_number() -> None:
         ave.parse_rows(LINES + "Church bell;x;good;0;10\n", "Annotations.txt")
 
 
+@pytest.mark.parametrize(
+    "row", ["Bark&../../x.y&good&0&10", "Bark&abcdefghijk&good&&10", "Bark&abcdefghijk&good&8&99"]
+)
+def test_a_row_that_leads_elsewhere_is_refused(row: str) -> None:
+    with pytest.raises(SourceError, match="line 1"):
+        ave.parse_rows(row, "trainSet.txt")
+
+
 def test_keys_never_begin_with_a_dash_and_rows_of_one_video_differ() -> None:
     row = ave.Row("Bark", "--12UOziMF0", 0, 10)
     clips = ave.make_clips(

@@ -72,3 +72,13 @@ def test_folds_without_the_csv_say_where_to_put_it(urbansound_bad: Path, tmp_pat
 def test_images_with_the_same_bytes_are_flagged(urbansound_bad: Path) -> None:
     twins = [clip.key for clip in us8k.clips(urbansound_bad, "random70") if "dup_image_of" in clip.flags]
     assert {"900006-7-0-0", "900007-7-0-0"} <= set(twins)
+
+
+def test_urbansound8ks_own_sounds_beside_the_dataset_are_not_taken(
+    urbansound_bad: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(urbansound_bad, tmp_path / "UrbanSound8K-AV")
+    shutil.copytree(urbansound_bad / "audio", tmp_path / "UrbanSound8K" / "audio")
+    for clip in us8k.clips(tmp_path, "random70"):
+        assert clip.audio is not None
+        assert clip.audio.is_relative_to(tmp_path / "UrbanSound8K-AV")
