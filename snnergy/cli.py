@@ -41,7 +41,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs, without --steps.")] = 200,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    lr: Annotated[float, typer.Option(help="Peak of the learning rate.")] = 2e-3,
+    lr: Annotated[float, typer.Option(min=1e-9, help="Peak of the learning rate.")] = 2e-3,
     seed: int = 42,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last.ckpt.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,

@@ -197,7 +197,8 @@ def train(
     }
     _write_json(folder / "result.json", result)
     draw_curves(folder / "metrics.csv", folder / "curves.png")
-    draw_confusion(result["test"]["confusion"], result["labels"], folder / "confusion.png")
+    if "test" in result:
+        draw_confusion(result["test"]["confusion"], result["labels"], folder / "confusion.png")
     return result
 
 
