@@ -80,6 +80,8 @@ def as_duration(seconds: float) -> str:
 Progress = Callable[[str, int, int], None]
 Number = Callable[[float], str]
 
+INTERRUPTED = 130
+
 
 @contextmanager
 def show_progress(*, quiet: bool, number: Number = "{:,.0f}".format) -> Iterator[Progress]:
@@ -152,6 +154,9 @@ def run_command(command: typer.Typer) -> None:
             raise
         complain(error.message, error.hint)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        complain("stopped", "finished work is kept; the same command goes on from there")
+    except SystemExit as done:
+        # Typer turns Ctrl-C into this code and says nothing.
+        if done.code != INTERRUPTED:
+            raise
+        complain("stopped", "what was finished is kept; to go on, give the same command again")
         sys.exit(1)

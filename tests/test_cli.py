@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from trees import digest_tree
+
+from avdata.terminal import run_command
 
 
 def avdata(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -153,3 +156,18 @@ def test_a_mock_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
     done = avdata("mock", "cremad", tmp_path)
     assert done.returncode == 1
     assert "not a mock" in done.stderr
+
+
+def test_ctrl_c_ends_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer(rich_markup_mode=None)
+
+    @app.command()
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["avdata"])
+        with pytest.raises(SystemExit) as ended:
+            run_command(app)
+    assert ended.value.code == 1
+    assert "error: stopped" in capsys.readouterr().err
