@@ -91,6 +91,8 @@ class Part:
 
     def restart(self) -> None:
         """Forget the bytes so far."""
+        if not self.size and self._file is None:
+            return
         with explained(self.path):
             self._close()
             for path in (self.path, self._state):
