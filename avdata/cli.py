@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avdata.cli_sources import download, manifests
+from avdata.cli_sources import Rehash, download, manifests, say_licence
 from avdata.terminal import (
     as_duration,
     as_size,
@@ -21,7 +21,8 @@ from avdata.terminal import (
 )
 
 if TYPE_CHECKING:
-    from avdata.prepare import Plan, PreparedSet
+    from avdata.prepare import PreparedSet
+    from avdata.shardplan import Plan
 
 EXIT_QUARANTINE = 3
 
@@ -142,7 +143,7 @@ def prepare(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or a path to a recipe file.")],
     out: Annotated[Path, typer.Option(help="Folder of the prepared set.")],
     source: Annotated[
-        Path | None, typer.Option(help="Folder that holds the dataset; without it, download.")
+        Path | None, typer.Option(help="Folder or archive of the dataset; without it, download.")
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="snnergy (default), snnergy-repeat, ogmge, scmrl.")
@@ -167,6 +168,10 @@ def prepare(
     ] = 0.05,
     manifest: Annotated[Path | None, typer.Option(help="Manifest to prove the files against.")] = None,
     checksums: Annotated[str, typer.Option(help="on, or off for data you changed.")] = "on",
+    rehash: Rehash = False,
+    keep_sources: Annotated[
+        str, typer.Option(help="yes, or no to remove downloaded files once their shard is done.")
+    ] = "yes",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a set with other settings.")
@@ -178,12 +183,16 @@ def prepare(
     from avdata import prepare as pipeline
     from avdata.config import merge, parse_setting, read_config_file
     from avdata.errors import UsageError
-    from avdata.prepare import plan
     from avdata.recipe import load_recipe
+    from avdata.shardplan import plan
 
-    if checksums not in {"on", "off"}:
-        msg = f"--checksums {checksums!r} is neither on nor off"
-        raise UsageError(msg)
+    for option, value, words in (
+        ("--checksums", checksums, ("on", "off")),
+        ("--keep-sources", keep_sources, ("yes", "no")),
+    ):
+        if value not in words:
+            msg = f"{option} {value!r} is neither {' nor '.join(words)}"
+            raise UsageError(msg)
     overrides = read_config_file(config) if config else {}
     shorts = {
         "select.split_by": split_by,
@@ -197,8 +206,10 @@ def prepare(
     settled = load_recipe(recipe).configure(preset, overrides)
     common: dict[str, Any] = {
         "source": source, "config": settled, "manifest": manifest, "checksums": checksums == "on",
-        "workers": workers,
+        "workers": workers, "rehash": rehash,
     }  # fmt: skip
+    if source is None and not (quiet or as_json):
+        say_licence(recipe)
     with show_progress(quiet=quiet or as_json) as progress:
         if dry_run:
             planned = plan(recipe, progress=progress, **common)
@@ -208,6 +219,7 @@ def prepare(
                 out=out,
                 max_quarantine=max_quarantine,
                 overwrite=overwrite,
+                keep_sources=keep_sources == "yes",
                 progress=progress,
                 **common,
             )
@@ -222,7 +234,7 @@ def prepare(
 def _show_plan(planned: Plan, out: Path, workers: int, *, as_json: bool) -> None:
     from collections import Counter
 
-    from avdata.prepare import seconds_a_clip
+    from avdata.shardplan import seconds_a_clip
 
     counts = planned.counts()
     lost = dict(Counter(str(one.reason) for one in planned.quarantined))

@@ -7,9 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from avdata.terminal import as_size, print_json, print_table, say, show_progress
+from avdata.terminal import as_size, print_json, print_table, remark, say, show_progress
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Rehash = Annotated[bool, typer.Option("--rehash", help="Prove unchanged files again.")]
+
+
+def say_licence(name: str) -> None:
+    """Say what the owner of a dataset allows, before it is downloaded."""
+    from avdata.manifest import load_manifest
+    from avdata.recipe import load_recipe
+
+    recipe = load_recipe(name)
+    if not recipe.generated:
+        facts = load_manifest(recipe.name)
+        remark(f"licence of {facts.title}: {facts.licence.name}. {facts.licence.note}")
 
 
 def download(
@@ -20,7 +32,7 @@ def download(
     split_by: Annotated[str | None, typer.Option(help="Way of splitting; see `avdata info`.")] = None,
     connections: Annotated[int | None, typer.Option(min=1, help="Connections at once.")] = None,
     bandwidth: Annotated[int | None, typer.Option(min=1, help="Cap, bytes a second.")] = None,
-    rehash: Annotated[bool, typer.Option("--rehash", help="Prove files on disk again.")] = False,
+    rehash: Rehash = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: Json = False,
@@ -45,6 +57,8 @@ def download(
             "licence": planned.licence.name, "notes": " ".join(planned.notes),
         }  # fmt: skip
     else:
+        if not (quiet or as_json):
+            say_licence(name)
         with show_progress(quiet=quiet or as_json, number=as_size) as progress:
 
             def show(moment: Moment) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, overload
@@ -116,7 +116,7 @@ def download(
     limit: int | None = ...,
     split: str | None = ...,
     split_by: str | None = ...,
-    keys: Collection[str] | None = ...,
+    keys: Sequence[str] | None = ...,
     dry_run: Literal[False] = ...,
     connections: int | None = ...,
     bandwidth: float | None = ...,
@@ -133,7 +133,7 @@ def download(
     limit: int | None = ...,
     split: str | None = ...,
     split_by: str | None = ...,
-    keys: Collection[str] | None = ...,
+    keys: Sequence[str] | None = ...,
     dry_run: Literal[True],
     connections: int | None = ...,
     bandwidth: float | None = ...,
@@ -149,7 +149,7 @@ def download(
     limit: int | None = None,
     split: str | None = None,
     split_by: str | None = None,
-    keys: Collection[str] | None = None,
+    keys: Sequence[str] | None = None,
     dry_run: bool = False,
     connections: int | None = None,
     bandwidth: float | None = None,
@@ -171,7 +171,8 @@ def download(
         limit: the files of so many clips only, where the dataset comes in single files.
         split: the files of `train`, `val` or `test` only, likewise.
         split_by: the way of splitting; None is the recipe's default.
-        keys: the files of these clips only, likewise.
+        keys: the files of these clips only, likewise and in this order; `()` fetches the lists and other
+            files that belong to no clip.
         dry_run: only say what would be done.
         connections: at once; None is 16 for small files and 4 for large ones.
         bandwidth: bytes a second, over all connections together; None is no cap.
@@ -196,7 +197,7 @@ def download(
         hint = "its clips are generated: run avdata prepare" if recipe.generated else None
         raise UsageError(msg, hint=hint)
     root = Path(into) if into is not None else source_root(recipe.name)
-    choice = Choice(recipe.check_split(split_by), limit, split, keys)
+    choice = Choice(recipe.check_split(split_by), limit, split, None if keys is None else tuple(keys))
     if dry_run:
         return make_plan(recipe, facts, root, choice, rehash=rehash)
     run = _Run(facts, progress or (lambda moment: None), arrived or (lambda path: None))

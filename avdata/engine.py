@@ -1,8 +1,9 @@
 """Where shard jobs run: worker processes of this machine that may crash or hang without taking the run along.
 
 A job is anything picklable with a function that takes it and a `report` callable. The function calls
-`report(item)` before each of its items; so the engine knows which item a lost worker had in hand. Workers are
-started as `python -m avdata.engine`, not by multiprocessing: a user's script needs no `__main__` guard.
+`report(item)` before each of its items, which returns when the item may begin; so the engine knows which item
+a lost worker had in hand, and items may wait for what they are made from. Workers are started as
+`python -m avdata.engine`, not by multiprocessing: a user's script needs no `__main__` guard.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ Ban = Callable[[Job, str, Reason, str], Job]
 CRASHES_ALLOWED = 2
 """An item that loses this many workers is banned; the first loss may have been the machine's doing."""
 
+_LOOK = 0.02
+_LOOK_LAZILY = 1.0
+
 
 @dataclass
 class _Worker(Generic[Job]):
@@ -37,6 +41,7 @@ class _Worker(Generic[Job]):
     pipe: Connection
     job: Job | None = None
     item: str | None = None
+    held: bool = False
     late: bool = False
     since: float = field(default_factory=time.monotonic)
 
@@ -49,6 +54,7 @@ def run_jobs(
     item_timeout: float,
     ban: Ban[Job],
     on_item: Report = lambda item: None,
+    may_begin: Callable[[str], bool] = lambda item: True,
 ) -> Generator[Any, None, None]:
     """Results of `function(job, report)` for each job, in the order in which they are done.
 
@@ -59,14 +65,21 @@ def run_jobs(
         item_timeout: seconds an item may take before its worker is killed and the item banned.
         ban: makes a job that leaves one item out, with the reason and a detail.
         on_item: called with each item as it is begun.
+        may_begin: asked again and again until an item may begin; what it raises ends the run.
 
     Raises:
         AvdataError: a worker could not start, or raised one.
         Exception: whatever else the function raised.
     """
     if workers == 0:
+
+        def begin(item: str) -> None:
+            while not may_begin(item):
+                time.sleep(_LOOK)
+            on_item(item)
+
         for job in jobs:
-            yield function(job, on_item)
+            yield function(job, begin)
         return
     waiting = list(reversed(jobs))
     farm: list[_Worker[Job]] = []
@@ -80,13 +93,13 @@ def run_jobs(
                     farm.remove(worker)
                     waiting.append(_after_loss(worker, message, crashes, ban))
                 elif message[0] == "item":
-                    worker.item, worker.since = message[1], time.monotonic()
-                    on_item(message[1])
+                    worker.item, worker.held = message[1], True
                 elif message[0] == "error":
                     raise message[1]
                 else:
                     worker.job = worker.item = None
                     yield message[1]
+            _let_begin(farm, may_begin, on_item)
     finally:
         for worker in farm:
             worker.process.kill()
@@ -107,7 +120,8 @@ def _hand_out(function: Function, waiting: list[Job], farm: list[_Worker[Job]], 
     for worker in farm:
         if worker.job is None and waiting:
             job = waiting.pop()
-            worker.job, worker.item, worker.since = job, None, time.monotonic()
+            worker.job, worker.item, worker.held = job, None, False
+            worker.since = time.monotonic()
             # A worker that died between two jobs is noticed when it is read from.
             with suppress(BrokenPipeError):
                 worker.pipe.send(job)
@@ -130,12 +144,23 @@ def _start(function: Function) -> _Worker[Any]:
     return _Worker(process, ours)
 
 
+def _let_begin(farm: list[_Worker[Job]], may_begin: Callable[[str], bool], on_item: Report) -> None:
+    for worker in farm:
+        if worker.held and worker.item is not None and may_begin(worker.item):
+            worker.held, worker.since = False, time.monotonic()
+            on_item(worker.item)
+            with suppress(BrokenPipeError):
+                worker.pipe.send("begin")
+
+
 def _ready(farm: list[_Worker[Job]], item_timeout: float) -> list[_Worker[Job]]:
-    readable = wait([worker.pipe for worker in farm], timeout=1.0)
+    waiting = any(worker.held for worker in farm)
+    readable = wait([worker.pipe for worker in farm], timeout=_LOOK if waiting else _LOOK_LAZILY)
     ready = [worker for worker in farm if worker.pipe in readable]
     now = time.monotonic()
     for worker in farm:
-        if worker.item is not None and worker not in ready and now - worker.since > item_timeout:
+        began = worker.item is not None and not worker.held
+        if began and worker not in ready and now - worker.since > item_timeout:
             worker.late = True
             worker.process.kill()
             ready.append(worker)
@@ -174,11 +199,19 @@ def _work(fd: int, module: str, name: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(fd)
     function: Function = getattr(importlib.import_module(module), name)
+
+    def begin(item: str) -> None:
+        pipe.send(("item", item))
+        try:
+            pipe.recv()
+        except (EOFError, OSError):  # the parent is gone, and with it whoever wanted the result
+            sys.exit(1)
+
     with suppress(EOFError, BrokenPipeError):
         while True:
             job = pipe.recv()
             try:
-                result = function(job, lambda item: pipe.send(("item", item)))
+                result = function(job, begin)
             except BrokenPipeError:
                 raise
             except Exception as error:  # whatever it is, the parent raises it

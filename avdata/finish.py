@@ -99,7 +99,7 @@ def _info(
         "config": config.model_dump(mode="json"),
         "config_hash": config.hash,
         "plan": provenance.plan_hash,
-        "source": _source(manifest),
+        "source": source_facts(manifest),
         "licence": manifest.licence.model_dump() if manifest else None,
         "citation": manifest.citation if manifest else None,
         "labels": list(recipe.labels),
@@ -117,7 +117,7 @@ def _info(
     }
 
 
-def _source(manifest: Manifest | None) -> dict[str, Any]:
+def source_facts(manifest: Manifest | None) -> dict[str, Any]:
     """Which facts the files were proven against."""
     if manifest is None:
         return {"checksums": "off"}

@@ -65,12 +65,21 @@ def check_finished(root: Path, plan_hash: str) -> dict[str, Any]:
     """The dataset.json of a set that is finished already, made from the same plan.
 
     Raises:
-        AvdataError: the source files have changed since, or a shard is gone.
+        AvdataError: the source files have changed since, or `check_whole` finds a shard amiss.
     """
     info = read_info(root)
     if info["plan"] != plan_hash:
         msg = f"{root} was prepared from other source files than are there now"
         raise AvdataError(msg, hint="choose another --out, or --overwrite to replace it")
+    return check_whole(root, info)
+
+
+def check_whole(root: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """The dataset.json of a finished set all of whose shards are there.
+
+    Raises:
+        AvdataError: a shard is gone or has another size.
+    """
     for split in info["splits"].values():
         for shard in split["shards"]:
             path = root / shard["path"]

@@ -1,4 +1,4 @@
-"""The pipeline: survey the source, plan the shards, run them, and finish the set.
+"""The pipeline: plan the shards, run them, and finish the set.
 
     avdata.prepare("cremad", source="raw", out="out", workers=2)
 
@@ -7,34 +7,27 @@ A run that was killed goes on where it was when the same call is made again; see
 
 from __future__ import annotations
 
-import logging
-import statistics
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from avdata.cache import cache_root
 from avdata.config import Config, Overrides
 from avdata.engine import run_jobs
-from avdata.errors import MediaError, Reason, SourceError
-from avdata.finish import Provenance, finish
+from avdata.errors import Reason, UsageError
+from avdata.finish import Provenance, finish, source_facts
 from avdata.journal import Journal
-from avdata.manifest import Manifest, load_manifest
-from avdata.outfolder import check_finished, check_out, clear
-from avdata.recipe import Clip, Recipe, load_recipe
-from avdata.shards import shard_name
-from avdata.survey import Candidate, Quarantined, check_keys, hash_order, select_clips, survey
+from avdata.manifest import load_manifest
+from avdata.outfolder import check_finished, check_out, check_whole, clear
+from avdata.recipe import Recipe, load_recipe
+from avdata.shardplan import Plan, Progress, plan
+from avdata.shards import read_info
 
-log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, what is done of it, and how much there is: clips."""
-
-SPLITS = ("train", "val", "test")
+if TYPE_CHECKING:
+    from avdata.arriving import Arrivals
+    from avdata.job import ShardJob
 
 
 @dataclass(frozen=True)
@@ -68,162 +61,6 @@ class PreparedSet:
         return self.quarantine_share > self.max_quarantine
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a preparation will do, before anything is decoded."""
-
-    recipe: Recipe
-    config: Config
-    source: Path
-    manifest: Manifest | None
-    jobs: tuple[tuple[str, tuple[Candidate, ...]], ...]
-    quarantined: tuple[Quarantined, ...]
-
-    @property
-    def clips(self) -> list[Clip]:
-        """The clips that will be decoded."""
-        return [candidate.clip for _, candidates in self.jobs for candidate in candidates]
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Clips by split, then by label in canonical order."""
-        found = Counter((clip.split, clip.label) for clip in self.clips)
-        return {
-            split: {label: found[split, label] for label in self.recipe.labels if found[split, label]}
-            for split in SPLITS
-        }
-
-    def bytes(self) -> int:
-        """An estimate of the shards' size: arrays as stored, JPEG at 1.2 bits a pixel and channel."""
-        audio, video = self.config.audio, self.config.video
-        pixels = video.frames * video.size**2 * (3 if video.colour == "rgb" else 1)
-        frames = pixels if video.storage == "npy" else pixels * 0.15
-        mel = video.frames * audio.bins * self.config.mel_columns * 2
-        return int(len(self.clips) * (mel + frames + 5_000))
-
-
-def plan(
-    recipe: str | Path | Recipe,
-    *,
-    source: str | Path | None = None,
-    config: Config | Overrides | None = None,
-    preset: str | None = None,
-    manifest: str | Path | None = None,
-    checksums: bool = True,
-    workers: int = 1,
-    progress: Progress = lambda stage, done, total: None,
-) -> Plan:
-    """Survey a source and plan its shards; writes nothing. The arguments are those of `prepare`."""
-    recipe = load_recipe(recipe)
-    settled = config if isinstance(config, Config) else recipe.configure(preset, config or {})
-    folder = _source_folder(recipe, source, settled, progress)
-    facts = _manifest(recipe, folder, manifest) if checksums else None
-    clips = list(recipe.clips(folder, recipe.check_split(settled.select.split_by)))
-    check_keys(clips)
-    chosen, left_out = select_clips(clips, settled.select)
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress("survey", done, len(chosen))
-
-    good, bad = survey(chosen, folder, settled.audio, facts, threads=max(workers, 1), advance=advance)
-    if not good:
-        raise _nothing_usable(folder, clips, bad)
-    _warn_of_leaks(good)
-    return Plan(recipe, settled, folder, facts, _shards(recipe, good, settled), tuple(left_out + bad))
-
-
-def _source_folder(recipe: Recipe, source: str | Path | None, config: Config, progress: Progress) -> Path:
-    if source is not None:
-        folder = Path(source)
-        if not folder.is_dir():
-            msg = f"the source {folder} is not a folder"
-            raise SourceError(msg, hint="give the folder that holds the dataset's files with --source")
-        return folder
-    if recipe.generated:
-        folder = cache_root() / "generated" / f"{recipe.name}-{recipe.version}"
-        if not (folder / "manifest.json").is_file():
-            # The manifest is written last, so its presence says that all clips are there.
-            recipe.mock(folder, None, False, 0)
-        return folder
-    from avdata.download import Moment, download  # noqa: PLC0415
-
-    def show(moment: Moment) -> None:
-        progress(moment.phase, moment.files_done, moment.files)
-
-    select = config.select
-    return download(recipe, limit=select.limit, split_by=select.split_by, progress=show).root
-
-
-def _manifest(recipe: Recipe, folder: Path, manifest: str | Path | None) -> Manifest:
-    if manifest is not None:
-        return load_manifest(Path(manifest))
-    own = folder / "manifest.json"
-    return load_manifest(own if own.is_file() else recipe.name)
-
-
-def _nothing_usable(folder: Path, clips: Sequence[Clip], bad: Sequence[Quarantined]) -> SourceError:
-    counted = Counter(one.reason for one in bad).most_common()
-    why = ", ".join(f"{count} {reason}" for reason, count in counted) or "none are left by the selection"
-    first = f"; the first: {bad[0].detail}" if bad else ""
-    message = f"not one of the {len(clips)} clips in {folder} can be prepared ({why}{first})"
-    hints = {
-        Reason.LFS_POINTER: "the media were never fetched: run `git lfs pull` there",
-        Reason.CHECKSUM: "fetch the files again, or give --checksums off if you changed them yourself",
-        Reason.MISSING_AUDIO: "use the videos' own sound with --audio auto, or fetch the audio files",
-        Reason.MISSING_VIDEO: "fetch the videos; sound alone makes no audio-visual sample",
-    }
-    hint = hints.get(counted[0][0], counted[0][0].sentence) if counted else "change --limit or --leaks"
-    return SourceError(message, hint=hint)
-
-
-def _warn_of_leaks(candidates: Sequence[Candidate]) -> None:
-    groups: dict[str, set[str]] = {}
-    for candidate in candidates:
-        groups.setdefault(candidate.clip.group, set()).add(candidate.clip.split)
-    leaking = sorted(group for group, splits in groups.items() if "train" in splits and len(splits) > 1)
-    if leaking:
-        shown = ", ".join(leaking[:3]) + (" …" if len(leaking) > 3 else "")
-        log.warning(
-            "%d of %d groups (%s) are in train and in another split, as published; --leaks drop-train leaves"
-            " their train clips out",
-            len(leaking),
-            len(groups),
-            shown,
-        )
-
-
-def _shards(
-    recipe: Recipe, candidates: Sequence[Candidate], config: Config
-) -> tuple[tuple[str, tuple[Candidate, ...]], ...]:
-    jobs = []
-    for split in SPLITS:
-        held = [candidate for candidate in candidates if candidate.clip.split == split]
-        held.sort(key=lambda candidate: hash_order(candidate.clip.key, config.select.seed))
-        size = config.shards.samples
-        count = -(-len(held) // size)
-        for number in range(count):
-            name = shard_name(recipe.name, split, number, count)
-            jobs.append((name, tuple(held[number * size : (number + 1) * size])))
-    return tuple(jobs)
-
-
-def seconds_a_clip(planned: Plan, clips: int = 3) -> float:
-    """Seconds a clip takes on one core, by preparing the first few; bad ones count as they are."""
-    from avdata.features import extract  # noqa: PLC0415
-
-    tried = planned.clips[: clips + 1]
-    times = []
-    for clip in tried:
-        began = time.perf_counter()
-        with suppress(MediaError):
-            extract(clip, planned.config)
-        times.append(time.perf_counter() - began)
-    # The first one loads the libraries.
-    return statistics.median(times[1:] or times)
-
-
 def prepare(
     recipe: str | Path | Recipe,
     *,
@@ -233,6 +70,8 @@ def prepare(
     preset: str | None = None,
     manifest: str | Path | None = None,
     checksums: bool = True,
+    rehash: bool = False,
+    keep_sources: bool = True,
     workers: int = 1,
     max_quarantine: float = 0.05,
     overwrite: bool = False,
@@ -242,12 +81,16 @@ def prepare(
 
     Args:
         recipe: a recipe's name, a path to a recipe file, or a Recipe.
-        source: the folder that holds the dataset; None downloads it (or generates it, for `synthetic`).
+        source: the folder or archive that holds the dataset; None downloads it (or generates it, for
+            `synthetic`). Single files are prepared as they arrive.
         out: the set's folder; made, gone on with, or found finished.
         config: settings, or overrides over the preset.
         preset: a preset's name; None is `snnergy` as the recipe adapts it.
         manifest: a manifest to prove the files against, instead of the source's own or the bundled one.
         checksums: False takes the files as they are, and dataset.json says so.
+        rehash: read all files again, those too that did not change since they were proven.
+        keep_sources: False removes downloaded files as soon as their shard is in the journal; the files of
+            about `workers` shards are on disk at a time. What comes in archives is removed at the end.
         workers: processes; 0 works in this one.
         max_quarantine: share of clips that may be left out before the set counts as too poor.
         overwrite: replace a set that is there with other settings.
@@ -260,51 +103,127 @@ def prepare(
         UsageError: a name or setting is wrong.
         AvdataError: the source or the output folder cannot be used; nothing in `out` was harmed.
     """
-    from avdata.job import ShardJob, ban, run_shard  # noqa: PLC0415  # torch loads only for decoding
-
     root = Path(out)
     recipe = load_recipe(recipe)
+    if not keep_sources and (source is not None or recipe.generated):
+        msg = "only downloaded sources can be removed"
+        raise UsageError(msg, hint="leave out --keep-sources no: what you gave with --source stays as it is")
     settled = config if isinstance(config, Config) else recipe.configure(preset, config or {})
     identity = {"name": recipe.name, "version": recipe.version, "config": settled.model_dump(mode="json")}
     check_out(root, identity, overwrite=overwrite)
+    if source is None and not recipe.generated and not overwrite:
+        done = _already_finished(root, recipe, manifest) if checksums else None
+        if done is not None:
+            return PreparedSet(root, done, max_quarantine)
     planned = plan(
         recipe,
         source=source,
         config=settled,
         manifest=manifest,
         checksums=checksums,
+        rehash=rehash,
         workers=workers,
         progress=progress,
     )
-    jobs = [
-        ShardJob(root, name, candidates, settled, recipe.labels, recipe.background)
-        for name, candidates in planned.jobs
-    ]
-    provenance = Provenance(recipe, settled, planned.manifest, [job.fingerprint for job in jobs])
+    run = _Run(root, planned, workers, keep_sources, progress)
     if (root / "dataset.json").is_file() and not overwrite:
-        return PreparedSet(root, check_finished(root, provenance.plan_hash), max_quarantine)
+        return PreparedSet(root, check_finished(root, run.provenance.plan_hash), max_quarantine)
     journal = Journal(root)
     with journal.locked():
         if overwrite:
             clear(root)
         journal.write_plan(identity)
-        entries = {job.shard: entry for job in jobs if (entry := journal.recall(job.shard, job.fingerprint))}
-        total = len(planned.clips)
+        info = finish(root, run.provenance, run.entries(journal), planned.quarantined)
+        journal.close()
+    if not (keep_sources or planned.arrives):
+        shutil.rmtree(planned.source)
+    return PreparedSet(root, info, max_quarantine)
+
+
+def _already_finished(root: Path, recipe: Recipe, manifest: str | Path | None) -> dict[str, Any] | None:
+    """The set, if it was made from just what would be downloaded; then the files need not be there."""
+    if not (root / "dataset.json").is_file():
+        return None
+    facts = load_manifest(Path(manifest) if manifest is not None else recipe.name)
+    info = read_info(root)
+    return check_whole(root, info) if info["source"] == source_facts(facts) else None
+
+
+class _Run:
+    """The shard jobs of a plan, and what carries them out."""
+
+    def __init__(
+        self, root: Path, planned: Plan, workers: int, keep_sources: bool, progress: Progress
+    ) -> None:
+        from avdata.job import ShardJob  # noqa: PLC0415  # torch loads only for decoding
+
+        recipe, config = planned.recipe, planned.config
+        self.planned = planned
+        self.workers = workers
+        self.keep_sources = keep_sources
+        self.progress = progress
+        self.jobs = [
+            ShardJob(root, name, candidates, config, recipe.labels, recipe.background)
+            for name, candidates in planned.jobs
+        ]
+        prints = [job.fingerprint for job in self.jobs]
+        self.provenance = Provenance(recipe, config, planned.manifest, prints)
+
+    def entries(self, journal: Journal) -> list[dict[str, Any]]:
+        """The journal's entries of all jobs, those made before and those made now, in the plan's order."""
+        from avdata.job import ban, run_shard  # noqa: PLC0415  # torch loads only for decoding
+
+        entries = {
+            job.shard: entry for job in self.jobs if (entry := journal.recall(job.shard, job.fingerprint))
+        }
+        total = len(self.planned.clips)
         done = sum(len(entry["rows"]) + len(entry["quarantine"]) for entry in entries.values())
-        progress("prepare", done, total)
+        self.progress("prepare", done, total)
 
         def advance(key: str) -> None:
             nonlocal done
             done += 1
-            progress("prepare", min(done, total), total)
+            self.progress("prepare", min(done, total), total)
 
-        left = [job for job in jobs if job.shard not in entries]
-        timeout = settled.quality.timeout
-        with closing(
-            run_jobs(run_shard, left, workers=workers, item_timeout=timeout, ban=ban, on_item=advance)
-        ) as results:
-            for entry in results:
+        left = {job.shard: job for job in self.jobs if job.shard not in entries}
+        with ExitStack() as stack:
+            arrivals = self._arrivals(stack, list(left.values()), entries)
+            results = run_jobs(
+                run_shard,
+                list(left.values()),
+                workers=self.workers,
+                item_timeout=self.planned.config.quality.timeout,
+                ban=ban,
+                on_item=advance,
+                may_begin=arrivals.may_begin if arrivals else lambda key: True,
+            )
+            for entry in stack.enter_context(closing(results)):
                 entries[entry["shard"]] = entry
-        info = finish(root, provenance, [entries[job.shard] for job in jobs], planned.quarantined)
-        journal.close()
-    return PreparedSet(root, info, max_quarantine)
+                if arrivals:
+                    arrivals.finished(left[entry["shard"]])
+        return [entries[job.shard] for job in self.jobs]
+
+    def _arrivals(
+        self, stack: ExitStack, left: Sequence[ShardJob], entries: Mapping[str, Any]
+    ) -> Arrivals | None:
+        """The download of what is left to do, under way until the stack is left."""
+        planned = self.planned
+        if not planned.arrives or planned.manifest is None:
+            return None
+        from avdata.arriving import arriving, remove_sources  # noqa: PLC0415  # only for downloads
+
+        if not self.keep_sources:
+            for job in self.jobs:
+                if job.shard in entries:
+                    remove_sources(job)
+        return stack.enter_context(
+            arriving(
+                planned.recipe,
+                planned.manifest,
+                planned.source,
+                left,
+                split_by=planned.recipe.check_split(planned.config.select.split_by),
+                window=None if self.keep_sources else max(self.workers, 1),
+                progress=self.progress,
+            )
+        )

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from avdata.config import AudioConfig, SelectConfig
 from avdata.errors import AvdataError, MediaError, Reason
 from avdata.manifest import FileFacts, Manifest
+from avdata.proof import Proofs
 from avdata.recipe import Clip
 
 CHUNK = 1 << 20
@@ -81,11 +82,27 @@ def hash_order(key: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 
+class Files(Protocol):
+    """Where a clip's files are looked up: on disk, or in the manifest they will be downloaded by."""
+
+    def has(self, path: Path) -> bool:
+        """Whether there is such a file."""
+
+    def prove(self, path: Path) -> SourceFile:
+        """The file's facts.
+
+        Raises:
+            MediaError: it cannot be used.
+        """
+
+    def name(self, path: Path) -> str:
+        """The file's path below the source, with slashes."""
+
+
 def survey(
     clips: Sequence[Clip],
-    root: Path,
+    files: Files,
     audio: AudioConfig,
-    manifest: Manifest | None,
     *,
     threads: int = 1,
     advance: Advance = lambda done: None,
@@ -94,16 +111,14 @@ def survey(
 
     Args:
         clips: what the recipe yields.
-        root: the source folder, which paths are named from.
+        files: says what is there, and proves it.
         audio: says whether the separate audio file is needed.
-        manifest: checksums to hold the files against; None takes them as they are.
         threads: files hashed at a time.
         advance: called with 1 after each clip.
     """
-    facts = _Facts(manifest, root)
 
     def look(clip: Clip) -> Candidate | Quarantined:
-        found = _examine(clip, root, audio, facts)
+        found = _examine(clip, audio, files)
         advance(1)
         return found
 
@@ -113,27 +128,27 @@ def survey(
     return good, [one for one in found if isinstance(one, Quarantined)]
 
 
-def _examine(clip: Clip, root: Path, audio: AudioConfig, facts: _Facts) -> Candidate | Quarantined:
+def _examine(clip: Clip, audio: AudioConfig, files: Files) -> Candidate | Quarantined:
     try:
-        sound = _audio_file(clip, audio)
+        sound = _audio_file(clip, audio, files)
     except MediaError as error:
-        return Quarantined(clip.key, error.reason, error.detail, "video" if clip.video.is_file() else "")
+        return Quarantined(clip.key, error.reason, error.detail, "video" if files.has(clip.video) else "")
     try:
-        if not clip.video.is_file():
-            raise MediaError(Reason.MISSING_VIDEO, f"there is no {_name(clip.video, root)}")
-        video = facts.prove(clip.video)
+        if not files.has(clip.video):
+            raise MediaError(Reason.MISSING_VIDEO, f"there is no {files.name(clip.video)}")
+        video = files.prove(clip.video)
     except MediaError as error:
         return Quarantined(clip.key, error.reason, error.detail, "audio" if sound else "")
     try:
-        return Candidate(clip, video, facts.prove(sound) if sound else None)
+        return Candidate(clip, video, files.prove(sound) if sound else None)
     except MediaError as error:
         return Quarantined(clip.key, error.reason, error.detail, "video")
 
 
-def _audio_file(clip: Clip, audio: AudioConfig) -> Path | None:
+def _audio_file(clip: Clip, audio: AudioConfig, files: Files) -> Path | None:
     if audio.source == "container":
         return None
-    if clip.audio is not None and clip.audio.is_file():
+    if clip.audio is not None and files.has(clip.audio):
         return clip.audio
     if audio.source == "wav" or clip.still:
         missing = (
@@ -143,19 +158,33 @@ def _audio_file(clip: Clip, audio: AudioConfig) -> Path | None:
     return None
 
 
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+class FilesOnDisk:
+    """The files of a folder, held against a manifest's facts by path or, in a flat folder, by name.
 
+    A file that the manifest knows and that has its checksum is not looked into: whether it can be decoded is
+    found where it is decoded, so that the plan is the same before the files have arrived.
 
-class _Facts:
-    """The manifest's files, found by path below the root or, in a flat folder, by name."""
+    Args:
+        root: the source folder, which paths are named from.
+        manifest: checksums to hold the files against; None takes them as they are.
+        proofs: what was hashed before and has not changed since; None reads every file.
+    """
 
-    def __init__(self, manifest: Manifest | None, root: Path) -> None:
+    def __init__(self, root: Path, manifest: Manifest | None, proofs: Proofs | None) -> None:
         files = manifest.files if manifest else ()
         self.root = root
+        self.proofs = proofs
         self.by_path = {facts.path: facts for facts in files}
         names = Counter(Path(facts.path).name for facts in files)
         self.by_name = {Path(facts.path).name: facts for facts in files if names[Path(facts.path).name] == 1}
+
+    def has(self, path: Path) -> bool:
+        """Whether the file exists."""
+        return path.is_file()
+
+    def name(self, path: Path) -> str:
+        """The path below the root, or the bare name of a file elsewhere."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
 
     def prove(self, path: Path) -> SourceFile:
         """The file's facts as measured.
@@ -165,11 +194,12 @@ class _Facts:
         """
         from avdata.media import sniff  # noqa: PLC0415  # decoding libraries load only when files are read
 
-        name = _name(path, self.root)
+        name = self.name(path)
         known = self.by_path.get(name) or self.by_name.get(path.name)
         try:
-            sniff(path)
-            sha256, listed = _digests(path, known)
+            sha256, listed = self._checksums(path, name, known)
+            if known is None or listed != known.checksum:
+                sniff(path)
         except MediaError as error:
             raise MediaError(error.reason, f"{name}: {error.detail}") from error
         except OSError as error:
@@ -178,10 +208,46 @@ class _Facts:
             raise MediaError(Reason.CHECKSUM, f"{name}: {listed}, and the manifest says {known.checksum}")
         return SourceFile(name, sha256, path.stat().st_size)
 
+    def _checksums(self, path: Path, name: str, known: FileFacts | None) -> tuple[str, str]:
+        """The file's sha256, and its checksum in the manifest's algorithm, from one reading at most."""
+        remembered = self.proofs.known(name) if self.proofs else None
+        algorithm = known.checksum.partition(":")[0] if known else "sha256"
+        if remembered is not None and remembered.startswith("sha256:") and algorithm == "sha256":
+            return remembered.removeprefix("sha256:"), remembered
+        stat = path.stat()
+        sha256, listed = _digests(path, algorithm)
+        if self.proofs and algorithm == "sha256" and path.is_relative_to(self.root):
+            self.proofs.remember(name, f"sha256:{sha256}", stat)
+        return sha256, listed
 
-def _digests(path: Path, known: FileFacts | None) -> tuple[str, str]:
-    """The file's sha256, and its checksum in the manifest's algorithm, from one reading."""
-    algorithm = known.checksum.partition(":")[0] if known else "sha256"
+
+class FilesListed:
+    """The files that a manifest lists by sha256 and that a download will put into place.
+
+    Args:
+        root: the folder they will be in.
+        files: their facts.
+    """
+
+    def __init__(self, root: Path, files: Iterable[FileFacts]) -> None:
+        self.root = root
+        self.facts = {facts.path: facts for facts in files}
+
+    def name(self, path: Path) -> str:
+        """The path below the root."""
+        return path.relative_to(self.root).as_posix()
+
+    def has(self, path: Path) -> bool:
+        """Whether the manifest lists the file."""
+        return self.name(path) in self.facts
+
+    def prove(self, path: Path) -> SourceFile:
+        """The file's facts as listed; the download proves them."""
+        facts = self.facts[self.name(path)]
+        return SourceFile(facts.path, facts.checksum.removeprefix("sha256:"), facts.bytes or 0)
+
+
+def _digests(path: Path, algorithm: str) -> tuple[str, str]:
     sha256 = hashlib.sha256()
     listed = sha256 if algorithm == "sha256" else hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as stream:

@@ -26,6 +26,11 @@ def say(text: str) -> None:
     _console().print(text, markup=False, soft_wrap=True)
 
 
+def remark(text: str) -> None:
+    """Print a sentence to stderr, beside what the command is asked for."""
+    typer.echo(text, err=True)
+
+
 def complain(message: str, hint: str | None) -> None:
     """Print an error and its hint to stderr."""
     from rich.console import Console
@@ -112,7 +117,7 @@ def _bars(number: Number) -> Iterator[Progress]:
         def show(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, completed=done, said="")
-            speed = bars.tasks[-1].speed or 0.0
+            speed = bars.tasks[tasks[stage]].speed or 0.0
             said = f"{number(done)}/{number(total)} {_rate(speed, number)}/s"
             bars.update(tasks[stage], completed=done, total=total, said=said)
 

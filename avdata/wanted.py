@@ -29,13 +29,13 @@ class Choice:
         limit: so many, spread over splits and labels as `prepare --limit` spreads them.
         split: `train`, `val` or `test` only.
         split_by: the way of splitting, checked already.
-        keys: these clips only.
+        keys: these clips only, in this order; none at all are the dataset's lists and other files of no clip.
     """
 
     split_by: str
     limit: int | None = None
     split: str | None = None
-    keys: Collection[str] | None = None
+    keys: Sequence[str] | None = None
 
     @property
     def everything(self) -> bool:
@@ -100,14 +100,14 @@ def make_plan(
     applying = [source for source in manifest.sources if _applies(source, choice.split_by)]
     needed = _stand_in(applying, root, lost)
     order = _order(recipe, manifest, root, choice, needed)
-    chosen = order.places
     if order.partial:
         needed = [source for source in needed if not lists_files(source) and not source.unpack]
     with Proofs(root) as proofs:
         state = _State(root, proofs, rehash=rehash)
         for source in needed:
-            state.add(source, manifest, chosen)
-    files = sorted(state.files, key=lambda wanted: chosen.get(wanted.path, -1))
+            state.add(source, manifest, order.places)
+    places = order.places or {}
+    files = sorted(state.files, key=lambda wanted: places.get(wanted.path, -1))
     return DownloadPlan(
         name=manifest.name,
         root=root,
@@ -143,7 +143,7 @@ class _State:
         self.unpacked: list[Source] = []
         self.present = 0
 
-    def add(self, source: Source, manifest: Manifest, chosen: Mapping[str, int]) -> None:
+    def add(self, source: Source, manifest: Manifest, chosen: Mapping[str, int] | None) -> None:
         if source.unpack:
             if is_unpacked(self.root, source):
                 self.present += 1
@@ -152,7 +152,7 @@ class _State:
             self._want(Wanted(archive_path(source), source.urls, source.checksum, source.bytes, source.name))
         elif lists_files(source):
             for facts in files_of(source, manifest):
-                if not chosen or facts.path in chosen:
+                if chosen is None or facts.path in chosen:
                     name = (
                         facts.path.removeprefix(f"{source.into.rstrip('/')}/") if source.into else facts.path
                     )
@@ -229,9 +229,9 @@ def _missing_bytes(root: Path, wanted: Wanted) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """Each wanted path's place in the order of fetching; no places when all files come as they are listed."""
+    """Each wanted path's place in the order of fetching; None when all files come as they are listed."""
 
-    places: Mapping[str, int]
+    places: Mapping[str, int] | None
     note: str = ""
     partial: bool = False
 
@@ -242,7 +242,7 @@ def _order(
     paths = [facts.path for source in needed if lists_files(source) for facts in files_of(source, manifest)]
     if recipe.listed is None or not paths:
         whole = f"{recipe.name} comes in archives: all of it is fetched, and the choice is made afterwards"
-        return _Order({}, "" if choice.everything else whole)
+        return _Order(None, "" if choice.everything else whole)
     try:
         clips = recipe.listed(root, paths, choice.split_by)
     except SourceError:
@@ -250,9 +250,9 @@ def _order(
         if not choice.everything and all(_is_there(source, root) for source in lists):
             raise
         first = f"the lists of the split {choice.split_by} come first; they say which clips are wanted"
-        return _Order({}) if choice.everything else _Order({}, first, partial=True)
+        return _Order(None) if choice.everything else _Order(None, first, partial=True)
     picked = _pick(clips, choice)
-    if not picked and not choice.everything:
+    if not picked and not choice.everything and choice.keys != ():
         msg = f"no clip of {recipe.name} is left by this choice"
         raise UsageError(msg, hint=f"splits: {', '.join(sorted({clip.split for clip in clips}))}")
     # Files that belong to no clip are metadata, and come first; a clip's files come together.
@@ -267,13 +267,16 @@ def _order(
 def _pick(clips: Sequence[Clip], choice: Choice) -> list[Clip]:
     if choice.everything:
         return list(clips)
+    places = None if choice.keys is None else {key: place for place, key in enumerate(choice.keys)}
     kept = [
         clip
         for clip in clips
         if choice.split in (None, clip.split)
-        and (choice.keys is None or clip.key in choice.keys)
+        and (places is None or clip.key in places)
         and not (choice.limit is not None and clip.excluded)
     ]
+    if places is not None:
+        kept.sort(key=lambda clip: places[clip.key])
     return kept if choice.limit is None else limit_clips(kept, choice.limit, seed=0)
 
 

@@ -90,7 +90,7 @@ def test_info_says_what_may_be_published(name: str) -> None:
         (["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.frames=x"], 2, "video.frames"),
         (["prepare", "cremad", "--source", ".", "--out", "o", "--split-by", "actor"], 2, "speaker"),
         (["prepare", "cremad", "--source", ".", "--out", "o", "--audio", "mp3"], 2, "audio.source"),
-        (["prepare", "cremad", "--source", "nowhere", "--out", "o"], 1, "not a folder"),
+        (["prepare", "cremad", "--source", "nowhere", "--out", "o"], 1, "nowhere does not exist"),
         (["prepare", "cremad"], 2, "--out"),
         (["verify", "nowhere"], 1, "not a prepared set"),
         (["inspect", "nowhere"], 1, "not a prepared set"),

@@ -151,7 +151,7 @@ def test_changed_source_files_are_noticed(synthetic_mock: Path, tmp_path: Path) 
 def test_an_empty_folder_and_a_missing_one_are_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds no CREMA-D"):
         avdata.prepare("cremad", source=tmp_path, out=tmp_path / "out")
-    with pytest.raises(SourceError, match="is not a folder"):
+    with pytest.raises(SourceError, match="nowhere does not exist"):
         avdata.prepare("cremad", source=tmp_path / "nowhere", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
     world: World
 
     def log_message(self, *arguments: object) -> None:
-        pass
+        """Say nothing."""
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
