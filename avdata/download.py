@@ -286,7 +286,11 @@ class _Run:
         free = free_bytes(self.plan.root)
         if files and needed + _RESERVE > free:
             msg = f"{self.plan.name} needs {needed:,} bytes, and {self.plan.root} has {free:,} free"
-            raise DiskError(msg, hint="make room, or set AVDATA_CACHE (or --into) to a larger disk")
+            hint = (
+                "make room, or set AVDATA_CACHE (or --into) to a larger disk;"
+                " `avdata prepare --keep-sources no` needs only a part of it at a time"
+            )
+            raise DiskError(msg, hint=hint)
 
     def fetch(
         self, files: tuple[Wanted, ...], proofs: Proofs, connections: int | None, bandwidth: float | None

@@ -1,0 +1,119 @@
+"""How much disk the sources take while a set is prepared with `--keep-sources no`, beside all of them.
+
+    python benchmarks/disk.py                # some two minutes
+    python benchmarks/disk.py --clips 7442 --samples 512
+
+Generated clips under CREMA-D's names are served on loopback; `avdata prepare` fetches, decodes and removes
+them, and the bytes below its cache are counted twenty times a second. The aim is a tenth: 3 GB in 300 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from avdata.recipes.cremad import LABELS, SENTENCES
+
+import avdata
+
+
+def stems(count: int) -> list[str]:
+    """Names by the grammar of CREMA-D's, so many of them."""
+    names = itertools.product(range(1001, 1092), SENTENCES, LABELS, ("LO", "MD", "HI", "XX"))
+    return ["_".join(map(str, name)) for name in itertools.islice(names, count)]
+
+
+def lay_out(folder: Path, count: int) -> int:
+    """Fill `folder` with `count` clips, few of them different, and its manifest's files; bytes of media."""
+    mock = avdata.mock("cremad", folder / "mock", clips=14)
+    facts = json.loads((mock / "manifest.json").read_text())
+    kinds: dict[str, list[dict[str, object]]] = {
+        "VideoFlash": [one for one in facts["files"] if one["path"].endswith(".flv")],
+        "AudioWAV": [one for one in facts["files"] if one["path"].endswith(".wav")],
+    }
+    files = []
+    for number, stem in enumerate(stems(count)):
+        for kind, listed in kinds.items():
+            one = listed[number % len(listed)]
+            path = f"{kind}/{stem}{Path(str(one['path'])).suffix}"
+            place = folder / "served" / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.hardlink_to(mock / str(one["path"]))
+            files.append({**one, "path": path})
+    facts["files"] = files
+    (folder / "facts.json").write_text(json.dumps(facts))
+    return sum(int(str(one["bytes"])) for one in files)
+
+
+def held(folder: Path) -> int:
+    """Bytes of all files below a folder that others add to and remove from."""
+    total = 0
+    for name, _, files in os.walk(folder):
+        for file in files:
+            try:
+                total += os.stat(os.path.join(name, file)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=1500)
+    parser.add_argument("--samples", type=int, default=100, help="samples a shard")
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        everything = lay_out(folder, options.clips)
+        server = subprocess.Popen(
+            [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--protocol", "HTTP/1.1",
+             "--directory", str(folder / "served")],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        try:
+            assert server.stdout is not None
+            port = server.stdout.readline().split("port ")[1].split()[0]
+            facts = json.loads((folder / "facts.json").read_text())
+            facts["sources"] = [{"name": "media", "urls": [f"http://127.0.0.1:{port}/{{path}}"]}]
+            manifest = folder / "manifest.json"
+            manifest.write_text(json.dumps(facts))
+            for keep in ("yes", "no"):
+                began, most = time.perf_counter(), 0
+                command = [
+                    "prepare", "cremad", "--out", str(folder / "out"), "--manifest", str(manifest),
+                    "--workers", str(options.workers), "--set", f"shards.samples={options.samples}",
+                    "--keep-sources", keep, "--quiet",
+                ]  # fmt: skip
+                process = subprocess.Popen(
+                    [sys.executable, "-c", "from avdata.cli import main; main()", *command],
+                    env={**os.environ, "AVDATA_CACHE": str(folder / "cache")}, stdout=subprocess.DEVNULL,
+                )  # fmt: skip
+                while process.poll() is None:
+                    most = max(most, held(folder / "cache" / "sources"))
+                    time.sleep(0.05)
+                took = time.perf_counter() - began
+                print(
+                    f"--keep-sources {keep:3}: {most / 1e6:6.1f} MB of sources at most, of"
+                    f" {everything / 1e6:.1f} MB: {most / everything:.3f} of all; {took:.0f} s"
+                )
+                if process.returncode:
+                    sys.exit(f"avdata prepare failed with {process.returncode}")
+                shutil.rmtree(folder / "out")
+                shutil.rmtree(folder / "cache")
+            print("(aim: 0.1 of all)")
+        finally:
+            server.terminate()
+            server.wait()
+
+
+if __name__ == "__main__":
+    main()
