@@ -108,6 +108,8 @@ def plan(
             clips = list(recipe.clips(folder, split_by))
             found = FilesOnDisk(folder, facts, None if rehash else stack.enter_context(Proofs(folder)))
         check_keys(clips)
+        if facts is not None:
+            _warn_of_counts(facts, clips, folder, usual=split_by == recipe.default_split)
         chosen, left_out = select_clips(clips, settled.select)
         done = 0
 
@@ -191,6 +193,23 @@ def _nothing_usable(folder: Path, clips: Sequence[Clip], bad: Sequence[Quarantin
     }
     hint = hints.get(counted[0][0], counted[0][0].sentence) if counted else "change --limit or --leaks"
     return SourceError(message, hint=hint)
+
+
+def _warn_of_counts(manifest: Manifest, clips: Sequence[Clip], folder: Path, *, usual: bool) -> None:
+    """Say where the clips are not as many as the manifest expects; a mock is smaller on purpose."""
+    if manifest.mock:
+        return
+    usable = [clip for clip in clips if not clip.excluded]
+    found = {"clips": len(clips), "usable": len(usable), "rows": len(usable)}
+    if usual:
+        found |= {split: sum(clip.split == split for clip in usable) for split in SPLITS}
+    apart = [
+        f"{found[name]:,} {name} of {count:,}"
+        for name, count in manifest.expected.items()
+        if name in found and found[name] != count
+    ]
+    if apart:
+        log.warning("%s is not all of %s: it holds %s", folder, manifest.title, ", ".join(apart))
 
 
 def _warn_of_leaks(candidates: Sequence[Candidate]) -> None:

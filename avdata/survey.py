@@ -9,12 +9,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 from avdata.config import AudioConfig, SelectConfig
-from avdata.errors import AvdataError, MediaError, Reason
+from avdata.errors import AvdataError, Flag, MediaError, Reason
 from avdata.manifest import FileFacts, Manifest
 from avdata.proof import Proofs
 from avdata.recipe import Clip
@@ -53,9 +53,9 @@ class Quarantined:
 
 
 def select_clips(clips: Sequence[Clip], select: SelectConfig) -> tuple[list[Clip], list[Quarantined]]:
-    """The clips to prepare, and those that are out by the recipe's word or by the choice on leaks."""
+    """The clips to prepare, flagged where groups leak, and those out by the recipe's word or for leaking."""
     out = [Quarantined(clip.key, Reason.KNOWN_BAD, clip.excluded) for clip in clips if clip.excluded]
-    chosen = [clip for clip in clips if not clip.excluded]
+    chosen = _flag_leaks([clip for clip in clips if not clip.excluded])
     if select.leaks == "drop-train":
         held_out = {clip.group for clip in chosen if clip.split != "train"}
         leaking = [clip for clip in chosen if clip.split == "train" and clip.group in held_out]
@@ -65,6 +65,16 @@ def select_clips(clips: Sequence[Clip], select: SelectConfig) -> tuple[list[Clip
         gone = {clip.key for clip in leaking}
         chosen = [clip for clip in chosen if clip.key not in gone]
     return (limit_clips(chosen, select.limit, select.seed) if select.limit else chosen), out
+
+
+def _flag_leaks(clips: Sequence[Clip]) -> list[Clip]:
+    splits: dict[str, set[str]] = {}
+    for clip in clips:
+        splits.setdefault(clip.group, set()).add(clip.split)
+    return [
+        replace(clip, flags=(*clip.flags, Flag.LEAK)) if len(splits[clip.group]) > 1 else clip
+        for clip in clips
+    ]
 
 
 def limit_clips(clips: Sequence[Clip], limit: int, seed: int) -> list[Clip]:

@@ -80,15 +80,12 @@ def make_clips(splits: dict[str, list[Row]], videos: dict[str, Path], missing: P
     """
     rows = [(split, number, row) for split, held in splits.items() for number, row in enumerate(held)]
     labels: dict[str, set[str]] = {}
-    parts: dict[str, set[str]] = {}
-    for split, _, row in rows:
+    for _, _, row in rows:
         labels.setdefault(row.video, set()).add(row.label)
-        parts.setdefault(row.video, set()).add(split)
     clips = []
     for split, number, row in rows:
         noticed = (
             (Flag.MULTI_LABEL, len(labels[row.video]) > 1),
-            (Flag.LEAK, len(parts[row.video]) > 1),
             (Flag.ZERO_LENGTH_EVENT, row.start >= row.end),
         )
         clips.append(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from pathlib import Path
 from avdata.config import nearest
 from avdata.errors import Flag, SourceError, UsageError
 from avdata.recipe import Clip, Recipe
+
+log = logging.getLogger(__name__)
 
 LABELS = (
     "air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling", "engine_idling", "gun_shot",
@@ -120,8 +123,8 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
         msg = f"{root} holds no UrbanSound8K-AV: no folder {' or '.join(VISION)} beside {' or '.join(SOUND)}"
         raise SourceError(msg, hint="give the unpacked Kaggle dataset with --source")
     folds, where = _read_folds(root)
-    images = {path.stem: path for path in sorted(vision.glob("*/*")) if path.suffix.lower() in IMAGES}
-    sounds = {path.stem: path for path in sorted(sound.glob("*/*.wav"))}
+    images = _by_stem(path for path in vision.glob("*/*") if path.suffix.lower() in IMAGES)
+    sounds = _by_stem(sound.glob("*/*.wav"))
     stems = sorted({*images, *sounds})
     slices = [piece for stem in stems if (piece := parse_stem(stem, folds))]
     split_of = splitter(split_by, slices, where)
@@ -147,19 +150,48 @@ def _find_pair(root: Path) -> tuple[Path, Path] | None:
     return None
 
 
+def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """The file of each stem; one that lies in several folders is taken from the folder of its class."""
+    found: dict[str, Path] = {}
+    for path in sorted(paths):
+        piece = parse_stem(path.stem)
+        at_home = piece is not None and path.parent.name == piece.label
+        if path.stem in found:
+            log.warning("%s lies in two folders, %s and %s", path.name, found[path.stem].parent, path.parent)
+        if path.is_file() and (at_home or path.stem not in found):
+            found[path.stem] = path
+    return found
+
+
 def _read_folds(root: Path) -> tuple[dict[str, int], str]:
-    """Fold by stem from UrbanSound8K.csv in or beside the folder, and where it was looked for."""
-    for place in (root, root.parent):
-        for path in (place / "UrbanSound8K.csv", *sorted(place.glob("**/metadata/UrbanSound8K.csv"))):
+    """Fold by stem from UrbanSound8K.csv in or beside the folder, and where it was looked for.
+
+    Raises:
+        SourceError: the file is not UrbanSound8K's.
+    """
+    beside = () if (root / "manifest.json").is_file() else (root.parent, root.parent / "UrbanSound8K")
+    for place in (root, *sorted(root.glob("*/")), *beside):
+        for path in (place / "UrbanSound8K.csv", place / "metadata" / "UrbanSound8K.csv"):
             if path.is_file():
-                with path.open(newline="", encoding="utf-8-sig") as lines:
-                    rows = csv.DictReader(lines)
-                    return {
-                        Path(row["slice_file_name"]).stem: int(row["fold"]) for row in rows
-                    }, f"{path} lacks them"
-        if place == root and (root / "manifest.json").is_file():
-            break
+                return _parse_folds(path), f"{path} lacks them"
     return {}, f"there is no UrbanSound8K.csv in {root}"
+
+
+def _parse_folds(path: Path) -> dict[str, int]:
+    hint = "use metadata/UrbanSound8K.csv of UrbanSound8K as it is"
+    with path.open(newline="", encoding="utf-8-sig") as lines:
+        rows = csv.DictReader(lines)
+        if not {"slice_file_name", "fold"} <= set(rows.fieldnames or ()):
+            msg = f"{path} has no columns slice_file_name and fold"
+            raise SourceError(msg, hint=hint)
+        folds: dict[str, int] = {}
+        for row in rows:
+            fold = row["fold"] or ""
+            if not (fold.isdigit() and 1 <= int(fold) <= FOLDS):
+                msg = f"{path} line {rows.line_num} gives the fold {fold!r}, which is none of 1 to {FOLDS}"
+                raise SourceError(msg, hint=hint)
+            folds[Path(row["slice_file_name"]).stem] = int(fold)
+    return folds
 
 
 def _same_bytes(images: Mapping[str, Path]) -> set[str]:

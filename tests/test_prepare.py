@@ -225,3 +225,14 @@ def test_a_config_file_lies_between_the_preset_and_the_single_settings(tmp_path:
         read_config_file(tmp_path / "bad.yaml")
     with pytest.raises(UsageError, match="cannot be read"):
         read_config_file(tmp_path / "none.yaml")
+
+
+def test_a_source_that_is_not_whole_is_said_to_be(
+    cremad_mock: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    facts = json.loads((cremad_mock / "manifest.json").read_text())
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({**facts, "mock": False, "expected": {"clips": 7442, "usable": 14}}))
+    plan("cremad", source=cremad_mock, manifest=manifest)
+    assert "14 clips of 7,442" in caplog.text
+    assert "usable" not in caplog.text

@@ -9,7 +9,9 @@ from avdata.recipes import urbansound8k_av as us8k
 from hypothesis import given
 from hypothesis import strategies as some
 
+from avdata.config import SelectConfig
 from avdata.errors import SourceError
+from avdata.survey import select_clips
 
 
 def test_the_label_and_the_recording_are_in_the_name() -> None:
@@ -82,3 +84,46 @@ def test_urbansound8ks_own_sounds_beside_the_dataset_are_not_taken(
     for clip in us8k.clips(tmp_path, "random70"):
         assert clip.audio is not None
         assert clip.audio.is_relative_to(tmp_path / "UrbanSound8K-AV")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name,fold\n100032-3-0-0.wav,1\n", "no columns slice_file_name and fold"),
+        ("slice_file_name,fold\n100032-3-0-0.wav,11\n", "line 2 gives the fold '11'"),
+        ("slice_file_name,fold\n100032-3-0-0.wav\n", "line 2 gives the fold ''"),
+    ],
+)
+def test_a_csv_that_is_not_urbansound8ks_is_refused(
+    urbansound_bad: Path, tmp_path: Path, text: str, said: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(urbansound_bad, copy)
+    (copy / "UrbanSound8K.csv").write_text(text)
+    with pytest.raises(SourceError, match=said):
+        us8k.clips(copy, "fold:1")
+
+
+def test_a_slice_in_two_folders_is_taken_from_its_class_and_a_dangling_link_counts_as_missing(
+    urbansound_bad: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(urbansound_bad, copy)
+    first, second = sorted((copy / "vision").glob("*/*.jpg"))[:2]
+    other = copy / "vision" / ("siren" if first.parent.name != "siren" else "dog_bark") / first.name
+    shutil.copyfile(second, other)
+    second.unlink()
+    second.symlink_to(copy / "nowhere.jpg")
+    clips = {clip.key: clip for clip in us8k.clips(copy, "random70")}
+    assert clips[first.stem].video == first
+    assert not clips[second.stem].video.is_file()
+    assert "lies in two folders" in caplog.text
+
+
+def test_a_recording_that_a_published_split_tears_apart_is_flagged(urbansound_bad: Path) -> None:
+    for split_by, leaks in (("scmrl70", True), ("random70", False)):
+        clips, _ = select_clips(us8k.clips(urbansound_bad, split_by), SelectConfig())
+        torn = {clip.group for clip in clips if "split_leak" in clip.flags}
+        splits = {group: {clip.split for clip in clips if clip.group == group} for group in torn}
+        assert all(len(held) > 1 for held in splits.values())
+        assert bool(torn) == leaks
