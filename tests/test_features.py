@@ -11,7 +11,9 @@ from torchvision.transforms.v2 import functional as transform
 
 from avdata.config import PRESETS, Config, build_config
 from avdata.errors import MediaError, Reason
-from avdata.features import extract, fit_picture, log_mel, spectrogram
+from avdata.features import extract
+from avdata.fit import fit_picture
+from avdata.mel import log_mel, spectrogram
 from avdata.mock import NTSC, Scene, sound, write_av, write_still, write_wav
 from avdata.recipe import Clip
 
