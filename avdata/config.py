@@ -80,6 +80,10 @@ class VideoConfig(_Settings):
     )
     every: int = Field(29, ge=1, description="n of the two `every` rules")
     decoder: Literal["pyav", "decord"] = "pyav"
+    seek: bool = Field(
+        False,
+        description="jump to the keyframes before wanted frames: faster, but damage between goes unseen",
+    )
     storage: Literal["jpeg", "png", "npy"] = Field(
         "jpeg", description="jpeg: one strip at `quality`; png: one strip, exact; npy: the bare array"
     )

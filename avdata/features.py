@@ -177,7 +177,7 @@ def _pictures(clip: Clip, film: Film | None, window: Window, config: Config) -> 
     moments = _moments(clip, film.clock, window, config)
     if config.video.decoder == "decord":
         return read_pictures_decord(clip.video, film.clock, moments)
-    return film.pictures(moments)
+    return film.pictures(moments, seek=config.video.seek)
 
 
 def _moments(clip: Clip, clock: Clock, window: Window, config: Config) -> list[float]:

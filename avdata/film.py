@@ -58,20 +58,23 @@ class Film:
             raise self.sound
         return self.sound
 
-    def pictures(self, moments: Sequence[float]) -> list[Picture]:
+    def pictures(self, moments: Sequence[float], *, seek: bool = False) -> list[Picture]:
         """The frame on screen at each of ascending moments: the last one that has come by then.
 
         Before the first frame that is the first, after the last frame the last. Frames that are neither
-        wanted nor needed by one that is are not decoded, and only wanted ones become pixels.
+        wanted nor needed by one that is are not decoded where the codec tells, and only wanted ones become
+        pixels. With `seek`, groups of frames between keyframes are passed over where none is wanted.
 
         Raises:
             MediaError: NO_FRAMES, TOO_LARGE, CORRUPT_FRAMES or UNREADABLE.
         """
         if self._packets is not None:
-            return _pictures(self._path, self._stream, self._packets, moments, self._quality)
+            base = float(self._stream.time_base)
+            route = Route.of(self._packets[:-1], moments, base, seek=seek)
+            return _pictures(self._path, self._stream, self._packets, route, moments, self._quality)
         with opened(self._path, self._quality) as container:
             stream = _video_stream(container, self._path)
-            return _pictures(self._path, stream, container.demux(stream), moments, self._quality)
+            return _pictures(self._path, stream, container.demux(stream), None, moments, self._quality)
 
 
 @contextmanager
@@ -123,10 +126,12 @@ def read_clock(path: Path, quality: QualityConfig) -> Clock:
         return film.clock
 
 
-def read_pictures(path: Path, moments: Sequence[float], quality: QualityConfig) -> list[Picture]:
+def read_pictures(
+    path: Path, moments: Sequence[float], quality: QualityConfig, *, seek: bool = False
+) -> list[Picture]:
     """`Film.pictures` of a file that is opened for nothing else."""
     with open_film(path, quality, sound=False) as film:
-        return film.pictures(moments)
+        return film.pictures(moments, seek=seek)
 
 
 class _Ticks:
@@ -202,18 +207,21 @@ class _Chosen:
 
 
 def _pictures(
-    path: Path, stream: Any, packets: Iterable[Any], moments: Sequence[float], quality: QualityConfig
+    path: Path,
+    stream: Any,
+    packets: Iterable[Any],
+    route: Route | None,
+    moments: Sequence[float],
+    quality: QualityConfig,
 ) -> list[Picture]:
     stream.thread_count = 1
     # Headers can lie about the size: the decoder refuses a larger frame before it asks for memory.
     stream.codec_context.options = {"max_pixels": str(quality.max_pixels)}
     chosen = None
-    if isinstance(packets, list):
-        route = Route.of(packets[:-1], moments, float(stream.time_base))
-        if route is not None:
-            found = _choose(_along(stream, packets, route), moments)
-            chosen = found if _arrived(found, route, quality) else None
-            stream.codec_context.flush_buffers()
+    if route is not None and isinstance(packets, list):
+        found = _choose(_along(stream, packets, route), moments)
+        chosen = found if _arrived(found, route, quality) else None
+        stream.codec_context.flush_buffers()
     if chosen is None:
         chosen = _choose(_all(stream, packets), moments)
     if not chosen.frames:
@@ -278,7 +286,7 @@ def _from_packet(stream: Any, packet: Any) -> Iterator[tuple[Any, bool]]:
     before = errors_logged()
     try:
         frames = packet.decode()
-    except av.InvalidDataError:
+    except av.FFmpegError:
         yield None, True
         return
     # PyAV puts frames that were held back under the count of the packet that freed them: near enough.

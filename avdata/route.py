@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +26,14 @@ class Route:
     times: tuple[float, ...]
 
     @classmethod
-    def of(cls, packets: Sequence[Any], moments: Sequence[float], base: float) -> Route | None:
-        """The shortest way to the frames on screen at ascending moments.
+    def of(cls, packets: Sequence[Any], moments: Sequence[float], base: float, *, seek: bool) -> Route | None:
+        """The way to the frames on screen at ascending moments.
 
         Args:
             packets: in decoding order; of each its `pts`, `is_keyframe` and `is_discard` are looked at.
             moments: s.
             base: s a tick.
+            seek: begin at the keyframes before them, and not at the first packet.
 
         Returns:
             None when the packets' clocks do not tell: a time is missing or stands twice.
@@ -51,6 +52,8 @@ class Route:
                 wanted.add(seen[max(bisect_right(times, nudged) - 1, 0)])
         keys = [place for place, packet in enumerate(packets) if packet.is_keyframe]
         places = {tick: place_of[tick] for tick in sorted(wanted)}
+        if not seek:
+            return cls(((0, max(places.values())),), frozenset(places.values()), _seconds(places, base))
         runs: list[tuple[int, int]] = []
         for tick, place in places.items():
             # Frames that are shown before a keyframe but decoded after it need the one before.
@@ -59,4 +62,8 @@ class Route:
                 runs[-1] = (runs[-1][0], max(runs[-1][1], place))
             else:
                 runs.append((first, place))
-        return cls(tuple(runs), frozenset(places.values()), tuple(tick * base for tick in places))
+        return cls(tuple(runs), frozenset(places.values()), _seconds(places, base))
+
+
+def _seconds(ticks: Iterable[int], base: float) -> tuple[float, ...]:
+    return tuple(tick * base for tick in ticks)

@@ -37,7 +37,7 @@ class Soundtrack:
         self._packets += 1
         try:
             frames = packet.decode()
-        except av.InvalidDataError:
+        except av.FFmpegError:
             self._lost += 1
             return
         for frame in frames:
