@@ -5,6 +5,7 @@ The axis is the video container's own, in seconds; a still has none, and its sou
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,13 +29,25 @@ class Window:
         return self.end - self.start
 
 
-def step_times(window: Window, steps: int) -> np.ndarray:
-    """Middles of the `steps` equal steps of a window, in seconds on the clip's axis.
+def step_times(window: Window, steps: int, segment: float | None = None) -> np.ndarray:
+    """Middles of the steps of a window, in seconds on the clip's axis.
 
     >>> step_times(Window(0.0, 2.0), steps=4).tolist()
     [0.25, 0.75, 1.25, 1.75]
+    >>> step_times(Window(0.0, 2.0), steps=3, segment=1.0).tolist()
+    [0.5, 1.0, 1.5]
+
+    Args:
+        window: what the steps cover together.
+        steps: how many.
+        segment: length of each, s, the first at the window's start and the last at its end; None cuts the
+            window into equal steps.
     """
-    return window.start + (np.arange(steps) + 0.5) * (window.seconds / steps)
+    length = window.seconds / steps if segment is None else segment
+    stride = length if segment is None or steps == 1 else (window.seconds - segment) / (steps - 1)
+    if segment is None:
+        return window.start + (np.arange(steps) + 0.5) * length
+    return window.start + np.arange(steps) * stride + length / 2
 
 
 def measure_offset(separate: np.ndarray, own: np.ndarray, rate: int, max_lag: float) -> tuple[float, float]:
@@ -58,10 +71,11 @@ def measure_offset(separate: np.ndarray, own: np.ndarray, rate: int, max_lag: fl
     """
     a, b = separate.astype(np.float64), own.astype(np.float64)
     a, b = a - a.mean(), b - b.mean()
-    size = 1 << (len(a) + len(b) - 1).bit_length()
+    reach = int(min(max_lag * rate, len(a) - 1, len(b) - 1))
+    # Long enough that no lag within reach meets the other end of the circle.
+    size = _fast_length(max(len(a), len(b)) + reach)
     spectrum = np.fft.rfft(b, size) * np.conj(np.fft.rfft(a, size))
     circular = np.fft.irfft(spectrum, size)
-    reach = int(min(max_lag * rate, len(a) - 1, len(b) - 1))
     lags = np.arange(-reach, reach + 1)
     energy_a, energy_b = np.r_[0, np.cumsum(a**2)], np.r_[0, np.cumsum(b**2)]
     # At lag l, a[i] meets b[i + l]: i runs over first … last.
@@ -80,22 +94,87 @@ def measure_offset(separate: np.ndarray, own: np.ndarray, rate: int, max_lag: fl
     return float((lags[best] + shift) / rate), float(np.clip(scores[best], 0.0, 1.0))
 
 
-def choose_window(align: AlignConfig, spans: list[tuple[float, float]]) -> Window:
+def _fast_length(least: int) -> int:
+    """The smallest length, from `least` on, whose only prime factors are 2, 3 and 5.
+
+    >>> _fast_length(48_001)
+    48600
+    """
+    best = 1 << (least - 1).bit_length()
+    five = 1
+    while five < best:
+        three = five
+        while three < best:
+            quotient = -(-least // three)
+            best = min(best, three << (quotient - 1).bit_length())
+            three *= 3
+        five *= 5
+    return best
+
+
+Loudness = Callable[[], tuple[np.ndarray, int, float]]
+"""Gives the squares of a sound's samples [n], their rate in Hz, and when the first one is heard, s."""
+
+
+def choose_window(
+    align: AlignConfig,
+    spans: Sequence[tuple[float, float]],
+    *,
+    steps: int = 1,
+    event: tuple[float, float] | None = None,
+    loudness: Loudness | None = None,
+) -> Window:
     """The window of a clip whose streams cover `spans`, each [start, end) in seconds.
 
-    `start` begins with the earliest stream; `centre` has its middle in that of all streams together, but
-    begins no earlier; `whole` covers them all.
+    `start` and `segments` begin with the earliest stream; `centre` has its middle in that of all streams
+    together; `event` in that of the event, or as `centre` when there is none; `loudest` is the earliest place
+    with the most sound energy, where both streams are as long as they are long enough. None of them begins
+    before the streams, or ends after them while they are long enough. `whole` covers them all.
+
+    Args:
+        align: the settings.
+        spans: of sound and pictures.
+        steps: T, for `segments`.
+        event: [start, end) in seconds, for `event`.
+        loudness: of the sound, for `loudest`.
     """
     first, last = min(start for start, _ in spans), max(end for _, end in spans)
     if align.seconds is None:
         return Window(first, last)
+    if align.window == "segments":
+        return Window(first, first + float(align.window_seconds(steps)))
     begin = first
-    if align.window == "centre":
+    if align.window == "centre" or (align.window == "event" and event is None):
         begin = max(first, (first + last - align.seconds) / 2)
+    elif align.window == "event" and event is not None:
+        begin = max(first, min((event[0] + event[1] - align.seconds) / 2, last - align.seconds))
+    elif align.window == "loudest" and loudness is not None:
+        shared = max(start for start, _ in spans), min(end for _, end in spans)
+        enough = shared[1] - shared[0] >= align.seconds
+        begin = _loudest(*loudness(), *(shared if enough else (first, last)), align.seconds)
     return Window(begin, begin + align.seconds)
 
 
-def pad_fraction(window: Window, spans: list[tuple[float, float]]) -> float:
+LOUDEST_GRID = 0.01
+"""Seconds between the places where the loudest window may begin."""
+
+
+def _loudest(
+    squares: np.ndarray, rate: int, start: float, first: float, last: float, seconds: float
+) -> float:
+    """Where between `first` and `last - seconds` a window hears the most energy."""
+    places = first + LOUDEST_GRID * np.arange(max(int((last - seconds - first) / LOUDEST_GRID + 1e-6), 0) + 1)
+    summed = np.r_[0.0, np.cumsum(squares)]
+
+    def until(when: np.ndarray) -> np.ndarray:
+        return summed[np.clip(np.round((when - start) * rate), 0, len(squares)).astype(np.int64)]
+
+    energy = until(places + seconds) - until(places)
+    # Rounding of the sums must not move the window: what is as loud but for it begins earliest.
+    return float(places[np.argmax(energy >= energy.max() * (1 - 1e-9))])
+
+
+def pad_fraction(window: Window, spans: Sequence[tuple[float, float]]) -> float:
     """Share of a window that not all streams cover.
 
     >>> pad_fraction(Window(0.0, 2.0), [(0.0, 1.5), (0.5, 2.0)])

@@ -48,7 +48,7 @@ def _size(samples: int) -> str:
 
 def _body(info: Mapping[str, Any]) -> list[str]:
     mel, frames, config = info["shape"]["mel"], info["shape"]["frames"], info["config"]
-    video = "frames.npy" if config["video"]["storage"] == "npy" else "frames.jpg"
+    video = {"jpeg": "frames.jpg", "png": "frames.png", "npy": "frames.npy"}[config["video"]["storage"]]
     counts = [
         f"| {name} | {split['samples']:,} | {split['groups']:,} | {len(split['shards'])} |"
         for name, split in info["splits"].items()

@@ -39,7 +39,10 @@ class AudioConfig(_Settings):
     fmin: float = Field(0.0, ge=0, description="Hz")
     fmax: float | None = Field(None, gt=0, description="Hz; None is half the sample rate")
     power: float = Field(2.0, gt=0, description="1: magnitude, 2: power")
-    log: Literal["db", "ln"] = Field("db", description="db: 10·log10(max(S, floor)); ln: log(S + floor)")
+    log: Literal["db", "ln", "pcen"] = Field(
+        "db",
+        description="db: 10·log10(max(S, floor)); ln: log(S + floor); pcen: librosa.pcen instead",
+    )
     floor: float = Field(1e-10, gt=0)
     reference: Literal["one", "max"] = Field(
         "one", description="what 0 dB is: 1.0, or the sample's own maximum"
@@ -77,16 +80,33 @@ class VideoConfig(_Settings):
     )
     every: int = Field(29, ge=1, description="n of the two `every` rules")
     decoder: Literal["pyav", "decord"] = "pyav"
-    storage: Literal["jpeg", "npy"] = Field("jpeg", description="one strip at `quality`, or exact uint8")
+    seek: bool = Field(
+        False,
+        description="jump to the keyframes before wanted frames: faster, but damage between goes unseen",
+    )
+    storage: Literal["jpeg", "png", "npy"] = Field(
+        "jpeg", description="jpeg: one strip at `quality`; png: one strip, exact; npy: the bare array"
+    )
     quality: int = Field(95, ge=1, le=100)
 
 
 class AlignConfig(_Settings):
     """The one time axis: which window of a clip is used and how its two streams are brought together."""
 
-    window: Literal["whole", "start", "centre"] = "start"
-    seconds: float | None = Field(2.56, gt=0, description="length of the window; None only with window=whole")
-    pad: Literal["zeros", "repeat", "edge"] = "zeros"
+    window: Literal["whole", "start", "centre", "loudest", "event", "segments"] = Field(
+        "start",
+        description="start, centre: of all streams; loudest: where most sound energy is; event: around the"
+        " middle of the clip's event; segments: steps of `seconds`, one every `hop`, from the start",
+    )
+    seconds: float | None = Field(
+        2.56, gt=0, description="s, of the window, or with segments of one step; None only with window=whole"
+    )
+    hop: float | None = Field(
+        None, gt=0, description="segments: s from one step's start to the next's; None is `seconds`"
+    )
+    pad: Literal["zeros", "repeat", "edge"] = Field(
+        "zeros", description="what is heard where there is no sound; the first or last frame is shown"
+    )
     correct: Literal["measured", "container", "none"] = Field(
         "measured",
         description="where a separate audio file starts: as correlation says; at the container's audio; at 0",
@@ -97,11 +117,31 @@ class AlignConfig(_Settings):
     max_lag: float = Field(0.5, gt=0, description="s, largest offset searched")
     max_mismatch: float = Field(0.15, gt=0, description="s of difference in duration that sets av_mismatch")
 
+    @property
+    def segment(self) -> float | None:
+        """Length of a step, s, when steps are segments; None when the window is cut into equal steps."""
+        return self.seconds if self.window == "segments" else None
+
+    def window_seconds(self, steps: int) -> Fraction:
+        """Length of the window of so many steps, s, exactly; not for window=whole."""
+        seconds = Fraction(str(self.seconds))
+        return seconds if self.segment is None else (steps - 1) * self.stride(steps) + seconds
+
+    def stride(self, steps: int) -> Fraction:
+        """From one step's start to the next's, s, exactly; not for window=whole."""
+        seconds = Fraction(str(self.seconds))
+        if self.segment is None:
+            return seconds / steps
+        return seconds if self.hop is None else Fraction(str(self.hop))
+
 
 class QualityConfig(_Settings):
     """When a clip is not good enough: each limit names the reason code it leads to."""
 
     max_corrupt: float = Field(0.02, ge=0, le=1, description="corrupt_frames: share of decoded frames")
+    max_corrupt_audio: float = Field(
+        0.02, ge=0, le=1, description="corrupt_audio: share of sound packets; a single one is let pass"
+    )
     silence_dbfs: float = Field(
         -60.0, le=0, description="silent_audio: peak level below which a clip is silent"
     )
@@ -110,6 +150,14 @@ class QualityConfig(_Settings):
         4.0, ge=0, description="black_frames: mean luma (0…255) of the brightest used frame"
     )
     black: Literal["quarantine", "flag"] = "flag"
+    frozen_change: float = Field(
+        0.5, ge=0, description="frozen_frames: mean difference (0…255) of all used frames from the first"
+    )
+    frozen: Literal["quarantine", "flag"] = "flag"
+    max_clipped: float = Field(
+        0.01, ge=0, le=1, description="clipped_audio: share of samples at full scale (0.999 and above)"
+    )
+    clipped: Literal["quarantine", "flag"] = "flag"
     min_seconds: float = Field(0.04, ge=0, description="too_short: of sound and of moving pictures, s")
     max_seconds: float = Field(900.0, gt=0, description="too_long, s")
     max_pixels: int = Field(64_000_000, gt=0, description="too_large: width × height")
@@ -158,15 +206,19 @@ class Config(_Settings):
         if self.align.window == "whole" and not (self.audio.resize and self.audio.layout == "repeat"):
             msg = "align.window=whole gives different lengths: set audio.resize and audio.layout=repeat"
             raise ValueError(msg)
+        if self.align.hop is not None and self.align.window != "segments":
+            msg = "align.hop is for align.window=segments"
+            raise ValueError(msg)
         if self.audio.layout == "step":
-            columns = self._step_samples() / self.audio.hop
-            if columns.denominator != 1:
-                msg = (
-                    f"a step must hold a whole number of mel columns, and {float(self._step_samples()):g}"
-                    f" samples / hop {self.audio.hop} is {float(columns):g}:"
-                    " change align.seconds, video.frames or audio.hop"
-                )
-                raise ValueError(msg)
+            for samples in {self._step_samples(), self._stride_samples()}:
+                columns = samples / self.audio.hop
+                if columns.denominator != 1:
+                    msg = (
+                        f"a step must hold a whole number of mel columns, and {float(samples):g}"
+                        f" samples / hop {self.audio.hop} is {float(columns):g}:"
+                        " change align.seconds, align.hop, video.frames or audio.hop"
+                    )
+                    raise ValueError(msg)
             if self.audio.resize:
                 msg = "audio.resize works on the whole picture: set audio.layout=repeat with it"
                 raise ValueError(msg)
@@ -178,8 +230,17 @@ class Config(_Settings):
         return self
 
     def _step_samples(self) -> Fraction:
-        seconds = Fraction(str(self.align.seconds))
-        return seconds * self.audio.sample_rate / self.video.frames
+        align = self.align
+        seconds = align.stride(self.video.frames) if align.segment is None else Fraction(str(align.seconds))
+        return seconds * self.audio.sample_rate
+
+    def _stride_samples(self) -> Fraction:
+        return self.align.stride(self.video.frames) * self.audio.sample_rate
+
+    @property
+    def step_columns(self) -> int:
+        """Columns from one step's start to the next's; L, unless segments overlap or lie apart."""
+        return int(self._stride_samples() / self.audio.hop)
 
     @property
     def mel_columns(self) -> int:
@@ -188,7 +249,7 @@ class Config(_Settings):
             return self.audio.resize[1]
         if self.audio.layout == "step":
             return int(self._step_samples() / self.audio.hop)
-        window = int(Fraction(str(self.align.seconds)) * self.audio.sample_rate)
+        window = int(self.align.window_seconds(self.video.frames) * self.audio.sample_rate)
         return 1 + window // self.audio.hop
 
     def canonical(self) -> str:

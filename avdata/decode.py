@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from avdata.errors import AvdataError
-from avdata.shards import decode_npy, iter_members
+from avdata.shards import decode_npy, decode_strip, iter_members
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,7 @@ def fill_frames(members: Mapping[str, memoryview], shape: Shape, out: np.ndarray
         shape.check(stored, shape.frames, np.uint8)
         out[:] = stored if last else stored.transpose(0, 3, 1, 2)
         return
-    from torchvision.io import decode_jpeg  # noqa: PLC0415
-
-    strip = decode_jpeg(torch.frombuffer(bytearray(members["frames.jpg"]), dtype=torch.uint8)).numpy()
+    strip = decode_strip(members)
     shape.check(strip, (channels, height, steps * width), np.uint8)
     frames = strip.reshape(channels, height, steps, width)
     out[:] = frames.transpose(2, 1, 3, 0) if last else frames.transpose(2, 0, 1, 3)

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable", "the container could not be opened or decoded"
     TRUNCATED = "truncated", "a file ends before its own header says it should"
     CORRUPT_FRAMES = "corrupt_frames", "the decoder marked more frames as corrupt than the config allows"
+    CORRUPT_AUDIO = "corrupt_audio", "more of the audio could not be decoded than the config allows"
     NO_VIDEO_STREAM = "no_video_stream", "the container holds no video stream"
     NO_AUDIO_STREAM = "no_audio_stream", "the container holds no audio stream"
     NO_FRAMES = "no_frames", "not one video frame could be decoded"

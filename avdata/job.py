@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from avdata.align import Window, step_times
 from avdata.config import Config
 from avdata.engine import Report
 from avdata.errors import MediaError, Reason
@@ -171,8 +172,8 @@ def _sources(candidate: Candidate) -> dict[str, dict[str, Any]]:
 def _steps(job: ShardJob, candidate: Candidate, features: Features) -> dict[str, Any]:
     """Times of the steps and, where a label holds only for part of the clip, the label index of each."""
     start, end = features.window
-    steps = job.config.video.frames
-    middles = [round(start + (step + 0.5) * (end - start) / steps, 6) for step in range(steps)]
+    align, steps = job.config.align, job.config.video.frames
+    middles = [round(float(middle), 6) for middle in step_times(Window(start, end), steps, align.segment)]
     if job.background is None:
         return {"step_times": middles}
     label, background = job.labels.index(candidate.clip.label), len(job.labels)

@@ -13,6 +13,7 @@ members stand together, named `KEY.extension`, always in the order of `EXTENSION
 
     mel.npy      float16 [T, F, L]                  log-mel of each step
     frames.jpg   the T frames as one horizontal strip, H × T·W    (or)
+    frames.png   the same strip, exact                            (or)
     frames.npy   uint8 [T, H, W, C]
     cls          the label's index, decimal digits
     json         label name, split, times, offset, provenance; sorted keys
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from avdata.features import Features
 
 FORMAT = 1
-EXTENSIONS = ("mel.npy", "frames.jpg", "frames.npy", "cls", "json", "flac")
+EXTENSIONS = ("mel.npy", "frames.jpg", "frames.png", "frames.npy", "cls", "json", "flac")
 BLOCK = 512
 
 IndexRow = dict[str, Any]
@@ -66,11 +67,13 @@ def encode_members(
         features: mel float16 [T, F, L], frames uint8 [T, H, W, C], waveform float32 [n] or None.
         label: the label's index.
         facts: what goes into the JSON.
-        config: decides between jpg and npy frames and whether the waveform is kept.
+        config: decides how frames are stored and whether the waveform is kept.
     """
     members = {"mel.npy": _npy(features.mel)}
     if config.video.storage == "jpeg":
-        members["frames.jpg"] = _jpeg_strip(features.frames, config.video.quality)
+        members["frames.jpg"] = _strip(features.frames, "JPEG", quality=config.video.quality)
+    elif config.video.storage == "png":
+        members["frames.png"] = _strip(features.frames, "PNG")
     else:
         members["frames.npy"] = _npy(features.frames)
     members["cls"] = str(label).encode()
@@ -87,7 +90,7 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _jpeg_strip(frames: np.ndarray, quality: int) -> bytes:
+def _strip(frames: np.ndarray, kind: str, **options: int) -> bytes:
     # Not torchvision's encoder: torchvision takes seconds to import, in every worker.
     from PIL import Image  # noqa: PLC0415
 
@@ -96,7 +99,7 @@ def _jpeg_strip(frames: np.ndarray, quality: int) -> bytes:
     strip = np.ascontiguousarray(frames.transpose(1, 0, 2, 3).reshape(height, steps * width, channels))
     buffer = io.BytesIO()
     image = Image.fromarray(strip[..., 0] if channels == 1 else strip)
-    image.save(buffer, format="JPEG", quality=quality)
+    image.save(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
@@ -216,17 +219,23 @@ def decode_mel(members: Mapping[str, memoryview]) -> np.ndarray:
 
 
 def decode_frames(members: Mapping[str, memoryview], steps: int) -> np.ndarray:
-    """The frames of a sample, uint8 [T, H, W, C], from either storage."""
+    """The frames of a sample, uint8 [T, H, W, C], from any storage."""
     if "frames.npy" in members:
         return decode_npy(members["frames.npy"])
-    import torch  # noqa: PLC0415
-    from torchvision.io import decode_jpeg  # noqa: PLC0415
-
-    data = torch.frombuffer(bytearray(members["frames.jpg"]), dtype=torch.uint8)
-    strip = decode_jpeg(data).numpy()
+    strip = decode_strip(members)
     channels, height, width = strip.shape
     frames = strip.reshape(channels, height, steps, width // steps).transpose(2, 1, 3, 0)
     return np.ascontiguousarray(frames)
+
+
+def decode_strip(members: Mapping[str, memoryview]) -> np.ndarray:
+    """The strip of a sample's frames, uint8 [C, H, T·W], from its JPEG or PNG."""
+    import torch  # noqa: PLC0415
+    from torchvision.io import decode_jpeg, decode_png  # noqa: PLC0415
+
+    decode, name = (decode_png, "frames.png") if "frames.png" in members else (decode_jpeg, "frames.jpg")
+    strip: np.ndarray = decode(torch.frombuffer(bytearray(members[name]), dtype=torch.uint8)).numpy()
+    return strip
 
 
 def decode_npy(data: memoryview) -> np.ndarray:

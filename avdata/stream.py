@@ -239,8 +239,8 @@ class AVDataset(IterableDataset[AVSample]):
             raise AvdataError(msg, hint=getattr(error, "hint", None) or hint) from error
 
     def stored_as_jpeg(self) -> bool:
-        """Whether frames are stored as JPEG strips."""
-        return bool(self.info["config"].get("video", {}).get("storage", "npy") == "jpeg")
+        """Whether frames are stored as strips, JPEG or PNG."""
+        return self.info["config"].get("video", {}).get("storage", "npy") in {"jpeg", "png"}
 
     def label_of(self, numbers: np.ndarray) -> np.ndarray:
         """Labels of samples, int64."""

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from avdata.align import Window, choose_window, cut, measure_offset, pad_fraction, step_times
-from avdata.config import AlignConfig
+from avdata.config import AlignConfig, build_config
+from avdata.errors import UsageError
 from avdata.mock import Scene, sound
 
 RATE = 16_000
@@ -72,3 +73,57 @@ def test_the_pad_fraction_is_what_not_both_streams_cover() -> None:
     assert pad_fraction(Window(0, 4), [(0, 2), (1, 9)]) == 0.75
     assert pad_fraction(Window(0, 4), [(0, 1), (2, 9)]) == 1.0
     assert pad_fraction(Window(0, 4), [(-1, 9)]) == 0.0
+
+
+def loud_at(moment: float, seconds: float = 10.0) -> tuple[np.ndarray, int, float]:
+    """Squares of a sound that is loud for half a second around a moment; it begins at 0.25 s."""
+    when = 0.25 + np.arange(round(seconds * 1000)) / 1000
+    return np.where(abs(when - moment) < 0.25, 1.0, 1e-6), 1000, 0.25
+
+
+@given(some.floats(1.0, 9.5))
+def test_the_loudest_window_holds_the_loudest_sound(moment: float) -> None:
+    spans = [(0.25, 10.25), (0.0, 10.0)]
+    align = AlignConfig(window="loudest", seconds=2.0)
+    window = choose_window(align, spans, loudness=lambda: loud_at(moment))
+    assert window.start <= moment - 0.24 or window.start == 0.25
+    assert window.end >= moment + 0.24 or window.end > 9.99
+    assert window.start >= 0.25
+    assert window.end <= 10.0 + 1e-9
+
+
+def test_of_equally_loud_places_the_earliest_is_taken() -> None:
+    align = AlignConfig(window="loudest", seconds=2.0)
+    even = np.ones(10_000), 1000, 0.0
+    assert choose_window(align, [(0.0, 10.0), (0.0, 10.0)], loudness=lambda: even) == Window(0.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("event", "start"),
+    [((4.0, 6.0), 4.0), ((0.0, 1.0), 0.1), ((9.0, 10.0), 8.1), (None, 4.1), ((3.0, 3.0), 2.0)],
+)
+def test_the_window_is_around_the_event_and_inside_the_clip(
+    event: tuple[float, float] | None, start: float
+) -> None:
+    align = AlignConfig(window="event", seconds=2.0)
+    window = choose_window(align, [(0.1, 10.1), (0.1, 10.1)], event=event)
+    assert (window.start, window.end) == pytest.approx((start, start + 2.0))
+
+
+def test_segments_are_steps_of_their_own_length_a_hop_apart() -> None:
+    ten = AlignConfig(window="segments", seconds=1.0)
+    window = choose_window(ten, [(0.0, 9.7), (0.0, 10.0)], steps=10)
+    assert window == Window(0.0, 10.0)
+    assert step_times(window, 10, ten.segment).tolist() == [n + 0.5 for n in range(10)]
+    overlapping = AlignConfig(window="segments", seconds=1.0, hop=0.5)
+    window = choose_window(overlapping, [(0.0, 10.0)], steps=4)
+    assert window == Window(0.0, 2.5)
+    assert step_times(window, 4, overlapping.segment).tolist() == [0.5, 1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    "align", [{"hop": 0.5}, {"window": "segments", "hop": 0.3337, "seconds": 1.0}, {"window": "whole"}]
+)
+def test_windows_that_do_not_fit_are_refused(align: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        build_config({"align": align})

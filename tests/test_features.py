@@ -1,19 +1,27 @@
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from pathlib import Path
 
 import librosa
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torchvision.transforms.v2 import functional as transform
 
 from avdata.config import PRESETS, Config, build_config
+from avdata.decode import Shape, fill_frames
 from avdata.errors import MediaError, Reason
-from avdata.features import extract, fit_picture, log_mel, spectrogram
+from avdata.features import extract
+from avdata.fit import fit_picture
+from avdata.job import ShardJob, _steps
+from avdata.mel import log_mel, pcen, spectrogram
 from avdata.mock import NTSC, Scene, sound, write_av, write_still, write_wav
 from avdata.recipe import Clip
+from avdata.shards import decode_frames, encode_members
+from avdata.survey import Candidate, SourceFile
 
 MOMENT = float(30 / NTSC)
 SCENE = Scene(seconds=2.5, flashes=(MOMENT,), beeps=(MOMENT,), size=(160, 120), seed=2)
@@ -207,3 +215,56 @@ def test_odd_sizes_and_grey_work(tmp_path: Path) -> None:
     )
     got = extract(clip(tmp_path / "a.mkv"), build_config({"video": {"colour": "grey", "size": 16}}))
     assert got.frames.shape == (4, 16, 16, 1)
+
+
+def test_pcen_is_librosas() -> None:
+    audio = build_config({"audio": {"power": 1.0}}).audio
+    wave = np.r_[sound(SCENE, 16_000), np.zeros(960, np.float32)]
+    energy = spectrogram(wave, audio)
+    theirs = librosa.pcen(energy.astype(np.float64) * 2.0**31, sr=16_000, hop_length=80)
+    assert np.abs(pcen(energy, 16_000 / 80) - theirs).max() <= 1e-5 * theirs.max()
+    stored = log_mel(wave, build_config({"audio": {"log": "pcen", "power": 1.0}}))
+    assert stored.shape == (4, 128, 128)
+    assert np.allclose(stored[0], theirs[:, :128], atol=1e-4 * theirs.max())
+
+
+def test_overlapping_segments_share_their_columns() -> None:
+    wave = sound(SCENE, 16_000)
+    apart = build_config({"align": {"window": "segments", "seconds": 0.64, "hop": 0.32}})
+    whole = spectrogram(wave[:25_600], apart.audio)
+    mel = log_mel(wave[:25_600], apart)
+    assert mel.shape == (4, 128, 128)
+    for step in range(4):
+        expected = 10 * np.log10(np.maximum(whole[:, step * 64 : step * 64 + 128], 1e-10))
+        assert np.allclose(mel[step], expected, atol=1e-4)
+
+
+def test_segments_show_the_frame_at_each_middle_and_the_label_of_each_second(tmp_path: Path) -> None:
+    scene = Scene(seconds=4.0, flashes=(2.45,), beeps=(2.45,), size=(64, 48), fps=Fraction(20))
+    write_av(tmp_path / "a.mp4", scene, vcodec="libx264", acodec="aac")
+    config = build_config({"align": {"window": "segments", "seconds": 1.0}, "audio": {"hop": 125}})
+    got = extract(clip(tmp_path / "a.mp4"), config)
+    assert [round(float(frame.mean())) > 200 for frame in got.frames] == [False, False, True, False]
+    assert got.frame_times == pytest.approx([0.5, 1.5, 2.5, 3.5], abs=0.051)
+    candidate = Candidate(clip(tmp_path / "a.mp4", event=(2.0, 3.0)), SourceFile("a.mp4", "", 0), None)
+    job = ShardJob(tmp_path, "train/x.tar", (candidate,), config, ("a",), "background")
+    assert _steps(job, candidate, got)["step_labels"] == [1, 1, 0, 1]
+
+
+@pytest.mark.parametrize("colour", ["rgb", "grey"])
+@pytest.mark.parametrize("storage", ["png", "npy"])
+def test_exact_storage_gives_back_the_frames_it_was_given(tmp_path: Path, storage: str, colour: str) -> None:
+    write_av(tmp_path / "a.flv", SCENE)
+    config = build_config(
+        {"video": {"storage": storage, "colour": colour, "size": 32}, "audio": {"flac": True}}
+    )
+    got = extract(clip(tmp_path / "a.flv"), config)
+    members = {name: memoryview(data) for name, data in encode_members(got, 0, {}, config).items()}
+    assert np.array_equal(decode_frames(members, 4), got.frames)
+    filled = np.empty((4, got.frames.shape[-1], 32, 32), np.uint8)
+    fill_frames(members, Shape(got.mel.shape, got.frames.shape), filled)
+    assert np.array_equal(filled, got.frames.transpose(0, 3, 1, 2))
+    wave, rate = soundfile.read(io.BytesIO(members["flac"]), dtype="float32")
+    assert got.waveform is not None
+    assert rate == 16_000
+    assert np.abs(wave - got.waveform).max() <= 1 / 32_768

@@ -11,15 +11,10 @@ import pytest
 
 from avdata.config import QualityConfig
 from avdata.errors import MediaError, Reason
-from avdata.media import (
-    read_clock,
-    read_pictures,
-    read_pictures_decord,
-    read_sound,
-    read_still,
-    sniff,
-)
+from avdata.film import read_clock, read_pictures
+from avdata.media import read_pictures_decord, read_still, sniff
 from avdata.mock import Scene, Subtype, picture, sound, write_av, write_still, write_wav
+from avdata.soundtrack import read_sound
 
 QUALITY = QualityConfig()
 SMALL = Scene(seconds=2.0, flashes=(1.0,), beeps=(1.0,), size=(160, 120), fps=Fraction(25))

@@ -1,0 +1,91 @@
+"""When a clip is not good enough: a reason for quarantine, or a flag, as the config says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from avdata.config import Config, QualityConfig
+from avdata.errors import Flag, MediaError, Reason
+from avdata.fit import LUMA
+from avdata.media import Clock, Sound
+
+FULL_SCALE = 0.999
+"""Magnitude from which a sample counts as clipped: the last 33 of the 32,768 values of 16 bits."""
+
+
+def judge_files(paths: Sequence[Path | None], quality: QualityConfig) -> None:
+    """Refuse files that are too large, before they are opened.
+
+    Raises:
+        MediaError: TOO_LARGE.
+    """
+    for path in paths:
+        if path is not None and path.is_file() and path.stat().st_size > quality.max_bytes:
+            raise MediaError(Reason.TOO_LARGE, f"{path.name}: {path.stat().st_size:,} bytes")
+
+
+def judge_sound(sound: Sound, quality: QualityConfig) -> list[Flag]:
+    """What is to be said of a whole sound track: too short, silent, clipped.
+
+    Raises:
+        MediaError: TOO_SHORT, SILENT_AUDIO, CLIPPED_AUDIO.
+    """
+    seconds = len(sound.samples) / sound.rate
+    if seconds < quality.min_seconds:
+        raise MediaError(Reason.TOO_SHORT, f"{seconds:.3f} s of sound")
+    loudness = np.abs(sound.samples)
+    peak = float(loudness.max())
+    level = 20 * np.log10(max(peak, 1e-9))
+    if level < quality.silence_dbfs:
+        return _found(quality.silent, Reason.SILENT_AUDIO, Flag.SILENT_AUDIO, f"its peak is {level:.0f} dBFS")
+    if peak < FULL_SCALE:
+        return []
+    share = float(np.mean(loudness >= FULL_SCALE))
+    if share <= quality.max_clipped:
+        return []
+    detail = f"{share:.1%} of the samples are at full scale"
+    return _found(quality.clipped, Reason.CLIPPED_AUDIO, Flag.CLIPPED_AUDIO, detail)
+
+
+def judge_clock(sound: tuple[float, float], clock: Clock, config: Config) -> list[Flag]:
+    """What is to be said of the pictures' length, and of how it fits the sound's.
+
+    Raises:
+        MediaError: TOO_SHORT.
+    """
+    seconds = clock.end - clock.start
+    if seconds < config.quality.min_seconds:
+        raise MediaError(Reason.TOO_SHORT, f"{seconds:.3f} s of pictures")
+    apart = abs((sound[1] - sound[0]) - seconds) > config.align.max_mismatch
+    return [*clock.flags, Flag.AV_MISMATCH] if apart else list(clock.flags)
+
+
+def judge_frames(frames: np.ndarray, times: Sequence[float], quality: QualityConfig) -> list[Flag]:
+    """What is to be said of the frames of a sample, uint8 [T, H, W, C]: black, frozen.
+
+    Raises:
+        MediaError: BLACK_FRAMES, FROZEN_FRAMES.
+    """
+    luma = frames @ LUMA if frames.shape[-1] == 3 else frames[..., 0]
+    brightest = float(luma.mean(axis=(1, 2)).max())
+    if brightest < quality.black_luma:
+        detail = f"the brightest frame's mean is {brightest:.1f} of 255"
+        return _found(quality.black, Reason.BLACK_FRAMES, Flag.BLACK_FRAMES, detail)
+    if len(set(times)) < 2:
+        return []
+    first = frames[0].astype(np.int16)
+    change = max(float(np.abs(frame - first).mean()) for frame in frames[1:])
+    if change > quality.frozen_change:
+        return []
+    detail = f"no frame differs from the first by more than {change:.2f} of 255"
+    return _found(quality.frozen, Reason.FROZEN_FRAMES, Flag.FROZEN_FRAMES, detail)
+
+
+def _found(what: Literal["quarantine", "flag"], reason: Reason, flag: Flag, detail: str) -> list[Flag]:
+    if what == "quarantine":
+        raise MediaError(reason, detail)
+    return [flag]

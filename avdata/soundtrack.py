@@ -1,0 +1,111 @@
+"""A sound track as it is decoded packet by packet: mono samples on the container's axis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avdata.config import QualityConfig
+from avdata.errors import MediaError, Reason
+from avdata.media import Sound, opened
+
+GAP = 0.05
+"""Seconds of missing timestamps in a sound track that count as a hole, and are filled with silence."""
+
+
+class Soundtrack:
+    """Collects a track's packets; `finish` gives its sound, priming, edit lists and late starts honoured."""
+
+    def __init__(self, path: Path, stream: Any, quality: QualityConfig) -> None:
+        self._name, self._stream, self._quality = path.name, stream, quality
+        self._rate = int(stream.rate)
+        self._pieces: list[np.ndarray] = []
+        self._count = 0
+        self._start: float | None = None
+        self._packets = self._lost = 0
+
+    def add(self, packet: Any) -> None:
+        """Decode a packet; what cannot be decoded is counted.
+
+        Raises:
+            MediaError: TOO_LONG.
+        """
+        import av  # noqa: PLC0415
+
+        self._packets += 1
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            self._lost += 1
+            return
+        for frame in frames:
+            self._add_frame(frame)
+
+    def _add_frame(self, frame: Any) -> None:
+        longest = self._quality.max_seconds
+        if self._start is None:
+            self._start = 0.0 if frame.time is None else float(frame.time)
+        elif frame.time is not None and (hole := frame.time - self._start - self._count / self._rate) > GAP:
+            if hole > longest:
+                raise MediaError(Reason.TOO_LONG, f"{self._name}: a hole of {hole:.0f} s in the sound")
+            self._append(np.zeros(round(hole * self._rate), np.float32))
+        self._append(_mono(frame))
+        if self._count > longest * self._rate:
+            raise MediaError(Reason.TOO_LONG, f"{self._name}: sound longer than {longest:g} s")
+
+    def _append(self, piece: np.ndarray) -> None:
+        self._pieces.append(piece)
+        self._count += len(piece)
+
+    def finish(self) -> Sound:
+        """The whole sound.
+
+        Raises:
+            MediaError: NO_AUDIO_STREAM, when nothing could be decoded; CORRUPT_AUDIO, when too little could.
+        """
+        if self._start is None:
+            detail = f"{self._name}: not one sample of sound could be decoded"
+            raise MediaError(Reason.NO_AUDIO_STREAM, detail)
+        # The first packet of a stream that was cut out of another one often lacks what it refers to.
+        if self._lost > max(1, self._quality.max_corrupt_audio * self._packets):
+            detail = f"{self._name}: {self._lost} of {self._packets} packets"
+            raise MediaError(Reason.CORRUPT_AUDIO, detail)
+        facts = {
+            "audio_codec": self._stream.codec_context.name,
+            "audio_rate": self._rate,
+            "audio_channels": int(self._stream.channels),
+        }
+        return Sound(np.concatenate(self._pieces), self._rate, self._start, facts)
+
+
+def read_sound(path: Path, quality: QualityConfig) -> Sound:
+    """Decode a file's first sound track to mono.
+
+    Raises:
+        MediaError: NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED or what `sniff` finds.
+    """
+    with opened(path, quality) as container:
+        if not container.streams.audio:
+            raise MediaError(Reason.NO_AUDIO_STREAM, f"{path.name} holds no sound")
+        track = Soundtrack(path, container.streams.audio[0], quality)
+        for packet in container.demux(container.streams.audio[0]):
+            track.add(packet)
+        return track.finish()
+
+
+def _mono(frame: Any) -> np.ndarray:
+    """The mean of a sound frame's channels, float32 in [-1, 1]."""
+    values = frame.to_ndarray()
+    channels = frame.layout.nb_channels
+    if not frame.format.is_planar:
+        values = values.reshape(-1, channels).T
+    if values.dtype == np.uint8:
+        scaled = (values.astype(np.float32) - 128.0) / 128.0
+    elif values.dtype.kind == "i":
+        scaled = values.astype(np.float32) / float(-np.iinfo(values.dtype).min)
+    else:
+        scaled = values.astype(np.float32)
+    mixed: np.ndarray = scaled[0] if channels == 1 else scaled.mean(axis=0, dtype=np.float32)
+    return mixed
