@@ -131,6 +131,53 @@ def evaluate(
         print_table(CLASS_COLUMNS, class_table(result["test"], result["labels"]))
 
 
+@app.command(
+    epilog="Example:  snnergy compare out/cremad --fusions audio,concat,cmqka --seeds 3 --out runs/table"
+)
+def compare(
+    prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
+    out: Annotated[Path, typer.Option(help="Folder of the table and its runs.")] = Path("compare"),
+    fusions: Annotated[
+        str, typer.Option(help="Names with commas; audio,video,concat,ccssa,cmqka without.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 3,
+    regime: Annotated[str | None, typer.Option(help="As of `snnergy train`.")] = None,
+    preset: Annotated[str | None, typer.Option(help="As of `snnergy train`.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each, without --steps.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="One setting.")] = None,
+    device: Device = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train fusions by one protocol over several seeds; interrupted, the same command goes on."""
+    from dataclasses import asdict
+
+    from snnergy.compare import compare as run
+
+    given = {"preset": preset, "steps": steps, "epochs": epochs}
+    short = {name: value for name, value in given.items() if value is not None}
+    settled = _settled(None, regime, config, short, settings or [])
+    chosen = [name for name in fusions.split(",") if name]
+    with show_progress(quiet=quiet or as_json) as progress:
+        rows = run(
+            prepared, out, settled, fusions=chosen, seeds=seeds, device=_device(device), progress=progress
+        )
+    if as_json:
+        print_json([{**asdict(row), "mean": row.mean, "std": row.std} for row in rows])
+        return
+    cells = [
+        (
+            row.fusion, f"{row.mean:.4f}", "–" if row.std is None else f"{row.std:.4f}", f"{row.params:,}",
+            f"{row.ms:.2f}", f"{row.megabytes:.1f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    print_table(("fusion", "accuracy", "std", "weights", "ms a sample", "MB"), cells)
+    say(f"{out / 'table.md'}, table.csv and table.png are written; the runs are in {out / 'runs'}")
+
+
 def _show(result: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(result)
