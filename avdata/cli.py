@@ -38,6 +38,7 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Task = Annotated[str | None, typer.Option(help="Of synthetic: xor4 or agree; xor without.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")]
 
 
@@ -159,9 +160,8 @@ def prepare(
     leaks: Annotated[
         str | None, typer.Option(help="keep or drop-train: clips whose group is also held out.")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only so many clips, spread over splits and labels.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many clips, of all labels.")] = None,
+    task: Task = None,
     workers: Workers = os.cpu_count() or 1,
     max_quarantine: Annotated[
         float, typer.Option(min=0, max=1, help="Share of clips that may be left out.")
@@ -194,6 +194,7 @@ def prepare(
             msg = f"{option} {value!r} is neither {' nor '.join(words)}"
             raise UsageError(msg)
     overrides = read_config_file(config) if config else {}
+    recipe = f"{recipe}-{task}" if task else recipe
     shorts = {
         "select.split_by": split_by,
         "audio.source": audio,
@@ -388,10 +389,12 @@ def mock(
     clips: Annotated[int | None, typer.Option(min=1, help="How many clips.")] = None,
     bad: Annotated[bool, typer.Option("--bad", help="Add the dataset's bad cases.")] = False,
     seed: Annotated[int, typer.Option(help="Equal seeds make equal bytes.")] = 0,
+    task: Task = None,
 ) -> None:
     """Write a small, faithful copy of a dataset with generated media whose truth is known."""
     from avdata import mock as make
 
+    name = f"{name}-{task}" if task else name
     make(name, out, clips=clips, bad=bad, seed=seed)
     say(f"{out}: a mock of {name}; prepare it with: avdata prepare {name} --source {out} --out PREPARED")
 

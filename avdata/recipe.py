@@ -66,6 +66,7 @@ class Recipe:
         listed: `(root, paths, split_by) -> clips`: the clips that a manifest's file table names, before they
             are on disk, with `video` and `audio` relative to the root; raises SourceError when the root lacks
             the lists that the split is made from. None for a dataset that comes in archives.
+        tasks: other sets of the same file, by name; they are called `name-task`.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Recipe:
     known_bad: Mapping[str, str] = field(default_factory=dict)
     generated: bool = False
     listed: Callable[[Path, Sequence[str], str], Sequence[Clip]] | None = None
+    tasks: Mapping[str, Recipe] = field(default_factory=dict)
 
     def configure(self, preset: str | None, *overrides: Overrides) -> Config:
         """The settings of a preset, adapted to this dataset, with overrides on top.
@@ -128,12 +130,26 @@ def load_recipe(which: str | Path | Recipe) -> Recipe:
     if str(which).endswith(".py"):
         return _load_file(Path(which))
     points = {point.name: point for point in entry_points(group="avdata.recipes")}
-    if str(which) not in points:
+    name, _, task = str(which).rpartition("-")
+    name, task = (str(which), "") if str(which) in points else (name, task)
+    if name not in points:
         msg = f"there is no recipe {str(which)!r}"
         raise UsageError(msg, hint=nearest(str(which), sorted(points)))
-    recipe = points[str(which)].load()
+    recipe = points[name].load()
     assert isinstance(recipe, Recipe)
-    return recipe
+    return of_task(recipe, task) if task else recipe
+
+
+def of_task(recipe: Recipe, task: str) -> Recipe:
+    """One of a recipe's other tasks.
+
+    Raises:
+        UsageError: it has no such task.
+    """
+    if task not in recipe.tasks:
+        msg = f"the recipe {recipe.name} has no task {task!r}"
+        raise UsageError(msg, hint=nearest(task, list(recipe.tasks)) if recipe.tasks else None)
+    return recipe.tasks[task]
 
 
 def _load_file(path: Path) -> Recipe:

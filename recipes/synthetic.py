@@ -1,16 +1,22 @@
-"""Audio-visual XOR: small generated films whose label neither sound nor sight tells, nor both added up.
+"""Small generated films of three tasks, which tell whether a network joins sound and sight, and how.
 
-The sound is a tone in the low or in the high half of the mel range, the picture a blob in the left or in the
-right half; the label is whether the two halves agree. Each alone is at chance, and so is any sum of a score
-of the one and a score of the other: only a network in which the two meet can solve it. It is this package's
-acceptance test and its demonstration, and the shortest recipe.
+`xor`: a tone in the low or high part of the mel range, a blob in the left or right part of the picture, and
+the label is whether the two agree. Each alone is at chance, and so is any sum of a score of the one and a
+score of the other: only a network in which the two meet can solve it. `xor4` has four places of each, and the
+label is their sum modulo 4. `agree`: tone and blob both say the label, one of four, but in each film noise
+hides one of the two: whoever uses one modality alone knows half of the labels and guesses the rest (62.5 %),
+and a sum of scores knows all.
+
+They are this package's acceptance tests and its demonstration, and the shortest recipe.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +25,47 @@ from avdata.errors import SourceError
 from avdata.mock import Scene, write_av, write_manifest, write_truth
 from avdata.recipe import Clip, Recipe
 
-LABELS = ("same", "different")
 COUNTS = {"train": 1024, "val": 128, "test": 256}
 SECONDS, FPS, SIZE, RATE = 1.28, Fraction(25, 2), 32, 16_000
-BANDS = ((200.0, 900.0), (2_200.0, 6_500.0))
-"""Hz of the low and the high tones."""
+BANDS = {
+    2: ((200.0, 900.0), (2_200.0, 6_500.0)),
+    4: ((200.0, 450.0), (800.0, 1_250.0), (1_900.0, 2_900.0), (4_300.0, 6_500.0)),
+}
+"""Hz of the tones, by the number of places."""
+BLOBS = {2: (2, 7, 7), 4: (0, 4, 5)}
+"""First column within the place, end of the first columns, and width, pixels, by the number of places."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the films of a task show.
+
+    Attributes:
+        prefix: of the keys.
+        places: K, of the tone and of the blob.
+        labels: the label texts.
+        hides: noise hides one modality in each film, and both say the label.
+    """
+
+    prefix: str
+    places: int
+    labels: tuple[str, ...]
+    hides: bool = False
+
+    def draw(self, number: int) -> tuple[int | None, int | None, int]:
+        """Places of tone and blob (None: hidden) and the label of film `number`; all kinds equally often."""
+        first, second = number % self.places, number // self.places % self.places
+        if not self.hides:
+            return first, second, (first + second) % self.places
+        # The second number is as good as a coin.
+        return (None, first, first) if second % 2 else (first, None, first)
+
+
+TASKS = {
+    "xor": Task("xor", 2, ("same", "different")),
+    "xor4": Task("xor4", 4, ("0", "1", "2", "3")),
+    "agree": Task("agree", 4, ("first", "second", "third", "fourth"), hides=True),
+}
 
 
 def clips(root: Path, split_by: str) -> Sequence[Clip]:
@@ -42,71 +84,88 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
             Clip(
                 key=row["key"], label=row["label"], group=row["key"], split=row["split"],
                 video=root / "clips" / f"{row['key']}.mkv",
-                extras={"tone": int(row["tone"]), "blob": int(row["blob"])},
+                extras={half: int(row[half]) if row[half] else None for half in ("tone", "blob")},
             )
             for row in csv.DictReader(lines)
         ]  # fmt: skip
 
 
-def mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
-    """Generate the set: `clips.csv` and one film a clip. There are no bad cases to add."""
+def _mock(task: Task, out: Path, count: int | None, bad: bool, seed: int) -> None:
+    """Generate a task's set: `clips.csv` and one film a clip. There are no bad cases to add."""
     del bad
     splits = [split for split, held in COUNTS.items() for _ in range(held)]
     if count is not None:
         splits = [splits[number * len(splits) // count] for number in range(count)]
-    rows = []
+    rows: list[tuple[str, str, int | None, int | None, str]] = []
     for number, split in enumerate(splits):
         dice = np.random.default_rng([seed, number])
-        # All four combinations equally often, whatever the split.
-        tone, blob = number % 2, number // 2 % 2
-        key = f"xor{number:05d}"
+        tone, blob, label = task.draw(number)
+        key = f"{task.prefix}{number:05d}"
         scene = Scene(seconds=SECONDS, fps=FPS, size=(SIZE, SIZE), rate=RATE)
         write_av(
             out / "clips" / f"{key}.mkv", scene, vcodec="ffv1", acodec="pcm_s16le", pix_fmt="bgr0",
-            pixels=_film(scene, blob, dice), samples=_tone(tone, dice), keyframes=1,
+            pixels=_film(scene, blob, task.places, dice), samples=_tone(tone, task.places, dice), keyframes=1,
         )  # fmt: skip
-        rows.append((key, split, tone, blob, LABELS[(tone + blob) % 2]))
+        rows.append((key, split, tone, blob, task.labels[label]))
     with (out / "clips.csv").open("w", newline="", encoding="utf-8") as lines:
         csv.writer(lines, lineterminator="\n").writerows([("key", "split", "tone", "blob", "label"), *rows])
     write_truth(out, {row[0]: {"tone": row[2], "blob": row[3], "reason": None, "flags": []} for row in rows})
     write_manifest(out, "synthetic")
 
 
-def _film(scene: Scene, blob: int, dice: np.random.Generator) -> np.ndarray:
-    """Frames uint8 [n, H, W, 3]: noise, and a bright blob that wanders in its half."""
+def _film(scene: Scene, blob: int | None, places: int, dice: np.random.Generator) -> np.ndarray:
+    """Frames uint8 [n, H, W, 3]: noise, and a bright blob that wanders up and down in its place."""
     film = dice.integers(0, 110, size=(scene.frames, SIZE, SIZE, 3), dtype=np.uint8)
-    column = int(dice.integers(2, SIZE // 2 - 9)) + blob * SIZE // 2
+    if blob is None:
+        return film
+    first, last, width = BLOBS[places]
+    column = int(dice.integers(first, last)) + blob * SIZE // places
     row = int(dice.integers(2, SIZE - 10))
     for number, frame in enumerate(film):
         top = (row + number) % (SIZE - 9)
-        frame[top : top + 8, column : column + 7] = 230
+        frame[top : top + 8, column : column + width] = 230
     return film
 
 
-def _tone(tone: int, dice: np.random.Generator) -> np.ndarray:
+def _tone(tone: int | None, places: int, dice: np.random.Generator) -> np.ndarray:
     """Mono float32 [n]: noise, and a tone somewhere in its band."""
     when = np.arange(round(SECONDS * RATE)) / RATE
-    pitch = dice.uniform(*BANDS[tone])
-    wave = 0.3 * np.sin(2 * np.pi * (pitch * when + dice.uniform())) + 0.02 * dice.normal(size=len(when))
-    return wave.astype(np.float32)
+    wave = np.zeros(len(when))
+    if tone is not None:
+        pitch = dice.uniform(*BANDS[places][tone])
+        wave = 0.3 * np.sin(2 * np.pi * (pitch * when + dice.uniform()))
+    return (wave + 0.02 * dice.normal(size=len(when))).astype(np.float32)
 
 
-RECIPE = Recipe(
-    name="synthetic",
-    version=1,
-    title="Synthetic audio-visual XOR",
-    labels=LABELS,
-    splits={"fixed": "1,024, 128 and 256 clips, each generated for its split"},
-    default_split="fixed",
-    clips=clips,
-    mock=mock,
-    presets={
-        "snnergy": {
-            "audio": {"n_mels": 32, "n_fft": 512, "hop": 160},
-            "video": {"frames": 4, "size": 32, "storage": "npy"},
-            "align": {"window": "start", "seconds": 1.28},
-            "shards": {"samples": 256},
-        }
+def _recipe(name: str, task: Task, title: str, tasks: Mapping[str, Recipe] | None = None) -> Recipe:
+    return Recipe(
+        name=name,
+        version=1,
+        title=title,
+        labels=task.labels,
+        splits={"fixed": "1,024, 128 and 256 clips, each generated for its split"},
+        default_split="fixed",
+        clips=clips,
+        mock=partial(_mock, task),
+        presets={
+            "snnergy": {
+                "audio": {"n_mels": 32, "n_fft": 512, "hop": 160},
+                "video": {"frames": 4, "size": SIZE, "storage": "npy"},
+                "align": {"window": "start", "seconds": SECONDS},
+                "shards": {"samples": 256},
+            }
+        },
+        generated=True,
+        tasks=tasks or {},
+    )
+
+
+RECIPE = _recipe(
+    "synthetic",
+    TASKS["xor"],
+    "Synthetic audio-visual XOR",
+    {
+        "xor4": _recipe("synthetic-xor4", TASKS["xor4"], "Synthetic audio-visual XOR of four places"),
+        "agree": _recipe("synthetic-agree", TASKS["agree"], "Synthetic films of which half is hidden"),
     },
-    generated=True,
 )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from avdata.terminal import print_json, print_table, run_command, say, show_progress
+
+if TYPE_CHECKING:
+    from snnergy.settings import TrainConfig
 
 app = typer.Typer(
     name="snnergy",
@@ -20,6 +24,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 @app.callback()
@@ -27,35 +32,52 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     if debug:
-        import os
-
         os.environ["AVDATA_DEBUG"] = "1"
 
 
 @app.command(epilog="Example:  snnergy train out/cremad --preset small --epochs 100 --out runs/cremad")
 def train(
-    prepared: Annotated[Path, typer.Argument(help="Folder of a prepared set.")],
+    prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("run"),
-    preset: Annotated[str, typer.Option(help="Size: nano, tiny, small, base, large, paper_like.")] = "nano",
-    fusion: Annotated[str, typer.Option(help="cmqka, its variants, concat, audio or video.")] = "cmqka",
+    regime: Annotated[
+        str | None, typer.Option(help="snnergy (default), quick (with --steps), la, mm: see docs.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Size: nano (default), tiny, small, base, large, paper_like.")
+    ] = None,
+    fusion: Annotated[
+        str | None, typer.Option(help="cmqka (default), its variants, or what it is compared with.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs, without --steps.")] = 200,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    lr: Annotated[float, typer.Option(min=1e-9, help="Peak of the learning rate.")] = 2e-3,
-    seed: int = 42,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, without --steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step, over all processes.")] = None,
+    lr: Annotated[float | None, typer.Option(min=1e-9, help="Peak of the learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, such as ema=0.999 or augment.flip=0.")
+    ] = None,
+    device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last.ckpt.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a network, keep its best and last state, and evaluate it once on the test split."""
-    from snnergy.train import TrainConfig
+    """Train a network, keep its best and last state, and evaluate it once on the test split.
+
+    On many GPUs or machines: torchrun --nproc-per-node 8 -m snnergy.cli train …
+    """
     from snnergy.train import train as run
 
-    config = TrainConfig(
-        preset=preset, fusion=fusion, steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed
-    )
+    given = {
+        "preset": preset, "fusion": fusion, "steps": steps, "epochs": epochs, "batch_size": batch_size,
+        "lr": lr, "seed": seed,
+    }  # fmt: skip
+    short = {name: value for name, value in given.items() if value is not None}
+    settled = _settled(out if resume else None, regime, config, short, settings or [])
     with show_progress(quiet=quiet or as_json) as progress:
-        result = run(prepared, out, config, progress=progress, resume=resume)
+        result = run(prepared, out, settled, progress=progress, resume=resume, device=_device(device))
+    if int(os.environ.get("RANK", "0")):
+        return
     _show(result, as_json=as_json)
     if not as_json:
         say(
@@ -63,18 +85,97 @@ def train(
         )
 
 
+def _settled(
+    resumed: Path | None, regime: str | None, file: Path | None, short: dict[str, Any], settings: list[str]
+) -> TrainConfig:
+    """A file's settings under the options under --set; below all, the regime or the resumed run's own."""
+    from snnergy.checkpoints import read_config
+    from snnergy.data import merge, parse_setting, read_config_file
+    from snnergy.settings import parse, settle
+
+    layers = [read_config_file(file) if file else {}, short, *map(parse_setting, settings)]
+    if resumed is None or not (resumed / "config.json").is_file():
+        return settle(regime, *layers)
+    settled = read_config(resumed)["config"]
+    for layer in [{} if regime is None else {"regime": regime}, *layers]:
+        settled = merge(settled, layer)
+    return parse(settled)
+
+
+def _device(device: str) -> Literal["auto", "cpu", "cuda"]:
+    from avdata.errors import UsageError
+
+    for known in ("auto", "cpu", "cuda"):
+        if device == known:
+            return known
+    msg = f"--device {device!r}: it is auto, cpu or cuda"
+    raise UsageError(msg)
+
+
 @app.command(name="eval", epilog="Example:  snnergy eval runs/cremad out/cremad")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint in it.")],
-    prepared: Annotated[Path, typer.Argument(help="Folder of a prepared set.")],
+    prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Evaluate a trained network on the validation and test splits."""
+    from snnergy.evaluation import CLASS_COLUMNS, class_table
     from snnergy.train import evaluate as measure
 
     best = run / "best.ckpt"
     checkpoint = (best if best.is_file() else run / "last.ckpt") if run.is_dir() else run
-    _show(measure(checkpoint, prepared), as_json=as_json)
+    result = measure(checkpoint, prepared, device=_device(device))
+    _show(result, as_json=as_json)
+    if not as_json and "test" in result:
+        print_table(CLASS_COLUMNS, class_table(result["test"], result["labels"]))
+
+
+@app.command(
+    epilog="Example:  snnergy compare out/cremad --fusions audio,concat,cmqka --seeds 3 --out runs/table"
+)
+def compare(
+    prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
+    out: Annotated[Path, typer.Option(help="Folder of the table and its runs.")] = Path("compare"),
+    fusions: Annotated[
+        str, typer.Option(help="Names with commas; audio,video,concat,ccssa,cmqka without.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 3,
+    regime: Annotated[str | None, typer.Option(help="As of `snnergy train`.")] = None,
+    preset: Annotated[str | None, typer.Option(help="As of `snnergy train`.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each, without --steps.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="One setting.")] = None,
+    device: Device = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train fusions by one protocol over several seeds; interrupted, the same command goes on."""
+    from dataclasses import asdict
+
+    from snnergy.compare import compare as run
+
+    given = {"preset": preset, "steps": steps, "epochs": epochs}
+    short = {name: value for name, value in given.items() if value is not None}
+    settled = _settled(None, regime, config, short, settings or [])
+    chosen = [name for name in fusions.split(",") if name]
+    with show_progress(quiet=quiet or as_json) as progress:
+        rows = run(
+            prepared, out, settled, fusions=chosen, seeds=seeds, device=_device(device), progress=progress
+        )
+    if as_json:
+        print_json([{**asdict(row), "mean": row.mean, "std": row.std} for row in rows])
+        return
+    cells = [
+        (
+            row.fusion, f"{row.mean:.4f}", "–" if row.std is None else f"{row.std:.4f}", f"{row.params:,}",
+            f"{row.ms:.2f}", f"{row.megabytes:.1f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    print_table(("fusion", "accuracy", "std", "weights", "ms a sample", "MB"), cells)
+    say(f"{out / 'table.md'}, table.csv and table.png are written; the runs are in {out / 'runs'}")
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> None:

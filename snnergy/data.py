@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 import avdata
-from avdata.stream import AVBatch, AVDataset
+from avdata.config import differences, merge, nearest, parse_setting, read_config_file
+from avdata.stream import AVBatch, AVDataset, Loader
+
+__all__ = [
+    "AVBatch", "AVDataset", "Batch", "Loader", "batches", "differences", "merge", "nearest", "open_split",
+    "parse_setting", "read_config_file", "to_batch",
+]  # fmt: skip
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,29 +32,50 @@ class Batch:
     weight: Tensor
 
 
-def open_split(where: str | Path, split: str, *, shuffle: bool = False, seed: int = 0) -> AVDataset:
-    """One split of a prepared set."""
-    return avdata.open(where, split, shuffle=shuffle, seed=seed)
+def open_split(
+    where: str | Path,
+    split: str,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    rank: int | None = None,
+    world_size: int | None = None,
+) -> AVDataset:
+    """One split of a prepared set; without `rank` and `world_size`, what torch.distributed says."""
+    return avdata.open(where, split, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
 
 
-def to_batch(batch: AVBatch, device: torch.device | None = None) -> Batch:
-    """The network's layout: time first, pictures as floats with ImageNet's mean and deviation (grey: 0.5)."""
-    colour = batch.frames.shape[2] == 3
-    mean = torch.tensor(IMAGENET_MEAN if colour else (0.5,))[:, None, None]
-    std = torch.tensor(IMAGENET_STD if colour else (0.5,))[:, None, None]
-    video = batch.frames.float().div_(255).sub_(mean).div_(std)
-    return Batch(
-        audio=batch.mel.transpose(0, 1).contiguous().to(device),
-        video=video.transpose(0, 1).contiguous().to(device),
-        label=batch.label.to(device),
-        weight=batch.weight.to(device),
-    )
+def to_batch(mel: Tensor, frames: Tensor, label: Tensor, weight: Tensor) -> Batch:
+    """The network's layout: time first, pictures as floats with ImageNet's mean and deviation (grey: 0.5).
+
+    Args:
+        mel: float32 [B, T, 1, F, L].
+        frames: uint8 [B, T, C, H, W].
+        label: int64 [B].
+        weight: float32 [B].
+    """
+    colour = frames.shape[2] == 3
+    mean = torch.tensor(IMAGENET_MEAN if colour else (0.5,), device=frames.device)[:, None, None]
+    std = torch.tensor(IMAGENET_STD if colour else (0.5,), device=frames.device)[:, None, None]
+    video = frames.transpose(0, 1).contiguous().float().mul_(1 / (255 * std)).sub_(mean / std)
+    return Batch(audio=mel.transpose(0, 1).contiguous(), video=video, label=label, weight=weight)
 
 
-def pairs(
-    batches: Iterable[AVBatch], count: int, device: torch.device | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(audio, video) of the first `count` batches, as recalibration wants them."""
-    for _, batch in zip(range(count), batches, strict=False):
-        made = to_batch(batch, device)
-        yield made.audio, made.video
+def to_device(batch: AVBatch, device: torch.device | str | None = None) -> Batch:
+    """A batch of the stream as it is, in the network's layout, on a device."""
+    return to_batch(*moved(batch, device))
+
+
+def moved(batch: AVBatch, device: torch.device | str | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mel, frames (still uint8: a quarter of the bytes), label and weight of a batch on a device."""
+    parts = (batch.mel, batch.frames, batch.label, batch.weight)
+    mel, frames, label, weight = (part.to(device, non_blocking=True) for part in parts)
+    return mel, frames, label, weight
+
+
+def batches(
+    loader: Iterable[AVBatch], count: int, device: torch.device | str | None = None
+) -> Iterator[Batch]:
+    """The first `count` batches of a loader, as the network takes them."""
+    for _, batch in zip(range(count), loader, strict=False):
+        yield to_device(batch, device)

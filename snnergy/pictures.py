@@ -1,8 +1,9 @@
-"""Pictures of a training run: its curves and its confusion matrix."""
+"""Pictures of training runs: curves, a confusion matrix, and the comparison of many."""
 
 from __future__ import annotations
 
 import csv
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,4 +52,24 @@ def draw_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], pa
             if confusion[row][column]:
                 colour = "white" if shares[row][column] > 0.6 else "black"
                 axis.text(column, row, str(confusion[row][column]), ha="center", va="center", color=colour)
+    figure.savefig(path, dpi=110)
+
+
+def draw_comparison(rows: Sequence[tuple[str, Sequence[float]]], chance: float, path: Path) -> None:
+    """Draw the accuracies of each name: every seed a dot, their mean and standard deviation, and chance."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(6.4, 0.42 * len(rows) + 1.3), layout="constrained")
+    axis = figure.subplots()
+    for place, (_, accuracy) in enumerate(rows):
+        deviation = statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0
+        axis.errorbar(statistics.fmean(accuracy), place, xerr=deviation, fmt="s", capsize=4, color="C0")
+        axis.plot(accuracy, [place] * len(accuracy), "o", color="C1", alpha=0.6, markersize=4)
+    axis.axvline(chance, color="grey", linestyle=":", label="chance")
+    axis.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axis.invert_yaxis()
+    axis.set_xlabel("accuracy")
+    axis.set_xlim(0, 1.02)
+    axis.grid(alpha=0.3, axis="x")
+    axis.legend()
     figure.savefig(path, dpi=110)

@@ -1,314 +1,380 @@
-"""The trainer: Lightning drives, the settings are one frozen model, and a run leaves all that it was behind.
+"""The trainer: epochs of steps and evaluations, on one process or many, and a run that leaves all behind.
 
-A run's folder holds `config.json`, `metrics.csv`, `best.ckpt`, `last.ckpt`, `curves.png`, `confusion.png` and
-`result.json`.
+A run's folder holds `config.json`, `metrics.csv`, `tensorboard/`, `best.ckpt`, `last.ckpt`, and when it is
+done `result.json`, `classes.csv`, `curves.png` and `confusion.png`. Killed at any moment, it goes on from
+`last.ckpt` and ends with the same weights and the same log, on as many processes as there are then.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
+import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
-from torch.nn import functional
+from lightning.fabric import Fabric
 
-from avdata.errors import AvdataError
-from avdata.stream import AVBatch, AVDataset, Loader
-from snnergy.data import Batch, open_split, pairs, to_batch
-from snnergy.model import ModelConfig, SNNergy, build, recalibrate
+from avdata.errors import AvdataError, UsageError
+from snnergy.checkpoints import load, load_all, load_network, read_config, save, write_json
+from snnergy.data import AVBatch, AVDataset, differences, open_split
+from snnergy.evaluation import calibrate, measure, write_classes
+from snnergy.health import in_words, warnings_of
+from snnergy.learner import Learner
+from snnergy.logs import Log
+from snnergy.model import SNNergy, build
 from snnergy.pictures import draw_confusion, draw_curves
+from snnergy.processes import Device, lost_processes_named, on_first, share_statistics, start, total
+from snnergy.settings import TrainConfig, parse, settle
 
-RECALIBRATION_BATCHES = 16
+__all__ = ["TrainConfig", "evaluate", "load_network", "train"]
 
 Progress = Callable[[str, int, int], None]
 
+MAY_DIFFER = {"workers", "save_every", "accumulate"}
+"""Settings that a resumed run may change, for they change no result (but the last bit of a sum)."""
 
-class TrainConfig(BaseModel):
-    """How a network is trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    preset: str = "nano"
-    fusion: str = "cmqka"
-    steps: int | None = Field(None, ge=1, description="optimiser steps; stands above epochs")
-    epochs: int = Field(200, ge=1)
-    batch_size: int = Field(32, ge=1, description="samples a step of one process")
-    lr: float = Field(2e-3, gt=0, description="the schedule's peak")
-    weight_decay: float = Field(0.05, ge=0)
-    warmup: float = Field(0.3, gt=0, lt=1, description="share of the steps in which the rate rises")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    seed: int = 42
-    workers: int = Field(1, ge=0, description="threads that make batches ahead")
-
-
-class Trainee(lightning.LightningModule):
-    """A network with its loss, optimiser and evaluation."""
-
-    def __init__(self, network: SNNergy, config: TrainConfig, steps: int, calibration: AVDataset) -> None:
-        super().__init__()
-        self.network, self.settings, self.steps = network, config, steps
-        self._calibration = calibration
-        self._seen: dict[str, list[Tensor]] = {"logits": [], "label": []}
-
-    def transfer_batch_to_device(self, batch: AVBatch, device: torch.device, dataloader_idx: int) -> Batch:
-        """The stream's batch in the network's layout, on the device."""
-        return to_batch(batch, device)
-
-    def training_step(self, made: Batch, batch_idx: int) -> Tensor:
-        """Weighted cross-entropy of a batch."""
-        logits = self.network(made.audio, made.video)
-        losses = functional.cross_entropy(
-            logits, made.label, label_smoothing=self.settings.label_smoothing, reduction="none"
-        )
-        loss = (losses * made.weight).sum() / made.weight.sum().clamp(min=1)
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(made.label))
-        return loss
-
-    def on_validation_epoch_start(self) -> None:
-        """Recalibrate the batch norms on training batches: without it a young network is silent."""
-        self.calibrate()
-
-    def calibrate(self) -> None:
-        """Set the batch norms to what the layers see now."""
-        loader = self._calibration.loader(self.settings.batch_size, num_workers=0)
-        recalibrate(self.network, pairs(loader, RECALIBRATION_BATCHES, self.device))
-
-    def validation_step(self, made: Batch, batch_idx: int) -> None:
-        """Collect logits; padding is dropped."""
-        real = made.weight > 0
-        self._seen["logits"].append(self.network(made.audio, made.video)[real])
-        self._seen["label"].append(made.label[real])
-
-    def on_validation_epoch_end(self) -> None:
-        """Log accuracy and loss of the validation split."""
-        logits, label = (torch.cat(self._seen[name]) for name in ("logits", "label"))
-        for held in self._seen.values():
-            held.clear()
-        accuracy = (logits.argmax(1) == label).float().mean()
-        self.log("val_accuracy", accuracy, prog_bar=True, sync_dist=True)
-        self.log("val_loss", functional.cross_entropy(logits, label), prog_bar=True, sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW on a one-cycle schedule by steps."""
-        groups = self.network.parameter_groups(self.settings.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.settings.lr)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.settings.lr, total_steps=self.steps, pct_start=self.settings.warmup
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class _Epochs(lightning.Callback):
-    """Gives each epoch its own order."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._loader.set_epoch(trainer.current_epoch)
-
-
-class _Steps(lightning.Callback):
-    """Tells how far the training is."""
-
-    def __init__(self, steps: int, progress: Progress) -> None:
-        self._steps, self._progress = steps, progress
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: Any, **options: Any) -> None:
-        if trainer.is_global_zero:
-            self._progress("train", trainer.global_step, self._steps)
+_log = logging.getLogger(__name__)
 
 
 def train(
     where: str | Path,
     out: str | Path,
-    config: TrainConfig,
+    config: TrainConfig | None = None,
     *,
     progress: Progress = lambda stage, done, total: None,
     resume: bool = False,
+    device: Device = "auto",
 ) -> dict[str, Any]:
     """Train a network on a prepared set and evaluate it once on its test split.
 
+    Under torchrun every process calls this; torchrun's own restarts resume by themselves.
+
     Args:
         where: the prepared set.
-        out: the run's folder.
-        config: the settings.
-        progress: called with ("train", done, total), in optimiser steps.
+        out: the run's folder; with several machines, the first one's.
+        config: the settings; None takes our defaults, or those of the run that is resumed.
+        progress: called with ("train", done, total), in optimiser steps, by the first process.
         resume: go on from the run's `last.ckpt`.
+        device: `auto` takes a GPU where there is one.
 
     Returns:
-        What `result.json` holds: accuracy, loss and per-class accuracy of the test split, and how it was
-        made.
+        What `result.json` holds: accuracy, loss and per-class recall of the validation and test splits, and
+        how it was made.
 
     Raises:
-        AvdataError: the set or the run's folder cannot be used.
-        UsageError: a name is unknown.
+        AvdataError: the set or the run's folder cannot be used, the loss is not finite, or another process
+            of the run was lost.
+        UsageError: a name is unknown, or the resumed run has other settings.
     """
-    began = time.perf_counter()
-    folder = Path(out)
-    last = folder / "last.ckpt"
-    if (folder / "result.json").exists() and not resume:
-        msg = f"{folder} holds a finished run"
-        raise AvdataError(msg, hint="choose another --out, or remove it")
-    if resume and not last.is_file():
-        msg = f"{folder} holds no last.ckpt to go on from"
-        raise AvdataError(msg, hint="leave out --resume to begin")
+    folder, began = Path(out), time.perf_counter()
+    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    settled = config or (_settings_of(folder) if resume else settle(None))
     _quiet()
-    lightning.seed_everything(config.seed, verbose=False)
-    data = open_split(where, "train", shuffle=True, seed=config.seed)
-    loader = data.loader(
-        config.batch_size, num_workers=config.workers, drop_last=len(data) >= config.batch_size
-    )
-    steps = config.steps or config.epochs * len(loader)
-    network = _network(config, data)
-    trainee = Trainee(network, config, steps, open_split(where, "train", shuffle=True, seed=config.seed))
-    held_out = "val" if "val" in data.info["splits"] else None
-    trainer = _trainer(folder, config, steps, loader, progress=progress, select=held_out is not None)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(
-        folder / "config.json", {**config.model_dump(), "model": asdict(network.config), "set": str(where)}
-    )
-    validation = _evaluation_loader(where, held_out, config) if held_out else None
-    trainer.fit(trainee, loader, validation, ckpt_path=str(last) if resume else None, weights_only=True)
-    trainee.calibrate()
-    trainer.save_checkpoint(last)
-    best = folder / "best.ckpt"
-    chosen = best if best.is_file() else last
-    result = {
-        **evaluate(chosen, where),
-        "steps": trainer.global_step,
-        "seconds": round(time.perf_counter() - began, 1),
-        "params": sum(weight.numel() for weight in network.parameters()),
-        "chosen": chosen.name,
-        "config": config.model_dump(),
-    }
-    _write_json(folder / "result.json", result)
-    draw_curves(folder / "metrics.csv", folder / "curves.png")
-    if "test" in result:
-        draw_confusion(result["test"]["confusion"], result["labels"], folder / "confusion.png")
-    return result
+    fabric = start(device, settled.precision, sync_batchnorm=settled.sync_batchnorm)
+    with lost_processes_named(fabric):
+        _agree(fabric, lambda: _check_folder(folder, settled, resume=resume))
+        run = _Run(fabric, where, folder, settled, progress)
+        run.begin(resume=resume)
+        run.work()
+        return run.finish(began)
+
+
+class _Run:
+    """What is open while a run is under way."""
+
+    def __init__(
+        self, fabric: Fabric, where: str | Path, folder: Path, config: TrainConfig, progress: Progress
+    ) -> None:
+        self.fabric, self.where, self.folder, self.config = fabric, where, folder, config
+        self.progress = progress
+        torch.manual_seed(config.seed)
+        self.data = self._open("train", shuffle=True)
+        # Of its own, for its epoch is always the first.
+        self.calibration = self._open("train", shuffle=True)
+        self.part = _part(config, fabric.world_size)
+        self.loader = self.data.loader(
+            self.part, num_workers=self.workers, pin_memory=fabric.device.type == "cuda"
+        )
+        self.epoch_steps = -(-len(self.data) // config.batch_size)
+        self.steps = config.steps or config.epochs * self.epoch_steps
+        self.every = config.evaluation_interval(self.steps, self.epoch_steps)
+        self.validates = "val" in self.data.info["splits"]
+        repeated = self.data.info["config"].get("audio", {}).get("layout") == "repeat"
+        self.learner = Learner(_network(config, self.data), config, fabric, repeated=repeated)
+        self.best: dict[str, Any] | None = None
+        self.evaluated, self.saved = -1, 0
+        self.warned: set[str] = set()
+        self.log: Log | None = None
+
+    @property
+    def workers(self) -> int:
+        # torch's threads and the loader's would fight for the same cores.
+        beside = 0 if self.fabric.device.type == "cpu" else 4
+        return beside if self.config.workers is None else self.config.workers
+
+    def _open(self, split: str, *, shuffle: bool = False) -> AVDataset:
+        rank, world = (None, None) if self.fabric.world_size > 1 else (0, 1)
+        return open_split(
+            self.where, split, shuffle=shuffle, seed=self.config.seed, rank=rank, world_size=world
+        )
+
+    def begin(self, *, resume: bool) -> None:
+        """Write down what is to be done, or take up what was."""
+        first = self.fabric.is_global_zero
+        last = self.folder / "last.ckpt"
+        data = last.read_bytes() if first and resume and last.is_file() else None
+        held = on_first(self.fabric, data)
+        if held is not None:
+            state = load(held, last)
+            self.learner.load_state_dict(state)
+            self.loader.load_state_dict(state["loader"])
+            self.best, self.evaluated = state["best"], int(state["evaluated"])
+            self.saved = self.learner.step
+        if first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if held is None:
+                shape = asdict(self.learner.network.config)
+                about = {"config": self.config.model_dump(), "model": shape, "set": str(self.where)}
+                write_json(self.folder / "config.json", about)
+            self.log = Log(self.folder, self.learner.step)
+
+    def work(self) -> None:
+        """Epochs until the steps are made, or nothing gets better any more."""
+        while self.learner.step < self.steps and not self._stalled():
+            epoch = self.data.epoch
+            self.loader.set_epoch(epoch)
+            for batches, before in self._groups():
+                real = min(self.config.batch_size, len(self.data) - before)
+                self._step(batches, real, epoch)
+                if self.learner.step == self.steps:
+                    break
+                if self._save_due() and self._inside_epoch():
+                    self.save(calibrated=False)
+            else:
+                if (epoch + 1) % self.every == 0:
+                    self.evaluate(epoch)
+                elif self._save_due():
+                    self.save(calibrated=False)
+        if self.evaluated != self.learner.step:
+            self.evaluate(self.data.epoch)
+
+    def _save_due(self) -> bool:
+        return self.learner.step - self.saved >= self.config.save_every
+
+    def _inside_epoch(self) -> bool:
+        # After its last step an epoch may be evaluated; the state to go on from is the one after that.
+        return int(self.loader.state_dict()["samples"]) < len(self.data)
+
+    def _groups(self) -> Iterator[tuple[list[AVBatch], int]]:
+        """The parts of each step, and the samples of the epoch that came before it."""
+        held: list[AVBatch] = []
+        before = int(self.loader.state_dict()["samples"])
+        for batch in self.loader:
+            held.append(batch)
+            if len(held) == self.config.accumulate:
+                yield held, before
+                held, before = [], before + self.config.batch_size
+        if held:
+            yield held, before
+
+    def _step(self, batches: list[AVBatch], real: int, epoch: int) -> None:
+        learner = self.learner
+        rate = self.config.rate(learner.step, self.steps, self.epoch_steps)
+        loss, norm = learner.learn(batches, real=real, epoch=epoch, rate=rate)
+        if learner.step % max(1, min(10, self.steps // 20)) == 0:
+            loss = total(self.fabric, loss)
+            if self.log:
+                self.log.row(
+                    step=learner.step, epoch=epoch, lr=rate, train_loss=float(loss), grad_norm=float(norm)
+                )
+        if self.fabric.is_global_zero:
+            self.progress("train", learner.step, self.steps)
+
+    def evaluate(self, epoch: int) -> None:
+        """Recalibrate, validate, keep the best, and save."""
+        network, step = self.learner.average, self.learner.step
+        calibrate(network, self.calibration, self.part, self.fabric.device)
+        share_statistics(self.fabric, network)
+        self.evaluated = step
+        if self.validates:
+            rates: dict[str, float] = {}
+            found = self._measure(network, "val", rates)
+            if self.log:
+                self.log.row(step=step, epoch=epoch, val_loss=found["loss"], val_accuracy=found["accuracy"])
+                self.log.rates(rates, step)
+                self._warn(network, rates)
+            reached = {"accuracy": found["accuracy"], "loss": found["loss"], "epoch": epoch, "step": step}
+            if self.best is None or _rank(reached) > _rank(self.best):
+                self.best = reached
+                self.save(calibrated=True, name="best.ckpt")
+        self.save(calibrated=True)
+
+    def _measure(self, network: SNNergy, split: str, rates: dict[str, float] | None = None) -> dict[str, Any]:
+        loader = self._open(split).loader(self.part, num_workers=self.workers)
+        labels, device = self.data.labels, self.fabric.device
+        return measure(
+            network, loader, labels, device, add_up=lambda value: total(self.fabric, value), rates=rates
+        )
+
+    def _warn(self, network: SNNergy, rates: dict[str, float]) -> None:
+        for sentence, layers in warnings_of(network, rates).items():
+            new = [layer for layer in layers if f"{sentence}: {layer}" not in self.warned]
+            self.warned |= {f"{sentence}: {layer}" for layer in layers}
+            if new:
+                _log.warning("step %d: %s", self.learner.step, in_words(sentence, new, rates))
+
+    def _stalled(self) -> bool:
+        patience = self.config.patience
+        if patience is None or self.best is None:
+            return False
+        return (self.evaluated - int(self.best["step"])) / self.epoch_steps >= patience
+
+    def save(self, *, calibrated: bool, name: str = "last.ckpt") -> None:
+        """Write a checkpoint; the first process does."""
+        self.saved = self.learner.step
+        if self.fabric.is_global_zero:
+            if self.log:
+                self.log.flush()
+            state = {
+                **self.learner.state_dict(), "loader": self.loader.state_dict(), "best": self.best,
+                "evaluated": self.evaluated, "calibrated": calibrated,
+            }  # fmt: skip
+            save(self.folder / name, state)
+
+    def finish(self, began: float) -> dict[str, Any]:
+        """The chosen network on the test split, once, and the pictures."""
+        chosen = "best.ckpt" if self.best is not None else "last.ckpt"
+        network = self.learner.average
+        path = self.folder / chosen
+        data = path.read_bytes() if self.fabric.is_global_zero else None
+        held = on_first(self.fabric, data)
+        assert held is not None
+        state = load(held, path)
+        network.load_state_dict(state["ema"] or state["network"])
+        splits = [split for split in ("val", "test") if split in self.data.info["splits"]]
+        rates: dict[str, float] = {}
+        result: dict[str, Any] = {
+            "labels": self.data.labels,
+            "num_classes": len(self.data.labels),
+            **{split: self._measure(network, split, rates) for split in splits},
+            "steps": self.learner.step,
+            "seconds": round(time.perf_counter() - began, 1),
+            "params": sum(weight.numel() for weight in network.parameters()),
+            "chosen": chosen,
+            "best": self.best,
+            "processes": self.fabric.world_size,
+            "device": str(self.fabric.device),
+            "health": warnings_of(network, rates),
+            "rates": {name: round(rate, 6) for name, rate in rates.items()},
+            "config": self.config.model_dump(),
+        }
+        if self.log:
+            self.log.close()
+            write_json(self.folder / "result.json", result)
+            draw_curves(self.folder / "metrics.csv", self.folder / "curves.png")
+            if "test" in result:
+                write_classes(self.folder / "classes.csv", result["test"], self.data.labels)
+                draw_confusion(result["test"]["confusion"], self.data.labels, self.folder / "confusion.png")
+        return result
+
+
+def _rank(reached: Mapping[str, Any]) -> tuple[float, float]:
+    return float(reached["accuracy"]), -float(reached["loss"])
+
+
+def _part(config: TrainConfig, world: int) -> int:
+    """Samples that a process takes at once."""
+    part, rest = divmod(config.batch_size, world * config.accumulate)
+    if rest or not part:
+        msg = (
+            f"batch_size={config.batch_size} cannot be shared out to {world} processes in"
+            f" accumulate={config.accumulate} parts each"
+        )
+        hint = f"choose a multiple of {world * config.accumulate}; batch_size counts all processes' samples"
+        raise UsageError(msg, hint=hint)
+    return part
 
 
 def _network(config: TrainConfig, data: AVDataset) -> SNNergy:
     channels = int(data.info["shape"]["frames"][3])
-    return build(config.preset, num_classes=len(data.labels), video_channels=channels, fusion=config.fusion)
+    given = {"num_classes": len(data.labels), "video_channels": channels, "fusion": config.fusion}
+    # JSON and YAML know no tuples.
+    shape = {name: tuple(value) if isinstance(value, list) else value for name, value in config.model.items()}
+    return build(config.preset, **{**shape, **given})
 
 
-def _trainer(
-    folder: Path, config: TrainConfig, steps: int, loader: Loader, *, progress: Progress, select: bool
-) -> lightning.Trainer:
-    # About twenty evaluations a run; each costs a recalibration.
-    epochs = max(1, math.ceil(steps / max(len(loader), 1)))
-    keep = ModelCheckpoint(
-        folder, filename="best", monitor="val_accuracy" if select else None, mode="max",
-        enable_version_counter=False, save_last=True,
-    )  # fmt: skip
-    return lightning.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        gradient_clip_val=config.clip,
-        check_val_every_n_epoch=max(1, epochs // 20),
-        num_sanity_val_steps=0,
-        logger=CSVLogger(folder, name="", version=""),
-        log_every_n_steps=max(1, min(10, steps // 20)),
-        callbacks=[_Epochs(loader), _Steps(steps, progress), keep],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        accelerator="auto",
-    )
+def _settings_of(folder: Path) -> TrainConfig:
+    return parse(read_config(folder)["config"])
 
 
-def _evaluation_loader(where: str | Path, split: str, config: TrainConfig) -> Loader:
-    return open_split(where, split).loader(config.batch_size, num_workers=config.workers)
+def _check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
+    if (folder / "result.json").exists():
+        msg = f"{folder} holds a finished run"
+        raise AvdataError(msg, hint="choose another --out, or remove it")
+    begun = (folder / "config.json").exists()
+    if not resume:
+        if begun:
+            msg = f"{folder} holds a run that was not finished"
+            raise AvdataError(msg, hint="go on with --resume, choose another --out, or remove it")
+        return
+    if not begun:
+        msg = f"{folder} holds no run to go on with"
+        raise AvdataError(msg, hint="leave out --resume to begin")
+    there = _settings_of(folder).model_dump(mode="json")
+    other = [row for row in differences(there, config.model_dump(mode="json")) if row[0] not in MAY_DIFFER]
+    if other:
+        said = ", ".join(f"{name}: {old} there, {new} now" for name, old, new in other)
+        msg = f"{folder} was begun with other settings ({said})"
+        raise UsageError(msg, hint="leave them out to go on with its own, or choose another --out")
 
 
-def load_network(checkpoint: str | Path) -> tuple[SNNergy, TrainConfig]:
-    """The network of a checkpoint, in evaluation mode, and how it was trained.
-
-    Raises:
-        AvdataError: it cannot be read, or its run's config.json is gone.
-    """
-    path = Path(checkpoint)
-    try:
-        said = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        msg = f"{path} cannot be read ({error})"
-        raise AvdataError(msg, hint="give a run's folder, or a checkpoint beside its config.json") from error
-    shape: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in said.pop("model").items()
-    }
-    said.pop("set")
-    network = SNNergy(ModelConfig(**shape))
-    network.load_state_dict({name.removeprefix("network."): value for name, value in state.items()})
-    return network.eval(), TrainConfig(**said)
+def _agree(fabric: Fabric, check: Callable[[], None]) -> None:
+    """Let the first process check, and all fail where it does: none may wait for one that has left."""
+    said: tuple[bool, str, str | None] | None = None
+    if fabric.is_global_zero:
+        try:
+            check()
+        except AvdataError as error:
+            said = (isinstance(error, UsageError), error.message, error.hint)
+    if fabric.world_size > 1:
+        data = on_first(fabric, json.dumps(said).encode())
+        said = json.loads(data) if data else None
+    if said:
+        usage, message, hint = said
+        raise (UsageError if usage else AvdataError)(message, hint=hint)
 
 
-def evaluate(checkpoint: str | Path, where: str | Path) -> dict[str, Any]:
+def evaluate(checkpoint: str | Path, where: str | Path, *, device: Device = "auto") -> dict[str, Any]:
     """Accuracy and loss of a checkpoint on the validation and test splits of a prepared set.
 
-    The batch norms are those of the checkpoint, which were recalibrated before it was saved.
+    The batch norms are those of the checkpoint; one that was saved in the middle of an epoch has none that
+    would do, and is recalibrated on the set's train split first.
 
     Returns:
         `labels`, `num_classes`, and for each split `accuracy`, `loss`, `samples`, `per_class`, `confusion`.
     """
-    network, config = load_network(checkpoint)
-    info = open_split(where, "train").info
-    measured = {
-        split: _measure(
-            network, _evaluation_loader(where, split, config), len(info["labels"]), info["labels"]
-        )
-        for split in ("val", "test")
-        if split in info["splits"]
-    }
-    return {"labels": list(info["labels"]), "num_classes": len(info["labels"]), **measured}
-
-
-@torch.no_grad()
-def _measure(network: SNNergy, loader: Loader, classes: int, labels: list[str]) -> dict[str, Any]:
-    confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    loss = 0.0
-    for batch in loader:
-        made = to_batch(batch)
-        real = made.weight > 0
-        logits, label = network(made.audio, made.video)[real], made.label[real]
-        loss += float(functional.cross_entropy(logits, label, reduction="sum"))
-        confusion.index_put_((label, logits.argmax(1)), torch.ones_like(label), accumulate=True)
-    total, right = int(confusion.sum()), confusion.diagonal()
-    held = confusion.sum(1)
-    per_class: Mapping[str, float | None] = {
-        name: round(float(right[index] / held[index]), 6) if held[index] else None
-        for index, name in enumerate(labels)
-    }
-    return {
-        "accuracy": round(float(right.sum()) / max(total, 1), 6),
-        "loss": round(loss / max(total, 1), 6),
-        "samples": total,
-        "per_class": per_class,
-        "confusion": confusion.tolist(),
-    }
+    network, config, calibrated = load_all(checkpoint)
+    data = open_split(where, "train", shuffle=True, seed=config.seed, rank=0, world_size=1)
+    place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    network.to(place)
+    if not calibrated:
+        calibrate(network, data, config.batch_size, place)
+    measured = {}
+    for split in ("val", "test"):
+        if split in data.info["splits"]:
+            loader = open_split(where, split, rank=0, world_size=1).loader(config.batch_size, num_workers=0)
+            measured[split] = measure(network, loader, data.labels, place)
+    return {"labels": data.labels, "num_classes": len(data.labels), **measured}
 
 
 def _quiet() -> None:
-    """Lightning's notes on its own loaders and loggers do not concern a user of this trainer."""
+    """Lightning's notes on its own defaults do not concern a user of this trainer."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

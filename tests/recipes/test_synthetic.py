@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from avdata.recipes import synthetic
 
-from avdata.errors import SourceError
+import avdata
+from avdata.errors import SourceError, UsageError
 from avdata.stream import open_dataset
 
 
@@ -41,3 +42,54 @@ def test_no_sum_of_a_score_of_each_half_solves_it() -> None:
 def test_a_folder_without_the_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no clips\.csv"):
         synthetic.clips(tmp_path, "fixed")
+
+
+def test_noise_hides_one_modality_of_each_film_and_the_other_says_the_label(tmp_path: Path) -> None:
+    mock = avdata.mock("synthetic-agree", tmp_path / "mock", clips=64)
+    avdata.prepare("synthetic-agree", source=mock, out=tmp_path / "set", workers=0)
+    data = open_dataset(tmp_path / "set", "train", normalize=False)
+    hidden: Counter[tuple[str, int]] = Counter()
+    for number in range(len(data)):
+        sample = data[number]
+        told = {}
+        bands = sample.mel.amax((0, 1, 3))
+        if bands.max() - bands.median() > 15:
+            pitch = float(bands.argmax())
+            edges = [_band(hertz) for hertz in (600.0, 1_550.0, 3_500.0)]
+            told["tone"] = sum(pitch > edge for edge in edges)
+        columns = sample.frames.float().mean((0, 1, 2))
+        if columns.max() > 70:
+            told["blob"] = int(columns.argmax()) // 8
+        (name, place), *others = told.items()
+        assert not others
+        assert sample.facts["extras"] == {"tone": None, "blob": None, name: place}
+        assert place == sample.label
+        hidden[name, sample.label] += 1
+    # Where a modality is hidden, all labels are equally frequent: nothing but a guess is left.
+    for name in ("tone", "blob"):
+        shares = [hidden[name, label] / len(data) for label in range(4)]
+        assert max(shares) - min(shares) <= 2 / len(data)
+
+
+def _band(hertz: float) -> float:
+    """The mel band of a frequency, on Slaney's scale of 32 bands up to 8 kHz."""
+
+    def mel(value: float) -> float:
+        return value / 200 * 3 if value < 1000 else 15 + 27 * np.log(value / 1000) / np.log(6.4)
+
+    return float(mel(hertz) / mel(8000) * 33 - 1)
+
+
+def test_the_label_of_four_places_is_their_sum(tmp_path: Path) -> None:
+    mock = avdata.mock("synthetic-xor4", tmp_path, clips=32)
+    clips = synthetic.clips(mock, "fixed")
+    assert all(int(clip.label) == (clip.extras["tone"] + clip.extras["blob"]) % 4 for clip in clips)
+    for half in ("tone", "blob"):
+        held = Counter((clip.extras[half], clip.label) for clip in clips)
+        assert len(held) == 16
+        assert set(held.values()) == {2}
+
+
+def test_a_task_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="has no task 'xor5'"):
+        avdata.load_recipe("synthetic-xor5")

@@ -1,64 +1,134 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import avdata
-from avdata.errors import AvdataError
-from snnergy.train import TrainConfig, evaluate, train
+from avdata.errors import AvdataError, UsageError
+from snnergy.checkpoints import load
+from snnergy.settings import TrainConfig
+from snnergy.train import evaluate, load_network, train
 
-
-def snnergy(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snnergy.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+Quick = Callable[..., TrainConfig]
 
 
 def test_a_short_run_leaves_everything_behind_and_evaluates_the_same_again(
-    synthetic_set: Path, tmp_path: Path
+    tiny_set: Path, tmp_path: Path, quick: Quick
 ) -> None:
     run = tmp_path / "run"
-    result = train(synthetic_set, run, TrainConfig(steps=3, batch_size=8))
+    result = train(tiny_set, run, quick(steps=3), device="cpu")
     assert result["steps"] == 3
     assert result["test"]["samples"] == 8
     assert sum(map(sum, result["test"]["confusion"])) == 8
-    for name in (
-        "config.json",
-        "metrics.csv",
-        "last.ckpt",
-        "curves.png",
-        "confusion.png",
-        "result.json",
-    ):
+    names = "config.json metrics.csv last.ckpt best.ckpt curves.png confusion.png classes.csv result.json"
+    for name in names.split():
         assert (run / name).stat().st_size > 0, name
+    assert any((run / "tensorboard").iterdir())
     assert json.loads((run / "result.json").read_text())["test"] == result["test"]
-    assert evaluate(run / result["chosen"], synthetic_set)["test"] == result["test"]
+    assert evaluate(run / result["chosen"], tiny_set, device="cpu")["test"] == result["test"]
 
 
-def test_equal_seeds_train_equal_networks(synthetic_set: Path, tmp_path: Path) -> None:
-    config = TrainConfig(steps=2, batch_size=8, workers=0)
-    one, two = (train(synthetic_set, tmp_path / name, config) for name in ("one", "two"))
-    assert one["test"]["loss"] == two["test"]["loss"]
+def test_last_is_the_state_after_the_last_step_whether_or_not_it_is_the_best(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    result = train(tiny_set, tmp_path / "run", quick(steps=8, eval_every=1), device="cpu")
+    last = load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")
+    best = load((tmp_path / "run" / "best.ckpt").read_bytes(), "best.ckpt")
+    assert last["step"] == 8
+    assert best["step"] == result["best"]["step"]
 
 
-def test_a_finished_run_is_not_overwritten(synthetic_set: Path, tmp_path: Path) -> None:
+def test_equal_seeds_train_equal_networks_and_others_do_not(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    seeds = {"one": 1, "again": 1, "other": 2}
+    for name, seed in seeds.items():
+        train(tiny_set, tmp_path / name, quick(steps=2, seed=seed), device="cpu")
+    one, again, other = ((tmp_path / name / "metrics.csv").read_bytes() for name in seeds)
+    assert one == again
+    assert one != other
+
+
+def test_parts_of_a_step_add_up_to_the_step(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    """Batch norm sees each part by itself, so that the losses are near one another and not equal."""
+    losses = {}
+    for parts in (1, 2):
+        config = quick(steps=1, accumulate=parts)
+        train(tiny_set, tmp_path / str(parts), config, device="cpu")
+        with (tmp_path / str(parts) / "metrics.csv").open() as lines:
+            losses[parts] = float(next(csv.DictReader(lines))["train_loss"])
+    assert losses[1] == pytest.approx(losses[2], rel=0.02)
+
+
+def test_the_step_must_be_shareable(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    with pytest.raises(UsageError, match="batch_size=8 cannot be shared out to 1 processes in accumulate=3"):
+        train(tiny_set, tmp_path, quick(accumulate=3), device="cpu")
+
+
+def test_a_finished_run_is_not_overwritten(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(AvdataError, match="finished run"):
-        train(synthetic_set, tmp_path, TrainConfig(steps=1))
+        train(tiny_set, tmp_path, quick(), device="cpu")
 
 
-def test_help_is_quick_to_import_and_mistakes_are_one_sentence(tmp_path: Path) -> None:
-    code = "import sys, snnergy.cli; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-    missing = snnergy("train", tmp_path / "nowhere", "--out", tmp_path / "run")
-    assert missing.returncode == 1
-    assert "not a prepared set" in missing.stderr
-    assert "Traceback" not in missing.stderr
+def test_the_moving_average_is_what_is_evaluated_and_saved(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    train(tiny_set, tmp_path / "run", quick(steps=4, ema=0.9), device="cpu")
+    state = load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")
+    network, _ = load_network(tmp_path / "run" / "last.ckpt")
+    assert torch.equal(network.head.weight, state["ema"]["head.weight"])
+    assert not torch.equal(network.head.weight, state["network"]["head.weight"])
+
+
+def test_it_stops_when_validation_gets_no_better(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    config = quick(steps=None, epochs=40, lr=1e-12, batch_size=32, patience=2, eval_every=1)
+    result = train(tiny_set, tmp_path / "run", config, device="cpu")
+    assert 3 <= result["steps"] <= 8
+
+
+def test_nan_stops_the_run_names_the_layer_and_spoils_no_weight(
+    tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = nn.Conv2d.forward
+    calls = {"head": 0}
+
+    def broken(self: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        made = forward(self, x)
+        if self.in_channels == 3 and self.training:
+            calls["head"] += 1
+        return made * float("nan") if self.in_channels == 3 and calls["head"] > 2 else made
+
+    monkeypatch.setattr(nn.Conv2d, "forward", broken)
+    with pytest.raises(AvdataError, match=r"at step 3 .* the layer encoders\.video\.0\.embedding\.\S*conv"):
+        train(tiny_set, tmp_path / "run", quick(steps=4, save_every=1), device="cpu")
+    state = load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")
+    assert state["step"] == 2
+    assert all(weight.isfinite().all() for weight in state["network"].values())
+
+
+@pytest.mark.parametrize("regime", ["snnergy", "la", "mm"])
+def test_every_regime_trains(tiny_set: Path, tmp_path: Path, quick: Quick, regime: str) -> None:
+    from snnergy.settings import settle
+
+    config = settle(regime, {"steps": 1, "batch_size": 8, "model": quick().model})
+    result = train(tiny_set, tmp_path / "run", config, device="cpu")
+    assert result["config"]["regime"] == regime
+
+
+def test_ogm_ge_trains_two_modalities_and_refuses_one(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    train(tiny_set, tmp_path / "both", quick(steps=2, ogm_ge=0.8, fusion="concat"), device="cpu")
+    with pytest.raises(UsageError, match="ogm_ge balances two encoders"):
+        train(tiny_set, tmp_path / "one", quick(steps=1, ogm_ge=0.8, fusion="audio"), device="cpu")
 
 
 @pytest.mark.acceptance
@@ -67,18 +137,8 @@ def test_cmqka_solves_the_audio_visual_xor_and_plain_concatenation_does_not(tmp_
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     runs = {}
     for fusion in ("cmqka", "concat"):
-        words = [
-            "train",
-            tmp_path / "set",
-            "--steps",
-            "250",
-            "--fusion",
-            fusion,
-            "--out",
-            tmp_path / fusion,
-            "--json",
-        ]
-        command = [sys.executable, "-m", "snnergy.cli", *map(str, words)]
+        words = ["train", tmp_path / "set", "--steps", "250", "--fusion", fusion, "--out", tmp_path / fusion]
+        command = [sys.executable, "-m", "snnergy.cli", *map(str, words), "--json"]
         runs[fusion] = subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )

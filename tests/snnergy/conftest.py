@@ -1,0 +1,37 @@
+"""The smallest set and network that train: 16 × 16 pictures, uneven shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import avdata
+from snnergy.settings import TrainConfig, settle
+
+TINY = {"dims": [4, 8, 8], "heads": [1, 1, 1]}
+SMALL_PICTURES = {
+    "audio": {"n_mels": 16, "hop": 320},
+    "video": {"size": 16},
+    "shards": {"samples": 5},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory, synthetic_mock: Path) -> Path:
+    """32, 4 and 8 samples; the train split in seven shards, the last one of two samples."""
+    out = tmp_path_factory.mktemp("sets") / "tiny"
+    avdata.prepare("synthetic", source=synthetic_mock, out=out, config=SMALL_PICTURES, workers=0)
+    return out
+
+
+@pytest.fixture
+def quick() -> Callable[..., TrainConfig]:
+    """Settings of a tiny network with a few changes."""
+
+    def make(**changes: Any) -> TrainConfig:
+        return settle("quick", {"model": TINY, "batch_size": 8, "steps": 4}, changes)
+
+    return make

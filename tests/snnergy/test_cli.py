@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from avdata.errors import UsageError
+from snnergy.cli import app
+from snnergy.settings import REGIMES, settle
+
+TINY = ("--set", "model.dims=[4, 8, 8]", "--set", "model.heads=[1, 1, 1]", "--batch-size", "8")
+
+
+def snnergy(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snnergy.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+
+
+def settled(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> dict[str, Any]:
+    """What a command line trains with."""
+    seen: dict[str, Any] = {}
+
+    def train(where: Path, out: Path, config: Any, **options: Any) -> dict[str, Any]:
+        seen.update(config.model_dump())
+        return {"labels": [], "num_classes": 0}
+
+    monkeypatch.setattr("snnergy.train.train", train)
+    done = CliRunner().invoke(app, ["train", "set", "--json", *map(str, words)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return seen
+
+
+def test_help_is_quick_to_import_and_mistakes_are_one_sentence(tmp_path: Path) -> None:
+    code = "import sys, snnergy.cli; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    missing = snnergy("train", tmp_path / "nowhere", "--out", tmp_path / "run")
+    assert missing.returncode == 1
+    assert "not a prepared set" in missing.stderr
+    assert "Traceback" not in missing.stderr
+
+
+def test_options_stand_above_the_file_and_set_above_both(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("epochs: 7\nlr: 0.1\nema: 0.99\naugment: {flip: 0.25}\n")
+    words = (
+        "--config",
+        file,
+        "--lr",
+        "0.2",
+        "--epochs",
+        "9",
+        "--set",
+        "epochs=11",
+        "--set",
+        "augment.bands=2",
+    )
+    found = settled(monkeypatch, *words)
+    assert (found["ema"], found["lr"], found["epochs"]) == (0.99, 0.2, 11)
+    assert (found["augment"]["flip"], found["augment"]["bands"]) == (0.25, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "regime"),
+    [((), "snnergy"), (("--steps", "250"), "quick"), (("--steps", "250", "--regime", "mm"), "mm")],
+)
+def test_few_steps_are_trained_quickly_unless_a_regime_is_named(
+    monkeypatch: pytest.MonkeyPatch, words: Sequence[str], regime: str
+) -> None:
+    assert settled(monkeypatch, *words)["regime"] == regime
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ({"epoch": 3}, "there is no training setting epoch"),
+        ({"augment": {"flop": 1}}, r"there is no training setting augment\.flop"),
+        ({"epochs": 0}, "training setting epochs=0"),
+        ({"regime": "fast"}, "there is no regime 'fast'"),
+    ],
+)
+def test_a_setting_that_is_not_one_is_named(layer: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        settle(None, layer)
+
+
+def test_the_authors_columns_are_theirs() -> None:
+    la, mm = settle("la"), settle("mm")
+    assert (la.lr, la.batch_size, la.schedule, la.weight_decay, la.clip) == (5e-5, 8, "constant", 1e-4, 5.0)
+    assert (la.label_smoothing, la.mixup, la.epochs) == (0.0, 0.0, 200)
+    assert (mm.lr, mm.batch_size, mm.schedule, mm.warmup_epochs, mm.min_lr) == (5e-4, 64, "cosine", 20, 1e-5)
+    assert (mm.label_smoothing, mm.mixup, mm.clip) == (0.1, 0.2, 1.0)
+    assert all(settle(name).regime == name for name in REGIMES)
+
+
+def test_the_rate_rises_from_its_start_to_its_peak_and_falls_to_its_end() -> None:
+    config = settle("snnergy", {"batch_size": 128})
+    rates = [config.rate(step, 2000, 10) for step in range(2001)]
+    assert rates[0] == pytest.approx(1e-5)
+    assert max(rates) == rates[100] == pytest.approx(1e-3)
+    assert rates[-1] == pytest.approx(1e-5)
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+
+
+@pytest.mark.slow
+def test_the_command_trains_resumes_and_evaluates(tiny_set: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained = snnergy("train", tiny_set, "--steps", "2", "--out", run, "--device", "cpu", "--json", *TINY)
+    assert trained.returncode == 0, trained.stderr
+    again = snnergy("train", tiny_set, "--steps", "2", "--out", run, *TINY)
+    assert again.returncode == 1
+    assert "finished run" in again.stderr
+    (run / "result.json").unlink()
+    resumed = snnergy("train", tiny_set, "--out", run, "--resume", "--device", "cpu", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    first, second = json.loads(trained.stdout), json.loads(resumed.stdout)
+    assert first["test"] == second["test"]
+    shown = snnergy("eval", run, tiny_set, "--device", "cpu")
+    assert shown.returncode == 0
+    assert "precision" in shown.stdout
+    assert os.fspath(run) not in shown.stderr

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from avdata.errors import UsageError
+from snnergy.compare import compare, training_bytes
+from snnergy.data import Batch
+from snnergy.settings import TrainConfig
+
+Quick = Callable[..., TrainConfig]
+
+
+def test_the_table_holds_the_means_over_seeds_and_no_run_is_made_twice(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    stages: list[str] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        stages.append(stage)
+
+    def table() -> list[dict[str, str]]:
+        with (tmp_path / "table.csv").open() as lines:
+            return list(csv.DictReader(lines))
+
+    options = {"fusions": ["concat", "audio"], "seeds": 2, "device": "cpu", "progress": progress}
+    rows = compare(tiny_set, tmp_path, quick(steps=2), **options)
+    assert sorted(set(stages)) == [f"{name} seed {seed}" for name in ("audio", "concat") for seed in (42, 43)]
+    for row, written in zip(rows, table(), strict=True):
+        assert float(written["accuracy"]) == pytest.approx(statistics.fmean(row.accuracy), abs=1e-6)
+        assert float(written["std"]) == pytest.approx(statistics.stdev(row.accuracy), abs=1e-6)
+    concat, audio = rows
+    assert concat.params > audio.params
+    assert concat.megabytes > audio.megabytes
+    said = (tmp_path / "table.md").read_text()
+    assert "| concat |" in said
+    assert "±" in said
+    assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
+    stages.clear()
+    again = compare(tiny_set, tmp_path, quick(steps=2), **options)
+    assert not stages
+    assert [row.accuracy for row in again] == [row.accuracy for row in rows]
+    with pytest.raises(UsageError, match="other settings"):
+        compare(tiny_set, tmp_path, quick(steps=3), **options)
+
+
+def test_an_unknown_fusion_is_named_before_anything_is_trained(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    with pytest.raises(UsageError, match="there is no fusion 'cmqkb'"):
+        compare(tiny_set, tmp_path, quick(), fusions=["cmqka", "cmqkb"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_kept_for_the_backward_is_counted_once() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, audio: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
+            # Both products keep the input, and each its own sigmoid's result.
+            return self.layer(audio).sigmoid() + self.layer(audio).sigmoid()
+
+    rows = torch.zeros(8, 4)
+    batch = Batch(rows, rows, torch.zeros(8, dtype=torch.int64), torch.ones(8))
+    assert training_bytes(Two(), batch) == 3 * rows.nbytes

@@ -1,0 +1,162 @@
+"""Four processes of two launchers on loopback: as on two machines of two GPUs each, with gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import avdata
+from snnergy.checkpoints import load
+
+# Twelve samples a step: the last of an epoch has eight, and four places that are padding.
+SAMPLES, STEPS_AN_EPOCH = 32, 3
+
+WORKER = '''
+"""One process of a run that writes down the keys it is given, and may be killed."""
+import json, os, signal, sys
+from pathlib import Path
+
+import snnergy.learner
+from snnergy.settings import parse
+from snnergy.train import train
+
+folder, where, settings, kill_rank, kill_step, resume = sys.argv[1:]
+rank = int(os.environ["RANK"])
+log = Path(folder, f"keys-{os.environ['WORLD_SIZE']}-{rank}.jsonl")
+learn = snnergy.learner.Learner.learn
+
+def watched(self, batches, **options):
+    if rank == int(kill_rank) and self.step == int(kill_step):
+        os.kill(os.getpid(), signal.SIGKILL)
+    made = learn(self, batches, **options)
+    keys = [key for one in batches for key, weight in zip(one.key, one.weight.tolist()) if weight > 0]
+    with log.open("a") as lines:
+        lines.write(json.dumps({"step": self.step, "epoch": options["epoch"], "keys": keys}) + "\\n")
+    return made
+
+snnergy.learner.Learner.learn = watched
+try:
+    train(where, Path(folder, "run"), parse(json.loads(settings)), device="cpu", resume=resume == "resume")
+except snnergy.train.AvdataError as error:
+    sys.exit(f"error: {error.message} / {error.hint}")
+'''
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+@contextmanager
+def launched(nodes: int, words: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
+    """One torchrun a machine, two processes each."""
+    port = free_port()
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCHELASTIC_ERROR_FILE": ""}
+    jobs = []
+    for node in range(nodes):
+        command = [
+            sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--node-rank={node}",
+            "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}", *words,
+        ]  # fmt: skip
+        jobs.append(
+            subprocess.Popen(
+                command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                start_new_session=True,
+            )
+        )  # fmt: skip
+    try:
+        yield jobs
+    finally:
+        for job in jobs:
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def story(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Four processes train; one is killed in the second epoch; two processes finish the run."""
+    folder = tmp_path_factory.mktemp("run")
+    script = folder / "worker.py"
+    script.write_text(WORKER)
+    from snnergy.settings import settle
+
+    settings = {
+        "model": {"dims": [4, 8, 8], "heads": [1, 1, 1]}, "batch_size": 12, "steps": 3 * STEPS_AN_EPOCH,
+        "workers": 3, "save_every": 1,
+    }  # fmt: skip
+    said = json.dumps(settle("quick", settings).model_dump())
+    words = [str(script), str(folder), str(tiny_set), said]
+    killed_at = STEPS_AN_EPOCH + 2
+    with launched(2, [*words, "3", str(killed_at), "begin"]) as jobs:
+        errors = [job.communicate(timeout=240)[1] for job in jobs]
+        codes = [job.returncode for job in jobs]
+    state = load((folder / "run" / "last.ckpt").read_bytes(), folder)
+    died = max(path.stat().st_mtime for path in folder.glob("keys-4-*"))
+    ended = time.time()
+    with launched(1, [*words, "-1", "-1", "resume"]) as jobs:
+        again = jobs[0].communicate(timeout=240)[1]
+        code = jobs[0].returncode
+    rows = {
+        path.stem.removeprefix("keys-"): [json.loads(line) for line in path.read_text().splitlines()]
+        for path in folder.glob("keys-*.jsonl")
+    }
+    return {
+        "folder": folder, "errors": errors, "codes": codes, "state": state, "seconds": ended - died,
+        "again": again, "code": code, "rows": rows, "killed_at": killed_at,
+    }  # fmt: skip
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_each_key_is_trained_once_an_epoch_over_uneven_shards(story: dict, tiny_set: Path) -> None:
+    expected = Counter(avdata.open(tiny_set, "train", rank=0, world_size=1).keys)
+    assert sum(expected.values()) == SAMPLES
+    assert len(list((tiny_set / "train").glob("*.tar"))) == 7
+    seen = Counter(
+        key for name, rows in story["rows"].items() if name.startswith("4-")
+        for row in rows if row["epoch"] == 0 for key in row["keys"]
+    )  # fmt: skip
+    assert seen == expected
+
+
+def test_all_processes_make_equally_many_steps(story: dict) -> None:
+    counts = {name: len(rows) for name, rows in story["rows"].items()}
+    assert [counts[f"4-{rank}"] for rank in range(4)] == [story["killed_at"]] * 4
+    assert counts["2-0"] == counts["2-1"] == 3 * STEPS_AN_EPOCH - story["killed_at"]
+
+
+def test_a_killed_process_ends_the_job_within_a_minute_with_a_sentence(story: dict) -> None:
+    assert all(story["codes"])
+    assert story["seconds"] < 60
+    assert any("lost another one of this run" in said for said in story["errors"])
+    assert any("SIGKILL" in said or "Signal 9" in said for said in story["errors"])
+
+
+def test_fewer_processes_go_on_where_it_was_killed_and_the_union_of_keys_is_exact(
+    story: dict, tiny_set: Path
+) -> None:
+    assert story["code"] == 0, story["again"]
+    assert story["state"]["step"] == story["killed_at"]
+    expected = Counter(avdata.open(tiny_set, "train", rank=0, world_size=1).keys)
+    for epoch in (1, 2):
+        seen = Counter(
+            key for rows in story["rows"].values() for row in rows if row["epoch"] == epoch
+            for key in row["keys"]
+        )  # fmt: skip
+        assert seen == expected
+    result = json.loads((story["folder"] / "run" / "result.json").read_text())
+    assert (result["steps"], result["processes"]) == (3 * STEPS_AN_EPOCH, 2)
+    assert result["test"]["samples"] == 8

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "cremad.md"
+BIN = Path(sys.executable).parent
+# The last one of an option counts: the commands are those of the page, on a smaller scale.
+SMALLER = {
+    ("avdata", "prepare"): "--set video.size=16 --set audio.n_mels=16 --set audio.hop=640 --workers 0",
+    ("snnergy", "train"): "--preset nano --set batch_size=8 --steps 1",
+    ("snnergy", "compare"): "--preset nano --set batch_size=8 --steps 1 --seeds 1",
+}
+
+
+@pytest.mark.slow
+def test_the_pages_commands_work_on_the_mock_one_after_the_other(tmp_path: Path) -> None:
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    lines = [
+        line
+        for block in re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+        for line in block.splitlines()
+    ]
+    assert len(lines) == 7
+    for line in lines:
+        words = shlex.split(line)
+        words += shlex.split(SMALLER.get((words[0], words[1]), ""))
+        done = subprocess.run(
+            words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+    result = json.loads((tmp_path / "runs" / "cremad-ogmge" / "result.json").read_text())
+    assert result["config"]["regime"] == "snnergy"
+    assert len(result["labels"]) == 6
+    assert (tmp_path / "runs" / "table" / "table.md").is_file()

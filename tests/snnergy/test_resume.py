@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from avdata.errors import AvdataError, UsageError
+from snnergy.checkpoints import load
+from snnergy.settings import TrainConfig
+from snnergy.train import evaluate, train
+
+Quick = Callable[..., TrainConfig]
+
+
+class Killed(Exception):
+    """Stands for a kill: the trainer catches nothing and cleans nothing up."""
+
+
+def killed_at(step: int) -> Callable[[str, int, int], None]:
+    def progress(stage: str, done: int, total: int) -> None:
+        if done == step:
+            raise Killed
+
+    return progress
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return dict(load((run / "last.ckpt").read_bytes(), run)["network"])
+
+
+ALL_AT_ONCE: dict[str, Any] = {
+    "mixup": 0.3, "label_smoothing": 0.1, "ema": 0.9, "accumulate": 2, "workers": 1, "ogm_ge": 0.8,
+    "augment": {"bands": 4, "columns": 4, "flip": 0.5, "rotate": 5.0, "jitter": 0.2, "shift": 1},
+}  # fmt: skip
+
+
+def test_a_run_killed_in_an_epoch_ends_with_the_same_weights_and_the_same_log(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    config = quick(steps=11, save_every=3, eval_every=1, **ALL_AT_ONCE)
+    whole = train(tiny_set, tmp_path / "whole", config, device="cpu")
+    # Four steps an epoch: killed one step after the checkpoint of step 7, in the middle of the second epoch,
+    # and before the first checkpoint of another run of two.
+    parts = tmp_path / "parts"
+    with pytest.raises(Killed):
+        train(tiny_set, parts, config, device="cpu", progress=killed_at(2))
+    with pytest.raises(Killed):
+        train(tiny_set, parts, config, device="cpu", progress=killed_at(8), resume=True)
+    resumed = train(tiny_set, parts, device="cpu", resume=True)
+    assert (parts / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
+    ours, theirs = weights(parts), weights(tmp_path / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert resumed["test"] == whole["test"]
+
+
+def test_the_checkpoint_to_go_on_from_was_in_the_middle_of_an_epoch(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    with pytest.raises(Killed):
+        train(tiny_set, tmp_path, quick(save_every=2), device="cpu", progress=killed_at(3))
+    state = load((tmp_path / "last.ckpt").read_bytes(), "last.ckpt")
+    assert (state["step"], state["loader"]["epoch"], state["loader"]["samples"]) == (2, 0, 16)
+    assert not state["calibrated"]
+
+
+def test_a_state_saved_in_an_epoch_is_recalibrated_before_it_is_evaluated(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    with pytest.raises(Killed):
+        train(tiny_set, tmp_path / "run", quick(save_every=2), device="cpu", progress=killed_at(3))
+    state = load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")
+    found = evaluate(tmp_path / "run" / "last.ckpt", tiny_set, device="cpu")
+    # Other statistics of the batch norms in the file are of no consequence.
+    for name, value in state["network"].items():
+        if name.endswith("running_mean"):
+            value.fill_(7.0)
+    torch.save(state, tmp_path / "run" / "last.ckpt")
+    assert evaluate(tmp_path / "run" / "last.ckpt", tiny_set, device="cpu") == found
+
+
+def test_other_settings_do_not_go_on_with_a_run_and_leave_it_as_it_was(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    with pytest.raises(Killed):
+        train(tiny_set, tmp_path, quick(save_every=1), device="cpu", progress=killed_at(2))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"other settings \(steps: 4 there, 9 now\)"):
+        train(tiny_set, tmp_path, quick(save_every=1, steps=9), device="cpu", resume=True)
+    with pytest.raises(AvdataError, match="was not finished"):
+        train(tiny_set, tmp_path, quick(save_every=1), device="cpu")
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()} == before
+
+
+def test_where_there_is_no_run_there_is_nothing_to_go_on_with(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    with pytest.raises(AvdataError, match="holds no run"):
+        train(tiny_set, tmp_path / "nowhere", quick(), device="cpu", resume=True)
+
+
+def test_a_checkpoint_that_was_cut_short_is_named(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    with pytest.raises(Killed):
+        train(tiny_set, tmp_path, quick(save_every=1), device="cpu", progress=killed_at(2))
+    whole = (tmp_path / "last.ckpt").read_bytes()
+    (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AvdataError, match=r"last\.ckpt cannot be read"):
+        train(tiny_set, tmp_path, device="cpu", resume=True)
+
+
+def test_a_checkpoint_holds_nothing_that_is_executed(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
+
+    torch.save({"format": 1, "trap": Trap()}, tmp_path / "last.ckpt")
+    with pytest.raises(AvdataError, match="cannot be read"):
+        load((tmp_path / "last.ckpt").read_bytes(), "last.ckpt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_the_settled_settings_are_in_the_run(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    config = quick(steps=1)
+    train(tiny_set, tmp_path / "run", config, device="cpu")
+    said = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert TrainConfig.model_validate(said["config"]) == config
