@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from avdata.mock import make_mock as mock
     from avdata.prepare import PreparedSet, prepare
     from avdata.recipe import Clip, Recipe, load_recipe, recipe_names
+    from avdata.report import report
     from avdata.stream import AVBatch
     from avdata.stream import open_dataset as open
     from avdata.verify import verify
@@ -44,6 +45,7 @@ _DOORS = {
     "open": ("stream", "open_dataset"),
     "prepare": ("prepare", "prepare"),
     "recipe_names": ("recipe", "recipe_names"),
+    "report": ("report", "report"),
     "verify": ("verify", "verify"),
 }
 
@@ -64,6 +66,7 @@ __all__ = [
     "open",
     "prepare",
     "recipe_names",
+    "report",
     "verify",
 ]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from avdata.cli_show import doctor, report
 from avdata.cli_sources import download, manifests
 from avdata.terminal import (
     as_duration,
@@ -386,6 +387,8 @@ def mock(
 
 app.command(epilog="Example:  avdata download cremad --limit 100")(download)
 app.add_typer(manifests, name="manifest")
+app.command(epilog="Example:  avdata report out/cremad --open")(report)
+app.command(epilog="Example:  avdata doctor")(doctor)
 
 
 def main() -> None:

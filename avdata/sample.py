@@ -53,19 +53,46 @@ def load_sample(root: str | Path, key: str | None = None) -> Sample:
         msg = f"{root} has no sample {key!r}"
         raise UsageError(msg, hint=nearest(key, keys if len(keys) < 10 else keys[:3]))
     row = index.slice(keys.index(key) if key else 0, 1).to_pylist()[0]
-    path = root / row["shard"]
-    try:
-        with path.open("rb") as stream:
-            stream.seek(row["offset"])
-            members = read_members(stream.read(row["nbytes"]))
-    except OSError as error:
-        msg = f"{path} cannot be read ({error.strerror})"
-        raise AvdataError(msg, hint="avdata verify lists all that is wrong with the set") from error
+    return sample_of(info, row, read_bytes(root, row))
+
+
+def sample_of(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -> Sample:
+    """The sample of a row of the index.
+
+    Args:
+        info: the set's dataset.json.
+        row: the row.
+        data: its bytes in the shard.
+
+    Raises:
+        AvdataError: the bytes are not a whole sample.
+    """
+    members = read_members(data)
     return Sample(
         row=row,
         facts=json.loads(bytes(members["json"])),
         mel=decode_mel(members),
         frames=decode_frames(members, info["shape"]["frames"][0]),
-        members={extension: len(data) for extension, data in members.items()},
+        members={extension: len(content) for extension, content in members.items()},
         layout=info["config"]["audio"]["layout"],
     )
+
+
+def read_bytes(root: Path, row: Mapping[str, Any]) -> bytes:
+    """The bytes of a row's sample in its shard.
+
+    Raises:
+        AvdataError: the shard cannot be read, or is shorter than the index says.
+    """
+    path = root / row["shard"]
+    try:
+        with path.open("rb") as stream:
+            stream.seek(row["offset"])
+            data = stream.read(row["nbytes"])
+    except OSError as error:
+        msg = f"{path} cannot be read ({error.strerror})"
+        raise AvdataError(msg, hint="avdata verify lists all that is wrong with the set") from error
+    if len(data) != row["nbytes"]:
+        msg = f"{path} ends before sample {row['key']} does"
+        raise AvdataError(msg, hint="avdata verify lists all that is wrong with the set")
+    return data
