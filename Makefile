@@ -23,7 +23,7 @@ demo: $(VENV)/.installed  ## synthetic audio-visual XOR: prepare, verify, train,
 
 # The report page is tested in a real browser: the system's, Debian's package, or playwright's own.
 browser: $(VENV)/.installed
-	@command -v chromium chromium-browser google-chrome >/dev/null \
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
 	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 \
 	|| $(BIN)/playwright install --with-deps chromium
 

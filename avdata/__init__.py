@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from avdata.download import download
     from avdata.errors import AvdataError, Flag, Reason, SourceError, UsageError
     from avdata.mock import make_mock as mock
+    from avdata.notebook import bars
     from avdata.prepare import PreparedSet, prepare
     from avdata.recipe import Clip, Recipe, load_recipe, recipe_names
     from avdata.report import report
@@ -39,6 +40,7 @@ _DOORS = {
     "Recipe": ("recipe", "Recipe"),
     "SourceError": ("errors", "SourceError"),
     "UsageError": ("errors", "UsageError"),
+    "bars": ("notebook", "bars"),
     "download": ("download", "download"),
     "load_recipe": ("recipe", "load_recipe"),
     "mock": ("mock", "make_mock"),
@@ -60,6 +62,7 @@ __all__ = [
     "Recipe",
     "SourceError",
     "UsageError",
+    "bars",
     "download",
     "load_recipe",
     "mock",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ class Sample:
     members: Mapping[str, int]
     layout: str
 
+    def _repr_html_(self) -> str:
+        from avdata.notebook import stored_html  # noqa: PLC0415
+
+        return stored_html(self)
+
 
 def load_sample(root: str | Path, key: str | None = None) -> Sample:
     """The sample of a key, or the first one of the index.
@@ -51,7 +57,9 @@ def load_sample(root: str | Path, key: str | None = None) -> Sample:
         raise AvdataError(msg, hint="quarantine.parquet says why each clip was left out")
     if key is not None and key not in keys:
         msg = f"{root} has no sample {key!r}"
-        raise UsageError(msg, hint=nearest(key, keys if len(keys) < 10 else keys[:3]))
+        # Of a large set, comparing every key would take longer than looking it up.
+        close = difflib.get_close_matches(key, keys, n=1) if len(keys) < 20_000 else []
+        raise UsageError(msg, hint=nearest(key, close or keys[:3]))
     row = index.slice(keys.index(key) if key else 0, 1).to_pylist()[0]
     return sample_of(info, row, read_bytes(root, row))
 

@@ -15,7 +15,7 @@ import numpy as np
 from avdata.errors import AvdataError
 from avdata.picture import frame_moments, whole_mel
 from avdata.report.choose import Pick
-from avdata.sample import Sample, read_bytes, sample_of
+from avdata.sample import read_bytes, sample_of
 from avdata.shards import read_members
 
 PICTURE_BYTES = 2_000_000
@@ -108,8 +108,8 @@ def _card(root: Path, info: Mapping[str, Any], pick: Pick, *, sound_left: int) -
         row=pick.row,
         why=pick.why,
         facts=sample.facts,
-        frames=tuple(_frames(sample.frames)),
-        spectrogram=_spectrogram(sample),
+        frames=tuple(frame_pictures(sample.frames)),
+        spectrogram=spectrogram_picture(whole_mel(sample)),
         moments=tuple((moment - start) / (end - start) for moment in frame_moments(sample)),
         audio=audio if audio and len(audio) <= sound_left else None,
         loudness=None if flac is None else _dbfs(bytes(flac)),
@@ -166,7 +166,7 @@ def _dbfs(flac: bytes) -> float:
     return float(10 * np.log10(max(float(np.mean(np.square(wave))), 1e-12)))
 
 
-def _frames(frames: np.ndarray) -> list[tuple[float, float, str]]:
+def frame_pictures(frames: np.ndarray) -> list[tuple[float, float, str]]:
     """At most ten frames, each over the steps it stands for: (start, width, data URI), shares of the axis."""
     steps = len(frames)
     each = -(-steps // MOST_FRAMES)
@@ -184,11 +184,12 @@ def _picture(frame: np.ndarray) -> str:
     return _webp(image)
 
 
-def _spectrogram(sample: Sample) -> str:
+def spectrogram_picture(mel: np.ndarray) -> str:
+    """A spectrogram [F, columns], low bands below, as a data URI."""
     from matplotlib import colormaps  # noqa: PLC0415
     from PIL import Image  # noqa: PLC0415
 
-    mel = whole_mel(sample)[::-1]
+    mel = mel[::-1]
     # Padding is far below any sound: were it the darkest colour's value, all else would look alike.
     sounding = mel[mel > mel.min()]
     low, high = (float(np.percentile(sounding, 1)), float(mel.max())) if sounding.size else (0.0, 1.0)

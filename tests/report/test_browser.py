@@ -20,7 +20,7 @@ WIDTHS = {"phone": (390, 844), "desktop": (1280, 900)}
 def browser() -> Iterator[Browser]:
     with sync_playwright() as play:
         # The system's browser (`make test` installs it); else the one of `playwright install chromium`.
-        system = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        system = shutil.which("chromium") or shutil.which("google-chrome")
         # Chromium refuses its sandbox to root, as whom containers run.
         bare = ["--no-sandbox"] if os.geteuid() == 0 else []
         launched = play.chromium.launch(executable_path=system, args=bare)
