@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test acceptance quick lint clean
+.PHONY: demo test acceptance quick lint clean browser
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "avdata needs Python 3.11 or newer; give it with: make PYTHON=python3.11 ...")'
@@ -21,13 +21,19 @@ demo: $(VENV)/.installed  ## synthetic audio-visual XOR: prepare, verify, train,
 	@$(BIN)/python -c 'import json; r = json.load(open("demo/run/result.json")); \
 	print("accuracy ", r["test"]["accuracy"], "on the test split; chance is", 1 / r["num_classes"])'
 
-test: $(VENV)/.installed  ## the whole suite
+# The report page is tested in a real browser: the system's, Debian's package, or playwright's own.
+browser: $(VENV)/.installed
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 \
+	|| $(BIN)/playwright install --with-deps chromium
+
+test: $(VENV)/.installed browser  ## the whole suite
 	$(BIN)/python -m pytest -n auto -m 'not acceptance'
 
 acceptance: $(VENV)/.installed  ## CMQKA solves the audio-visual XOR, concatenation does not
 	$(BIN)/python -m pytest -m acceptance
 
-quick: $(VENV)/.installed  ## the suite without the slow tests
+quick: $(VENV)/.installed browser  ## the suite without the slow tests
 	$(BIN)/python -m pytest -n auto -m 'not slow and not acceptance'
 
 lint: $(VENV)/.installed

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from avdata.download import download
     from avdata.errors import AvdataError, Flag, Reason, SourceError, UsageError
     from avdata.mock import make_mock as mock
+    from avdata.notebook import bars
     from avdata.prepare import PreparedSet, prepare
     from avdata.recipe import Clip, Recipe, load_recipe, recipe_names
+    from avdata.report import report
     from avdata.stream import AVBatch
     from avdata.stream import open_dataset as open
     from avdata.verify import verify
@@ -38,12 +40,14 @@ _DOORS = {
     "Recipe": ("recipe", "Recipe"),
     "SourceError": ("errors", "SourceError"),
     "UsageError": ("errors", "UsageError"),
+    "bars": ("notebook", "bars"),
     "download": ("download", "download"),
     "load_recipe": ("recipe", "load_recipe"),
     "mock": ("mock", "make_mock"),
     "open": ("stream", "open_dataset"),
     "prepare": ("prepare", "prepare"),
     "recipe_names": ("recipe", "recipe_names"),
+    "report": ("report", "report"),
     "verify": ("verify", "verify"),
 }
 
@@ -58,12 +62,14 @@ __all__ = [
     "Recipe",
     "SourceError",
     "UsageError",
+    "bars",
     "download",
     "load_recipe",
     "mock",
     "open",
     "prepare",
     "recipe_names",
+    "report",
     "verify",
 ]
 

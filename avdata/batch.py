@@ -19,6 +19,11 @@ class AVSample:
     key: str
     facts: Mapping[str, Any]
 
+    def _repr_html_(self) -> str:
+        from avdata.notebook import sample_html  # noqa: PLC0415
+
+        return sample_html(self)
+
 
 @dataclass(frozen=True, slots=True)
 class AVBatch:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avdata.cli_sources import Rehash, download, manifests, say_licence
+from avdata.cli_show import doctor, report
+from avdata.cli_sources import Rehash, Task, download, manifests, mock, say_licence
 from avdata.terminal import (
     as_duration,
     as_size,
@@ -38,7 +39,6 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Task = Annotated[str | None, typer.Option(help="Of synthetic: xor4 or agree; xor without.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")]
 
 
@@ -50,7 +50,7 @@ def _options(
         os.environ["AVDATA_DEBUG"] = "1"
 
 
-@app.command()
+@app.command(epilog="Example:  avdata recipes")
 def recipes(as_json: Json = False) -> None:
     """List the datasets that can be prepared."""
     from avdata.manifest import load_manifest
@@ -69,7 +69,7 @@ def recipes(as_json: Json = False) -> None:
     print_table(("recipe", "dataset", "labels", "licence"), rows)
 
 
-@app.command()
+@app.command(epilog="Example:  avdata info cremad")
 def info(
     name: Annotated[str, typer.Argument(help="A recipe, as `avdata recipes` lists them.")],
     as_json: Json = False,
@@ -338,7 +338,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example:  avdata inspect out/cremad 1001_DFA_ANG_XX --save-png sample.png")
+@app.command(epilog="Example:  avdata inspect out/cremad --save-png sample.png")
 def inspect(
     out: Annotated[Path, typer.Argument(help="Folder of a prepared set.")],
     key: Annotated[str | None, typer.Argument(help="A sample's key; the first one without.")] = None,
@@ -382,25 +382,11 @@ def _shown(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-@app.command(epilog="Example:  avdata mock cremad raw --clips 24 --bad")
-def mock(
-    name: Annotated[str, typer.Argument(help="A recipe, as `avdata recipes` lists them.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    clips: Annotated[int | None, typer.Option(min=1, help="How many clips.")] = None,
-    bad: Annotated[bool, typer.Option("--bad", help="Add the dataset's bad cases.")] = False,
-    seed: Annotated[int, typer.Option(help="Equal seeds make equal bytes.")] = 0,
-    task: Task = None,
-) -> None:
-    """Write a small, faithful copy of a dataset with generated media whose truth is known."""
-    from avdata import mock as make
-
-    name = f"{name}-{task}" if task else name
-    make(name, out, clips=clips, bad=bad, seed=seed)
-    say(f"{out}: a mock of {name}; prepare it with: avdata prepare {name} --source {out} --out PREPARED")
-
-
+app.command(epilog="Example:  avdata mock cremad raw --clips 24")(mock)
 app.command(epilog="Example:  avdata download cremad --limit 100")(download)
 app.add_typer(manifests, name="manifest")
+app.command(epilog="Example:  avdata report out/cremad --open")(report)
+app.command(epilog="Example:  avdata doctor")(doctor)
 
 
 def main() -> None:

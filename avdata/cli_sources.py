@@ -10,6 +10,7 @@ import typer
 from avdata.terminal import as_size, print_json, print_table, remark, say, show_progress
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Task = Annotated[str | None, typer.Option(help="Of synthetic: xor4 or agree; xor without.")]
 Rehash = Annotated[bool, typer.Option("--rehash", help="Prove unchanged files again.")]
 
 
@@ -81,12 +82,33 @@ def download(
     )
 
 
+def mock(
+    name: Annotated[str, typer.Argument(help="A recipe, as `avdata recipes` lists them.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    clips: Annotated[int | None, typer.Option(min=1, help="How many clips.")] = None,
+    bad: Annotated[bool, typer.Option("--bad", help="Add the dataset's bad cases.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds make equal bytes.")] = 0,
+    task: Task = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a small, faithful copy of a dataset with generated media whose truth is known."""
+    from avdata import mock as make
+
+    name = f"{name}-{task}" if task else name
+    folder = make(name, out, clips=clips, bad=bad, seed=seed)
+    if as_json:
+        print_json({"out": str(folder), "recipe": name, "manifest": str(folder / "manifest.json")})
+    elif not quiet:
+        say(f"{out}: a mock of {name}; prepare it with: avdata prepare {name} --source {out} --out PREPARED")
+
+
 manifests = typer.Typer(
     help="Check or remake the facts about sources.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
-@manifests.command()
+@manifests.command(epilog="Example:  avdata manifest check")
 def check(as_json: Json = False) -> None:
     """Check all bundled manifests, offline."""
     from avdata.manifest import check_all
@@ -102,7 +124,9 @@ def check(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@manifests.command()
+@manifests.command(
+    epilog="Example:  avdata manifest build CREMA-D cremad.files.tsv.gz --folder AudioWAV --folder VideoFlash"
+)
 def build(
     checkout: Annotated[Path, typer.Argument(help="A git checkout whose media are LFS pointers.")],
     out: Annotated[Path, typer.Argument(help="The table to write, NAME.files.tsv.gz.")],

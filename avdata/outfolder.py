@@ -91,7 +91,7 @@ def check_whole(root: Path, info: dict[str, Any]) -> dict[str, Any]:
 
 def clear(root: Path) -> None:
     """Remove a set's own files, dataset.json first so that a half-removed set is not taken for whole."""
-    for name in ("dataset.json", "index.parquet", "quarantine.parquet", "README.md"):
+    for name in ("dataset.json", "index.parquet", "quarantine.parquet", "README.md", "report.html"):
         (root / name).unlink(missing_ok=True)
     for folder in ("train", "val", "test", f"{FOLDER}/done", f"{FOLDER}/parts"):
         if (root / folder).is_dir():

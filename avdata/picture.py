@@ -22,7 +22,7 @@ def save_picture(sample: Sample, path: str | Path) -> None:
     steps = len(sample.frames)
     figure = Figure(figsize=(max(8.0, 1.9 * steps), 6.4), layout="constrained")
     sound, sight = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    picture = _whole_mel(sample)
+    picture = whole_mel(sample)
     image = sound.imshow(
         picture, origin="lower", aspect="auto", extent=(start, end, 0, picture.shape[0]), cmap="magma"
     )
@@ -42,7 +42,7 @@ def save_picture(sample: Sample, path: str | Path) -> None:
     for edge in np.linspace(start, end, steps + 1):
         sound.axvline(edge, color="white", linewidth=0.7, linestyle=":")
         sight.axvline(edge, color="black", linewidth=0.7)
-    for moment in _frame_moments(sample):
+    for moment in frame_moments(sample):
         sight.plot([moment], [1.0], marker="v", color="tab:red", clip_on=False, markersize=6)
     sight.set_xlim(start, end)
     sight.set_ylim(0, 1)
@@ -51,12 +51,14 @@ def save_picture(sample: Sample, path: str | Path) -> None:
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
 
 
-def _whole_mel(sample: Sample) -> np.ndarray:
+def whole_mel(sample: Sample) -> np.ndarray:
+    """The spectrogram of the whole window, float32 [F, columns], whatever its layout."""
     mel = sample.mel.astype(np.float32)
     return mel[0] if sample.layout == "repeat" else np.concatenate(list(mel), axis=1)
 
 
-def _frame_moments(sample: Sample) -> list[float]:
+def frame_moments(sample: Sample) -> list[float]:
+    """When each frame came on screen, s on the clip's axis; those outside the window and stills left out."""
     if "frames_are_static" in sample.row["flags"]:
         return []
     start, end = sample.row["window_start"], sample.row["window_end"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ class Sample:
     members: Mapping[str, int]
     layout: str
 
+    def _repr_html_(self) -> str:
+        from avdata.notebook import stored_html  # noqa: PLC0415
+
+        return stored_html(self)
+
 
 def load_sample(root: str | Path, key: str | None = None) -> Sample:
     """The sample of a key, or the first one of the index.
@@ -51,21 +57,50 @@ def load_sample(root: str | Path, key: str | None = None) -> Sample:
         raise AvdataError(msg, hint="quarantine.parquet says why each clip was left out")
     if key is not None and key not in keys:
         msg = f"{root} has no sample {key!r}"
-        raise UsageError(msg, hint=nearest(key, keys if len(keys) < 10 else keys[:3]))
+        # Of a large set, comparing every key would take longer than looking it up.
+        close = difflib.get_close_matches(key, keys, n=1) if len(keys) < 20_000 else []
+        raise UsageError(msg, hint=nearest(key, close or keys[:3]))
     row = index.slice(keys.index(key) if key else 0, 1).to_pylist()[0]
-    path = root / row["shard"]
-    try:
-        with path.open("rb") as stream:
-            stream.seek(row["offset"])
-            members = read_members(stream.read(row["nbytes"]))
-    except OSError as error:
-        msg = f"{path} cannot be read ({error.strerror})"
-        raise AvdataError(msg, hint="avdata verify lists all that is wrong with the set") from error
+    return sample_of(info, row, read_bytes(root, row))
+
+
+def sample_of(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -> Sample:
+    """The sample of a row of the index.
+
+    Args:
+        info: the set's dataset.json.
+        row: the row.
+        data: its bytes in the shard.
+
+    Raises:
+        AvdataError: the bytes are not a whole sample.
+    """
+    members = read_members(data)
     return Sample(
         row=row,
         facts=json.loads(bytes(members["json"])),
         mel=decode_mel(members),
         frames=decode_frames(members, info["shape"]["frames"][0]),
-        members={extension: len(data) for extension, data in members.items()},
+        members={extension: len(content) for extension, content in members.items()},
         layout=info["config"]["audio"]["layout"],
     )
+
+
+def read_bytes(root: Path, row: Mapping[str, Any]) -> bytes:
+    """The bytes of a row's sample in its shard.
+
+    Raises:
+        AvdataError: the shard cannot be read, or is shorter than the index says.
+    """
+    path = root / row["shard"]
+    try:
+        with path.open("rb") as stream:
+            stream.seek(row["offset"])
+            data = stream.read(row["nbytes"])
+    except OSError as error:
+        msg = f"{path} cannot be read ({error.strerror})"
+        raise AvdataError(msg, hint="avdata verify lists all that is wrong with the set") from error
+    if len(data) != row["nbytes"]:
+        msg = f"{path} ends before sample {row['key']} does"
+        raise AvdataError(msg, hint="avdata verify lists all that is wrong with the set")
+    return data

@@ -333,11 +333,10 @@ def read_info(root: str | Path) -> dict[str, Any]:
         info = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         unfinished = (Path(root) / ".avdata").is_dir()
-        hint = (
-            "run the same prepare command again to finish it"
-            if unfinished
-            else "make one with: avdata prepare"
-        )
+        inside = next(Path(root).glob("*/dataset.json"), None)
+        hint = "make one with: avdata prepare" if inside is None else f"did you mean {inside.parent}?"
+        if unfinished:
+            hint = "run the same prepare command again to finish it"
         msg = f"{root} is not a prepared set: it has no dataset.json"
         raise AvdataError(msg, hint=hint) from error
     except (OSError, ValueError) as error:

@@ -145,6 +145,13 @@ class AVDataset(IterableDataset[AVSample]):
     def __len__(self) -> int:
         return len(self._label)
 
+    def _repr_html_(self) -> str:
+        from avdata.notebook import SHOWN, dataset_html  # noqa: PLC0415
+
+        # Of a remote set nothing is fetched just to be looked at.
+        shown = 0 if self._shelf.remote else min(SHOWN, len(self))
+        return dataset_html(self, [self[number] for number in range(shown)])
+
     @property
     def root(self) -> Path:
         """The folder of dataset.json and index.parquet; of a remote set, that of their copies."""

@@ -35,7 +35,7 @@ def _options(
         os.environ["AVDATA_DEBUG"] = "1"
 
 
-@app.command(epilog="Example:  snnergy train out/cremad --preset small --epochs 100 --out runs/cremad")
+@app.command(epilog="Example:  snnergy train out/cremad --steps 20 --batch-size 4 --out runs/cremad")
 def train(
     prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("run"),

@@ -1,0 +1,214 @@
+"""What this machine has for the work, and what to do about what is missing.
+
+Libraries are imported one by one, each in its own process: a broken one may not only raise but take the
+process with it, and torchaudio beside a torch of another CUDA build does raise.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from avdata.cache import cache_root
+
+IMPORT_SECONDS = 120
+LOW_DISK = 10_000_000_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        name: what.
+        ok: whether it is as it should be; None where it is merely told.
+        needed: whether work is impossible without.
+        found: what is there.
+        advice: what to do, where something is missing.
+    """
+
+    name: str
+    ok: bool | None
+    needed: bool
+    found: str
+    advice: str | None = None
+
+
+@dataclass(frozen=True)
+class _Library:
+    """A library: its distribution, a line of Python that proves it, and what to do where that fails."""
+
+    name: str
+    proof: str
+    needed: bool
+    use: str
+    advice: str
+
+
+_TORCH = (
+    "torch, torchvision and torchaudio must be builds of one family: "
+    'pip install "torch>=2.11,<2.15" "torchvision>=0.26,<0.29.2" "torchaudio>=2.11,<2.12"'
+)
+
+_LIBRARIES = (
+    _Library("torch", "import torch; torch.zeros(1).sum()", True, "tensors and log-mels", _TORCH),
+    _Library(
+        "torchvision",
+        "import torch; from torchvision.io import decode_jpeg; from PIL import Image; import io;"
+        "b = io.BytesIO(); Image.new('RGB', (8, 8)).save(b, 'JPEG');"
+        "decode_jpeg(torch.frombuffer(bytearray(b.getvalue()), dtype=torch.uint8))",
+        True, "frames of JPEG strips", _TORCH,
+    ),
+    _Library("torchaudio", "import torchaudio.transforms", False, "augmentation in training", _TORCH),
+    _Library("av", "import av; av.open", True, "opens every container", "pip install --upgrade av"),
+    _Library(
+        "decord", "import decord; decord.VideoReader", False, "video.decoder=decord only",
+        "it has wheels for Linux and Windows on x86-64 only; video.decoder=pyav does without",
+    ),
+    _Library("soxr", "import soxr", True, "resampling", "pip install soxr"),
+    _Library("soundfile", "import soundfile", True, "keeps sound as FLAC", "pip install soundfile"),
+    _Library("pyarrow", "import pyarrow.parquet", True, "the index", "pip install pyarrow"),
+    _Library("webdataset", "import webdataset", True, "writes shards", "pip install webdataset"),
+    _Library("lightning", "import lightning", False, "training", "pip install lightning"),
+    _Library("ray", "import ray", False, "preparing on many machines", "pip install ray"),
+)  # fmt: skip
+
+_CODECS = ("h264", "hevc", "vp6f", "vp9", "av1", "flv", "mpeg4", "aac", "mp3", "opus", "vorbis", "pcm_s16le")
+"""What public datasets come in."""
+
+_TOKENS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "Hugging Face": (("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"), ("~/.cache/huggingface/token",)),
+    "Kaggle": (("KAGGLE_API_TOKEN", "KAGGLE_KEY"), ("~/.kaggle/kaggle.json", "~/.kaggle/access_token")),
+}
+"""Where tokens may be: variables and files. Only whether they exist is looked at."""
+
+_TOKEN_ADVICE = {
+    "Hugging Face": "needed to publish, and for gated sets: hf auth login",
+    "Kaggle": "needed where Kaggle asks for consent (urbansound8k-av): save ~/.kaggle/kaggle.json",
+}
+
+
+def examine() -> list[Finding]:
+    """Look at this machine: libraries, decoders, ffmpeg, GPU, disk, cache and tokens."""
+    found = [
+        Finding("avdata", True, True, _version("avdata") or "not installed as a package"),
+        Finding(
+            "python", sys.version_info >= (3, 11), True, f"{platform.python_version()}, {sys.executable}"
+        ),
+        Finding("machine", None, False, f"{platform.platform()}, {os.cpu_count()} processors"),
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        graphics = pool.submit(_gpu)
+        found += pool.map(_library, _LIBRARIES)
+        return [*found, _decoders(), _ffmpeg(), graphics.result(), *_room(), *_tokens()]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _library(library: _Library) -> Finding:
+    installed = _version(library.name)
+    if installed is None:
+        state = f"not installed ({library.use})"
+        return Finding(library.name, False if library.needed else None, library.needed, state, library.advice)
+    trouble = _trouble(library.proof)
+    if trouble is None:
+        return Finding(library.name, True, library.needed, f"{installed}: {library.use}")
+    said = f"{installed} does not work: {trouble}"
+    return Finding(library.name, False, library.needed, said, library.advice)
+
+
+def _trouble(proof: str) -> str | None:
+    """What a line of Python, in a process of its own, says last when it fails; None if it works."""
+    try:
+        done = subprocess.run(  # noqa: S603  # our own interpreter, and a line of this file
+            [sys.executable, "-c", proof], capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"it did not load within {IMPORT_SECONDS} s"
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else f"it ended the process with code {done.returncode}"
+
+
+def _decoders() -> Finding:
+    try:
+        import av  # noqa: PLC0415
+    except ImportError:
+        return Finding("decoders", False, True, "none: PyAV does not load", "pip install --upgrade av")
+    missing = [name for name in _CODECS if not _can_decode(name)]
+    opens = ", ".join(name for name in _CODECS if name not in missing)
+    advice = f"clips in {', '.join(missing)} cannot be used: pip install --upgrade av" if missing else None
+    library = ".".join(map(str, av.library_versions.get("libavcodec", ())))
+    return Finding("decoders", not missing, False, f"libavcodec {library} opens {opens}", advice)
+
+
+def _can_decode(name: str) -> bool:
+    import av  # noqa: PLC0415
+
+    try:
+        av.codec.Codec(name, "r")
+    except ValueError:
+        return False
+    return True
+
+
+def _ffmpeg() -> Finding:
+    path = shutil.which("ffmpeg")
+    return Finding("ffmpeg", None, False, f"{path or 'no program'}; not needed, PyAV brings its libraries")
+
+
+def _gpu() -> Finding:
+    line = (
+        "import torch; cuda = torch.cuda.is_available();"
+        "print(torch.cuda.get_device_name(0) if cuda else"
+        " 'Apple GPU' if torch.backends.mps.is_available() else '')"
+    )
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", line], capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False
+    )
+    name = done.stdout.strip()
+    return Finding("GPU", None, False, name or "none that torch sees; only training would use it")
+
+
+def _room() -> list[Finding]:
+    cache = cache_root()
+    there = next(path for path in (cache, *cache.parents) if path.exists())
+    found = []
+    for name, place in (("disk here", Path.cwd()), ("cache", there)):
+        free = shutil.disk_usage(place).free
+        where = cache if name == "cache" else place
+        advice = "CREMA-D wants 3 GB, UrbanSound8K 12 GB" + (
+            "; AVDATA_CACHE moves the cache" if name == "cache" else ""
+        )
+        low = free < LOW_DISK
+        said = f"{where}, {free / 1e9:.1f} GB free"
+        found.append(Finding(name, not low, False, said, advice if low else None))
+    if not os.access(there, os.W_OK):
+        advice = "set AVDATA_CACHE to a folder you may write to"
+        found.append(Finding("cache", False, True, f"{cache} cannot be written", advice))
+    return found
+
+
+def _tokens() -> list[Finding]:
+    found = []
+    for service, (variables, files) in _TOKENS.items():
+        named = [name for name in variables if os.environ.get(name)]
+        kept = [file for file in files if Path(file).expanduser().is_file()]
+        where = ", ".join([*named, *kept])
+        advice = None if where else _TOKEN_ADVICE[service]
+        found.append(Finding(f"{service} token", None, False, f"in {where}" if where else "none", advice))
+    return found

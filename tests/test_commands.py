@@ -1,0 +1,111 @@
+"""What is true of every command: its help, its example, its width."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+import avdata.cli
+import snnergy.cli
+
+BIN = Path(sys.executable).parent
+NEEDS_THE_NETWORK = ("avdata download", "avdata publish", "avdata manifest build")
+ENV = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+
+
+def commands(app: typer.Typer, name: str) -> dict[str, str]:
+    """The example of each command, by its whole name."""
+    found: dict[str, str] = {}
+
+    def walk(command: object, words: str) -> None:
+        held = getattr(command, "commands", None)
+        if held is None:
+            found[words] = getattr(command, "epilog", None) or ""
+        else:
+            for part, child in held.items():
+                walk(child, f"{words} {part}")
+
+    walk(get_command(app), name)
+    return found
+
+
+COMMANDS = commands(avdata.cli.app, "avdata") | commands(snnergy.cli.app, "snnergy")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_commands_help_ends_with_an_example_of_it(command: str) -> None:
+    assert COMMANDS[command].startswith(f"Example:  {command}")
+
+
+@pytest.mark.slow
+def test_the_examples_work_when_pasted_one_after_the_other(tmp_path: Path) -> None:
+    order = ["avdata recipes", "avdata info", "avdata manifest check", "avdata mock", "avdata prepare"]
+    rest = [name for name in COMMANDS if name not in order and not name.startswith(NEEDS_THE_NETWORK)]
+    for name in order + sorted(rest, key=lambda name: (name.startswith("snnergy"), name != "snnergy train")):
+        example = shlex.split(COMMANDS[name].removeprefix("Example:"))
+        done = subprocess.run(
+            example, cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, (example, done.stdout, done.stderr)
+
+
+def test_tables_and_help_fit_80_columns(cremad_set: Path) -> None:
+    asked = [
+        ["recipes"], *(["info", name] for name in ("ave", "cremad", "synthetic", "urbansound8k-av")),
+        ["inspect", str(cremad_set)], ["manifest", "check"], ["prepare", "--help"], ["report", "--help"],
+    ]  # fmt: skip
+    for words in asked:
+        done = subprocess.run(["avdata", *words], env=ENV, capture_output=True, text=True, check=True)
+        assert max(map(len, done.stdout.splitlines())) <= 80, words
+
+
+def test_colours_are_for_terminals_only(cremad_set: Path) -> None:
+    for words in (["recipes"], ["verify", str(cremad_set)], ["info", "nothing"]):
+        done = subprocess.run(["avdata", *words], env=ENV, capture_output=True, text=True, check=False)
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_the_readers_of_logs_get_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    from avdata import terminal
+
+    with pytest.MonkeyPatch.context() as patch:
+        clock = iter(range(10_000))
+        patch.setattr("time.monotonic", lambda: float(next(clock)))
+        show = terminal._lines("{:,.0f}".format)
+        for done in range(1001):
+            show("prepare", done, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert all(re.fullmatch(r"prepare: [\d,]+/1,000, .*/s, .* left", line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["avdata", "info", "crema"], "did you mean cremad?"),
+        (["avdata", "mock", "cremda", "x"], "did you mean cremad?"),
+        (["avdata", "download", "urbansound8k", "--dry-run"], "did you mean urbansound8k-av?"),
+        (["avdata", "reprot"], "report"),
+        (["avdata", "prepare", "ave", "--out", "o", "--sorce", "x"], "--source"),
+    ],
+)
+def test_the_nearest_right_name_is_suggested(words: list[str], said: str, tmp_path: Path) -> None:
+    done = subprocess.run(words, cwd=tmp_path, env=ENV, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_sets_names_the_set_that_was_meant(cremad_set: Path) -> None:
+    words = ["avdata", "verify", str(cremad_set.parent)]
+    done = subprocess.run(words, env=ENV, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"did you mean {cremad_set}?" in "".join(done.stderr.splitlines())

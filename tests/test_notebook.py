@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import avdata
+from avdata.sample import load_sample
+
+
+def test_a_sample_shows_its_frames_above_its_spectrogram(cremad_set: Path) -> None:
+    sample = avdata.open(cremad_set)[0]
+    shown = sample._repr_html_()
+    assert sample.key in shown
+    assert len(re.findall(r'<img [^>]*src="data:image/webp;base64,', shown)) == 4 + 1
+    assert load_sample(cremad_set, sample.key)._repr_html_().count("<img") == 5
+
+
+def test_a_dataset_shows_its_labels_and_some_samples(cremad_set: Path) -> None:
+    dataset = avdata.open(cremad_set, filter="label_name == 'ANG'")
+    shown = dataset._repr_html_()
+    assert f"{len(dataset)} samples" in shown
+    assert dataset[0].key in shown
+    assert "CREMA-D" in shown
+
+
+def test_bars_follow_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    show = avdata.bars()
+    for done in (1, 2, 3):
+        show("prepare", done, 3)
+    said = capsys.readouterr().err
+    assert "prepare" in said
+    assert "3/3" in said
