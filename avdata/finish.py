@@ -77,7 +77,10 @@ def finish(
     lost = [asdict(one) for one in quarantined] + [row for entry in entries for row in entry["quarantine"]]
     lost.sort(key=lambda row: str(row["key"]))
     info = _info(provenance, entries, rows, lost)
-    write_whole(root / "index.parquet", parquet_bytes(rows, index_schema()))
+    index = parquet_bytes(rows, index_schema())
+    # The index says where samples are and what they must be: it is proven like a shard.
+    info["index"] = {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()}
+    write_whole(root / "index.parquet", index)
     write_whole(root / "quarantine.parquet", parquet_bytes(lost, quarantine_schema()))
     write_whole(root / "README.md", dataset_card(info).encode())
     write_whole(root / "dataset.json", (json.dumps(info, indent=1, ensure_ascii=False) + "\n").encode())

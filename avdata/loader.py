@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from avdata.ahead import Ahead
 from avdata.batch import AVBatch
 from avdata.errors import AvdataError, UsageError
 from avdata.plan import batch_places, batches_left
 
 if TYPE_CHECKING:
     from avdata.stream import AVDataset
-
-FETCHES = 4  # remote shards on their way at a time
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +107,11 @@ class Loader:
         data, step = self.dataset, self.batch_size * self.dataset.world_size
         order, count = data.epoch_order(), self._batches(start)
 
+        mine = order[start:][(data.seat - start) % data.world_size :: data.world_size]
+        ahead = Ahead(data.first_uses(mine), data.prefetch)
+
         def job(number: int) -> tuple[np.ndarray, np.ndarray]:
+            ahead.reached((number + 1) * self.batch_size)
             places, weight = batch_places(
                 len(data),
                 number,
@@ -119,27 +122,15 @@ class Loader:
             )
             return order[places], weight
 
-        fetching = self._fetching(order[start:][(data.seat - start) % data.world_size :: data.world_size])
         try:
             for batch in self._made(job, count):
                 # What is handed out now is delivered, whatever else the threads have made.
                 self._seen += step
                 yield batch
         finally:
-            if fetching is not None:
-                fetching.shutdown(wait=False, cancel_futures=True)
+            ahead.close()
         if count:
             self._end_epoch()
-
-    def _fetching(self, numbers: np.ndarray) -> ThreadPoolExecutor | None:
-        """Threads that bring the shards of a remote set here in the order of their first use."""
-        needed = self.dataset.first_uses(numbers)
-        if len(needed) == 0:
-            return None
-        pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="avdata-fetch")
-        for number in needed:
-            pool.submit(self.dataset.prefetch, int(number))
-        return pool
 
     def _made(self, job: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int) -> Iterator[AVBatch]:
         if self.num_workers == 0:

@@ -12,21 +12,27 @@ import hashlib
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from avdata.cache import cache_root
 from avdata.errors import AvdataError
 
-CHUNK = 4 << 20
-ATTEMPTS = 5
+PIECE = 4 << 20  # bytes of one request
+CONNECTIONS = 8  # requests of one shard at a time
+ATTEMPTS = 6
 FIRST_WAIT = 0.2  # seconds; doubled after each failure
 LIMIT = 64 << 30  # bytes
 
 _log = logging.getLogger(__name__)
 _Made = TypeVar("_Made")
+_CHANGED = "the shard was changed after it was indexed: publish the set again"
 
 
 class ShardCache:
@@ -44,18 +50,38 @@ class ShardCache:
         """The path of a shard; fetched from `url` unless it is here.
 
         Raises:
-            AvdataError: it cannot be fetched, or what arrives is not what the checksum says.
+            AvdataError: it cannot be fetched or stored, or what arrives is not what the checksum says.
         """
         path = self._path(sha256)
-        if self._fresh(path, nbytes):
+        if self.fresh(sha256, nbytes):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
             # Another process may have fetched it while this one waited.
-            if not self._fresh(path, nbytes):
+            if not self.fresh(sha256, nbytes):
                 self._make_room(nbytes)
-                _tried(url, lambda: self._arrived(url, path, sha256, nbytes))
+                found = self._arrived(url, path, nbytes)
+                if found != sha256:
+                    _log.warning("%s: the checksum is not that of dataset.json; fetching it again", url)
+                    found = self._arrived(url, path, nbytes)
+                part = path.with_suffix(".part")
+                if found != sha256:
+                    part.unlink()
+                    msg = f"{url} is not the shard of dataset.json: its checksum is {found}, not {sha256}"
+                    raise AvdataError(msg, hint=_CHANGED)
+                part.replace(path)
         return path
+
+    def fresh(self, sha256: str, nbytes: int) -> bool:
+        """Whether a shard is here and whole; if so it counts as used now."""
+        path = self._path(sha256)
+        try:
+            if path.stat().st_size != nbytes:
+                return False
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def copy(self, url: str, path: Path) -> None:
         """A small file as it is now, put in place at once."""
@@ -66,13 +92,17 @@ class ShardCache:
         part.replace(path)
 
     def read_range(self, url: str, offset: int, nbytes: int) -> bytes:
-        """Some bytes of a remote file."""
+        """Some bytes of a remote file; all of it where the server knows no ranges.
+
+        Raises:
+            AvdataError: it cannot be read.
+        """
 
         def read() -> bytes:
             files, path = _opened(url)
             data = bytes(files.cat_file(path, start=offset, end=offset + nbytes))
-            if len(data) != nbytes:
-                msg = f"{len(data)} of {nbytes} bytes arrived"
+            if len(data) < nbytes:
+                msg = f"{len(data):,} of {nbytes:,} bytes arrived"
                 raise OSError(msg)
             return data
 
@@ -81,35 +111,44 @@ class ShardCache:
     def _path(self, sha256: str) -> Path:
         return self.folder / "shards" / f"{sha256}.tar"
 
-    def _fresh(self, path: Path, nbytes: int) -> bool:
-        """Whether a shard is whole; if so it counts as used now."""
-        try:
-            if path.stat().st_size != nbytes:
-                return False
-            os.utime(path)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _arrived(self, url: str, path: Path, sha256: str, nbytes: int) -> None:
-        part = path.with_suffix(".part")
+    def _arrived(self, url: str, path: Path, nbytes: int) -> str:
+        """Write a remote shard to its `.part`, several pieces on their way at a time; its SHA-256."""
         digest = hashlib.sha256()
-        files, remote = _opened(url)
-        with (
-            files.open(remote, "rb", block_size=CHUNK, cache_type="readahead") as source,
-            part.open("wb") as out,
-        ):
-            while chunk := source.read(CHUNK):
-                digest.update(chunk)
-                out.write(chunk)
-            out.flush()
-            os.fsync(out.fileno())
-        if digest.hexdigest() != sha256:
-            found = part.stat().st_size
-            part.unlink()
-            msg = f"{found:,} bytes arrived whose checksum is not that of dataset.json ({nbytes:,} bytes)"
-            raise OSError(msg)
-        part.replace(path)
+        try:
+            with path.with_suffix(".part").open("wb") as out:
+                for data in self._pieces(url, nbytes):
+                    digest.update(data)
+                    out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+        except OSError as error:
+            path.with_suffix(".part").unlink(missing_ok=True)
+            msg = f"{url} cannot be kept in {self.folder} ({error.strerror or error})"
+            raise AvdataError(msg, hint="free some space, or give another cache= or AVDATA_CACHE") from error
+        return digest.hexdigest()
+
+    def _pieces(self, url: str, nbytes: int) -> Iterator[bytes]:
+        """The bytes of a remote file in order."""
+        starts = iter(range(0, nbytes, PIECE))
+        pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="avdata-piece")
+
+        def asked(start: int) -> Future[bytes]:
+            return pool.submit(self.read_range, url, start, min(PIECE, nbytes - start))
+
+        try:
+            ahead = deque(asked(start) for start in islice(starts, CONNECTIONS))
+            while ahead:
+                data = ahead.popleft().result()
+                if len(data) > PIECE:
+                    # The server knows no ranges and sent everything.
+                    yield data
+                    return
+                following = next(starts, None)
+                if following is not None:
+                    ahead.append(asked(following))
+                yield data
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _make_room(self, nbytes: int) -> None:
         """Drop the shards used longest ago; one that is mapped stays readable to who has it."""
@@ -129,10 +168,20 @@ class ShardCache:
 
 
 def _opened(url: str) -> tuple[Any, str]:
+    files = _filesystem("/".join(url.split("/")[:3]), os.getpid())
+    return files, files._strip_protocol(url)
+
+
+@lru_cache(maxsize=16)
+def _filesystem(base: str, process: int) -> Any:
+    """One client a server and process: its connections serve all threads, and none crosses a fork."""
     import fsspec  # noqa: PLC0415
 
-    files, path = fsspec.core.url_to_fs(url)
-    return files, path
+    try:
+        return fsspec.core.url_to_fs(base)[0]
+    except ImportError as error:
+        msg = f"{base} cannot be opened: {error}"
+        raise AvdataError(msg, hint="pip install 'avdata[remote]' brings the clients") from error
 
 
 def _tried(url: str, action: Callable[[], _Made]) -> _Made:
@@ -140,17 +189,30 @@ def _tried(url: str, action: Callable[[], _Made]) -> _Made:
     for attempt in range(ATTEMPTS):
         try:
             return action()
-        except (FileNotFoundError, PermissionError, ImportError) as error:
-            msg = f"{url} cannot be read ({error})"
-            raise AvdataError(msg, hint="check the URL and your credentials for it") from error
+        except AvdataError:
+            raise
         except Exception as error:
             # Every filesystem has exceptions of its own for a lost connection.
+            if _final(error):
+                msg = f"{url} cannot be read ({type(error).__name__}: {error})"
+                raise AvdataError(msg, hint="check the URL and your credentials for it") from error
             if attempt == ATTEMPTS - 1:
                 msg = f"{url} cannot be read after {ATTEMPTS} attempts ({type(error).__name__}: {error})"
-                raise AvdataError(msg, hint="check the connection; what was fetched is kept") from error
+                hint = "check the connection; whole shards that were fetched are kept"
+                raise AvdataError(msg, hint=hint) from error
             _log.warning("%s: %s; trying again", url, error)
             time.sleep(FIRST_WAIT * 2**attempt)
     raise AssertionError
+
+
+def _final(error: Exception) -> bool:
+    """Whether another attempt can only end the same way: it is missing, or not for us."""
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    missing = (
+        isinstance(error, (FileNotFoundError, PermissionError))
+        or type(error).__name__ == "NoCredentialsError"
+    )
+    return missing or status in {401, 403, 404, 410}
 
 
 @contextmanager

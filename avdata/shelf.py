@@ -28,6 +28,7 @@ class Shelf:
         self.name = str(where)
         self._cache = cache
         self._maps: dict[str, mmap.mmap] = {}
+        self._used: set[str] = set()
         self._lock = threading.Lock()
         self._expected: Mapping[str, Mapping[str, Any]] = {}
         scheme, separator, rest = self.name.partition("://")
@@ -40,7 +41,18 @@ class Shelf:
         self.root = self._copied() if self.remote else Path(rest if separator else where)
 
     def expect(self, info: Mapping[str, Any], split: str) -> None:
-        """Take from dataset.json what the shards of a split must be."""
+        """Take from dataset.json what the index and the shards of a split must be.
+
+        Raises:
+            AvdataError: the index is not the one that dataset.json was written with.
+        """
+        promised = info.get("index", {}).get("sha256")
+        path = self.root / "index.parquet"
+        if promised and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != promised:
+            msg = f"the index of {self.name} is not the one that its dataset.json was written with"
+            raise AvdataError(
+                msg, hint="prepare or publish the set again, so that both are of one preparation"
+            )
         self._expected = {shard["path"]: shard for shard in info["splits"][split]["shards"]}
 
     def view(self, shard: str) -> memoryview:
@@ -49,9 +61,13 @@ class Shelf:
         Raises:
             AvdataError: it is missing, cannot be fetched, or has not the size that dataset.json says.
         """
+        self._used.add(shard)
         mapped = self._maps.get(shard)
         if mapped is None:
             path = self._fetched(shard) if self.remote else self.root / shard
+            if self.remote and not path.exists():
+                # Another process made room with it in between.
+                path = self._fetched(shard)
             mapped = self._mapped(path, shard)
         return memoryview(mapped)
 
@@ -61,6 +77,9 @@ class Shelf:
         if known:
             return self.view(shard)[offset : offset + nbytes]
         data = self._cache.read_range(self._url(shard), offset, nbytes)
+        if len(data) > nbytes:
+            # The server knows no ranges.
+            data = data[offset : offset + nbytes]
         if hashlib.sha256(data).hexdigest() != sha256:
             msg = f"bytes {offset} to {offset + nbytes} of {self._url(shard)} are not those of the index"
             raise AvdataError(msg, hint="the shard was changed after it was indexed: publish the set again")
@@ -68,13 +87,13 @@ class Shelf:
 
     def _mapped(self, path: Path, shard: str) -> mmap.mmap:
         hint = f"avdata verify {self.name} lists all that is wrong"
+        expected = int(self._proof(shard)["bytes"])
         try:
             with path.open("rb") as stream:
                 made = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             msg = f"the shard {path} cannot be opened ({error})"
             raise AvdataError(msg, hint=hint) from error
-        expected = int(self._proof(shard)["bytes"])
         if len(made) != expected:
             msg = f"the shard {path} has {len(made):,} bytes; dataset.json says {expected:,}"
             raise AvdataError(msg, hint=hint)
@@ -89,6 +108,10 @@ class Shelf:
 
     def _fetched(self, shard: str) -> Path:
         proof = self._proof(shard)
+        # Reading a mapped shard leaves no trace on disk: what is in use must not look the oldest.
+        used, self._used = self._used, set()
+        for name in used & self._expected.keys():
+            self._cache.fresh(self._expected[name]["sha256"], int(self._expected[name]["bytes"]))
         path = self._cache.fetch(self._url(shard), proof["sha256"], int(proof["bytes"]))
         with self._lock:
             # A shard that was evicted takes disk space as long as it is mapped.
@@ -118,7 +141,7 @@ class Shelf:
         return folder
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}, "_lock": None}
+        return {**self.__dict__, "_maps": {}, "_used": set(), "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

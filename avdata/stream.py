@@ -28,6 +28,8 @@ from avdata.shards import read_index, read_info
 from avdata.shelf import Shelf
 from avdata.where import condition
 
+_STRETCH = 1 << 16  # samples looked through at a time, so that an epoch of any length begins at once
+
 __all__ = ["AVBatch", "AVDataset", "AVSample", "Loader", "open_dataset"]
 
 
@@ -257,11 +259,15 @@ class AVDataset(IterableDataset[AVSample]):
         """Bring the shard of a sample here."""
         self._shelf.prefetch(self._shard[self._shard_of[number]])
 
-    def first_uses(self, numbers: np.ndarray) -> np.ndarray:
-        """Of samples to be read in this order, those whose remote shard is needed for the first time."""
-        if not self._shelf.remote:
-            return numbers[:0]
-        return numbers[np.sort(np.unique(self._shard_of[numbers], return_index=True)[1])]
+    def first_uses(self, numbers: np.ndarray) -> Iterator[tuple[int, int]]:
+        """(place, sample) where a remote shard is needed for the first time, of samples in this order."""
+        met = np.zeros(len(self._shard), bool)
+        for start in range(0, len(numbers) if self._shelf.remote else 0, _STRETCH):
+            shards, at = np.unique(self._shard_of[numbers[start : start + _STRETCH]], return_index=True)
+            fresh = np.sort(at[~met[shards]])
+            met[shards] = True
+            for place in (start + fresh).tolist():
+                yield place, int(numbers[place])
 
     def __iter__(self) -> Iterator[AVSample]:
         """This rank's samples in the epoch's order; processes of a torch DataLoader share them out."""

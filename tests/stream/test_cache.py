@@ -1,0 +1,173 @@
+"""The shard cache of a node: fetched once, proven, bounded, and whole whatever is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from stream.servers import Handler, Site, unavailable
+
+import avdata
+from avdata import shardcache
+from avdata.errors import AvdataError
+from avdata.shardcache import ShardCache
+from avdata.shards import read_info
+
+EPOCH = """
+import sys, avdata
+print("ready", flush=True)
+sys.stdin.readline()
+data = avdata.open(sys.argv[1], "train", shuffle=True, cache=sys.argv[2],
+                   rank=int(sys.argv[3]), world_size=int(sys.argv[4]))
+for batch in data.loader(2):
+    for key, weight in zip(batch.key, batch.weight):
+        if weight:
+            print(key, flush=True)
+"""
+
+
+def reader(url: str, cache: Path, rank: int = 0, world: int = 1) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", EPOCH, url, cache, str(rank), str(world)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def keys_of(process: subprocess.Popen[str]) -> list[str]:
+    out, _ = process.communicate("go\n", timeout=60)
+    assert process.returncode == 0
+    return out.split()
+
+
+def train_shards(root: Path) -> list[dict]:
+    return read_info(root)["splits"]["train"]["shards"]
+
+
+def test_ranks_of_a_node_fetch_each_shard_once(site: Site, synthetic_set: Path, tmp_path: Path) -> None:
+    ranks = [reader(site.url, tmp_path, rank, 2) for rank in range(2)]
+    threads = [threading.Thread(target=lambda one=one: got.append(keys_of(one))) for one in ranks]
+    got: list[list[str]] = []
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    keys = got[0] + got[1]
+    assert len(keys) == len(set(keys)) == read_info(synthetic_set)["splits"]["train"]["samples"]
+    assert sorted(name for name, *_ in site.asked_for(".tar")) == sorted(
+        shard["path"] for shard in train_shards(synthetic_set)
+    )
+
+
+def test_a_process_killed_while_it_fetches_leaves_nothing_that_is_trusted(
+    site: Site, synthetic_set: Path, tmp_path: Path
+) -> None:
+    halfway, victim = threading.Event(), None
+    paths = [shard["path"] for shard in train_shards(synthetic_set)]
+
+    def killed(handler: Handler, content: bytes) -> None:
+        handler.send_response(206)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content[: len(content) // 2])
+        handler.wfile.flush()
+        assert victim is not None
+        os.kill(victim.pid, signal.SIGKILL)
+        halfway.set()
+        handler.close_connection = True
+
+    for path in paths[1:]:
+        site.faults[path].append(killed)
+    victim = reader(site.url, tmp_path)
+    with contextlib.suppress(BrokenPipeError):
+        victim.communicate("go\n", timeout=60)
+    assert halfway.is_set()
+    assert victim.returncode == -signal.SIGKILL
+    for faults in site.faults.values():
+        faults.clear()
+    site.asked.clear()
+    after = keys_of(reader(site.url, tmp_path))
+    assert len(set(after)) == read_info(synthetic_set)["splits"]["train"]["samples"]
+    for shard in train_shards(synthetic_set):
+        held = tmp_path / "shards" / f"{shard['sha256']}.tar"
+        assert hashlib.sha256(held.read_bytes()).hexdigest() == shard["sha256"]
+    assert not list(tmp_path.glob("shards/*.part"))
+
+
+def test_a_second_epoch_asks_the_server_for_no_shard(site: Site, tmp_path: Path) -> None:
+    data = avdata.open(site.url, "train", shuffle=True, cache=tmp_path)
+    list(data.loader(4))
+    site.asked.clear()
+    list(avdata.open(site.url, "train", shuffle=True, seed=5, cache=tmp_path).loader(4))
+    assert not site.asked_for(".tar")
+
+
+def test_a_small_cache_stays_small_and_the_epoch_whole(
+    site: Site, synthetic_set: Path, tmp_path: Path
+) -> None:
+    largest = max(shard["bytes"] for shard in train_shards(synthetic_set))
+    held: list[int] = []
+    data = avdata.open(site.url, "train", shuffle=True, cache=tmp_path, cache_bytes=2 * largest)
+    got = []
+    for batch in data.loader(2):
+        got += [key for key, weight in zip(batch.key, batch.weight, strict=True) if weight]
+        with contextlib.suppress(FileNotFoundError):
+            held.append(sum(path.stat().st_size for path in tmp_path.glob("shards/*.tar")))
+    assert len(got) == len(set(got)) == len(data)
+    # Fetches that are on their way make room before they arrive, each for itself.
+    assert max(held) <= 2 * largest + 3 * largest
+
+
+def test_the_shard_used_longest_ago_goes_first(tmp_path: Path, site: Site, synthetic_set: Path) -> None:
+    one, two, three, *_ = train_shards(synthetic_set)
+    cache = ShardCache(tmp_path, limit=one["bytes"] + two["bytes"] + three["bytes"] - 1)
+    for age, shard in ((200, one), (100, two)):
+        path = cache.fetch(f"{site.url}/{shard['path']}", shard["sha256"], shard["bytes"])
+        used = path.stat().st_mtime - age
+        os.utime(path, (used, used))
+    cache.fetch(f"{site.url}/{one['path']}", one["sha256"], one["bytes"])  # used again
+    cache.fetch(f"{site.url}/{three['path']}", three["sha256"], three["bytes"])
+    assert [cache.holds(shard["sha256"]) for shard in (one, two, three)] == [True, False, True]
+
+
+def test_a_damaged_shard_in_the_cache_is_fetched_again(
+    tmp_path: Path, site: Site, synthetic_set: Path
+) -> None:
+    shard = train_shards(synthetic_set)[0]
+    cache = ShardCache(tmp_path)
+    path = cache.fetch(f"{site.url}/{shard['path']}", shard["sha256"], shard["bytes"])
+    path.write_bytes(path.read_bytes()[:-512])
+    path = cache.fetch(f"{site.url}/{shard['path']}", shard["sha256"], shard["bytes"])
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == shard["sha256"]
+
+
+def test_a_full_disk_is_said_as_such(
+    tmp_path: Path, site: Site, synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shardcache.os, "fsync", full)
+    shard = train_shards(synthetic_set)[0]
+    with pytest.raises(AvdataError, match="No space left on device") as caught:
+        ShardCache(tmp_path).fetch(f"{site.url}/{shard['path']}", shard["sha256"], shard["bytes"])
+    assert "cache=" in str(caught.value.hint)
+    assert len(site.asked_for(".tar")) == 1
+
+
+def test_what_is_here_needs_no_server(site: Site, synthetic_set: Path, tmp_path: Path) -> None:
+    data = avdata.open(site.url, "train", cache=tmp_path)
+    before = [batch.key for batch in data.loader(4)]
+    site.always = unavailable
+    assert [batch.key for batch in data.loader(4)] == before

@@ -1,0 +1,188 @@
+"""A set behind a URL is the same set: over HTTP with faults, from S3, from the Hub."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from stream.servers import HUB_SET, Site, dropped, flipped, served, trickled, unavailable
+
+import avdata
+from avdata import shardcache
+from avdata.errors import AvdataError, UsageError
+from avdata.shards import read_index, read_info
+
+
+def contents(where: str | Path, cache: Path, **options: object) -> dict[str, tuple]:
+    """What a shuffled epoch delivers, by key."""
+    data = avdata.open(where, "train", shuffle=True, seed=1, cache=cache, **options)
+    return {
+        key: (batch.mel[place], batch.frames[place], int(batch.label[place]))
+        for batch in data.loader(4)
+        for place, key in enumerate(batch.key)
+        if batch.weight[place]
+    }
+
+
+def same(one: dict[str, tuple], other: dict[str, tuple]) -> bool:
+    return list(one) == list(other) and all(
+        torch.equal(one[key][0], other[key][0]) and torch.equal(one[key][1], other[key][1]) for key in one
+    )
+
+
+def test_an_epoch_over_http_is_the_epoch_from_disk(site: Site, synthetic_set: Path, tmp_path: Path) -> None:
+    assert same(contents(site.url, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
+
+
+def test_an_epoch_from_s3_is_the_epoch_from_disk(bucket: str, synthetic_set: Path, tmp_path: Path) -> None:
+    assert same(contents(bucket, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
+
+
+def test_an_epoch_from_the_hub_is_the_epoch_from_disk(hub: Site, synthetic_set: Path, tmp_path: Path) -> None:
+    url = f"hf://datasets/{HUB_SET}"
+    assert same(contents(url, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
+    assert hub.asked_for(".tar")
+
+
+@pytest.mark.parametrize("fault", [unavailable, dropped, trickled, flipped])
+def test_a_server_that_fails_now_and_then_costs_no_sample_and_no_bit(
+    fault: object, site: Site, synthetic_set: Path, tmp_path: Path
+) -> None:
+    for path in read_index(synthetic_set)["shard"].unique().to_pylist():
+        site.faults[path].append(fault)
+    for name in ("dataset.json", "index.parquet"):
+        if fault is not flipped:
+            site.faults[name].append(fault)
+    assert same(contents(site.url, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
+
+
+def test_a_server_without_ranges_sends_each_shard_once(
+    site: Site, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shardcache, "PIECE", 1 << 16)
+    monkeypatch.setattr(shardcache, "CONNECTIONS", 1)
+    site.always = lambda handler, _: handler.reply(
+        200, (synthetic_set / site.asked[-1][0]).read_bytes()
+    )  # the whole, whatever was asked
+    monkeypatch.setattr("avdata.ahead.FETCHES", 1)
+    assert same(contents(site.url, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
+    shards = read_info(synthetic_set)["splits"]["train"]["shards"]
+    assert len(site.asked_for(".tar")) == len(shards)
+
+
+def test_a_shard_is_fetched_in_pieces_that_are_each_asked_for_once(
+    site: Site, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shardcache, "PIECE", 10_000)
+    contents(site.url, tmp_path)
+    for shard in read_info(synthetic_set)["splits"]["train"]["shards"]:
+        ranges = sorted((first, end) for _, first, end in site.asked_for(shard["path"]))
+        assert [first for first, _ in ranges] == list(range(0, shard["bytes"], 10_000))
+        assert ranges[-1][1] == shard["bytes"]
+
+
+def test_a_lost_piece_alone_is_asked_for_again(
+    site: Site, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shardcache, "PIECE", 10_000)
+    shard = read_info(synthetic_set)["splits"]["train"]["shards"][0]
+    site.faults[shard["path"]].append(unavailable)
+    contents(site.url, tmp_path)
+    assert len(site.asked_for(shard["path"])) == -(-shard["bytes"] // 10_000) + 1
+
+
+def test_what_stays_broken_is_named_with_what_to_do(site: Site, tmp_path: Path) -> None:
+    site.always = unavailable
+    with pytest.raises(AvdataError, match=r"dataset.json cannot be read after 6 attempts .*503"):
+        avdata.open(site.url, cache=tmp_path)
+
+
+def test_what_is_missing_is_not_asked_for_again(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with (
+        served(Site(empty)) as site,
+        pytest.raises(AvdataError, match=r"dataset.json cannot be read") as caught,
+    ):
+        avdata.open(site.url, cache=tmp_path / "cache")
+    assert "attempts" not in str(caught.value)
+    assert "check the URL" in str(caught.value.hint)
+
+
+def test_a_remote_shard_that_was_changed_is_named_and_never_delivered(
+    synthetic_set: Path, tmp_path: Path
+) -> None:
+    changed = shutil.copytree(synthetic_set, tmp_path / "set")
+    path = read_info(changed)["splits"]["train"]["shards"][0]["path"]
+    blob = bytearray((changed / path).read_bytes())
+    blob[5000] ^= 1
+    (changed / path).write_bytes(blob)
+    with (
+        served(Site(changed)) as site,
+        pytest.raises(AvdataError, match=f"{path} is not the shard of dataset.json") as caught,
+    ):
+        contents(site.url, tmp_path / "cache")
+    assert "changed after it was indexed" in str(caught.value.hint)
+
+
+def test_one_sample_of_a_remote_set_costs_its_own_bytes(
+    site: Site, synthetic_set: Path, tmp_path: Path
+) -> None:
+    row = next(row for row in read_index(synthetic_set).to_pylist() if row["split"] == "val")
+    data = avdata.open(site.url, "val", cache=tmp_path)
+    found = data.find(row["key"])
+    assert site.asked_for(".tar") == [(row["shard"], row["offset"], row["offset"] + row["nbytes"])]
+    assert torch.equal(found.mel, avdata.open(synthetic_set, "val").find(row["key"]).mel)
+
+
+def test_one_sample_that_is_not_the_indexs_is_refused(site: Site, tmp_path: Path) -> None:
+    data = avdata.open(site.url, "val", cache=tmp_path)
+    site.always = flipped
+    with pytest.raises(AvdataError, match="are not those of the index"):
+        data[0]
+
+
+def test_resuming_fetches_only_the_shards_that_are_left(
+    site: Site, synthetic_set: Path, tmp_path: Path
+) -> None:
+    def loader(cache: str) -> object:
+        return avdata.open(site.url, "train", cache=tmp_path / cache).loader(4)
+
+    first = loader("one")
+    steps = iter(first)
+    seen = [next(steps).key for _ in range(len(first) - 1)]
+    site.asked.clear()
+    second = loader("two")
+    second.load_state_dict(first.state_dict())
+    rest = {key for batch in second for key in batch.key}
+    shard_of = {row["key"]: row["shard"] for row in read_index(synthetic_set).to_pylist()}
+    assert len(rest) == 4
+    assert not rest & {key for keys in seen for key in keys}
+    assert {name for name, *_ in site.asked_for(".tar")} == {shard_of[key] for key in rest}
+
+
+def test_two_ranks_of_two_nodes_fetch_only_the_shards_of_their_own_spans(
+    site: Site, synthetic_set: Path, tmp_path: Path
+) -> None:
+    fetched = []
+    for rank in range(2):
+        site.asked.clear()
+        data = avdata.open(
+            site.url, "train", canonical_nodes=2, rank=rank, world_size=2, cache=tmp_path / str(rank)
+        )
+        list(data.loader(2))
+        fetched.append({name for name, *_ in site.asked_for(".tar")})
+    shards = read_info(synthetic_set)["splits"]["train"]["shards"]
+    # In the order of the index, two spans have at most one shard in common.
+    assert len(fetched[0] & fetched[1]) <= 1
+    assert fetched[0] | fetched[1] == {shard["path"] for shard in shards}
+
+
+@pytest.mark.parametrize(
+    "where", ["pipe:cat x", "pipe://cat x", "ssh://host/x", "shell://rm", "https+pipe://x"]
+)
+def test_urls_that_would_run_a_program_are_refused(where: str) -> None:
+    with pytest.raises(UsageError, match="is not a place for data"):
+        avdata.open(where)
