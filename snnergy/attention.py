@@ -11,19 +11,15 @@ spatiotemporal features, with learnable residual fusion.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snnergy.neuron import Neuron
+from snnergy.config import Combine, Kind, Side, SumNorm
+from snnergy.neuron import Cell
 
-ATTENTION_THRESHOLD = 0.5
-
-Kind = Literal["token", "channel"]
-Branch = Literal["s", "t", "o"]
-SumNorm = Literal["bn", "none"]
+LIF = Cell()
 
 
 def fold(spikes: Tensor) -> Tensor:
@@ -56,12 +52,12 @@ class SumNeuron(nn.Module):
     T·B, with its bias at 1, keeps it open about half of the time. At inference that is one threshold a group.
     """
 
-    def __init__(self, groups: int, sum_norm: SumNorm) -> None:
+    def __init__(self, groups: int, sum_norm: SumNorm, cell: Cell = LIF) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(groups) if sum_norm == "bn" else None
         if self.norm is not None:
             nn.init.ones_(self.norm.bias)
-        self.neuron = Neuron(ATTENTION_THRESHOLD)
+        self.neuron = cell.gate()
 
     def forward(self, sums: Tensor, tokens: int) -> Tensor:
         """The mask of sums over `tokens` tokens."""
@@ -80,15 +76,16 @@ class QKAttention(nn.Module):
         heads: h; a token mask is made for each.
         kind: `token`, an OR over the head's channels at each token; `channel`, over tokens for each channel.
         sum_norm: how sums over tokens are normalised.
+        cell: kind of neuron.
     """
 
-    def __init__(self, dim: int, heads: int, kind: Kind, sum_norm: SumNorm = "bn") -> None:
+    def __init__(self, dim: int, heads: int, kind: Kind, sum_norm: SumNorm = "bn", cell: Cell = LIF) -> None:
         super().__init__()
         self.heads, self.kind = heads, kind
         self.query_key = ConvNorm(dim, 2 * dim)
-        self.neuron = Neuron()
-        self.token = Neuron(ATTENTION_THRESHOLD) if kind == "token" else None
-        self.channel = SumNeuron(dim, sum_norm) if kind == "channel" else None
+        self.neuron = cell.neuron()
+        self.token = cell.gate() if kind == "token" else None
+        self.channel = SumNeuron(dim, sum_norm, cell) if kind == "channel" else None
         self.out = ConvNorm(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,8 +98,30 @@ class QKAttention(nn.Module):
             assert self.channel is not None
             mask = self.channel(query.sum((3, 4)), query.shape[3] * query.shape[4])
             masked = mask[..., None, None] * key
-        result: Tensor = self.out(masked)
-        return result
+        return self.out(masked)
+
+
+class SelfAttention(nn.Module):
+    """Spiking self-attention (Spikformer, arXiv 2209.15425): Q·(Kᵀ·V), scaled and fired, without softmax.
+
+    KᵀV first: linear in tokens, quadratic in a head's channels.
+    """
+
+    SCALE = 0.125
+
+    def __init__(self, dim: int, heads: int, cell: Cell = LIF) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = ConvNorm(dim, 3 * dim)
+        self.neuron, self.fire = cell.neuron(), cell.gate()
+        self.out = ConvNorm(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spikes [T, B, C, H, W] to currents of the same shape."""
+        spikes = self.neuron(self.query_key_value(x))
+        query, key, value = spikes.unflatten(2, (3, self.heads, -1)).flatten(5).unbind(2)
+        gathered = (value @ key.transpose(-1, -2)) @ query
+        return self.out(self.fire((gathered * self.SCALE).flatten(2, 3).unflatten(3, x.shape[3:])))
 
 
 def align_grid(spikes: Tensor, grid: Sequence[int]) -> Tensor:
@@ -119,15 +138,16 @@ class CrossModalAttention(nn.Module):
     """One direction of CMQKA: what the target modality asks for, of the source modality.
 
     The Query comes from the target, the Key from the source. Branch `s` masks each token, branch `t` each
-    step, and `o` crosses a target token mask with a source channel mask; the branches' results are
-    concatenated.
+    step, and `o` crosses a target token mask with a source channel mask.
 
     Args:
         dim: channels C of both.
         heads: h.
         branches: which of s, t, o.
         sum_norm: how sums over tokens are normalised.
-        alpha_shape: one learnable weight of the residual, or one a channel.
+        combine: branches stand beside one another, or are joined by OR, or added.
+        query_source: `source` exchanges the parts: the source asks, the target's Key answers.
+        cell: kind of neuron.
     """
 
     def __init__(
@@ -136,30 +156,40 @@ class CrossModalAttention(nn.Module):
         heads: int,
         branches: str = "st",
         sum_norm: SumNorm = "bn",
-        alpha_shape: Literal["scalar", "channel"] = "scalar",
+        *,
+        combine: Combine = "concat",
+        query_source: Side = "target",
+        cell: Cell = LIF,
     ) -> None:
         super().__init__()
-        self.heads, self.branches = heads, branches
+        self.heads, self.branches, self.combine, self.query_source = heads, branches, combine, query_source
         self.query = ConvNorm(dim, len(branches) * dim)
         self.key = ConvNorm(dim, len(branches) * dim)
-        self.query_neuron, self.key_neuron = Neuron(), Neuron()
-        self.spatial = Neuron(ATTENTION_THRESHOLD)
-        self.temporal = SumNeuron(heads, sum_norm) if "t" in branches else None
-        self.channel = SumNeuron(dim, sum_norm) if "o" in branches else None
-        self.out = ConvNorm(len(branches) * dim, dim)
-        self.alpha = nn.Parameter(torch.ones(()) if alpha_shape == "scalar" else torch.ones(dim, 1, 1))
+        self.query_neuron, self.key_neuron = cell.neuron(), cell.neuron()
+        self.spatial = cell.gate() if set("so") & set(branches) else None
+        self.temporal = SumNeuron(heads, sum_norm, cell) if "t" in branches else None
+        self.channel = SumNeuron(dim, sum_norm, cell) if "o" in branches else None
+        self.out = ConvNorm((len(branches) if combine == "concat" else 1) * dim, dim)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""
-        grid = target.shape[-2:]
-        queries = self.query_neuron(self.query(target)).chunk(len(self.branches), dim=2)
-        keys = self.key_neuron(self.key(align_grid(source, grid))).chunk(len(self.branches), dim=2)
+        source = align_grid(source, target.shape[-2:])
+        asks, answers = (target, source) if self.query_source == "target" else (source, target)
+        queries = self.query_neuron(self.query(asks)).chunk(len(self.branches), dim=2)
+        keys = self.key_neuron(self.key(answers)).chunk(len(self.branches), dim=2)
         masked = [
             self._mask(branch, query, key)
             for branch, query, key in zip(self.branches, queries, keys, strict=True)
         ]
-        result: Tensor = self.out(torch.cat(masked, dim=2))
-        return result
+        return self.out(self._joined(masked))
+
+    def _joined(self, masked: list[Tensor]) -> Tensor:
+        if self.combine == "concat":
+            return torch.cat(masked, dim=2)
+        first, *others = masked
+        for other in others:
+            first = first + other if self.combine == "sum" else first + other - first * other
+        return first
 
     def _mask(self, branch: str, query: Tensor, key: Tensor) -> Tensor:
         tokens = key.shape[3] * key.shape[4]
@@ -169,13 +199,11 @@ class CrossModalAttention(nn.Module):
             steps = self.temporal(by_head.sum((3, 4, 5)), tokens)
             mask = steps[:, :, :, None, None, None]
         else:
+            assert self.spatial is not None
             mask = self.spatial(by_head.sum(3, keepdim=True))
-        masked = (mask * key.unflatten(2, (self.heads, -1))).flatten(2, 3)
         if branch == "o":
             assert self.channel is not None
-            channels = self.channel(key.sum((3, 4)), tokens)
-            # The token mask of the target times the channel mask of the source, on no grid of the source's.
-            return (mask.expand(-1, -1, -1, key.shape[2] // self.heads, -1, -1)).flatten(2, 3) * channels[
-                ..., None, None
-            ]
-        return masked
+            # The token mask of the one times the channel mask of the other, on no grid of the other's.
+            channels = self.channel(key.sum((3, 4)), tokens).unflatten(2, (self.heads, -1))
+            return (mask * channels[..., None, None]).flatten(2, 3)
+        return (mask * key.unflatten(2, (self.heads, -1))).flatten(2, 3)

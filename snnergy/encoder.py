@@ -7,35 +7,34 @@ spikes and the stream holds small integers.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 
-from snnergy.attention import ConvNorm, Kind, QKAttention, SumNorm
-from snnergy.neuron import Neuron
+from snnergy.attention import LIF, ConvNorm, QKAttention, SelfAttention
+from snnergy.config import Kind, Residual, SumNorm
+from snnergy.neuron import Cell
 
-Residual = Literal["membrane", "sew"]
 
-
-class _Entry(nn.Module):
+class Entry(nn.Module):
     """What a part sees of the stream: spikes of the membrane, or the stream as it is."""
 
-    def __init__(self, residual: Residual) -> None:
+    def __init__(self, residual: Residual, cell: Cell = LIF) -> None:
         super().__init__()
-        self.neuron = Neuron() if residual == "membrane" else None
+        self.neuron = cell.neuron() if residual == "membrane" else None
 
     def forward(self, stream: Tensor) -> Tensor:
+        """Spikes, or the stream."""
         return stream if self.neuron is None else self.neuron(stream)
 
 
-class _Exit(nn.Module):
+class Exit(nn.Module):
     """What a part adds to the stream: its current, or the spikes of it."""
 
-    def __init__(self, residual: Residual) -> None:
+    def __init__(self, residual: Residual, cell: Cell = LIF) -> None:
         super().__init__()
-        self.neuron = Neuron() if residual == "sew" else None
+        self.neuron = cell.neuron() if residual == "sew" else None
 
     def forward(self, current: Tensor) -> Tensor:
+        """The current, or its spikes."""
         return current if self.neuron is None else self.neuron(current)
 
 
@@ -48,42 +47,71 @@ class PatchEmbedding(nn.Module):
         inputs: channels that come in.
         dim: channels that go out.
         residual: kind of stream.
+        cell: kind of neuron.
         first: it is the first stage.
     """
 
-    def __init__(self, inputs: int, dim: int, residual: Residual, *, first: bool) -> None:
+    def __init__(self, inputs: int, dim: int, residual: Residual, cell: Cell = LIF, *, first: bool) -> None:
         super().__init__()
         held = dim // 2 if first else inputs
-        self.embed = nn.Sequential(ConvNorm(inputs, held, 3, pool=True), Neuron()) if first else None
-        self.enter = None if first else _Entry(residual)
-        self.main = nn.Sequential(ConvNorm(held, dim, 3, pool=True), Neuron(), ConvNorm(dim, dim, 3))
+        self.embed = nn.Sequential(ConvNorm(inputs, held, 3, pool=True), cell.neuron()) if first else None
+        self.enter = None if first else Entry(residual, cell)
+        self.main = nn.Sequential(ConvNorm(held, dim, 3, pool=True), cell.neuron(), ConvNorm(dim, dim, 3))
         self.shortcut = ConvNorm(held, dim, 1, stride=2)
-        self.exit_main, self.exit_shortcut = _Exit(residual), _Exit(residual)
+        self.exit_main, self.exit_shortcut = Exit(residual, cell), Exit(residual, cell)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[T, B, C, H, W] to a stream of half (first stage: a quarter of) the grid, rounded up."""
-        spikes = self.embed(x) if self.embed is not None else self.enter(x)  # type: ignore[misc]
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        """[T, B, C, H, W] to a stream of half (first stage: a quarter of) the grid, rounded up.
+
+        What does not change from step to step may come with one: it is convolved once, and repeated.
+        """
+        if self.embed is None:
+            assert self.enter is not None
+            spikes = self.enter(x)
+        else:
+            spikes = self.embed[1](self.embed[0](x).expand(steps, -1, -1, -1, -1))
         joined: Tensor = self.exit_main(self.main(spikes)) + self.exit_shortcut(self.shortcut(spikes))
         return joined
 
 
+class Perceptron(nn.Module):
+    """The spiking MLP, added to the stream."""
+
+    def __init__(self, dim: int, ratio: int, residual: Residual, cell: Cell = LIF) -> None:
+        super().__init__()
+        self.enter, self.exit = Entry(residual, cell), Exit(residual, cell)
+        self.layers = nn.Sequential(ConvNorm(dim, ratio * dim), cell.neuron(), ConvNorm(ratio * dim, dim))
+
+    def forward(self, stream: Tensor) -> Tensor:
+        """The stream with it added."""
+        return stream + self.exit(self.layers(self.enter(stream)))
+
+
 class Block(nn.Module):
-    """Query-key attention, then a spiking MLP, each added to the stream."""
+    """Attention, then a spiking MLP, each added to the stream."""
 
     def __init__(
-        self, dim: int, heads: int, kind: Kind, ratio: int, residual: Residual, sum_norm: SumNorm
+        self,
+        dim: int,
+        heads: int,
+        kind: Kind,
+        ratio: int,
+        residual: Residual,
+        sum_norm: SumNorm,
+        cell: Cell = LIF,
     ) -> None:
         super().__init__()
-        self.enter_attention, self.enter_mlp = _Entry(residual), _Entry(residual)
-        self.attention = QKAttention(dim, heads, kind, sum_norm)
-        self.mlp = nn.Sequential(ConvNorm(dim, ratio * dim), Neuron(), ConvNorm(ratio * dim, dim))
-        self.exit_attention, self.exit_mlp = _Exit(residual), _Exit(residual)
+        self.enter, self.exit = Entry(residual, cell), Exit(residual, cell)
+        self.attention = (
+            SelfAttention(dim, heads, cell)
+            if kind == "ssa"
+            else QKAttention(dim, heads, kind, sum_norm, cell)
+        )
+        self.mlp = Perceptron(dim, ratio, residual, cell)
 
     def forward(self, stream: Tensor) -> Tensor:
         """The stream with both added."""
-        stream = stream + self.exit_attention(self.attention(self.enter_attention(stream)))
-        result: Tensor = stream + self.exit_mlp(self.mlp(self.enter_mlp(stream)))
-        return result
+        return self.mlp(stream + self.exit(self.attention(self.enter(stream))))
 
 
 class Stage(nn.Module):
@@ -99,16 +127,16 @@ class Stage(nn.Module):
         ratio: int,
         residual: Residual,
         sum_norm: SumNorm,
+        cell: Cell = LIF,
         *,
         first: bool,
     ) -> None:
         super().__init__()
-        self.embedding = PatchEmbedding(inputs, dim, residual, first=first)
+        self.embedding = PatchEmbedding(inputs, dim, residual, cell, first=first)
         self.blocks = nn.Sequential(
-            *(Block(dim, heads, kind, ratio, residual, sum_norm) for _ in range(depth))
+            *(Block(dim, heads, kind, ratio, residual, sum_norm, cell) for _ in range(depth))
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, steps: int) -> Tensor:
         """The next stage's stream."""
-        result: Tensor = self.blocks(self.embedding(x))
-        return result
+        return self.blocks(self.embedding(x, steps))

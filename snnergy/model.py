@@ -3,77 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from avdata.config import nearest
 from avdata.errors import UsageError
-from snnergy.attention import CrossModalAttention, Kind, SumNorm
-from snnergy.encoder import Residual, Stage
-from snnergy.neuron import Neuron
+from snnergy.baselines import JOINS, Join
+from snnergy.config import FUSIONS, PRESETS, Kind, ModelConfig, configure
+from snnergy.encoder import Entry, Stage
+from snnergy.fusion import Exchange, Streams
+from snnergy.neuron import ATTENTION_THRESHOLD, Cell, Neuron, carried
+from snnergy.observe import watched
+
+__all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "StreamState", "build", "recalibrate"]
 
 AUDIO_KINDS: tuple[Kind, ...] = ("channel", "channel", "token")
 VIDEO_KINDS: tuple[Kind, ...] = ("token", "token", "channel")
 
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Everything a model is built from.
-
-    Attributes:
-        dims: channels of the three stages.
-        heads: of the three stages.
-        depths: blocks of the three stages.
-        ratio: of the MLPs' width to the channels.
-        num_classes: K.
-        video_channels: 3 for RGB, 1 for grey.
-        fusion: one of `FUSIONS`.
-        residual: `membrane`, or `sew` as in QKFormer.
-        sum_norm: `bn`, or `none` as in QKFormer.
-        fusion_stages: stages at which CMQKA fuses.
-        branches: of CMQKA: spatial, temporal, outer.
-        alpha_shape: of CMQKA's residual weight.
-    """
-
-    dims: tuple[int, int, int]
-    heads: tuple[int, int, int]
-    depths: tuple[int, int, int]
-    ratio: int
-    num_classes: int = 6
-    video_channels: int = 3
-    fusion: str = "cmqka"
-    residual: Residual = "membrane"
-    sum_norm: SumNorm = "bn"
-    fusion_stages: tuple[int, ...] = (1, 2, 3)
-    branches: str = "st"
-    alpha_shape: Literal["scalar", "channel"] = "scalar"
-
-
-PRESETS: Mapping[str, ModelConfig] = {
-    "nano": ModelConfig((16, 32, 64), (1, 2, 4), (1, 1, 1), 2),
-    "tiny": ModelConfig((32, 64, 128), (2, 4, 8), (1, 1, 1), 2),
-    "small": ModelConfig((48, 96, 192), (2, 4, 6), (1, 1, 2), 2),
-    "base": ModelConfig((64, 128, 256), (2, 4, 8), (1, 2, 2), 4),
-    "large": ModelConfig((128, 256, 512), (4, 8, 8), (1, 2, 3), 4),
-    # Our reconstruction of the paper's network, of which no code is public.
-    "paper_like": ModelConfig((128, 256, 512), (8, 8, 8), (1, 2, 3), 4, residual="sew", sum_norm="none"),
-}
-
-FUSIONS: Mapping[str, Mapping[str, Any]] = {
-    "cmqka": {},
-    "cmqka_s": {"branches": "s"},
-    "cmqka_t": {"branches": "t"},
-    "cmqka_o": {"branches": "o"},
-    "cmqka_last": {"fusion_stages": (3,)},
-    "concat": {"fusion_stages": ()},
-    "audio": {"fusion_stages": ()},
-    "video": {"fusion_stages": ()},
-}
-"""Ways of fusing by name, and what each fixes; `concat` joins at the head, `audio`, `video` use one."""
+Layout = Literal["TBCHW", "BTCHW"]
+Present = Mapping[str, Tensor | None]
 
 
 def build(preset: str = "nano", **options: Any) -> SNNergy:
@@ -87,147 +41,256 @@ def build(preset: str = "nano", **options: Any) -> SNNergy:
         options: fields of `ModelConfig` to change, `num_classes`, `video_channels` and `fusion` among them.
 
     Raises:
-        UsageError: a name is unknown.
+        UsageError: a name is unknown, or settings do not go together.
     """
-    if preset not in PRESETS:
-        msg = f"there is no model preset {preset!r}"
-        raise UsageError(msg, hint=nearest(preset, list(PRESETS)))
-    known = [field.name for field in fields(ModelConfig)]
-    for name in options:
-        if name not in known:
-            msg = f"a model has no option {name!r}"
-            raise UsageError(msg, hint=nearest(name, known))
-    fusion = options.get("fusion", "cmqka")
-    if fusion not in FUSIONS:
-        msg = f"there is no fusion {fusion!r}"
-        raise UsageError(msg, hint=nearest(str(fusion), list(FUSIONS)))
-    return SNNergy(replace(PRESETS[preset], **{**FUSIONS[fusion], **options}))
+    return SNNergy(configure(preset, **options))
 
 
-class SNNergy(nn.Module):
-    """The network. It keeps nothing from one call to the next."""
+@dataclass(frozen=True)
+class StreamState:
+    """Where a stream stands between two steps: membranes, features summed so far, and steps seen."""
+
+    membranes: Mapping[nn.Module, Tensor] = field(default_factory=dict)
+    total: Tensor | None = None
+    steps: int = 0
+
+
+class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["audio-visual", "snn"]):
+    """The network. It keeps nothing from one call to the next.
+
+    `save_pretrained`, `from_pretrained` and `push_to_hub` write and read `config.json` and
+    `model.safetensors`; a checkpoint is never unpickled.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        cell = Cell(config.neuron, config.surrogate)
         used = {"audio": ("audio",), "video": ("video",)}.get(config.fusion, ("audio", "video"))
         channels = {"audio": 1, "video": config.video_channels}
         kinds = {"audio": AUDIO_KINDS, "video": VIDEO_KINDS}
         self.encoders = nn.ModuleDict({name: _encoder(config, channels[name], kinds[name]) for name in used})
         self.fusions = nn.ModuleDict(
-            {str(stage): _Exchange(config, stage - 1) for stage in config.fusion_stages}
+            {str(stage): Exchange(config, stage - 1) for stage in config.fusion_stages}
         )
-        self.rates = nn.ModuleDict(
-            {name: Neuron() if config.residual == "membrane" else nn.Identity() for name in used}
-        )
-        self.head = nn.Linear(len(used) * config.dims[-1], config.num_classes)
+        self.rates = nn.ModuleDict({name: Entry(config.residual, cell) for name in used})
+        self.join = JOINS.get(config.fusion, Join)(used, config.dims[-1], cell)
+        self.head = nn.Linear(self.join.width, config.num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
     def forward(
-        self, audio: Tensor, video: Tensor, mask_a: Tensor | None = None, mask_v: Tensor | None = None
-    ) -> Tensor:
-        """Logits [B, K].
+        self,
+        audio: Tensor,
+        video: Tensor,
+        mask_a: Tensor | None = None,
+        mask_v: Tensor | None = None,
+        *,
+        layout: Layout = "TBCHW",
+        return_aux: bool = False,
+    ) -> Any:
+        """Logits [B, K]; with `return_aux`, also a dict of what happened inside.
 
         Args:
-            audio: [T, B, 1, F, L].
-            video: [T, B, C, H, W].
+            audio: [T, B, 1, F, L], or static [B, 1, F, L], which `audio_mode` turns into T steps.
+            video: [T, B, C, H, W], or static [B, C, H, W], shown at every step.
             mask_a: bool [B], the samples that have sound; None: all.
             mask_v: bool [B], the samples that have pictures; None: all.
+            layout: `BTCHW` for inputs with samples before steps, as loaders deliver them.
+            return_aux: add `stages` (streams of each modality after each stage), `masks` (attention masks,
+                bool) and `rates` (mean firing rates) by the neuron's name, `features` [B, W] of the head and
+                `step_logits` [T, B, K].
 
         Raises:
             ValueError: the shapes do not fit together.
         """
-        _check(audio, video, self.config)
-        given = {"audio": audio, "video": video}
+        audio, video, steps = _arrange(audio, video, self.config, layout)
         present = {"audio": mask_a, "video": mask_v}
+        if not return_aux:
+            return self._judge(self._features(audio, video, present, steps).mean(0))
+        aux: dict[str, Any] = {"stages": [], "masks": {}, "rates": {}}
+
+        def look(name: str, neuron: Neuron, spikes: Tensor) -> None:
+            aux["rates"][name] = spikes.float().mean()
+            if neuron.threshold == ATTENTION_THRESHOLD:
+                aux["masks"][name] = spikes.bool()
+
+        with watched(self, look):
+            features = self._features(audio, video, present, steps, aux["stages"])
+        logits, aux["features"] = self._judge(features.mean(0)), self.join.mix(features.mean(0))
+        aux["step_logits"] = torch.stack([self._judge(step) for step in features])
+        return logits, aux
+
+    def init_state(self) -> StreamState:
+        """The state of a stream that has not begun."""
+        return StreamState()
+
+    @torch.no_grad()
+    def step(
+        self,
+        audio: Tensor,
+        video: Tensor,
+        state: StreamState,
+        mask_a: Tensor | None = None,
+        mask_v: Tensor | None = None,
+    ) -> tuple[Tensor, StreamState]:
+        """One time step of a stream: logits [B, K] of all steps so far, and the state to go on from.
+
+        After T steps the logits are those of `forward` on the T steps. The state given stays valid.
+
+        Args:
+            audio: [B, 1, F, L] of this step.
+            video: [B, C, H, W] of this step.
+            state: of `init_state`, or of the step before.
+            mask_a: bool [B], the samples that have sound.
+            mask_v: bool [B], the samples that have pictures.
+
+        Raises:
+            UsageError: the network is in training mode, or looks at all steps at once.
+            ValueError: the shapes do not fit together.
+        """
+        if self.training:
+            msg = "a network in training mode cannot be run step by step"
+            raise UsageError(msg, hint="call model.eval() first")
+        if self.config.fusion == "ccssa":
+            msg = "CCSSA compares every time step with every other and cannot be run step by step"
+            raise UsageError(msg, hint="give all steps at once, or choose fusion='cmqka'")
+        audio, video, _ = _arrange(audio[None], video[None], self.config, "TBCHW")
+        membranes = dict(state.membranes)
+        with carried(membranes):
+            features = self._features(audio, video, {"audio": mask_a, "video": mask_v}, 1)[0]
+        total, steps = features if state.total is None else state.total + features, state.steps + 1
+        return self._judge(total / steps), StreamState(membranes, total, steps)
+
+    def _features(
+        self,
+        audio: Tensor,
+        video: Tensor,
+        present: Present,
+        steps: int,
+        stages: list[Streams] | None = None,
+    ) -> Tensor:
+        """What the head is given of each step: [T, B, W]."""
+        given = {"audio": audio, "video": video}
         streams = {name: given[name] for name in self.encoders}
         for stage in range(3):
-            streams = {name: self._stage(name, stage)(x) for name, x in streams.items()}
-            if str(stage + 1) in self.fusions:
-                streams = self.fusions[str(stage + 1)](streams, present)
-        pooled = []
+            if self.config.checkpoint and torch.is_grad_enabled():
+                streams = checkpoint(
+                    self._stage, stage, streams, present, steps,
+                    use_reentrant=False, context_fn=lambda: (nullcontext(), _norms_unchanged(self)),
+                )  # fmt: skip
+            else:
+                streams = self._stage(stage, streams, present, steps)
+            if stages is not None:
+                stages.append(streams)
+        rates = {}
         for name, stream in streams.items():
-            rate = self.rates[name](stream).mean((0, 3, 4))
-            mask = present[name]
-            pooled.append(rate if mask is None else rate * mask[:, None])
-        logits: Tensor = self.head(torch.cat(pooled, dim=1))
-        return logits
+            rate, mask = self.rates[name](stream).mean((3, 4)), present[name]
+            rates[name] = rate if mask is None else rate * mask[None, :, None]
+        return self.join.collect(rates)
 
-    def _stage(self, name: str, stage: int) -> nn.Module:
-        stages = self.encoders[name]
-        assert isinstance(stages, nn.ModuleList)
-        return stages[stage]
+    def _stage(self, stage: int, streams: Streams, present: Present, steps: int) -> Streams:
+        streams = {name: self.encoders[name][stage](x, steps) for name, x in streams.items()}  # type: ignore[index]
+        if str(stage + 1) in self.fusions:
+            streams = self.fusions[str(stage + 1)](streams, present)
+        return streams
+
+    def _judge(self, features: Tensor) -> Tensor:
+        """Logits [B, K] of features [B, W]."""
+        return self.head(self.join.mix(features))
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for an optimiser: no decay on norms, biases and residual weights, which it would shrink."""
-        decayed = [weight for weight in self.parameters() if weight.ndim > 1 and weight.shape[1:] != (1, 1)]
-        plain = [
-            weight for weight in self.parameters() if not (weight.ndim > 1 and weight.shape[1:] != (1, 1))
-        ]
+        """Groups for an optimiser: norms, biases, leaks and residual weights do not decay."""
+        spared = {id(weight) for name, weight in self.named_parameters() if name.endswith("alpha")}
+        groups: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
+        for weight in self.parameters():
+            groups[weight.ndim < 2 or id(weight) in spared].append(weight)
+        decayed, plain = groups
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+    @classmethod
+    def _from_pretrained(cls, *, config: Mapping[str, Any], **options: Any) -> SNNergy:  # type: ignore[override]
+        read: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
+        }
+        return super()._from_pretrained(config=ModelConfig(**read), **options)
 
 
 def _encoder(config: ModelConfig, channels: int, kinds: tuple[Kind, ...]) -> nn.ModuleList:
     inputs = (channels, *config.dims[:-1])
+    if config.stage3 == "ssa":
+        kinds = (*kinds[:2], "ssa")
     return nn.ModuleList(
         Stage(
             inputs[stage], config.dims[stage], config.heads[stage], config.depths[stage], kinds[stage],
-            config.ratio, config.residual, config.sum_norm, first=stage == 0,
+            config.ratio, config.residual, config.sum_norm, Cell(config.neuron, config.surrogate),
+            first=stage == 0,
         )
         for stage in range(3)
     )  # fmt: skip
 
 
-class _Exchange(nn.Module):
-    """Both directions of CMQKA at one stage; each reads the streams as they were before."""
-
-    def __init__(self, config: ModelConfig, stage: int) -> None:
-        super().__init__()
-        membrane = config.residual == "membrane"
-        self.audio_neuron, self.video_neuron = (Neuron() if membrane else nn.Identity() for _ in range(2))
-        self.out_neuron = nn.Identity() if membrane else Neuron()
-        options = (
-            config.dims[stage],
-            config.heads[stage],
-            config.branches,
-            config.sum_norm,
-            config.alpha_shape,
-        )
-        self.to_audio, self.to_video = CrossModalAttention(*options), CrossModalAttention(*options)
-
-    def forward(self, streams: dict[str, Tensor], present: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-        audio, video = self.audio_neuron(streams["audio"]), self.video_neuron(streams["video"])
-        for_audio = self.out_neuron(self.to_audio(audio, video))
-        for_video = self.out_neuron(self.to_video(video, audio))
-        # Batch norm's bias makes a message even of silence: what is absent must say nothing.
-        if present["video"] is not None:
-            for_audio = for_audio * present["video"][None, :, None, None, None]
-        if present["audio"] is not None:
-            for_video = for_video * present["audio"][None, :, None, None, None]
-        return {
-            "audio": streams["audio"] + self.to_audio.alpha * for_audio,
-            "video": streams["video"] + self.to_video.alpha * for_video,
-        }
-
-
-def _check(audio: Tensor, video: Tensor, config: ModelConfig) -> None:
-    if audio.ndim != 5 or video.ndim != 5 or audio.shape[:2] != video.shape[:2]:
-        msg = (
-            f"audio {list(audio.shape)} and video {list(video.shape)} must be [T, B, C, H, W] of one T and B"
-        )
+def _arrange(audio: Tensor, video: Tensor, config: ModelConfig, layout: Layout) -> tuple[Tensor, Tensor, int]:
+    """Both as [T, B, C, H, W], what is static with T = 1, and T."""
+    stated = f"audio {list(audio.shape)} and video {list(video.shape)}"
+    given = [
+        part.transpose(0, 1) if part.ndim == 5 and layout == "BTCHW" else part for part in (audio, video)
+    ]
+    steps = {len(part) for part in given if part.ndim == 5} or {config.steps}
+    if not {part.ndim for part in given} <= {4, 5} or len(steps) > 1:
+        msg = f"{stated} must be [T, B, C, H, W] of one T, or [B, C, H, W] where they are static"
+        raise ValueError(msg)
+    (count,) = steps
+    if given[0].ndim == 4:
+        cut = config.audio_mode == "segment"
+        given[0] = _segments(given[0], count) if cut else given[0][None]
+    if given[1].ndim == 4:
+        given[1] = given[1][None]
+    audio, video = given
+    if audio.shape[1] != video.shape[1]:
+        msg = f"{stated} are of {audio.shape[1]} and {video.shape[1]} samples"
         raise ValueError(msg)
     if audio.shape[2] != 1 or video.shape[2] != config.video_channels:
         msg = f"{audio.shape[2]} and {video.shape[2]} channels were given, not 1 and {config.video_channels}"
         raise ValueError(msg)
     if min(*audio.shape[3:], *video.shape[3:]) < 16:
-        msg = f"audio {list(audio.shape)} and video {list(video.shape)} need at least 16 rows and columns"
+        msg = f"{stated} need at least 16 rows and columns"
         raise ValueError(msg)
+    return audio, video, count
+
+
+def _segments(audio: Tensor, steps: int) -> Tensor:
+    """Static sound [B, 1, F, L] cut into T equal segments, each stretched to the length of the whole."""
+    parts = [
+        functional.interpolate(part, size=audio.shape[-2:], mode="bilinear", align_corners=False)
+        for part in audio.tensor_split(steps, dim=3)
+    ]
+    return torch.stack(parts)
+
+
+def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextmanager
+def _norms_unchanged(model: nn.Module) -> Iterator[None]:
+    """Within it batch norms count nothing: a stage that is computed again has been counted already."""
+    norms = _norms(model)
+    before = [(norm, norm.momentum) for norm in norms]
+    counts = [norm.num_batches_tracked for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        for (norm, momentum), count in zip(before, counts, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 @contextmanager
 def _cumulative(model: nn.Module) -> Iterator[None]:
-    norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    norms = _norms(model)
     before, training = [norm.momentum for norm in norms], model.training
     for norm in norms:
         norm.reset_running_stats()

@@ -17,18 +17,19 @@ import math
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-TAU = 2.0
-STEEPNESS = {"sigmoid": 4.0, "atan": 2.0}
+from snnergy.config import NeuronKind, Surrogate
 
-NeuronKind = Literal["lif", "if", "plif"]
-Surrogate = Literal["sigmoid", "atan"]
+TAU = 2.0
+ATTENTION_THRESHOLD = 0.5
+STEEPNESS = {"sigmoid": 4.0, "atan": 2.0}
 
 # The membranes of neurons that are run step by step, while they are.
 _membranes: ContextVar[MutableMapping[nn.Module, Tensor] | None] = ContextVar("membranes", default=None)
@@ -211,3 +212,19 @@ class Neuron(nn.Module):
     def extra_repr(self) -> str:
         """Kind and threshold."""
         return f"{self.kind}, threshold={self.threshold}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What kind of neuron a network's parts make."""
+
+    kind: NeuronKind = "lif"
+    surrogate: Surrogate = "sigmoid"
+
+    def neuron(self) -> Neuron:
+        """A neuron of this kind, with threshold 1."""
+        return Neuron(1.0, self.kind, self.surrogate)
+
+    def gate(self) -> Neuron:
+        """An attention mask's: leaky with threshold 0.5, an OR of the spikes it sums."""
+        return Neuron(ATTENTION_THRESHOLD, "lif", self.surrogate)

@@ -294,7 +294,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(options: dict[str, object]
 
 def test_shapes_that_do_not_fit_are_named() -> None:
     model = snnergy.build("nano")
-    with pytest.raises(ValueError, match="one T and B"):
+    with pytest.raises(ValueError, match="of one T"):
         model(torch.zeros(4, 2, 1, 32, 32), torch.zeros(3, 2, 3, 32, 32))
     with pytest.raises(ValueError, match="at least 16"):
         model(torch.zeros(4, 2, 1, 8, 32), torch.zeros(4, 2, 3, 32, 32))
