@@ -2,9 +2,9 @@
 
     python benchmarks/trainer.py [STEPS] [ROUNDS]
 
-Both make the same optimiser steps on the same generated set, one after the other, in turn, each round in this
-process. Time is the process's CPU time, which other work on the machine does not stretch. Threads are as the
-environment says; OMP_NUM_THREADS=1 is the steadiest.
+Both make the same optimiser steps on the same generated set, in turn, in this process. Time is the process's
+CPU time, which other work on the machine does not stretch. Threads are as the environment says;
+OMP_NUM_THREADS=1 is the steadiest.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,17 +49,22 @@ def main(steps: int, rounds: int) -> None:
         where = Path(folder) / "set"
         avdata.prepare("synthetic", out=where, workers=2)
         spent: dict[str, list[float]] = {"bare loop": [], "trainer": []}
+        # The first round is short and warms up.
         for number in range(rounds + 1):
+            many = steps if number else 4
             runs = {
-                "bare loop": lambda: bare(where, steps),
-                "trainer": lambda out=Path(folder) / f"run{number}": train(
-                    where, out, settle("quick", {"steps": steps}), device="cpu"
+                "bare loop": partial(bare, where, many),
+                "trainer": partial(
+                    train,
+                    where,
+                    Path(folder) / f"run{number}",
+                    settle("quick", {"steps": many}),
+                    device="cpu",
                 ),
             }
             for name, run in runs.items():
                 began = time.process_time()
                 run()
-                # The first round warms up.
                 if number:
                     spent[name].append(time.process_time() - began)
     floor = statistics.median(spent["bare loop"])

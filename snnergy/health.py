@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnergy.attention import ATTENTION_THRESHOLD
 from snnergy.data import Batch
 from snnergy.neuron import Neuron
 
@@ -23,8 +22,8 @@ SHOWN = 3
 
 
 def is_mask(neuron: Neuron) -> bool:
-    """Whether a neuron makes an attention mask; those alone fire from half a unit on."""
-    return neuron.threshold == ATTENTION_THRESHOLD
+    """Whether a neuron makes an attention mask: those alone fire from half a unit on."""
+    return neuron.threshold < 1
 
 
 @contextmanager

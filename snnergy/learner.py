@@ -37,6 +37,8 @@ class Learner:
 
     def __init__(self, network: SNNergy, config: TrainConfig, fabric: Fabric, *, repeated: bool) -> None:
         self._config, self._fabric, self._repeated = config, fabric, repeated
+        # What scales the loss, in float16.
+        self._scaler: torch.amp.GradScaler | None = getattr(fabric.strategy.precision, "scaler", None)
         self.network = network.to(fabric.device)
         self.average = copy.deepcopy(self.network) if config.ema else self.network
         self.average.requires_grad_(config.ema is None)
@@ -45,7 +47,10 @@ class Learner:
         if config.sync_batchnorm and fabric.world_size > 1:
             trained = nn.SyncBatchNorm.convert_sync_batchnorm(trained)
         groups = network.parameter_groups(config.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=config.lr or 1.0, betas=config.betas, fused=True)
+        # Fused optimisers unscale by themselves, which is too late to clip.
+        optimizer = torch.optim.AdamW(
+            groups, lr=config.lr or 1.0, betas=config.betas, fused=self._scaler is None
+        )
         self._trained, self._optimizer = fabric.setup(trained, optimizer)
         self.step = 0
 
@@ -127,9 +132,8 @@ class Learner:
 
     def _check(self, made: Batch, lost: Tensor, norm: Tensor) -> None:
         """Stop before weights are spoilt. The backward is queued by now: asking costs a GPU little."""
-        scaled = self._config.precision == "fp16"
         # With loss scaling an infinite gradient is daily business: the scaler leaves that step out.
-        value = lost if scaled else lost + norm * 0
+        value = lost if self._scaler else lost + norm * 0
         if bool(value.isfinite()):
             return
         with self._fabric.autocast():
@@ -154,7 +158,7 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning goes on from."""
-        scaler = getattr(self._fabric.strategy.precision, "scaler", None)
+        scaler = self._scaler
         return {
             "step": self.step,
             "network": self.network.state_dict(),
@@ -170,6 +174,5 @@ class Learner:
         if self._config.ema:
             self.average.load_state_dict(state["ema"])
         self._optimizer.load_state_dict(state["optimizer"])
-        scaler = getattr(self._fabric.strategy.precision, "scaler", None)
-        if scaler and state["scaler"]:
-            scaler.load_state_dict(state["scaler"])
+        if self._scaler and state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])

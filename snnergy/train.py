@@ -210,6 +210,7 @@ class _Run:
                 self.log.rates(rates, step)
                 self._warn(network, rates)
             reached = {"accuracy": found["accuracy"], "loss": found["loss"], "epoch": epoch, "step": step}
+            reached |= {"found": found, "rates": rates}
             if self.best is None or _rank(reached) > _rank(self.best):
                 self.best = reached
                 self.save(calibrated=True, name="best.ckpt")
@@ -257,17 +258,20 @@ class _Run:
         assert held is not None
         state = load(held, path)
         network.load_state_dict(state["ema"] or state["network"])
-        splits = [split for split in ("val", "test") if split in self.data.info["splits"]]
-        rates: dict[str, float] = {}
+        best = dict(self.best or {})
+        rates: dict[str, float] = best.pop("rates", {})
+        measured = {"val": best.pop("found")} if best else {}
+        if "test" in self.data.info["splits"]:
+            measured["test"] = self._measure(network, "test", rates)
         result: dict[str, Any] = {
             "labels": self.data.labels,
             "num_classes": len(self.data.labels),
-            **{split: self._measure(network, split, rates) for split in splits},
+            **measured,
             "steps": self.learner.step,
             "seconds": round(time.perf_counter() - began, 1),
             "params": sum(weight.numel() for weight in network.parameters()),
             "chosen": chosen,
-            "best": self.best,
+            "best": best or None,
             "processes": self.fabric.world_size,
             "device": str(self.fabric.device),
             "health": warnings_of(network, rates),

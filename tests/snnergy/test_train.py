@@ -2,20 +2,29 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
 from torch import nn
 
 import avdata
 from avdata.errors import AvdataError, UsageError
 from snnergy.checkpoints import load
-from snnergy.settings import TrainConfig
+from snnergy.compare import compare
+from snnergy.data import open_split
+from snnergy.learner import Learner
+from snnergy.model import build
+from snnergy.settings import TrainConfig, settle
 from snnergy.train import evaluate, load_network, train
 
 Quick = Callable[..., TrainConfig]
@@ -118,8 +127,6 @@ def test_nan_stops_the_run_names_the_layer_and_spoils_no_weight(
 
 @pytest.mark.parametrize("regime", ["snnergy", "la", "mm"])
 def test_every_regime_trains(tiny_set: Path, tmp_path: Path, quick: Quick, regime: str) -> None:
-    from snnergy.settings import settle
-
     config = settle(regime, {"steps": 1, "batch_size": 8, "model": quick().model})
     result = train(tiny_set, tmp_path / "run", config, device="cpu")
     assert result["config"]["regime"] == regime
@@ -129,6 +136,65 @@ def test_ogm_ge_trains_two_modalities_and_refuses_one(tiny_set: Path, tmp_path: 
     train(tiny_set, tmp_path / "both", quick(steps=2, ogm_ge=0.8, fusion="concat"), device="cpu")
     with pytest.raises(UsageError, match="ogm_ge balances two encoders"):
         train(tiny_set, tmp_path / "one", quick(steps=1, ogm_ge=0.8, fusion="audio"), device="cpu")
+
+
+def learner(config: TrainConfig, fabric: Fabric) -> Learner:
+    torch.manual_seed(0)
+    network = build("nano", num_classes=2, dims=(4, 8, 8), heads=(1, 1, 1))
+    return Learner(network, config, fabric, repeated=False)
+
+
+def learn_once(config: TrainConfig, where: Path, **options: Any) -> tuple[float, float]:
+    """The gradient's norm before clipping, and how far the weights went."""
+    fabric = Fabric(accelerator="cpu", devices=1, **options)
+    one = learner(config, fabric)
+    before = [weight.detach().clone() for weight in one.network.parameters()]
+    batch = next(iter(open_split(where, "train", rank=0, world_size=1).loader(8, num_workers=0)))
+    _, norm = one.learn([batch], real=8, epoch=0, rate=1e-3)
+    moved = [(old - new.detach()).norm() for old, new in zip(before, one.network.parameters(), strict=True)]
+    return float(norm), float(torch.stack(moved).norm())
+
+
+def test_a_scaled_gradient_is_unscaled_before_it_is_clipped(tiny_set: Path, quick: Quick) -> None:
+    """AdamW forgives a wrong scale, unless its epsilon is seen: the clip makes the gradient that small."""
+    found = []
+    for scale in (2.0**4, 2.0**12):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        found.append(
+            learn_once(quick(clip=1e-7), tiny_set, plugins=MixedPrecision("16-mixed", "cpu", scaler))
+        )
+    (norm, moved), (norm_scaled, moved_scaled) = found
+    assert norm_scaled == pytest.approx(norm, rel=0.05)
+    assert moved_scaled == pytest.approx(moved, rel=0.05)
+    assert norm < 10
+
+
+def test_half_precision_trains(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    result = train(tiny_set, tmp_path / "run", quick(steps=2, precision="bf16"), device="cpu")
+    state = load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")
+    assert state["network"]["head.weight"].dtype == torch.float32
+    assert math.isfinite(result["val"]["loss"])
+
+
+@pytest.mark.parametrize("setting", [{"precision": "fp16"}, {"sync_batchnorm": True}])
+def test_what_only_a_gpu_can_do_is_refused_on_the_cpu(
+    tiny_set: Path, tmp_path: Path, quick: Quick, setting: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match=r"needs (a GPU|GPUs)"):
+        train(tiny_set, tmp_path / "run", quick(**setting), device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_set_without_validation_keeps_the_last_state(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    where = tmp_path / "set"
+    shutil.copytree(tiny_set, where)
+    info = json.loads((where / "dataset.json").read_text())
+    del info["splits"]["val"]
+    (where / "dataset.json").write_text(json.dumps(info))
+    result = train(where, tmp_path / "run", quick(), device="cpu")
+    assert result["chosen"] == "last.ckpt"
+    assert "val" not in result
+    assert result["test"]["samples"] == 8
 
 
 @pytest.mark.acceptance
@@ -148,3 +214,19 @@ def test_cmqka_solves_the_audio_visual_xor_and_plain_concatenation_does_not(tmp_
     }
     assert accuracy["cmqka"] > 0.95
     assert accuracy["concat"] < 0.65
+
+
+@pytest.mark.acceptance
+def test_films_of_which_half_is_hidden_need_both_modalities(tmp_path: Path) -> None:
+    avdata.prepare("synthetic-agree", out=tmp_path / "set", workers=2)
+    config = settle("quick", {"steps": 250})
+    accuracy = {
+        row.fusion: row.mean
+        for row in compare(
+            tmp_path / "set", tmp_path, config, fusions=["audio", "video", "concat", "cmqka"], seeds=1
+        )
+    }
+    assert accuracy["audio"] <= 0.70
+    assert accuracy["video"] <= 0.70
+    assert accuracy["concat"] >= 0.95
+    assert accuracy["cmqka"] >= 0.95
