@@ -14,6 +14,7 @@ import torch
 
 from avdata.ahead import Ahead
 from avdata.batch import AVBatch
+from avdata.buffers import Buffers
 from avdata.errors import AvdataError, UsageError
 from avdata.plan import batch_places, batches_left
 
@@ -52,6 +53,10 @@ class Loader:
         self.skipped: list[str] = []
         self._seen = 0
         self._resume = 0
+        shape, kept = dataset.shape, num_workers + 3
+        self._stored = Buffers((batch_size, *shape.mel), np.float16, keep=num_workers + 1)
+        self._mel = Buffers((batch_size, *shape.mel), np.float32, keep=kept)
+        self._frames = Buffers((batch_size, *shape.layout(strip=dataset.strip)), np.uint8, keep=kept)
 
     def __len__(self) -> int:
         return self._batches(0)
@@ -150,13 +155,12 @@ class Loader:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _batch(self, numbers: np.ndarray, weight: np.ndarray) -> AVBatch:
-        data, jpeg = self.dataset, self.dataset.stored_as_jpeg()
-        mel = np.empty((len(numbers), *data.shape.mel), np.float16)
-        frames = data.shape.empty_frames(len(numbers), jpeg=jpeg)
-        facts, bad = [], []
+        data = self.dataset
+        mel, frames = self._stored.array(), self._frames.array()
+        keys, facts, bad = data.keys_of(numbers), [], []
         for place, number in enumerate(numbers.tolist()):
             try:
-                facts.append(data.fill(number, mel[place], frames[place]))
+                facts.append(data.fill(number, mel[place], frames[place], key=keys[place]))
             except AvdataError as error:
                 if data.on_error == "raise":
                     raise
@@ -169,10 +173,10 @@ class Loader:
             frames[place] = 0 if good is None else frames[good]
             weight[place] = 0
         batch = AVBatch(
-            mel=data.normalised(torch.from_numpy(mel)),
-            frames=data.shape.tensor(frames, jpeg=jpeg),
+            mel=data.normalised(torch.from_numpy(mel), self._mel.tensor()),
+            frames=data.shape.tensor(frames, strip=data.strip),
             label=torch.from_numpy(data.label_of(numbers)),
-            key=[data.key(number) for number in numbers.tolist()],
+            key=keys,
             weight=torch.from_numpy(weight),
             step_labels=_step_labels(facts, good),
         )

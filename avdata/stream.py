@@ -19,12 +19,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from avdata.batch import AVBatch, AVSample
 from avdata.config import nearest
-from avdata.decode import Shape, fill_frames, named_members, open_npy
+from avdata.decode import Shape, fill_frames
 from avdata.errors import AvdataError, UsageError
 from avdata.loader import Loader
 from avdata.plan import Order, cached_order, seat
 from avdata.shardcache import LIMIT, ShardCache
-from avdata.shards import read_index, read_info
+from avdata.shards import decode_npy, read_index, read_info, read_members
 from avdata.shelf import Shelf
 from avdata.where import condition
 
@@ -132,6 +132,8 @@ class AVDataset(IterableDataset[AVSample]):
         self.seat = seat(rank, world_size, ranks_a_node)
         self.labels: list[str] = list(info["labels"])
         self.shape = Shape(tuple(info["shape"]["mel"]), tuple(info["shape"]["frames"]))
+        # Whether frames are stored as JPEG strips.
+        self.strip = info["config"].get("video", {}).get("storage", "npy") in {"jpeg", "png"}
         self._shelf = shelf
         self._index = index.combine_chunks()
         self._label = index["label"].to_numpy().astype(np.int64)
@@ -172,6 +174,10 @@ class AVDataset(IterableDataset[AVSample]):
         """The key of one sample."""
         return str(self._index["key"][number].as_py())
 
+    def keys_of(self, numbers: np.ndarray) -> list[str]:
+        """The keys of samples."""
+        return list(self._index["key"].take(numbers).to_pylist())
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, which decides the order together with the seed."""
         self.epoch = epoch
@@ -197,27 +203,42 @@ class AVDataset(IterableDataset[AVSample]):
             raise IndexError(msg)
         number %= len(self)
         mel = np.empty((1, *self.shape.mel), np.float16)
-        frames = self.shape.empty_frames(1, jpeg=False)
+        frames = np.empty((1, *self.shape.layout(strip=self.strip)), np.uint8)
         facts = self.fill(number, mel[0], frames[0], whole=False)
         return AVSample(
-            mel=self.normalised(torch.from_numpy(mel))[0], frames=self.shape.tensor(frames, jpeg=False)[0],
+            mel=self.normalised(torch.from_numpy(mel))[0],
+            frames=self.shape.tensor(frames, strip=self.strip)[0],
             label=int(self._label[number]), key=self.key(number), facts=json.loads(facts),
         )  # fmt: skip
 
-    def normalised(self, mel: torch.Tensor) -> torch.Tensor:
-        """Stored mels, float16 [B, T, F, L], as the model takes them, float32 [B, T, 1, F, L]."""
-        made = mel.float()
+    def normalised(self, mel: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Stored mels, float16 [B, T, F, L], as the model takes them, float32 [B, T, 1, F, L].
+
+        Args:
+            mel: as stored.
+            out: float32 [B, T, F, L], to be used.
+        """
+        made = mel.float() if out is None else out.copy_(mel)
         if self.mel_mean is not None and self.mel_scale is not None:
             made.sub_(self.mel_mean).mul_(self.mel_scale)
         return made.unsqueeze(2)
 
-    def fill(self, number: int, mel: np.ndarray, frames: np.ndarray, *, whole: bool = True) -> bytes:
-        """Read sample `number` into mel, float16 [T, F, L], and frames, uint8 [T, H, W, C] or [T, C, H, W].
+    def fill(
+        self,
+        number: int,
+        mel: np.ndarray,
+        frames: np.ndarray,
+        *,
+        key: str | None = None,
+        whole: bool = True,
+    ) -> bytes:
+        """Read sample `number` into mel, float16 [T, F, L], and frames, uint8 in the layout of their storage.
 
         Args:
             number: the sample's number in the index.
             mel: filled.
-            frames: filled; which layout is told by its shape.
+            frames: filled; see `Shape.layout`.
+            key: its key, where the caller knows it.
             whole: fetch the whole shard of a remote set, as a stream wants it, not this sample alone.
 
         Returns:
@@ -226,18 +247,18 @@ class AVDataset(IterableDataset[AVSample]):
         Raises:
             AvdataError: it cannot be read; the message names shard and key.
         """
-        shard, key = self._shard[self._shard_of[number]], self.key(number)
+        shard, key = self._shard[self._shard_of[number]], key or self.key(number)
         offset, nbytes = int(self._offset[number]), int(self._nbytes[number])
         try:
             if whole:
                 data = self._shelf.view(shard)[offset : offset + nbytes]
             else:
                 data = self._shelf.sample(shard, offset, nbytes, self._index["sha256"][number].as_py())
-            members = named_members(data, key)
-            stored = open_npy(members["mel.npy"])
+            members = read_members(data, key)
+            stored = decode_npy(members["mel.npy"])
             self.shape.check(stored, mel.shape, np.float16)
             mel[:] = stored
-            fill_frames(members, self.shape, frames)
+            fill_frames(members, self.shape, frames, strip=self.strip)
             return bytes(members["json"])
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
             reason = f"member {error} is missing" if isinstance(error, KeyError) else str(error)
@@ -246,10 +267,6 @@ class AVDataset(IterableDataset[AVSample]):
                 f"avdata verify {self._shelf.name} lists all that is wrong; on_error='skip' goes on without"
             )
             raise AvdataError(msg, hint=getattr(error, "hint", None) or hint) from error
-
-    def stored_as_jpeg(self) -> bool:
-        """Whether frames are stored as strips, JPEG or PNG."""
-        return self.info["config"].get("video", {}).get("storage", "npy") in {"jpeg", "png"}
 
     def label_of(self, numbers: np.ndarray) -> np.ndarray:
         """Labels of samples, int64."""

@@ -1,0 +1,363 @@
+"""How fast prepared sets stream, beside webdataset, mosaicml-streaming, litdata, datasets, and a folder.
+
+    python benchmarks/stream.py                         # everything: some 20 minutes and 3 GB of disk
+    python benchmarks/stream.py --samples 400 --rounds 1 --storage npy --workers 0
+
+The same samples, 818 KB each (five frames of 224², 128 mel bands), are written in each peer's own format;
+ours and webdataset's are the same tars. Each measurement is a process of its own; the contenders take turns, and
+the ratios are of the medians of all rounds. `first` is from opening to the first batch, on a page cache that
+was emptied (`cold`) or filled (`warm`); samples/s are of whole passes over a warm cache but for the first,
+which is printed as `cold/s` where the cache was emptied. Memory is of the process and its workers in the middle
+of that pass, Python and torch and the pages of mapped files included.
+
+Floors: `memcpy` copies the same bytes from mapped files into batches made beforehand, in one thread; `decode`
+is a loop of torchvision's JPEG decoder over the same strips held in memory, in as many threads as there are
+workers, but at least one.
+
+mosaicml-streaming and litdata need pins that contradict ours: they get an environment of their own, made
+with venv and pip beside the data (`--peers PYTHON` names one that is there), which sees this environment's torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stream_peers import BATCH, PEERS, count, files_of
+
+STEPS, BANDS, COLUMNS, SIZE = 5, 128, 51, 224
+PINS = [
+    # Its own pins (numpy < 2.2 among them) are of 2024: held to them, pip goes back to a release of 2022.
+    ["--no-deps", "mosaicml-streaming==0.13.0", "litdata==0.2.76"],
+    ["transformers<5", "xxhash<4", "zstd", "Brotli", "python-snappy", "boto3", "catalogue", "paramiko<4",
+     "obstore", "tifffile", "lightning-utilities", "lightning-sdk"],
+]  # fmt: skip
+SECONDS = 1.0  # at least this long is each measurement
+OURS = "avdata"
+APART = ("mosaicml-streaming", "litdata")  # the others are dependencies of ours, for use or for tests
+
+
+# -- the samples -----------------------------------------------------------------------------------------
+
+
+def make_raw(data: Path, samples: int) -> None:
+    """Pictures with the detail of a photograph, so that JPEG finds what it finds in one; and mels."""
+    from PIL import Image
+
+    from avdata.shards import _jpeg_strip
+
+    raw = data / "raw"
+    raw.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    shape = (samples, STEPS, SIZE, SIZE, 3)
+    frames = np.lib.format.open_memmap(raw / "frames.npy", "w+", np.uint8, shape)
+    for number in range(samples):
+        coarse = generator.integers(0, 255, (28, 28, 3), np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.int16)
+        noise = generator.normal(0, 4, shape[1:]).astype(np.int16)
+        frames[number] = np.clip(smooth + noise, 0, 255).astype(np.uint8)
+        (raw / f"{number:06d}.jpg").write_bytes(_jpeg_strip(frames[number], 95))
+    frames.flush()
+    mel = generator.normal(-4, 2, (samples, STEPS, BANDS, COLUMNS)).astype(np.float16)
+    np.save(raw / "mel.npy", mel)
+
+
+def make_ours(data: Path, storage: str, shard_samples: int = 100) -> None:
+    """The samples as a prepared set."""
+    from avdata.shards import ShardWriter, _npy, index_schema, parquet_bytes, shard_name
+
+    root = data / f"ours-{storage}"
+    (root / "train").mkdir(parents=True)
+    mel, frames = (np.load(data / "raw" / f"{name}.npy", mmap_mode="r") for name in ("mel", "frames"))
+    rows, shards = [], []
+    total = -(-len(mel) // shard_samples)
+    for shard in range(total):
+        path = shard_name("bench", "train", shard, total)
+        with (root / path).open("wb") as stream:
+            writer = ShardWriter(stream, path)
+            for number in range(shard * shard_samples, min((shard + 1) * shard_samples, len(mel))):
+                members = {"mel.npy": _npy(mel[number])}
+                if storage == "npy":
+                    members["frames.npy"] = _npy(frames[number])
+                else:
+                    members["frames.jpg"] = (data / "raw" / f"{number:06d}.jpg").read_bytes()
+                members |= {"cls": str(number % 10).encode(), "json": b'{"label_name":"x"}'}
+                facts = {"split": "train", "label": number % 10, "label_name": "x", "group": "g", "flags": []}
+                writer.add(f"{number:06d}", members, facts)
+            writer.close()
+        blob = (root / path).read_bytes()
+        shards.append(
+            {
+                "path": path,
+                "bytes": len(blob),
+                "sha256": hashlib.sha256(blob).hexdigest(),
+                "samples": len(writer.rows),
+            }
+        )
+        rows += writer.rows
+    (root / "index.parquet").write_bytes(parquet_bytes(rows, index_schema()))
+    info = {
+        "format": 1, "labels": [str(label) for label in range(10)], "config_hash": "none",
+        "config": {"video": {"storage": storage}},
+        "mel_stats": {"mean": [-4.0] * BANDS, "std": [2.0] * BANDS},
+        "shape": {"mel": [STEPS, BANDS, COLUMNS], "frames": [STEPS, SIZE, SIZE, 3]},
+        "splits": {"train": {"samples": len(rows), "shards": shards}},
+    }  # fmt: skip
+    (root / "dataset.json").write_text(json.dumps(info))
+
+
+# -- one measurement, in a process of its own ------------------------------------------------------------
+
+
+def ours(data: Path, storage: str, workers: int, order: str) -> Iterable[Any]:
+    import avdata
+
+    made = avdata.open(data / f"ours-{storage}", "train", shuffle=order == "random")
+    return made.loader(BATCH, num_workers=workers)
+
+
+def warm(name: str, data: Path, storage: str, cold: bool) -> None:
+    """Read the contender's files into the page cache, or drop them from it."""
+    for path in files_of(name, data, storage):
+        with path.open("rb") as stream:
+            if cold:
+                os.fsync(stream.fileno())
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            else:
+                while stream.read(1 << 22):
+                    pass
+
+
+def measured(name: str, data: Path, storage: str, workers: int, order: str, cold: bool) -> dict[str, float]:
+    """First batch, samples a second and memory of one contender."""
+    import torch
+
+    torch.set_num_threads(1)
+    load = ours if name == OURS else PEERS[name][1]
+    size = (lambda batch: len(batch.label)) if name == OURS else count
+    # What is imported on the first use is not what is measured.
+    next(iter(load(data, storage, 0, order)))
+    samples = len(np.load(data / "raw" / "mel.npy", mmap_mode="r"))
+    warm(name, data, storage, cold)
+    began = time.perf_counter()
+    loader = load(data, storage, workers, order)
+    passes, first, memory = [], None, 0.0
+    while not passes or (sum(seconds for _, seconds in passes) < SECONDS and not cold):
+        start, got = time.perf_counter(), 0
+        for batch in loader:
+            first = first or time.perf_counter() - began
+            got += size(batch)
+            if cold and got > samples // 2:
+                memory = memory or resident()
+        passes.append((got, time.perf_counter() - start))
+    settled = passes[1:] or passes
+    rate = sum(samples for samples, _ in settled) / sum(seconds for _, seconds in settled)
+    return {"first": first or 0.0, "rate": rate, "memory": memory}
+
+
+def resident() -> float:
+    """MB of this process and its workers; what they share counts once, mapped files where they are used."""
+    children = Path("/proc/self/task").glob("*/children")
+    pids = ["self", *(pid for path in children for pid in path.read_text().split())]
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path("/proc", pid, "smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
+
+
+def memcpy_floor(data: Path, storage: str, threads: int) -> float:
+    """Samples a second of copying the samples' bytes from mapped files into batches made beforehand."""
+    shards = [np.memmap(path, np.uint8, "r") for path in sorted((data / f"ours-{storage}").glob("*/*.tar"))]
+    total = sum(len(shard) for shard in shards)
+    samples = len(np.load(data / "raw" / "mel.npy", mmap_mode="r"))
+    step = BATCH * total // samples
+    buffers = [np.zeros(step, np.uint8) for _ in range(threads)]
+    jobs = [shard[at : at + step] for shard in shards for at in range(0, len(shard), step)]
+
+    def copy(share: int) -> None:
+        for part in jobs[share::threads]:
+            buffers[share][: len(part)] = part
+
+    return _rate(copy, threads, samples)
+
+
+def decode_floor(data: Path, threads: int) -> float:
+    """Samples a second of decoding the strips in a tight loop."""
+    import torch
+    from torchvision.io import decode_jpeg
+
+    torch.set_num_threads(1)
+    strips = [
+        torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+        for path in sorted((data / "raw").glob("*.jpg"))
+    ]
+
+    def decode(share: int) -> None:
+        for strip in strips[share::threads]:
+            decode_jpeg(strip)
+
+    return _rate(decode, threads, len(strips))
+
+
+def _rate(work: Any, threads: int, samples: int) -> float:
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+        began, done = time.perf_counter(), 0
+        while time.perf_counter() - began < SECONDS:
+            list(pool.map(work, range(threads)))
+            done += samples
+        return done / (time.perf_counter() - began)
+
+
+# -- all of them in turn ---------------------------------------------------------------------------------
+
+
+def peers_python(folder: Path) -> str:
+    """An environment with the peers, made on the first use."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        print("making the peers' environment", flush=True)
+        venv.create(folder, with_pip=True)
+        ours_too = [path for path in sys.path if path.endswith("site-packages")]
+        (folder / "lib" / f"python3.{sys.version_info.minor}" / "site-packages" / "ours.pth").write_text(
+            "\n".join(ours_too)
+        )
+        for pins in PINS:
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *pins], check=True)
+    return str(python)
+
+
+def child(python: str, data: Path, *arguments: str) -> dict[str, float]:
+    """What one measurement in a process of its own found; empty where the peer failed."""
+    command = [python, __file__, "--data", str(data), "--child", *arguments]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    if done.returncode:
+        print(f"  {' '.join(arguments)} failed: {done.stderr.strip().splitlines()[-1:]}", flush=True)
+        return {}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def prepared(data: Path, samples: int, storages: list[str], peers: str, names: list[str]) -> None:
+    if not (data / "raw").exists():
+        make_raw(data, samples)
+    for storage in storages:
+        if not (data / f"ours-{storage}").exists():
+            make_ours(data, storage)
+        for name in names:
+            if name in PEERS and PEERS[name][0] and not (data / f"{PEERS[name][2]}-{storage}").exists():
+                child(peers if name in APART else sys.executable, data, "write", name, storage)
+
+
+def compared(data: Path, peers: str, names: list[str], case: tuple[str, int, str], rounds: int) -> None:
+    """One table: a storage, a number of workers, an order."""
+    storage, workers, order = case
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    chill: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    floors = []
+    for _ in range(rounds):
+        floors.append(
+            child(sys.executable, data, "floor", storage, str(1 if storage == "npy" else max(workers, 1)))
+        )
+        for name in names:
+            python = peers if name in APART else sys.executable
+            found[name].append(child(python, data, "warm", name, storage, str(workers), order))
+            chill[name].append(child(python, data, "cold", name, storage, str(workers), order))
+    floor = statistics.median(one["rate"] for one in floors)
+    megabytes = sum(path.stat().st_size for path in files_of(OURS, data, storage)) / 1e6
+    a_sample = megabytes / len(np.load(data / "raw" / "mel.npy", mmap_mode="r"))
+    print(f"\n{storage}, {workers} workers, {order}; {a_sample * 1000:.0f} KB a sample")
+    print(f"{'':20}{'samples/s':>10}{'MB/s':>8}{'cold/s':>8}{'first s':>9}{'cold s':>8}{'MB':>7}  ours is")
+    middle = {
+        name: [
+            statistics.median(one[field] for one in runs if one) if any(runs) else float("nan")
+            for runs, field in (
+                (found[name], "rate"), (chill[name], "rate"), (found[name], "first"),
+                (chill[name], "first"), (chill[name], "memory"),
+            )
+        ]
+        for name in names
+    }  # fmt: skip
+    for name, (rate, cold, first, first_cold, memory) in middle.items():
+        ratio = f"{middle[OURS][0] / rate:.2f} ×" if name != OURS else ""
+        shown = f"{name:20}{rate:10.0f}{rate * a_sample:8.0f}{cold:8.0f}{first:9.3f}{first_cold:8.3f}"
+        print(f"{shown}{memory:7.0f}  {ratio}")
+    kind = "memcpy" if storage == "npy" else "decode"
+    print(
+        f"{kind + ' floor':20}{floor:10.0f}{floor * a_sample:8.0f}{'':32}  {middle[OURS][0] / floor:.2f} ×",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--samples", type=int, default=600)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--storage", nargs="*", default=["npy", "jpeg"])
+    parser.add_argument("--workers", nargs="*", type=int, default=[0, 2])
+    parser.add_argument("--order", nargs="*", default=["ordered", "random"])
+    parser.add_argument("--only", nargs="*", default=list(PEERS), help="these peers")
+    parser.add_argument("--data", type=Path, help="kept, and used again; otherwise a temporary folder")
+    parser.add_argument("--peers", help="python of an environment that has the peers")
+    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(answered(options.data, *options.child)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        data = options.data or Path(folder)
+        names = [OURS, *options.only]
+        peers = options.peers or (peers_python(data / "peers") if {*options.only} & {*APART} else "")
+        prepared(data, options.samples, options.storage, peers, names)
+        for storage in options.storage:
+            for workers in options.workers:
+                for order in options.order:
+                    compared(data, peers, names, (storage, workers, order), options.rounds)
+
+
+def answered(data: Path, what: str, *arguments: str) -> dict[str, float]:
+    """One job of a child process."""
+    if what == "write":
+        name, storage = arguments
+        write = PEERS[name][0]
+        assert write is not None
+        write(data, storage)
+        return {}
+    if what == "floor":
+        storage, threads = arguments
+        if storage == "npy":
+            return {"rate": memcpy_floor(data, storage, int(threads))}
+        return {"rate": decode_floor(data, int(threads))}
+    name, storage, workers, order = arguments
+    return measured(name, data, storage, int(workers), order, cold=what == "cold")
+
+
+if __name__ == "__main__":
+    main()
