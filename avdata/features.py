@@ -15,7 +15,7 @@ from avdata.film import Film, open_film
 from avdata.fit import fit_picture
 from avdata.gates import judge_clock, judge_files, judge_frames, judge_sound
 from avdata.media import Clock, Picture, Sound, read_pictures_decord, read_still
-from avdata.mel import log_mel, one_thread, resample
+from avdata.mel import log_mel, resample
 from avdata.recipe import Clip
 from avdata.soundtrack import read_sound
 
@@ -113,8 +113,7 @@ def _assemble(clip: Clip, film: Film | None, placed: _Placed, config: Config) ->
     rate = config.audio.sample_rate
     samples = resample(placed.sound.samples, placed.sound.rate, rate)
     waveform = cut(samples, rate, placed.start, window, config.align.pad)
-    with one_thread():
-        mel = log_mel(waveform, config)
+    mel = log_mel(waveform, config)
     return Features(
         mel=mel.astype(np.float16),
         frames=frames,

@@ -283,14 +283,15 @@ def _from_packet(stream: Any, packet: Any) -> Iterator[tuple[Any, bool]]:
     """A packet's frames that have a clock, each with whether it is damaged; None for one that is lost."""
     import av  # noqa: PLC0415
 
-    before = errors_logged()
+    marks = stream.codec_context.name in MARKING
+    before = 0 if marks else errors_logged()
     try:
         frames = packet.decode()
     except av.FFmpegError:
         yield None, True
         return
     # PyAV puts frames that were held back under the count of the packet that freed them: near enough.
-    logged = stream.codec_context.name not in MARKING and errors_logged() > before
+    logged = not marks and errors_logged() > before
     for frame in frames:
         if frame.time is not None:
             yield frame, bool(frame.is_corrupt) or logged

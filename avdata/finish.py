@@ -26,14 +26,11 @@ from avdata.survey import Quarantined
 
 TOOLS = (
     "avdata",
-    "torch",
-    "torchvision",
     "numpy",
     "av",
     "decord",
-    "librosa",
     "soxr",
-    "webdataset",
+    "pillow",
     "pyarrow",
 )
 """What decides a set's bytes."""
@@ -201,7 +198,8 @@ def _tools() -> dict[str, str]:
 
 
 def _machine() -> str:
-    import torch  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415
 
     # Between CPU families the last bit of a float may differ.
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    return " ".join([platform.machine(), *found[-1:]])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -18,19 +16,6 @@ def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     if rate == wanted:
         return samples.astype(np.float32, copy=False)
     return np.asarray(soxr.resample(samples, rate, wanted, quality="HQ"), np.float32)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in one order, whoever calls: torch with a single thread."""
-    import torch  # noqa: PLC0415
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def log_mel(waveform: np.ndarray, config: Config) -> np.ndarray:
@@ -56,26 +41,60 @@ def log_mel(waveform: np.ndarray, config: Config) -> np.ndarray:
     return np.stack([spectrum[:, step * stride : step * stride + columns] for step in range(steps)])
 
 
-def spectrogram(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
-    """Mel (or plain) spectrogram, float32 [F, 1 + n // hop], as `librosa.feature.melspectrogram` makes it."""
-    import torch  # noqa: PLC0415
+BLOCK = 64
+"""Columns transformed at once: few enough to stay in the processor's cache, which halves the time."""
 
+
+def spectrogram(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
+    """Mel (or plain) spectrogram, float32 [F, 1 + n // hop], as `librosa.feature.melspectrogram` makes it.
+
+    In numpy, and not by torch, which is ten times as much to load and to hold in memory as all the rest of a
+    worker; bands are summed by elements, so that no library's threads decide the order of a sum.
+    """
     signal = np.clip(waveform, -1, 1) if audio.clamp else waveform
-    window = torch.hann_window(audio.n_fft, periodic=True)
-    stft = torch.stft(
-        torch.from_numpy(np.ascontiguousarray(signal, np.float32)),
-        audio.n_fft,
-        audio.hop,
-        window=window,
-        center=True,
-        pad_mode="constant",
-        return_complex=True,
-    )
-    power = stft.abs() if audio.power == 1 else stft.abs() ** audio.power
+    padded = np.pad(signal.astype(np.float32, copy=False), audio.n_fft // 2)
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, audio.n_fft)[:: audio.hop]
+    window = _hann(audio.n_fft)
+    power = np.empty((1 + audio.n_fft // 2, len(pieces)), np.float32)
+    for start in range(0, len(pieces), BLOCK):
+        spectrum = np.fft.rfft(pieces[start : start + BLOCK] * window)
+        power[:, start : start + BLOCK] = _power(spectrum, audio.power).T
     if audio.kind == "log-stft":
-        return np.asarray(power.numpy())
-    bank = _filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax)
-    return np.asarray((torch.from_numpy(bank) @ power).numpy())
+        return power
+    mels = np.zeros((audio.n_mels, len(pieces)), np.float32)
+    for band, (first, weights) in enumerate(_triangles(audio)):
+        if len(weights):
+            np.einsum("k,kc->c", weights, power[first : first + len(weights)], out=mels[band])
+    return mels
+
+
+def _power(spectrum: np.ndarray, exponent: float) -> np.ndarray:
+    """|z| to an exponent."""
+    if exponent == 2:
+        return np.asarray(spectrum.real**2 + spectrum.imag**2)
+    return np.abs(spectrum) if exponent == 1 else np.abs(spectrum) ** exponent
+
+
+@cache
+def _hann(size: int) -> np.ndarray:
+    """The periodic Hann window, float32."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
+
+
+def _triangles(audio: AudioConfig) -> list[tuple[int, np.ndarray]]:
+    return _cut_triangles(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax)
+
+
+@cache
+def _cut_triangles(
+    rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float | None
+) -> list[tuple[int, np.ndarray]]:
+    """Of each band its first bin and its weights that are not zero; a narrow one has none."""
+    cut = []
+    for weights in _filterbank(rate, n_fft, n_mels, fmin, fmax):
+        inside = np.flatnonzero(weights)
+        cut.append((int(inside[0]), weights[inside[0] : inside[-1] + 1]) if len(inside) else (0, weights[:0]))
+    return cut
 
 
 @cache
@@ -154,8 +173,8 @@ def _normalized(values: np.ndarray, audio: AudioConfig) -> np.ndarray:
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    from torch import from_numpy  # noqa: PLC0415
-    from torch.nn.functional import interpolate  # noqa: PLC0415
+    """Another size, (bins, columns), by an antialiased triangle filter."""
+    from PIL import Image  # noqa: PLC0415
 
-    picture = from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
-    return np.asarray(interpolate(picture, size=size, mode="bilinear", antialias=True)[0, 0].numpy())
+    picture = Image.fromarray(np.ascontiguousarray(values, np.float32))
+    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR), np.float32)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 EXTENSIONS = ("mel.npy", "frames.jpg", "frames.png", "frames.npy", "cls", "json", "flac")
 BLOCK = 512
+RECORD = 10_240
 
 IndexRow = dict[str, Any]
 
@@ -123,37 +124,38 @@ class ShardWriter:
     """
 
     def __init__(self, stream: BinaryIO, shard: str) -> None:
-        from webdataset import TarWriter  # noqa: PLC0415
-
         self.shard = shard
         self.rows: list[IndexRow] = []
-        self._tar = TarWriter(stream, user="", group="", mode=0o444, encoder=False, mtime=0, compress=False)
+        self._stream = stream
+        self._offset = 0
 
     def add(self, key: str, members: Mapping[str, bytes], row: IndexRow) -> IndexRow:
         """Append one sample; returns its index row, `row` completed with where it is."""
-        offset = self._tar.tarstream.offset
+        offset = self._offset
         digest = hashlib.sha256()
         for extension, data in members.items():
-            # One member a call: TarWriter would sort a sample's members by extension.
-            self._tar.write({"__key__": key, extension: data})
-            digest.update(tar_header(f"{key}.{extension}", len(data)))
-            digest.update(data)
-            digest.update(bytes(-len(data) % BLOCK))
-        nbytes = self._tar.tarstream.offset - offset
+            for part in (tar_header(f"{key}.{extension}", len(data)), data, bytes(-len(data) % BLOCK)):
+                self._write(part)
+                digest.update(part)
         full = {
             **row,
             "key": key,
             "shard": self.shard,
             "offset": offset,
-            "nbytes": nbytes,
+            "nbytes": self._offset - offset,
             "sha256": digest.hexdigest(),
         }
         self.rows.append(full)
         return full
 
+    def _write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._offset += len(data)
+
     def close(self) -> None:
         """Write the end of the archive; the stream stays open."""
-        self._tar.close()
+        self._write(bytes(2 * BLOCK))
+        self._write(bytes(-self._offset % RECORD))
 
 
 def tar_header(name: str, size: int) -> bytes:

@@ -1,0 +1,320 @@
+"""How fast clips become shards, beside the least that must be done and what people do today.
+
+    python benchmarks/prepare.py                       # some four minutes
+    python benchmarks/prepare.py --rounds 1 --cremad 20 --ave 4
+
+Clips like CREMA-D's (480×360, 29.97 frames/s, 2.5 s, flv1 + mp3, and a WAV of 16 kHz) and like AVE's
+(10 s, 640×360, h264 + aac) are generated with grain, so that there is something to decode. The contenders
+take turns, each in a process of its own with one thread a library; figures are medians over the rounds.
+
+floor     the frames needed, decoded in one pass by PyAV, h264's unneeded ones skipped; the sound (of a pair,
+          both sounds: the offset between them is measured from nothing less); one mel. Nothing is resized,
+          compared, compressed or written.
+prepare   `avdata.prepare`, from the survey to the finished set, with 1 and 2 workers.
+today     a script as it is written today: ffmpeg to WAV, ffmpeg to JPEGs, librosa, `wds.ShardWriter`.
+v2d       the way of video2dataset: two ffmpeg processes and temporary files a clip, the clip re-encoded.
+
+CPU time a clip is that of a run over all clips less that of a run over the first quarter, divided by the
+difference: imports do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+KINDS = ("cremad", "ave")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def make_clips(folder: Path, kind: str, count: int) -> None:
+    """Write `count` clips of a kind; three differ, the rest are copies under other names."""
+    from avdata.mock import Scene, picture, sound, write_av, write_wav
+
+    folder.mkdir(parents=True)
+    for number in range(count):
+        name = folder / f"{number:04d}.{'flv' if kind == 'cremad' else 'mp4'}"
+        if number >= 3:
+            source = folder / f"{number % 3:04d}{name.suffix}"
+            shutil.copy(source, name)
+            if kind == "cremad":
+                shutil.copy(source.with_suffix(".wav"), name.with_suffix(".wav"))
+            continue
+        if kind == "cremad":
+            scene = Scene(2.5, flashes=(1.0,), beeps=(1.0,), seed=number)
+        else:
+            scene = Scene(10.0, (5.0,), (5.0,), number, Fraction(30), (640, 360), channels=2)
+        dice = np.random.default_rng(number)
+        grain = dice.integers(0, 60, (*scene.size[::-1], 3), dtype=np.uint8) // 4 * 4
+        pixels = [
+            np.clip(picture(scene, n).astype(np.int16) + np.roll(grain, n, 1), 0, 255).astype(np.uint8)
+            for n in range(scene.frames)
+        ]
+        if kind == "cremad":
+            write_av(name, scene, pixels=pixels)
+            write_wav(name.with_suffix(".wav"), sound(scene, 16_000), 16_000)
+        else:
+            options = {"preset": "medium", "crf": "28"}
+            write_av(
+                name, scene, vcodec="libx264", acodec="aac", pixels=pixels, options=options, keyframes=150
+            )
+
+
+def videos(folder: Path, count: int) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in {".flv", ".mp4"})[:count]
+
+
+def wanted(path: Path) -> tuple[list[float], int, int]:
+    """The moments of a clip's frames, s; samples of its window; the mel's hop."""
+    if path.suffix == ".flv":
+        return [0.32 + 0.64 * step for step in range(4)], 40_960, 80
+    return [0.5 + step for step in range(10)], 160_000, 125
+
+
+def floor(folder: Path, out: Path, count: int) -> None:
+    """The least that must be done."""
+    import av
+    import soxr
+    import torch
+
+    from avdata.mel import _filterbank
+
+    del out
+    torch.set_num_threads(1)
+    bank = torch.from_numpy(_filterbank(16_000, 1024, 128, 0.0, None))
+    for path in videos(folder, count):
+        moments, samples, hop = wanted(path)
+        sounds = []
+        with av.open(str(path)) as container:
+            video, audio = container.streams.video[0], container.streams.audio[0]
+            video.thread_count = 1
+            held = []
+            for packet in container.demux(video, audio):
+                if packet.stream is video:
+                    held.append(packet)
+                else:
+                    sounds += [frame.to_ndarray() for frame in packet.decode()]
+            _needed_frames(held, video, moments)
+            rate = audio.rate
+        if path.suffix == ".flv":
+            sounds, rate = [], 16_000
+            with av.open(str(path.with_suffix(".wav"))) as container:
+                sounds = [frame.to_ndarray() / 32_768 for frame in container.decode(audio=0)]
+        mono = np.concatenate([piece.mean(axis=0) for piece in sounds]).astype(np.float32)
+        wave = soxr.resample(mono, rate, 16_000)[:samples]
+        window = torch.hann_window(1024)
+        stft = torch.stft(
+            torch.from_numpy(np.pad(wave, (0, samples - len(wave)))), 1024, hop, window=window,
+            pad_mode="constant", return_complex=True,
+        )  # fmt: skip
+        np.log10(np.maximum((bank @ stft.abs() ** 2).numpy(), 1e-10))
+
+
+def _needed_frames(packets: list, video: object, moments: list[float]) -> None:
+    times = sorted(float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None)
+    shown = {max(time for time in times if time <= moment) for moment in moments}
+    found = 0
+    for packet in packets:
+        when = None if packet.pts is None else float(packet.pts * packet.time_base)
+        video.codec_context.skip_frame = "DEFAULT" if when in shown or when is None else "NONREF"  # type: ignore[attr-defined]
+        for frame in packet.decode():
+            if float(frame.pts * frame.time_base) in shown:
+                frame.to_ndarray(format="rgb24", threads=1)
+                found += 1
+        if found == len(shown):
+            return
+
+
+def prepare(folder: Path, out: Path, count: int, workers: int = 1) -> None:
+    """The product."""
+    import avdata
+    from avdata.recipe import Clip, Recipe
+
+    def clips(root: Path, split_by: str) -> list[Clip]:
+        del split_by
+        return [
+            Clip(
+                key=path.stem, label="a", group=path.stem, split="train", video=path,
+                audio=path.with_suffix(".wav") if path.suffix == ".flv" else None,
+            )
+            for path in videos(root, count)
+        ]  # fmt: skip
+
+    recipe = Recipe("bench", 1, "Bench", ("a",), {"all": "one"}, "all", clips, lambda *a: None)
+    config: dict[str, dict[str, object]] = {"shards": {"samples": max(count // 8, 1)}}
+    if videos(folder, 1)[0].suffix == ".mp4":
+        config |= {"audio": {"hop": 125}, "video": {"frames": 10}, "align": {"seconds": 10.0}}
+    avdata.prepare(recipe, source=folder, out=out, config=config, workers=workers, checksums=False)
+
+
+def prepare2(folder: Path, out: Path, count: int) -> None:
+    """The product with two workers."""
+    prepare(folder, out, count, workers=2)
+
+
+def today(folder: Path, out: Path, count: int) -> None:
+    """A script as it is written today."""
+    import imageio_ffmpeg
+    import librosa
+    import webdataset as wds
+    from PIL import Image
+
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    out.mkdir()
+    with wds.ShardWriter(str(out / "%05d.tar"), maxcount=100, verbose=0) as sink, _scratch() as scratch:
+        for path in videos(folder, count):
+            moments, samples, hop = wanted(path)
+            wav, jpgs = scratch / f"{path.stem}.wav", scratch / path.stem
+            jpgs.mkdir()
+            _ffmpeg([ffmpeg, "-y", "-i", str(path), "-vn", "-ac", "1", "-ar", "16000", str(wav)])
+            _ffmpeg([ffmpeg, "-y", "-i", str(path), "-q:v", "2", str(jpgs / "%05d.jpg")])
+            y, _ = librosa.load(wav, sr=16_000)
+            y = librosa.util.fix_length(y, size=samples)
+            mel = librosa.power_to_db(
+                librosa.feature.melspectrogram(y=y, sr=16_000, n_fft=1024, hop_length=hop, n_mels=128)
+            )
+            frames = sorted(jpgs.iterdir())
+            sample = {"__key__": path.stem, "mel.npy": mel.astype(np.float16), "cls": 0}
+            for step in range(len(moments)):
+                at = min(round(step * len(frames) / len(moments)), len(frames) - 1)
+                image = Image.open(frames[at]).resize((128, 128))
+                buffer = io.BytesIO()
+                image.save(buffer, "JPEG", quality=95)
+                sample[f"{step}.jpg"] = buffer.getvalue()
+            sink.write(sample)
+            shutil.rmtree(jpgs)
+            wav.unlink()
+
+
+def v2d(folder: Path, out: Path, count: int) -> None:
+    """The way of video2dataset: the resolution and audio subsamplers, then a tar."""
+    import imageio_ffmpeg
+    import webdataset as wds
+
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    out.mkdir()
+    with wds.ShardWriter(str(out / "%05d.tar"), maxcount=100, verbose=0) as sink, _scratch() as scratch:
+        for path in videos(folder, count):
+            source, video, sound = scratch / ("in" + path.suffix), scratch / "out.mp4", scratch / "out.m4a"
+            source.write_bytes(path.read_bytes())
+            scale = "scale=-2:128:force_original_aspect_ratio=decrease,crop=128:128"
+            _ffmpeg([ffmpeg, "-y", "-i", str(source), "-vf", scale, "-an", str(video)])
+            _ffmpeg([ffmpeg, "-y", "-i", str(source), "-vn", "-ar", "16000", "-c:a", "aac", str(sound)])
+            sample = {"__key__": path.stem, "mp4": video.read_bytes(), "m4a": sound.read_bytes()}
+            sink.write(sample)
+
+
+def _scratch() -> tempfile.TemporaryDirectory:
+    class Folder(tempfile.TemporaryDirectory):
+        def __enter__(self) -> Path:
+            return Path(super().__enter__())
+
+    return Folder()
+
+
+def _ffmpeg(command: list[str]) -> None:
+    subprocess.run(
+        [command[0], "-loglevel", "error", "-threads", "1", *command[1:-1], "-threads", "1", command[-1]],
+        check=True, timeout=300,
+    )  # fmt: skip
+
+
+CONTENDERS: dict[str, Callable[[Path, Path, int], None]] = {
+    "floor": floor, "prepare": prepare, "prepare2": prepare2, "today": today, "v2d": v2d,
+}  # fmt: skip
+
+
+def measure(name: str, folder: Path, count: int) -> tuple[float, float, float]:
+    """Wall and CPU seconds of a contender with all it started, and peak resident MB of any process."""
+    with _scratch() as scratch:
+        command = [sys.executable, __file__, "--run", name, str(folder), str(scratch / "out"), str(count)]
+        began = time.perf_counter()
+        process = subprocess.Popen(command, env={**os.environ, **ONE_THREAD})
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"{name} failed with {process.returncode}")
+        return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def start_up(folder: Path) -> float:
+    """Seconds from the start of a worker's process to the end of its first clip."""
+    code = (
+        "import sys; from pathlib import Path; import avdata.engine, avdata.job\n"
+        "from avdata.config import Config; from avdata.features import extract\n"
+        "from avdata.recipe import Clip\n"
+        "extract(Clip('k', 'a', 'g', 'train', Path(sys.argv[1])), Config())"
+    )
+    began = time.perf_counter()
+    first = videos(folder, 1)[0]
+    subprocess.run([sys.executable, "-c", code, str(first)], check=True, env={**os.environ, **ONE_THREAD})
+    return time.perf_counter() - began
+
+
+def compare(kind: str, folder: Path, count: int, rounds: int, names: list[str]) -> None:
+    few = max(count // 4, 1)
+    cpu: dict[str, list[float]] = {name: [] for name in names}
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    steady: dict[str, list[float]] = {name: [] for name in names}
+    peak: dict[str, float] = dict.fromkeys(names, 0.0)
+    for _ in range(rounds):
+        for name in names:
+            short, long = measure(name, folder, few), measure(name, folder, count)
+            wall[name].append(long[0])
+            steady[name].append((long[0] - short[0]) / (count - few))
+            cpu[name].append((long[1] - short[1]) / (count - few))
+            peak[name] = max(peak[name], long[2])
+    middle = {name: statistics.median(values) for name, values in cpu.items()}
+    pace = {name: statistics.median(values) for name, values in steady.items()}
+    whole = {name: statistics.median(values) for name, values in wall.items()}
+    print(f"\n{kind}: {count} clips, {rounds} rounds")
+    print(f"{'':10}{'CPU ms/clip':>12}{'÷ floor':>9}{'wall ms/clip':>14}{'run s':>8}{'peak MB':>9}")
+    for name in names:
+        ratio = middle[name] / middle["floor"]
+        print(
+            f"{name:10}{middle[name] * 1e3:12.1f}{ratio:9.2f}{pace[name] * 1e3:14.1f}{whole[name]:8.2f}"
+            f"{peak[name]:9.0f}"
+        )
+    print(f"2 workers: {pace['prepare'] / pace['prepare2']:.2f} × one (wall a clip)")
+    for name in ("today", "v2d"):
+        if name in names:
+            ratios = [figures[name] / figures["prepare"] for figures in (pace, middle, whole)]
+            print("prepare beats {} {:.1f} × a clip, {:.1f} × by CPU, {:.1f} × the run".format(name, *ratios))
+    print(f"start-up to the end of the first clip: {min(start_up(folder) for _ in range(2)):.2f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--cremad", type=int, default=80, help="clips like CREMA-D's")
+    parser.add_argument("--ave", type=int, default=16, help="clips like AVE's")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=["prepare", "prepare2", "today", "v2d"])
+    parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.run:
+        name, folder, out, count = given.run
+        CONTENDERS[name](Path(folder), Path(out), int(count))
+        return
+    with _scratch() as scratch:
+        for kind in KINDS:
+            count = getattr(given, kind)
+            if count:
+                make_clips(scratch / kind, kind, count)
+                compare(kind, scratch / kind, count, given.rounds, ["floor", *given.only])
+
+
+if __name__ == "__main__":
+    main()
