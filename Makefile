@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test acceptance quick lint clean browser
+.PHONY: demo test acceptance quick lint docs clean browser
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "avdata needs Python 3.11 or newer; give it with: make PYTHON=python3.11 ...")'
@@ -38,6 +38,9 @@ quick: $(VENV)/.installed browser  ## the suite without the slow tests
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: $(VENV)/.installed  ## the pages; a warning is an error
+	$(BIN)/mkdocs build --strict --site-dir build/docs
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info

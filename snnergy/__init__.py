@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from snnergy.model import FUSIONS, PRESETS, ModelConfig, SNNergy, build, recalibrate
+    from snnergy.report import report
 
-_DOORS = ("FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "build", "recalibrate")
+_DOORS = {
+    **dict.fromkeys(("FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "build", "recalibrate"), "model"),
+    "report": "report",
+}
 
-__all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "build", "recalibrate"]
+__all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "build", "recalibrate", "report"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +22,4 @@ def __getattr__(name: str) -> Any:
     if name not in _DOORS:
         msg = f"module 'snnergy' has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(importlib.import_module("snnergy.model"), name)
+    return getattr(importlib.import_module(f"snnergy.{_DOORS[name]}"), name)

@@ -178,6 +178,28 @@ def compare(
     say(f"{out / 'table.md'}, table.csv and table.png are written; the runs are in {out / 'runs'}")
 
 
+@app.command(epilog="Example:  snnergy report runs/cremad")
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    page: Annotated[Path | None, typer.Option("--to", help="The page; RUN/report.html without.")] = None,
+    prepared: Annotated[Path | None, typer.Option("--on", help="The prepared set, where it moved.")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write one page that shows a run: curves, confusion, classes, firing rates, and masks on samples."""
+    from snnergy.report import report as write
+
+    path = write(run, page, prepared=prepared)
+    if as_json:
+        print_json({"page": str(path), "bytes": path.stat().st_size})
+    else:
+        say(f"{path} is written; it needs no network")
+    if show:
+        import webbrowser
+
+        webbrowser.open(path.resolve().as_uri())
+
+
 def _show(result: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(result)

@@ -186,19 +186,31 @@ def _picture(frame: np.ndarray) -> str:
 
 def spectrogram_picture(mel: np.ndarray) -> str:
     """A spectrogram [F, columns], low bands below, as a data URI."""
-    from matplotlib import colormaps  # noqa: PLC0415
     from PIL import Image  # noqa: PLC0415
 
-    mel = mel[::-1]
     # Padding is far below any sound: were it the darkest colour's value, all else would look alike.
     sounding = mel[mel > mel.min()]
     low, high = (float(np.percentile(sounding, 1)), float(mel.max())) if sounding.size else (0.0, 1.0)
-    shares = np.clip((mel - low) / max(high - low, 1e-6), 0, 1)
-    image = Image.fromarray((colormaps["magma"](shares)[..., :3] * 255).astype(np.uint8))
+    image = Image.fromarray(coloured(mel, low, high))
     image.thumbnail((max(SPECTROGRAM[0], 1), 10_000))
     if image.height > SPECTROGRAM[1]:
         image = image.resize((image.width, SPECTROGRAM[1]))
     return _webp(image)
+
+
+def coloured(mel: np.ndarray, low: float, high: float) -> np.ndarray:
+    """A spectrogram [F, columns] as uint8 [F, columns, 3], low bands below; dark at `low`."""
+    from matplotlib import colormaps  # noqa: PLC0415
+
+    shares = np.clip((mel[::-1] - low) / max(high - low, 1e-6), 0, 1)
+    return np.asarray(colormaps["magma"](shares)[..., :3] * 255).astype(np.uint8)
+
+
+def picture_uri(pixels: np.ndarray) -> str:
+    """A picture, uint8 [H, W, 3], as a data URI."""
+    from PIL import Image  # noqa: PLC0415
+
+    return _webp(Image.fromarray(pixels))
 
 
 def _webp(image: Any) -> str:

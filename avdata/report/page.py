@@ -9,18 +9,25 @@ from typing import Any
 import numpy as np
 
 
-def render(template: str, **context: Any) -> str:
+def render(template: str, package: str = "avdata.report", **context: Any) -> str:
     """A self-contained HTML page from one of the templates.
 
     Args:
         template: its name.
+        package: whose `templates` folder holds it; it may build on those of this one.
         context: what it shows. Strings are escaped.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape  # noqa: PLC0415
+    from jinja2 import (  # noqa: PLC0415
+        ChoiceLoader,
+        Environment,
+        PackageLoader,
+        StrictUndefined,
+        select_autoescape,
+    )
     from markupsafe import Markup  # noqa: PLC0415
 
     environment = Environment(
-        loader=PackageLoader("avdata.report", "templates"),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("avdata.report")]),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,113 @@
+"""The pages of docs/ keep their word: commands run, files are the tested ones, quoted messages are ours.
+
+Of a page's blocks, ```bash and ```python are run one after the other in a folder of their own; of ```sh
+blocks, which need a network or a cluster, commands and options must exist.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+import avdata
+import avdata.cli
+import snnergy.cli
+from avdata.shards import read_index
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.S | re.M)
+ENV = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "1",
+    "NO_MKDOCS_2_WARNING": "1",
+}
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def stories() -> list[Path]:
+    return [page for page in PAGES if any(kind == "bash" for kind, _ in blocks(page))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", stories(), ids=lambda page: page.stem)
+def test_what_a_page_says_runs(page: Path, tmp_path: Path) -> None:
+    shutil.copy(DOCS / "own_recipe.py", tmp_path)
+    env = {**ENV, "AVDATA_CACHE": str(tmp_path / "cache")}
+    for kind, text in blocks(page):
+        if "--8<--" in text:
+            continue
+        words = [shlex.split(line) for line in text.splitlines()] if kind == "bash" else []
+        for command in words if kind != "python" else [[sys.executable, "-c", text]]:
+            done = subprocess.run(
+                command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False
+            )
+            assert done.returncode == 0, (command, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_that_are_only_shown_exist(page: Path) -> None:
+    apps = {"avdata": avdata.cli.app, "snnergy": snnergy.cli.app}
+    for kind, text in blocks(page):
+        for line in text.splitlines() if kind == "sh" else []:
+            name, *words = shlex.split(line)
+            if name not in apps:
+                continue
+            command: Any = get_command(apps[name])
+            while hasattr(command, "commands"):
+                command = command.commands[words.pop(0)]
+            command.make_context(line, words)  # refuses what it does not know
+
+
+@pytest.mark.slow
+def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(build, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "open_dataset" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_recipe_of_your_own_has_at_most_forty_lines_and_makes_a_good_set(tmp_path: Path) -> None:
+    recipe = DOCS / "own_recipe.py"
+    assert len(recipe.read_text(encoding="utf-8").splitlines()) <= 40
+    source = avdata.mock(str(recipe), tmp_path / "raw", clips=8)
+    done = avdata.prepare(
+        recipe,
+        source=source,
+        out=tmp_path / "set",
+        config={"video": {"size": 32}},
+        checksums=False,
+        workers=0,
+    )
+    assert (done.samples, done.quarantined) == (8, {})
+    assert avdata.verify(tmp_path / "set").ok
+    splits = {row["group"]: row["split"] for row in read_index(tmp_path / "set").to_pylist()}
+    assert splits == {"a": "test", "b": "val", "c": "train", "d": "train"}
+
+
+def test_every_message_in_troubleshooting_is_one_that_can_appear() -> None:
+    quoted = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.M)
+    code = "\n".join(path.read_text(encoding="utf-8") for room in ("avdata", "snnergy") for path in
+                     (ROOT / room).rglob("*.py"))  # fmt: skip
+    assert len(quoted) > 10
+    assert [message for message in quoted if message not in code] == []
+
+
+def test_each_recipe_has_its_page() -> None:
+    pages = {page.stem for page in PAGES}
+    # CREMA-D's page is docs/cremad.md, beside alignment.
+    assert set(avdata.recipe_names()) - {"cremad"} <= pages
