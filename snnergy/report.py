@@ -175,7 +175,7 @@ def _looks(folder: Path, prepared: str | Path | None) -> tuple[Evidence | None, 
             [],
             f"The prepared set {prepared} is not here: no samples are shown. Give it with --on.",
         )
-    from snnergy.data import open_split, pairs  # noqa: PLC0415
+    from snnergy.data import open_split, to_device  # noqa: PLC0415
     from snnergy.evidence import watch  # noqa: PLC0415
     from snnergy.train import load_network  # noqa: PLC0415
 
@@ -186,7 +186,8 @@ def _looks(folder: Path, prepared: str | Path | None) -> tuple[Evidence | None, 
         )
         data = open_split(prepared, split, shuffle=True)
         batch = next(iter(data.loader(min(SAMPLES, len(data)), num_workers=0)))
-        seen = watch(network, *next(pairs([batch], 1)))
+        made = to_device(batch)
+        seen = watch(network, made.audio, made.video)
     except (AvdataError, RuntimeError, ValueError) as error:
         return None, [], f"The network could not be run on {prepared}: {error}"
     return seen, [_look(data, key, number, seen) for number, key in enumerate(batch.key)], ""
