@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from snnergy.model import SNNergy
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Evidence:
 
 
 @torch.no_grad()
-def watch(network: nn.Module, audio: Tensor, video: Tensor) -> Evidence:
+def watch(network: SNNergy, audio: Tensor, video: Tensor) -> Evidence:
     """Run samples through a network and note what its neurons and masks do.
 
     Args:
@@ -37,48 +36,28 @@ def watch(network: nn.Module, audio: Tensor, video: Tensor) -> Evidence:
         audio: [T, B, 1, F, L].
         video: [T, B, C, H, W].
     """
-    rates: dict[str, float] = {}
-    masks: dict[tuple[str, str], np.ndarray] = {}
-    with _hooked(network, rates, masks):
-        logits = network(audio, video)
-    return Evidence(torch.softmax(logits.float(), 1).numpy(), rates, masks)
+    logits, seen = network(audio, video, return_aux=True)
+    return Evidence(
+        torch.softmax(logits.float(), 1).numpy(),
+        {name: float(rate) for name, rate in seen["rates"].items()},
+        # A mask over tokens is [T, B, heads, 1, H, W].
+        {
+            where: mask.float().mean((2, 3)).transpose(0, 1).numpy()
+            for name, mask in seen["masks"].items()
+            if (where := _direction(name)) is not None
+        },
+    )
 
 
-@contextmanager
-def _hooked(
-    network: nn.Module, rates: dict[str, float], masks: dict[tuple[str, str], np.ndarray]
-) -> Iterator[None]:
-    handles = [
-        part.register_forward_hook(_noting(name, rates, masks))
-        for name, part in network.named_modules()
-        if type(part).__name__ == "Neuron"
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _noting(name: str, rates: dict[str, float], masks: dict[tuple[str, str], np.ndarray]) -> Any:
-    where = _direction(name.split("."))
-
-    def seen(module: nn.Module, inputs: Any, spikes: Tensor) -> None:
-        rates[name] = float(spikes.float().mean())
-        # A mask over tokens is [T, B, heads, 1, H, W]; the first branch's is shown.
-        if where is not None and spikes.ndim == 6 and where not in masks:
-            masks[where] = spikes.float().mean((2, 3)).transpose(0, 1).numpy()
-
-    return seen
-
-
-def _direction(parts: Sequence[str]) -> tuple[str, str] | None:
+def _direction(name: str) -> tuple[str, str] | None:
     """(modality, stage) of a cross-modal attention's token mask, by its place in the network.
 
-    >>> _direction("fusions.2.to_audio.spatial".split("."))
+    >>> _direction("fusions.2.to_audio.message.spatial")
     ('audio', '2')
+    >>> _direction("fusions.2.to_audio.message.temporal.neuron")
     """
-    if len(parts) >= 4 and parts[0] == "fusions" and parts[2].startswith("to_") and parts[3] == "spatial":
+    parts = name.split(".")
+    if parts[0] == "fusions" and parts[-1] == "spatial":
         return parts[2].removeprefix("to_"), parts[1]
     return None
 
