@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from avdata.terminal import print_json, print_table, run_command, say, show_progress
+from snnergy.cli_energy import energy
 
 app = typer.Typer(
     name="snnergy",
@@ -75,6 +76,9 @@ def evaluate(
     best = run / "best.ckpt"
     checkpoint = (best if best.is_file() else run / "last.ckpt") if run.is_dir() else run
     _show(measure(checkpoint, prepared), as_json=as_json)
+
+
+app.command(epilog="Example:  snnergy energy runs/cremad out/cremad")(energy)
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> None:
