@@ -200,6 +200,9 @@ class Neuron(nn.Module):
         rate = None if self.leak is None else torch.sigmoid(self.leak)
         if held is not None:
             return self._advance(current, decay if rate is None else rate, *held)
+        if torch.compiler.is_exporting():
+            # Other runtimes do not know the operator.
+            return self._advance(current, decay if rate is None else rate, {}, {})
         return _fire(current, rate, decay, self.threshold, self.surrogate)
 
     def _advance(
@@ -212,13 +215,13 @@ class Neuron(nn.Module):
         wide = _wide(current)
         own = self, sum(neuron is self for neuron, _ in after)
         membrane = before.get(own, torch.zeros_like(wide[0]))
-        spikes = torch.empty_like(wide)
-        for t in range(len(wide)):
-            h = _integrate(membrane, wide[t], decay, self.kind != "if")
-            spikes[t] = h >= self.threshold
+        spikes = []
+        for given in wide:
+            h = _integrate(membrane, given, decay, self.kind != "if")
+            spikes.append(h >= self.threshold)
             membrane = h.masked_fill(h >= self.threshold, 0.0)
         after[own] = membrane
-        return spikes.to(current.dtype)
+        return torch.stack(spikes).to(current.dtype)
 
     def extra_repr(self) -> str:
         """Kind and threshold."""
