@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import snnergy
 from avdata.errors import UsageError
+from snnergy.cli import app
 from snnergy.energy import AC_PJ, MAC_PJ, Energy, draw_energy, measure
+from snnergy.train import TrainConfig, train
 
 
 def inputs(batch: int = 2, steps: int = 2) -> tuple[Tensor, Tensor]:
@@ -114,3 +118,14 @@ def test_a_training_network_has_no_energy() -> None:
         measure(model, [])
     with pytest.raises(UsageError, match="no samples"):
         measure(model.eval(), [])
+
+
+def test_the_command_tells_a_trained_networks_energy(synthetic_set: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(synthetic_set, run, TrainConfig(steps=2, batch_size=8))
+    told = CliRunner().invoke(app, ["energy", str(run), str(synthetic_set), "--batches", "1", "--json"])
+    assert told.exit_code == 0, told.output
+    measured = json.loads(told.stdout)
+    assert measured["samples"] == 8
+    assert 0 < measured["mj_exact"] < measured["mj_reference"] < measured["mj_with_memory"] * 100
+    assert (run / "energy.png").stat().st_size > 0
