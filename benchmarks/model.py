@@ -247,6 +247,10 @@ def steps(rounds: int, preset: str) -> None:
             kept_bytes(lambda model=model, pair=pair: model(*pair), [*model.parameters(), *pair]) / 1e6
             for model in (plain, lean)
         ]
+        # Checkpoints hold the streams between stages outside autograd's saved tensors.
+        with torch.no_grad():
+            _, aux = lean(*pair, return_aux=True)
+        kept[1] += sum(x.nbytes for streams in aux["stages"][:-1] for x in streams.values()) / 1e6
         print(f"  {count:5}{took[-1]:6.0f}{kept[0]:6.1f}{kept[1]:6.1f}")
     print(f"  time ~ T^{exponent(counts, took):.2f}")
 

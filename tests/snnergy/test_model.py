@@ -218,7 +218,11 @@ def test_checkpointing_changes_memory_and_nothing_else() -> None:
             [weight.grad for weight in model.parameters()] + [value.float() for value in model.buffers()]
         )
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
-    assert kept[1] < kept[0] / 3
+    # The streams between stages are held outside autograd's saved tensors.
+    with torch.no_grad():
+        stages = model(*given, return_aux=True)[1]["stages"][:-1]
+    held = sum(stream.nbytes for streams in stages for stream in streams.values())
+    assert kept[1] + held < kept[0] / 3
 
 
 @pytest.mark.parametrize("options", [{}, {"residual": "sew", "neuron": "plif"}, {"fusion": "cmci"}], ids=str)
