@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from avdata.terminal import print_json, print_table, run_command, say, show_progress
+from snnergy.cli_energy import energy
 
 if TYPE_CHECKING:
     from snnergy.settings import TrainConfig
@@ -198,6 +199,9 @@ def report(
         import webbrowser
 
         webbrowser.open(path.resolve().as_uri())
+
+
+app.command(epilog="Example:  snnergy energy runs/cremad out/cremad")(energy)
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> None:

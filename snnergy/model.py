@@ -18,7 +18,7 @@ from snnergy.baselines import JOINS, Join
 from snnergy.config import FUSIONS, PRESETS, Kind, ModelConfig, configure
 from snnergy.encoder import Entry, Stage
 from snnergy.fusion import Exchange, Streams
-from snnergy.neuron import ATTENTION_THRESHOLD, Cell, Neuron, carried
+from snnergy.neuron import ATTENTION_THRESHOLD, Cell, Membranes, Neuron, carried
 from snnergy.observe import watched
 
 __all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "StreamState", "build", "recalibrate"]
@@ -50,7 +50,7 @@ def build(preset: str = "nano", **options: Any) -> SNNergy:
 class StreamState:
     """Where a stream stands between two steps: membranes, features summed so far, and steps seen."""
 
-    membranes: Mapping[nn.Module, Tensor] = field(default_factory=dict)
+    membranes: Membranes = field(default_factory=dict)
     total: Tensor | None = None
     steps: int = 0
 
@@ -156,8 +156,7 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
             msg = "CCSSA compares every time step with every other and cannot be run step by step"
             raise UsageError(msg, hint="give all steps at once, or choose fusion='cmqka'")
         audio, video, _ = _arrange(audio[None], video[None], self.config, "TBCHW")
-        membranes = dict(state.membranes)
-        with carried(membranes):
+        with carried(state.membranes) as membranes:
             features = self._features(audio, video, {"audio": mask_a, "video": mask_v}, 1)[0]
         total, steps = features if state.total is None else state.total + features, state.steps + 1
         return self._judge(total / steps), StreamState(membranes, total, steps)

@@ -14,7 +14,7 @@ double precision, it is the loop written below, which is also what the kernels a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,8 +31,13 @@ TAU = 2.0
 ATTENTION_THRESHOLD = 0.5
 STEEPNESS = {"sigmoid": 4.0, "atan": 2.0}
 
-# The membranes of neurons that are run step by step, while they are.
-_membranes: ContextVar[MutableMapping[nn.Module, Tensor] | None] = ContextVar("membranes", default=None)
+# A neuron that two ways of the network share has a membrane for each: its first and its second call's.
+Membranes = Mapping[tuple[nn.Module, int], Tensor]
+
+# The membranes of neurons that are run step by step, while they are: as they were, and as they become.
+_carried: ContextVar[tuple[Membranes, dict[tuple[nn.Module, int], Tensor]] | None] = ContextVar(
+    "membranes", default=None
+)
 
 
 @cache
@@ -152,16 +157,17 @@ _fire.register_autograd(_differentiate, setup_context=_keep)
 
 
 @contextmanager
-def carried(membranes: MutableMapping[nn.Module, Tensor]) -> Iterator[None]:
-    """Within it neurons take up their membranes where they left them, and leave them there again.
+def carried(membranes: Membranes) -> Iterator[Membranes]:
+    """Within it neurons take up the membranes given; it yields what becomes of them.
 
     This is how a stream is evaluated step by step; it has no backward.
     """
-    token = _membranes.set(membranes)
+    after: dict[tuple[nn.Module, int], Tensor] = {}
+    token = _carried.set((membranes, after))
     try:
-        yield
+        yield after
     finally:
-        _membranes.reset(token)
+        _carried.reset(token)
 
 
 class Neuron(nn.Module):
@@ -189,25 +195,33 @@ class Neuron(nn.Module):
         A threshold compared in bfloat16 would flip spikes.
         """
         # A compiled graph has no streams; its tracer cannot look into a context variable.
-        held = None if torch.compiler.is_compiling() else _membranes.get()
+        held = None if torch.compiler.is_compiling() else _carried.get()
         decay = 0.0 if self.kind == "if" else 1 / TAU
         rate = None if self.leak is None else torch.sigmoid(self.leak)
         if held is not None:
-            return self._advance(current, decay if rate is None else rate, held)
+            return self._advance(current, decay if rate is None else rate, *held)
+        if torch.compiler.is_exporting():
+            # Other runtimes do not know the operator.
+            return self._advance(current, decay if rate is None else rate, {}, {})
         return _fire(current, rate, decay, self.threshold, self.surrogate)
 
     def _advance(
-        self, current: Tensor, decay: float | Tensor, held: MutableMapping[nn.Module, Tensor]
+        self,
+        current: Tensor,
+        decay: float | Tensor,
+        before: Membranes,
+        after: dict[tuple[nn.Module, int], Tensor],
     ) -> Tensor:
         wide = _wide(current)
-        membrane = held.get(self, torch.zeros_like(wide[0]))
-        spikes = torch.empty_like(wide)
-        for t in range(len(wide)):
-            h = _integrate(membrane, wide[t], decay, self.kind != "if")
-            spikes[t] = h >= self.threshold
+        own = self, sum(neuron is self for neuron, _ in after)
+        membrane = before.get(own, torch.zeros_like(wide[0]))
+        spikes = []
+        for given in wide:
+            h = _integrate(membrane, given, decay, self.kind != "if")
+            spikes.append(h >= self.threshold)
             membrane = h.masked_fill(h >= self.threshold, 0.0)
-        held[self] = membrane
-        return spikes.to(current.dtype)
+        after[own] = membrane
+        return torch.stack(spikes).to(current.dtype)
 
     def extra_repr(self) -> str:
         """Kind and threshold."""

@@ -1,0 +1,281 @@
+"""How fast and lean the network is, beside copies, a plain autograd loop, SpikingJelly, quadratic attention.
+
+    python benchmarks/model.py                              # all, some minutes and 12 GB of memory
+    python benchmarks/model.py --parts neuron --rounds 3
+    python benchmarks/model.py --parts attention --largest 4096 --plot attention.png
+
+The contenders of a part take turns in every round; figures are medians of all rounds. The floor of the
+neuron is two copies of memory that is there already; each contender also allocates its results. Bytes are
+those that a forward keeps for its backward, each memory once, the input and weights left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import snnergy
+from snnergy.attention import CrossModalAttention
+from snnergy.baselines import QuadraticAttention
+from snnergy.neuron import Neuron
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Step(torch.autograd.Function):
+    """A spike with the sigmoid's derivative, as plain networks write it."""
+
+    @staticmethod
+    def forward(ctx: Any, distance: Tensor) -> Tensor:
+        """Whether the threshold is reached."""
+        ctx.save_for_backward(distance)
+        return (distance >= 0).to(distance)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """The sigmoid's derivative."""
+        (distance,) = ctx.saved_tensors
+        height = torch.sigmoid(4 * distance)
+        return grad * 4 * height * (1 - height)
+
+
+class PlainNeuron(nn.Module):
+    """The neuron as a loop that autograd records."""
+
+    def __init__(self, threshold: float = 1.0) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Spikes of a current."""
+        membrane, spikes = torch.zeros_like(current[0]), []
+        for given in current:
+            membrane = membrane + (given - membrane) / 2
+            spikes.append(Step.apply(membrane - self.threshold))
+            membrane = membrane * (1 - spikes[-1].detach())
+        return torch.stack(spikes)
+
+
+class JellyNeuron(nn.Module):
+    """SpikingJelly's multi-step neuron, reset before each call."""
+
+    def __init__(self, threshold: float = 1.0) -> None:
+        super().__init__()
+        from spikingjelly.activation_based import neuron, surrogate
+
+        self.node = neuron.LIFNode(
+            tau=2.0, v_threshold=threshold, v_reset=0.0, detach_reset=True, step_mode="m",
+            surrogate_function=surrogate.Sigmoid(4.0),
+        )  # fmt: skip
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Spikes of a current."""
+        self.node.reset()
+        return self.node(current.contiguous())
+
+
+def exchanged(model: nn.Module, made: type[nn.Module]) -> nn.Module:
+    """The same network with every neuron replaced."""
+    for part in list(model.modules()):
+        for name, child in part.named_children():
+            if isinstance(child, Neuron):
+                setattr(part, name, made(child.threshold))
+    return model
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Milliseconds of a call."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    call()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) * 1e3
+
+
+def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Each contender's median in milliseconds; they take turns, and the first round does not count."""
+    seen: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, call in contenders.items():
+            took = timed(call)
+            if number:
+                seen[name].append(took)
+    return {name: statistics.median(times) for name, times in seen.items()}
+
+
+def kept_bytes(call: Callable[[], object], without: Sequence[Tensor] = ()) -> int:
+    """Bytes that a forward keeps for its backward."""
+    kept: dict[int, int] = {}
+
+    def note(saved: Tensor) -> Tensor:
+        storage = saved.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+        result = call()
+    assert result is not None
+    for one in without:
+        kept.pop(one.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+def neuron(rounds: int) -> None:
+    """The neuron's forward and backward beside the floor and its peers."""
+    shape = (4, 8, 96, 64, 64)
+    current, grad = torch.randn(shape, device=DEVICE) * 2, torch.randn(shape, device=DEVICE)
+    one, two = torch.empty_like(current), torch.empty_like(current)
+    layers = {"ours": Neuron(), "plain autograd": PlainNeuron(), "SpikingJelly": JellyNeuron()}
+    given = current.requires_grad_()
+
+    def floor() -> None:
+        one.copy_(current.detach())
+        two.copy_(grad)
+
+    contenders: dict[str, Callable[[], object]] = {"floor": floor}
+    for name, layer in layers.items():
+        contenders[name] = lambda layer=layer: torch.autograd.grad(layer(given), given, grad)
+    took = medians(contenders, rounds)
+    print(f"neuron {list(shape)} on {DEVICE}: forward and backward")
+    for name, layer in layers.items():
+        kept = kept_bytes(lambda layer=layer: layer(given), [current]) / current.numel()
+        print(f"  {name:15} {took[name]:8.1f} ms  {took[name] / took['floor']:5.1f} × floor  "
+              f"{took[name] / took['ours']:5.1f} × ours  {kept:5.2f} bytes an element kept")  # fmt: skip
+    print(f"  {'floor':15} {took['floor']:8.1f} ms")
+
+
+def exponent(tokens: Sequence[int], values: Sequence[float]) -> float:
+    """The slope of a line through the logarithms."""
+    x, y = [math.log(n) for n in tokens], [math.log(v) for v in values]
+    mean_x, mean_y = statistics.mean(x), statistics.mean(y)
+    above = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return above / sum((a - mean_x) ** 2 for a in x)
+
+
+def attention(rounds: int, largest: int, plot: Path | None) -> None:
+    """CMQKA and quadratic attention over more and more tokens."""
+    tokens = [n for n in (64, 256, 1024, 4096, 16384) if n <= largest]
+    parts = {"cmqka": CrossModalAttention(32, 1).to(DEVICE), "ccssa": QuadraticAttention(32, 1).to(DEVICE)}
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    sizes: dict[str, list[int]] = {name: [] for name in parts}
+    print(f"attention, one direction, C = 32, one head, T = 2, B = 1, on {DEVICE}")
+    print("      N   cmqka ms   ccssa ms   cmqka MB   ccssa MB")
+    for n in tokens:
+        side = math.isqrt(n)
+        pair = [torch.randint(0, 2, (2, 1, 32, side, side), device=DEVICE).float() for _ in range(2)]
+        calls = {
+            name: lambda part=part, pair=pair: part(*pair).sum().backward() for name, part in parts.items()
+        }
+        took = medians(calls, rounds if n < 4096 else 1)
+        for name, part in parts.items():
+            times[name].append(took[name])
+            sizes[name].append(kept_bytes(lambda part=part, pair=pair: part(*pair), pair))
+        print(f"{n:7}" + "".join(f"{times[name][-1]:11.1f}" for name in parts)
+              + "".join(f"{sizes[name][-1] / 1e6:11.1f}" for name in parts))  # fmt: skip
+    for name in parts:
+        # Small grids measure the cost of calls, not of tokens.
+        print(f"  {name}: time ~ N^{exponent(tokens[-3:], times[name][-3:]):.2f}, "
+              f"bytes ~ N^{exponent(tokens[-3:], sizes[name][-3:]):.2f} over the last three")  # fmt: skip
+    if plot is not None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 3.4), layout="constrained")
+        for axis, held, unit in zip(figure.subplots(1, 2), (times, sizes), ("ms", "bytes kept"), strict=True):
+            for name in parts:
+                axis.loglog(tokens, held[name], marker="o", label=name)
+            axis.set_xlabel("tokens N")
+            axis.set_ylabel(unit)
+            axis.legend()
+        figure.savefig(plot, dpi=110)
+
+
+def training(rounds: int, preset: str, size: int, batch: int) -> None:
+    """A training step beside the same network of other neurons."""
+    audio = torch.randn(4, batch, 1, size, size, device=DEVICE)
+    video = torch.randn(4, batch, 3, size, size, device=DEVICE)
+    label = torch.randint(0, 6, (batch,), device=DEVICE)
+    makers: dict[str, type[nn.Module] | None] = {
+        "ours": None, "SpikingJelly": JellyNeuron, "plain autograd": PlainNeuron
+    }  # fmt: skip
+    networks = {}
+    for name, made in makers.items():
+        torch.manual_seed(0)
+        network = snnergy.build(preset, num_classes=6)
+        networks[name] = (network if made is None else exchanged(network, made)).to(DEVICE)
+
+    def step(network: nn.Module) -> None:
+        network.zero_grad()
+        nn.functional.cross_entropy(network(audio, video), label).backward()
+
+    took = medians(
+        {name: lambda network=network: step(network) for name, network in networks.items()}, rounds
+    )
+    kept = {
+        name: kept_bytes(lambda network=network: network(audio, video), [*network.parameters(), audio, video])
+        for name, network in networks.items()
+    }
+    print(f"training step of {preset}, {size}×{size}, T = 4, batch {batch}, on {DEVICE}")
+    for name in networks:
+        print(f"  {name:15} {took[name]:8.0f} ms  {batch / took[name] * 1e3:6.1f} samples/s  "
+              f"{took[name] / took['ours']:5.2f} × ours  {kept[name] / 1e6:7.0f} MB kept, ours is "
+              f"{kept['ours'] / kept[name]:.2f} of it")  # fmt: skip
+
+
+def steps(rounds: int, preset: str) -> None:
+    """Time and memory by the number of time steps, with and without checkpoints."""
+    counts = (4, 8, 16, 32)
+    print(f"time steps, {preset}, 32×32, batch 2, on {DEVICE}\n      T    ms    MB   MB with checkpoints")
+    took = []
+    for count in counts:
+        pair = [torch.randn(count, 2, channels, 32, 32, device=DEVICE) for channels in (1, 3)]
+        plain, lean = (
+            snnergy.build(preset, checkpoint=checkpoint).to(DEVICE) for checkpoint in (False, True)
+        )
+        call = {"": lambda plain=plain, pair=pair: plain(*pair).sum().backward()}
+        took.append(medians(call, rounds)[""])
+        kept = [
+            kept_bytes(lambda model=model, pair=pair: model(*pair), [*model.parameters(), *pair]) / 1e6
+            for model in (plain, lean)
+        ]
+        # Checkpoints hold the streams between stages outside autograd's saved tensors.
+        with torch.no_grad():
+            _, aux = lean(*pair, return_aux=True)
+        kept[1] += sum(x.nbytes for streams in aux["stages"][:-1] for x in streams.values()) / 1e6
+        print(f"  {count:5}{took[-1]:6.0f}{kept[0]:6.1f}{kept[1]:6.1f}")
+    print(f"  time ~ T^{exponent(counts, took):.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", default=["neuron", "attention", "training", "steps"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--largest", type=int, default=16384, help="tokens")
+    parser.add_argument("--plot", type=Path, help="a picture of the attention part")
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if "neuron" in options.parts:
+        neuron(options.rounds)
+    if "attention" in options.parts:
+        attention(options.rounds, options.largest, options.plot)
+    if "training" in options.parts:
+        training(options.rounds, options.preset, options.size, options.batch)
+    if "steps" in options.parts:
+        steps(options.rounds, "nano")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The command about energy: `snnergy energy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avdata.terminal import print_json, print_table, say
+
+
+def energy(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint in it.")],
+    prepared: Annotated[Path, typer.Argument(help="Folder of a prepared set; its test split is used.")],
+    batches: Annotated[int, typer.Option(min=1, help="Batches to measure on.")] = 16,
+    out: Annotated[Path | None, typer.Option(help="The bar chart; the run's energy.png without.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Count a trained network's operations on the test split, layer by layer, and estimate its energy."""
+    from dataclasses import asdict
+
+    from snnergy.data import open_split, pairs
+    from snnergy.energy import draw_energy, measure
+    from snnergy.train import load_network
+
+    best = run / "best.ckpt"
+    checkpoint = (best if best.is_file() else run / "last.ckpt") if run.is_dir() else run
+    network, config = load_network(checkpoint)
+    loader = open_split(prepared, "test").loader(config.batch_size, num_workers=0)
+    measured = measure(network, pairs(loader, batches))
+    picture = out or checkpoint.parent / "energy.png"
+    draw_energy(measured, picture)
+    totals = {
+        "mj_exact": measured.millijoules(),
+        "mj_rate": measured.millijoules("rate"),
+        "mj_reference": measured.reference_millijoules,
+        "mj_with_memory": measured.millijoules_with_memory,
+    }
+    if as_json:
+        print_json({**asdict(measured), **totals})
+        return
+    rows = [
+        (layer.name, f"{layer.rate:.4f}", f"{layer.macs:,.0f}", f"{layer.sops_rate:,.0f}",
+         f"{layer.sops_exact:,.0f}", f"{layer.millijoules:.2e}")
+        for layer in measured.layers
+    ]  # fmt: skip
+    print_table(("layer", "rate", "MACs", "SOPs by rate", "SOPs exact", "mJ"), rows)
+    say(
+        f"{totals['mj_exact']:.4g} mJ a sample ({totals['mj_rate']:.4g} by rate), the same network without "
+        f"spikes {totals['mj_reference']:.4g} mJ; with memory traffic about {totals['mj_with_memory']:.4g} mJ"
+    )
+    say(f"{measured.attention:,.0f} additions of attention, {measured.updates:,.0f} membranes updated "
+        f"(not in the headline); {measured.samples:,} samples; see {picture}")  # fmt: skip
+    if not measured.counted:
+        say("with sew and α ≠ 1 a stream is of weighted spikes: counts are weighted too, not exact")

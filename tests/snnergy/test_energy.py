@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import snnergy
+from avdata.errors import UsageError
+from snnergy.cli import app
+from snnergy.energy import AC_PJ, MAC_PJ, Energy, draw_energy, measure
+from snnergy.train import TrainConfig, train
+
+
+def inputs(batch: int = 2, steps: int = 2) -> tuple[Tensor, Tensor]:
+    return torch.randn(steps, batch, 1, 32, 32), torch.randn(steps, batch, 3, 32, 32)
+
+
+def settled(**options: object) -> snnergy.SNNergy:
+    torch.manual_seed(0)
+    model = snnergy.build("nano", num_classes=3, **options)
+    snnergy.recalibrate(model, [inputs(batch=4)])
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def energy() -> Energy:
+    return measure(settled(), [inputs()])
+
+
+def test_synaptic_operations_are_spikingjellys() -> None:
+    model, given = settled(), inputs()
+    counter = SynOpCounter()
+    with torch.no_grad(), DispatchCounterMode([counter]):
+        model(*given)
+    counted = sum(layer.sops_exact for layer in measure(model, [given]).layers if layer.spiking)
+    assert counted > 1e5
+    assert counted * 2 == counter.get_total()
+
+
+def test_counting_borders_gives_less_than_rates_do(energy: Energy) -> None:
+    exact, rate = (
+        sum(getattr(layer, name) for layer in energy.layers if layer.spiking)
+        for name in ("sops_exact", "sops_rate")
+    )
+    # Grids of two by two are nothing but borders.
+    assert 0.75 * rate < exact < rate
+    assert energy.millijoules() < energy.millijoules("rate") < energy.reference_millijoules
+    assert energy.millijoules_with_memory > energy.reference_millijoules / 10
+
+
+def test_only_first_convolutions_and_the_head_multiply(energy: Energy) -> None:
+    real = [layer.name for layer in energy.layers if not layer.spiking]
+    assert real == [
+        "encoders.audio.0.embedding.embed.0.conv", "encoders.video.0.embedding.embed.0.conv", "head"
+    ]  # fmt: skip
+    # Two steps of a 3×3 convolution from one channel to 8 on 32×32.
+    assert energy.layers[0].macs == 2 * 9 * 8 * 32 * 32
+
+
+def test_static_inputs_are_multiplied_once() -> None:
+    model = settled(steps=2)
+    audio, video = inputs()
+    measured = measure(model, [(audio[0], video)])
+    assert measured.layers[0].macs == 9 * 8 * 32 * 32
+
+
+def test_silence_costs_what_the_biases_fire() -> None:
+    model = settled()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.zeros_(part.bias)
+            part.reset_running_stats()
+    audio, video = inputs()
+    silent = measure(model, [(audio * 0, video * 0)])
+    assert silent.attention == 0
+    assert sum(layer.sops_exact for layer in silent.layers) == 0
+    assert silent.millijoules() == pytest.approx(
+        MAC_PJ * 1e-9 * sum(layer.macs for layer in silent.layers if not layer.spiking)
+    )
+
+
+def test_products_of_attention_are_counted_pair_by_pair() -> None:
+    model = settled(fusion="sca", fusion_stages=(1,))
+    fired: dict[str, Tensor] = {}
+    for name, part in model.named_modules():
+        if name.endswith(("message.query_neuron", "message.key_neuron")):
+            part.register_forward_hook(lambda _, __, spikes, name=name: fired.update({name: spikes}))
+    given = inputs()
+    counted = measure(model, [given]).attention
+    pairs = 0.0
+    for side in ("to_audio", "to_video"):
+        query, both = (fired[f"fusions.1.{side}.message.{end}_neuron"].flatten(3) for end in ("query", "key"))
+        key, value = both.chunk(2, dim=2)
+        scores = torch.einsum("tbcn,tbcm->tbnm", query, key)
+        pairs += float(scores.sum() + torch.einsum("tbnm,tbcm->tbcn", scores, value).sum())
+    assert pairs > 0
+    assert counted >= pairs / 2
+
+
+def test_the_headline_is_the_sum_of_its_parts(energy: Energy) -> None:
+    parts = sum(layer.millijoules for layer in energy.layers) + AC_PJ * 1e-9 * energy.attention
+    assert energy.millijoules() == pytest.approx(parts)
+
+
+def test_the_energy_can_be_looked_at(energy: Energy, tmp_path: Path) -> None:
+    draw_energy(energy, tmp_path / "energy.png")
+    assert (tmp_path / "energy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_training_network_has_no_energy() -> None:
+    model = snnergy.build("nano")
+    with pytest.raises(UsageError, match="training mode"):
+        measure(model, [])
+    with pytest.raises(UsageError, match="no samples"):
+        measure(model.eval(), [])
+
+
+def test_the_command_tells_a_trained_networks_energy(synthetic_set: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(synthetic_set, run, TrainConfig(steps=2, batch_size=8))
+    told = CliRunner().invoke(app, ["energy", str(run), str(synthetic_set), "--batches", "1", "--json"])
+    assert told.exit_code == 0, told.output
+    measured = json.loads(told.stdout)
+    assert measured["samples"] == 8
+    assert 0 < measured["mj_exact"] < measured["mj_reference"] < measured["mj_with_memory"] * 100
+    assert (run / "energy.png").stat().st_size > 0

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import snnergy
+from avdata.errors import UsageError
+from snnergy.export import export, export_onnx, fold
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    return torch.randn(2, 4, 1, 16, 24, dtype=dtype), torch.randn(2, 4, 3, 24, 16, dtype=dtype)
+
+
+def settled(dtype: torch.dtype = torch.float64, **options: object) -> snnergy.SNNergy:
+    torch.manual_seed(0)
+    model = snnergy.build("nano", num_classes=3, **options).to(dtype)
+    snnergy.recalibrate(model, [inputs(dtype)])
+    for name, weight in model.named_parameters():
+        if name.endswith("alpha"):
+            weight.data.fill_(0.7)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"alpha_shape": "channel"}, {"tie_directions": True}, {"residual": "sew"}], ids=str
+)
+def test_a_folded_network_gives_the_same_logits(options: dict[str, object]) -> None:
+    model = settled(**options)
+    given = inputs()
+    folded = fold(model)
+    with torch.no_grad():
+        assert (model(*given) - folded(*given)).abs().max() < 1e-10
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    alphas = [weight for name, weight in folded.named_parameters() if name.endswith("alpha")]
+    expected = 0.7 if options.get("residual") == "sew" else 1.0
+    assert all((alpha == expected).all() for alpha in alphas)
+    assert any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+
+
+def test_an_exported_graph_gives_the_same_logits() -> None:
+    model = settled()
+    given = inputs()
+    program = export(model, *given)
+    with torch.no_grad():
+        assert (model(*given) - program.module()(*given)).abs().max() < 1e-10
+
+
+def test_onnxruntime_gives_the_same_logits(tmp_path: Path) -> None:
+    model = settled(torch.float32)
+    audio, video = torch.randn(2, 4, 1, 16, 16), torch.randn(2, 4, 3, 16, 16)
+    path = tmp_path / "model.onnx"
+    export_onnx(model, audio, video, path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"audio": audio.numpy(), "video": video.numpy()})
+    with torch.no_grad():
+        expected = model(audio, video)
+    assert expected.abs().max() > 1e-3
+    assert (torch.from_numpy(logits) - expected).abs().max() < 1e-4
+
+
+def test_a_training_network_is_not_folded() -> None:
+    with pytest.raises(UsageError, match="training mode"):
+        fold(snnergy.build("nano"))
