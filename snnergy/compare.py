@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -90,6 +91,9 @@ def compare(
         UsageError: a name is unknown, or a run in `out` has other settings.
         AvdataError: a training failed.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        msg = "a comparison is one process, and torchrun started several"
+        raise UsageError(msg, hint="train big runs with snnergy train, into OUT/runs/FUSION-seedN")
     chosen = list(dict.fromkeys(fusions)) or list(MINIMUM)
     for name in chosen:
         if name not in FUSIONS:

@@ -29,12 +29,9 @@ class Modulation:
         Raises:
             UsageError: it has not two modalities whose features the head concatenates.
         """
-        head = network.head
-        if (
-            not isinstance(head, nn.Linear)
-            or set(network.encoders) != set(MODALITIES)
-            or head.in_features % 2
-        ):
+        head, width = network.head, 2 * network.config.dims[-1]
+        both = set(network.encoders) == set(MODALITIES)
+        if not isinstance(head, nn.Linear) or not both or head.in_features != width:
             msg = f"ogm_ge balances two encoders with a linear head, and {network.config.fusion} is not that"
             raise UsageError(msg, hint="choose --fusion concat or cmqka, or leave ogm_ge out")
         self._network, self._head, self._alpha = network, head, alpha

@@ -73,11 +73,16 @@ def train(
         UsageError: a name is unknown, or the resumed run has other settings.
     """
     folder, began = Path(out), time.perf_counter()
-    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    resume = resume or (restarted and (folder / "config.json").is_file())
     settled = config or (_settings_of(folder) if resume else settle(None))
     _quiet()
     fabric = start(device, settled.precision, sync_batchnorm=settled.sync_batchnorm)
     with lost_processes_named(fabric):
+        if fabric.world_size > 1:
+            # The run's folder, which a resumed run's settings come from, may be on the first machine alone.
+            said = on_first(fabric, settled.model_dump_json().encode())
+            settled = TrainConfig.model_validate_json(said or b"")
         _agree(fabric, lambda: _check_folder(folder, settled, resume=resume))
         run = _Run(fabric, where, folder, settled, progress)
         run.begin(resume=resume)

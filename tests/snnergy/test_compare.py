@@ -58,6 +58,14 @@ def test_an_unknown_fusion_is_named_before_anything_is_trained(
     assert not list(tmp_path.iterdir())
 
 
+def test_several_processes_are_refused(
+    tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="one process"):
+        compare(tiny_set, tmp_path, quick(), fusions=["audio"])
+
+
 def test_what_is_kept_for_the_backward_is_counted_once() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

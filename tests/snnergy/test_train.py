@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from snnergy.compare import compare
 from snnergy.data import open_split
 from snnergy.learner import Learner
 from snnergy.model import build
+from snnergy.processes import share_statistics
 from snnergy.settings import TrainConfig, settle
 from snnergy.train import evaluate, load_network, train
 
@@ -183,6 +185,17 @@ def test_what_only_a_gpu_can_do_is_refused_on_the_cpu(
     with pytest.raises(UsageError, match=r"needs (a GPU|GPUs)"):
         train(tiny_set, tmp_path / "run", quick(**setting), device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_share_the_statistics_of_their_batch_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process has seen means of 3 and variances of 5; here they are 1 and 2."""
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean, norm.running_var = torch.full((2,), 1.0), torch.full((2,), 2.0)
+    other = torch.tensor([3.0, 3.0, 5.0, 5.0])
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.add_(other))
+    share_statistics(SimpleNamespace(world_size=2), nn.Sequential(norm))  # type: ignore[arg-type]
+    assert norm.running_mean.tolist() == [2.0, 2.0]
+    assert norm.running_var.tolist() == [3.5, 3.5]
 
 
 def test_a_set_without_validation_keeps_the_last_state(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
