@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from avdata.config import Config
     from avdata.download import download
     from avdata.errors import AvdataError, Flag, Reason, SourceError, UsageError
+    from avdata.mixture import mix
     from avdata.mock import make_mock as mock
     from avdata.prepare import PreparedSet, prepare
     from avdata.recipe import Clip, Recipe, load_recipe, recipe_names
@@ -40,6 +41,7 @@ _DOORS = {
     "UsageError": ("errors", "UsageError"),
     "download": ("download", "download"),
     "load_recipe": ("recipe", "load_recipe"),
+    "mix": ("mixture", "mix"),
     "mock": ("mock", "make_mock"),
     "open": ("stream", "open_dataset"),
     "prepare": ("prepare", "prepare"),
@@ -60,6 +62,7 @@ __all__ = [
     "UsageError",
     "download",
     "load_recipe",
+    "mix",
     "mock",
     "open",
     "prepare",
