@@ -26,9 +26,11 @@ from avdata.loader import Loader
 from avdata.plan import Order, cached_order, epoch_order, first_uses, seat, weighted_counts
 from avdata.samples import Samples
 from avdata.shardcache import LIMIT, ShardCache
-from avdata.shards import decode_npy, read_index, read_info, read_members
+from avdata.shards import decode_npy, index_schema, read_index, read_info, read_members
 from avdata.shelf import Shelf
 from avdata.where import condition
+
+_COLUMNS = ("key", "split", "shard", "offset", "nbytes", "label", "flags")  # what a stream always needs
 
 __all__ = ["AVBatch", "AVDataset", "AVSample", "Loader", "open_dataset"]
 
@@ -128,10 +130,13 @@ class AVDataset(IterableDataset[AVSample]):
             raise UsageError(msg)
         import pyarrow.compute as pc  # noqa: PLC0415
 
-        index = read_index(shelf.root)
+        named = f"{chosen} {weights if isinstance(weights, str) else ''}"
+        index = read_index(
+            shelf.root, [name for name in index_schema().names if name in _COLUMNS or name in named]
+        )
         index = index.filter(pc.equal(index["split"], split))
         if chosen is not None:
-            index = index.filter(condition(chosen, index.column_names))
+            index = index.filter(condition(chosen, index_schema().names))
         self.split, self.info, self.order, self.on_error = split, info, order, on_error
         self.epoch, self.filter = 0, chosen
         self.rank, self.world_size = rank, world_size
@@ -141,6 +146,7 @@ class AVDataset(IterableDataset[AVSample]):
         # Whether frames are stored as JPEG strips.
         self.jpeg = bool(info["config"].get("video", {}).get("storage", "npy") == "jpeg")
         self._shelf = shelf
+        self._sha256: dict[tuple[str, int], str] | None = None
         self._index = index.combine_chunks()
         self._label = index["label"].to_numpy().astype(np.int64)
         self._offset, self._nbytes = index["offset"].to_numpy(), index["nbytes"].to_numpy()
@@ -179,6 +185,14 @@ class AVDataset(IterableDataset[AVSample]):
     def key(self, number: int) -> str:
         """The key of one sample."""
         return str(self._index["key"][number].as_py())
+
+    def _sha256_of(self, number: int) -> str:
+        if self._sha256 is None:
+            # Half of the index, and wanted only for single samples from afar.
+            index = read_index(self._shelf.root, ["shard", "offset", "sha256"])
+            known = zip(*(index[name].to_pylist() for name in index.column_names), strict=True)
+            self._sha256 = {(shard, offset): sha256 for shard, offset, sha256 in known}
+        return self._sha256[self._shard[self.shard_of[number]], int(self._offset[number])]
 
     def keys_of(self, numbers: np.ndarray) -> list[str]:
         """The keys of samples."""
@@ -271,7 +285,7 @@ class AVDataset(IterableDataset[AVSample]):
             if whole:
                 data = self._shelf.view(shard)[offset : offset + nbytes]
             else:
-                data = self._shelf.sample(shard, offset, nbytes, self._index["sha256"][number].as_py())
+                data = self._shelf.sample(shard, offset, nbytes, self._sha256_of(number))
             members = read_members(data, key)
             stored = decode_npy(members["mel.npy"])
             self.shape.check(stored, mel.shape, np.float16)
