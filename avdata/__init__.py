@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from avdata.config import Config
     from avdata.download import download
     from avdata.errors import AvdataError, Flag, Reason, SourceError, UsageError
+    from avdata.mixture import mix
     from avdata.mock import make_mock as mock
     from avdata.notebook import bars
     from avdata.prepare import PreparedSet, prepare
@@ -43,6 +44,7 @@ _DOORS = {
     "bars": ("notebook", "bars"),
     "download": ("download", "download"),
     "load_recipe": ("recipe", "load_recipe"),
+    "mix": ("mixture", "mix"),
     "mock": ("mock", "make_mock"),
     "open": ("stream", "open_dataset"),
     "prepare": ("prepare", "prepare"),
@@ -65,6 +67,7 @@ __all__ = [
     "bars",
     "download",
     "load_recipe",
+    "mix",
     "mock",
     "open",
     "prepare",

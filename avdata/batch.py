@@ -36,6 +36,7 @@ class AVBatch:
         label: int64 [B].
         key: B keys.
         weight: float32 [B]; 0 marks padding, which no loss and no metric may count.
+        present: bool [B, 2]; whether the sound is not silent, and the frames not black, by the index's flags.
         step_labels: int64 [B, T] where the dataset labels its steps, else None.
     """
 
@@ -44,12 +45,26 @@ class AVBatch:
     label: torch.Tensor
     key: list[str]
     weight: torch.Tensor
+    present: torch.Tensor
     step_labels: torch.Tensor | None
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> AVBatch:
+        """The batch on a device; Lightning moves batches with it."""
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self, mel=moved(self.mel), frames=moved(self.frames), label=moved(self.label),
+            weight=moved(self.weight), present=moved(self.present),
+            step_labels=None if self.step_labels is None else moved(self.step_labels),
+        )  # fmt: skip
 
     def pin_memory(self) -> AVBatch:
         """The batch in page-locked memory, from which a GPU copies while it computes."""
         steps = self.step_labels
         return replace(
             self, mel=self.mel.pin_memory(), frames=self.frames.pin_memory(), label=self.label.pin_memory(),
-            weight=self.weight.pin_memory(), step_labels=None if steps is None else steps.pin_memory(),
+            weight=self.weight.pin_memory(), present=self.present.pin_memory(),
+            step_labels=None if steps is None else steps.pin_memory(),
         )  # fmt: skip

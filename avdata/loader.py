@@ -19,6 +19,7 @@ from avdata.errors import AvdataError, UsageError
 from avdata.plan import batch_places, batches_left
 
 if TYPE_CHECKING:
+    from avdata.mixture import Mixture
     from avdata.stream import AVDataset
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: AVDataset,
+        dataset: AVDataset | Mixture,
         batch_size: int,
         *,
         num_workers: int,
@@ -75,13 +76,7 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """What was delivered: the epoch and its samples over all ranks, and which order they are of."""
-        data, order = self.dataset, self.dataset.order
-        return {
-            "version": 1, "epoch": data.epoch, "samples": self._seen, "of": len(data),
-            "seed": order.seed, "shuffle": order.shuffle, "canonical_nodes": order.canonical_nodes,
-            "block": order.block, "split": data.split, "filter": data.filter,
-            "config_hash": data.info["config_hash"],
-        }  # fmt: skip
+        return {"version": 1, "epoch": self.dataset.epoch, "samples": self._seen, **self.dataset.identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, also with another batch size or number of ranks.
@@ -173,11 +168,12 @@ class Loader:
             frames[place] = 0 if good is None else frames[good]
             weight[place] = 0
         batch = AVBatch(
-            mel=data.normalised(torch.from_numpy(mel), self._mel.tensor()),
+            mel=data.normalised(torch.from_numpy(mel), self._mel.tensor(), numbers),
             frames=data.shape.tensor(frames, strip=data.strip),
             label=torch.from_numpy(data.label_of(numbers)),
             key=keys,
             weight=torch.from_numpy(weight),
+            present=torch.from_numpy(data.present_of(numbers)),
             step_labels=_step_labels(facts, good),
         )
         return batch.pin_memory() if self.pin_memory else batch

@@ -15,6 +15,7 @@ batch size.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -23,6 +24,7 @@ import numpy as np
 
 # Eight pieces a span, so that no span is made of one end of the set alone.
 PIECES_A_SPAN = 8
+_STRETCH = 1 << 16  # samples looked through at a time, so that an epoch of any length begins at once
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,98 @@ def cached_order(shard_sizes: tuple[int, ...], order: Order, epoch: int) -> np.n
     made = epoch_order(np.array(shard_sizes, np.int64), order, epoch)
     made.flags.writeable = False
     return made
+
+
+def weighted_counts(weights: np.ndarray, order: Order, epoch: int) -> np.ndarray:
+    """How often an epoch of weighted samples has each of them: int64 [samples], as many as there are samples.
+
+    A sample that is due 2.3 times comes twice or three times, never more or less; which of them come once
+    more is drawn anew each epoch.
+
+    >>> weighted_counts(np.array([3.0, 1, 0, 0]), Order(), epoch=0).tolist()
+    [3, 1, 0, 0]
+
+    Args:
+        weights: of each sample, not negative, float64 [samples].
+        order: its seed counts.
+        epoch: which epoch.
+    """
+    due = weights * (len(weights) / weights.sum())
+    counts = np.floor(due).astype(np.int64)
+    missing = len(weights) - int(counts.sum())
+    if missing:
+        generator = np.random.default_rng([order.seed, 2, epoch])
+        drawn = generator.permutation(len(weights))
+        rest = np.cumsum((due - counts)[drawn])
+        marks = np.floor(rest * (missing / rest[-1]) + generator.random())
+        marks[-1] = missing
+        counts[drawn] += np.diff(marks, prepend=0).astype(np.int64)
+    return counts
+
+
+def mixed_order(
+    orders: Sequence[Callable[[int], np.ndarray]], counts: Sequence[int], order: Order, epoch: int
+) -> np.ndarray:
+    """The global order of an epoch of several sets: int64 [places, 2] of (set, sample of that set).
+
+    An epoch takes `counts[k]` samples of set k and the next epoch goes on there, so that each set is used
+    up in epochs of its own. Samples stay in the column of places that their set's canonical node has, but
+    for the last few of an epoch.
+
+    >>> mixed_order([lambda _: np.arange(2), lambda _: np.arange(3)], [2, 1], Order(0, False, 1), 1).tolist()
+    [[0, 0], [1, 1], [0, 1]]
+
+    Args:
+        orders: the global order of each set in an epoch of its own.
+        counts: samples of each set in an epoch of the mixture.
+        order: seed, shuffling and canonical nodes.
+        epoch: which epoch.
+    """
+    found = []
+    for number, (ordered, count) in enumerate(zip(orders, counts, strict=True)):
+        place = np.arange(epoch * count, (epoch + 1) * count)
+        length = len(ordered(0))
+        own = [ordered(turn) for turn in np.unique(place // length)] if count else []
+        samples = np.concatenate(own)[place - place[0] // length * length] if count else place
+        column = place % length % order.canonical_nodes
+        found.append(np.stack([np.full(count, number), samples, column], 1))
+    made = np.concatenate(found)
+    row = np.empty(len(made), np.float64)
+    for node in range(order.canonical_nodes):
+        mine = np.flatnonzero(made[:, 2] == node)
+        row[mine] = _interleaved(made[mine, 0], np.random.default_rng([order.seed, 3, epoch, node]), order)
+    return made[np.lexsort([made[:, 2], row])][:, :2]
+
+
+def _interleaved(sets: np.ndarray, generator: np.random.Generator, order: Order) -> np.ndarray:
+    """The row of each sample of a column: sets are mixed, and the samples of one keep their order."""
+    if order.shuffle:
+        turns = np.argsort(generator.permutation(sets), kind="stable")
+        rows = np.empty(len(sets), np.int64)
+        rows[np.argsort(sets, kind="stable")] = turns
+        return rows
+    sizes = np.bincount(sets)
+    within = np.concatenate([(np.arange(size) + 0.5) / size for size in sizes if size] or [np.zeros(0)])
+    return np.argsort(np.argsort(within, kind="stable"), kind="stable")
+
+
+def first_uses(parts: np.ndarray, numbers: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(place, sample) where a part is needed for the first time, of samples in this order.
+
+    >>> list(first_uses(np.array([0, 0, 1]), np.array([1, 0, 2])))
+    [(0, 1), (2, 2)]
+
+    Args:
+        parts: which part, such as a shard, each sample is in.
+        numbers: samples in the order of their use.
+    """
+    met = np.zeros(int(parts.max()) + 1 if len(parts) else 0, bool)
+    for start in range(0, len(numbers), _STRETCH):
+        found, at = np.unique(parts[numbers[start : start + _STRETCH]], return_index=True)
+        fresh = np.sort(at[~met[found]])
+        met[found] = True
+        for place in (start + fresh).tolist():
+            yield place, int(numbers[place])
 
 
 def batches_left(samples: int, *, seen: int, batch_size: int, world: int, drop_last: bool) -> int:

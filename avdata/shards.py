@@ -335,13 +335,17 @@ def parquet_bytes(rows: list[IndexRow], schema: pa.Schema) -> bytes:
     return sink.getvalue()
 
 
-def read_index(root: str | Path) -> pa.Table:
+def read_index(root: str | Path, columns: list[str] | None = None) -> pa.Table:
     """The index of a prepared set.
+
+    Args:
+        root: the set's folder.
+        columns: only these; all by default.
 
     Raises:
         AvdataError: the folder holds no readable index.
     """
-    return _read_parquet(Path(root) / "index.parquet")
+    return _read_parquet(Path(root) / "index.parquet", columns)
 
 
 def read_quarantine(root: str | Path) -> pa.Table:
@@ -349,12 +353,12 @@ def read_quarantine(root: str | Path) -> pa.Table:
     return _read_parquet(Path(root) / "quarantine.parquet")
 
 
-def _read_parquet(path: Path) -> pa.Table:
+def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
         msg = f"{path} cannot be read ({str(error).splitlines()[0]})"
         raise AvdataError(

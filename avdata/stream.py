@@ -6,29 +6,31 @@ no worker processes, which would only copy them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from avdata.batch import AVBatch, AVSample
 from avdata.config import nearest
 from avdata.decode import Shape, fill_frames
-from avdata.errors import AvdataError, UsageError
+from avdata.errors import AvdataError, Flag, UsageError
 from avdata.loader import Loader
-from avdata.plan import Order, cached_order, seat
+from avdata.plan import Order, cached_order, epoch_order, first_uses, seat, weighted_counts
+from avdata.samples import Samples
 from avdata.shardcache import LIMIT, ShardCache
-from avdata.shards import decode_npy, read_index, read_info, read_members
+from avdata.shards import decode_npy, index_schema, read_index, read_info, read_members
 from avdata.shelf import Shelf
 from avdata.where import condition
 
-_STRETCH = 1 << 16  # samples looked through at a time, so that an epoch of any length begins at once
+_COLUMNS = ("key", "split", "shard", "offset", "nbytes", "label", "flags")  # what a stream always needs
 
 __all__ = ["AVBatch", "AVDataset", "AVSample", "Loader", "open_dataset"]
 
@@ -41,6 +43,7 @@ def open_dataset(
     seed: int = 0,
     normalize: bool = True,
     filter: str | None = None,
+    weights: str | Sequence[float] | np.ndarray | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     canonical_nodes: int | None = None,
     block: int = Order.block,
@@ -58,6 +61,9 @@ def open_dataset(
         seed: of the order.
         normalize: subtract the train split's mean from each mel band and divide by its deviation.
         filter: only the samples whose row of the index meets a condition, such as `group != '1001'`.
+        weights: how often samples come, relative to one another: a number each, in the order of the index
+            after the filter; or a column of the index, such as `label`, whose values are to come equally
+            often. An epoch stays as long as the set: some samples come several times, others not in each.
         on_error: what becomes of a sample that cannot be read: `raise`, or `skip`, which gives its place
             weight 0 and counts it in `Loader.skipped`.
         canonical_nodes: spans that are read side by side; choose a multiple of the number of machines, so
@@ -85,7 +91,8 @@ def open_dataset(
     order = Order(seed=seed, shuffle=shuffle, canonical_nodes=nodes, block=block)
     place = _world() if rank is None or world_size is None else (0, 1, 1)
     return AVDataset(
-        shelf, split, info, order=order, normalize=normalize, chosen=filter, on_error=on_error,
+        shelf, split, info, order=order, normalize=normalize, chosen=filter, weights=weights,
+        on_error=on_error,
         rank=place[0] if rank is None else rank, world_size=place[1] if world_size is None else world_size,
         ranks_a_node=place[2] if rank is None and world_size is None else 1,
     )  # fmt: skip
@@ -112,6 +119,7 @@ class AVDataset(IterableDataset[AVSample]):
         order: Order,
         normalize: bool,
         chosen: str | None,
+        weights: str | Sequence[float] | np.ndarray | None,
         on_error: str,
         rank: int,
         world_size: int,
@@ -122,10 +130,13 @@ class AVDataset(IterableDataset[AVSample]):
             raise UsageError(msg)
         import pyarrow.compute as pc  # noqa: PLC0415
 
-        index = read_index(shelf.root)
+        named = f"{chosen} {weights if isinstance(weights, str) else ''}"
+        index = read_index(
+            shelf.root, [name for name in index_schema().names if name in _COLUMNS or name in named]
+        )
         index = index.filter(pc.equal(index["split"], split))
         if chosen is not None:
-            index = index.filter(condition(chosen, index.column_names))
+            index = index.filter(condition(chosen, index_schema().names))
         self.split, self.info, self.order, self.on_error = split, info, order, on_error
         self.epoch, self.filter = 0, chosen
         self.rank, self.world_size = rank, world_size
@@ -135,13 +146,21 @@ class AVDataset(IterableDataset[AVSample]):
         # Whether frames are stored as JPEG strips.
         self.strip = info["config"].get("video", {}).get("storage", "npy") in {"jpeg", "png"}
         self._shelf = shelf
+        self._sha256: dict[tuple[str, int], str] | None = None
         self._index = index.combine_chunks()
         self._label = index["label"].to_numpy().astype(np.int64)
         self._offset, self._nbytes = index["offset"].to_numpy(), index["nbytes"].to_numpy()
+        # The shard of each sample, by its place among the split's shards.
         shards = index["shard"].combine_chunks().dictionary_encode()
         self._shard: list[str] = shards.dictionary.to_pylist()
-        self._shard_of = shards.indices.to_numpy()
-        self._sizes = tuple(np.bincount(self._shard_of, minlength=len(self._shard)).tolist())
+        self.shard_of = shards.indices.to_numpy()
+        self._sizes = tuple(np.bincount(self.shard_of, minlength=len(self._shard)).tolist())
+        self.weights = None if weights is None else _weights(weights, self._index)
+        silent = pc.list_flatten(self._index["flags"])
+        owner = pc.list_parent_indices(self._index["flags"])
+        self._present = np.ones((len(self._label), 2), bool)
+        for modality, flag in enumerate((Flag.SILENT_AUDIO, Flag.BLACK_FRAMES)):
+            self._present[owner.filter(pc.equal(silent, str(flag))).to_numpy(), modality] = False
         stats = info["mel_stats"] if normalize else None
         self.mel_mean = None if stats is None else torch.tensor(stats["mean"])[:, None]
         self.mel_scale = None if stats is None else (1 / torch.tensor(stats["std"]).clamp(min=1e-5))[:, None]
@@ -174,6 +193,14 @@ class AVDataset(IterableDataset[AVSample]):
         """The key of one sample."""
         return str(self._index["key"][number].as_py())
 
+    def _sha256_of(self, number: int) -> str:
+        if self._sha256 is None:
+            # Half of the index, and wanted only for single samples from afar.
+            index = read_index(self._shelf.root, ["shard", "offset", "sha256"])
+            known = zip(*(index[name].to_pylist() for name in index.column_names), strict=True)
+            self._sha256 = {(shard, offset): sha256 for shard, offset, sha256 in known}
+        return self._sha256[self._shard[self.shard_of[number]], int(self._offset[number])]
+
     def keys_of(self, numbers: np.ndarray) -> list[str]:
         """The keys of samples."""
         return list(self._index["key"].take(numbers).to_pylist())
@@ -184,7 +211,16 @@ class AVDataset(IterableDataset[AVSample]):
 
     def epoch_order(self) -> np.ndarray:
         """The numbers of the split's samples in the order of the epoch, over all ranks."""
-        return cached_order(self._sizes, self.order, self.epoch)
+        return self.order_of(self.epoch)
+
+    def order_of(self, epoch: int) -> np.ndarray:
+        """The order of any epoch."""
+        if self.weights is None:
+            return cached_order(self._sizes, self.order, epoch)
+        counts = weighted_counts(self.weights, self.order, epoch)
+        # A sample that comes twice stands twice in its shard.
+        sizes = np.bincount(self.shard_of, counts, minlength=len(self._shard)).astype(np.int64)
+        return np.repeat(np.arange(len(self)), counts)[epoch_order(sizes, self.order, epoch)]
 
     def find(self, key: str) -> AVSample:
         """The sample of a key.
@@ -211,12 +247,15 @@ class AVDataset(IterableDataset[AVSample]):
             label=int(self._label[number]), key=self.key(number), facts=json.loads(facts),
         )  # fmt: skip
 
-    def normalised(self, mel: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    def normalised(
+        self, mel: torch.Tensor, out: torch.Tensor | None = None, numbers: np.ndarray | None = None
+    ) -> torch.Tensor:
         """Stored mels, float16 [B, T, F, L], as the model takes them, float32 [B, T, 1, F, L].
 
         Args:
             mel: as stored.
             out: float32 [B, T, F, L], to be used.
+            numbers: which samples they are of; a mixture of sets needs to know.
         """
         made = mel.float() if out is None else out.copy_(mel)
         if self.mel_mean is not None and self.mel_scale is not None:
@@ -247,13 +286,13 @@ class AVDataset(IterableDataset[AVSample]):
         Raises:
             AvdataError: it cannot be read; the message names shard and key.
         """
-        shard, key = self._shard[self._shard_of[number]], key or self.key(number)
+        shard, key = self._shard[self.shard_of[number]], key or self.key(number)
         offset, nbytes = int(self._offset[number]), int(self._nbytes[number])
         try:
             if whole:
                 data = self._shelf.view(shard)[offset : offset + nbytes]
             else:
-                data = self._shelf.sample(shard, offset, nbytes, self._index["sha256"][number].as_py())
+                data = self._shelf.sample(shard, offset, nbytes, self._sha256_of(number))
             members = read_members(data, key)
             stored = decode_npy(members["mel.npy"])
             self.shape.check(stored, mel.shape, np.float16)
@@ -268,35 +307,54 @@ class AVDataset(IterableDataset[AVSample]):
             )
             raise AvdataError(msg, hint=getattr(error, "hint", None) or hint) from error
 
+    def present_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Whether samples have sound that is not silent and frames that are not black, bool [B, 2]."""
+        return self._present[numbers]
+
     def label_of(self, numbers: np.ndarray) -> np.ndarray:
         """Labels of samples, int64."""
         return self._label[numbers]
 
     def prefetch(self, number: int) -> None:
         """Bring the shard of a sample here."""
-        self._shelf.prefetch(self._shard[self._shard_of[number]])
+        self._shelf.prefetch(self._shard[self.shard_of[number]])
 
     def first_uses(self, numbers: np.ndarray) -> Iterator[tuple[int, int]]:
         """(place, sample) where a remote shard is needed for the first time, of samples in this order."""
-        met = np.zeros(len(self._shard), bool)
-        for start in range(0, len(numbers) if self._shelf.remote else 0, _STRETCH):
-            shards, at = np.unique(self._shard_of[numbers[start : start + _STRETCH]], return_index=True)
-            fresh = np.sort(at[~met[shards]])
-            met[shards] = True
-            for place in (start + fresh).tolist():
-                yield place, int(numbers[place])
+        return first_uses(self.shard_of, numbers if self._shelf.remote else numbers[:0])
 
-    def __iter__(self) -> Iterator[AVSample]:
-        """This rank's samples in the epoch's order; processes of a torch DataLoader share them out."""
-        mine = self.epoch_order()[self.seat :: self.world_size]
-        worker = get_worker_info()
-        if worker is not None:
-            mine = mine[worker.id :: worker.num_workers]
-        for number in mine:
-            yield self[int(number)]
+    def identity(self) -> dict[str, Any]:
+        """What a state must have in common with the stream that goes on from it."""
+        order = self.order
+        return {
+            "of": len(self), "seed": order.seed, "shuffle": order.shuffle, "block": order.block,
+            "canonical_nodes": order.canonical_nodes, "split": self.split, "filter": self.filter,
+            "weights": None if self.weights is None else hashlib.sha256(self.weights.tobytes()).hexdigest(),
+            "config_hash": self.info["config_hash"],
+        }  # fmt: skip
+
+    def __iter__(self) -> Samples:
+        return Samples(self)
 
     def loader(
         self, batch_size: int, *, num_workers: int = 2, drop_last: bool = False, pin_memory: bool = False
     ) -> Loader:
         """Batches of this rank, made ahead by `num_workers` threads; 0 makes each when it is asked for."""
         return Loader(self, batch_size, num_workers=num_workers, drop_last=drop_last, pin_memory=pin_memory)
+
+
+def _weights(weights: str | Sequence[float] | np.ndarray, index: Any) -> np.ndarray:
+    """The weight of each sample, float64 [samples]."""
+    if isinstance(weights, str):
+        if weights not in index.column_names:
+            msg = f"the index has no column {weights!r} to weigh samples by"
+            raise UsageError(msg, hint=nearest(weights, index.column_names))
+        _, which, counts = np.unique(
+            index[weights].to_numpy(zero_copy_only=False), return_inverse=True, return_counts=True
+        )
+        return np.asarray(1 / counts[which], np.float64)
+    made = np.asarray(weights, np.float64)
+    if made.shape != (len(index),) or not np.isfinite(made).all() or (made < 0).any() or not made.any():
+        msg = f"weights must be {len(index)} numbers that are not negative, and not all 0"
+        raise UsageError(msg, hint="there is one a sample, in the order of the index after the filter")
+    return made

@@ -4,18 +4,18 @@
     python benchmarks/stream.py --samples 400 --rounds 1 --storage npy --workers 0
 
 The same samples, 818 KB each (five frames of 224², 128 mel bands), are written in each peer's own format;
-ours and webdataset's are the same tars. Each measurement is a process of its own; the contenders take turns, and
-the ratios are of the medians of all rounds. `first` is from opening to the first batch, on a page cache that
-was emptied (`cold`) or filled (`warm`); samples/s are of whole passes over a warm cache but for the first,
-which is printed as `cold/s` where the cache was emptied. Memory is of the process and its workers in the middle
-of that pass, Python and torch and the pages of mapped files included.
+ours and webdataset's are the same tars. Each measurement is a process of its own; the contenders take turns,
+and the ratios are of the medians of all rounds. `first` is from opening to the first batch, on a page cache
+that was emptied (`cold`) or filled (`warm`); samples/s are of whole passes over a warm cache but for the
+first, which is printed as `cold/s` where the cache was emptied. Memory is of the process and its workers in
+the middle of that pass, Python and torch and the pages of mapped files included.
 
 Floors: `memcpy` copies the same bytes from mapped files into batches made beforehand, in one thread; `decode`
 is a loop of torchvision's JPEG decoder over the same strips held in memory, in as many threads as there are
 workers, but at least one.
 
 mosaicml-streaming and litdata need pins that contradict ours: they get an environment of their own, made
-with venv and pip beside the data (`--peers PYTHON` names one that is there), which sees this environment's torch.
+with venv and pip beside the data (`--peers PYTHON` names one that is there), which sees our torch.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import fsspec
 import pytest
 from stream.servers import HUB_SET, Site, served
 
+import avdata
 from avdata import shardcache
 
 
@@ -63,3 +64,12 @@ def bucket(s3_server: str, synthetic_set: Path, monkeypatch: pytest.MonkeyPatch)
             key = f"sets/talk/{path.relative_to(synthetic_set).as_posix()}"
             client.upload_fileobj(io.BytesIO(path.read_bytes()), "talk", key)
     return "s3://talk/sets/talk"
+
+
+@pytest.fixture(scope="session")
+def synthetic_other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another set of the same shapes, with other samples and statistics."""
+    source = avdata.mock("synthetic", tmp_path_factory.mktemp("mock") / "other", clips=24, seed=5)
+    out = tmp_path_factory.mktemp("sets") / "other"
+    avdata.prepare("synthetic", source=source, out=out, config={"shards": {"samples": 8}}, workers=0)
+    return out

@@ -1,0 +1,61 @@
+"""One sample after the other, for a torch `DataLoader`, and where each of its processes has got to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import get_worker_info
+
+from avdata.batch import AVSample
+from avdata.errors import AvdataError
+
+if TYPE_CHECKING:
+    from avdata.stream import AVDataset
+
+
+class Samples(Iterator[AVSample]):
+    """A rank's samples in the epoch's order; the processes of a `DataLoader` share them out.
+
+    Its state counts what this process has given, so that torchdata's `StatefulDataLoader` goes on with the
+    next sample and reads none of those before. As there, the number of processes must stay the same.
+    """
+
+    def __init__(self, dataset: AVDataset) -> None:
+        worker = get_worker_info()
+        self._dataset = dataset
+        self._turn, self._turns = (worker.id, worker.num_workers) if worker else (0, 1)
+        self._start(dataset.epoch, 0)
+
+    def _start(self, epoch: int, given: int) -> None:
+        data = self._dataset
+        self._epoch, self._given = epoch, given
+        self._numbers = data.order_of(epoch)[data.seat :: data.world_size][self._turn :: self._turns]
+
+    def __next__(self) -> AVSample:
+        if self._given >= len(self._numbers):
+            raise StopIteration
+        number = int(self._numbers[self._given])
+        self._given += 1
+        return self._dataset[number]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this process has given, and of which stream."""
+        data = self._dataset
+        split = {"turns": self._turns, "world_size": data.world_size}
+        return {**data.identity(), **split, "epoch": self._epoch, "given": self._given}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            AvdataError: the state is of another stream, or of another number of processes or ranks.
+        """
+        here = self.state_dict()
+        for name in set(here) - {"epoch", "given"}:
+            if state.get(name) != here[name]:
+                msg = f"the state is of another stream: {name} {state.get(name)!r} there, {here[name]!r} here"
+                hint = "`AVDataset.loader` goes on with any number of ranks and workers"
+                raise AvdataError(msg, hint=hint)
+        self._dataset.set_epoch(int(state["epoch"]))
+        self._start(int(state["epoch"]), int(state["given"]))

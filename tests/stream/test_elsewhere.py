@@ -1,0 +1,179 @@
+"""The stream inside other loops: torch's and torchdata's loaders, Lightning's checkpoints, processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+import avdata
+from avdata.errors import AvdataError
+
+
+def opened(root: Path, **options: Any) -> Any:
+    return avdata.open(root, "train", shuffle=True, seed=2, **options)
+
+
+def key_of(samples: list[Any]) -> list[str]:
+    return [sample.key for sample in samples]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_of_a_torch_loader_share_the_samples_out(synthetic_set: Path, workers: int) -> None:
+    data = opened(synthetic_set)
+    loader = DataLoader(data, batch_size=4, num_workers=workers, collate_fn=key_of)
+    got = [key for keys in loader for key in keys]
+    assert Counter(got) == Counter(data.keys)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torchdatas_loader_goes_on_where_its_state_was_taken(synthetic_set: Path, workers: int) -> None:
+    def loader() -> Any:
+        return StatefulDataLoader(opened(synthetic_set), batch_size=3, num_workers=workers, collate_fn=key_of)
+
+    whole = list(loader())
+    first = loader()
+    steps = iter(first)
+    head = [next(steps) for _ in range(3)]
+    state = pickle.loads(pickle.dumps(first.state_dict()))
+    second = loader()
+    second.load_state_dict(state)
+    assert head + list(second) == whole
+
+
+def test_going_on_in_torchdatas_loader_reads_nothing_again(
+    synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = StatefulDataLoader(opened(synthetic_set), batch_size=3, collate_fn=key_of)
+    steps = iter(first)
+    head = [key for _ in range(3) for key in next(steps)]
+    second = StatefulDataLoader(opened(synthetic_set), batch_size=3, collate_fn=key_of)
+    second.load_state_dict(first.state_dict())
+    read: list[str] = []
+    fill = avdata.stream.AVDataset.fill
+    monkeypatch.setattr(
+        avdata.stream.AVDataset,
+        "fill",
+        lambda self, number, *rest, **more: (
+            read.append(self.key(number)),
+            fill(self, number, *rest, **more),
+        )[1],
+    )
+    rest = [key for keys in second for key in keys]
+    assert read == rest
+    assert not set(head) & set(rest)
+
+
+def test_a_samples_state_of_another_number_of_processes_is_refused(synthetic_set: Path) -> None:
+    state = iter(opened(synthetic_set, rank=0, world_size=2)).state_dict()
+    with pytest.raises(AvdataError, match="world_size"):
+        iter(opened(synthetic_set)).load_state_dict(state)
+
+
+def test_a_state_is_small_plain_json(synthetic_set: Path) -> None:
+    loader = opened(synthetic_set).loader(4)
+    next(iter(loader))
+    text = json.dumps(loader.state_dict())
+    assert len(text) < 1000
+    opened(synthetic_set).loader(4).load_state_dict(json.loads(text))
+
+
+class Seen(lightning.LightningModule):
+    """Learns nothing; keeps the keys of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[list[str]] = []
+
+    def training_step(self, batch: Any, number: int) -> torch.Tensor:
+        self.seen.append(list(batch.key))
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(folder: Path, **options: Any) -> lightning.Trainer:
+    return lightning.Trainer(
+        default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_lightning_checkpoint_inside_an_epoch_goes_on_with_the_next_batch(
+    synthetic_set: Path, tmp_path: Path, workers: int
+) -> None:
+    whole = Seen()
+    trainer(tmp_path, max_epochs=2).fit(whole, opened(synthetic_set).loader(4, num_workers=workers))
+    head = Seen()
+    keeper = lightning.pytorch.callbacks.ModelCheckpoint(
+        tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1
+    )
+    trainer(tmp_path, max_epochs=1, callbacks=[keeper]).fit(
+        head, opened(synthetic_set).loader(4, num_workers=workers)
+    )
+    rest = Seen()
+    trainer(tmp_path, max_epochs=2).fit(
+        rest, opened(synthetic_set).loader(4, num_workers=workers), ckpt_path=tmp_path / "step=3.ckpt"
+    )
+    assert len(head.seen) > 3
+    assert head.seen[:3] + rest.seen == whole.seen
+
+
+RANK = """
+import json, sys, avdata
+from pathlib import Path
+root, out, steps = sys.argv[1:4]
+loader = avdata.open(root, "train", shuffle=True, seed=4).loader(2, num_workers=3)
+state = Path(out, "state.json")
+if state.exists():
+    loader.load_state_dict(json.loads(state.read_text()))
+got, count = [], 0
+for batch in loader:
+    got += [key for key, weight in zip(batch.key, batch.weight) if weight]
+    count += 1
+    if count == int(steps):
+        break
+print(json.dumps({"keys": got, "steps": count, "state": loader.state_dict()}))
+"""
+
+
+def ranks(root: Path, out: Path, world: int, steps: int) -> list[dict[str, Any]]:
+    """A process a rank, told of it as torchrun does."""
+    made = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, root, out, str(steps)],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    return [json.loads(process.communicate(timeout=120)[0]) for process in made]
+
+
+def test_processes_stopped_inside_an_epoch_go_on_as_fewer_and_no_key_is_lost_or_comes_twice(
+    synthetic_set: Path, tmp_path: Path
+) -> None:
+    four = ranks(synthetic_set, tmp_path, 4, steps=2)
+    states = [one["state"] for one in four]
+    assert all(state == states[0] for state in states)
+    (tmp_path / "state.json").write_text(json.dumps(states[0]))
+    two = ranks(synthetic_set, tmp_path, 2, steps=10_000)
+    assert len({one["steps"] for one in two}) == 1
+    got = Counter(key for one in four + two for key in one["keys"])
+    assert got == Counter(opened(synthetic_set).keys)

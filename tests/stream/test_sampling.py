@@ -1,0 +1,228 @@
+"""Which samples come, and how often: filters, weights, and mixtures of sets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import avdata
+from avdata.errors import AvdataError, UsageError
+from avdata.plan import Order, epoch_order, mixed_order, weighted_counts
+from avdata.shards import read_index
+
+some_weights = st.lists(st.floats(0, 100), min_size=1, max_size=200).filter(lambda w: sum(w) > 1e-3)
+seeds = st.integers(0, 2**31)
+
+
+def delivered(loader: object) -> list[str]:
+    return [
+        key
+        for batch in loader  # type: ignore[attr-defined]
+        for key, weight in zip(batch.key, batch.weight, strict=True)
+        if weight
+    ]
+
+
+def rows(root: Path, split: str = "train") -> list[dict]:
+    return [row for row in read_index(root).to_pylist() if row["split"] == split]
+
+
+# -- filters ---------------------------------------------------------------------------------------------
+
+
+def test_a_filter_leaves_exactly_the_rows_that_meet_it(cremad_set: Path) -> None:
+    group = rows(cremad_set)[0]["group"]
+    got = delivered(avdata.open(cremad_set, "train", filter=f"group != '{group}'").loader(3))
+    wanted = [row["key"] for row in rows(cremad_set) if row["group"] != group]
+    assert got == wanted
+    assert 0 < len(wanted) < len(rows(cremad_set))
+
+
+@pytest.mark.parametrize(
+    ("text", "meets"),
+    [
+        ("label in (0, 2)", lambda row: row["label"] in (0, 2)),
+        ("label not in (0, 2)", lambda row: row["label"] not in (0, 2)),
+        ("not label == 0", lambda row: row["label"] != 0),
+        ("label == 0 or label == 1", lambda row: row["label"] in (0, 1)),
+        ("label >= 1 and pad_fraction < 0.5", lambda row: row["label"] >= 1 and row["pad_fraction"] < 0.5),
+    ],
+)
+def test_filters_mean_what_python_means(synthetic_set: Path, text: str, meets: object) -> None:
+    data = avdata.open(synthetic_set, "train", filter=text)
+    assert data.keys == [row["key"] for row in rows(synthetic_set) if meets(row)]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "text", ["__import__('os').system('x')", "label", "label ==", "f(label) == 1", "1 == label"]
+)
+def test_nothing_but_comparisons_is_a_filter(synthetic_set: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="cannot be understood"):
+        avdata.open(synthetic_set, "train", filter=text)
+
+
+def test_a_column_that_is_not_there_is_named_with_what_it_may_have_been(synthetic_set: Path) -> None:
+    with pytest.raises(UsageError, match="no column 'gruop'") as caught:
+        avdata.open(synthetic_set, "train", filter="gruop == 'a'")
+    assert "group" in str(caught.value.hint)
+
+
+# -- weights ---------------------------------------------------------------------------------------------
+
+
+@given(some_weights, seeds, st.integers(0, 50))
+def test_a_sample_comes_as_often_as_it_is_due_give_or_take_less_than_once(
+    weights: list[float], seed: int, epoch: int
+) -> None:
+    weight = np.array(weights)
+    counts = weighted_counts(weight, Order(seed=seed), epoch)
+    due = weight * len(weight) / weight.sum()
+    assert counts.sum() == len(weight)
+    assert (np.abs(counts - due) < 1 + 1e-9).all()
+    assert (counts[weight == 0] == 0).all()
+
+
+def test_over_many_epochs_weights_are_kept() -> None:
+    weight = np.random.default_rng(0).random(50)
+    mean = np.mean([weighted_counts(weight, Order(seed=1), epoch) for epoch in range(4000)], axis=0)
+    assert np.allclose(mean, weight * 50 / weight.sum(), atol=0.05)
+
+
+def test_balanced_labels_come_equally_often(synthetic_set: Path) -> None:
+    most = Counter(row["label"] for row in rows(synthetic_set))
+    few = next(row["key"] for row in rows(synthetic_set) if row["label"] == 1)
+    uneven = f"label != 1 or key == '{few}'"
+    data = avdata.open(synthetic_set, "train", shuffle=True, filter=uneven, weights="label")
+    seen: Counter[int] = Counter()
+    loader = data.loader(4)
+    for _ in range(3):
+        for batch in loader:
+            seen.update(batch.label[batch.weight > 0].tolist())
+    assert sum(seen.values()) == 3 * len(data)
+    expected = 3 * len(data) / len(most)
+    assert len(seen) == len(most)
+    assert all(abs(count - expected) <= 3 * len(most) for count in seen.values())
+
+
+def test_weighted_epochs_are_the_same_for_any_number_of_ranks_and_go_on_from_a_state(
+    synthetic_set: Path,
+) -> None:
+    def opened(rank: int = 0, world: int = 1) -> object:
+        return avdata.open(
+            synthetic_set, "train", shuffle=True, weights="label", rank=rank, world_size=world
+        ).loader(12 // world)
+
+    alone = Counter(delivered(opened()))
+    assert Counter(key for rank in range(2) for key in delivered(opened(rank, 2))) == alone
+    first = opened()
+    head = [next(iter(first)).key]
+    second = opened()
+    second.load_state_dict(first.state_dict())
+    assert Counter(head[0] + delivered(second)) == alone
+
+
+def test_a_state_with_other_weights_is_refused(synthetic_set: Path) -> None:
+    plain = avdata.open(synthetic_set, "train").loader(4)
+    with pytest.raises(AvdataError, match="weights"):
+        avdata.open(synthetic_set, "train", weights="label").loader(4).load_state_dict(plain.state_dict())
+
+
+@pytest.mark.parametrize("weights", [[1.0], "nothing", [-1.0] * 3])
+def test_weights_that_fit_no_set_are_refused(synthetic_set: Path, weights: object) -> None:
+    with pytest.raises(UsageError, match="weigh"):
+        avdata.open(synthetic_set, "train", weights=weights)
+
+
+# -- mixtures --------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 90)), min_size=1, max_size=4),
+    st.integers(1, 8),
+    st.booleans(),
+    seeds,
+)
+@settings(max_examples=60, deadline=None)
+def test_each_set_of_a_mixture_is_used_up_in_epochs_of_its_own(
+    sets: list[tuple[int, int]], nodes: int, shuffle: bool, seed: int
+) -> None:
+    order = Order(seed=seed, shuffle=shuffle, canonical_nodes=nodes)
+
+    def own(number: int) -> object:
+        size = np.array([sets[number][0]])
+        return lambda epoch: epoch_order(size, Order(seed=number, canonical_nodes=nodes), epoch)
+
+    counts = [count for _, count in sets]
+    orders = [own(number) for number in range(len(sets))]
+    epochs = [mixed_order(orders, counts, order, epoch) for epoch in range(3)]  # type: ignore[arg-type]
+    for number, (length, count) in enumerate(sets):
+        parts = [made[made[:, 0] == number, 1] for made in epochs]
+        assert [len(part) for part in parts] == [count] * 3
+        often = Counter(np.concatenate(parts).tolist())
+        passes = 3 * count // length
+        assert all(passes <= often[sample] <= passes + 1 for sample in range(length))
+
+
+def test_a_mixture_without_weights_holds_every_sample_of_every_set_once(
+    synthetic_set: Path, synthetic_other: Path
+) -> None:
+    sets = [avdata.open(synthetic_set, "train", shuffle=True), avdata.open(synthetic_other, "train", seed=9)]
+    got = delivered(avdata.mix(sets).loader(4))
+    assert Counter(got) == Counter(sets[0].keys + sets[1].keys)
+
+
+def test_a_mixture_with_weights_has_their_shares_from_the_first_batches_on(
+    synthetic_set: Path, synthetic_other: Path
+) -> None:
+    sets = [avdata.open(synthetic_set, "train"), avdata.open(synthetic_other, "train")]
+    both = avdata.mix(sets, [3, 1])
+    order = both.epoch_order()
+    assert len(order) == len(both) == len(sets[0]) + len(sets[1])
+    for part in (order, order[: len(order) // 2]):
+        assert np.mean(part < len(sets[0])) == pytest.approx(0.75, abs=0.1)
+
+
+def test_a_mixtures_samples_are_those_of_their_sets(synthetic_set: Path, synthetic_other: Path) -> None:
+    sets = [avdata.open(synthetic_set, "train", shuffle=True), avdata.open(synthetic_other, "test", seed=9)]
+    both = avdata.mix(sets)
+    # The two sets have keys in common: the frames tell whose sample it is.
+    known = {(sample.key, sample.frames.numpy().tobytes()): (sample, one) for one in sets for sample in one}
+    for batch in both.loader(4, num_workers=1):
+        for place in range(len(batch.key)):
+            sample, of = known[batch.key[place], batch.frames[place].numpy().tobytes()]
+            assert torch.allclose(batch.mel[place], sample.mel, atol=1e-5)
+            assert both.labels[int(batch.label[place])] == of.labels[sample.label]
+
+
+def test_a_mixture_goes_on_from_its_state_on_another_number_of_ranks(
+    synthetic_set: Path, synthetic_other: Path
+) -> None:
+    def loader(rank: int, world: int) -> object:
+        places = {"rank": rank, "world_size": world}
+        sets = [
+            avdata.open(synthetic_set, "train", shuffle=True, **places),
+            avdata.open(synthetic_other, "train", shuffle=True, seed=9, **places),
+        ]
+        return avdata.mix(sets, [2, 1]).loader(4)
+
+    whole = Counter(delivered(loader(0, 1)))
+    first = loader(0, 1)
+    steps = iter(first)
+    head = [key for _ in range(2) for key in next(steps).key]
+    rest = []
+    for rank in range(2):
+        other = loader(rank, 2)
+        other.load_state_dict(first.state_dict())
+        rest += delivered(other)
+    assert Counter(head + rest) == whole
+
+
+def test_sets_of_other_shapes_do_not_mix(synthetic_set: Path, cremad_set: Path) -> None:
+    with pytest.raises(UsageError, match="differ"):
+        avdata.mix([avdata.open(synthetic_set), avdata.open(cremad_set)])
