@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from avdata.cli_export import export
 from avdata.cli_sources import download, manifests
 from avdata.terminal import (
     as_duration,
@@ -385,6 +386,7 @@ def mock(
 
 
 app.command(epilog="Example:  avdata download cremad --limit 100")(download)
+app.command(epilog="Example:  avdata export out/cremad npy")(export)
 app.add_typer(manifests, name="manifest")
 
 

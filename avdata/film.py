@@ -164,7 +164,7 @@ def _clock(path: Path, container: Any, stream: Any, ticks: _Ticks, *, sound: boo
     gaps = np.diff(times)
     usual = float(np.median(gaps)) if len(gaps) else float(ticks.last * stream.time_base)
     # Clocks of a millisecond jitter by one tick; a frame left out is a whole frame more.
-    uneven = len(gaps) > 1 and bool(np.any(gaps > 1.6 * usual))
+    uneven = len(gaps) > 1 and bool(np.any((gaps > 1.6 * usual) | (gaps < usual / 1.6 - 0.001)))
     if len(gaps) and not uneven:
         usual = float(np.mean(gaps))
     # A container's own duration of the last packet is often missing or that of a clock tick.
