@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from avdata.cli_export import export
 from avdata.cli_show import doctor, report
 from avdata.cli_sources import Rehash, Task, download, manifests, mock, say_licence
 from avdata.terminal import (
@@ -384,6 +385,7 @@ def _shown(value: Any) -> str:
 
 app.command(epilog="Example:  avdata mock cremad raw --clips 24")(mock)
 app.command(epilog="Example:  avdata download cremad --limit 100")(download)
+app.command(epilog="Example:  avdata export out/cremad npy")(export)
 app.add_typer(manifests, name="manifest")
 app.command(epilog="Example:  avdata report out/cremad --open")(report)
 app.command(epilog="Example:  avdata doctor")(doctor)

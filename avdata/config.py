@@ -79,7 +79,9 @@ class VideoConfig(_Settings):
         description="middle: on screen mid-step; every: frames 0, n, 2n …; random-of-every: one of those",
     )
     every: int = Field(29, ge=1, description="n of the two `every` rules")
-    decoder: Literal["pyav", "decord"] = "pyav"
+    decoder: Literal["pyav", "decord"] = Field(
+        "pyav", description="decord shows the same frames, and notices no corrupt ones"
+    )
     seek: bool = Field(
         False,
         description="jump to the keyframes before wanted frames: faster, but damage between goes unseen",

@@ -101,7 +101,7 @@ def open_film(path: Path, quality: QualityConfig, *, sound: bool = True) -> Iter
             if packets is not None:
                 packets.append(packet)
                 packets = packets if held <= HOLD else None
-        clock = _clock(path, container, stream, ticks, sound=bool(container.streams.audio))
+        clock = _clock(path, container, stream, ticks)
         yield Film(clock, _heard(path, track, asked=sound), path, quality, stream, packets)
 
 
@@ -157,14 +157,14 @@ class _Ticks:
             )
 
 
-def _clock(path: Path, container: Any, stream: Any, ticks: _Ticks, *, sound: bool) -> Clock:
+def _clock(path: Path, container: Any, stream: Any, ticks: _Ticks) -> Clock:
     if not ticks.all:
         raise MediaError(Reason.NO_FRAMES, f"{path.name} holds no frames")
     times = np.sort(np.array(ticks.all, np.float64)) * ticks.base
     gaps = np.diff(times)
     usual = float(np.median(gaps)) if len(gaps) else float(ticks.last * stream.time_base)
     # Clocks of a millisecond jitter by one tick; a frame left out is a whole frame more.
-    uneven = len(gaps) > 1 and bool(np.any(gaps > 1.6 * usual))
+    uneven = len(gaps) > 1 and bool(np.any((gaps > 1.6 * usual) | (gaps < usual / 1.6 - 0.001)))
     if len(gaps) and not uneven:
         usual = float(np.mean(gaps))
     # A container's own duration of the last packet is often missing or that of a clock tick.
@@ -254,7 +254,7 @@ def _choose(decoded: Iterable[tuple[Any, bool]], moments: Sequence[float]) -> _C
 
 def _arrived(chosen: _Chosen, route: Route, quality: QualityConfig) -> bool:
     """Whether the short way showed what the whole way would; if in doubt, the whole way decides."""
-    if chosen.corrupt > quality.max_corrupt * chosen.seen:
+    if not chosen.frames or chosen.corrupt > quality.max_corrupt * chosen.seen:
         return False
     return all(any(abs(frame.time - time) < 1e-6 for time in route.times) for frame in chosen.frames)
 
@@ -290,7 +290,6 @@ def _from_packet(stream: Any, packet: Any) -> Iterator[tuple[Any, bool]]:
     except av.FFmpegError:
         yield None, True
         return
-    # PyAV puts frames that were held back under the count of the packet that freed them: near enough.
     logged = not marks and errors_logged() > before
     for frame in frames:
         if frame.time is not None:

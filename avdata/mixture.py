@@ -34,7 +34,7 @@ def mix(sets: Sequence[AVDataset], weights: Sequence[float] | None = None) -> Mi
         raise UsageError(msg)
     first = sets[0]
     for other in sets[1:]:
-        if (other.shape, other.jpeg) != (first.shape, first.jpeg):
+        if (other.shape, other.strip) != (first.shape, first.strip):
             msg = f"{other.root} and {first.root} differ: {other.shape} and {first.shape}"
             raise UsageError(msg, hint="prepare both with the same audio and video settings")
         if (other.rank, other.world_size) != (first.rank, first.world_size):
@@ -65,7 +65,7 @@ class Mixture:
         first = sets[0]
         self.sets, self.counts = list(sets), list(counts)
         self.order, self.epoch = first.order, 0
-        self.shape, self.jpeg, self.on_error = first.shape, first.jpeg, first.on_error
+        self.shape, self.strip, self.on_error = first.shape, first.strip, first.on_error
         self.rank, self.world_size, self.seat = first.rank, first.world_size, first.seat
         self.labels = list(dict.fromkeys(label for one in sets for label in one.labels))
         self._label = [np.array([self.labels.index(name) for name in one.labels], np.int64) for one in sets]

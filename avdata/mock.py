@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +24,7 @@ FLASH_SECONDS = 0.1
 BEEP_SECONDS = 0.1
 BEEP_HZ = 1_000.0
 NTSC = Fraction(30_000, 1_001)
+MILLISECOND = Fraction(1, 1000)
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def write_av(
     options: Mapping[str, str] | None = None,
     pix_fmt: str = "yuv420p",
     keyframes: int = 1_000,
+    frame_times: Sequence[float] | None = None,
 ) -> None:
     """Write a scene as a video file; the suffix decides the container.
 
@@ -144,6 +146,8 @@ def write_av(
         options: of the video encoder.
         pix_fmt: of the video.
         keyframes: frames from one keyframe to the next.
+        frame_times: when each frame comes on screen, s to the millisecond, instead of evenly from 0; the
+            scene's own frames are those of these moments.
     """
     import av  # noqa: PLC0415
 
@@ -152,7 +156,7 @@ def write_av(
         hears: Any = None
         sees: Any = None
         if acodec:
-            layout = "stereo" if scene.channels == 2 else "mono"
+            layout = {1: "mono", 2: "stereo", 6: "5.1"}[scene.channels]
             hears = container.add_stream(acodec, rate=scene.rate, layout=layout)
             hears.codec_context.flags |= av.codec.context.Flags.bitexact
             if not acodec.startswith("pcm"):
@@ -163,11 +167,11 @@ def write_av(
             sees.gop_size = keyframes
             sees.thread_count = 1
             sees.codec_context.flags |= av.codec.context.Flags.bitexact
-            sees.codec_context.time_base = 1 / scene.fps
+            sees.codec_context.time_base = 1 / scene.fps if frame_times is None else MILLISECOND
         if hears is not None:
             _encode_sound(container, hears, scene, audio_start, samples)
         if sees is not None:
-            _encode_pictures(container, sees, scene, pixels)
+            _encode_pictures(container, sees, scene, pixels, frame_times)
 
 
 def _encode_sound(
@@ -190,15 +194,20 @@ def _encode_sound(
     container.mux(stream.encode(None))
 
 
-def _encode_pictures(container: Any, stream: Any, scene: Scene, pixels: Any) -> None:
+def _encode_pictures(
+    container: Any, stream: Any, scene: Scene, pixels: Any, times: Sequence[float] | None
+) -> None:
     import av  # noqa: PLC0415
 
-    count = scene.frames if pixels is None else len(pixels)
+    count = len(times) if times is not None else scene.frames if pixels is None else len(pixels)
     for number in range(count):
+        shown = number if times is None else round(times[number] * scene.fps)
         frame = av.VideoFrame.from_ndarray(
-            picture(scene, number) if pixels is None else pixels[number], format="rgb24"
+            picture(scene, shown) if pixels is None else pixels[number], format="rgb24"
         )
         frame.pts, frame.time_base = number, 1 / scene.fps
+        if times is not None:
+            frame.pts, frame.time_base = round(times[number] * 1000), MILLISECOND
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
 

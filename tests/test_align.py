@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
 from avdata.align import Window, choose_window, cut, measure_offset, pad_fraction, step_times
-from avdata.config import AlignConfig, build_config
+from avdata.config import AlignConfig, QualityConfig, build_config
 from avdata.errors import UsageError
-from avdata.mock import Scene, sound
+from avdata.mel import resample
+from avdata.mock import Scene, sound, write_av
+from avdata.soundtrack import read_sound
 
 RATE = 16_000
 
@@ -127,3 +131,58 @@ def test_segments_are_steps_of_their_own_length_a_hop_apart() -> None:
 def test_windows_that_do_not_fit_are_refused(align: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         build_config({"align": align})
+
+
+def through_mp3(wave: np.ndarray, rate: int, folder: Path) -> np.ndarray:
+    """The sound as a decoder that heeds the encoder's delay gives it back."""
+    write_av(
+        folder / "a.mkv",
+        Scene(seconds=len(wave) / rate, rate=rate),
+        vcodec=None,
+        acodec="libmp3lame",
+        samples=wave,
+    )
+    heard = read_sound(folder / "a.mkv", QualityConfig())
+    return cut(heard.samples, rate, heard.start, Window(0.0, len(wave) / rate), "zeros")
+
+
+def shifted(wave: np.ndarray, rate: int, seconds: float) -> np.ndarray:
+    """The sound begun so much later (or earlier, with silence before), to a fraction of a sample."""
+    size = 2 * len(wave)
+    turn = np.exp(2j * np.pi * np.fft.rfftfreq(size, 1 / rate) * seconds)
+    return np.fft.irfft(np.fft.rfft(wave, size) * turn)[: len(wave)].astype(np.float32)
+
+
+@pytest.mark.parametrize("shift", [-0.2, -0.1503, -0.0127, 0.0, 0.00406, 0.0333, 0.1, 0.2])
+@pytest.mark.parametrize("treatment", ["noise", "gain", "resampled", "mp3", "all"])
+def test_an_offset_is_right_to_a_millisecond_where_it_is_believed(
+    tmp_path: Path, treatment: str, shift: float
+) -> None:
+    dice = np.random.default_rng(7)
+    own = sound(Scene(seconds=2.5, beeps=(0.7, 1.9), seed=4), RATE)
+    heard = shifted(own, RATE, shift)
+    if treatment in {"resampled", "all"}:
+        heard = resample(resample(heard, RATE, 11_025), 11_025, RATE)
+    if treatment in {"mp3", "all"}:
+        heard = through_mp3(heard, RATE, tmp_path)
+    if treatment in {"gain", "all"}:
+        heard = heard * np.float32(0.05)
+    if treatment in {"noise", "all"}:
+        level = 0.5 * float(np.sqrt(np.mean(heard**2)))
+        heard = heard + dice.normal(size=len(heard)).astype(np.float32) * np.float32(level)
+    offset, peak = measure_offset(heard, own, RATE, max_lag=0.5)
+    assert peak >= 0.5
+    assert abs(offset - shift) <= 1e-3
+
+
+@given(some.floats(-0.2, 0.2), some.floats(0.01, 3.0), some.integers(0, 99))
+def test_noise_either_leaves_the_offset_right_or_the_peak_too_low(
+    shift: float, noise: float, seed: int
+) -> None:
+    own = np.random.default_rng(seed).normal(size=RATE)
+    # Speech is coloured: neighbouring samples are alike.
+    own = np.convolve(own, np.hanning(17) / np.hanning(17).sum(), mode="same").astype(np.float32)
+    heard = shifted(own, RATE, shift)
+    heard = heard + np.random.default_rng(seed + 1).normal(size=RATE) * noise * heard.std()
+    offset, peak = measure_offset(heard, own, RATE, max_lag=0.5)
+    assert peak < 0.5 or abs(offset - shift) <= 1e-3

@@ -11,6 +11,7 @@ import soundfile
 import torch
 from torchvision.transforms.v2 import functional as transform
 
+from avdata.align import Window, cut
 from avdata.config import PRESETS, Config, build_config
 from avdata.decode import Shape, fill_frames
 from avdata.errors import MediaError, Reason
@@ -272,3 +273,25 @@ def test_exact_storage_gives_back_the_frames_it_was_given(tmp_path: Path, storag
     assert got.waveform is not None
     assert rate == 16_000
     assert np.abs(wave - got.waveform).max() <= 1 / 32_768
+
+
+@pytest.mark.parametrize(("correct", "start"), [("measured", 0.03), ("container", 0.0), ("none", 0.0)])
+def test_a_separate_sound_stands_where_the_config_wants_it(
+    tmp_path: Path, correct: str, start: float
+) -> None:
+    write_av(tmp_path / "a.mp4", SCENE, vcodec="libx264", acodec="aac")
+    write_wav(tmp_path / "a.wav", sound(SCENE, 16_000)[480:], 16_000)
+    got = extract(clip(tmp_path / "a.mp4", tmp_path / "a.wav"), build_config({"align": {"correct": correct}}))
+    wave = cut(sound(SCENE, 16_000)[480:], 16_000, start, Window(*got.window), "zeros")
+    difference = got.mel.astype(np.float32) - log_mel(wave, Config())
+    # A fraction of a sample remains.
+    assert np.abs(difference).mean() < 0.5
+    assert (got.av_offset is None) == (correct == "none")
+
+
+def test_the_flags_of_two_streams_that_do_not_fit_are_set(tmp_path: Path) -> None:
+    write_av(tmp_path / "a.mp4", SCENE, vcodec="libx264", acodec="aac")
+    write_wav(tmp_path / "a.wav", sound(SCENE, 16_000)[:28_000], 16_000)
+    got = extract(clip(tmp_path / "a.mp4", tmp_path / "a.wav"), Config())
+    assert {"av_mismatch", "audio_truncated"} <= set(got.flags)
+    assert got.pad_fraction > 0.2

@@ -6,15 +6,19 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from avdata.config import AlignConfig, setting_names
+from avdata.errors import Reason
 
 README = Path(__file__).parents[1] / "README.md"
 BIN = Path(sys.executable).parent
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+def blocks(language: str, page: Path = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
 
 
 @pytest.mark.slow
@@ -35,6 +39,26 @@ def test_the_readmes_commands_work_one_after_the_other(tmp_path: Path) -> None:
     for line in training.splitlines():
         run(shlex.split(line))
     assert (tmp_path / "sample.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_alignment_page_is_made_by_its_commands(tmp_path: Path) -> None:
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    (commands,) = blocks("bash", README.parent / "docs" / "alignment.md")
+    for line in commands.splitlines():
+        subprocess.run(shlex.split(line), cwd=tmp_path, env=env, capture_output=True, timeout=200, check=True)
+    assert (tmp_path / "alignment.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_alignment_page_names_settings_and_reasons_that_exist() -> None:
+    text = (README.parent / "docs" / "alignment.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:align|audio|video|quality)\.[a-z_]+)", text))
+    assert named <= set(setting_names())
+    windows = re.findall(r"^\| `([a-z]+)` \|", text.partition("`align.window`")[2].partition("\n\n")[0], re.M)
+    assert set(windows) == set(get_args(AlignConfig.model_fields["window"].annotation))
+    refused = text.partition("## What is refused")[2].partition("Clipped")[0]
+    reasons = set(re.findall(r"`([a-z]+_[a-z]+)`", refused))
+    assert reasons <= {reason.value for reason in Reason}
 
 
 def test_the_first_screen_shows_both_commands() -> None:

@@ -1,7 +1,7 @@
 """What long sets cost before their first sample: the plan of up to 100 million, the first batch of a million.
 
-    python benchmarks/scale.py                    # 2 GB of memory, a minute
-    python benchmarks/scale.py --samples 1000000
+    python benchmarks/plan.py                    # 2 GB of memory, a minute
+    python benchmarks/plan.py --samples 1000000
 
 Promises: the plan of 100 million samples in 10 s and 2 GB, growing linearly (the slope is that of time over
 samples, in powers: 1 is linear); the first shuffled batch of 1,000,000 samples in 1,000 shards within 0.5 s

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from avdata.errors import UsageError
+from avdata.exporters import export
+from avdata.sample import load_sample
+
+
+def test_the_authors_arrays_hold_the_samples_of_each_split_in_the_order_of_the_index(
+    tmp_path: Path, cremad_set: Path
+) -> None:
+    written = export(cremad_set, tmp_path / "npy")
+    assert len(written) == 4 * len(json.loads((cremad_set / "dataset.json").read_text())["splits"])
+    for split in ("train", "test"):
+        audio, videos, labels = (
+            np.load(tmp_path / "npy" / f"{name}_{split}.npy", allow_pickle=False)
+            for name in ("audio", "videos", "labels")
+        )
+        keys = (tmp_path / "npy" / f"keys_{split}.txt").read_text().split()
+        assert len(keys) == len(audio) == len(videos) == len(labels) > 1
+        for number, key in enumerate(keys):
+            sample = load_sample(cremad_set, key)
+            assert np.array_equal(audio[number, :, 0], sample.mel.astype(np.float32))
+            assert np.array_equal(np.round(videos[number] * 255), sample.frames.transpose(0, 3, 1, 2))
+            assert labels[number] == sample.row["label"]
+
+
+def test_a_script_written_as_the_authors_trains_on_the_arrays(tmp_path: Path, cremad_set: Path) -> None:
+    export(cremad_set, tmp_path)
+    audio = torch.from_numpy(np.load(tmp_path / "audio_train.npy")).float()
+    video = torch.from_numpy(np.load(tmp_path / "videos_train.npy")).float()
+    labels = torch.from_numpy(np.load(tmp_path / "labels_train.npy")).long()
+    assert audio.shape[1:] == (4, 1, 128, 128)
+    assert video.shape[1:] == (4, 3, 48, 48)
+    assert float(video.min()) >= 0
+    assert float(video.max()) <= 1
+    loss = torch.nn.functional.cross_entropy(torch.zeros(len(labels), 6), labels)
+    assert torch.isfinite(loss)
+
+
+def test_an_unknown_layout_is_refused_with_the_nearest_one(tmp_path: Path, cremad_set: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        export(cremad_set, tmp_path, "author-np")
+    assert "author-npy" in str(caught.value.hint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_exports(tmp_path: Path, cremad_set: Path) -> None:
+    command = [sys.executable, "-m", "avdata.cli", "export", str(cremad_set), str(tmp_path / "npy"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert str(tmp_path / "npy" / "audio_train.npy") in json.loads(done.stdout)
