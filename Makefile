@@ -16,8 +16,10 @@ demo: $(VENV)/.installed  ## synthetic audio-visual XOR: prepare, verify, train,
 	rm -rf demo
 	$(BIN)/avdata prepare synthetic --out demo/synthetic
 	$(BIN)/avdata verify demo/synthetic
+	$(BIN)/avdata report demo/synthetic
 	$(BIN)/snnergy train demo/synthetic --preset nano --steps 250 --out demo/run
-	@echo; echo "shards    demo/synthetic"; echo "log       demo/run/metrics.csv, demo/run/curves.png"
+	$(BIN)/snnergy report demo/run
+	@echo; echo "shards    demo/synthetic"; echo "pages     demo/synthetic/report.html, demo/run/report.html"; echo "log       demo/run/metrics.csv, demo/run/curves.png"
 	@$(BIN)/python -c 'import json; r = json.load(open("demo/run/result.json")); \
 	print("accuracy ", r["test"]["accuracy"], "on the test split; chance is", 1 / r["num_classes"])'
 

@@ -78,6 +78,8 @@ def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(build, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
+    own = (tmp_path / "site" / "own-recipe" / "index.html").read_text(encoding="utf-8")
+    assert "Claps and knocks" in own
     assert "open_dataset" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
 
 

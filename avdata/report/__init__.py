@@ -95,7 +95,7 @@ def describe(root: Path, other: Path | None, *, seed: int, progress: Progress) -
         "settings": _settings(info["config"]),
         "changed": {name for name, _, _ in differences(defaults, info["config"])},
         "flags": _flags(info),
-        "quarantine": _quarantine(root),
+        "quarantine": _quarantine(root, info),
         "cards": cards,
         "charts": _charts(info, facts, opened),
         "mel_chart": _mel_chart(info, against),
@@ -163,7 +163,7 @@ def _flags(info: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     ]
 
 
-def _quarantine(root: Path) -> dict[str, Any]:
+def _quarantine(root: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     from avdata.report.advice import meaning, remedy  # noqa: PLC0415
@@ -174,11 +174,10 @@ def _quarantine(root: Path) -> dict[str, Any]:
         rows += batch.slice(0, MOST_QUARANTINED - len(rows)).to_pylist()
         if len(rows) == MOST_QUARANTINED:
             break
-    reasons = sorted({row["reason"] for row in rows})
     return {
         "rows": rows,
         "total": file.metadata.num_rows,
-        "reasons": {name: (meaning(name), remedy(name)) for name in reasons},
+        "reasons": {name: (meaning(name), remedy(name)) for name in info["quarantine"]},
     }
 
 

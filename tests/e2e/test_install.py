@@ -42,5 +42,11 @@ def test_the_wheel_made_from_the_sdist_brings_recipes_and_manifests(tmp_path: Pa
     assert Path(where).is_relative_to(site)
     assert names == ["ave", "cremad", "synthetic", "urbansound8k-av"]
     assert (files, title) == ("14884", "AVE")
+    pages = (
+        "from importlib.resources import files;"
+        "print(files('avdata.report').joinpath('templates/page.js').is_file(),"
+        "files('snnergy').joinpath('templates/run.html').is_file())"
+    )
+    assert run(python, "-c", pages, cwd=tmp_path).split() == ["True", "True"]
     shown = run(python, "-m", "avdata.cli", "recipes", cwd=tmp_path)
     assert all(name in shown for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
+import snnergy
 from avdata.shards import read_index, read_quarantine
 
 WIDTHS = {"phone": (390, 844), "desktop": (1280, 900)}
@@ -137,21 +139,47 @@ def test_the_keyboard_reaches_the_filters_and_opens_the_facts(page: Page) -> Non
     assert "av_offset" in page.inner_text("#gallery .card details")
 
 
+@pytest.mark.parametrize("which", ["shown_page", "run_page"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_sticks_out_of_the_screen(page: Page, width: str) -> None:
+def test_nothing_sticks_out_of_the_screen(
+    page: Page, request: pytest.FixtureRequest, which: str, width: str
+) -> None:
+    page.goto(request.getfixturevalue(which).as_uri())
     page.set_viewport_size({"width": WIDTHS[width][0], "height": WIDTHS[width][1]})
     inside, screen = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert inside <= screen
 
 
+@pytest.fixture(scope="module")
+def run_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run")
+    held = {"accuracy": 0.75, "loss": 0.5, "samples": 8, "confusion": [[3, 1], [1, 3]]}
+    result = {
+        "labels": ["same", "different"],
+        "test": held,
+        "val": held,
+        "steps": 9,
+        "energy": {"spikes": 2.5},
+    }
+    (run / "result.json").write_text(json.dumps(result))
+    (run / "config.json").write_text(json.dumps({"config": {"preset": "nano"}, "model": {}, "set": "gone"}))
+    rows = [f"{step},{1 / (step + 1)},{step / 10}" for step in range(10)]
+    (run / "metrics.csv").write_text("\n".join(["step,train_loss,val_accuracy", *rows]))
+    return snnergy.report(run)
+
+
+@pytest.mark.parametrize("which", ["shown_page", "run_page"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_axe_finds_no_serious_fault(browser: Browser, shown_page: Path, scheme: str, width: str) -> None:
+def test_axe_finds_no_serious_fault(
+    browser: Browser, request: pytest.FixtureRequest, which: str, scheme: str, width: str
+) -> None:
+    shown_page = request.getfixturevalue(which)
     size = {"width": WIDTHS[width][0], "height": WIDTHS[width][1]}
     context = browser.new_context(color_scheme=scheme, viewport=size)
     page = context.new_page()
     page.goto(shown_page.as_uri())
-    page.eval_on_selector("details", "one => { one.open = true; }")
+    page.eval_on_selector_all("details", "held => held.forEach(one => { one.open = true; })")
     said = Axe().run(page).response
     assert said["passes"]
     serious = [
