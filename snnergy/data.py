@@ -14,8 +14,8 @@ from avdata.config import differences, merge, nearest, parse_setting, read_confi
 from avdata.stream import AVBatch, AVDataset, Loader
 
 __all__ = [
-    "AVBatch", "AVDataset", "Batch", "Loader", "batches", "differences", "merge", "nearest", "open_split", "pairs",
-    "parse_setting", "read_config_file", "to_batch",
+    "AVBatch", "AVDataset", "Batch", "Loader", "batches", "differences", "merge", "nearest", "open_split",
+    "pairs", "parse_setting", "read_config_file", "to_batch",
 ]  # fmt: skip
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
