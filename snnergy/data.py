@@ -15,7 +15,7 @@ from avdata.stream import AVBatch, AVDataset, Loader
 
 __all__ = [
     "AVBatch", "AVDataset", "Batch", "Loader", "batches", "differences", "merge", "nearest", "open_split",
-    "parse_setting", "read_config_file", "to_batch",
+    "pairs", "parse_setting", "read_config_file", "to_batch",
 ]  # fmt: skip
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -79,3 +79,11 @@ def batches(
     """The first `count` batches of a loader, as the network takes them."""
     for _, batch in zip(range(count), loader, strict=False):
         yield to_device(batch, device)
+
+
+def pairs(
+    loader: Iterable[AVBatch], count: int, device: torch.device | str | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(audio, video) of the first `count` batches, as recalibration and the energy count want them."""
+    for made in batches(loader, count, device):
+        yield made.audio, made.video

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snnergy.data import AVDataset, Loader, batches, to_device
+from snnergy.data import AVDataset, Loader, pairs, to_device
 from snnergy.health import watch_rates
 from snnergy.model import recalibrate
 
@@ -28,7 +28,7 @@ def calibrate(network: nn.Module, data: AVDataset, batch_size: int, device: torc
     """
     data.set_epoch(0)
     loader = data.loader(batch_size, num_workers=0)
-    recalibrate(network, ((one.audio, one.video) for one in batches(loader, CALIBRATION_BATCHES, device)))
+    recalibrate(network, pairs(loader, CALIBRATION_BATCHES, device))
 
 
 @torch.no_grad()
