@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from avdata.errors import AvdataError, Flag, Reason, SourceError, UsageError
     from avdata.mock import make_mock as mock
     from avdata.prepare import PreparedSet, prepare
+    from avdata.publish import publish
+    from avdata.pull import pull
     from avdata.recipe import Clip, Recipe, load_recipe, recipe_names
     from avdata.stream import AVBatch
     from avdata.stream import open_dataset as open
@@ -43,6 +45,8 @@ _DOORS = {
     "mock": ("mock", "make_mock"),
     "open": ("stream", "open_dataset"),
     "prepare": ("prepare", "prepare"),
+    "publish": ("publish", "publish"),
+    "pull": ("pull", "pull"),
     "recipe_names": ("recipe", "recipe_names"),
     "verify": ("verify", "verify"),
 }
@@ -63,6 +67,8 @@ __all__ = [
     "mock",
     "open",
     "prepare",
+    "publish",
+    "pull",
     "recipe_names",
     "verify",
 ]

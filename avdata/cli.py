@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from avdata.cli_hub import publish, pull
 from avdata.cli_sources import download, manifests
 from avdata.terminal import (
     as_duration,
@@ -385,6 +386,8 @@ def mock(
 
 
 app.command(epilog="Example:  avdata download cremad --limit 100")(download)
+app.command(epilog="Example:  avdata publish out/cremad --repo me/cremad-av --dry-run")(publish)
+app.command(epilog="Example:  avdata pull me/cremad-av --into out/cremad")(pull)
 app.add_typer(manifests, name="manifest")
 
 

@@ -82,7 +82,7 @@ def check_finished(root: Path, plan_hash: str) -> dict[str, Any]:
 
 def clear(root: Path) -> None:
     """Remove a set's own files, dataset.json first so that a half-removed set is not taken for whole."""
-    for name in ("dataset.json", "index.parquet", "quarantine.parquet", "README.md"):
+    for name in ("dataset.json", "index.parquet", "quarantine.parquet", "croissant.json", "README.md"):
         (root / name).unlink(missing_ok=True)
     for folder in ("train", "val", "test", f"{FOLDER}/done", f"{FOLDER}/parts"):
         if (root / folder).is_dir():
