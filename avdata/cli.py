@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from avdata.cli_hub import publish, pull
-from avdata.cli_sources import download, manifests
+from avdata.cli_sources import download, manifests, mock
 from avdata.terminal import (
     as_duration,
     as_size,
@@ -38,7 +38,6 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")]
 
 
 @app.callback()
@@ -141,9 +140,9 @@ def _defaults(config: dict[str, Any]) -> str:
 )
 def prepare(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or a path to a recipe file.")],
-    out: Annotated[Path, typer.Option(help="Folder of the prepared set.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the prepared set.")],
     source: Annotated[
-        Path | None, typer.Option(help="Folder that holds the dataset; without it, download.")
+        str | None, typer.Option(help="Folder or URL that holds the dataset; without it, download.")
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="snnergy (default), snnergy-repeat, ogmge, scmrl.")
@@ -162,7 +161,11 @@ def prepare(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many clips, spread over splits and labels.")
     ] = None,
-    workers: Workers = os.cpu_count() or 1,
+    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
+    ray_address: Annotated[str, typer.Option(help="Of the Ray cluster.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes; all CPUs without. Locally, 0 works in this one.")
+    ] = None,
     max_quarantine: Annotated[
         float, typer.Option(min=0, max=1, help="Share of clips that may be left out.")
     ] = 0.05,
@@ -182,6 +185,8 @@ def prepare(
     from avdata.prepare import plan
     from avdata.recipe import load_recipe
 
+    if workers is None:
+        workers = 0 if engine == "ray" else os.cpu_count() or 1
     if checksums not in {"on", "off"}:
         msg = f"--checksums {checksums!r} is neither on nor off"
         raise UsageError(msg)
@@ -209,6 +214,8 @@ def prepare(
                 out=out,
                 max_quarantine=max_quarantine,
                 overwrite=overwrite,
+                engine=engine,
+                ray_address=ray_address,
                 progress=progress,
                 **common,
             )
@@ -220,7 +227,7 @@ def prepare(
         raise typer.Exit(EXIT_QUARANTINE)
 
 
-def _show_plan(planned: Plan, out: Path, workers: int, *, as_json: bool) -> None:
+def _show_plan(planned: Plan, out: str, workers: int, *, as_json: bool) -> None:
     from collections import Counter
 
     from avdata.prepare import seconds_a_clip
@@ -291,7 +298,7 @@ def _show_quarantine(done: PreparedSet) -> None:
         complain(
             f"{done.quarantine_share:.1%} of the clips were left out, and --max-quarantine is"
             f" {done.max_quarantine:.1%}",
-            f"{done.root / 'quarantine.parquet'} names each clip; the samples that are there are good",
+            f"{done.root}/quarantine.parquet names each clip; the samples that are there are good",
         )
 
 
@@ -370,21 +377,7 @@ def _shown(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-@app.command(epilog="Example:  avdata mock cremad raw --clips 24 --bad")
-def mock(
-    name: Annotated[str, typer.Argument(help="A recipe, as `avdata recipes` lists them.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    clips: Annotated[int | None, typer.Option(min=1, help="How many clips.")] = None,
-    bad: Annotated[bool, typer.Option("--bad", help="Add the dataset's bad cases.")] = False,
-    seed: Annotated[int, typer.Option(help="Equal seeds make equal bytes.")] = 0,
-) -> None:
-    """Write a small, faithful copy of a dataset with generated media whose truth is known."""
-    from avdata import mock as make
-
-    make(name, out, clips=clips, bad=bad, seed=seed)
-    say(f"{out}: a mock of {name}; prepare it with: avdata prepare {name} --source {out} --out PREPARED")
-
-
+app.command(epilog="Example:  avdata mock cremad raw --clips 24 --bad")(mock)
 app.command(epilog="Example:  avdata download cremad --limit 100")(download)
 app.command(epilog="Example:  avdata publish out/cremad --repo me/cremad-av --dry-run")(publish)
 app.command(epilog="Example:  avdata pull me/cremad-av --into out/cremad")(pull)

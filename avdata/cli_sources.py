@@ -1,4 +1,4 @@
-"""The commands about sources: `avdata download` and `avdata manifest`."""
+"""The commands about sources: `avdata download`, `avdata mock` and `avdata manifest`."""
 
 from __future__ import annotations
 
@@ -65,6 +65,20 @@ def download(
         [(key, as_size(value) if key in sizes else str(value)) for key, value in said.items()],
         header=False,
     )
+
+
+def mock(
+    name: Annotated[str, typer.Argument(help="A recipe, as `avdata recipes` lists them.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    clips: Annotated[int | None, typer.Option(min=1, help="How many clips.")] = None,
+    bad: Annotated[bool, typer.Option("--bad", help="Add the dataset's bad cases.")] = False,
+    seed: Annotated[int, typer.Option(help="Equal seeds make equal bytes.")] = 0,
+) -> None:
+    """Write a small, faithful copy of a dataset with generated media whose truth is known."""
+    from avdata import mock as make
+
+    make(name, out, clips=clips, bad=bad, seed=seed)
+    say(f"{out}: a mock of {name}; prepare it with: avdata prepare {name} --source {out} --out PREPARED")
 
 
 manifests = typer.Typer(

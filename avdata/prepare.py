@@ -14,19 +14,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from avdata.cache import cache_root
 from avdata.config import Config, Overrides
 from avdata.engine import run_jobs
-from avdata.errors import MediaError, Reason, SourceError
+from avdata.errors import MediaError, Reason, SourceError, UsageError
 from avdata.finish import Provenance, finish
-from avdata.journal import Journal
 from avdata.manifest import Manifest, load_manifest
 from avdata.outfolder import check_finished, check_out, clear
+from avdata.outstore import Store, is_url, journal_of, size_in
 from avdata.recipe import Clip, Recipe, load_recipe
 from avdata.shards import shard_name
+from avdata.sourcestore import mirror
 from avdata.survey import Candidate, Quarantined, check_keys, hash_order, select_clips, survey
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, what is done of it, and how much there is: clips."""
 
+ENGINES = ("local", "ray")
 SPLITS = ("train", "val", "test")
 
 
@@ -41,7 +44,7 @@ SPLITS = ("train", "val", "test")
 class PreparedSet:
     """A finished set: where it is, its dataset.json, and whether too many clips were left out."""
 
-    root: Path
+    root: Path | str
     info: Mapping[str, Any]
     max_quarantine: float
 
@@ -136,7 +139,7 @@ def plan(
 
 def _source_folder(recipe: Recipe, source: str | Path | None, config: Config, progress: Progress) -> Path:
     if source is not None:
-        folder = Path(source)
+        folder = mirror(str(source)) if is_url(source) else Path(source)
         if not folder.is_dir():
             msg = f"the source {folder} is not a folder"
             raise SourceError(msg, hint="give the folder that holds the dataset's files with --source")
@@ -236,14 +239,16 @@ def prepare(
     workers: int = 1,
     max_quarantine: float = 0.05,
     overwrite: bool = False,
+    engine: str = "local",
+    ray_address: str = "auto",
     progress: Progress = lambda stage, done, total: None,
 ) -> PreparedSet:
     """Turn a dataset's files into a verified set of shards.
 
     Args:
         recipe: a recipe's name, a path to a recipe file, or a Recipe.
-        source: the folder that holds the dataset; None downloads it (or generates it, for `synthetic`).
-        out: the set's folder; made, gone on with, or found finished.
+        source: folder or URL that holds the dataset; None downloads it (or generates it, for `synthetic`).
+        out: the set's folder, or a URL of object storage; made, gone on with, or found finished.
         config: settings, or overrides over the preset.
         preset: a preset's name; None is `snnergy` as the recipe adapts it.
         manifest: a manifest to prove the files against, instead of the source's own or the bundled one.
@@ -251,6 +256,8 @@ def prepare(
         workers: processes; 0 works in this one.
         max_quarantine: share of clips that may be left out before the set counts as too poor.
         overwrite: replace a set that is there with other settings.
+        engine: `local`, processes of this machine, or `ray`, all CPUs of a cluster for workers=0.
+        ray_address: of the cluster.
         progress: called with a stage (survey, prepare, or the download's), done and total: clips, files.
 
     Returns:
@@ -262,7 +269,13 @@ def prepare(
     """
     from avdata.job import ShardJob, ban, run_shard  # noqa: PLC0415  # torch loads only for decoding
 
-    root = Path(out)
+    if engine not in ENGINES:
+        msg = f"there is no engine {engine!r}"
+        raise UsageError(msg, hint=f"engines: {', '.join(ENGINES)}")
+    store = Store(str(out)) if is_url(out) else None
+    root = store.scratch if store else Path(out)
+    if store:
+        store.fetch_state()
     recipe = load_recipe(recipe)
     settled = config if isinstance(config, Config) else recipe.configure(preset, config or {})
     identity = {"name": recipe.name, "version": recipe.version, "config": settled.model_dump(mode="json")}
@@ -277,16 +290,22 @@ def prepare(
         progress=progress,
     )
     jobs = [
-        ShardJob(root, name, candidates, settled, recipe.labels, recipe.background)
+        ShardJob(
+            root, name, candidates, settled, recipe.labels, recipe.background,
+            store=store.url if store else None, source=str(source) if is_url(source) else None,
+        )
         for name, candidates in planned.jobs
-    ]
+    ]  # fmt: skip
     provenance = Provenance(recipe, settled, planned.manifest, [job.fingerprint for job in jobs])
     if (root / "dataset.json").is_file() and not overwrite:
-        return PreparedSet(root, check_finished(root, provenance.plan_hash), max_quarantine)
-    journal = Journal(root)
+        found = check_finished(root, provenance.plan_hash, size_in(root, store), str(out))
+        return PreparedSet(store.url if store else root, found, max_quarantine)
+    journal = journal_of(root, store.url if store else None)
     with journal.locked():
         if overwrite:
             clear(root)
+            if store:
+                store.clear()
         journal.write_plan(identity)
         entries = {job.shard: entry for job in jobs if (entry := journal.recall(job.shard, job.fingerprint))}
         total = len(planned.clips)
@@ -301,10 +320,22 @@ def prepare(
         left = [job for job in jobs if job.shard not in entries]
         timeout = settled.quality.timeout
         with closing(
-            run_jobs(run_shard, left, workers=workers, item_timeout=timeout, ban=ban, on_item=advance)
+            _engine(engine, ray_address)(
+                run_shard, left, workers=workers, item_timeout=timeout, ban=ban, on_item=advance
+            )
         ) as results:
             for entry in results:
                 entries[entry["shard"]] = entry
         info = finish(root, provenance, [entries[job.shard] for job in jobs], planned.quarantined)
         journal.close()
-    return PreparedSet(root, info, max_quarantine)
+        if store:
+            store.finish()
+    return PreparedSet(store.url if store else root, info, max_quarantine)
+
+
+def _engine(name: str, address: str) -> Callable[..., Any]:
+    if name == "local":
+        return run_jobs
+    from avdata import engine_ray  # noqa: PLC0415
+
+    return partial(engine_ray.run_jobs, address=address)
