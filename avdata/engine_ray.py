@@ -18,7 +18,7 @@ from avdata.engine import CRASHES_ALLOWED, Ban, Function, Report
 from avdata.errors import AvdataError, Reason, UsageError
 
 Job = TypeVar("Job")
-LOOK_EVERY = 1.0  # seconds
+LOOK_EVERY = 0.2  # seconds
 
 
 class _Watch:
