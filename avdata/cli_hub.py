@@ -27,8 +27,12 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Check a prepared set and put it on the Hugging Face Hub; interrupted, the same command goes on."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
     from avdata.publish import publish as put
 
+    if quiet or as_json:
+        disable_progress_bars()
     with show_progress(quiet=quiet or as_json) as progress:
         done = put(
             out, repo, private=private, revision=revision, i_have_permission=i_have_permission,

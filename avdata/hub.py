@@ -63,6 +63,15 @@ def without_secrets(text: str, *secrets: str | None) -> str:
     return _TOKEN.sub("[token]", text)
 
 
+def holds_secret(text: str, token: str | None) -> bool:
+    """Whether a text that is to be published holds the token in use, or another of the Hub's.
+
+    >>> holds_secret("the bearer of good news writes hf_hub_download", None)
+    False
+    """
+    return bool(token and token in text) or re.search(r"\bhf_[A-Za-z0-9]{30,}", text) is not None
+
+
 def token_in_use(token: str | None) -> str | None:
     """The token that the client would send."""
     from huggingface_hub import get_token  # noqa: PLC0415

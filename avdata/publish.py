@@ -24,12 +24,12 @@ from avdata.hub import (
     There,
     check_repo,
     explained_hub,
+    holds_secret,
     is_same,
     listing,
     shard_facts,
     token_in_use,
     tried,
-    without_secrets,
 )
 from avdata.journal import write_whole
 from avdata.shards import read_info
@@ -175,8 +175,7 @@ def _check_secrets(ours: _Set, token: str | None) -> None:
     for name, data in ours.small.items():
         if name.endswith(".parquet"):
             continue
-        text = data.decode(errors="replace")
-        if without_secrets(text, token) != text:
+        if holds_secret(data.decode(errors="replace"), token):
             msg = f"{ours.root / name} holds what looks like an access token"
             raise AvdataError(msg, hint="take it out, and revoke the token if the file was ever shared")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from trees import digest_tree
 
 import avdata
 from avdata.engine_ray import run_jobs
-from avdata.errors import AvdataError, Reason
+from avdata.errors import AvdataError, Reason, UsageError
 
 SETTINGS = {"video": {"size": 48}, "shards": {"samples": 1}}
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
@@ -39,7 +41,7 @@ def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], tupl
         if item == "crash":
             os._exit(7)
         if item == "hang":
-            os.pause() if hasattr(os, "pause") else __import__("threading").Event().wait()
+            threading.Event().wait()
         if item == "raise":
             raise AvdataError(item)
         done.append(item)
@@ -53,7 +55,7 @@ def cluster() -> Iterator[Cluster]:
     made.add_node(**{name: value for name, value in NODE.items() if name != "include_dashboard"})
     made.wait_for_nodes()
     ray.init(address=made.address, log_to_driver=False)
-    ray.cloudpickle.register_pickle_by_value(__import__("sys").modules[__name__])
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield made
     ray.shutdown()
     made.shutdown()
@@ -73,6 +75,12 @@ def test_an_item_that_hangs_is_ended_and_banned(cluster: Cluster) -> None:
 def test_an_error_of_the_work_is_raised_here(cluster: Cluster) -> None:
     with pytest.raises(AvdataError, match="raise"):
         list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=60, ban=ban))
+
+
+def test_an_engine_nobody_knows_is_named(cremad_mock: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no engine 'slurm'"):
+        avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "out", engine="slurm")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_node_lost_half_way_changes_no_byte(cluster: Cluster, cremad_mock: Path, tmp_path: Path) -> None:
