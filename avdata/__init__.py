@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from avdata.mock import make_mock as mock
     from avdata.notebook import bars
     from avdata.prepare import PreparedSet, prepare
+    from avdata.publish import publish
+    from avdata.pull import pull
     from avdata.recipe import Clip, Recipe, load_recipe, recipe_names
     from avdata.report import report
     from avdata.stream import AVBatch
@@ -48,6 +50,8 @@ _DOORS = {
     "mock": ("mock", "make_mock"),
     "open": ("stream", "open_dataset"),
     "prepare": ("prepare", "prepare"),
+    "publish": ("publish", "publish"),
+    "pull": ("pull", "pull"),
     "recipe_names": ("recipe", "recipe_names"),
     "report": ("report", "report"),
     "verify": ("verify", "verify"),
@@ -71,6 +75,8 @@ __all__ = [
     "mock",
     "open",
     "prepare",
+    "publish",
+    "pull",
     "recipe_names",
     "report",
     "verify",

@@ -8,6 +8,7 @@ time, so that a large dataset passes through a small disk.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from avdata.wanted import files_of, lists_files
 Progress = Callable[[str, int, int], None]
 
 _ANSWER = 2.0
+_LOOK = 0.05
 
 
 def single_files(recipe: Recipe, manifest: Manifest) -> tuple[FileFacts, ...]:
@@ -189,6 +191,18 @@ def arriving(
     finally:
         arrivals.stop()
         thread.join(_ANSWER)
+
+
+def wait_for_all(arrivals: Arrivals, jobs: Sequence[ShardJob]) -> None:
+    """Wait until every file is in place, for workers that cannot be held back clip by clip.
+
+    Raises:
+        AvdataError: what ended the download.
+    """
+    for job in jobs:
+        for candidate in job.candidates:
+            while not arrivals.may_begin(candidate.clip.key):
+                time.sleep(_LOOK)
 
 
 def remove_sources(job: ShardJob) -> None:

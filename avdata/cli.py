@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from avdata.cli_export import export
+from avdata.cli_hub import publish, pull
 from avdata.cli_show import doctor, report
 from avdata.cli_sources import Rehash, Task, download, manifests, mock, say_licence
 from avdata.terminal import (
@@ -40,7 +41,6 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")]
 
 
 @app.callback()
@@ -143,9 +143,9 @@ def _defaults(config: dict[str, Any]) -> str:
 )
 def prepare(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or a path to a recipe file.")],
-    out: Annotated[Path, typer.Option(help="Folder of the prepared set.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the prepared set.")],
     source: Annotated[
-        Path | None, typer.Option(help="Folder or archive of the dataset; without it, download.")
+        str | None, typer.Option(help="Folder, archive or URL of the dataset; without it, download.")
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="snnergy (default), snnergy-repeat, ogmge, scmrl.")
@@ -163,7 +163,11 @@ def prepare(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many clips, of all labels.")] = None,
     task: Task = None,
-    workers: Workers = os.cpu_count() or 1,
+    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
+    ray_address: Annotated[str, typer.Option(help="Of the Ray cluster.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes; all CPUs without. Locally, 0 works in this one.")
+    ] = None,
     max_quarantine: Annotated[
         float, typer.Option(min=0, max=1, help="Share of clips that may be left out.")
     ] = 0.05,
@@ -187,6 +191,8 @@ def prepare(
     from avdata.recipe import load_recipe
     from avdata.shardplan import plan
 
+    if workers is None:
+        workers = 0 if engine == "ray" else os.cpu_count() or 1
     for option, value, words in (
         ("--checksums", checksums, ("on", "off")),
         ("--keep-sources", keep_sources, ("yes", "no")),
@@ -222,6 +228,8 @@ def prepare(
                 max_quarantine=max_quarantine,
                 overwrite=overwrite,
                 keep_sources=keep_sources == "yes",
+                engine=engine,
+                ray_address=ray_address,
                 progress=progress,
                 **common,
             )
@@ -233,7 +241,7 @@ def prepare(
         raise typer.Exit(EXIT_QUARANTINE)
 
 
-def _show_plan(planned: Plan, out: Path, workers: int, *, as_json: bool) -> None:
+def _show_plan(planned: Plan, out: str, workers: int, *, as_json: bool) -> None:
     from collections import Counter
 
     from avdata.shardplan import seconds_a_clip
@@ -304,7 +312,7 @@ def _show_quarantine(done: PreparedSet) -> None:
         complain(
             f"{done.quarantine_share:.1%} of the clips were left out, and --max-quarantine is"
             f" {done.max_quarantine:.1%}",
-            f"{done.root / 'quarantine.parquet'} names each clip; the samples that are there are good",
+            f"{done.root}/quarantine.parquet names each clip; the samples that are there are good",
         )
 
 
@@ -386,6 +394,8 @@ def _shown(value: Any) -> str:
 app.command(epilog="Example:  avdata mock cremad raw --clips 24")(mock)
 app.command(epilog="Example:  avdata download cremad --limit 100")(download)
 app.command(epilog="Example:  avdata export out/cremad npy")(export)
+app.command(epilog="Example:  avdata publish out/cremad --repo me/cremad-av --dry-run")(publish)
+app.command(epilog="Example:  avdata pull me/cremad-av --into out/cremad")(pull)
 app.add_typer(manifests, name="manifest")
 app.command(epilog="Example:  avdata report out/cremad --open")(report)
 app.command(epilog="Example:  avdata doctor")(doctor)

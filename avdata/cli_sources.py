@@ -1,4 +1,4 @@
-"""The commands about sources: `avdata download` and `avdata manifest`."""
+"""The commands about sources: `avdata download`, `avdata mock` and `avdata manifest`."""
 
 from __future__ import annotations
 

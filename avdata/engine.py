@@ -28,8 +28,9 @@ Function = Callable[[Any, Report], Any]
 # Called when a worker was lost over an item: the job to run instead, without that item.
 Ban = Callable[[Job, str, Reason, str], Job]
 
-CRASHES_ALLOWED = 2
-"""An item that loses this many workers is banned; the first loss may have been the machine's doing."""
+CRASHES_ALLOWED = 3
+"""An item that loses this many workers is banned. Before, its job is retried in a new one twice: the losses
+may have been the machine's doing."""
 
 _LOOK = 0.02
 _LOOK_LAZILY = 1.0

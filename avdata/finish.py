@@ -18,6 +18,7 @@ from typing import Any
 
 from avdata.card import dataset_card
 from avdata.config import Config
+from avdata.croissant import croissant
 from avdata.journal import write_whole
 from avdata.manifest import Manifest
 from avdata.recipe import Recipe
@@ -79,6 +80,7 @@ def finish(
     info["index"] = {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()}
     write_whole(root / "index.parquet", index)
     write_whole(root / "quarantine.parquet", parquet_bytes(lost, quarantine_schema()))
+    write_whole(root / "croissant.json", croissant(info, info["index"]["sha256"]))
     write_whole(root / "README.md", dataset_card(info).encode())
     write_whole(root / "dataset.json", (json.dumps(info, indent=1, ensure_ascii=False) + "\n").encode())
     return info
@@ -102,6 +104,7 @@ def _info(
         "source": source_facts(manifest),
         "licence": manifest.licence.model_dump() if manifest else None,
         "citation": manifest.citation if manifest else None,
+        "ethics": manifest.ethics if manifest else None,
         "labels": list(recipe.labels),
         "label_orders": {name: list(order) for name, order in recipe.label_orders.items()},
         "background": recipe.background,

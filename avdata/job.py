@@ -20,8 +20,10 @@ from avdata.config import Config
 from avdata.engine import Report
 from avdata.errors import MediaError, Reason
 from avdata.features import Features, extract
-from avdata.journal import Journal, explained_writing, sync
+from avdata.journal import explained_writing, sync
+from avdata.outstore import journal_of
 from avdata.shards import ShardWriter, encode_members
+from avdata.sourcestore import bring
 from avdata.survey import Candidate, SourceFile
 
 
@@ -37,6 +39,8 @@ class ShardJob:
         labels: label names in canonical order.
         background: label of the steps outside a clip's event, or None.
         banned: clips that lost their workers: reason and detail by key.
+        store: URL of the set when it is prepared into a store; `root` is then scratch space.
+        source: URL of the source when it lies in a store; its files are fetched as they are needed.
     """
 
     root: Path
@@ -46,6 +50,8 @@ class ShardJob:
     labels: tuple[str, ...]
     background: str | None
     banned: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
+    store: str | None = None
+    source: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -82,7 +88,7 @@ def run_shard(job: ShardJob, report: Report) -> dict[str, Any]:
     Raises:
         AvdataError: the shard cannot be written.
     """
-    journal = Journal(job.root)
+    journal = journal_of(job.root, job.store)
     part = journal.part(job.shard)
     quarantine: list[dict[str, str]] = []
     statistics = _MelSums()
@@ -121,6 +127,10 @@ def _extract(job: ShardJob, candidate: Candidate, report: Report) -> Features:
     if key in job.banned:
         raise MediaError(*job.banned[key])
     report(key)
+    if job.source is not None:
+        for path in (candidate.clip.video, candidate.clip.audio if candidate.audio else None):
+            if path is not None:
+                bring(job.source, path)
     return extract(candidate.clip, job.config)
 
 

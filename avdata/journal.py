@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,7 +121,8 @@ class Journal:
 
     def part(self, shard: str) -> Path:
         """Where this process writes a shard before it is complete."""
-        return self.folder / "parts" / f"{Path(shard).name}.{os.getpid()}"
+        # On a shared disk, processes of two machines may have the same number.
+        return self.folder / "parts" / f"{Path(shard).name}.{socket.gethostname()}.{os.getpid()}"
 
     def _entry(self, shard: str) -> Path:
         return self.folder / "done" / (Path(shard).name + ".json")

@@ -74,6 +74,9 @@ class Manifest(_Facts):
     commit: str | None = None
     licence: Licence
     citation: str
+    ethics: str | None = Field(
+        None, description="what a user owes the people who can be recognised, where there are any"
+    )
     expected: dict[str, int] = Field(
         default_factory=dict, description="counts by name: clips, train, test, …"
     )

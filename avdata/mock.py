@@ -285,7 +285,7 @@ def write_manifest(root: Path, name: str) -> None:
     )
     manifest = Manifest(
         name=base.name, title=base.title, homepage=base.homepage, commit=None, licence=base.licence,
-        citation=base.citation, expected={}, files=files, mock=True,
+        citation=base.citation, ethics=base.ethics, expected={}, files=files, mock=True,
     )  # fmt: skip
     (root / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,37 +61,47 @@ def _what_is_there(root: Path) -> dict[str, Any] | None:
     return plan
 
 
-def check_finished(root: Path, plan_hash: str) -> dict[str, Any]:
+def check_finished(
+    root: Path, plan_hash: str, size_of: Callable[[str], int | None], name: str
+) -> dict[str, Any]:
     """The dataset.json of a set that is finished already, made from the same plan.
+
+    Args:
+        root: the folder that holds dataset.json.
+        plan_hash: of the plan now.
+        size_of: bytes of a shard by its path, None when it is not there.
+        name: the set as the user called it.
 
     Raises:
         AvdataError: the source files have changed since, or `check_whole` finds a shard amiss.
     """
     info = read_info(root)
     if info["plan"] != plan_hash:
-        msg = f"{root} was prepared from other source files than are there now"
+        msg = f"{name} was prepared from other source files than are there now"
         raise AvdataError(msg, hint="choose another --out, or --overwrite to replace it")
-    return check_whole(root, info)
+    return check_whole(info, size_of, name)
 
 
-def check_whole(root: Path, info: dict[str, Any]) -> dict[str, Any]:
-    """The dataset.json of a finished set all of whose shards are there.
+def check_whole(info: dict[str, Any], size_of: Callable[[str], int | None], name: str) -> dict[str, Any]:
+    """The dataset.json of a finished set all of whose shards are there; the arguments are `check_finished`'s.
 
     Raises:
         AvdataError: a shard is gone or has another size.
     """
     for split in info["splits"].values():
         for shard in split["shards"]:
-            path = root / shard["path"]
-            if not path.is_file() or path.stat().st_size != shard["bytes"]:
-                msg = f"{root} is finished, but {shard['path']} is missing or not whole"
+            if size_of(shard["path"]) != shard["bytes"]:
+                msg = f"{name} is finished, but {shard['path']} is missing or not whole"
                 raise AvdataError(msg, hint="--overwrite makes the set again")
     return info
 
 
 def clear(root: Path) -> None:
     """Remove a set's own files, dataset.json first so that a half-removed set is not taken for whole."""
-    for name in ("dataset.json", "index.parquet", "quarantine.parquet", "README.md", "report.html"):
+    ours = (
+        "dataset.json", "index.parquet", "quarantine.parquet", "croissant.json", "README.md", "report.html",
+    )  # fmt: skip
+    for name in ours:
         (root / name).unlink(missing_ok=True)
     for folder in ("train", "val", "test", f"{FOLDER}/done", f"{FOLDER}/parts"):
         if (root / folder).is_dir():

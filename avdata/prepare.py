@@ -8,9 +8,10 @@ A run that was killed goes on where it was when the same call is made again; see
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,9 @@ from avdata.config import Config, Overrides
 from avdata.engine import run_jobs
 from avdata.errors import Reason, UsageError
 from avdata.finish import Provenance, finish, source_facts
-from avdata.journal import Journal
 from avdata.manifest import load_manifest
 from avdata.outfolder import check_finished, check_out, check_whole, clear
+from avdata.outstore import Store, is_url, journal_of, size_in
 from avdata.recipe import Recipe, load_recipe
 from avdata.shardplan import Plan, Progress, plan
 from avdata.shards import read_info
@@ -28,13 +29,16 @@ from avdata.shards import read_info
 if TYPE_CHECKING:
     from avdata.arriving import Arrivals
     from avdata.job import ShardJob
+    from avdata.journal import Journal
+
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
 class PreparedSet:
     """A finished set: where it is, its dataset.json, and whether too many clips were left out."""
 
-    root: Path
+    root: Path | str
     info: Mapping[str, Any]
     max_quarantine: float
 
@@ -75,15 +79,17 @@ def prepare(
     workers: int = 1,
     max_quarantine: float = 0.05,
     overwrite: bool = False,
+    engine: str = "local",
+    ray_address: str = "auto",
     progress: Progress = lambda stage, done, total: None,
 ) -> PreparedSet:
     """Turn a dataset's files into a verified set of shards.
 
     Args:
         recipe: a recipe's name, a path to a recipe file, or a Recipe.
-        source: the folder or archive that holds the dataset; None downloads it (or generates it, for
+        source: the folder, archive or URL that holds the dataset; None downloads it (or generates it, for
             `synthetic`). Single files are prepared as they arrive.
-        out: the set's folder; made, gone on with, or found finished.
+        out: the set's folder, or a URL of object storage; made, gone on with, or found finished.
         config: settings, or overrides over the preset.
         preset: a preset's name; None is `snnergy` as the recipe adapts it.
         manifest: a manifest to prove the files against, instead of the source's own or the bundled one.
@@ -94,6 +100,8 @@ def prepare(
         workers: processes; 0 works in this one.
         max_quarantine: share of clips that may be left out before the set counts as too poor.
         overwrite: replace a set that is there with other settings.
+        engine: `local`, processes of this machine, or `ray`, all CPUs of a cluster for workers=0.
+        ray_address: of the cluster.
         progress: called with a stage (survey, prepare, or the download's), done and total: clips, files.
 
     Returns:
@@ -103,18 +111,28 @@ def prepare(
         UsageError: a name or setting is wrong.
         AvdataError: the source or the output folder cannot be used; nothing in `out` was harmed.
     """
-    root = Path(out)
+    if engine not in ENGINES:
+        msg = f"there is no engine {engine!r}"
+        raise UsageError(msg, hint=f"engines: {', '.join(ENGINES)}")
     recipe = load_recipe(recipe)
     if not keep_sources and (source is not None or recipe.generated):
         msg = "only downloaded sources can be removed"
         raise UsageError(msg, hint="leave out --keep-sources no: what you gave with --source stays as it is")
+    if engine == "ray" and not keep_sources:
+        msg = "sources can only be removed as they are used with --engine local"
+        raise UsageError(msg, hint="leave out --keep-sources no, or prepare on this machine")
+    store = Store(str(out)) if is_url(out) else None
+    root = store.scratch if store else Path(out)
+    if store:
+        store.fetch_state()
     settled = config if isinstance(config, Config) else recipe.configure(preset, config or {})
     identity = {"name": recipe.name, "version": recipe.version, "config": settled.model_dump(mode="json")}
     check_out(root, identity, overwrite=overwrite)
     if source is None and not recipe.generated and not overwrite:
         done = _already_finished(root, recipe, manifest) if checksums else None
         if done is not None:
-            return PreparedSet(root, done, max_quarantine)
+            check_whole(done, size_in(root, store), str(out))
+            return PreparedSet(store.url if store else root, done, max_quarantine)
     planned = plan(
         recipe,
         source=source,
@@ -125,19 +143,26 @@ def prepare(
         workers=workers,
         progress=progress,
     )
-    run = _Run(root, planned, workers, keep_sources, progress)
+    where = {"store": store.url if store else None, "source": str(source) if is_url(source) else None}
+    run = _Run(root, where, planned, workers, keep_sources, progress)
     if (root / "dataset.json").is_file() and not overwrite:
-        return PreparedSet(root, check_finished(root, run.provenance.plan_hash), max_quarantine)
-    journal = Journal(root)
+        found = check_finished(root, run.provenance.plan_hash, size_in(root, store), str(out))
+        return PreparedSet(store.url if store else root, found, max_quarantine)
+    journal = journal_of(root, where["store"])
     with journal.locked():
         if overwrite:
             clear(root)
+            if store:
+                store.clear()
         journal.write_plan(identity)
-        info = finish(root, run.provenance, run.entries(journal), planned.quarantined)
+        entries = run.entries(journal, None if engine == "local" else ray_address)
+        info = finish(root, run.provenance, entries, planned.quarantined)
         journal.close()
+        if store:
+            store.finish()
     if not (keep_sources or planned.arrives):
         shutil.rmtree(planned.source)
-    return PreparedSet(root, info, max_quarantine)
+    return PreparedSet(store.url if store else root, info, max_quarantine)
 
 
 def _already_finished(root: Path, recipe: Recipe, manifest: str | Path | None) -> dict[str, Any] | None:
@@ -146,14 +171,20 @@ def _already_finished(root: Path, recipe: Recipe, manifest: str | Path | None) -
         return None
     facts = load_manifest(Path(manifest) if manifest is not None else recipe.name)
     info = read_info(root)
-    return check_whole(root, info) if info["source"] == source_facts(facts) else None
+    return info if info["source"] == source_facts(facts) else None
 
 
 class _Run:
     """The shard jobs of a plan, and what carries them out."""
 
     def __init__(
-        self, root: Path, planned: Plan, workers: int, keep_sources: bool, progress: Progress
+        self,
+        root: Path,
+        where: Mapping[str, str | None],
+        planned: Plan,
+        workers: int,
+        keep_sources: bool,
+        progress: Progress,
     ) -> None:
         from avdata.job import ShardJob  # noqa: PLC0415  # torch loads only for decoding
 
@@ -163,14 +194,28 @@ class _Run:
         self.keep_sources = keep_sources
         self.progress = progress
         self.jobs = [
-            ShardJob(root, name, candidates, config, recipe.labels, recipe.background)
+            ShardJob(
+                root,
+                name,
+                candidates,
+                config,
+                recipe.labels,
+                recipe.background,
+                store=where["store"],
+                source=where["source"],
+            )  # fmt: skip
             for name, candidates in planned.jobs
         ]
         prints = [job.fingerprint for job in self.jobs]
         self.provenance = Provenance(recipe, config, planned.manifest, prints)
 
-    def entries(self, journal: Journal) -> list[dict[str, Any]]:
-        """The journal's entries of all jobs, those made before and those made now, in the plan's order."""
+    def entries(self, journal: Journal, cluster: str | None) -> list[dict[str, Any]]:
+        """The journal's entries of all jobs, those made before and those made now, in the plan's order.
+
+        Args:
+            journal: of the set.
+            cluster: address of the Ray cluster that makes the shards; None makes them on this machine.
+        """
         from avdata.job import ban, run_shard  # noqa: PLC0415  # torch loads only for decoding
 
         entries = {
@@ -187,15 +232,14 @@ class _Run:
 
         left = {job.shard: job for job in self.jobs if job.shard not in entries}
         with ExitStack() as stack:
-            arrivals = self._arrivals(stack, list(left.values()), entries)
-            results = run_jobs(
+            arrivals = self._arrivals(stack, list(left.values()), entries, cluster)
+            results = _engine(cluster, arrivals)(
                 run_shard,
                 list(left.values()),
                 workers=self.workers,
                 item_timeout=self.planned.config.quality.timeout,
                 ban=ban,
                 on_item=advance,
-                may_begin=arrivals.may_begin if arrivals else lambda key: True,
             )
             for entry in stack.enter_context(closing(results)):
                 entries[entry["shard"]] = entry
@@ -204,26 +248,34 @@ class _Run:
         return [entries[job.shard] for job in self.jobs]
 
     def _arrivals(
-        self, stack: ExitStack, left: Sequence[ShardJob], entries: Mapping[str, Any]
+        self, stack: ExitStack, left: Sequence[ShardJob], entries: Mapping[str, Any], cluster: str | None
     ) -> Arrivals | None:
-        """The download of what is left to do, under way until the stack is left."""
+        """The download of what is left to do, under way until the stack is left; done first for a cluster."""
         planned = self.planned
         if not planned.arrives or planned.manifest is None:
             return None
-        from avdata.arriving import arriving, remove_sources  # noqa: PLC0415  # only for downloads
+        from avdata.arriving import arriving, remove_sources, wait_for_all  # noqa: PLC0415  # only for downloads
 
         if not self.keep_sources:
             for job in self.jobs:
                 if job.shard in entries:
                     remove_sources(job)
-        return stack.enter_context(
+        window = None if self.keep_sources else max(self.workers, 1)
+        split_by = planned.recipe.check_split(planned.config.select.split_by)
+        arrivals = stack.enter_context(
             arriving(
-                planned.recipe,
-                planned.manifest,
-                planned.source,
-                left,
-                split_by=planned.recipe.check_split(planned.config.select.split_by),
-                window=None if self.keep_sources else max(self.workers, 1),
-                progress=self.progress,
+                planned.recipe, planned.manifest, planned.source, left,
+                split_by=split_by, window=window, progress=self.progress,
             )
-        )
+        )  # fmt: skip
+        if cluster is not None:
+            wait_for_all(arrivals, left)
+        return arrivals
+
+
+def _engine(cluster: str | None, arrivals: Arrivals | None) -> Callable[..., Any]:
+    if cluster is None:
+        return partial(run_jobs, may_begin=arrivals.may_begin) if arrivals else run_jobs
+    from avdata import engine_ray  # noqa: PLC0415  # Ray is an extra
+
+    return partial(engine_ray.run_jobs, address=cluster)

@@ -19,9 +19,11 @@ from avdata.cache import cache_root
 from avdata.config import Config, Overrides
 from avdata.errors import MediaError, Reason, SourceError
 from avdata.manifest import FileFacts, Manifest, load_manifest
+from avdata.outstore import is_url
 from avdata.proof import Proofs
 from avdata.recipe import Clip, Recipe, load_recipe
 from avdata.shards import shard_name
+from avdata.sourcestore import mirror
 from avdata.survey import (
     Candidate,
     Files,
@@ -136,7 +138,7 @@ def _sources(
 ) -> tuple[Path, Manifest | None, tuple[FileFacts, ...]]:
     """The source's folder, what it is proven against, and the files that will arrive there."""
     if source is not None or recipe.generated:
-        folder = _generated(recipe) if source is None else _given(recipe, Path(source))
+        folder = _generated(recipe) if source is None else _given(recipe, source)
         return folder, _manifest(recipe, folder, manifest) if checksums else None, ()
     from avdata.arriving import single_files  # noqa: PLC0415  # the downloader loads only when needed
     from avdata.download import Moment, download  # noqa: PLC0415
@@ -154,7 +156,8 @@ def _sources(
     return report.root, facts if checksums else None, files
 
 
-def _given(recipe: Recipe, source: Path) -> Path:
+def _given(recipe: Recipe, given: str | Path) -> Path:
+    source = mirror(str(given)) if is_url(given) else Path(given)
     if source.is_dir():
         return source
     if source.is_file():

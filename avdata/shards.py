@@ -6,6 +6,7 @@ A prepared set is a folder:
     index.parquet       one row a sample, sorted by shard, then offset
     quarantine.parquet  one row a clip left out: key, reason, detail, kept
     README.md           the dataset card
+    croissant.json      the same for machines, in MLCommons' Croissant
     SPLIT/NAME-SPLIT-00000-of-00012.tar
 
 A tar is USTAR; every member has mode 0444 and mtime, uid and gid 0, and no user or group name. A sample's

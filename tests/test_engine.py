@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,10 @@ def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], tupl
         if item in dict(job.banned):
             continue
         report(item)
+        if item.startswith("/"):
+            with open(item, "a", encoding="utf-8") as tally:
+                tally.write(f"{os.getpid()}\n")
+            os._exit(7)
         if item == "crash":
             os._exit(7)
         if item == "hang":
@@ -42,6 +47,14 @@ def test_one_killer_item_is_banned_and_the_others_are_done() -> None:
     jobs = [Job(("a", "crash", "b")), Job(("c",))]
     results = set(run_jobs(work, jobs, workers=2, item_timeout=60, ban=ban))
     assert results == {(("a", "b"), (("crash", Reason.CRASH),)), (("c",), ())}
+
+
+def test_a_crashed_job_is_retried_twice_each_time_in_a_new_process(tmp_path: Path) -> None:
+    tally = tmp_path / "tally"
+    results = list(run_jobs(work, [Job((str(tally), "b"))], workers=1, item_timeout=60, ban=ban))
+    assert results == [(("b",), ((str(tally), Reason.CRASH),))]
+    pids = tally.read_text(encoding="utf-8").split()
+    assert len(pids) == len(set(pids)) == 3
 
 
 def test_an_item_that_hangs_is_ended_and_banned() -> None:

@@ -1,0 +1,152 @@
+"""What a clip costs as a preparation grows, and what the engines add to the work itself.
+
+    python benchmarks/scale.py                          # 100, 1,000 and 10,000 mock clips, local and Ray
+    python benchmarks/scale.py --sizes 100 400 --compare 400
+
+Three claims. Cost per clip is flat: the slope of log(CPU seconds a clip) over log(clips), 0 when flat. The
+engines cost little: the same shards are made in one plain loop (the floor), by one local worker and by one
+Ray worker, in turns; the ratios are of the medians, of CPU and of wall seconds, without the start of the
+workers, which is printed beside. Our own code is a small share: the rest is decoding, transforms and writing
+by libraries, told apart by a profile of the plain loop. CPU seconds are those of this process and its
+children; Ray's workers are not its children, so of Ray only wall seconds are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import math
+import pstats
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import avdata
+from avdata import engine, engine_ray
+from avdata.job import ShardJob, ban, run_shard
+from avdata.prepare import plan
+
+SHARD = 64
+
+
+def cpu() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def jobs_of(source: Path, out: Path) -> list[ShardJob]:
+    planned = plan("synthetic", source=source, config={"shards": {"samples": SHARD}})
+    recipe, config = planned.recipe, planned.config
+    return [
+        ShardJob(out, name, clips, config, recipe.labels, recipe.background) for name, clips in planned.jobs
+    ]
+
+
+def cost(clips: int, folder: Path) -> tuple[float, float, int]:
+    """CPU and wall seconds a clip of a whole preparation, survey and finish included; peak memory, KiB."""
+    source = avdata.mock("synthetic", folder / f"raw{clips}", clips=clips)
+    began, used = time.perf_counter(), cpu()
+    avdata.prepare(
+        "synthetic",
+        source=source,
+        out=folder / f"out{clips}",
+        config={"shards": {"samples": SHARD}},
+        workers=0,
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (cpu() - used) / clips, (time.perf_counter() - began) / clips, peak
+
+
+def slope(sizes: Sequence[int], costs: Sequence[float]) -> float:
+    """Of log(cost) over log(clips), by least squares."""
+    xs, ys = [math.log(size) for size in sizes], [math.log(one) for one in costs]
+    x, y = statistics.mean(xs), statistics.mean(ys)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+
+
+def timed(run: Callable[..., Any], jobs: list[ShardJob], **more: Any) -> tuple[float, float, float]:
+    """Wall seconds from the first item to the end, CPU seconds of all, and wall seconds of the start."""
+    first: list[float] = []
+    began, used = time.perf_counter(), cpu()
+
+    def begun(item: str) -> None:
+        first.append(time.perf_counter())
+
+    for _ in run(run_shard, jobs, item_timeout=600.0, ban=ban, on_item=begun, **more):
+        pass
+    end = time.perf_counter()
+    return end - first[0], cpu() - used, first[0] - began
+
+
+def compare(source: Path, folder: Path, rounds: int) -> None:
+    contenders: dict[str, Callable[[list[ShardJob]], tuple[float, float, float]]] = {
+        "plain loop": lambda jobs: timed(engine.run_jobs, jobs, workers=0),
+        "local": lambda jobs: timed(engine.run_jobs, jobs, workers=1),
+        "ray": lambda jobs: timed(engine_ray.run_jobs, jobs, workers=1, address="local"),
+    }
+    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in contenders}
+    jobs = jobs_of(source, folder)
+    for turn in range(rounds):
+        for name, contender in contenders.items():
+            root = folder / f"{name}{turn}"
+            taken[name].append(contender([replace(job, root=root) for job in jobs]))
+    # What a worker burns before its first clip, loading libraries, is no cost of a clip.
+    one = replace(jobs[0], candidates=jobs[0].candidates[:1], root=folder / "start")
+    start_cpu = contenders["local"]([one])[1]
+    middle = {
+        name: [statistics.median(one[part] for one in held) for part in range(3)]
+        for name, held in taken.items()
+    }
+    floor = middle["plain loop"]
+    clips = sum(len(job.candidates) for job in jobs)
+    print(f"\nengines over {clips:,} clips in {len(jobs)} shards, medians of {rounds} rounds")
+    for name, (wall, used, start) in middle.items():
+        spent = f"{(used - start_cpu) / floor[1] - 1:+7.1%} cpu" if name == "local" else " " * 11
+        print(f"{name:12} {wall:7.2f} s  {wall / floor[0] - 1:+7.1%} wall {spent}  {start:5.2f} s to start")
+
+
+def own_share(source: Path, folder: Path) -> float:
+    """Share of the plain loop's time in functions of avdata itself."""
+    jobs = jobs_of(source, folder / "profile")
+    run_shard(jobs[0], lambda item: None)  # loads the libraries
+    profile = cProfile.Profile()
+    profile.enable()
+    for job in jobs[1:]:
+        run_shard(job, lambda item: None)
+    profile.disable()
+    stats: dict[Any, Any] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    home = str(Path(avdata.__file__).parent)
+    own = sum(entry[2] for (file, _, _), entry in stats.items() if file.startswith(home))
+    return own / sum(entry[2] for entry in stats.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1_000, 10_000])
+    parser.add_argument("--compare", type=int, default=1_000, help="clips of the comparison of engines")
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cost(20, folder)  # loads the libraries
+        costs = []
+        print("clips     cpu ms/clip  wall ms/clip  peak memory")
+        for size in chosen.sizes:
+            used, wall, peak = cost(size, folder)
+            costs.append(used)
+            print(f"{size:8,} {used * 1e3:12.2f} {wall * 1e3:13.2f} {peak / 1024:9.0f} MiB", flush=True)
+        if len(costs) > 1:
+            print(f"slope of log cost over log clips: {slope(chosen.sizes, costs):+.3f}")
+        source = avdata.mock("synthetic", folder / "compare", clips=chosen.compare)
+        print(f"our own code: {own_share(source, folder):.1%} of the time of the work")
+        compare(source, folder, chosen.rounds)
+
+
+if __name__ == "__main__":
+    main()

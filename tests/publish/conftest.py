@@ -1,0 +1,33 @@
+"""A Hub on loopback that the real client talks to, and sets to publish."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+from publish.hub_server import TOKEN, HubServer
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        huggingface_hub.HfFileSystem.clear_instance_cache()
+        yield server
+        huggingface_hub.HfFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def own_set(cremad_set: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(cremad_set, tmp_path / "set"))

@@ -1,0 +1,335 @@
+"""What `avdata publish` and `avdata pull` promise, with the real client against a Hub on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from publish.hub_server import TOKEN, Fault, HubServer
+from trees import digest_tree
+from typer.testing import CliRunner
+
+import avdata
+from avdata.card import PERMISSION
+from avdata.cli import app
+from avdata.errors import AvdataError, UsageError
+from avdata.manifest import load_manifest
+from avdata.shards import read_info
+
+REPO = "me/cremad-av"
+
+
+def writes(hub: HubServer) -> list[str]:
+    reading = ("GET", "HEAD", "POST /api/validate-yaml")
+    return [one for one in hub.requests if not one.startswith(reading) and "/paths-info/" not in one]
+
+
+def digests(files: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+
+
+def relicensed(root: Path, name: str) -> Path:
+    info = read_info(root)
+    info["licence"] = load_manifest(name).licence.model_dump()
+    (root / "dataset.json").write_text(json.dumps(info), encoding="utf-8")
+    return root
+
+
+def shards(root: Path) -> list[Path]:
+    return sorted(root.glob("*/*.tar"))
+
+
+def test_a_pulled_set_is_the_published_one_byte_for_byte(
+    hub: HubServer, own_set: Path, tmp_path: Path
+) -> None:
+    avdata.publish(own_set, REPO)
+    avdata.pull(REPO, tmp_path / "pulled")
+    assert digest_tree(tmp_path / "pulled") == digest_tree(own_set)
+    assert avdata.verify(tmp_path / "pulled").ok
+
+
+def test_a_published_set_opens_by_its_url(hub: HubServer, own_set: Path) -> None:
+    avdata.publish(own_set, REPO)
+    here, there = avdata.open(own_set, "train"), avdata.open(f"hf://datasets/{REPO}", "train")
+    assert there.keys == here.keys
+    for number in range(len(here)):
+        assert np.array_equal(there[number].mel, here[number].mel)
+        assert np.array_equal(there[number].frames, here[number].frames)
+
+
+def test_a_reader_sees_the_whole_old_set_or_the_whole_new_one(
+    hub: HubServer, own_set: Path, cremad_mock: Path, tmp_path: Path
+) -> None:
+    other = {"video": {"size": 48}, "shards": {"samples": 3}}
+    avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "other", config=other, workers=0)
+    avdata.publish(own_set, REPO)
+    avdata.publish(tmp_path / "other", REPO)
+    repo, seen = hub.repos[REPO], 0
+    for branch, sha in repo.history:
+        if branch != "main":
+            continue
+        files = hub.content(REPO, sha)
+        held = {name: digest for name, digest in digests(files).items() if name.endswith(".tar")}
+        said = json.loads(files["dataset.json"])["splits"] if files else {}
+        assert held == {shard["path"]: shard["sha256"] for one in said.values() for shard in one["shards"]}
+        seen += bool(files)
+    assert seen == 2
+    assert set(repo.branches) == {"main"}
+
+
+def test_publishing_again_sends_nothing_and_makes_no_commit(hub: HubServer, own_set: Path) -> None:
+    avdata.publish(own_set, REPO)
+    before = (list(hub.stored), list(hub.repos[REPO].history))
+    again = avdata.publish(own_set, REPO)
+    assert (hub.stored, hub.repos[REPO].history) == before
+    assert again.uploaded == again.removed == ()
+
+
+def test_only_what_changed_is_sent(hub: HubServer, own_set: Path) -> None:
+    avdata.publish(own_set, REPO)
+    sent = len(hub.stored)
+    card = own_set / "README.md"
+    card.write_text(card.read_text().partition("\n# ")[0].replace("<!--", "<!-- mine ") + "\n# My words\n")
+    assert avdata.publish(own_set, REPO).uploaded == ("README.md",)
+    assert len(hub.stored) == sent
+    assert b"# My words" in hub.content(REPO)["README.md"]
+
+
+def test_shards_of_an_earlier_preparation_are_removed_and_other_files_are_not(
+    hub: HubServer, own_set: Path, cremad_mock: Path, tmp_path: Path
+) -> None:
+    avdata.publish(own_set, REPO)
+    repo = hub.repos[REPO]
+    repo.commit("main", {**repo.commits[repo.branches["main"]].files, "paper.pdf": ("regular", b"%PDF")})
+    other = {"video": {"size": 48}, "shards": {"samples": 100}}
+    avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "other", config=other, workers=0)
+    done = avdata.publish(tmp_path / "other", REPO)
+    there = hub.content(REPO)
+    assert "paper.pdf" in there
+    assert sorted(name for name in there if name.endswith(".tar")) == [
+        path.relative_to(tmp_path / "other").as_posix() for path in shards(tmp_path / "other")
+    ]
+    assert done.removed
+
+
+def test_the_tag_names_format_and_config_and_points_at_the_set(hub: HubServer, own_set: Path) -> None:
+    done = avdata.publish(own_set, REPO)
+    assert done.tag == f"v1-{read_info(own_set)['config_hash'][:12]}"
+    assert hub.repos[REPO].tags == {done.tag: hub.repos[REPO].branches["main"]}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("PUT /store", drop=True, times=2),
+        Fault("PUT /store", status=503, times=2),
+        Fault("POST .*/repos/create", status=429),
+        Fault("GET .*/tree/", status=500, times=2),
+        Fault("POST .*/preupload/", status=429),
+        Fault("POST .*objects/batch", status=502),
+        Fault("POST .*/branch/", status=500),
+        Fault("POST .*/commit/", status=429),
+        Fault("POST .*/commit/", drop=True),
+        Fault("POST .*/tag/", status=503),
+        Fault("GET .*/refs", drop=True),
+    ],
+    ids=str,
+)
+def test_a_passing_fault_is_waited_out(hub: HubServer, own_set: Path, fault: Fault) -> None:
+    hub.faults = [Fault(fault.pattern, fault.status, fault.drop, fault.times)]
+    avdata.publish(own_set, REPO)
+    assert hub.faults[0].times == 0
+    assert set(Counter(hub.stored).values()) == {1}
+    assert digests(hub.content(REPO)) == digest_tree(own_set)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["POST .*/repos/create", "POST .*objects/batch", "PUT /store", "POST .*/commit/main", "POST .*/tag/"],
+)
+@pytest.mark.parametrize("status", [401, 500])
+def test_after_a_failure_the_same_call_finishes_and_sends_nothing_twice(
+    hub: HubServer, own_set: Path, pattern: str, status: int
+) -> None:
+    hub.faults = [Fault(pattern, status=status, times=1000)]
+    with pytest.raises(AvdataError) as raised:
+        avdata.publish(own_set, REPO)
+    assert raised.value.hint
+    hub.faults = []
+    avdata.publish(own_set, REPO)
+    assert set(Counter(hub.stored).values()) == {1}
+    assert set(hub.content(REPO)) == set(digest_tree(own_set))
+    assert set(hub.repos[REPO].branches) == {"main"}
+
+
+def test_after_a_kill_the_same_call_finishes_and_sends_nothing_twice(
+    hub: HubServer, own_set: Path, tmp_path: Path
+) -> None:
+    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")}
+    command = [sys.executable, "-m", "avdata.cli", "publish", str(own_set), "--repo", REPO, "-q"]
+    stored = 0
+
+    def kill_later() -> None:
+        nonlocal stored
+        stored += 1
+        if stored == 3:
+            os.kill(client.pid, signal.SIGKILL)
+
+    hub.faults = [Fault("PUT /store", also=kill_later, times=1000)]
+    client = subprocess.Popen(command, env=env)
+    assert client.wait(60) == -signal.SIGKILL
+    assert hub.stored
+    hub.faults = []
+    avdata.publish(own_set, REPO)
+    assert set(Counter(hub.stored).values()) == {1}
+    assert set(hub.content(REPO)) == set(digest_tree(own_set))
+
+
+def test_a_dry_run_writes_nothing_anywhere(hub: HubServer, own_set: Path) -> None:
+    before = digest_tree(own_set)
+    planned = avdata.publish(own_set, REPO, dry_run=True)
+    assert writes(hub) == []
+    assert digest_tree(own_set) == before
+    assert set(planned.uploaded) == set(before)
+
+
+@pytest.mark.parametrize(("name", "why"), [("ave", "no licence"), ("urbansound8k-av", "images' origin")])
+def test_what_the_licence_does_not_allow_is_refused_with_the_reason(
+    hub: HubServer, own_set: Path, name: str, why: str
+) -> None:
+    with pytest.raises(AvdataError, match=why) as raised:
+        avdata.publish(relicensed(own_set, name), REPO)
+    assert "--i-have-permission" in str(raised.value.hint)
+    assert hub.requests == []
+
+
+def test_a_permission_is_recorded_in_the_card(hub: HubServer, own_set: Path) -> None:
+    avdata.publish(relicensed(own_set, "ave"), REPO, i_have_permission=True)
+    assert PERMISSION in hub.content(REPO)["README.md"].decode()
+
+
+def test_a_permission_that_is_not_needed_is_not_recorded(hub: HubServer, own_set: Path) -> None:
+    avdata.publish(own_set, REPO, i_have_permission=True)
+    assert PERMISSION not in hub.content(REPO)["README.md"].decode()
+
+
+def test_a_set_of_unproven_files_is_refused(hub: HubServer, own_set: Path) -> None:
+    info = read_info(own_set)
+    (own_set / "dataset.json").write_text(json.dumps({**info, "licence": None}))
+    with pytest.raises(AvdataError, match="checksums off"):
+        avdata.publish(own_set, REPO)
+
+
+def test_a_damaged_set_is_refused_before_anything_is_sent(hub: HubServer, own_set: Path) -> None:
+    shard = shards(own_set)[0]
+    data = bytearray(shard.read_bytes())
+    data[700] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(data)
+    with pytest.raises(AvdataError, match="is not as it was prepared"):
+        avdata.publish(own_set, REPO)
+    assert hub.requests == []
+
+
+def test_a_private_repository_is_private(hub: HubServer, own_set: Path) -> None:
+    avdata.publish(own_set, REPO, private=True)
+    assert hub.repos[REPO].private
+
+
+def test_private_is_not_promised_of_a_public_repository(hub: HubServer, own_set: Path) -> None:
+    avdata.publish(own_set, REPO)
+    sent = len(writes(hub))
+    with pytest.raises(AvdataError, match="everybody can see it"):
+        avdata.publish(own_set, REPO, private=True)
+    assert len(writes(hub)) == sent + 1  # the attempt to create it
+
+
+def test_a_revision_is_a_branch_of_its_own(hub: HubServer, own_set: Path, tmp_path: Path) -> None:
+    avdata.publish(own_set, REPO, revision="next")
+    assert hub.content(REPO) == {}
+    avdata.pull(REPO, tmp_path / "pulled", revision="next")
+    assert digest_tree(tmp_path / "pulled") == digest_tree(own_set)
+
+
+def test_the_token_is_in_no_log_error_or_file(
+    hub: HubServer, own_set: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    avdata.publish(own_set, REPO)
+    wrong = TOKEN[:-4] + "9999"
+    monkeypatch.setenv("HF_TOKEN", wrong)
+    with pytest.raises(AvdataError, match="refuses the token") as raised:
+        avdata.publish(own_set, REPO)
+    said = "".join(traceback.format_exception(raised.value)) + caplog.text
+    said += "".join(data.decode(errors="replace") for data in hub.content(REPO).values())
+    assert TOKEN not in said
+    assert wrong not in said
+
+
+def test_a_token_in_a_file_of_the_set_is_not_published(hub: HubServer, own_set: Path) -> None:
+    card = own_set / "README.md"
+    card.write_text(card.read_text().replace("<!--", "<!-- mine ") + f"\nexport HF_TOKEN={TOKEN}\n")
+    with pytest.raises(AvdataError, match="looks like an access token") as raised:
+        avdata.publish(own_set, REPO)
+    assert TOKEN not in str(raised.value)
+    assert writes(hub) == []
+
+
+def test_what_does_not_arrive_as_listed_is_not_kept(hub: HubServer, own_set: Path, tmp_path: Path) -> None:
+    avdata.publish(own_set, REPO)
+    oid = read_info(own_set)["splits"]["train"]["shards"][0]["sha256"]
+    good, hub.objects[oid] = hub.objects[oid], bytes(len(hub.objects[oid]))
+    with pytest.raises(AvdataError, match="did not arrive as the Hub lists it"):
+        avdata.pull(REPO, tmp_path / "pulled")
+    assert not (tmp_path / "pulled/dataset.json").exists()
+    hub.objects[oid] = good
+    avdata.pull(REPO, tmp_path / "pulled")
+    assert digest_tree(tmp_path / "pulled") == digest_tree(own_set)
+
+
+def test_a_pull_replaces_an_older_set_and_fetches_only_what_differs(
+    hub: HubServer, own_set: Path, tmp_path: Path
+) -> None:
+    avdata.publish(own_set, REPO)
+    shutil.copytree(own_set, tmp_path / "pulled")
+    (tmp_path / "pulled/train/cremad-train-00007-of-00008.tar").write_bytes(b"stale")
+    shards(tmp_path / "pulled")[0].unlink()
+    hub.requests.clear()
+    avdata.pull(REPO, tmp_path / "pulled")
+    fetched = {one.rpartition("/")[2] for one in hub.requests if "/resolve/" in one}
+    assert fetched == {"dataset.json", shards(own_set)[0].name}
+    assert digest_tree(tmp_path / "pulled") == digest_tree(own_set)
+
+
+def test_a_pull_leaves_a_folder_with_other_files_alone(hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("\\begin{document}")
+    with pytest.raises(AvdataError, match="holds thesis"):
+        avdata.pull(REPO, tmp_path)
+
+
+def test_what_is_not_a_repository_or_a_set_is_named(hub: HubServer, own_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not the name of a repository"):
+        avdata.publish(own_set, "cremad")
+    with pytest.raises(AvdataError, match="no such repository"):
+        avdata.pull("me/nothing", tmp_path / "pulled")
+
+
+def test_the_command_prints_where_it_is_and_the_lines_that_load_it(hub: HubServer, own_set: Path) -> None:
+    result = CliRunner().invoke(app, ["publish", str(own_set), "--repo", REPO])
+    assert result.exit_code == 0
+    assert f"{hub.url}/datasets/{REPO}" in result.stdout
+    lines = result.stdout.splitlines()[-2:]
+    made: dict[str, object] = {}
+    exec("\n".join(lines), made)
+    assert len(made["data"]) == read_info(own_set)["splits"]["train"]["samples"]  # type: ignore[arg-type]

@@ -1,0 +1,178 @@
+"""What `--out s3://…` and `--source s3://…` promise, against an S3 server on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from trees import digest_tree
+
+import avdata
+from avdata.errors import AvdataError, UsageError
+from avdata.outstore import Store, StoreJournal
+
+SETTINGS = {"video": {"size": 48}, "shards": {"samples": 4}}
+
+
+def stored(url: str) -> dict[str, str]:
+    files, base = fsspec.core.url_to_fs(url)
+    files.invalidate_cache()
+    return {
+        path[len(base) :].lstrip("/"): hashlib.sha256(files.cat_file(path)).hexdigest()
+        for path in files.find(base)
+    }
+
+
+def prepare(source: Path | str, out: str, **more: Any) -> avdata.PreparedSet:
+    return avdata.prepare("cremad", source=source, out=out, config=SETTINGS, workers=0, **more)
+
+
+def test_a_set_in_s3_has_the_bytes_of_one_on_disk(bucket: str, cremad_mock: Path, cremad_set: Path) -> None:
+    done = prepare(cremad_mock, f"{bucket}/set")
+    assert done.root == f"{bucket}/set"
+    assert stored(f"{bucket}/set") == digest_tree(cremad_set)
+
+
+def test_a_set_in_a_store_without_atomic_uploads_has_the_same_bytes(
+    cremad_mock: Path, cremad_set: Path, tmp_path: Path
+) -> None:
+    prepare(cremad_mock, f"file://{tmp_path}/set")
+    assert digest_tree(tmp_path / "set") == digest_tree(cremad_set)
+
+
+def test_a_source_in_s3_gives_the_same_bytes(bucket: str, cremad_mock: Path, cremad_set: Path) -> None:
+    files, base = fsspec.core.url_to_fs(f"{bucket}/raw")
+    files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
+    prepare(f"{bucket}/raw", f"{bucket}/set")
+    assert stored(f"{bucket}/set") == digest_tree(cremad_set)
+
+
+def test_a_node_fetches_the_source_files_it_lacks(
+    bucket: str, cremad_mock: Path, cremad_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, base = fsspec.core.url_to_fs(f"{bucket}/raw")
+    files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
+    from avdata.job import run_shard
+
+    def elsewhere(function: Any, jobs: Any, *, on_item: Any, **rest: Any) -> Any:
+        for job in jobs:
+            for candidate in job.candidates:
+                candidate.clip.video.unlink(missing_ok=True)
+                candidate.clip.audio.unlink(missing_ok=True)
+            yield run_shard(job, on_item)
+
+    monkeypatch.setattr(sys.modules["avdata.prepare"], "run_jobs", elsewhere)
+    prepare(f"{bucket}/raw", f"{bucket}/set")
+    assert stored(f"{bucket}/set") == digest_tree(cremad_set)
+
+
+def test_a_killed_run_leaves_only_whole_shards_and_goes_on_to_the_same_bytes(
+    bucket: str, cremad_mock: Path, cremad_set: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "import avdata, avdata.outstore\n"
+        "put, done = avdata.outstore.Store.put, []\n"
+        "def killed(self, part, name):\n"
+        "    if name.endswith('.tar'):\n"
+        "        done.append(name)\n"
+        "    if len(done) == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    put(self, part, name)\n"
+        "avdata.outstore.Store.put = killed\n"
+        f"avdata.prepare('cremad', source={str(cremad_mock)!r}, out={bucket + '/set'!r},\n"
+        f"    config={SETTINGS!r}, workers=0)\n"
+    )
+    run = subprocess.run([sys.executable, str(script)], check=False)
+    assert run.returncode == -signal.SIGKILL
+    whole = digest_tree(cremad_set)
+    left = {
+        name: digest for name, digest in stored(f"{bucket}/set").items() if not name.startswith(".avdata/")
+    }
+    assert len(left) == 2
+    assert left.items() < whole.items()
+    prepare(cremad_mock, f"{bucket}/set")
+    assert stored(f"{bucket}/set") == whole
+
+
+def test_shards_in_the_journal_are_not_made_again(
+    bucket: str, cremad_mock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, made = StoreJournal.commit, []
+    limit = 2
+
+    def counted(self: StoreJournal, shard: str, entry: dict[str, Any]) -> None:
+        if len(made) == limit:
+            msg = "stopped"
+            raise AvdataError(msg)
+        made.append(shard)
+        commit(self, shard, entry)
+
+    monkeypatch.setattr(StoreJournal, "commit", counted)
+    with pytest.raises(AvdataError, match="stopped"):
+        prepare(cremad_mock, f"{bucket}/set")
+    first, made, limit = made, [], 1000
+    prepare(cremad_mock, f"{bucket}/set")
+    assert set(first).isdisjoint(made)
+
+
+def test_a_finished_set_is_found_finished_and_other_settings_are_refused(
+    bucket: str, cremad_mock: Path
+) -> None:
+    prepare(cremad_mock, f"{bucket}/set")
+    before = stored(f"{bucket}/set")
+    prepare(cremad_mock, f"{bucket}/set")
+    assert stored(f"{bucket}/set") == before
+    with pytest.raises(AvdataError, match="other settings"):
+        avdata.prepare("cremad", source=cremad_mock, out=f"{bucket}/set", workers=0)
+    other = {"video": {"size": 32}, "shards": {"samples": 100}}
+    avdata.prepare("cremad", source=cremad_mock, out=f"{bucket}/set", config=other, workers=0, overwrite=True)
+    assert len([name for name in stored(f"{bucket}/set") if name.endswith(".tar")]) == 3
+
+
+def test_what_is_not_a_set_is_left_alone(bucket: str, cremad_mock: Path) -> None:
+    files, base = fsspec.core.url_to_fs(f"{bucket}/set")
+    files.pipe_file(f"{base}/thesis", b"words")
+    with pytest.raises(AvdataError, match="not a prepared set"):
+        prepare(cremad_mock, f"{bucket}/set")
+    assert list(stored(f"{bucket}/set")) == ["thesis"]
+
+
+def test_a_place_nobody_knows_is_named(cremad_mock: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere://set cannot be opened"):
+        prepare(cremad_mock, "nowhere://set")
+
+
+def test_a_set_in_s3_opens_by_its_url(bucket: str, cremad_mock: Path, cremad_set: Path) -> None:
+    prepare(cremad_mock, f"{bucket}/set")
+    assert avdata.open(f"{bucket}/set", "train").keys == avdata.open(cremad_set, "train").keys
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_under_the_final_name(bucket: str, tmp_path: Path) -> None:
+    class Cut(Exception):
+        pass
+
+    store = Store(f"{bucket}/set")
+    part = tmp_path / "part"
+    with part.open("wb") as stream:
+        stream.truncate(120 << 20)  # s3fs sends it in several parts
+    upload, sent = store._files._call_s3, []
+
+    async def cut(method: str, *args: Any, **more: Any) -> Any:
+        sent.append(method)
+        if sent.count("upload_part") == 2:
+            raise Cut
+        return await upload(method, *args, **more)
+
+    store._files._call_s3 = cut
+    with pytest.raises(AvdataError, match="Cut"):
+        store.put(part, "train/x.tar")
+    store._files._call_s3 = upload
+    assert stored(f"{bucket}/set") == {}

@@ -1,0 +1,101 @@
+"""What `--engine ray` promises, on Ray's own test cluster of three nodes on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from trees import digest_tree
+
+import avdata
+from avdata.engine_ray import run_jobs
+from avdata.errors import AvdataError, Reason, UsageError
+
+SETTINGS = {"video": {"size": 48}, "shards": {"samples": 1}}
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+
+
+@dataclass(frozen=True)
+class Job:
+    items: tuple[str, ...]
+    banned: tuple[tuple[str, Reason], ...] = field(default=())
+
+
+def ban(job: Job, item: str, reason: Reason, detail: str) -> Job:
+    return replace(job, banned=(*job.banned, (item, reason)))
+
+
+def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], tuple[tuple[str, Reason], ...]]:
+    done = []
+    for item in job.items:
+        if item in dict(job.banned):
+            continue
+        report(item)
+        if item == "crash":
+            os._exit(7)
+        if item == "hang":
+            threading.Event().wait()
+        if item == "raise":
+            raise AvdataError(item)
+        done.append(item)
+    return tuple(done), job.banned
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    made = Cluster(initialize_head=True, head_node_args=NODE)
+    made.add_node(**{name: value for name, value in NODE.items() if name != "include_dashboard"})
+    made.add_node(**{name: value for name, value in NODE.items() if name != "include_dashboard"})
+    made.wait_for_nodes()
+    ray.init(address=made.address, log_to_driver=False)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def test_one_killer_item_is_banned_and_the_others_are_done(cluster: Cluster) -> None:
+    jobs = [Job(("a", "crash", "b")), Job(("c",))]
+    results = set(run_jobs(work, jobs, workers=2, item_timeout=60, ban=ban))
+    assert results == {(("a", "b"), (("crash", Reason.CRASH),)), (("c",), ())}
+
+
+def test_an_item_that_hangs_is_ended_and_banned(cluster: Cluster) -> None:
+    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=0.5, ban=ban))
+    assert results == [(("b",), (("hang", Reason.TIMEOUT),))]
+
+
+def test_an_error_of_the_work_is_raised_here(cluster: Cluster) -> None:
+    with pytest.raises(AvdataError, match="raise"):
+        list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=60, ban=ban))
+
+
+def test_an_engine_nobody_knows_is_named(cremad_mock: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no engine 'slurm'"):
+        avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "out", engine="slurm")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_node_lost_half_way_changes_no_byte(cluster: Cluster, cremad_mock: Path, tmp_path: Path) -> None:
+    avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "local", config=SETTINGS, workers=0)
+    lost: list[int] = []
+
+    def lose(stage: str, done: int, total: int) -> None:
+        if stage == "prepare" and done >= total // 2 and not lost:
+            lost.append(done)
+            cluster.remove_node(sorted(cluster.worker_nodes, key=id)[0], allow_graceful=False)
+
+    done = avdata.prepare(
+        "cremad", source=cremad_mock, out=tmp_path / "ray", config=SETTINGS, workers=0, engine="ray",
+        progress=lose,
+    )  # fmt: skip
+    assert lost
+    assert done.quarantined == {}
+    assert digest_tree(tmp_path / "ray") == digest_tree(tmp_path / "local")
