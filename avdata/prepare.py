@@ -203,7 +203,7 @@ class _Run:
                 recipe.background,
                 store=where["store"],
                 source=where["source"],
-            )  # fmt: skip
+            )
             for name, candidates in planned.jobs
         ]
         prints = [job.fingerprint for job in self.jobs]
