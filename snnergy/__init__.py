@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,3 +25,14 @@ def __getattr__(name: str) -> Any:
         msg = f"module 'snnergy' has no attribute {name!r}"
         raise AttributeError(msg)
     return getattr(importlib.import_module(f"snnergy.{_DOORS[name]}"), name)
+
+
+class _Package(ModuleType):
+    """Keeps `snnergy.report` the function: importing a submodule would put the module in its place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _DOORS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

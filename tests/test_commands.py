@@ -17,7 +17,7 @@ import avdata.cli
 import snnergy.cli
 
 BIN = Path(sys.executable).parent
-NEEDS_THE_NETWORK = ("avdata download", "avdata publish", "avdata manifest build")
+NEEDS_THE_NETWORK = ("avdata download", "avdata publish", "avdata pull", "avdata manifest build")
 ENV = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
 
 

@@ -16,6 +16,7 @@ REMEDIES: Mapping[str, str] = {
     Reason.UNREADABLE: "Try the file in a player; if it plays there, report it with its detail.",
     Reason.TRUNCATED: "Delete the file and fetch it again: its end is missing.",
     Reason.CORRUPT_FRAMES: "Fetch it again; if the source itself is damaged, raise quality.max_corrupt.",
+    Reason.CORRUPT_AUDIO: "Fetch it again; if the source itself is damaged, raise quality.max_corrupt_audio.",
     Reason.NO_VIDEO_STREAM: "The source has sound only; nothing can be done short of another copy.",
     Reason.NO_AUDIO_STREAM: "The source has no sound; nothing can be done short of another copy.",
     Reason.NO_FRAMES: "Fetch it again; if it stays so, the source is damaged.",
