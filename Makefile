@@ -29,19 +29,20 @@ browser: $(VENV)/.installed
 	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 \
 	|| $(BIN)/playwright install --with-deps chromium
 
-test: $(VENV)/.installed browser  ## the whole suite
-	$(BIN)/python -m pytest -n auto -m 'not acceptance'
+test: $(VENV)/.installed browser  ## the suite
+	$(BIN)/python -m pytest -n auto -m 'not acceptance and not pages'
 
 acceptance: $(VENV)/.installed  ## CMQKA solves the audio-visual XOR, concatenation does not
 	$(BIN)/python -m pytest -m acceptance
 
 quick: $(VENV)/.installed browser  ## the suite without the slow tests
-	$(BIN)/python -m pytest -n auto -m 'not slow and not acceptance'
+	$(BIN)/python -m pytest -n auto -m 'not slow and not acceptance and not pages'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-docs: $(VENV)/.installed  ## the pages; a warning is an error
+docs: $(VENV)/.installed  ## the pages: what they say runs, and a warning is an error
+	$(BIN)/python -m pytest -n auto -m pages
 	$(BIN)/mkdocs build --strict --site-dir build/docs
 
 clean:

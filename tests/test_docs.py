@@ -46,7 +46,7 @@ def stories() -> list[Path]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 @pytest.mark.parametrize("page", stories(), ids=lambda page: page.stem)
 def test_what_a_page_says_runs(page: Path, tmp_path: Path) -> None:
     shutil.copy(DOCS / "own_recipe.py", tmp_path)
@@ -76,7 +76,7 @@ def test_commands_that_are_only_shown_exist(page: Path) -> None:
             command.make_context(line, words)  # refuses what it does not know
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(build, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=200, check=False)

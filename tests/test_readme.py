@@ -41,7 +41,7 @@ def test_the_readmes_commands_work_one_after_the_other(tmp_path: Path) -> None:
     assert (tmp_path / "sample.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_the_picture_of_the_alignment_page_is_made_by_its_commands(tmp_path: Path) -> None:
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     (commands,) = blocks("bash", README.parent / "docs" / "alignment.md")
