@@ -213,9 +213,12 @@ def cut(samples: np.ndarray, rate: int, start: float, window: Window, pad: str) 
         [round(window.seconds · rate)], of the type of `samples`.
     """
     count = round(window.seconds * rate)
-    places = np.arange(count) - round((start - window.start) * rate)
-    inside = (places >= 0) & (places < len(samples))
+    # Where the window begins in the samples, and what of it they cover.
+    begin = -round((start - window.start) * rate)
     if pad == "repeat":
-        return samples[places % len(samples)]
-    held = samples[np.clip(places, 0, len(samples) - 1)]
-    return held if pad == "edge" else np.where(inside, held, samples.dtype.type(0))
+        return samples[(begin + np.arange(count)) % len(samples)]
+    before = min(max(-begin, 0), count)
+    inside = samples[max(begin, 0) : max(begin + count, 0)]
+    after = count - before - len(inside)
+    values = (samples[0], samples[-1]) if pad == "edge" else (0, 0)
+    return np.pad(inside, (before, after), constant_values=values)
