@@ -69,23 +69,23 @@ def measure_offset(separate: np.ndarray, own: np.ndarray, rate: int, max_lag: fl
         fraction of a sample by a parabola through the three highest points; and the correlation there, 1 for
         equal sounds and 0 when there is nothing to compare.
     """
-    a, b = separate.astype(np.float64), own.astype(np.float64)
-    a, b = a - a.mean(), b - b.mean()
+    a, b = _centred(separate), _centred(own)
     reach = int(min(max_lag * rate, len(a) - 1, len(b) - 1))
     # Long enough that no lag within reach meets the other end of the circle.
     size = _fast_length(max(len(a), len(b)) + reach)
     # Half the width is half the time, and moves the parabola by less than a hundredth of a sample.
-    spectrum = np.fft.rfft(b.astype(np.float32), size) * np.conj(np.fft.rfft(a.astype(np.float32), size))
-    circular = np.fft.irfft(spectrum, size)
+    circular = np.fft.irfft(np.fft.rfft(b, size) * np.conj(np.fft.rfft(a, size)), size)
     lags = np.arange(-reach, reach + 1)
-    energy_a, energy_b = np.r_[0, np.cumsum(a**2)], np.r_[0, np.cumsum(b**2)]
+    energy_a, energy_b = _energy(a), _energy(b)
     # At lag l, a[i] meets b[i + l]: i runs over first … last.
     first, last = np.maximum(0, -lags), np.minimum(len(a), len(b) - lags)
     overlap = np.maximum(last - first, 0)
     last = first + overlap
     power = (energy_a[last] - energy_a[first]) * (energy_b[last + lags] - energy_b[first + lags])
     enough = (overlap >= MIN_OVERLAP * min(len(a), len(b))) & (power > 1e-12)
-    scores = np.where(enough, circular[lags] / np.sqrt(np.where(enough, power, 1.0)), 0.0)
+    products = np.concatenate([circular[size - reach :], circular[: reach + 1]])
+    scores = np.zeros(len(lags))
+    np.divide(products, np.sqrt(power, where=enough, out=power), out=scores, where=enough)
     best = int(np.argmax(scores))
     shift = 0.0
     if 0 < best < len(scores) - 1:
@@ -93,6 +93,19 @@ def measure_offset(separate: np.ndarray, own: np.ndarray, rate: int, max_lag: fl
         bend = left - 2 * middle + right
         shift = 0.5 * (left - right) / bend if bend < 0 else 0.0
     return float((lags[best] + shift) / rate), float(np.clip(scores[best], 0.0, 1.0))
+
+
+def _centred(samples: np.ndarray) -> np.ndarray:
+    """Without their mean, float32."""
+    narrow = samples.astype(np.float32, copy=False)
+    return narrow - np.float32(narrow.mean(dtype=np.float64))
+
+
+def _energy(samples: np.ndarray) -> np.ndarray:
+    """The sum of squares before each sample and, last, of all: float64 [n + 1]."""
+    sums = np.zeros(len(samples) + 1)
+    np.cumsum(np.square(samples, dtype=np.float64), out=sums[1:])
+    return sums
 
 
 def _fast_length(least: int) -> int:
@@ -200,9 +213,12 @@ def cut(samples: np.ndarray, rate: int, start: float, window: Window, pad: str) 
         [round(window.seconds · rate)], of the type of `samples`.
     """
     count = round(window.seconds * rate)
-    places = np.arange(count) - round((start - window.start) * rate)
-    inside = (places >= 0) & (places < len(samples))
+    # Where the window begins in the samples, and what of it they cover.
+    begin = -round((start - window.start) * rate)
     if pad == "repeat":
-        return samples[places % len(samples)]
-    held = samples[np.clip(places, 0, len(samples) - 1)]
-    return held if pad == "edge" else np.where(inside, held, samples.dtype.type(0))
+        return samples[(begin + np.arange(count)) % len(samples)]
+    before = min(max(-begin, 0), count)
+    inside = samples[max(begin, 0) : max(begin + count, 0)]
+    after = count - before - len(inside)
+    values = (samples[0], samples[-1]) if pad == "edge" else (0, 0)
+    return np.pad(inside, (before, after), constant_values=values)

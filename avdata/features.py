@@ -107,7 +107,7 @@ def _assemble(clip: Clip, film: Film | None, placed: _Placed, config: Config) ->
         config.align, spans, steps=config.video.frames, event=clip.event, loudness=placed.loudness
     )
     pictures = _pictures(clip, film, window, config)
-    frames = _fitted(pictures, config.video)
+    frames = np.stack([picture.pixels for picture in pictures])
     times = tuple(round(picture.time, 6) for picture in pictures)
     flags += [Flag.STATIC_FRAMES] if film is None else judge_frames(frames, times, config.quality)
     rate = config.audio.sample_rate
@@ -160,23 +160,19 @@ def _beside(film: Film, placed: _Placed, config: Config) -> _Placed:
     return _Placed(separate, start, offset, peak, tuple(flags))
 
 
-def _fitted(pictures: list[Picture], video: VideoConfig) -> np.ndarray:
-    """The pictures as uint8 [T, H, W, C]; one that stands for several steps is fitted once."""
-    made: dict[int, np.ndarray] = {}
-    for picture in pictures:
-        if id(picture) not in made:
-            made[id(picture)] = fit_picture(picture.pixels, video)
-    return np.stack([made[id(picture)] for picture in pictures])
-
-
 def _pictures(clip: Clip, film: Film | None, window: Window, config: Config) -> list[Picture]:
-    steps = config.video.frames
+    """The picture of each step, uint8 [size, size, C]; one that stands for several is made once."""
+    video = config.video
     if film is None:
-        return [read_still(clip.video, config.quality)] * steps
+        return [_fitted(read_still(clip.video, config.quality), video)] * video.frames
     moments = _moments(clip, film.clock, window, config)
-    if config.video.decoder == "decord":
-        return read_pictures_decord(clip.video, film.clock, moments)
-    return film.pictures(moments, seek=config.video.seek)
+    if video.decoder == "decord":
+        return [_fitted(one, video) for one in read_pictures_decord(clip.video, film.clock, moments)]
+    return film.pictures(moments, seek=video.seek, video=video)
+
+
+def _fitted(picture: Picture, video: VideoConfig) -> Picture:
+    return replace(picture, pixels=fit_picture(picture.pixels, video))
 
 
 def _moments(clip: Clip, clock: Clock, window: Window, config: Config) -> list[float]:

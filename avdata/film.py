@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from avdata.config import QualityConfig
+from avdata.config import QualityConfig, VideoConfig
 from avdata.errors import Flag, MediaError, Reason
+from avdata.fit import fit_frame, frame_pixels
 from avdata.media import Clock, Picture, Sound, opened
 from avdata.route import Route
 from avdata.soundtrack import Soundtrack
@@ -58,12 +59,15 @@ class Film:
             raise self.sound
         return self.sound
 
-    def pictures(self, moments: Sequence[float], *, seek: bool = False) -> list[Picture]:
+    def pictures(
+        self, moments: Sequence[float], *, seek: bool = False, video: VideoConfig | None = None
+    ) -> list[Picture]:
         """The frame on screen at each of ascending moments: the last one that has come by then.
 
         Before the first frame that is the first, after the last frame the last. Frames that are neither
         wanted nor needed by one that is are not decoded where the codec tells, and only wanted ones become
-        pixels. With `seek`, groups of frames between keyframes are passed over where none is wanted.
+        pixels. With `seek`, groups of frames between keyframes are passed over where none is wanted. With
+        `video`, they are squares as it says.
 
         Raises:
             MediaError: NO_FRAMES, TOO_LARGE, CORRUPT_FRAMES or UNREADABLE.
@@ -71,10 +75,12 @@ class Film:
         if self._packets is not None:
             base = float(self._stream.time_base)
             route = Route.of(self._packets[:-1], moments, base, seek=seek)
-            return _pictures(self._path, self._stream, self._packets, route, moments, self._quality)
+            frames = _frames(self._path, self._stream, self._packets, route, moments, self._quality)
+            return _shown(frames, video)
         with opened(self._path, self._quality) as container:
             stream = _video_stream(container, self._path)
-            return _pictures(self._path, stream, container.demux(stream), None, moments, self._quality)
+            frames = _frames(self._path, stream, container.demux(stream), None, moments, self._quality)
+            return _shown(frames, video)
 
 
 @contextmanager
@@ -206,14 +212,15 @@ class _Chosen:
     corrupt: int
 
 
-def _pictures(
+def _frames(
     path: Path,
     stream: Any,
     packets: Iterable[Any],
     route: Route | None,
     moments: Sequence[float],
     quality: QualityConfig,
-) -> list[Picture]:
+) -> list[Any]:
+    """The decoded frame for each moment."""
     stream.thread_count = 1
     # Headers can lie about the size: the decoder refuses a larger frame before it asks for memory.
     stream.codec_context.options = {"max_pixels": str(quality.max_pixels)}
@@ -229,7 +236,7 @@ def _pictures(
     if chosen.corrupt > quality.max_corrupt * chosen.seen:
         detail = f"{path.name}: {chosen.corrupt} of {chosen.seen} frames"
         raise MediaError(Reason.CORRUPT_FRAMES, detail)
-    return _pixels(chosen.frames)
+    return chosen.frames
 
 
 def _choose(decoded: Iterable[tuple[Any, bool]], moments: Sequence[float]) -> _Chosen:
@@ -296,23 +303,17 @@ def _from_packet(stream: Any, packet: Any) -> Iterator[tuple[Any, bool]]:
             yield frame, bool(frame.is_corrupt) or logged
 
 
-def _pixels(frames: Sequence[Any]) -> list[Picture]:
+def _shown(frames: Sequence[Any], video: VideoConfig | None) -> list[Picture]:
+    """The pictures of frames; one that stands for several moments is made once."""
     from av.video.reformatter import VideoReformatter  # noqa: PLC0415
 
     made: dict[int, Picture] = {}
     convert = VideoReformatter()
     for frame in frames:
         if id(frame) not in made:
-            made[id(frame)] = _picture(frame, convert)
+            pixels = fit_frame(frame, video, convert) if video else frame_pixels(frame, convert)
+            made[id(frame)] = Picture(pixels, float(frame.time))
     return [made[id(frame)] for frame in frames]
-
-
-def _picture(frame: Any, convert: Any) -> Picture:
-    # One thread: starting and ending threads for each frame takes ten times as long as converting it.
-    pixels = convert.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    # The display matrix turns counter-clockwise, in degrees.
-    turns = round(frame.rotation / 90) % 4
-    return Picture(np.ascontiguousarray(np.rot90(pixels, turns)), float(frame.time))
 
 
 @contextmanager

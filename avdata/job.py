@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class ShardJob:
     store: str | None = None
     source: str | None = None
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 over all that decides the shard's bytes; two jobs with the same one make the same shard."""
         facts = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,23 +132,44 @@ def _read_plain(path: Path, quality: QualityConfig) -> Sound | None:
         return None
 
 
-def _mixed(channels: np.ndarray) -> np.ndarray:
+def _mixed(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """The mean of the channels, float32 [C, n] to [n], summed in their order."""
     if len(channels) == 1:
         return channels[0]
-    return np.ascontiguousarray(channels).mean(axis=0, dtype=np.float32)
+    total = channels[0] + channels[1]
+    for channel in channels[2:]:
+        total += channel
+    total /= np.float32(len(channels))
+    return np.asarray(total)
+
+
+TYPES = {
+    "u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64,
+}  # fmt: skip
+"""ffmpeg's names of sample formats; those of planar ones end with a p."""
 
 
 def _mono(frame: Any) -> np.ndarray:
-    """The mean of a sound frame's channels, float32 in [-1, 1]."""
-    values = frame.to_ndarray()
-    channels = frame.layout.nb_channels
-    if not frame.format.is_planar:
-        values = values.reshape(-1, channels).T
+    """The mean of a sound frame's channels, float32 in [-1, 1].
+
+    Its planes are looked at as they are: a film of 2.5 s has a hundred frames, and PyAV's own way to an array
+    takes as long as decoding them.
+    """
+    layout = frame.format
+    kind = TYPES[layout.name.removesuffix("p")]
+    if layout.is_planar:
+        return _mixed([_scaled(np.frombuffer(plane, kind, frame.samples)) for plane in frame.planes])
+    count = frame.layout.nb_channels
+    values = np.frombuffer(memoryview(frame.planes[0]), kind, frame.samples * count)
+    return _mixed(_scaled(values.reshape(-1, count).T))
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Samples of any type as float32 in [-1, 1]."""
+    if values.dtype == np.float32:
+        return values
     if values.dtype == np.uint8:
-        scaled = (values.astype(np.float32) - 128.0) / 128.0
-    elif values.dtype.kind == "i":
-        scaled = values.astype(np.float32) / float(-np.iinfo(values.dtype).min)
-    else:
-        scaled = values.astype(np.float32)
-    return _mixed(scaled)
+        return (values.astype(np.float32) - 128.0) / 128.0
+    if values.dtype.kind == "i":
+        return values.astype(np.float32) / float(-np.iinfo(values.dtype).min)
+    return values.astype(np.float32)

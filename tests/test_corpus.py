@@ -18,6 +18,9 @@ from avdata.mock_corpus import CASES, SCENE, onsets, tolerance
 from avdata.recipe import Clip
 
 QUALITY = QualityConfig()
+ROUNDING = 3
+"""Of 255: decord and torchcodec turn YUV into RGB by swscale's quick way, which is up to 2 too dark."""
+
 MOMENTS = [0.11, 0.51, 1.19, 1.21, 1.75, 2.3]
 
 
@@ -37,8 +40,9 @@ def test_the_beep_in_the_mel_is_with_the_flash_in_the_frames(corpus: dict[str, C
 def test_ffmpeg_itself_shows_the_same_frames_in_the_same_order(corpus: dict[str, Clip], name: str) -> None:
     path = corpus[name].video
     command = ffmpeg.input(str(path)).output(
-        "pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough"
-    )
+        "pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough",
+        sws_flags="bilinear+accurate_rnd+full_chroma_int",
+    )  # fmt: skip
     done = subprocess.run(
         [imageio_ffmpeg.get_ffmpeg_exe(), *command.get_args()], capture_output=True, timeout=60, check=True
     )
@@ -47,7 +51,8 @@ def test_ffmpeg_itself_shows_the_same_frames_in_the_same_order(corpus: dict[str,
     theirs = np.frombuffer(done.stdout, np.uint8).reshape(len(clock.times), *ours[0].pixels.shape)
     for one, time, frame in zip(ours, clock.times, theirs, strict=True):
         assert one.time == pytest.approx(time, abs=1e-6)
-        assert np.abs(one.pixels.astype(int) - frame).mean() < 2
+        # H.264's colours stand a quarter of a pixel elsewhere, which the command line alone makes use of.
+        assert np.abs(one.pixels.astype(int) - frame).mean() < 1.5
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.decord])
@@ -57,7 +62,7 @@ def test_decord_shows_the_same_frames_at_the_same_times(corpus: dict[str, Clip],
     theirs = read_pictures_decord(path, read_clock(path, QUALITY), MOMENTS)
     for one, other in zip(ours, theirs, strict=True):
         assert one.time == pytest.approx(other.time, abs=1e-6)
-        assert np.abs(one.pixels.astype(int) - other.pixels).mean() < 2
+        assert np.abs(one.pixels.astype(int) - other.pixels).mean() < ROUNDING
 
 
 # Optional: it breaks with most pairs of torch and ffmpeg, so it is no dependency.
@@ -75,7 +80,7 @@ def test_torchcodec_where_installed_shows_the_same_frames(corpus: dict[str, Clip
     for one in read_pictures(corpus[name].video, MOMENTS, QUALITY):
         frame = decoder.get_frame_played_at(one.time + 0.001)
         assert frame.pts_seconds == pytest.approx(one.time, abs=1e-3)
-        assert np.abs(frame.data.permute(1, 2, 0).numpy().astype(int) - one.pixels).mean() < 2
+        assert np.abs(frame.data.permute(1, 2, 0).numpy().astype(int) - one.pixels).mean() < ROUNDING
 
 
 def test_sound_before_or_after_the_pictures_keeps_its_time(corpus: dict[str, Clip]) -> None:

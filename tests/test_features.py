@@ -4,11 +4,13 @@ import io
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import librosa
 import numpy as np
 import pytest
 import soundfile
 import torch
+from av.video.reformatter import Colorspace, VideoReformatter
 from torchvision.transforms.v2 import functional as transform
 
 from avdata.align import Window, cut
@@ -16,7 +18,7 @@ from avdata.config import PRESETS, Config, build_config
 from avdata.decode import Shape, fill_frames
 from avdata.errors import MediaError, Reason
 from avdata.features import extract
-from avdata.fit import fit_picture
+from avdata.fit import fit_frame, fit_picture
 from avdata.job import ShardJob, _steps
 from avdata.mel import log_mel, pcen, spectrogram
 from avdata.mock import NTSC, Scene, sound, write_av, write_still, write_wav
@@ -210,6 +212,58 @@ def test_a_picture_is_fitted_as_torchvision_does(fit: str) -> None:
         assert got[6:42].min(axis=(1, 2)).max() > 0
 
 
+def _graded(height: int, width: int, seed: int) -> np.ndarray:
+    """A picture in YUV 4:2:0 as ffmpeg lays it out: grain over a slope, and colours that change slowly."""
+    dice = np.random.default_rng(seed)
+    down, across = np.mgrid[0:height, 0:width]
+    luma = 40 + 150 * across / width + dice.integers(0, 40, (height, width))
+    half = down[::2, ::2] / height, across[::2, ::2] / width
+    blue, red = 100 + 50 * half[0], 150 - 40 * half[1]
+    return np.concatenate([np.rint(plane).astype(np.uint8).ravel() for plane in (luma, blue, red)])
+
+
+def _as_rgb(planes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """BT.601's own formula in floating point, [H, W, 3]."""
+    luma, blue, red = np.split(planes.astype(np.float64), np.cumsum([height * width, height * width // 4]))
+    wide = [np.kron(plane.reshape(height // 2, -1), np.ones((2, 2))) - 128 for plane in (blue, red)]
+    bright = (luma.reshape(height, width) - 16) * 255 / 219
+    blue, red = (plane * 255 / 224 for plane in wide)
+    green = bright - 0.114 * 1.772 / 0.587 * blue - 0.299 * 1.402 / 0.587 * red
+    return np.stack([bright + 1.402 * red, green, bright + 1.772 * blue], -1).clip(0, 255)
+
+
+@pytest.mark.parametrize("shape", [(360, 480), (90, 120), (720, 480)])
+@pytest.mark.parametrize("fit", ["crop", "stretch", "letterbox"])
+def test_a_frame_is_fitted_as_torchvision_fits_its_exact_colours(fit: str, shape: tuple[int, int]) -> None:
+    planes = _graded(*shape, seed=1)
+    frame = av.VideoFrame.from_ndarray(planes.reshape(shape[0] * 3 // 2, shape[1]), format="yuv420p")
+    frame.colorspace = int(Colorspace.ITU601)
+    got = fit_frame(frame, build_config({"video": {"size": 48, "fit": fit}}).video, VideoReformatter())
+    image = torch.from_numpy(_as_rgb(planes, *shape)).permute(2, 0, 1)
+    short, long = min(shape), max(shape)
+    if fit == "stretch":
+        theirs = transform.resize(image, [48, 48], antialias=True)
+    elif fit == "crop":
+        theirs = transform.center_crop(transform.resize(image, [48], antialias=True), [48, 48])
+    else:
+        part = round(short * 48 / long)
+        size = [part, 48] if shape[0] == short else [48, part]
+        margin = [0, (48 - part) // 2] if shape[0] == short else [(48 - part) // 2, 0]
+        theirs = transform.pad(transform.resize(image, size, antialias=True), margin)
+    apart = got - theirs.permute(1, 2, 0).numpy()
+    assert np.abs(apart).mean() < 0.5
+    assert np.abs(apart.mean(axis=(0, 1))).max() < 0.15
+
+
+def test_a_frame_that_grows_or_shrinks_beyond_swscale_is_fitted_as_well() -> None:
+    video = build_config({"video": {"size": 48}}).video
+    for shape in ((24, 32), (48, 48), (64, 4096), (1600, 1600)):
+        frame = av.VideoFrame.from_ndarray(np.full((*shape, 3), 200, np.uint8), format="rgb24")
+        got = fit_frame(frame, video, VideoReformatter())
+        assert got.shape == (48, 48, 3)
+        assert np.abs(got.astype(int) - 200).max() <= 1
+
+
 def test_odd_sizes_and_grey_work(tmp_path: Path) -> None:
     write_av(
         tmp_path / "a.mkv",
@@ -267,9 +321,10 @@ def test_exact_storage_gives_back_the_frames_it_was_given(tmp_path: Path, storag
     members = {name: memoryview(data) for name, data in encode_members(got, 0, {}, config).items()}
     assert np.array_equal(decode_frames(members, 4), got.frames)
     shape, strip = Shape(got.mel.shape, got.frames.shape), storage == "png"
-    filled = np.empty((1, *shape.layout(strip=strip)), np.uint8)
-    fill_frames(members, shape, filled[0], strip=strip)
-    assert np.array_equal(shape.tensor(filled, strip=strip)[0].numpy(), got.frames.transpose(0, 3, 1, 2))
+    filled = np.empty(shape.layout(strip=strip), np.uint8)
+    fill_frames(members, shape, filled, strip=strip)
+    batch = shape.tensor(filled[None], strip=strip).numpy()
+    assert np.array_equal(batch[0], got.frames.transpose(0, 3, 1, 2))
     wave, rate = soundfile.read(io.BytesIO(members["flac"]), dtype="float32")
     assert got.waveform is not None
     assert rate == 16_000
