@@ -2,7 +2,7 @@
 
 A convolution keeps its input for its weight's gradient, and a product its factors for one another's: of
 spikes a bit each is enough. Max pooling keeps its input, of which its backward needs only the shape, and
-where each maximum stood, as an int64; the grid is numbered by an int16 or int32.
+where each maximum stood, as an int64, where a byte says which of its window it was.
 
 `pack` and `unpack` are operators of torch, so that a compiled graph holds them whole; all else is written
 with autograd functions, whose saved tensors other hooks (checkpoints, offloading) see.
@@ -11,6 +11,8 @@ with autograd functions, whose saved tensors other hooks (checkpoints, offloadin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -129,12 +131,34 @@ def passed(mask: Tensor, key: Tensor) -> Tensor:
     return out
 
 
+@cache
+def _pool_kernels() -> ModuleType | None:
+    """The compiled pool, imported when it is first needed."""
+    try:
+        from snnergy import pool_cpu  # noqa: PLC0415
+    except ImportError:
+        return None
+    return pool_cpu
+
+
+def _kernels_for(x: Tensor) -> ModuleType | None:
+    return _pool_kernels() if x.device.type == "cpu" and x.dtype == torch.float32 else None
+
+
 class _Pooled(torch.autograd.Function):
+    """Maxima, and their places in their windows, 0 to 8."""
+
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        out, places = functional.max_pool2d_with_indices(x, (3, 3), (2, 2), (1, 1))
-        few = x.shape[-1] * x.shape[-2] <= torch.iinfo(torch.int16).max
-        return out, places.to(torch.int16 if few else torch.int32)
+        kernels = _kernels_for(x)
+        if kernels is not None:
+            maxima: tuple[Tensor, Tensor] = kernels.forward(x)
+            return maxima
+        out, index = functional.max_pool2d_with_indices(x, (3, 3), (2, 2), (1, 1))
+        width = x.shape[-1]
+        rows, columns = (2 * torch.arange(n, device=x.device) - 1 for n in out.shape[-2:])
+        down = index.div(width, rounding_mode="floor") - rows[:, None]
+        return out, (down * 3 + index.remainder(width) - columns).to(torch.uint8)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -146,10 +170,19 @@ class _Pooled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
         (places,) = ctx.saved_tensors
+        height, width = ctx.shape[-2:]
+        kernels = _kernels_for(grad)
+        if kernels is not None:
+            made: Tensor = kernels.backward(grad, places, height, width)
+            return made
+        wide = places.long()
+        rows, columns = (2 * torch.arange(n, device=grad.device) - 1 for n in grad.shape[-2:])
+        down = wide.div(3, rounding_mode="floor") + rows[:, None]
+        index = down * width + wide.remainder(3) + columns
         # It looks at the input's shape only, and memory that nobody touches is never there.
         like, options = grad.new_empty(ctx.shape), ([3, 3], [2, 2], [1, 1], [1, 1], False)
-        out: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(grad, like, *options, places.long())
-        return out
+        of_x: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(grad, like, *options, index)
+        return of_x
 
 
 class HalvingPool(nn.Module):
@@ -157,7 +190,8 @@ class HalvingPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C, ⌈H/2⌉, ⌈W/2⌉]."""
-        if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        # A compiler keeps bytes by itself.
+        if torch.compiler.is_compiling() or not (x.requires_grad or _kernels_for(x)):
             return functional.max_pool2d(x, 3, 2, 1)
         out: Tensor = _Pooled.apply(x)[0]
         return out

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snnergy
-from snnergy import attention
+from snnergy import attention, lean
 from snnergy.lean import HalvingPool, SpikeConv2d, pack, passed, unpack
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -77,29 +77,29 @@ def test_a_convolution_of_spikes_is_torchs_to_the_bit(
     kernel: int, stride: int, dtype: torch.dtype, device: str
 ) -> None:
     torch.backends.cudnn.deterministic = True
-    lean = SpikeConv2d(5, 7, kernel, stride, padding=kernel // 2, bias=False).to(device, dtype)
+    conv = SpikeConv2d(5, 7, kernel, stride, padding=kernel // 2, bias=False).to(device, dtype)
     x = spikes_of(6, 5, 17, 13, dtype=dtype, device=device)
 
     def ours(x: Tensor, weight: Tensor) -> Tensor:
-        return lean._conv_forward(x, weight, None)
+        return conv._conv_forward(x, weight, None)
 
     def theirs(x: Tensor, weight: Tensor) -> Tensor:
         return functional.conv2d(x, weight, None, stride, kernel // 2)
 
-    for got, expected in zip(gradients(ours, x, lean.weight), gradients(theirs, x, lean.weight), strict=True):
+    for got, expected in zip(gradients(ours, x, conv.weight), gradients(theirs, x, conv.weight), strict=True):
         assert torch.equal(got, expected)
 
 
 def test_a_convolution_of_spikes_keeps_a_bit_of_each() -> None:
-    lean = SpikeConv2d(4, 4, 3, padding=1, bias=False)
+    conv = SpikeConv2d(4, 4, 3, padding=1, bias=False)
     x = spikes_of(2, 4, 16, 16).requires_grad_()
-    assert kept(lambda: lean(x)) == x.numel() // 8 + lean.weight.nbytes
-    lean.weight.requires_grad_(False)
-    assert kept(lambda: lean(x)) == lean.weight.nbytes
+    assert kept(lambda: conv(x)) == x.numel() // 8 + conv.weight.nbytes
+    conv.weight.requires_grad_(False)
+    assert kept(lambda: conv(x)) == conv.weight.nbytes
 
 
 def test_under_autocast_a_convolution_of_spikes_is_torchs() -> None:
-    lean, x = SpikeConv2d(8, 8, 3, padding=1, bias=False), spikes_of(2, 8, 12, 12)
+    conv, x = SpikeConv2d(8, 8, 3, padding=1, bias=False), spikes_of(2, 8, 12, 12)
 
     def run(module: nn.Module) -> list[Tensor]:
         module.zero_grad()
@@ -111,28 +111,58 @@ def test_under_autocast_a_convolution_of_spikes_is_torchs() -> None:
         assert given.grad is not None
         return [out.detach(), module.weight.grad.clone(), given.grad]
 
-    for got, expected in zip(run(lean), run(made_plain(lean)), strict=True):
+    for got, expected in zip(run(conv), run(made_plain(conv)), strict=True):
         assert got.dtype == expected.dtype
         assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("grid", [(1, 1), (7, 10), (16, 16), (200, 190)])
-def test_pooling_is_torchs_to_the_bit(grid: tuple[int, int], device: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("grid", [(1, 1), (2, 1), (7, 10), (16, 16), (64, 37)])
+def test_pooling_is_torchs_to_the_bit(grid: tuple[int, int], dtype: torch.dtype, device: str) -> None:
     torch.manual_seed(0)
     # Rounded values have ties, of which the first must take the gradient.
-    x = (torch.randn(2, 3, *grid, device=device) * 2).round()
-    for got, expected in zip(gradients(HalvingPool(), x), gradients(nn.MaxPool2d(3, 2, 1), x), strict=True):
-        assert torch.equal(got, expected)
+    x = (torch.randn(2, 3, *grid, device=device) * 2).round().to(dtype)
+    x[0, 0, : grid[0] // 2] = -torch.inf
+    for pooled in (x, x.transpose(2, 3), x.to(memory_format=torch.channels_last)):
+        for got, expected in zip(
+            gradients(HalvingPool(), pooled), gradients(nn.MaxPool2d(3, 2, 1), pooled), strict=True
+        ):
+            assert torch.equal(got, expected)
 
 
-def test_pooling_keeps_a_sixteenth_of_what_torchs_keeps() -> None:
+def test_without_kernels_pooling_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2, 3, 9, 12).round()
+    expected = gradients(HalvingPool(), x)
+    monkeypatch.setattr(lean, "_pool_kernels", lambda: None)
+    for got, known in zip(gradients(HalvingPool(), x), expected, strict=True):
+        assert torch.equal(got, known)
+
+
+def test_threads_do_not_change_a_pooled_bit() -> None:
+    x, threads = torch.randn(5, 7, 128, 96), torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(gradients(HalvingPool(), x))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(got, known) for got, known in zip(other, found[0], strict=True))
+
+
+def test_pooling_keeps_a_byte_of_each_window() -> None:
     x = torch.randn(1, 2, 32, 32, requires_grad=True)
-    assert kept(lambda: HalvingPool()(x)) == x.numel() // 4 * 2
+    assert kept(lambda: HalvingPool()(x)) == x.numel() // 4
 
 
-def test_nan_reaches_what_is_pooled() -> None:
-    assert HalvingPool()(torch.full((1, 1, 2, 2), torch.nan, requires_grad=True)).isnan().all()
+@pytest.mark.parametrize("learning", [True, False])
+def test_nan_reaches_what_is_pooled(learning: bool) -> None:
+    x = torch.zeros(1, 1, 5, 5)
+    x[0, 0, 2, 3] = torch.nan
+    expected = functional.max_pool2d(x, 3, 2, 1)
+    assert torch.equal(HalvingPool()(x.requires_grad_(learning)).isnan(), expected.isnan())
 
 
 @pytest.mark.parametrize("mask", [(3, 1, 1, 4), (3, 2, 5, 1), (3, 2, 5, 4), (1, 1, 1, 1)])
@@ -187,9 +217,9 @@ def test_a_network_learns_as_one_of_torchs_layers_does(
     audio, video = torch.randn(3, 2, 1, 32, 32), torch.randn(3, 2, 3, 32, 32)
     model = snnergy.build("nano", num_classes=3, **options)
     found = []
-    for lean in (True, False):
+    for ours in (True, False):
         model.zero_grad()
-        if not lean:
+        if not ours:
             made_plain(model)
             monkeypatch.setattr(attention, "passed", torch.mul)
         logits = model(audio, video)
