@@ -110,11 +110,19 @@ def timed(call: Callable[[], object]) -> float:
     return (time.perf_counter() - began) * 1e3
 
 
-def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Each contender's median in milliseconds; they take turns, and the first round does not count."""
+def medians(
+    contenders: dict[str, Callable[[], object]], rounds: int, *, warm: bool = False
+) -> dict[str, float]:
+    """Each contender's median in milliseconds; they take turns, and the first round does not count.
+
+    With `warm` each is called once, untimed, when its turn comes: after gigabytes of another's, caches and
+    the allocator are cold.
+    """
     seen: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, call in contenders.items():
+            if warm:
+                call()
             took = timed(call)
             if number:
                 seen[name].append(took)
@@ -190,7 +198,7 @@ def attention(rounds: int, largest: int, plot: Path | None) -> None:
         calls = {
             name: lambda part=part, pair=pair: part(*pair).sum().backward() for name, part in parts.items()
         }
-        took = medians(calls, rounds if n < 4096 else 1)
+        took = medians(calls, rounds if n < 16384 else min(rounds, 2), warm=True)
         for name, part in parts.items():
             times[name].append(took[name])
             sizes[name].append(kept_bytes(lambda part=part, pair=pair: part(*pair), pair))
