@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from snnergy.config import Combine, Kind, Side, SumNorm
+from snnergy.lean import HalvingPool, SpikeConv2d, passed
 from snnergy.neuron import Cell
 
 LIF = Cell()
@@ -28,15 +29,32 @@ def fold(spikes: Tensor) -> Tensor:
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch norm on the folded T·B axis: [T, B, C, H, W] to [T, B, C', H', W']."""
+    """Convolution and batch norm on the folded T·B axis: [T, B, C, H, W] to [T, B, C', H', W'].
+
+    Args:
+        inputs: channels C.
+        outputs: channels C'.
+        kernel: side of the convolution's.
+        stride: of the convolution.
+        pool: halve the grid after the norm, by max pooling.
+        spikes: it is fed zeros and ones only, and may keep them as bits.
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, *, pool: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        pool: bool = False,
+        spikes: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        made = SpikeConv2d if spikes else nn.Conv2d
+        self.conv = made(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
-        self.pool = nn.MaxPool2d(3, 2, 1) if pool else None
+        self.pool = HalvingPool() if pool else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised (and pooled) result, real-valued."""
@@ -77,27 +95,37 @@ class QKAttention(nn.Module):
         kind: `token`, an OR over the head's channels at each token; `channel`, over tokens for each channel.
         sum_norm: how sums over tokens are normalised.
         cell: kind of neuron.
+        spikes: it is fed zeros and ones only, and may keep them as bits.
     """
 
-    def __init__(self, dim: int, heads: int, kind: Kind, sum_norm: SumNorm = "bn", cell: Cell = LIF) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        kind: Kind,
+        sum_norm: SumNorm = "bn",
+        cell: Cell = LIF,
+        *,
+        spikes: bool = False,
+    ) -> None:
         super().__init__()
         self.heads, self.kind = heads, kind
-        self.query_key = ConvNorm(dim, 2 * dim)
+        self.query_key = ConvNorm(dim, 2 * dim, spikes=spikes)
         self.neuron = cell.neuron()
         self.token = cell.gate() if kind == "token" else None
         self.channel = SumNeuron(dim, sum_norm, cell) if kind == "channel" else None
-        self.out = ConvNorm(dim, dim)
+        self.out = ConvNorm(dim, dim, spikes=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes [T, B, C, H, W] to currents of the same shape."""
         query, key = self.neuron(self.query_key(x)).chunk(2, dim=2)
         if self.token is not None:
             summed = query.unflatten(2, (self.heads, -1)).sum(3, keepdim=True)
-            masked = (self.token(summed) * key.unflatten(2, (self.heads, -1))).flatten(2, 3)
+            masked = passed(self.token(summed), key.unflatten(2, (self.heads, -1))).flatten(2, 3)
         else:
             assert self.channel is not None
             mask = self.channel(query.sum((3, 4)), query.shape[3] * query.shape[4])
-            masked = mask[..., None, None] * key
+            masked = passed(mask[..., None, None], key)
         return self.out(masked)
 
 
@@ -109,12 +137,12 @@ class SelfAttention(nn.Module):
 
     SCALE = 0.125
 
-    def __init__(self, dim: int, heads: int, cell: Cell = LIF) -> None:
+    def __init__(self, dim: int, heads: int, cell: Cell = LIF, *, spikes: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.query_key_value = ConvNorm(dim, 3 * dim)
+        self.query_key_value = ConvNorm(dim, 3 * dim, spikes=spikes)
         self.neuron, self.fire = cell.neuron(), cell.gate()
-        self.out = ConvNorm(dim, dim)
+        self.out = ConvNorm(dim, dim, spikes=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes [T, B, C, H, W] to currents of the same shape."""
@@ -148,6 +176,7 @@ class CrossModalAttention(nn.Module):
         combine: branches stand beside one another, or are joined by OR, or added.
         query_source: `source` exchanges the parts: the source asks, the target's Key answers.
         cell: kind of neuron.
+        spikes: it is fed zeros and ones only, and may keep them as bits.
     """
 
     def __init__(
@@ -160,16 +189,19 @@ class CrossModalAttention(nn.Module):
         combine: Combine = "concat",
         query_source: Side = "target",
         cell: Cell = LIF,
+        spikes: bool = False,
     ) -> None:
         super().__init__()
         self.heads, self.branches, self.combine, self.query_source = heads, branches, combine, query_source
-        self.query = ConvNorm(dim, len(branches) * dim)
-        self.key = ConvNorm(dim, len(branches) * dim)
+        self.query = ConvNorm(dim, len(branches) * dim, spikes=spikes)
+        self.key = ConvNorm(dim, len(branches) * dim, spikes=spikes)
         self.query_neuron, self.key_neuron = cell.neuron(), cell.neuron()
         self.spatial = cell.gate() if set("so") & set(branches) else None
         self.temporal = SumNeuron(heads, sum_norm, cell) if "t" in branches else None
         self.channel = SumNeuron(dim, sum_norm, cell) if "o" in branches else None
-        self.out = ConvNorm((len(branches) if combine == "concat" else 1) * dim, dim)
+        width = (len(branches) if combine == "concat" else 1) * dim
+        # Branches that are added make twos.
+        self.out = ConvNorm(width, dim, spikes=combine != "sum")
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""
@@ -205,5 +237,5 @@ class CrossModalAttention(nn.Module):
             assert self.channel is not None
             # The token mask of the one times the channel mask of the other, on no grid of the other's.
             channels = self.channel(key.sum((3, 4)), tokens).unflatten(2, (self.heads, -1))
-            return (mask * channels[..., None, None]).flatten(2, 3)
-        return (mask * key.unflatten(2, (self.heads, -1))).flatten(2, 3)
+            return passed(mask, channels[..., None, None]).flatten(2, 3)
+        return passed(mask, key.unflatten(2, (self.heads, -1))).flatten(2, 3)

@@ -28,15 +28,16 @@ class QuadraticAttention(nn.Module):
         dim: channels C of both.
         heads: h.
         cell: kind of neuron.
+        spikes: it is fed zeros and ones only, and may keep them as bits.
     """
 
-    def __init__(self, dim: int, heads: int, cell: Cell = LIF) -> None:
+    def __init__(self, dim: int, heads: int, cell: Cell = LIF, *, spikes: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value = (ConvNorm(dim, 2 * dim) for _ in range(3))
+        self.query, self.key, self.value = (ConvNorm(dim, 2 * dim, spikes=spikes) for _ in range(3))
         self.neurons = nn.ModuleList(cell.neuron() for _ in range(3))
         self.spatial, self.temporal = cell.gate(), cell.gate()
-        self.out = ConvNorm(2 * dim, dim)
+        self.out = ConvNorm(2 * dim, dim, spikes=True)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""
@@ -67,14 +68,16 @@ class SpikingCrossAttention(nn.Module):
         dim: channels C of both.
         heads: h.
         cell: kind of neuron.
+        spikes: it is fed zeros and ones only, and may keep them as bits.
     """
 
-    def __init__(self, dim: int, heads: int, cell: Cell = LIF) -> None:
+    def __init__(self, dim: int, heads: int, cell: Cell = LIF, *, spikes: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key_value = ConvNorm(dim, dim), ConvNorm(dim, 2 * dim)
+        self.query = ConvNorm(dim, dim, spikes=spikes)
+        self.key_value = ConvNorm(dim, 2 * dim, spikes=spikes)
         self.query_neuron, self.key_neuron, self.fire = cell.neuron(), cell.neuron(), cell.gate()
-        self.out = ConvNorm(dim, dim)
+        self.out = ConvNorm(dim, dim, spikes=True)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""

@@ -166,16 +166,19 @@ def compare(
             prepared, out, settled, fusions=chosen, seeds=seeds, device=_device(device), progress=progress
         )
     if as_json:
-        print_json([{**asdict(row), "mean": row.mean, "std": row.std} for row in rows])
+        print_json(
+            [{**asdict(row), "mean": row.mean, "std": row.std, "energy": row.energy.totals()} for row in rows]
+        )
         return
     cells = [
         (
             row.fusion, f"{row.mean:.4f}", "–" if row.std is None else f"{row.std:.4f}", f"{row.params:,}",
-            f"{row.ms:.2f}", f"{row.megabytes:.1f}",
+            f"{row.ms:.2f}", f"{row.megabytes:.1f}", f"{row.energy.sops() / 1e6:.2f}",
+            f"{row.energy.millijoules():.3g}",
         )
         for row in rows
     ]  # fmt: skip
-    print_table(("fusion", "accuracy", "std", "weights", "ms a sample", "MB"), cells)
+    print_table(("fusion", "accuracy", "std", "weights", "ms a sample", "MB", "MSOPs", "mJ"), cells)
     say(f"{out / 'table.md'}, table.csv and table.png are written; the runs are in {out / 'runs'}")
 
 

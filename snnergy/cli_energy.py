@@ -31,12 +31,7 @@ def energy(
     measured = measure(network, pairs(loader, batches))
     picture = out or checkpoint.parent / "energy.png"
     draw_energy(measured, picture)
-    totals = {
-        "mj_exact": measured.millijoules(),
-        "mj_rate": measured.millijoules("rate"),
-        "mj_reference": measured.reference_millijoules,
-        "mj_with_memory": measured.millijoules_with_memory,
-    }
+    totals = measured.totals()
     if as_json:
         print_json({**asdict(measured), **totals})
         return

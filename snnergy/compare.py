@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from avdata.errors import UsageError
 from snnergy.checkpoints import load_network, read_config, write_file
-from snnergy.data import Batch, batches, differences, nearest, open_split
+from snnergy.data import Batch, batches, differences, nearest, open_split, pairs
+from snnergy.energy import Energy, measure
 from snnergy.model import FUSIONS, SNNergy
 from snnergy.pictures import draw_comparison
 from snnergy.processes import Device
@@ -33,6 +34,8 @@ MINIMUM = ("audio", "video", "concat", "ccssa", "cmqka")
 """MODEL.md §9.2: the smallest table that is worth showing."""
 
 TIMED_BATCH, ROUNDS = 8, 5
+ENERGY_BATCHES = 16
+"""Of eight samples each: firing rates settle long before."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -47,6 +50,7 @@ class Row:
         params: weights.
         ms: to evaluate one sample, in a batch of eight; median.
         megabytes: a training step of eight samples holds at most (GPU), or keeps for its backward (CPU).
+        energy: of its first seed's network, counted on samples of the split that accuracy is of.
     """
 
     fusion: str
@@ -54,6 +58,7 @@ class Row:
     params: int
     ms: float
     megabytes: float
+    energy: Energy
 
     @property
     def mean(self) -> float:
@@ -112,14 +117,15 @@ def compare(
         name: load_network(folder / "runs" / f"{name}-seed{config.seed}" / results[name][0]["chosen"])[0]
         for name in chosen
     }
-    costs = _costs(networks, where, torch.device(str(results[chosen[0]][0]["device"])))
+    first = results[chosen[0]][0]
+    costs = _costs(networks, where, _split(first), torch.device(str(first["device"])))
     rows = [
         Row(
             name, tuple(_accuracy(found) for found in results[name]), results[name][0]["params"], *costs[name]
         )
         for name in chosen
     ]
-    _write(folder, rows, results[chosen[0]][0], where)
+    _write(folder, rows, first, where)
     return rows
 
 
@@ -146,24 +152,39 @@ def _trained(
 
 
 def _accuracy(found: Mapping[str, Any]) -> float:
-    return float(found["test" if "test" in found else "val"]["accuracy"])
+    return float(found[_split(found)]["accuracy"])
+
+
+def _split(found: Mapping[str, Any]) -> str:
+    return "test" if "test" in found else "val"
 
 
 def _costs(
-    networks: Mapping[str, SNNergy], where: str | Path, device: torch.device
-) -> dict[str, tuple[float, float]]:
-    """Milliseconds a sample and megabytes of each network; the networks are timed in turn."""
+    networks: Mapping[str, SNNergy], where: str | Path, split: str, device: torch.device
+) -> dict[str, tuple[float, float, Energy]]:
+    """Milliseconds a sample, megabytes and energy of each network; the networks are timed in turn."""
     loader = open_split(where, "train", rank=0, world_size=1).loader(TIMED_BATCH, num_workers=0)
     (batch,) = batches(loader, 1, device)
     times: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(ROUNDS + 1):
         for name, network in networks.items():
             times[name].append(_seconds(network.to(device).eval(), batch))
+    # The training step moves the batch norms' averages, and firing rates with them: it comes last.
+    energies = {name: _energy(network, where, split, device) for name, network in networks.items()}
     return {
         # The first round warms up.
-        name: (statistics.median(taken[1:]) / TIMED_BATCH * 1e3, training_bytes(networks[name], batch) / 1e6)
+        name: (
+            statistics.median(taken[1:]) / TIMED_BATCH * 1e3,
+            training_bytes(networks[name], batch) / 1e6,
+            energies[name],
+        )
         for name, taken in times.items()
     }
+
+
+def _energy(network: SNNergy, where: str | Path, split: str, device: torch.device) -> Energy:
+    loader = open_split(where, split, rank=0, world_size=1).loader(TIMED_BATCH, num_workers=0)
+    return measure(network, pairs(loader, ENERGY_BATCHES, device))
 
 
 @torch.no_grad()
@@ -208,7 +229,10 @@ def training_bytes(network: nn.Module, batch: Batch) -> int:
     return sum(kept.values())
 
 
-COLUMNS = ("fusion", "accuracy", "std", "seeds", "params", "ms_a_sample", "megabytes")
+COLUMNS = (
+    "fusion", "accuracy", "std", "seeds", "params", "ms_a_sample", "megabytes",
+    "sops_exact", "sops_rate", "mj_exact", "mj_rate", "mj_reference", "mj_with_memory",
+)  # fmt: skip
 
 
 def _write(folder: Path, rows: Sequence[Row], found: Mapping[str, Any], where: str | Path) -> None:
@@ -218,15 +242,18 @@ def _write(folder: Path, rows: Sequence[Row], found: Mapping[str, Any], where: s
         for row in rows:
             std = "" if row.std is None else f"{row.std:.6f}"
             cells = (f"{row.mean:.6f}", std, len(row.accuracy), row.params, f"{row.ms:.4f}")
-            writer.writerow((row.fusion, *cells, f"{row.megabytes:.3f}"))
+            spent = (f"{value:.9g}" for value in row.energy.totals().values())
+            writer.writerow((row.fusion, *cells, f"{row.megabytes:.3f}", *spent))
     write_file(folder / "table.md", _markdown(rows, found, where).encode())
     draw_comparison(
-        [(row.fusion, row.accuracy) for row in rows], 1 / found["num_classes"], folder / "table.png"
+        [(row.fusion, row.accuracy, row.energy.millijoules()) for row in rows],
+        1 / found["num_classes"],
+        folder / "table.png",
     )
 
 
 def _markdown(rows: Sequence[Row], found: Mapping[str, Any], where: str | Path) -> str:
-    config, split = found["config"], "test" if "test" in found else "val"
+    config, split = found["config"], _split(found)
     on_gpu = str(found["device"]).startswith("cuda")
     memory = "peak MB" if on_gpu else "MB kept for the backward"
     lines = [
@@ -237,14 +264,18 @@ def _markdown(rows: Sequence[Row], found: Mapping[str, Any], where: str | Path) 
         f" {found[split]['samples']:,} samples, {found['num_classes']} classes. Device: {found['device']},"
         f" torch {torch.__version__}. Time and memory are of batches of {TIMED_BATCH}.",
         "",
-        f"| fusion | accuracy, % | weights | ms a sample | {memory} |",
-        "|---|---|---|---|---|",
+        "Synaptic operations (SOPs) and the energy of arithmetic (0.9 pJ an addition, 4.6 pJ a MAC, 45 nm)"
+        f" are of each fusion's first seed, counted on {rows[0].energy.samples:,} samples of {split}. Energy"
+        " of memory traffic is not in it, and is far larger: `mj_with_memory` in table.csv.",
+        "",
+        f"| fusion | accuracy, % | weights | ms a sample | {memory} | SOPs, million | mJ a sample |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         spread = "" if row.std is None else f" ± {100 * row.std:.2f}"
         lines.append(
             f"| {row.fusion} | {100 * row.mean:.2f}{spread} | {row.params:,} | {row.ms:.2f} |"
-            f" {row.megabytes:.1f} |"
+            f" {row.megabytes:.1f} | {row.energy.sops() / 1e6:,.2f} | {row.energy.millijoules():.4g} |"
         )
     lines += ["", "Mean ± sample standard deviation over seeds.", ""]
     return "\n".join(lines)

@@ -56,8 +56,13 @@ class PatchEmbedding(nn.Module):
         held = dim // 2 if first else inputs
         self.embed = nn.Sequential(ConvNorm(inputs, held, 3, pool=True), cell.neuron()) if first else None
         self.enter = None if first else Entry(residual, cell)
-        self.main = nn.Sequential(ConvNorm(held, dim, 3, pool=True), cell.neuron(), ConvNorm(dim, dim, 3))
-        self.shortcut = ConvNorm(held, dim, 1, stride=2)
+        spikes = first or residual == "membrane"
+        self.main = nn.Sequential(
+            ConvNorm(held, dim, 3, pool=True, spikes=spikes),
+            cell.neuron(),
+            ConvNorm(dim, dim, 3, spikes=True),
+        )
+        self.shortcut = ConvNorm(held, dim, 1, stride=2, spikes=spikes)
         self.exit_main, self.exit_shortcut = Exit(residual, cell), Exit(residual, cell)
 
     def forward(self, x: Tensor, steps: int) -> Tensor:
@@ -80,7 +85,11 @@ class Perceptron(nn.Module):
     def __init__(self, dim: int, ratio: int, residual: Residual, cell: Cell = LIF) -> None:
         super().__init__()
         self.enter, self.exit = Entry(residual, cell), Exit(residual, cell)
-        self.layers = nn.Sequential(ConvNorm(dim, ratio * dim), cell.neuron(), ConvNorm(ratio * dim, dim))
+        self.layers = nn.Sequential(
+            ConvNorm(dim, ratio * dim, spikes=residual == "membrane"),
+            cell.neuron(),
+            ConvNorm(ratio * dim, dim, spikes=True),
+        )
 
     def forward(self, stream: Tensor) -> Tensor:
         """The stream with it added."""
@@ -102,10 +111,11 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.enter, self.exit = Entry(residual, cell), Exit(residual, cell)
+        spikes = residual == "membrane"
         self.attention = (
-            SelfAttention(dim, heads, cell)
+            SelfAttention(dim, heads, cell, spikes=spikes)
             if kind == "ssa"
-            else QKAttention(dim, heads, kind, sum_norm, cell)
+            else QKAttention(dim, heads, kind, sum_norm, cell, spikes=spikes)
         )
         self.mlp = Perceptron(dim, ratio, residual, cell)
 

@@ -82,12 +82,27 @@ class Energy:
     samples: int
     counted: bool
 
-    def millijoules(self, mode: str = "exact") -> float:
-        """Energy of all arithmetic, `exact` or by `rate`."""
-        sops = self.attention + sum(
+    def sops(self, mode: str = "exact") -> float:
+        """Synaptic operations of all layers and of attention, `exact` or by `rate`."""
+        return self.attention + sum(
             layer.sops_exact if mode == "exact" else layer.sops_rate for layer in self.layers if layer.spiking
         )
-        return (AC_PJ * sops + MAC_PJ * sum(layer.macs for layer in self.layers if not layer.spiking)) * 1e-9
+
+    def millijoules(self, mode: str = "exact") -> float:
+        """Energy of all arithmetic, `exact` or by `rate`."""
+        macs = sum(layer.macs for layer in self.layers if not layer.spiking)
+        return (AC_PJ * self.sops(mode) + MAC_PJ * macs) * 1e-9
+
+    def totals(self) -> dict[str, float]:
+        """All sums: operations, and millijoules of a sample."""
+        return {
+            "sops_exact": self.sops(),
+            "sops_rate": self.sops("rate"),
+            "mj_exact": self.millijoules(),
+            "mj_rate": self.millijoules("rate"),
+            "mj_reference": self.reference_millijoules,
+            "mj_with_memory": self.millijoules_with_memory,
+        }
 
     @property
     def reference_millijoules(self) -> float:

@@ -7,8 +7,9 @@ numba compiles at the first call (some seconds, once; it keeps the result on dis
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numba
@@ -137,21 +138,28 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="snnergy-fire")
 
 
-def _spread(work: Any, elements: int, steps: int) -> list[Any]:
-    """Call `work(start, stop)` on ranges of neurons, in as many threads as torch may use."""
-    threads = max(1, min(torch.get_num_threads(), elements * steps // SHARE))
+def spread(work: Callable[[int, int], Any], count: int, cost: int, block: int = 1) -> list[Any]:
+    """Call `work(start, stop)` on ranges that make up `count`, in as many threads as torch may use.
+
+    Args:
+        work: may run beside itself, without the interpreter's lock.
+        count: of things to do.
+        cost: elements that one of them reads.
+        block: ranges begin at multiples of it.
+    """
+    threads = max(1, min(torch.get_num_threads(), count * cost // SHARE))
     if threads == 1:
-        return [work(0, elements)]
-    width = -(-elements // (threads * BLOCK)) * BLOCK
-    ranges = [(low, min(low + width, elements)) for low in range(0, elements, width)]
+        return [work(0, count)]
+    width = -(-count // (threads * block)) * block
+    ranges = [(low, min(low + width, count)) for low in range(0, count, width)]
     *others, last = ranges
     waiting = [_pool(torch.get_num_threads()).submit(work, *one) for one in others]
     return [work(*last), *(one.result() for one in waiting)]
 
 
-def _fresh(like: Tensor) -> Tensor:
+def fresh(shape: Sequence[int]) -> Tensor:
     """Memory for a result; numpy asks for huge pages, without which page faults cost more than the kernel."""
-    return torch.from_numpy(np.empty(like.shape, np.float32))
+    return torch.from_numpy(np.empty(shape, np.float32))
 
 
 def _rows(part: Tensor) -> Any:
@@ -160,10 +168,10 @@ def _rows(part: Tensor) -> Any:
 
 def forward(current: Tensor, threshold: float, decay: float, *, leaky: bool) -> Tensor:
     """Spikes of a contiguous float32 current [T, …]."""
-    spikes = _fresh(current)
+    spikes = fresh(current.shape)
     x, s = _rows(current), _rows(spikes)
     options = np.float32(threshold), np.float32(decay), leaky
-    _spread(lambda low, high: _forward(x, s, *options, low, high), x.shape[1], x.shape[0])
+    spread(lambda low, high: _forward(x, s, *options, low, high), x.shape[1], x.shape[0], BLOCK)
     return spikes
 
 
@@ -179,8 +187,9 @@ def backward(
     learn: bool,
 ) -> tuple[Tensor, float]:
     """The current's gradient and, with `learn`, the decay's, of contiguous float32 tensors [T, …]."""
-    out = _fresh(current)
+    out = fresh(current.shape)
     g, x, o = _rows(grad), _rows(current), _rows(out)
     options = np.float32(threshold), np.float32(decay), leaky, np.float32(steepness), arctan, learn
-    shares = _spread(lambda low, high: _backward(g, x, o, *options, low, high), x.shape[1], x.shape[0])
+    work = partial(_backward, g, x, o, *options)
+    shares = spread(work, x.shape[1], x.shape[0], BLOCK)
     return out, float(sum(shares))

@@ -55,21 +55,30 @@ def draw_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], pa
     figure.savefig(path, dpi=110)
 
 
-def draw_comparison(rows: Sequence[tuple[str, Sequence[float]]], chance: float, path: Path) -> None:
-    """Draw the accuracies of each name: every seed a dot, their mean and standard deviation, and chance."""
+def draw_comparison(rows: Sequence[tuple[str, Sequence[float], float]], chance: float, path: Path) -> None:
+    """Draw each name's accuracies beside its energy.
+
+    Args:
+        rows: name, accuracy of every seed (drawn as dots, with their mean and standard deviation), and mJ.
+        chance: accuracy of guessing.
+        path: the PNG.
+    """
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    figure = Figure(figsize=(6.4, 0.42 * len(rows) + 1.3), layout="constrained")
-    axis = figure.subplots()
-    for place, (_, accuracy) in enumerate(rows):
+    figure = Figure(figsize=(8.4, 0.42 * len(rows) + 1.3), layout="constrained")
+    axis, energy = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+    for place, (_, accuracy, _) in enumerate(rows):
         deviation = statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0
         axis.errorbar(statistics.fmean(accuracy), place, xerr=deviation, fmt="s", capsize=4, color="C0")
         axis.plot(accuracy, [place] * len(accuracy), "o", color="C1", alpha=0.6, markersize=4)
     axis.axvline(chance, color="grey", linestyle=":", label="chance")
-    axis.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axis.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axis.invert_yaxis()
     axis.set_xlabel("accuracy")
     axis.set_xlim(0, 1.02)
     axis.grid(alpha=0.3, axis="x")
     axis.legend()
+    energy.barh(range(len(rows)), [spent for *_, spent in rows], height=0.5)
+    energy.set_xlabel("mJ a sample, arithmetic at 45 nm")
+    energy.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=110)

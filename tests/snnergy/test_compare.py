@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,22 @@ import torch
 from torch import nn
 
 from avdata.errors import UsageError
+from snnergy.checkpoints import load_network
 from snnergy.compare import compare, training_bytes
-from snnergy.data import Batch
+from snnergy.data import Batch, open_split, pairs
+from snnergy.energy import Energy, measure
 from snnergy.settings import TrainConfig
 
 Quick = Callable[..., TrainConfig]
+
+
+def counted(out: Path, fusion: str) -> Energy:
+    """What a run's chosen network spends, counted anew on the whole test split."""
+    network, _ = load_network(out / "runs" / f"{fusion}-seed42" / "best.ckpt")
+    loader = open_split(
+        json.loads((out / "runs" / f"{fusion}-seed42" / "config.json").read_text())["set"], "test"
+    )
+    return measure(network.eval(), pairs(loader.loader(8, num_workers=0), 16))
 
 
 def test_the_table_holds_the_means_over_seeds_and_no_run_is_made_twice(
@@ -38,7 +50,13 @@ def test_the_table_holds_the_means_over_seeds_and_no_run_is_made_twice(
     concat, audio = rows
     assert concat.params > audio.params
     assert concat.megabytes > audio.megabytes
+    assert concat.energy.sops() > audio.energy.sops()
+    for row, written in zip(rows, table(), strict=True):
+        assert float(written["sops_exact"]) == pytest.approx(counted(tmp_path, row.fusion).sops(), abs=0.5)
+        for name, value in row.energy.totals().items():
+            assert float(written[name]) == pytest.approx(value, rel=1e-6)
     said = (tmp_path / "table.md").read_text()
+    assert f"| {concat.energy.sops() / 1e6:,.2f} | {concat.energy.millijoules():.4g} |" in said
     assert "| concat |" in said
     assert "±" in said
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
