@@ -82,7 +82,8 @@ def train(
     _show(result, as_json=as_json)
     if not as_json:
         say(
-            f"{result['steps']:,} steps in {result['seconds']:.0f} s, {result['params']:,} weights; see {out}"
+            f"{result['steps']:,} steps in {result['seconds']:.0f} s, {result['params']:,} weights;"
+            f" look at it with: snnergy report {out}"
         )
 
 
@@ -118,6 +119,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint in it.")],
     prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
     device: Device = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a trained network on the validation and test splits."""
@@ -127,6 +129,8 @@ def evaluate(
     best = run / "best.ckpt"
     checkpoint = (best if best.is_file() else run / "last.ckpt") if run.is_dir() else run
     result = measure(checkpoint, prepared, device=_device(device))
+    if quiet and not as_json:
+        return
     _show(result, as_json=as_json)
     if not as_json and "test" in result:
         print_table(CLASS_COLUMNS, class_table(result["test"], result["labels"]))
@@ -185,6 +189,7 @@ def report(
     page: Annotated[Path | None, typer.Option("--to", help="The page; RUN/report.html without.")] = None,
     prepared: Annotated[Path | None, typer.Option("--on", help="The prepared set, where it moved.")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write one page that shows a run: curves, confusion, classes, firing rates, and masks on samples."""
@@ -193,7 +198,7 @@ def report(
     path = write(run, page, prepared=prepared)
     if as_json:
         print_json({"page": str(path), "bytes": path.stat().st_size})
-    else:
+    elif not quiet:
         say(f"{path} is written; it needs no network")
     if show:
         import webbrowser
