@@ -233,18 +233,40 @@ def _shown(value: Any) -> str:
 
 
 app.command(epilog="Example:  avdata recipes")(recipes)
-app.command(epilog="Example:  avdata info cremad")(info)
-app.command(epilog="Example:  avdata mock cremad raw --clips 24")(mock)
-app.command(epilog="Example:  avdata download cremad --limit 100")(download)
 app.command(
-    epilog="Example:  avdata prepare cremad --source raw --out out/cremad --set video.frames=8 --workers 2"
+    short_help="Licence, splits, labels, defaults of a dataset.", epilog="Example:  avdata info cremad"
+)(info)
+app.command(
+    short_help="Write a small, faithful copy of a dataset.",
+    epilog="Example:  avdata mock cremad raw --clips 24",
+)(mock)
+app.command(
+    short_help="Download a dataset's sources, proven byte for byte.",
+    epilog="Example:  avdata download cremad --limit 100",
+)(download)
+app.command(
+    short_help="Turn a dataset into aligned, verified shards.",
+    epilog="Example:  avdata prepare cremad --source raw --out out/cremad --set video.frames=8 --workers 2",
 )(prepare)
-app.command(epilog="Example:  avdata verify out/cremad")(verify)
+app.command(
+    short_help="Check every checksum, count, shape and split of a set.",
+    epilog="Example:  avdata verify out/cremad",
+)(verify)
 app.command(epilog="Example:  avdata inspect out/cremad --save-png sample.png")(inspect)
-app.command(epilog="Example:  avdata report out/cremad --open")(report)
-app.command(epilog="Example:  avdata export out/cremad npy")(export)
-app.command(epilog="Example:  avdata publish out/cremad --repo me/cremad-av --dry-run")(publish)
-app.command(epilog="Example:  avdata pull me/cremad-av --into out/cremad")(pull)
+app.command(
+    short_help="Write one page that shows a prepared set.", epilog="Example:  avdata report out/cremad --open"
+)(report)
+app.command(
+    short_help="Write a set in another project's layout.", epilog="Example:  avdata export out/cremad npy"
+)(export)
+app.command(
+    short_help="Put a prepared set on the Hugging Face Hub.",
+    epilog="Example:  avdata publish out/cremad --repo me/cremad-av --dry-run",
+)(publish)
+app.command(
+    short_help="Fetch a published set, proven byte for byte.",
+    epilog="Example:  avdata pull me/cremad-av --into out/cremad",
+)(pull)
 app.command(epilog="Example:  avdata doctor")(doctor)
 app.add_typer(manifests, name="manifest")
 

@@ -36,7 +36,10 @@ def _options(
         os.environ["AVDATA_DEBUG"] = "1"
 
 
-@app.command(epilog="Example:  snnergy train out/cremad --steps 20 --batch-size 4 --out runs/cremad")
+@app.command(
+    short_help="Train a network and evaluate it once on the test split.",
+    epilog="Example:  snnergy train out/cremad --steps 20 --batch-size 4 --out runs/cremad",
+)
 def train(
     prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("run"),
@@ -137,7 +140,8 @@ def evaluate(
 
 
 @app.command(
-    epilog="Example:  snnergy compare out/cremad --fusions audio,concat,cmqka --seeds 3 --out runs/table"
+    short_help="Train fusions by one protocol over several seeds.",
+    epilog="Example:  snnergy compare out/cremad --fusions audio,concat,cmqka --seeds 3 --out runs/table",
 )
 def compare(
     prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
@@ -183,7 +187,7 @@ def compare(
     say(f"{out / 'table.md'}, table.csv and table.png are written; the runs are in {out / 'runs'}")
 
 
-@app.command(epilog="Example:  snnergy report runs/cremad")
+@app.command(short_help="Write one page that shows a run.", epilog="Example:  snnergy report runs/cremad")
 def report(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     page: Annotated[Path | None, typer.Option("--to", help="The page; RUN/report.html without.")] = None,
@@ -206,7 +210,10 @@ def report(
         webbrowser.open(path.resolve().as_uri())
 
 
-app.command(epilog="Example:  snnergy energy runs/cremad out/cremad")(energy)
+app.command(
+    short_help="Estimate a trained network's energy, layer by layer.",
+    epilog="Example:  snnergy energy runs/cremad out/cremad",
+)(energy)
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> None:

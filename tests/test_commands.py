@@ -42,6 +42,16 @@ def commands(app: typer.Typer, name: str) -> dict[str, str]:
 COMMANDS = commands(avdata.cli.app, "avdata") | commands(snnergy.cli.app, "snnergy")
 
 
+@pytest.mark.parametrize("app", [avdata.cli.app, snnergy.cli.app])
+def test_the_list_of_commands_cuts_no_sentence_short(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = CliRunner().invoke(app, ["--help"]).output.partition("Commands:")[2].splitlines()
+    assert len(lines) > 4
+    assert not [line for line in lines if line.endswith(("...", "…"))]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_can_be_quiet_speak_to_machines_and_show_a_traceback(command: str) -> None:
     found = command_line(avdata.cli.app if command.startswith("avdata") else snnergy.cli.app)
