@@ -97,10 +97,13 @@ def mock(
 
     name = f"{name}-{task}" if task else name
     folder = make(name, out, clips=clips, bad=bad, seed=seed)
+    manifest = folder / "manifest.json"  # a recipe file's mock need not write one
+    proven = manifest.is_file()
     if as_json:
-        print_json({"out": str(folder), "recipe": name, "manifest": str(folder / "manifest.json")})
+        print_json({"out": str(folder), "recipe": name, "manifest": str(manifest) if proven else None})
     elif not quiet:
-        say(f"{out}: a mock of {name}; prepare it with: avdata prepare {name} --source {out} --out PREPARED")
+        command = f"avdata prepare {name} --source {out} --out PREPARED" + " --checksums off" * (not proven)
+        say(f"{out}: a mock of {name}; prepare it with: {command}")
 
 
 manifests = typer.Typer(

@@ -168,3 +168,16 @@ def test_a_folder_of_sets_names_the_set_that_was_meant(cremad_set: Path) -> None
     done = subprocess.run(words, env=ENV, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"did you mean {cremad_set}?" in "".join(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("recipe", ["synthetic", "own_recipe.py"])
+def test_what_mock_says_to_type_next_works(recipe: str, tmp_path: Path) -> None:
+    name = recipe if recipe == "synthetic" else str(Path(__file__).parents[1] / "docs" / recipe)
+    runner = CliRunner()
+    said = runner.invoke(avdata.cli.app, ["mock", name, str(tmp_path / "raw"), "--clips", "4"]).output
+    typed = shlex.split(
+        said.partition("prepare it with: avdata ")[2].replace("PREPARED", str(tmp_path / "set"))
+    )
+    done = runner.invoke(avdata.cli.app, [*typed, "--workers", "0"])
+    assert done.exit_code == 0, done.output
+    assert "look at them with: avdata report" in done.output
