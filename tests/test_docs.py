@@ -22,6 +22,7 @@ from typer.main import get_command
 import avdata
 import avdata.cli
 import snnergy.cli
+from avdata.manifest import load_manifest
 from avdata.shards import read_index
 
 ROOT = Path(__file__).parents[1]
@@ -128,3 +129,12 @@ def test_extras_that_pages_install_exist() -> None:
     for page in [*PAGES, README]:
         for names in re.findall(r"avdata\[([\w,]+)\]", page.read_text(encoding="utf-8")):
             assert set(names.split(",")) <= set(extras["optional-dependencies"]), page.name
+
+
+def test_the_page_of_cremad_counts_as_its_manifest_does() -> None:
+    page, facts = (DOCS / "cremad.md").read_text(encoding="utf-8"), load_manifest("cremad")
+    counts = [f"{facts.expected[split]:,}" for split in ("train", "val", "test")]
+    assert f"| `speaker` (default) | {' | '.join(counts)} |" in page
+    size = f"{(facts.bytes or 0) / 1e9:.2f} GB"
+    assert size in page
+    assert size in README.read_text(encoding="utf-8")
