@@ -24,7 +24,7 @@ from avdata.terminal import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from avdata.manifest import Manifest
 
 app = typer.Typer(
     name="avdata",
@@ -48,7 +48,10 @@ def _options(
         os.environ["AVDATA_DEBUG"] = "1"
 
 
-def recipes(as_json: Json = False) -> None:
+def recipes(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the names.")] = False,
+    as_json: Json = False,
+) -> None:
     """List the datasets that can be prepared."""
     from avdata.manifest import load_manifest
     from avdata.recipe import load_recipe, recipe_names
@@ -62,27 +65,31 @@ def recipes(as_json: Json = False) -> None:
             ]
         )
         return
+    if quiet:
+        for recipe, _ in found:
+            say(recipe.name)
+        return
     rows = [(recipe.name, recipe.title, str(len(recipe.labels)), facts.licence.id) for recipe, facts in found]
     print_table(("recipe", "dataset", "labels", "licence"), rows)
 
 
 def info(
     name: Annotated[str, typer.Argument(help="A recipe, as `avdata recipes` lists them.")],
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Json = False,
 ) -> None:
     """Licence, citation, size, splits, labels, defaults and known bad clips of a dataset."""
-    from avdata.manifest import load_manifest
     from avdata.recipe import load_recipe
 
-    recipe, facts = load_recipe(name), load_manifest(name)
+    recipe, facts = load_recipe(name), _facts(name)
     said: dict[str, Any] = {
         "name": recipe.name,
         "title": recipe.title,
-        "homepage": facts.homepage,
-        "licence": facts.licence.model_dump(),
-        "citation": facts.citation,
-        "bytes": facts.bytes,
-        "expected": facts.expected,
+        "homepage": facts and facts.homepage,
+        "licence": facts and facts.licence.model_dump(),
+        "citation": facts and facts.citation,
+        "bytes": facts and facts.bytes,
+        "expected": facts.expected if facts else {},
         "labels": list(recipe.labels),
         "label_orders": {order: list(labels) for order, labels in recipe.label_orders.items()},
         "background": recipe.background,
@@ -94,21 +101,23 @@ def info(
     if as_json:
         print_json(said)
         return
-    _show_info(said)
+    if not quiet:
+        _show_info(said)
+
+
+def _facts(name: str) -> Manifest | None:
+    """The facts of a recipe's source; a task's are its recipe's, and a recipe file has none."""
+    from avdata.manifest import load_manifest
+    from avdata.recipe import recipe_names
+
+    if name.endswith(".py"):
+        return None
+    return load_manifest(name if name in recipe_names() else name.rpartition("-")[0])
 
 
 def _show_info(said: dict[str, Any]) -> None:
-    licence = said["licence"]
-    size = as_size(said["bytes"]) if said["bytes"] else "unknown"
-    rows = [
-        ("dataset", f"{said['title']}\n{said['homepage']}"),
-        (
-            "licence",
-            f"{licence['name']}\npublishing prepared shards: {licence['publish']}. {licence['note']}",
-        ),
-        ("citation", said["citation"]),
-        ("download", size),
-        ("expected", ", ".join(f"{name} {count:,}" for name, count in said["expected"].items())),
+    rows = [("dataset", said["title"]), *_source_rows(said)]
+    rows += [
         ("labels", ", ".join(f"{index} {label}" for index, label in enumerate(said["labels"]))),
         (
             "splits",
@@ -118,6 +127,22 @@ def _show_info(said: dict[str, Any]) -> None:
         ("defaults", _defaults(said["defaults"])),
     ]
     print_table(("", ""), rows, header=False)
+
+
+def _source_rows(said: dict[str, Any]) -> list[tuple[str, str]]:
+    licence = said["licence"]
+    if licence is None:
+        return [("source", "a recipe file has no manifest: its licence and checksums are yours to know")]
+    return [
+        ("homepage", said["homepage"]),
+        (
+            "licence",
+            f"{licence['name']}\npublishing prepared shards: {licence['publish']}. {licence['note']}",
+        ),
+        ("citation", said["citation"]),
+        ("download", as_size(said["bytes"]) if said["bytes"] else "unknown"),
+        ("expected", ", ".join(f"{name} {count:,}" for name, count in said["expected"].items())),
+    ]
 
 
 def _marked(name: str, text: str, default: str) -> str:
@@ -167,6 +192,7 @@ def inspect(
     out: Annotated[Path, typer.Argument(help="Folder of a prepared set.")],
     key: Annotated[str | None, typer.Argument(help="A sample's key; the first one without.")] = None,
     save_png: Annotated[Path | None, typer.Option(help="Draw the spectrogram above the frames.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show one sample: times, shapes, label, flags and provenance."""
@@ -176,7 +202,7 @@ def inspect(
     shapes = {"mel": list(sample.mel.shape), "frames": list(sample.frames.shape)}
     if as_json:
         print_json({**sample.row, **shapes, "facts": sample.facts, "members": sample.members})
-    else:
+    elif not quiet:
         low, high = float(sample.mel.min()), float(sample.mel.max())
         rows = [(name, _shown(value)) for name, value in sample.row.items() if name != "sha256"]
         rows += [
@@ -194,7 +220,7 @@ def inspect(
         from avdata.picture import save_picture
 
         save_picture(sample, save_png)
-        if not as_json:
+        if not (quiet or as_json):
             say(f"picture: {save_png}")
 
 
@@ -207,18 +233,40 @@ def _shown(value: Any) -> str:
 
 
 app.command(epilog="Example:  avdata recipes")(recipes)
-app.command(epilog="Example:  avdata info cremad")(info)
-app.command(epilog="Example:  avdata mock cremad raw --clips 24")(mock)
-app.command(epilog="Example:  avdata download cremad --limit 100")(download)
 app.command(
-    epilog="Example:  avdata prepare cremad --source raw --out out/cremad --set video.frames=8 --workers 2"
+    short_help="Licence, splits, labels, defaults of a dataset.", epilog="Example:  avdata info cremad"
+)(info)
+app.command(
+    short_help="Write a small, faithful copy of a dataset.",
+    epilog="Example:  avdata mock cremad raw --clips 24",
+)(mock)
+app.command(
+    short_help="Download a dataset's sources, proven byte for byte.",
+    epilog="Example:  avdata download cremad --limit 100",
+)(download)
+app.command(
+    short_help="Turn a dataset into aligned, verified shards.",
+    epilog="Example:  avdata prepare cremad --source raw --out out/cremad --set video.frames=8 --workers 2",
 )(prepare)
-app.command(epilog="Example:  avdata verify out/cremad")(verify)
+app.command(
+    short_help="Check every checksum, count, shape and split of a set.",
+    epilog="Example:  avdata verify out/cremad",
+)(verify)
 app.command(epilog="Example:  avdata inspect out/cremad --save-png sample.png")(inspect)
-app.command(epilog="Example:  avdata report out/cremad --open")(report)
-app.command(epilog="Example:  avdata export out/cremad npy")(export)
-app.command(epilog="Example:  avdata publish out/cremad --repo me/cremad-av --dry-run")(publish)
-app.command(epilog="Example:  avdata pull me/cremad-av --into out/cremad")(pull)
+app.command(
+    short_help="Write one page that shows a prepared set.", epilog="Example:  avdata report out/cremad --open"
+)(report)
+app.command(
+    short_help="Write a set in another project's layout.", epilog="Example:  avdata export out/cremad npy"
+)(export)
+app.command(
+    short_help="Put a prepared set on the Hugging Face Hub.",
+    epilog="Example:  avdata publish out/cremad --repo me/cremad-av --dry-run",
+)(publish)
+app.command(
+    short_help="Fetch a published set, proven byte for byte.",
+    epilog="Example:  avdata pull me/cremad-av --into out/cremad",
+)(pull)
 app.command(epilog="Example:  avdata doctor")(doctor)
 app.add_typer(manifests, name="manifest")
 

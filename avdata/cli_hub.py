@@ -60,9 +60,18 @@ def pull(
     repo: Annotated[str, typer.Argument(help="user/name on the Hugging Face Hub.")],
     into: Annotated[Path | None, typer.Option(help="Folder to write; the set's name without.")] = None,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Fetch a published set, proven byte for byte; interrupted, the same command goes on."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
     from avdata.pull import pull as fetch
 
+    if quiet or as_json:
+        disable_progress_bars()
     root = fetch(repo, into or Path(repo.rpartition("/")[2]), revision=revision)
+    if as_json:
+        print_json({"out": str(root), "repo": repo, "revision": revision})
+        return
     say(f"{root}: fetched; look at it with: avdata verify {root}")

@@ -150,7 +150,7 @@ def _show_plan(planned: Plan, out: str, workers: int, *, as_json: bool) -> None:
     say(
         f"{len(planned.clips):,} clips → {len(planned.jobs):,} shards of {as_size(planned.bytes())}, in {out}"
     )
-    say(f"about {as_duration(seconds)} with {max(workers, 1)} workers, by the first clips' time")
+    say(f"about {as_duration(max(seconds, 1))} with {max(workers, 1)} workers, by the first clips' time")
     for reason, count in sorted(lost.items()):
         say(f"quarantine: {count:,} {reason}")
 
@@ -179,7 +179,7 @@ def _show_prepared(done: PreparedSet, *, as_json: bool) -> None:
         for name, split in done.info["splits"].items()
     ]
     print_table(("split", "samples", "shards", "size"), rows)
-    say(f"{done.samples:,} samples in {done.root}")
+    say(f"{done.samples:,} samples in {done.root}; look at them with: avdata report {done.root}")
     _show_quarantine(done)
 
 

@@ -40,8 +40,11 @@ def report(
         webbrowser.open(path.resolve().as_uri())
 
 
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine has, what is missing, and what to do about it."""
+def doctor(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what is missing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what this machine has, and what to do about what is missing."""
     from avdata.doctor import examine
 
     findings = examine()
@@ -49,7 +52,7 @@ def doctor(as_json: Json = False) -> None:
         print_json([vars(one) for one in findings])
     else:
         marks = {True: "ok", False: "no", None: "–"}
-        rows = [(marks[one.ok], one.name, _told(one)) for one in findings]
+        rows = [(marks[one.ok], one.name, _told(one)) for one in findings if one.ok is False or not quiet]
         print_table(("", "", ""), rows, header=False)
     if any(one.ok is False and one.needed for one in findings):
         raise typer.Exit(1)

@@ -97,10 +97,13 @@ def mock(
 
     name = f"{name}-{task}" if task else name
     folder = make(name, out, clips=clips, bad=bad, seed=seed)
+    manifest = folder / "manifest.json"  # a recipe file's mock need not write one
+    proven = manifest.is_file()
     if as_json:
-        print_json({"out": str(folder), "recipe": name, "manifest": str(folder / "manifest.json")})
+        print_json({"out": str(folder), "recipe": name, "manifest": str(manifest) if proven else None})
     elif not quiet:
-        say(f"{out}: a mock of {name}; prepare it with: avdata prepare {name} --source {out} --out PREPARED")
+        command = f"avdata prepare {name} --source {out} --out PREPARED" + " --checksums off" * (not proven)
+        say(f"{out}: a mock of {name}; prepare it with: {command}")
 
 
 manifests = typer.Typer(
@@ -109,17 +112,19 @@ manifests = typer.Typer(
 
 
 @manifests.command(epilog="Example:  avdata manifest check")
-def check(as_json: Json = False) -> None:
+def check(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only problems.")] = False,
+    as_json: Json = False,
+) -> None:
     """Check all bundled manifests, offline."""
     from avdata.manifest import check_all
 
     found = check_all()
     if as_json:
         print_json(found)
-    else:
-        print_table(
-            ("manifest", "problems"), [(name, "; ".join(said) or "none") for name, said in found.items()]
-        )
+    elif any(found.values()) or not quiet:
+        rows = [(name, "; ".join(said) or "none") for name, said in found.items() if said or not quiet]
+        print_table(("manifest", "problems"), rows)
     if any(found.values()):
         raise typer.Exit(1)
 
@@ -132,9 +137,14 @@ def build(
     out: Annotated[Path, typer.Argument(help="The table to write, NAME.files.tsv.gz.")],
     folders: Annotated[list[str], typer.Option("--folder", help="Folder to list; repeat for more.")],
     commit: Annotated[str, typer.Option(help="The commit to read.")] = "HEAD",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make a table of files from the LFS pointers of a git checkout."""
     from avdata.pointers import build_table
 
     build_table(checkout, out, folders, commit=commit)
-    say(f"{out} is written")
+    if as_json:
+        print_json({"table": str(out), "bytes": out.stat().st_size})
+    elif not quiet:
+        say(f"{out} is written")

@@ -1,17 +1,19 @@
 """What this machine has for the work, and what to do about what is missing.
 
-Libraries are imported one by one, each in its own process: a broken one may not only raise but take the
-process with it, and torchaudio beside a torch of another CUDA build does raise.
+Libraries are proven in processes of their own: a broken one may not only raise but take its process with it.
+Those that stand on torch share one process, since loading torch is most of the work; the one at which a
+process ends is the broken one, and the others are proven in a new one.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +21,7 @@ from pathlib import Path
 
 from avdata.cache import cache_root
 
-IMPORT_SECONDS = 120
+PROOF_SECONDS = 120
 LOW_DISK = 10_000_000_000
 
 
@@ -58,7 +60,15 @@ _TORCH = (
     'pip install "torch>=2.11,<2.15" "torchvision>=0.26,<0.29.2" "torchaudio>=2.11,<2.12"'
 )
 
-_LIBRARIES = (
+_GRAPHICS = _Library(
+    "GPU",
+    "import torch; cuda = torch.cuda.is_available();"
+    "said = (torch.cuda.get_device_name(0) if cuda else"
+    " 'Apple GPU' if torch.backends.mps.is_available() else '')",
+    False, "", "",
+)  # fmt: skip
+
+_TORCH_FAMILY = (
     _Library("torch", "import torch; torch.zeros(1).sum()", True, "tensors and log-mels", _TORCH),
     _Library(
         "torchvision",
@@ -68,6 +78,10 @@ _LIBRARIES = (
         True, "frames of JPEG strips", _TORCH,
     ),
     _Library("torchaudio", "import torchaudio.transforms", False, "augmentation in training", _TORCH),
+    _Library("lightning", "from lightning.fabric import Fabric", False, "training", "pip install lightning"),
+    _GRAPHICS,
+)  # fmt: skip
+_OTHERS = (
     _Library("av", "import av; av.open", True, "opens every container", "pip install --upgrade av"),
     _Library(
         "decord", "import decord; decord.VideoReader", False, "video.decoder=decord only",
@@ -76,10 +90,26 @@ _LIBRARIES = (
     _Library("soxr", "import soxr", True, "resampling", "pip install soxr"),
     _Library("soundfile", "import soundfile", True, "keeps sound as FLAC", "pip install soundfile"),
     _Library("pyarrow", "import pyarrow.parquet", True, "the index", "pip install pyarrow"),
-    _Library("webdataset", "import webdataset", True, "writes shards", "pip install webdataset"),
-    _Library("lightning", "import lightning", False, "training", "pip install lightning"),
-    _Library("ray", "import ray", False, "preparing on many machines", "pip install ray"),
+    _Library("numba", "import numba", False, "fast neurons on CPUs", "pip install numba"),
+    _Library("s3fs", "import s3fs", False, "s3:// as a place", "pip install 'avdata[remote]'"),
+    _Library("ray", "import ray", False, "preparing on many machines", "pip install 'avdata[ray]'"),
 )  # fmt: skip
+_CHAINS = (_TORCH_FAMILY, _OTHERS)
+"""What is proven in one process, in turn; the chains run side by side."""
+
+_PROVER = """
+import json, os, sys
+out = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what a library prints is no answer
+for proof in json.load(sys.stdin):
+    told, trouble = {}, None
+    try:
+        exec(proof, told)
+    except BaseException as error:
+        trouble = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
+    print(json.dumps([trouble, told.get("said", "")]), file=out, flush=True)
+"""
+"""Runs lines of this file, read from stdin; answers each with what went wrong and what it found."""
 
 _CODECS = ("h264", "hevc", "vp6f", "vp9", "av1", "flv", "mpeg4", "aac", "mp3", "opus", "vorbis", "pcm_s16le")
 """What public datasets come in."""
@@ -105,10 +135,12 @@ def examine() -> list[Finding]:
         ),
         Finding("machine", None, False, f"{platform.platform()}, {os.cpu_count()} processors"),
     ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        graphics = pool.submit(_gpu)
-        found += pool.map(_library, _LIBRARIES)
-        return [*found, _decoders(), _ffmpeg(), graphics.result(), *_room(), *_tokens()]
+    known = [library for chain in _CHAINS for library in chain]
+    with ThreadPoolExecutor() as pool:
+        asked = [[one for one in chain if one is _GRAPHICS or _version(one.name)] for chain in _CHAINS]
+        answers = {name: answer for held in pool.map(_prove, asked) for name, answer in held.items()}
+    found += [_library(one, answers) for one in known if one is not _GRAPHICS]
+    return [*found, _decoders(), _ffmpeg(), _gpu(answers), *_room(), *_tokens()]
 
 
 def _version(name: str) -> str | None:
@@ -118,30 +150,46 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _library(library: _Library) -> Finding:
+def _library(library: _Library, answers: Mapping[str, tuple[str | None, str]]) -> Finding:
     installed = _version(library.name)
     if installed is None:
         state = f"not installed ({library.use})"
         return Finding(library.name, False if library.needed else None, library.needed, state, library.advice)
-    trouble = _trouble(library.proof)
+    trouble, _ = answers[library.name]
     if trouble is None:
         return Finding(library.name, True, library.needed, f"{installed}: {library.use}")
     said = f"{installed} does not work: {trouble}"
     return Finding(library.name, False, library.needed, said, library.advice)
 
 
-def _trouble(proof: str) -> str | None:
-    """What a line of Python, in a process of its own, says last when it fails; None if it works."""
+def _prove(libraries: Sequence[_Library]) -> dict[str, tuple[str | None, str]]:
+    """By name, what went wrong with each library, None where nothing did, and what its proof found.
+
+    A process that ends or hangs ends at the library whose answer is missing; the others get a new process.
+    """
+    answers: dict[str, tuple[str | None, str]] = {}
+    left = list(libraries)
+    while left:
+        said, end = _answers([one.proof for one in left])
+        given = [json.loads(line) for line in said.splitlines()]
+        answers |= {one.name: (trouble, text) for one, (trouble, text) in zip(left, given, strict=False)}
+        left = left[len(given) :]
+        if left:
+            answers[left.pop(0).name] = (end, "")
+    return answers
+
+
+def _answers(proofs: Sequence[str]) -> tuple[str, str]:
+    """What one process answers to proofs, a line each, and how it ended."""
     try:
-        done = subprocess.run(  # noqa: S603  # our own interpreter, and a line of this file
-            [sys.executable, "-c", proof], capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"it did not load within {IMPORT_SECONDS} s"
-    if done.returncode == 0:
-        return None
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"it ended the process with code {done.returncode}"
+        done = subprocess.run(  # noqa: S603  # our own interpreter, and lines of this file
+            [sys.executable, "-c", _PROVER],
+            input=json.dumps(proofs), capture_output=True, text=True, timeout=PROOF_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as late:
+        said = late.stdout or b""
+        return said.decode() if isinstance(said, bytes) else said, f"not loaded within {PROOF_SECONDS} s"
+    return done.stdout, f"it ended the process with code {done.returncode}"
 
 
 def _decoders() -> Finding:
@@ -171,16 +219,8 @@ def _ffmpeg() -> Finding:
     return Finding("ffmpeg", None, False, f"{path or 'no program'}; not needed, PyAV brings its libraries")
 
 
-def _gpu() -> Finding:
-    line = (
-        "import torch; cuda = torch.cuda.is_available();"
-        "print(torch.cuda.get_device_name(0) if cuda else"
-        " 'Apple GPU' if torch.backends.mps.is_available() else '')"
-    )
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", line], capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False
-    )
-    name = done.stdout.strip()
+def _gpu(answers: Mapping[str, tuple[str | None, str]]) -> Finding:
+    _, name = answers.get(_GRAPHICS.name, (None, ""))
     return Finding("GPU", None, False, name or "none that torch sees; only training would use it")
 
 

@@ -8,9 +8,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from avdata.errors import AvdataError
 
@@ -52,7 +53,9 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, he
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, show_header=header, box=None, pad_edge=False)
+    table = Table(show_header=header, box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")  # names are never cut off
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     _console().print(table)
@@ -149,8 +152,43 @@ def _rate(value: float, number: Number) -> str:
     return number(value) if value >= 10 else f"{value:.1f}"
 
 
-def run_command(command: typer.Typer) -> None:
+def command_line(app: typer.Typer) -> Any:
+    """The command line of an app, each command of which knows `--debug` too."""
+    whole = get_command(app)
+    (debug,) = get_command(_debug_only).params
+    commands: list[Any] = [whole]
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
+        if not any("--debug" in option.opts for option in command.params):
+            command.params.append(debug)
+    return whole
+
+
+_debug_only = typer.Typer(add_completion=False)
+"""An app of that one option: typer makes the object, whatever its version calls it."""
+
+
+def _set_debug(value: bool) -> None:
+    if value:
+        os.environ["AVDATA_DEBUG"] = "1"
+
+
+@_debug_only.command()
+def _nothing(
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", help="Show the traceback of an error.", expose_value=False, callback=_set_debug
+        ),
+    ] = False,
+) -> None:
+    """Do nothing."""
+
+
+def run_command(app: typer.Typer) -> None:
     """Run a command line; errors end in one sentence and their exit code, without a traceback."""
+    command = command_line(app)
     logging.basicConfig(format="%(levelname)s: %(message)s".lower(), level=logging.WARNING)
     try:
         command()

@@ -59,7 +59,7 @@ def make_raw(data: Path, samples: int) -> None:
     """Pictures with the detail of a photograph, so that JPEG finds what it finds in one; and mels."""
     from PIL import Image
 
-    from avdata.shards import _jpeg_strip
+    from avdata.shards import _strip
 
     raw = data / "raw"
     raw.mkdir(parents=True)
@@ -71,7 +71,7 @@ def make_raw(data: Path, samples: int) -> None:
         smooth = np.asarray(Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.int16)
         noise = generator.normal(0, 4, shape[1:]).astype(np.int16)
         frames[number] = np.clip(smooth + noise, 0, 255).astype(np.uint8)
-        (raw / f"{number:06d}.jpg").write_bytes(_jpeg_strip(frames[number], 95))
+        (raw / f"{number:06d}.jpg").write_bytes(_strip(frames[number], "JPEG", quality=95))
     frames.flush()
     mel = generator.normal(-4, 2, (samples, STEPS, BANDS, COLUMNS)).astype(np.float16)
     np.save(raw / "mel.npy", mel)

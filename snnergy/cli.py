@@ -36,7 +36,10 @@ def _options(
         os.environ["AVDATA_DEBUG"] = "1"
 
 
-@app.command(epilog="Example:  snnergy train out/cremad --steps 20 --batch-size 4 --out runs/cremad")
+@app.command(
+    short_help="Train a network and evaluate it once on the test split.",
+    epilog="Example:  snnergy train out/cremad --steps 20 --batch-size 4 --out runs/cremad",
+)
 def train(
     prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("run"),
@@ -82,7 +85,8 @@ def train(
     _show(result, as_json=as_json)
     if not as_json:
         say(
-            f"{result['steps']:,} steps in {result['seconds']:.0f} s, {result['params']:,} weights; see {out}"
+            f"{result['steps']:,} steps in {result['seconds']:.0f} s, {result['params']:,} weights;"
+            f" look at it with: snnergy report {out}"
         )
 
 
@@ -118,6 +122,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint in it.")],
     prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
     device: Device = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a trained network on the validation and test splits."""
@@ -127,13 +132,16 @@ def evaluate(
     best = run / "best.ckpt"
     checkpoint = (best if best.is_file() else run / "last.ckpt") if run.is_dir() else run
     result = measure(checkpoint, prepared, device=_device(device))
+    if quiet and not as_json:
+        return
     _show(result, as_json=as_json)
     if not as_json and "test" in result:
         print_table(CLASS_COLUMNS, class_table(result["test"], result["labels"]))
 
 
 @app.command(
-    epilog="Example:  snnergy compare out/cremad --fusions audio,concat,cmqka --seeds 3 --out runs/table"
+    short_help="Train fusions by one protocol over several seeds.",
+    epilog="Example:  snnergy compare out/cremad --fusions audio,concat,cmqka --seeds 3 --out runs/table",
 )
 def compare(
     prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
@@ -182,12 +190,13 @@ def compare(
     say(f"{out / 'table.md'}, table.csv and table.png are written; the runs are in {out / 'runs'}")
 
 
-@app.command(epilog="Example:  snnergy report runs/cremad")
+@app.command(short_help="Write one page that shows a run.", epilog="Example:  snnergy report runs/cremad")
 def report(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     page: Annotated[Path | None, typer.Option("--to", help="The page; RUN/report.html without.")] = None,
     prepared: Annotated[Path | None, typer.Option("--on", help="The prepared set, where it moved.")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write one page that shows a run: curves, confusion, classes, firing rates, and masks on samples."""
@@ -196,7 +205,7 @@ def report(
     path = write(run, page, prepared=prepared)
     if as_json:
         print_json({"page": str(path), "bytes": path.stat().st_size})
-    else:
+    elif not quiet:
         say(f"{path} is written; it needs no network")
     if show:
         import webbrowser
@@ -204,7 +213,10 @@ def report(
         webbrowser.open(path.resolve().as_uri())
 
 
-app.command(epilog="Example:  snnergy energy runs/cremad out/cremad")(energy)
+app.command(
+    short_help="Estimate a trained network's energy, layer by layer.",
+    epilog="Example:  snnergy energy runs/cremad out/cremad",
+)(energy)
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> None:

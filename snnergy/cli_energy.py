@@ -15,6 +15,7 @@ def energy(
     prepared: Annotated[Path, typer.Argument(help="Folder of a prepared set; its test split is used.")],
     batches: Annotated[int, typer.Option(min=1, help="Batches to measure on.")] = 16,
     out: Annotated[Path | None, typer.Option(help="The bar chart; the run's energy.png without.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Count a trained network's operations on the test split, layer by layer, and estimate its energy."""
@@ -34,6 +35,8 @@ def energy(
     totals = measured.totals()
     if as_json:
         print_json({**asdict(measured), **totals})
+        return
+    if quiet:
         return
     rows = [
         (layer.name, f"{layer.rate:.4f}", f"{layer.macs:,.0f}", f"{layer.sops_rate:,.0f}",

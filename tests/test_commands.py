@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import typer
 from typer.main import get_command
+from typer.testing import CliRunner
 
 import avdata.cli
 import snnergy.cli
+from avdata.terminal import command_line
 
 BIN = Path(sys.executable).parent
 NEEDS_THE_NETWORK = ("avdata download", "avdata publish", "avdata pull", "avdata manifest build")
@@ -38,6 +40,63 @@ def commands(app: typer.Typer, name: str) -> dict[str, str]:
 
 
 COMMANDS = commands(avdata.cli.app, "avdata") | commands(snnergy.cli.app, "snnergy")
+
+
+@pytest.mark.parametrize("app", [avdata.cli.app, snnergy.cli.app])
+def test_the_list_of_commands_cuts_no_sentence_short(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = CliRunner().invoke(app, ["--help"]).output.partition("Commands:")[2].splitlines()
+    assert len(lines) > 4
+    assert not [line for line in lines if line.endswith(("...", "…"))]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_can_be_quiet_speak_to_machines_and_show_a_traceback(command: str) -> None:
+    found = command_line(avdata.cli.app if command.startswith("avdata") else snnergy.cli.app)
+    for word in command.split()[1:]:
+        found = found.commands[word]
+    options = {name: option.help for option in found.params for name in option.opts}
+    assert all(options.get(name) for name in ("--quiet", "-q", "--json", "--debug"))
+
+
+@pytest.mark.parametrize("app", [avdata.cli.app, snnergy.cli.app])
+def test_both_programs_complete_what_is_typed(app: typer.Typer) -> None:
+    names = {name for option in command_line(app).params for name in option.opts}
+    assert {"--install-completion", "--show-completion"} <= names
+
+
+@pytest.mark.parametrize("words", [["--debug", "verify", "no-set"], ["verify", "no-set", "--debug"]])
+def test_debug_is_understood_before_and_behind_the_command(words: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["avdata", *words], cwd=tmp_path, env=ENV, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "is not a prepared set" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["info", "cremad"], ["inspect", "SET"], ["manifest", "check"]])
+def test_quiet_says_nothing_where_all_is_well_and_nobody_asked(words: list[str], cremad_set: Path) -> None:
+    asked = [str(cremad_set) if word == "SET" else word for word in words]
+    done = CliRunner().invoke(avdata.cli.app, [*asked, "--quiet"])
+    assert (done.exit_code, done.output) == (0, "")
+
+
+def test_a_task_of_a_recipe_has_its_page_and_the_nearest_is_named() -> None:
+    runner = CliRunner()
+    assert "half is hidden" in runner.invoke(avdata.cli.app, ["info", "synthetic-agree"]).output
+    with pytest.raises(avdata.AvdataError) as told:
+        runner.invoke(avdata.cli.app, ["info", "synthetic-agre"], catch_exceptions=False)
+    assert told.value.hint == "did you mean agree?"
+
+
+def test_a_recipe_of_ones_own_has_its_page_without_a_manifest() -> None:
+    own = Path(__file__).parents[1] / "docs" / "own_recipe.py"
+    done = CliRunner().invoke(avdata.cli.app, ["info", str(own)])
+    assert done.exit_code == 0
+    assert "Claps and knocks" in done.output
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -109,3 +168,16 @@ def test_a_folder_of_sets_names_the_set_that_was_meant(cremad_set: Path) -> None
     done = subprocess.run(words, env=ENV, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"did you mean {cremad_set}?" in "".join(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("recipe", ["synthetic", "own_recipe.py"])
+def test_what_mock_says_to_type_next_works(recipe: str, tmp_path: Path) -> None:
+    name = recipe if recipe == "synthetic" else str(Path(__file__).parents[1] / "docs" / recipe)
+    runner = CliRunner()
+    said = runner.invoke(avdata.cli.app, ["mock", name, str(tmp_path / "raw"), "--clips", "4"]).output
+    typed = shlex.split(
+        said.partition("prepare it with: avdata ")[2].replace("PREPARED", str(tmp_path / "set"))
+    )
+    done = runner.invoke(avdata.cli.app, [*typed, "--workers", "0"])
+    assert done.exit_code == 0, done.output
+    assert "look at them with: avdata report" in done.output

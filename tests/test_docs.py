@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from typer.main import get_command
 import avdata
 import avdata.cli
 import snnergy.cli
+from avdata.manifest import load_manifest
 from avdata.shards import read_index
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+README = ROOT / "README.md"
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.S | re.M)
 ENV = {
     **os.environ,
@@ -62,12 +65,12 @@ def test_what_a_page_says_runs(page: Path, tmp_path: Path) -> None:
             assert done.returncode == 0, (command, done.stdout, done.stderr)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, README], ids=lambda page: page.stem)
 def test_commands_that_are_only_shown_exist(page: Path) -> None:
     apps = {"avdata": avdata.cli.app, "snnergy": snnergy.cli.app}
     for kind, text in blocks(page):
         for line in text.splitlines() if kind == "sh" else []:
-            name, *words = shlex.split(line)
+            name, *words = shlex.split(line, comments=True)
             if name not in apps:
                 continue
             command: Any = get_command(apps[name])
@@ -116,3 +119,25 @@ def test_each_recipe_has_its_page() -> None:
     pages = {page.stem for page in PAGES}
     # CREMA-D's page is docs/cremad.md, beside alignment.
     assert set(avdata.recipe_names()) - {"cremad"} <= pages
+
+
+def test_the_performance_page_names_each_benchmark_and_no_other() -> None:
+    named = re.findall(r"python benchmarks/(\w+\.py)`", (DOCS / "performance.md").read_text(encoding="utf-8"))
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+    assert set(named) == scripts - {"stream_peers.py"}  # stream.py runs it
+
+
+def test_extras_that_pages_install_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for page in [*PAGES, README]:
+        for names in re.findall(r"avdata\[([\w,]+)\]", page.read_text(encoding="utf-8")):
+            assert set(names.split(",")) <= set(extras["optional-dependencies"]), page.name
+
+
+def test_the_page_of_cremad_counts_as_its_manifest_does() -> None:
+    page, facts = (DOCS / "cremad.md").read_text(encoding="utf-8"), load_manifest("cremad")
+    counts = [f"{facts.expected[split]:,}" for split in ("train", "val", "test")]
+    assert f"| `speaker` (default) | {' | '.join(counts)} |" in page
+    size = f"{(facts.bytes or 0) / 1e9:.2f} GB"
+    assert size in page
+    assert size in README.read_text(encoding="utf-8")

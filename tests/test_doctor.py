@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,13 @@ from avdata.cli import app
 from avdata.doctor import _Library, examine
 
 WHOLE = _Library("numpy", "import numpy", True, "arrays", "pip install numpy")
+TRUE_CHAINS = room._CHAINS
+OTHER = _Library("pyarrow", "import pyarrow", True, "tables", "pip install pyarrow")
 
 
 @pytest.fixture(autouse=True)
 def _few_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_LIBRARIES", (WHOLE,))
+    monkeypatch.setattr(room, "_CHAINS", ((WHOLE,),))
 
 
 def about(name: str) -> room.Finding:
@@ -36,17 +40,19 @@ def test_a_library_that_works_is_well() -> None:
 def test_a_broken_library_is_explained_even_where_it_takes_its_process_down(
     monkeypatch: pytest.MonkeyPatch, proof: str, said: str
 ) -> None:
-    monkeypatch.setattr(room, "_LIBRARIES", (_Library("numpy", proof, True, "arrays", "mend it so"),))
+    broken = _Library("numpy", proof, True, "arrays", "mend it so")
+    monkeypatch.setattr(room, "_CHAINS", ((broken, OTHER),))
     found = about("numpy")
     assert found.ok is False
     assert said in found.found
     assert found.advice == "mend it so"
+    assert about("pyarrow").ok is True  # proven after it
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 1
 
 
 def test_a_library_that_is_not_needed_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = _Library("no-such-library", "", False, "nothing", "pip install it")
-    monkeypatch.setattr(room, "_LIBRARIES", (WHOLE, absent))
+    monkeypatch.setattr(room, "_CHAINS", ((WHOLE, absent),))
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
 
 
@@ -68,7 +74,22 @@ def test_the_decoders_that_public_datasets_need_are_there() -> None:
     assert "vp6f" in about("decoders").found  # CREMA-D's
 
 
-def test_the_true_list_proves_what_this_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    names = [library.name for library in room._LIBRARIES]
-    assert {"torch", "torchvision", "torchaudio", "av", "decord", "soundfile"} <= set(names)
+def test_a_library_that_hangs_is_named_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = _Library("numpy", "import signal; signal.pause()", True, "arrays", "mend it so")
+    monkeypatch.setattr(room, "PROOF_SECONDS", 2)
+    monkeypatch.setattr(room, "_CHAINS", ((stuck, OTHER),))
+    assert "within 2 s" in about("numpy").found
+    assert about("pyarrow").ok is not None
+
+
+def test_what_a_library_prints_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    loud = _Library("numpy", "print('[null, 1]'); raise OSError('gone')", True, "arrays", "mend it so")
+    monkeypatch.setattr(room, "_CHAINS", ((loud,),))
+    assert "OSError: gone" in about("numpy").found
+
+
+def test_each_library_that_must_be_there_is_one_that_is_installed_with_the_package() -> None:
+    promised = {re.split(r"[^\w-]", line)[0] for line in requires("avdata") or () if "extra ==" not in line}
+    needed = {library.name for chain in TRUE_CHAINS for library in chain if library.needed}
+    assert needed <= promised
+    assert {"torch", "torchvision", "av", "pyarrow"} <= needed

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from typer.main import get_command
 
+import avdata.cli
+import snnergy.cli
 from avdata.config import AlignConfig, setting_names
 from avdata.errors import Reason
 
@@ -31,8 +34,9 @@ def test_the_readmes_commands_work_one_after_the_other(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
 
-    first, second, training = blocks("bash")
-    for line in (first + second).splitlines():
+    whole, looking, training = blocks("bash")
+    assert len(whole.splitlines()) == 6
+    for line in (whole + looking).splitlines():
         run(shlex.split(line))
     for code in blocks("python"):
         run([sys.executable, "-c", code])
@@ -59,6 +63,27 @@ def test_the_alignment_page_names_settings_and_reasons_that_exist() -> None:
     refused = text.partition("## What is refused")[2].partition("Clipped")[0]
     reasons = set(re.findall(r"`([a-z]+_[a-z]+)`", refused))
     assert reasons <= {reason.value for reason in Reason}
+
+
+def test_the_readmes_links_lead_somewhere_and_to_every_page() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#]+)\)", README.read_text(encoding="utf-8")))
+    assert all((README.parent / link).is_file() for link in linked)
+    pages = {page.relative_to(README.parent).as_posix() for page in (README.parent / "docs").rglob("*.md")}
+    assert pages - linked == {"docs/index.md"}
+
+
+def test_the_readme_shows_a_picture_that_is_small() -> None:
+    picture = README.parent / "docs" / "report.jpg"
+    assert "](docs/report.jpg)" in README.read_text(encoding="utf-8")
+    assert 10_000 < picture.stat().st_size < 150_000
+
+
+def test_the_readme_names_every_command() -> None:
+    text = README.read_text(encoding="utf-8")
+    for app in (avdata.cli.app, snnergy.cli.app):
+        program = get_command(app)
+        for name in getattr(program, "commands", {}):
+            assert re.search(rf"{program.name} {name}\b", text), name
 
 
 def test_the_first_screen_shows_both_commands() -> None:
