@@ -19,7 +19,7 @@ import snnergy.cli
 from avdata.terminal import command_line
 
 BIN = Path(sys.executable).parent
-NEEDS_THE_NETWORK = ("avdata download", "avdata publish", "avdata manifest build")
+NEEDS_THE_NETWORK = ("avdata download", "avdata publish", "avdata pull", "avdata manifest build")
 ENV = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
 
 
