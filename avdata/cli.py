@@ -265,7 +265,7 @@ app.command(
 )(publish)
 app.command(
     short_help="Fetch a published set, proven byte for byte.",
-    epilog="Example:  avdata pull me/cremad-av --into out/cremad",
+    epilog="Example:  avdata pull me/cremad-av --into out/pulled",
 )(pull)
 app.command(epilog="Example:  avdata doctor")(doctor)
 app.add_typer(manifests, name="manifest")
