@@ -105,7 +105,11 @@ class Journal:
             except BlockingIOError as error:
                 msg = f"another run is preparing {self.root} right now"
                 raise AvdataError(msg, hint="wait for it, or choose another --out") from error
-            yield
+            try:
+                yield
+            finally:
+                # Closing is not enough: a process that another thread starts just now holds the file as well.
+                fcntl.flock(stream, fcntl.LOCK_UN)
 
     def read_plan(self) -> dict[str, Any] | None:
         """What `write_plan` wrote, or None."""

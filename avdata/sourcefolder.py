@@ -122,13 +122,14 @@ def alone(root: Path) -> Iterator[None]:
     with explained(state):
         state.mkdir(parents=True, exist_ok=True)
         stream = (state / "lock").open("a+")
-    with stream:
-        _lock(stream.fileno(), root)
+    with stream, _locked(stream.fileno(), root):
         yield
 
 
-def _lock(file: int, root: Path) -> None:
+@contextmanager
+def _locked(file: int, root: Path) -> Iterator[None]:
     if os.name == "nt":
+        yield
         return
     import fcntl  # noqa: PLC0415  # not on Windows
 
@@ -137,6 +138,11 @@ def _lock(file: int, root: Path) -> None:
     except BlockingIOError as error:
         msg = f"another download is writing to {root}"
         raise SourceError(msg, hint="wait for it, or choose another folder") from error
+    try:
+        yield
+    finally:
+        # Closing is not enough: a process that another thread starts just now holds the file open as well.
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def unpack_local(name_or_recipe: str | Path | Recipe, archive: Path | str) -> Path:

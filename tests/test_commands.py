@@ -104,7 +104,7 @@ def test_a_commands_help_ends_with_an_example_of_it(command: str) -> None:
     assert COMMANDS[command].startswith(f"Example:  {command}")
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_the_examples_work_when_pasted_one_after_the_other(tmp_path: Path) -> None:
     order = ["avdata recipes", "avdata info", "avdata manifest check", "avdata mock", "avdata prepare"]
     rest = [name for name in COMMANDS if name not in order and not name.startswith(NEEDS_THE_NETWORK)]

@@ -166,7 +166,8 @@ def test_a_run_killed_at_random_points_ends_in_the_same_set_and_fetches_no_finis
         process.communicate()
         assert not set(served.asked()) & {path for name in finished for path in of_shard[name]}
     process = served.start(out, workers)
-    assert process.communicate()[0] == "done\n"
+    said, complaint = process.communicate()
+    assert said == "done\n", complaint
     assert same(out, served.reference)
     assert served.media() == []
     assert not Journal(out).folder.exists()

@@ -300,3 +300,25 @@ def test_cremads_manifest_and_recipe_choose_clips_before_anything_is_on_disk(tmp
     whole = download("cremad", into=tmp_path / "r", dry_run=True)
     assert (len(whole.files), whole.bytes) == (14_884, 3_048_921_077)
     assert whole.files[0].path.split("/")[1][:-4] == whole.files[1].path.split("/")[1][:-4]
+
+
+def test_a_folder_is_free_again_although_another_process_holds_the_lock_file_open(tmp_path, monkeypatch):
+    import fcntl
+
+    from avdata.sourcefolder import alone
+
+    copies = []
+    flock = fcntl.flock
+
+    def copying(file, how):
+        flock(file, how)
+        if how & fcntl.LOCK_EX:
+            # What a fork does between its start and its exec.
+            copies.append(os.dup(file))
+
+    monkeypatch.setattr(fcntl, "flock", copying)
+    for _ in range(2):
+        with alone(tmp_path):
+            pass
+    for copy in copies:
+        os.close(copy)

@@ -11,6 +11,8 @@ import pytest
 from huggingface_hub import constants
 from publish.hub_server import TOKEN, HubServer
 
+from avdata import shardcache
+
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
@@ -26,9 +28,14 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr("time.sleep", lambda seconds: None)
-        huggingface_hub.HfFileSystem.clear_instance_cache()
+        _forget_servers()
         yield server
-        huggingface_hub.HfFileSystem.clear_instance_cache()
+        _forget_servers()
+
+
+def _forget_servers() -> None:
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+    shardcache._filesystem.cache_clear()
 
 
 @pytest.fixture
