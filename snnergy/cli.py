@@ -141,7 +141,7 @@ def evaluate(
 
 @app.command(
     short_help="Train fusions by one protocol over several seeds.",
-    epilog="Example:  snnergy compare out/cremad --fusions audio,cmqka --steps 4 --seeds 2 --out table",
+    epilog="Example:  snnergy compare out/cremad --fusions audio,cmqka --steps 2 --seeds 1 --out table",
 )
 def compare(
     prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
