@@ -110,6 +110,8 @@ def run_jobs(
                 farm[started] = _Worker(ray.remote(_Hand).options(num_cpus=1).remote(), started)
                 started += 1
             _hand_out(function, waiting, farm, watch)
+            if not waiting:
+                _let_go(ray, farm)
             refs = {worker.ref: worker for worker in farm.values() if worker.ref is not None}
             ready, _ = ray.wait(list(refs), timeout=LOOK_EVERY)
             _hear(ray, watch, farm, on_item)
@@ -152,6 +154,12 @@ def _hand_out(function: Function, waiting: list[Any], farm: dict[int, _Worker], 
         if worker.ref is None and waiting:
             worker.job, worker.item, worker.since = waiting.pop(), None, time.monotonic()
             worker.ref = worker.actor.run.remote(function, worker.job, watch, worker.number)
+
+
+def _let_go(ray: Any, farm: dict[int, _Worker]) -> None:
+    """End workers that are idle: one that stands in for a lost node's waits for the CPU that they hold."""
+    for number in [number for number, worker in farm.items() if worker.ref is None]:
+        ray.kill(farm.pop(number).actor)
 
 
 def _hear(ray: Any, watch: Any, farm: dict[int, _Worker], on_item: Report) -> None:
