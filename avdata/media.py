@@ -59,7 +59,8 @@ def sniff(path: Path) -> str:
             return name
     if head[:1] == b"\xff" and head[1:2] and head[1] & 0xE6 == 0xE2:
         return "mp3"
-    raise MediaError(Reason.NOT_MEDIA, f"it begins with {head[:16]!r}")
+    shown = repr(head[:16]).removeprefix("b")
+    raise MediaError(Reason.NOT_MEDIA, f"it begins with {shown}")
 
 
 @dataclass(frozen=True, slots=True)

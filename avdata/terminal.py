@@ -130,20 +130,22 @@ def _bars(number: Number) -> Iterator[Progress]:
 def _lines(number: Number) -> Progress:
     import time
 
-    began = time.monotonic()
+    began: dict[str, tuple[float, int]] = {}
     tenths: dict[str, int] = {}
 
     def show(stage: str, done: int, total: int) -> None:
         tenth = done * 10 // max(total, 1)
-        took = time.monotonic() - began
+        # What an earlier run has done says nothing of this one's rate.
+        since, before = began.setdefault(stage, (time.monotonic(), done))
+        took, made = time.monotonic() - since, done - before
         # Short work stays silent: it is over before anyone would read of it.
-        if took > 2 and tenth > tenths.get(stage, -1):
-            left = took / max(done, 1) * (total - done)
-            rate = _rate(done / took, number)
+        if took > 2 and made and tenth > tenths.get(stage, 0):
+            left = took / made * (total - done)
+            rate = _rate(made / took, number)
             typer.echo(
                 f"{stage}: {number(done)}/{number(total)}, {rate}/s, {as_duration(left)} left", err=True
             )
-        tenths[stage] = max(tenth, tenths.get(stage, -1))
+        tenths[stage] = max(tenth, tenths.get(stage, 0))
 
     return show
 
