@@ -68,10 +68,23 @@ def as_size(count: float) -> str:
     '1.23 MB'
     """
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
         count /= 1000
     return f"{count:.3g} TB"
+
+
+def as_count(value: float) -> str:
+    """A number for people.
+
+    >>> as_count(4718592), as_count(768)
+    ('4.72 M', '768')
+    """
+    for unit in ("", " k", " M", " G"):
+        if value < 999.5:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} T"
 
 
 def as_duration(seconds: float) -> str:

@@ -56,7 +56,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("seek", [False, True])
 @pytest.mark.parametrize("name", ENCODINGS)
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moments=some.lists(some.floats(-0.5, 5.0), min_size=1, max_size=6).map(sorted))
 def test_decoding_only_what_is_needed_shows_what_decoding_all_shows(
     films: dict[str, Path], name: str, seek: bool, moments: list[float]
