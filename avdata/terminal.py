@@ -164,7 +164,8 @@ def _lines(number: Number) -> Progress:
 
 
 def _rate(value: float, number: Number) -> str:
-    return number(value) if value >= 10 else f"{value:.1f}"
+    # A step of a large network takes many seconds.
+    return number(value) if value >= 10 else f"{value:.2g}"
 
 
 def command_line(app: typer.Typer) -> Any:

@@ -148,9 +148,9 @@ def test_the_readers_of_logs_get_a_line_for_each_tenth(capsys: pytest.CaptureFix
             show("verify", done, 1000)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10 + 5
-    assert all(re.fullmatch(r"prepare: [\d,]+/1,000, 1.0/s, .* left", line) for line in lines[:10])
-    assert all(re.fullmatch(r"verify: [\d,]+/1,000, 5.0/s, .* left", line) for line in lines[10:])
-    assert lines[10].endswith("600/1,000, 5.0/s, 80 s left")
+    assert all(re.fullmatch(r"prepare: [\d,]+/1,000, 1/s, .* left", line) for line in lines[:10])
+    assert all(re.fullmatch(r"verify: [\d,]+/1,000, 5/s, .* left", line) for line in lines[10:])
+    assert lines[10].endswith("600/1,000, 5/s, 80 s left")
 
 
 @pytest.mark.parametrize(
