@@ -9,6 +9,7 @@ a lost worker had in hand, and items may wait for what they are made from. Worke
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -27,6 +28,8 @@ Report = Callable[[str], None]
 Function = Callable[[Any, Report], Any]
 # Called when a worker was lost over an item: the job to run instead, without that item.
 Ban = Callable[[Job, str, Reason, str], Job]
+
+log = logging.getLogger(__name__)
 
 CRASHES_ALLOWED = 3
 """An item that loses this many workers is banned. Before, its job is retried in a new one twice: the losses
@@ -92,7 +95,7 @@ def run_jobs(
                 message = _receive(worker)
                 if isinstance(message, _Lost):
                     farm.remove(worker)
-                    waiting.append(_after_loss(worker, message, crashes, ban))
+                    waiting.append(_after_loss(worker, message, crashes, ban, item_timeout))
                 elif message[0] == "item":
                     worker.item, worker.held = message[1], True
                 elif message[0] == "error":
@@ -111,7 +114,14 @@ def run_jobs(
 @dataclass(frozen=True)
 class _Lost:
     reason: Reason
-    detail: str
+    ending: str
+
+
+def detail_of(reason: Reason, item_timeout: float) -> str:
+    """What quarantine says of a banned item: on every engine and in every run the same."""
+    if reason is Reason.TIMEOUT:
+        return f"took more than {item_timeout:g} s"
+    return f"{CRASHES_ALLOWED} workers were lost over it"
 
 
 def _hand_out(function: Function, waiting: list[Job], farm: list[_Worker[Job]], workers: int) -> None:
@@ -174,9 +184,7 @@ def _receive(worker: _Worker[Job]) -> tuple[str, Any] | _Lost:
     except (EOFError, OSError):
         code = worker.process.wait()
         worker.pipe.close()
-        if worker.late:
-            return _Lost(Reason.TIMEOUT, f"took more than {time.monotonic() - worker.since:.0f} s")
-        return _Lost(Reason.CRASH, f"the worker ended with {_ending(code)}")
+        return _Lost(Reason.TIMEOUT if worker.late else Reason.CRASH, _ending(code))
     return message
 
 
@@ -184,14 +192,18 @@ def _ending(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _after_loss(worker: _Worker[Job], lost: _Lost, crashes: dict[str, int], ban: Ban[Job]) -> Job:
+def _after_loss(
+    worker: _Worker[Job], lost: _Lost, crashes: dict[str, int], ban: Ban[Job], item_timeout: float
+) -> Job:
     job = worker.job
     if job is None or worker.item is None:
-        msg = f"a worker could not start: {lost.detail}"
+        msg = f"a worker could not start: it ended with {lost.ending}"
         raise AvdataError(msg, hint="its own words stand above; `avdata doctor` checks what is installed")
+    if lost.reason is Reason.CRASH:
+        log.warning("a worker ended with %s over %s", lost.ending, worker.item)
     crashes[worker.item] = crashes.get(worker.item, 0) + 1
     if lost.reason is Reason.TIMEOUT or crashes[worker.item] >= CRASHES_ALLOWED:
-        return ban(job, worker.item, lost.reason, lost.detail)
+        return ban(job, worker.item, lost.reason, detail_of(lost.reason, item_timeout))
     return job
 
 

@@ -2,7 +2,7 @@
 
 Each worker is an actor of one CPU that does one job at a time. Before each item it tells a small actor beside
 the driver which one it takes in hand; so a worker that is lost names its item, as in `avdata.engine`. A lost
-node's job is simply done again elsewhere; an item that loses its worker again and again is banned. Jobs leave
+node's job is done again elsewhere; an item that was in hand at three losses is banned. Jobs leave
 their work in the set's folder (on a shared disk) or store, and send back only their entry.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from avdata.engine import CRASHES_ALLOWED, Ban, Function, Report
+from avdata.engine import CRASHES_ALLOWED, Ban, Function, Report, detail_of
 from avdata.errors import AvdataError, Reason, UsageError
 
 Job = TypeVar("Job")
@@ -80,7 +80,7 @@ def run_jobs(
     Args:
         function: a module-level function of a module that every node can import.
         jobs: what to run, the first ones first.
-        workers: actors of one CPU each; 0 is one for every CPU of the cluster.
+        workers: actors of one CPU each; 0 is one for every CPU of the cluster, as it grows and shrinks.
         item_timeout: seconds an item may take before its worker is killed and the item banned.
         ban: makes a job that leaves one item out, with the reason and a detail.
         on_item: called with each item that was begun.
@@ -98,13 +98,13 @@ def run_jobs(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     watch = ray.remote(_Watch).options(num_cpus=0, scheduling_strategy=here).remote()
-    size = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
     waiting = list(reversed(jobs))
     farm: dict[int, _Worker] = {}
     crashes: dict[str, int] = {}
     started = 0
     try:
         while waiting or any(worker.ref is not None for worker in farm.values()):
+            size = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
             busy = sum(worker.ref is not None for worker in farm.values())
             while len(farm) < min(size, busy + len(waiting)):
                 farm[started] = _Worker(ray.remote(_Hand).options(num_cpus=1).remote(), started)
@@ -119,9 +119,9 @@ def run_jobs(
             for worker in (refs[ref] for ref in ready):
                 try:
                     kind, value = ray.get(worker.ref)
-                except ray.exceptions.RayActorError as error:
+                except _losses(ray) as error:
                     del farm[worker.number]
-                    waiting.append(_after_loss(ray, worker, error, crashes, ban))
+                    waiting.append(_after_loss(ray, worker, error, crashes, ban, item_timeout))
                     continue
                 worker.job = worker.ref = worker.item = None
                 if kind == "error":
@@ -176,24 +176,34 @@ def _kill_late(ray: Any, farm: dict[int, _Worker], item_timeout: float) -> None:
             ray.kill(worker.actor)
 
 
-def _after_loss(ray: Any, worker: _Worker, error: Exception, crashes: dict[str, int], ban: Ban[Any]) -> Any:
+def _losses(ray: Any) -> tuple[type[Exception], ...]:
+    """How Ray says that a worker, or what it had made, is gone."""
+    known = ray.exceptions
+    return (known.RayActorError, known.ObjectLostError, known.NodeDiedError, known.OutOfMemoryError)
+
+
+def _after_loss(
+    ray: Any, worker: _Worker, error: Exception, crashes: dict[str, int], ban: Ban[Any], item_timeout: float
+) -> Any:
     """The job to do instead of the one whose worker was lost."""
     if worker.late and worker.item is not None:
-        took = time.monotonic() - worker.since
-        return ban(worker.job, worker.item, Reason.TIMEOUT, f"took more than {took:.0f} s")
-    if _node_is_lost(ray, error):
-        return worker.job
+        return ban(worker.job, worker.item, Reason.TIMEOUT, detail_of(Reason.TIMEOUT, item_timeout))
     name = worker.item or ""
+    if not name and _node_is_lost(ray, error):
+        return worker.job
+    # A lost node counts like a lost worker: what takes whole nodes along must not take them all.
     crashes[name] = crashes.get(name, 0) + 1
     if crashes[name] < CRASHES_ALLOWED:
         return worker.job
     if not name:
         msg = f"a worker could not start: {str(error).splitlines()[0]}"
         raise AvdataError(msg, hint="is avdata installed on every node, in the same version?") from error
-    return ban(worker.job, name, Reason.CRASH, "the worker was lost on a node that is well")
+    return ban(worker.job, name, Reason.CRASH, detail_of(Reason.CRASH, item_timeout))
 
 
 def _node_is_lost(ray: Any, error: Exception) -> bool:
+    if isinstance(error, (ray.exceptions.ObjectLostError, ray.exceptions.NodeDiedError)):
+        return True
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     node = getattr(error, "node_id", None) or getattr(error, "_node_id", None)
     return "node died" in str(error).lower() or (node is not None and str(node) not in alive)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], tupl
                 tally.write(f"{os.getpid()}\n")
             os._exit(7)
         if item == "crash":
-            os._exit(7)
+            os.kill(os.getpid(), signal.SIGSEGV)
         if item == "hang":
             threading.Event().wait()
         if item == "raise":
