@@ -18,7 +18,7 @@ import numpy as np
 
 from avdata.align import Window, step_times
 from avdata.config import Config
-from avdata.engine import Report
+from avdata.engine import NO_ITEM, Report
 from avdata.errors import MediaError, Reason
 from avdata.features import Features, extract
 from avdata.journal import explained_writing, sync
@@ -105,6 +105,7 @@ def run_shard(job: ShardJob, report: Report) -> dict[str, Any]:
                     continue
                 statistics.add(features.mel)
                 _add(writer, job, candidate, features)
+            report(NO_ITEM)
             writer.close()
             stream.flush()
             sync(stream.fileno())
