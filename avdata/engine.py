@@ -1,8 +1,8 @@
 """Where shard jobs run: worker processes of this machine that may crash or hang without taking the run along.
 
 A job is anything picklable with a function that takes it and a `report` callable. The function calls
-`report(item)` before each of its items, which returns when the item may begin; so the engine knows which item
-a lost worker had in hand, and items may wait for what they are made from. Workers are started as
+`report(item)` before each of its items; so the engine knows which item a lost worker had in hand. Where items
+wait for what they are made from, it returns when the item may begin. Workers are started as
 `python -m avdata.engine`, not by multiprocessing: a user's script needs no `__main__` guard.
 """
 
@@ -55,7 +55,7 @@ def run_jobs(
     item_timeout: float,
     ban: Ban[Job],
     on_item: Report = lambda item: None,
-    may_begin: Callable[[str], bool] = lambda item: True,
+    may_begin: Callable[[str], bool] | None = None,
 ) -> Generator[Any, None, None]:
     """Results of `function(job, report)` for each job, in the order in which they are done.
 
@@ -66,7 +66,8 @@ def run_jobs(
         item_timeout: seconds an item may take before its worker is killed and the item banned.
         ban: makes a job that leaves one item out, with the reason and a detail.
         on_item: called with each item as it is begun.
-        may_begin: asked again and again until an item may begin; what it raises ends the run.
+        may_begin: asked again and again until an item may begin; what it raises ends the run. None lets all
+            begin unasked: an answer to each would keep the workers waiting for this process.
 
     Raises:
         AvdataError: a worker could not start, or raised one.
@@ -75,7 +76,7 @@ def run_jobs(
     if workers == 0:
 
         def begin(item: str) -> None:
-            while not may_begin(item):
+            while may_begin is not None and not may_begin(item):
                 time.sleep(_LOOK)
             on_item(item)
 
@@ -87,20 +88,24 @@ def run_jobs(
     crashes: dict[str, int] = {}
     try:
         while waiting or any(worker.job is not None for worker in farm):
-            _hand_out(function, waiting, farm, workers)
+            _hand_out(function, waiting, farm, workers, asks=may_begin is not None)
             for worker in _ready(farm, item_timeout):
                 message = _receive(worker)
                 if isinstance(message, _Lost):
                     farm.remove(worker)
                     waiting.append(_after_loss(worker, message, crashes, ban))
                 elif message[0] == "item":
-                    worker.item, worker.held = message[1], True
+                    worker.item, worker.since = message[1], time.monotonic()
+                    worker.held = may_begin is not None
+                    if not worker.held:
+                        on_item(message[1])
                 elif message[0] == "error":
                     raise message[1]
                 else:
                     worker.job = worker.item = None
                     yield message[1]
-            _let_begin(farm, may_begin, on_item)
+            if may_begin is not None:
+                _let_begin(farm, may_begin, on_item)
     finally:
         for worker in farm:
             worker.process.kill()
@@ -114,10 +119,12 @@ class _Lost:
     detail: str
 
 
-def _hand_out(function: Function, waiting: list[Job], farm: list[_Worker[Job]], workers: int) -> None:
+def _hand_out(
+    function: Function, waiting: list[Job], farm: list[_Worker[Job]], workers: int, *, asks: bool
+) -> None:
     busy = sum(worker.job is not None for worker in farm)
     while len(farm) < min(workers, busy + len(waiting)):
-        farm.append(_start(function))
+        farm.append(_start(function, asks=asks))
     for worker in farm:
         if worker.job is None and waiting:
             job = waiting.pop()
@@ -128,7 +135,7 @@ def _hand_out(function: Function, waiting: list[Job], farm: list[_Worker[Job]], 
                 worker.pipe.send(job)
 
 
-def _start(function: Function) -> _Worker[Any]:
+def _start(function: Function, *, asks: bool) -> _Worker[Any]:
     ours, theirs = Pipe()
     command = [
         sys.executable,
@@ -137,6 +144,7 @@ def _start(function: Function) -> _Worker[Any]:
         str(theirs.fileno()),
         function.__module__,
         function.__qualname__,
+        *(["asks"] if asks else []),
     ]
     # One thread a worker: the cores are shared out by clips, and sums keep their order.
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -195,7 +203,7 @@ def _after_loss(worker: _Worker[Job], lost: _Lost, crashes: dict[str, int], ban:
     return job
 
 
-def _work(fd: int, module: str, name: str) -> None:
+def _work(fd: int, module: str, name: str, *, asks: bool) -> None:
     """Serve jobs until the other end of the pipe closes; Ctrl-C is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(fd)
@@ -203,6 +211,8 @@ def _work(fd: int, module: str, name: str) -> None:
 
     def begin(item: str) -> None:
         pipe.send(("item", item))
+        if not asks:
+            return
         try:
             pipe.recv()
         except (EOFError, OSError):  # the parent is gone, and with it whoever wanted the result
@@ -222,4 +232,4 @@ def _work(fd: int, module: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    _work(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    _work(int(sys.argv[1]), sys.argv[2], sys.argv[3], asks=len(sys.argv) > 4)
