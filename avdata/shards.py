@@ -161,6 +161,20 @@ class ShardWriter:
 
 def tar_header(name: str, size: int) -> bytes:
     """The 512-byte USTAR header of a member as the format prescribes it."""
+    encoded = name.encode()
+    if len(encoded) > 100 or size >= 8**11:
+        return _plain_header(name, size)
+    # A field of the template is filled in instead: tarfile takes twenty times as long.
+    header = bytearray(_plain_header("", 0))
+    header[: len(encoded)] = encoded
+    header[124:135] = b"%011o" % size
+    header[148:156] = b" " * 8
+    header[148:155] = b"%06o\0" % sum(header)
+    return bytes(header)
+
+
+@lru_cache(maxsize=16)
+def _plain_header(name: str, size: int) -> bytes:
     import tarfile  # noqa: PLC0415
 
     info = tarfile.TarInfo(name)
