@@ -32,7 +32,7 @@ class AVBatch:
     Attributes:
         mel: float32 [B, T, 1, F, L], normalised by the train split's statistics unless asked otherwise.
         frames: uint8 [B, T, C, H, W]; a view of memory in the order of the storage, which a copy to a device
-            keeps: [B, T, H, W, C] of arrays, [B, C, H, T, W] of JPEG strips.
+            keeps: [B, T, H, W, C] of arrays, [B, H, T, W, C] of JPEG strips.
         label: int64 [B].
         key: B keys.
         weight: float32 [B]; 0 marks padding, which no loss and no metric may count.

@@ -55,7 +55,6 @@ class Loader:
         self._seen = 0
         self._resume = 0
         shape, kept = dataset.shape, num_workers + 3
-        self._stored = Buffers((batch_size, *shape.mel), np.float16, keep=num_workers + 1)
         self._mel = Buffers((batch_size, *shape.mel), np.float32, keep=kept)
         self._frames = Buffers((batch_size, *shape.layout(strip=dataset.strip)), np.uint8, keep=kept)
 
@@ -151,7 +150,7 @@ class Loader:
 
     def _batch(self, numbers: np.ndarray, weight: np.ndarray) -> AVBatch:
         data = self.dataset
-        mel, frames = self._stored.array(), self._frames.array()
+        mel, frames = self._mel.tensor(), self._frames.array()
         keys, facts, bad = data.keys_of(numbers), [], []
         for place, number in enumerate(numbers.tolist()):
             try:
@@ -168,7 +167,7 @@ class Loader:
             frames[place] = 0 if good is None else frames[good]
             weight[place] = 0
         batch = AVBatch(
-            mel=data.normalised(torch.from_numpy(mel), self._mel.tensor(), numbers),
+            mel=mel.unsqueeze(2),
             frames=data.shape.tensor(frames, strip=data.strip),
             label=torch.from_numpy(data.label_of(numbers)),
             key=keys,

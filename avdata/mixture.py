@@ -125,15 +125,8 @@ class Mixture:
             made[places] = self.sets[which].present_of(own)
         return made
 
-    def normalised(self, mel: torch.Tensor, out: torch.Tensor, numbers: np.ndarray) -> torch.Tensor:
-        """Stored mels as the model takes them, each by the statistics of its own set."""
-        for which, places, own in self._each(numbers):
-            at = torch.from_numpy(places)
-            out[at] = self.sets[which].normalised(mel[at], None, own)[:, :, 0]
-        return out.unsqueeze(2)
-
-    def fill(self, number: int, mel: np.ndarray, frames: np.ndarray, *, key: str | None = None) -> bytes:
-        """Read one sample; see `AVDataset.fill`."""
+    def fill(self, number: int, mel: torch.Tensor, frames: np.ndarray, *, key: str | None = None) -> bytes:
+        """Read one sample, its mel in the scale of its own set; see `AVDataset.fill`."""
         data, own = self._place(number)
         return data.fill(own, mel, frames, key=key)
 

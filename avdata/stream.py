@@ -20,13 +20,13 @@ from torch.utils.data import IterableDataset
 
 from avdata.batch import AVBatch, AVSample
 from avdata.config import nearest
-from avdata.decode import Shape, fill_frames
+from avdata.decode import Shape, fill_frames, fill_mel, scale_of
 from avdata.errors import AvdataError, Flag, UsageError
 from avdata.loader import Loader
 from avdata.plan import Order, cached_order, epoch_order, first_uses, seat, weighted_counts
 from avdata.samples import Samples
 from avdata.shardcache import LIMIT, ShardCache
-from avdata.shards import decode_npy, index_schema, read_index, read_info, read_members
+from avdata.shards import index_schema, read_index, read_info, read_members
 from avdata.shelf import Shelf
 from avdata.where import condition
 
@@ -162,8 +162,7 @@ class AVDataset(IterableDataset[AVSample]):
         for modality, flag in enumerate((Flag.SILENT_AUDIO, Flag.BLACK_FRAMES)):
             self._present[owner.filter(pc.equal(silent, str(flag))).to_numpy(), modality] = False
         stats = info["mel_stats"] if normalize else None
-        self.mel_mean = None if stats is None else torch.tensor(stats["mean"])[:, None]
-        self.mel_scale = None if stats is None else (1 / torch.tensor(stats["std"]).clamp(min=1e-5))[:, None]
+        self._scale = None if stats is None else scale_of(stats, self.shape)
 
     def __len__(self) -> int:
         return len(self._label)
@@ -238,40 +237,25 @@ class AVDataset(IterableDataset[AVSample]):
             msg = f"sample {number} of {len(self)}"
             raise IndexError(msg)
         number %= len(self)
-        mel = np.empty((1, *self.shape.mel), np.float16)
+        mel = torch.empty(self.shape.mel)
         frames = np.empty((1, *self.shape.layout(strip=self.strip)), np.uint8)
-        facts = self.fill(number, mel[0], frames[0], whole=False)
+        facts = self.fill(number, mel, frames[0], whole=False)
         return AVSample(
-            mel=self.normalised(torch.from_numpy(mel))[0],
+            mel=mel.unsqueeze(1),
             frames=self.shape.tensor(frames, strip=self.strip)[0],
             label=int(self._label[number]), key=self.key(number), facts=json.loads(facts),
         )  # fmt: skip
 
-    def normalised(
-        self, mel: torch.Tensor, out: torch.Tensor | None = None, numbers: np.ndarray | None = None
-    ) -> torch.Tensor:
-        """Stored mels, float16 [B, T, F, L], as the model takes them, float32 [B, T, 1, F, L].
-
-        Args:
-            mel: as stored.
-            out: float32 [B, T, F, L], to be used.
-            numbers: which samples they are of; a mixture of sets needs to know.
-        """
-        made = mel.float() if out is None else out.copy_(mel)
-        if self.mel_mean is not None and self.mel_scale is not None:
-            made.sub_(self.mel_mean).mul_(self.mel_scale)
-        return made.unsqueeze(2)
-
     def fill(
         self,
         number: int,
-        mel: np.ndarray,
+        mel: torch.Tensor,
         frames: np.ndarray,
         *,
         key: str | None = None,
         whole: bool = True,
     ) -> bytes:
-        """Read sample `number` into mel, float16 [T, F, L], and frames, uint8 in the layout of their storage.
+        """Read sample `number` into mel, float32 [T, F, L], and frames, uint8 in the layout of their storage.
 
         Args:
             number: the sample's number in the index.
@@ -294,9 +278,7 @@ class AVDataset(IterableDataset[AVSample]):
             else:
                 data = self._shelf.sample(shard, offset, nbytes, self._sha256_of(number))
             members = read_members(data, key)
-            stored = decode_npy(members["mel.npy"])
-            self.shape.check(stored, mel.shape, np.float16)
-            mel[:] = stored
+            fill_mel(members, self.shape, self._scale, mel)
             fill_frames(members, self.shape, frames, strip=self.strip)
             return bytes(members["json"])
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
