@@ -76,11 +76,10 @@ def measure_offset(separate: np.ndarray, own: np.ndarray, rate: int, max_lag: fl
     # Half the width is half the time, and moves the parabola by less than a hundredth of a sample.
     circular = np.fft.irfft(np.fft.rfft(b, size) * np.conj(np.fft.rfft(a, size)), size)
     lags = np.arange(-reach, reach + 1)
-    energy_a, energy_b = _energy(a), _energy(b)
+    energy_a, energy_b = _energy(a, reach, len(b) - reach), _energy(b, reach, len(a) - reach)
     # At lag l, a[i] meets b[i + l]: i runs over first … last.
     first, last = np.maximum(0, -lags), np.minimum(len(a), len(b) - lags)
-    overlap = np.maximum(last - first, 0)
-    last = first + overlap
+    overlap = last - first
     power = (energy_a[last] - energy_a[first]) * (energy_b[last + lags] - energy_b[first + lags])
     enough = (overlap >= MIN_OVERLAP * min(len(a), len(b))) & (power > 1e-12)
     products = np.concatenate([circular[size - reach :], circular[: reach + 1]])
@@ -101,29 +100,28 @@ def _centred(samples: np.ndarray) -> np.ndarray:
     return narrow - np.float32(narrow.mean(dtype=np.float64))
 
 
-def _energy(samples: np.ndarray) -> np.ndarray:
-    """The sum of squares before each sample and, last, of all: float64 [n + 1]."""
+def _energy(samples: np.ndarray, head: int, tail: int) -> np.ndarray:
+    """The sum of squares before each sample and, last, of all: float64 [n + 1].
+
+    Between `head` and `tail` nothing is told: sums one after the other take as long as a transform.
+    """
+    squares = np.square(samples, dtype=np.float64)
+    tail = min(max(tail, head), len(samples))
     sums = np.zeros(len(samples) + 1)
-    np.cumsum(np.square(samples, dtype=np.float64), out=sums[1:])
+    np.cumsum(squares[:head], out=sums[1 : head + 1])
+    sums[tail] = sums[head] + squares[head:tail].sum()
+    np.cumsum(squares[tail:], out=sums[tail + 1 :])
+    sums[tail + 1 :] += sums[tail]
     return sums
 
 
 def _fast_length(least: int) -> int:
-    """The smallest length, from `least` on, whose only prime factors are 2, 3 and 5.
+    """A length, from `least` on, that is quick to transform: a power of two times a small odd number.
 
     >>> _fast_length(48_001)
-    48600
+    49152
     """
-    best = 1 << (least - 1).bit_length()
-    five = 1
-    while five < best:
-        three = five
-        while three < best:
-            quotient = -(-least // three)
-            best = min(best, three << (quotient - 1).bit_length())
-            three *= 3
-        five *= 5
-    return best
+    return min(odd << (-(-least // odd) - 1).bit_length() for odd in (1, 3, 5, 9, 15, 25, 45))
 
 
 Loudness = Callable[[], tuple[np.ndarray, int, float]]

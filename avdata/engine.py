@@ -1,15 +1,18 @@
 """Where shard jobs run: worker processes of this machine that may crash or hang without taking the run along.
 
 A job is anything picklable with a function that takes it and a `report` callable. The function calls
-`report(item)` before each of its items, which returns when the item may begin; so the engine knows which item
-a lost worker had in hand, and items may wait for what they are made from. Workers are started as
-`python -m avdata.engine`, not by multiprocessing: a user's script needs no `__main__` guard.
+`report(item)` before each of its items, which returns when the item may begin, and `report(NO_ITEM)` after
+the last; so the engine knows which item a lost worker had in hand, and items may wait for what they are made
+from. Workers are started as `python -m avdata.engine`, not by multiprocessing: a user's script needs no
+`__main__` guard.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -17,7 +20,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, Pipe
 from typing import Any, Generic, TypeVar
 
 from avdata.errors import AvdataError, Reason
@@ -28,9 +31,15 @@ Function = Callable[[Any, Report], Any]
 # Called when a worker was lost over an item: the job to run instead, without that item.
 Ban = Callable[[Job, str, Reason, str], Job]
 
+log = logging.getLogger(__name__)
+
 CRASHES_ALLOWED = 3
 """An item that loses this many workers is banned. Before, its job is retried in a new one twice: the losses
 may have been the machine's doing."""
+
+NO_ITEM = ""
+"""Reported when a job has no item in hand any more: what it does then, such as bringing up its shard, has no
+time limit and is no item's fault."""
 
 _LOOK = 0.02
 _LOOK_LAZILY = 1.0
@@ -41,7 +50,8 @@ class _Worker(Generic[Job]):
     process: subprocess.Popen[bytes]
     pipe: Connection
     job: Job | None = None
-    item: str | None = None
+    item: str = NO_ITEM
+    begun: bool = False
     held: bool = False
     late: bool = False
     since: float = field(default_factory=time.monotonic)
@@ -55,7 +65,7 @@ def run_jobs(
     item_timeout: float,
     ban: Ban[Job],
     on_item: Report = lambda item: None,
-    may_begin: Callable[[str], bool] = lambda item: True,
+    may_begin: Callable[[str], bool] | None = None,
 ) -> Generator[Any, None, None]:
     """Results of `function(job, report)` for each job, in the order in which they are done.
 
@@ -66,69 +76,98 @@ def run_jobs(
         item_timeout: seconds an item may take before its worker is killed and the item banned.
         ban: makes a job that leaves one item out, with the reason and a detail.
         on_item: called with each item as it is begun.
-        may_begin: asked again and again until an item may begin; what it raises ends the run.
+        may_begin: asked again and again until an item may begin; what it raises ends the run. Without it no
+            item waits.
 
     Raises:
         AvdataError: a worker could not start, or raised one.
         Exception: whatever else the function raised.
     """
     if workers == 0:
-
-        def begin(item: str) -> None:
-            while not may_begin(item):
-                time.sleep(_LOOK)
-            on_item(item)
-
-        for job in jobs:
-            yield function(job, begin)
+        yield from _run_here(function, jobs, on_item, may_begin)
         return
     waiting = list(reversed(jobs))
     farm: list[_Worker[Job]] = []
     crashes: dict[str, int] = {}
-    try:
-        while waiting or any(worker.job is not None for worker in farm):
-            _hand_out(function, waiting, farm, workers)
-            for worker in _ready(farm, item_timeout):
-                message = _receive(worker)
-                if isinstance(message, _Lost):
-                    farm.remove(worker)
-                    waiting.append(_after_loss(worker, message, crashes, ban))
-                elif message[0] == "item":
-                    worker.item, worker.held = message[1], True
-                elif message[0] == "error":
-                    raise message[1]
-                else:
-                    worker.job = worker.item = None
-                    yield message[1]
-            _let_begin(farm, may_begin, on_item)
-    finally:
-        for worker in farm:
-            worker.process.kill()
-            worker.process.wait()
-            worker.pipe.close()
+    with selectors.DefaultSelector() as pipes:
+        try:
+            while waiting or any(worker.job is not None for worker in farm):
+                _hand_out(function, waiting, farm, workers, pipes, held=may_begin is not None)
+                for worker in _ready(farm, pipes, item_timeout):
+                    message = _receive(worker, pipes)
+                    if isinstance(message, _Lost):
+                        farm.remove(worker)
+                        waiting.append(_after_loss(worker, message, crashes, ban, item_timeout))
+                    elif message[0] == "item":
+                        _begun(worker, message[1], on_item, held=may_begin is not None)
+                    elif message[0] == "error":
+                        raise message[1]
+                    else:
+                        worker.job, worker.item = None, NO_ITEM
+                        crashes.pop(NO_ITEM, None)
+                        yield message[1]
+                if may_begin is not None:
+                    _let_begin(farm, may_begin, on_item)
+        finally:
+            for worker in farm:
+                worker.process.kill()
+                worker.process.wait()
+                worker.pipe.close()
+
+
+def _run_here(
+    function: Function,
+    jobs: Sequence[Job],
+    on_item: Report,
+    may_begin: Callable[[str], bool] | None,
+) -> Generator[Any, None, None]:
+    def begin(item: str) -> None:
+        if item == NO_ITEM:
+            return
+        while may_begin is not None and not may_begin(item):
+            time.sleep(_LOOK)
+        on_item(item)
+
+    for job in jobs:
+        yield function(job, begin)
 
 
 @dataclass(frozen=True)
 class _Lost:
     reason: Reason
-    detail: str
+    ending: str
 
 
-def _hand_out(function: Function, waiting: list[Job], farm: list[_Worker[Job]], workers: int) -> None:
+def detail_of(reason: Reason, item_timeout: float) -> str:
+    """What quarantine says of a banned item: on every engine and in every run the same."""
+    if reason is Reason.TIMEOUT:
+        return f"took more than {item_timeout:g} s"
+    return f"{CRASHES_ALLOWED} workers were lost over it"
+
+
+def _hand_out(
+    function: Function,
+    waiting: list[Job],
+    farm: list[_Worker[Job]],
+    workers: int,
+    pipes: selectors.BaseSelector,
+    *,
+    held: bool,
+) -> None:
     busy = sum(worker.job is not None for worker in farm)
     while len(farm) < min(workers, busy + len(waiting)):
-        farm.append(_start(function))
+        farm.append(_start(function, held=held))
+        pipes.register(farm[-1].pipe, selectors.EVENT_READ, farm[-1])
     for worker in farm:
         if worker.job is None and waiting:
             job = waiting.pop()
-            worker.job, worker.item, worker.held = job, None, False
-            worker.since = time.monotonic()
+            worker.job, worker.item, worker.held = job, NO_ITEM, False
             # A worker that died between two jobs is noticed when it is read from.
             with suppress(BrokenPipeError):
                 worker.pipe.send(job)
 
 
-def _start(function: Function) -> _Worker[Any]:
+def _start(function: Function, *, held: bool) -> _Worker[Any]:
     ours, theirs = Pipe()
     command = [
         sys.executable,
@@ -137,6 +176,7 @@ def _start(function: Function) -> _Worker[Any]:
         str(theirs.fileno()),
         function.__module__,
         function.__qualname__,
+        *(["held"] if held else []),
     ]
     # One thread a worker: the cores are shared out by clips, and sums keep their order.
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -145,38 +185,48 @@ def _start(function: Function) -> _Worker[Any]:
     return _Worker(process, ours)
 
 
+def _begun(worker: _Worker[Job], item: str, on_item: Report, *, held: bool) -> None:
+    worker.item, worker.since, worker.begun = item, time.monotonic(), True
+    worker.held = held and item != NO_ITEM
+    if item != NO_ITEM and not held:
+        on_item(item)
+
+
 def _let_begin(farm: list[_Worker[Job]], may_begin: Callable[[str], bool], on_item: Report) -> None:
     for worker in farm:
-        if worker.held and worker.item is not None and may_begin(worker.item):
+        if worker.held and may_begin(worker.item):
             worker.held, worker.since = False, time.monotonic()
             on_item(worker.item)
             with suppress(BrokenPipeError):
                 worker.pipe.send("begin")
 
 
-def _ready(farm: list[_Worker[Job]], item_timeout: float) -> list[_Worker[Job]]:
+def _ready(
+    farm: list[_Worker[Job]], pipes: selectors.BaseSelector, item_timeout: float
+) -> list[_Worker[Job]]:
     waiting = any(worker.held for worker in farm)
-    readable = wait([worker.pipe for worker in farm], timeout=_LOOK if waiting else _LOOK_LAZILY)
-    ready = [worker for worker in farm if worker.pipe in readable]
+    events = pipes.select(timeout=_LOOK if waiting else _LOOK_LAZILY)
+    ready: list[_Worker[Job]] = [key.data for key, _ in events]
     now = time.monotonic()
     for worker in farm:
-        began = worker.item is not None and not worker.held
-        if began and worker not in ready and now - worker.since > item_timeout:
+        working = worker.item != NO_ITEM and not worker.held
+        if working and now - worker.since > item_timeout and worker not in ready:
             worker.late = True
             worker.process.kill()
             ready.append(worker)
     return ready
 
 
-def _receive(worker: _Worker[Job]) -> tuple[str, Any] | _Lost:
+def _receive(worker: _Worker[Job], pipes: selectors.BaseSelector) -> tuple[str, Any] | _Lost:
     try:
         message: tuple[str, Any] = worker.pipe.recv()
+        while worker.late:  # what it still said while it was being killed
+            message = worker.pipe.recv()
     except (EOFError, OSError):
         code = worker.process.wait()
+        pipes.unregister(worker.pipe)
         worker.pipe.close()
-        if worker.late:
-            return _Lost(Reason.TIMEOUT, f"took more than {time.monotonic() - worker.since:.0f} s")
-        return _Lost(Reason.CRASH, f"the worker ended with {_ending(code)}")
+        return _Lost(Reason.TIMEOUT if worker.late else Reason.CRASH, _ending(code))
     return message
 
 
@@ -184,27 +234,40 @@ def _ending(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _after_loss(worker: _Worker[Job], lost: _Lost, crashes: dict[str, int], ban: Ban[Job]) -> Job:
-    job = worker.job
-    if job is None or worker.item is None:
-        msg = f"a worker could not start: {lost.detail}"
+def _after_loss(
+    worker: _Worker[Job], lost: _Lost, crashes: dict[str, int], ban: Ban[Job], item_timeout: float
+) -> Job:
+    if worker.job is None or not worker.begun:
+        msg = f"a worker could not start: it ended with {lost.ending}"
         raise AvdataError(msg, hint="its own words stand above; `avdata doctor` checks what is installed")
+    if lost.reason is Reason.CRASH:
+        log.warning("a worker ended with %s over %s", lost.ending, worker.item or "a finished shard")
     crashes[worker.item] = crashes.get(worker.item, 0) + 1
-    if lost.reason is Reason.TIMEOUT or crashes[worker.item] >= CRASHES_ALLOWED:
-        return ban(job, worker.item, lost.reason, lost.detail)
-    return job
+    if lost.reason is Reason.CRASH and crashes[worker.item] < CRASHES_ALLOWED:
+        return worker.job
+    if worker.item == NO_ITEM:
+        raise workers_lost_writing(lost.ending)
+    return ban(worker.job, worker.item, lost.reason, detail_of(lost.reason, item_timeout))
 
 
-def _work(fd: int, module: str, name: str) -> None:
+def workers_lost_writing(how: str) -> AvdataError:
+    """The error that ends a run whose shards cannot be put in place."""
+    msg = f"{CRASHES_ALLOWED} workers in a row were lost while they put a finished shard in place ({how})"
+    return AvdataError(msg, hint="is there enough memory and disk? Finished shards are kept")
+
+
+def _work(fd: int, module: str, name: str, *, held: bool) -> None:
     """Serve jobs until the other end of the pipe closes; Ctrl-C is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(fd)
     function: Function = getattr(importlib.import_module(module), name)
 
     def begin(item: str) -> None:
-        pipe.send(("item", item))
         try:
-            pipe.recv()
+            pipe.send(("item", item))
+            # What was sent can be read when this process is no more: nobody need answer.
+            if held and item != NO_ITEM:
+                pipe.recv()
         except (EOFError, OSError):  # the parent is gone, and with it whoever wanted the result
             sys.exit(1)
 
@@ -222,4 +285,4 @@ def _work(fd: int, module: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    _work(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    _work(int(sys.argv[1]), sys.argv[2], sys.argv[3], held="held" in sys.argv[4:])

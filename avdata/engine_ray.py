@@ -1,24 +1,27 @@
 """Where shard jobs run on many machines: a Ray cluster, with the promises of the local engine.
 
-Each worker is an actor of one CPU that does one job at a time. Before each item it tells a small actor beside
-the driver which one it takes in hand; so a worker that is lost names its item, as in `avdata.engine`. A lost
-node's job is simply done again elsewhere; an item that loses its worker again and again is banned. Jobs leave
-their work in the set's folder (on a shared disk) or store, and send back only their entry.
+Each worker is an actor of one CPU that does one job at a time. Now and then it tells a small actor beside the
+driver which items it took in hand: a message an item would keep that actor busy with some hundred workers. A
+job whose worker was lost is done again elsewhere, and then each item is announced before it is begun; so an
+item that was in hand at one loss after another is known, as in `avdata.engine`, and banned. Jobs leave their
+work in the set's folder (on a shared disk) or store, and send back only their entry.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from avdata.engine import CRASHES_ALLOWED, Ban, Function, Report
+from avdata.engine import CRASHES_ALLOWED, NO_ITEM, Ban, Function, Report, detail_of, workers_lost_writing
 from avdata.errors import AvdataError, Reason, UsageError
 
 Job = TypeVar("Job")
 LOOK_EVERY = 0.2  # seconds
+TELL_EVERY = 0.5  # seconds
 
 
 class _Watch:
@@ -27,9 +30,9 @@ class _Watch:
     def __init__(self) -> None:
         self._begun: list[tuple[int, str]] = []
 
-    def begin(self, worker: int, item: str) -> None:
-        """Note that a worker begins an item."""
-        self._begun.append((worker, item))
+    def begin(self, turn: int, items: list[str]) -> None:
+        """Note that a turn of a worker began items."""
+        self._begun += [(turn, item) for item in items]
 
     def take(self) -> list[tuple[int, str]]:
         """What was begun since the last call, in order."""
@@ -37,30 +40,76 @@ class _Watch:
         return begun
 
 
+class _Teller:
+    """A job's `report`: tells the watch, of each item before it begins if `careful`, else now and then."""
+
+    def __init__(self, ray: Any, watch: Any, turn: int, *, careful: bool) -> None:
+        self._ray, self._watch, self._turn, self._careful = ray, watch, turn, careful
+        self._untold: list[str] = []
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tell_on, daemon=True)
+        self._told = False
+
+    def __call__(self, item: str) -> None:
+        with self._lock:
+            self._untold.append(item)
+        if self._careful or not self._told:
+            self._ray.get(self._tell())
+            self._told = True
+            if not self._careful:
+                self._thread.start()
+
+    def close(self) -> None:
+        """Tell what is left."""
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._ray.get(self._tell())
+
+    def _tell(self) -> Any:
+        with self._lock:
+            items, self._untold = self._untold, []
+        return self._watch.begin.remote(self._turn, items)
+
+    def _tell_on(self) -> None:
+        while not self._over.wait(TELL_EVERY):
+            if self._untold:
+                self._tell()
+
+
 class _Hand:
     """A worker: does jobs, one at a time."""
 
-    def run(self, function: Function, job: Any, watch: Any, number: int) -> tuple[str, Any]:
+    def run(self, function: Function, task: _Task, watch: Any, turn: int) -> tuple[str, Any]:
         """The job's result, or its error as a value: Ray cannot rebuild every exception."""
         import ray  # noqa: PLC0415
 
-        def report(item: str) -> None:
-            # Waited for: a worker that dies of the item must have said so.
-            ray.get(watch.begin.remote(number, item))
-
+        teller = _Teller(ray, watch, turn, careful=task.careful)
         try:
-            return "done", function(job, report)
+            return "done", function(task.job, teller)
         except Exception as error:  # whatever it is, the driver raises it
             return "error", error
+        finally:
+            teller.close()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A job, and whether each of its items is to be announced because a worker was lost over one."""
+
+    job: Any
+    careful: bool = False
 
 
 @dataclass
 class _Worker:
     actor: Any
-    number: int
-    job: Any = None
+    task: _Task | None = None
     ref: Any = None
-    item: str | None = None
+    turn: int = -1
+    item: str = NO_ITEM
+    begun: bool = False
     late: bool = False
     since: float = field(default_factory=time.monotonic)
 
@@ -80,7 +129,7 @@ def run_jobs(
     Args:
         function: a module-level function of a module that every node can import.
         jobs: what to run, the first ones first.
-        workers: actors of one CPU each; 0 is one for every CPU of the cluster.
+        workers: actors of one CPU each; 0 is one for every CPU of the cluster, as it grows and shrinks.
         item_timeout: seconds an item may take before its worker is killed and the item banned.
         ban: makes a job that leaves one item out, with the reason and a detail.
         on_item: called with each item that was begun.
@@ -98,37 +147,37 @@ def run_jobs(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     watch = ray.remote(_Watch).options(num_cpus=0, scheduling_strategy=here).remote()
-    size = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
-    waiting = list(reversed(jobs))
-    farm: dict[int, _Worker] = {}
+    waiting = [_Task(job) for job in reversed(jobs)]
+    farm: list[_Worker] = []
+    turns: list[_Worker] = []
     crashes: dict[str, int] = {}
-    started = 0
     try:
-        while waiting or any(worker.ref is not None for worker in farm.values()):
-            busy = sum(worker.ref is not None for worker in farm.values())
+        while waiting or any(worker.task for worker in farm):
+            size = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
+            busy = sum(worker.task is not None for worker in farm)
             while len(farm) < min(size, busy + len(waiting)):
-                farm[started] = _Worker(ray.remote(_Hand).options(num_cpus=1).remote(), started)
-                started += 1
-            _hand_out(function, waiting, farm, watch)
+                farm.append(_Worker(ray.remote(_Hand).options(num_cpus=1).remote()))
+            _hand_out(function, waiting, farm, turns, watch)
             if not waiting:
                 _let_go(ray, farm)
-            refs = {worker.ref: worker for worker in farm.values() if worker.ref is not None}
+            refs = {worker.ref: worker for worker in farm if worker.task}
             ready, _ = ray.wait(list(refs), timeout=LOOK_EVERY)
-            _hear(ray, watch, farm, on_item)
+            _hear(ray, watch, turns, on_item)
             _kill_late(ray, farm, item_timeout)
             for worker in (refs[ref] for ref in ready):
                 try:
                     kind, value = ray.get(worker.ref)
-                except ray.exceptions.RayActorError as error:
-                    del farm[worker.number]
-                    waiting.append(_after_loss(ray, worker, error, crashes, ban))
+                except _losses(ray) as error:
+                    farm.remove(worker)
+                    waiting.append(_after_loss(ray, worker, error, crashes, ban, item_timeout))
                     continue
-                worker.job = worker.ref = worker.item = None
+                worker.task, worker.item = None, NO_ITEM
+                crashes.pop(NO_ITEM, None)
                 if kind == "error":
                     raise value
                 yield value
     finally:
-        for worker in farm.values():
+        for worker in farm:
             ray.kill(worker.actor)
         ray.kill(watch)
 
@@ -149,51 +198,76 @@ def _connected(address: str) -> Any:
     return ray
 
 
-def _hand_out(function: Function, waiting: list[Any], farm: dict[int, _Worker], watch: Any) -> None:
-    for worker in farm.values():
-        if worker.ref is None and waiting:
-            worker.job, worker.item, worker.since = waiting.pop(), None, time.monotonic()
-            worker.ref = worker.actor.run.remote(function, worker.job, watch, worker.number)
+def _hand_out(
+    function: Function, waiting: list[_Task], farm: list[_Worker], turns: list[_Worker], watch: Any
+) -> None:
+    for worker in farm:
+        if worker.task is None and waiting:
+            task = waiting.pop()
+            worker.task, worker.item, worker.turn = task, NO_ITEM, len(turns)
+            worker.ref = worker.actor.run.remote(function, task, watch, worker.turn)
+            turns.append(worker)
 
 
-def _let_go(ray: Any, farm: dict[int, _Worker]) -> None:
+def _let_go(ray: Any, farm: list[_Worker]) -> None:
     """End workers that are idle: one that stands in for a lost node's waits for the CPU that they hold."""
-    for number in [number for number, worker in farm.items() if worker.ref is None]:
-        ray.kill(farm.pop(number).actor)
+    for worker in [worker for worker in farm if worker.task is None]:
+        farm.remove(worker)
+        ray.kill(worker.actor)
 
 
-def _hear(ray: Any, watch: Any, farm: dict[int, _Worker], on_item: Report) -> None:
-    for number, item in ray.get(watch.take.remote()):
-        on_item(item)
-        if number in farm and farm[number].ref is not None:
-            farm[number].item, farm[number].since = item, time.monotonic()
+def _hear(ray: Any, watch: Any, turns: list[_Worker], on_item: Report) -> None:
+    for turn, item in ray.get(watch.take.remote()):
+        if item != NO_ITEM:
+            on_item(item)
+        worker = turns[turn]
+        if worker.turn == turn:
+            worker.item, worker.since, worker.begun = item, time.monotonic(), True
 
 
-def _kill_late(ray: Any, farm: dict[int, _Worker], item_timeout: float) -> None:
-    for worker in farm.values():
-        if worker.item is not None and not worker.late and time.monotonic() - worker.since > item_timeout:
+def _kill_late(ray: Any, farm: list[_Worker], item_timeout: float) -> None:
+    for worker in farm:
+        if worker.item != NO_ITEM and not worker.late and time.monotonic() - worker.since > item_timeout:
             worker.late = True
             ray.kill(worker.actor)
 
 
-def _after_loss(ray: Any, worker: _Worker, error: Exception, crashes: dict[str, int], ban: Ban[Any]) -> Any:
-    """The job to do instead of the one whose worker was lost."""
-    if worker.late and worker.item is not None:
-        took = time.monotonic() - worker.since
-        return ban(worker.job, worker.item, Reason.TIMEOUT, f"took more than {took:.0f} s")
-    if _node_is_lost(ray, error):
-        return worker.job
-    name = worker.item or ""
-    crashes[name] = crashes.get(name, 0) + 1
-    if crashes[name] < CRASHES_ALLOWED:
-        return worker.job
-    if not name:
+def _losses(ray: Any) -> tuple[type[Exception], ...]:
+    """How Ray says that a worker, or what it had made, is gone."""
+    known = ray.exceptions
+    return (known.RayActorError, known.ObjectLostError, known.NodeDiedError, known.OutOfMemoryError)
+
+
+def _after_loss(
+    ray: Any, worker: _Worker, error: Exception, crashes: dict[str, int], ban: Ban[Any], item_timeout: float
+) -> _Task:
+    """What to do instead of the task whose worker was lost."""
+    assert worker.task is not None
+    task, item = worker.task, worker.item
+    if item == NO_ITEM and _node_is_lost(ray, error):
+        return task
+    if item != NO_ITEM and not task.careful:
+        return _Task(task.job, careful=True)
+    # A lost node counts like a lost worker: what takes whole nodes along must not take them all.
+    crashes[item] = crashes.get(item, 0) + 1
+    if item != NO_ITEM and worker.late:
+        return _Task(
+            ban(task.job, item, Reason.TIMEOUT, detail_of(Reason.TIMEOUT, item_timeout)), careful=True
+        )
+    # The first loss, before the job was done with care, counts as well.
+    if crashes[item] < CRASHES_ALLOWED - (item != NO_ITEM):
+        return task
+    if not worker.begun:
         msg = f"a worker could not start: {str(error).splitlines()[0]}"
         raise AvdataError(msg, hint="is avdata installed on every node, in the same version?") from error
-    return ban(worker.job, name, Reason.CRASH, "the worker was lost on a node that is well")
+    if item == NO_ITEM:
+        raise workers_lost_writing(str(error).splitlines()[0]) from error
+    return _Task(ban(task.job, item, Reason.CRASH, detail_of(Reason.CRASH, item_timeout)), careful=True)
 
 
 def _node_is_lost(ray: Any, error: Exception) -> bool:
+    if isinstance(error, (ray.exceptions.ObjectLostError, ray.exceptions.NodeDiedError)):
+        return True
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     node = getattr(error, "node_id", None) or getattr(error, "_node_id", None)
     return "node died" in str(error).lower() or (node is not None and str(node) not in alive)

@@ -6,9 +6,11 @@ wanted, and only the packets those need are decoded.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +168,16 @@ class _Ticks:
 def _clock(path: Path, container: Any, stream: Any, ticks: _Ticks) -> Clock:
     if not ticks.all:
         raise MediaError(Reason.NO_FRAMES, f"{path.name} holds no frames")
-    times = np.sort(np.array(ticks.all, np.float64)) * ticks.base
-    gaps = np.diff(times)
-    usual = float(np.median(gaps)) if len(gaps) else float(ticks.last * stream.time_base)
+    # Plain numbers: of a short film there are few, and each call of numpy takes longer than the loop.
+    ordered = sorted(ticks.all)
+    times = np.array(ordered, np.float64) * ticks.base
+    gaps = [after - before for before, after in pairwise(ordered)]
+    usual = float(statistics.median(gaps) if gaps else ticks.last) * ticks.base
     # Clocks of a millisecond jitter by one tick; a frame left out is a whole frame more.
-    uneven = len(gaps) > 1 and bool(np.any((gaps > 1.6 * usual) | (gaps < usual / 1.6 - 0.001)))
-    if len(gaps) and not uneven:
-        usual = float(np.mean(gaps))
+    most, least = 1.6 * usual / ticks.base, (usual / 1.6 - 0.001) / ticks.base
+    uneven = len(gaps) > 1 and (max(gaps) > most or min(gaps) < least)
+    if gaps and not uneven:
+        usual = float(times[-1] - times[0]) / len(gaps)
     # A container's own duration of the last packet is often missing or that of a clock tick.
     end = float(times[-1]) + usual
     if end - times[0] > ticks.max_seconds:
@@ -268,39 +273,43 @@ def _arrived(chosen: _Chosen, route: Route, quality: QualityConfig) -> bool:
 
 def _all(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
     stream.codec_context.skip_frame = "DEFAULT"
-    for packet in packets:
-        yield from _from_packet(stream, packet)
+    return _decoded(stream, packets)
 
 
 def _along(stream: Any, packets: Sequence[Any], route: Route) -> Iterator[tuple[Any, bool]]:
     context = stream.codec_context
     skips = context.name in SKIPPABLE
-    for number, (first, last) in enumerate(route.runs):
-        if number:
-            context.flush_buffers()
+
+    def run(first: int, last: int) -> Iterator[Any]:
         for place in range(first, last + 1):
             if skips:
                 context.skip_frame = "DEFAULT" if place in route.shown else "NONREF"
-            yield from _from_packet(stream, packets[place])
+            yield packets[place]
         # The last packet is empty: it asks for the frames that the decoder holds back.
-        yield from _from_packet(stream, packets[-1])
+        yield packets[-1]
+
+    for number, (first, last) in enumerate(route.runs):
+        if number:
+            context.flush_buffers()
+        yield from _decoded(stream, run(first, last))
 
 
-def _from_packet(stream: Any, packet: Any) -> Iterator[tuple[Any, bool]]:
-    """A packet's frames that have a clock, each with whether it is damaged; None for one that is lost."""
+def _decoded(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    """The packets' frames that have a clock, each with whether it is damaged; None for one that is lost."""
     import av  # noqa: PLC0415
 
     marks = stream.codec_context.name in MARKING
-    before = 0 if marks else errors_logged()
-    try:
-        frames = packet.decode()
-    except av.FFmpegError:
-        yield None, True
-        return
-    logged = not marks and errors_logged() > before
-    for frame in frames:
-        if frame.time is not None:
-            yield frame, bool(frame.is_corrupt) or logged
+    for packet in packets:
+        before = 0 if marks else errors_logged()
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            yield None, True
+            continue
+        logged = not marks and errors_logged() > before
+        for frame in frames:
+            if frame.time is not None:
+                yield frame, bool(frame.is_corrupt) or logged
 
 
 def _shown(frames: Sequence[Any], video: VideoConfig | None) -> list[Picture]:

@@ -18,12 +18,17 @@ KIND = "dataset"
 ATTEMPTS = 4
 FIRST_WAIT = 1.0  # seconds; doubled after each failure
 LONGEST_WAIT = 60.0
+ANSWER_WITHIN = 5.0  # seconds, for the Hub's first answer
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{6,}|(?<=Bearer )\S+")
 _Made = TypeVar("_Made")
 
 log = logging.getLogger(__name__)
+
+
+class HubUnreachableError(AvdataError):
+    """Nothing answers at the Hub's address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +99,8 @@ def explained_hub(repo: str, token: str | None) -> Iterator[None]:
         status = _status(error)
         if status is None and not _of_transport(error) and not isinstance(error, (OSError, ValueError)):
             raise
-        said = without_secrets(str(error).strip().splitlines()[0] if str(error).strip() else "", token)
-        msg = f"{repo}: {_what(status, error)} ({said or type(error).__name__})"
+        said = without_secrets(_first_line(error), token)
+        msg = f"{repo}: {_what(status, error)} ({said})"
         # Not `from error`: its own text may carry what was just left out.
         raise AvdataError(msg, hint=_hint(status)) from None
 
@@ -126,18 +131,58 @@ def _hint(status: int | None) -> str:
     return "give the same command again: what was uploaded is not uploaded twice"
 
 
-def tried(action: Callable[[], _Made]) -> _Made:
+def reach(api: Any, repo: str) -> None:
+    """See that the Hub answers, before anything long is begun; whether the repository is there is no matter.
+
+    A connection that breaks later is waited for, because work would be lost. Here there is none to lose.
+
+    Raises:
+        HubUnreachableError: there is no answer.
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415
+
+    def ask() -> None:
+        try:
+            api.repo_info(repo, repo_type=KIND, timeout=ANSWER_WITHIN)
+        except RepositoryNotFoundError:
+            return
+        except Exception as error:
+            if "Timeout" in type(error).__name__:
+                raise _unreachable(api, error) from None
+            raise
+
+    try:
+        tried(ask, unanswered=2)
+    except Exception as error:
+        if _status(error) is None and _of_transport(error):
+            raise _unreachable(api, error) from None
+        raise
+
+
+def _unreachable(api: Any, error: Exception) -> HubUnreachableError:
+    msg = f"the Hub cannot be reached at {api.endpoint} ({_first_line(error)})"
+    hint = "check the network and the proxy (HTTPS_PROXY), HF_ENDPOINT and HF_HUB_OFFLINE"
+    return HubUnreachableError(msg, hint=hint)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def tried(action: Callable[[], _Made], *, unanswered: int = ATTEMPTS) -> _Made:
     """The action's result; what the network or the Hub's load broke is tried again, as long as they ask.
 
-    The action must be one that can be done twice.
+    Args:
+        action: what can be done twice.
+        unanswered: attempts while there is no answer at all.
     """
     for attempt in range(ATTEMPTS):
         try:
             return action()
         except Exception as error:
             status = _status(error)
-            passing = status in _AGAIN or (status is None and _of_transport(error))
-            if not passing or attempt == ATTEMPTS - 1:
+            passing = status in _AGAIN or (status is None and _of_transport(error) and not _offline(error))
+            if not passing or attempt == (unanswered if status is None else ATTEMPTS) - 1:
                 raise
             asked = _asked_to_wait(error)
             wait = min(FIRST_WAIT * 2**attempt if asked is None else asked, LONGEST_WAIT)
@@ -161,6 +206,11 @@ def _of_transport(error: Exception) -> bool:
     # httpx, httpx2 or xet, by version of huggingface-hub: known by where they come from.
     homes = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return bool(homes & {"httpx", "httpx2", "httpcore", "hf_xet"}) or isinstance(error, ConnectionError)
+
+
+def _offline(error: Exception) -> bool:
+    """Whether the user told the client not to use the network."""
+    return type(error).__name__ == "OfflineModeIsEnabled"
 
 
 def _asked_to_wait(error: Exception) -> float | None:

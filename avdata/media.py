@@ -6,6 +6,7 @@ type. ffmpeg is told the container's format, which the first bytes decide, and m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ def sniff(path: Path) -> str:
             return name
     if head[:1] == b"\xff" and head[1:2] and head[1] & 0xE6 == 0xE2:
         return "mp3"
-    raise MediaError(Reason.NOT_MEDIA, f"it begins with {head[:16]!r}")
+    shown = repr(head[:16]).removeprefix("b")
+    raise MediaError(Reason.NOT_MEDIA, f"it begins with {shown}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def opened(path: Path, quality: QualityConfig) -> Iterator[Any]:
         # max_pixels is for the decoders that look at the first frames to learn what they are.
         options = {"protocol_whitelist": "file", "enable_drefs": "0", "max_pixels": str(quality.max_pixels)}
         with av.open(
-            f"file:{path.resolve()}", format=name, options=options, metadata_errors="ignore"
+            f"file:{os.path.abspath(path)}", format=name, options=options, metadata_errors="ignore"
         ) as container:
             yield container
     except av.FFmpegError as error:

@@ -21,12 +21,14 @@ from avdata.card import MADE_HERE, PERMISSION, dataset_card
 from avdata.errors import AvdataError
 from avdata.hub import (
     KIND,
+    HubUnreachableError,
     There,
     check_repo,
     explained_hub,
     holds_secret,
     is_same,
     listing,
+    reach,
     shard_facts,
     token_in_use,
     tried,
@@ -43,7 +45,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Published:
-    """What a publication did, or with `dry_run` would do."""
+    """What a publication did, or with `dry_run` would do.
+
+    `compared` is false for a dry run that could not see what lies on the Hub: it lists every file.
+    """
 
     repo: str
     url: str
@@ -54,6 +59,7 @@ class Published:
     removed: tuple[str, ...]
     bytes: int
     dry_run: bool
+    compared: bool
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,8 @@ def publish(
         revision: branch to publish on; made if it is not there.
         i_have_permission: the owners of the media allowed it, though the licence does not allow everybody;
             the card says so.
-        dry_run: find out what would be uploaded, and change nothing.
+        dry_run: find out what would be uploaded, and change nothing; without a network, as if nothing of the
+            set were on the Hub.
         token: instead of the one that `hf auth login` or `HF_TOKEN` gives.
         progress: called with ("verify", done, total), in samples.
 
@@ -111,15 +118,28 @@ def publish(
     repo, root = check_repo(repo), Path(root)
     info = read_info(root)
     _check_licence(info, allowed=i_have_permission)
+    api, secret = HfApi(token=token, library_name="avdata"), token_in_use(token)
+    with explained_hub(repo, secret):
+        compared = _reached(api, repo, dry_run=dry_run)
     _check_whole(root, progress)
     permission = i_have_permission and not _may_publish(info)
     ours = _Set(root, info, _card(root, info, repo, permission=permission))
-    secret = token_in_use(token)
     _check_secrets(ours, secret)
-    api = HfApi(token=token, library_name="avdata")
     with explained_hub(repo, secret):
         _check_card(ours.card)
-        return _published(api, ours, repo, revision, private=private, dry_run=dry_run)
+        return _published(api, ours, repo, revision, private=private, dry_run=dry_run, compared=compared)
+
+
+def _reached(api: Any, repo: str, *, dry_run: bool) -> bool:
+    """Whether the Hub answers; only a dry run goes on without."""
+    try:
+        reach(api, repo)
+    except HubUnreachableError as error:
+        if not dry_run:
+            raise
+        log.warning("%s: every file is listed, whether it is there already or not", error)
+        return False
+    return True
 
 
 def _may_publish(info: Mapping[str, Any]) -> bool:
@@ -180,8 +200,10 @@ def _check_secrets(ours: _Set, token: str | None) -> None:
             raise AvdataError(msg, hint="take it out, and revoke the token if the file was ever shared")
 
 
-def _published(api: Any, ours: _Set, repo: str, revision: str, *, private: bool, dry_run: bool) -> Published:
-    there = listing(api, repo, revision)
+def _published(
+    api: Any, ours: _Set, repo: str, revision: str, *, private: bool, dry_run: bool, compared: bool
+) -> Published:
+    there = listing(api, repo, revision) if compared else {}
     shards = [
         path
         for path, shard in ours.shards.items()
@@ -202,7 +224,7 @@ def _published(api: Any, ours: _Set, repo: str, revision: str, *, private: bool,
     sizes = [ours.shards[path]["bytes"] for path in shards] + [len(ours.small[name]) for name in small]
     return Published(
         repo, f"{api.endpoint}/datasets/{repo}", revision, ours.tag, commit, (*shards, *small), tuple(gone),
-        sum(sizes), dry_run,
+        sum(sizes), dry_run, compared,
     )  # fmt: skip
 
 

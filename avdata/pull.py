@@ -15,6 +15,7 @@ from avdata.hub import (
     explained_hub,
     is_same,
     listing,
+    reach,
     shard_facts,
     token_in_use,
     tried,
@@ -50,6 +51,7 @@ def pull(repo: str, into: str | Path, *, revision: str = "main", token: str | No
     api = HfApi(token=token, library_name="avdata")
     secret = token_in_use(token)
     with explained_hub(repo, secret):
+        reach(api, repo)
         # One commit for all files: somebody may publish a new set meanwhile.
         commit = str(tried(lambda: api.repo_info(repo, repo_type=KIND, revision=revision)).sha)
         there = listing(api, repo, commit)

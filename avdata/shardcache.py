@@ -33,6 +33,12 @@ LIMIT = 64 << 30  # bytes
 
 _log = logging.getLogger(__name__)
 _Made = TypeVar("_Made")
+# What each client calls a server that there is no way to, as against one that breaks off.
+_NO_WAY = frozenset(
+    "ConnectError ConnectTimeout ProxyError OfflineModeIsEnabled"  # hf
+    " ClientConnectorError ClientConnectorDNSError ConnectionTimeoutError"  # http, gs, az
+    " EndpointConnectionError ConnectTimeoutError".split()  # s3
+)
 _CHANGED = "the shard was changed after it was indexed: publish the set again"
 
 
@@ -85,9 +91,15 @@ class ShardCache:
         return True
 
     def copy(self, url: str, path: Path) -> None:
-        """A small file as it is now, put in place at once."""
+        """A small file as it is now, put in place at once.
+
+        It is the first that is asked of a server: where there is no way to it, that is said at once.
+
+        Raises:
+            AvdataError: it cannot be read.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = _tried(url, lambda: _opened(url)[0].cat_file(_opened(url)[1]))
+        data = _tried(url, lambda: _opened(url)[0].cat_file(_opened(url)[1]), first=True)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         part.write_bytes(data)
         part.replace(path)
@@ -190,8 +202,11 @@ def _filesystem(base: str, process: int) -> Any:
         raise AvdataError(msg, hint="pip install 'avdata[remote]' brings the clients") from error
 
 
-def _tried(url: str, action: Callable[[], _Made]) -> _Made:
-    """The action's result, after several attempts; what is missing or refused is not asked for again."""
+def _tried(url: str, action: Callable[[], _Made], *, first: bool = False) -> _Made:
+    """The action's result, after several attempts; what is missing or refused is not asked for again.
+
+    A server that cannot be reached is waited for, unless this is the first that is asked of it.
+    """
     for attempt in range(ATTEMPTS):
         try:
             return action()
@@ -202,6 +217,9 @@ def _tried(url: str, action: Callable[[], _Made]) -> _Made:
             if _final(error):
                 msg = f"{url} cannot be read ({type(error).__name__}: {error})"
                 raise AvdataError(msg, hint="check the URL and your credentials for it") from error
+            if first and type(error).__name__ in _NO_WAY:
+                msg = f"{url} cannot be reached ({type(error).__name__}: {error})"
+                raise AvdataError(msg, hint="check the network, its proxy, and the URL") from error
             if attempt == ATTEMPTS - 1:
                 msg = f"{url} cannot be read after {ATTEMPTS} attempts ({type(error).__name__}: {error})"
                 hint = "check the connection; whole shards that were fetched are kept"

@@ -114,6 +114,7 @@ def plan(
             _warn_of_counts(facts, clips, folder, usual=split_by == recipe.default_split)
         chosen, left_out = select_clips(clips, settled.select)
         done = 0
+        progress("survey", 0, len(chosen))
 
         def advance(count: int) -> None:
             nonlocal done

@@ -161,6 +161,20 @@ class ShardWriter:
 
 def tar_header(name: str, size: int) -> bytes:
     """The 512-byte USTAR header of a member as the format prescribes it."""
+    encoded = name.encode()
+    if len(encoded) > 100 or size >= 8**11:
+        return _plain_header(name, size)
+    # A field of the template is filled in instead: tarfile takes twenty times as long.
+    header = bytearray(_plain_header("", 0))
+    header[: len(encoded)] = encoded
+    header[124:135] = b"%011o" % size
+    header[148:156] = b" " * 8
+    header[148:155] = b"%06o\0" % sum(header)
+    return bytes(header)
+
+
+@lru_cache(maxsize=16)
+def _plain_header(name: str, size: int) -> bytes:
     import tarfile  # noqa: PLC0415
 
     info = tarfile.TarInfo(name)
@@ -257,10 +271,27 @@ def decode_frames(members: Mapping[str, memoryview], steps: int) -> np.ndarray:
     """The frames of a sample, uint8 [T, H, W, C], from any storage."""
     if "frames.npy" in members:
         return decode_npy(members["frames.npy"])
-    strip = decode_strip(members)
-    channels, height, width = strip.shape
-    frames = strip.reshape(channels, height, steps, width // steps).transpose(2, 1, 3, 0)
-    return np.ascontiguousarray(frames)
+    strip = _picture(members)
+    height, width, channels = strip.shape
+    return np.ascontiguousarray(strip.reshape(height, steps, width // steps, channels).swapaxes(0, 1))
+
+
+def _picture(members: Mapping[str, memoryview]) -> np.ndarray:
+    """The strip of a sample's frames, uint8 [H, T·W, C].
+
+    By Pillow, whose values are those of `decode_strip` to the bit: who looks at a few samples need not wait
+    seconds for torch to be there.
+    """
+    from PIL import Image  # noqa: PLC0415
+
+    name = "frames.png" if "frames.png" in members else "frames.jpg"
+    try:
+        with Image.open(io.BytesIO(members[name]), formats=("JPEG", "PNG")) as image:
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        msg = f"{name} is not a whole picture ({error})"
+        raise AvdataError(msg) from error
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def decode_strip(members: Mapping[str, memoryview]) -> np.ndarray:

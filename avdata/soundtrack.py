@@ -16,6 +16,10 @@ from avdata.whole import check_whole
 GAP = 0.05
 """Seconds of missing timestamps in a sound track that count as a hole, and are filled with silence."""
 
+HELD = 256
+"""Decoded frames that are made samples of at once: a film of 2.5 s has a hundred, and numpy takes as long
+over each as the decoder."""
+
 
 class Soundtrack:
     """Collects a track's packets; `finish` gives its sound, priming, edit lists and late starts honoured."""
@@ -24,6 +28,8 @@ class Soundtrack:
         self._name, self._stream, self._quality = path.name, stream, quality
         self._rate = int(stream.rate)
         self._pieces: list[np.ndarray] = []
+        self._held: list[Any] = []
+        self._kind: tuple[str, int] | None = None
         self._count = 0
         self._start: float | None = None
         self._packets = self._lost = 0
@@ -52,14 +58,23 @@ class Soundtrack:
         elif frame.time is not None and (hole := frame.time - self._start - self._count / self._rate) > GAP:
             if hole > longest:
                 raise MediaError(Reason.TOO_LONG, f"{self._name}: a hole of {hole:.0f} s in the sound")
-            self._append(np.zeros(round(hole * self._rate), np.float32))
-        self._append(_mono(frame))
+            self._convert()
+            self._pieces.append(np.zeros(round(hole * self._rate), np.float32))
+            self._count += len(self._pieces[-1])
+        kind = frame.format.name, frame.layout.nb_channels
+        if kind != self._kind or len(self._held) == HELD:
+            self._convert()
+            self._kind = kind
+        self._held.append(frame)
+        self._count += frame.samples
         if self._count > longest * self._rate:
             raise MediaError(Reason.TOO_LONG, f"{self._name}: sound longer than {longest:g} s")
 
-    def _append(self, piece: np.ndarray) -> None:
-        self._pieces.append(piece)
-        self._count += len(piece)
+    def _convert(self) -> None:
+        """Make samples of the frames that are held."""
+        if self._held and self._kind is not None:
+            self._pieces.append(_mono(self._held, *self._kind))
+            self._held = []
 
     def finish(self) -> Sound:
         """The whole sound.
@@ -67,6 +82,7 @@ class Soundtrack:
         Raises:
             MediaError: NO_AUDIO_STREAM, when nothing could be decoded; CORRUPT_AUDIO, when too little could.
         """
+        self._convert()
         if self._start is None:
             detail = f"{self._name}: not one sample of sound could be decoded"
             raise MediaError(Reason.NO_AUDIO_STREAM, detail)
@@ -149,19 +165,24 @@ TYPES = {
 """ffmpeg's names of sample formats; those of planar ones end with a p."""
 
 
-def _mono(frame: Any) -> np.ndarray:
-    """The mean of a sound frame's channels, float32 in [-1, 1].
+def _mono(frames: Sequence[Any], name: str, count: int) -> np.ndarray:
+    """The mean of the channels of successive sound frames, float32 in [-1, 1].
 
-    Its planes are looked at as they are: a film of 2.5 s has a hundred frames, and PyAV's own way to an array
-    takes as long as decoding them.
+    Args:
+        frames: PyAV's, all of one kind.
+        name: of their sample format; planar ones have a plane a channel.
+        count: of their channels.
     """
-    layout = frame.format
-    kind = TYPES[layout.name.removesuffix("p")]
-    if layout.is_planar:
-        return _mixed([_scaled(np.frombuffer(plane, kind, frame.samples)) for plane in frame.planes])
-    count = frame.layout.nb_channels
-    values = np.frombuffer(memoryview(frame.planes[0]), kind, frame.samples * count)
-    return _mixed(_scaled(values.reshape(-1, count).T))
+    kind = np.dtype(TYPES[name.removesuffix("p")])
+    planar = name.endswith("p")
+    width = kind.itemsize * (1 if planar else count)
+    held = [(frame.planes, frame.samples * width) for frame in frames]
+    joined = [
+        # A plane may be longer than its samples.
+        np.frombuffer(b"".join([memoryview(planes[place])[:size] for planes, size in held]), kind)
+        for place in range(count if planar else 1)
+    ]
+    return _mixed([_scaled(values) for values in (joined if planar else joined[0].reshape(-1, count).T)])
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:

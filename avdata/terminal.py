@@ -68,10 +68,23 @@ def as_size(count: float) -> str:
     '1.23 MB'
     """
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
         count /= 1000
     return f"{count:.3g} TB"
+
+
+def as_count(value: float) -> str:
+    """A number for people.
+
+    >>> as_count(4718592), as_count(768)
+    ('4.72 M', '768')
+    """
+    for unit in ("", " k", " M", " G"):
+        if value < 999.5:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} T"
 
 
 def as_duration(seconds: float) -> str:
@@ -130,26 +143,29 @@ def _bars(number: Number) -> Iterator[Progress]:
 def _lines(number: Number) -> Progress:
     import time
 
-    began = time.monotonic()
+    began: dict[str, tuple[float, int]] = {}
     tenths: dict[str, int] = {}
 
     def show(stage: str, done: int, total: int) -> None:
         tenth = done * 10 // max(total, 1)
-        took = time.monotonic() - began
+        # What an earlier run has done says nothing of this one's rate.
+        since, before = began.setdefault(stage, (time.monotonic(), done))
+        took, made = time.monotonic() - since, done - before
         # Short work stays silent: it is over before anyone would read of it.
-        if took > 2 and tenth > tenths.get(stage, -1):
-            left = took / max(done, 1) * (total - done)
-            rate = _rate(done / took, number)
+        if took > 2 and made and tenth > tenths.get(stage, 0):
+            left = took / made * (total - done)
+            rate = _rate(made / took, number)
             typer.echo(
                 f"{stage}: {number(done)}/{number(total)}, {rate}/s, {as_duration(left)} left", err=True
             )
-        tenths[stage] = max(tenth, tenths.get(stage, -1))
+        tenths[stage] = max(tenth, tenths.get(stage, 0))
 
     return show
 
 
 def _rate(value: float, number: Number) -> str:
-    return number(value) if value >= 10 else f"{value:.1f}"
+    # A step of a large network takes many seconds.
+    return number(value) if value >= 10 else f"{value:.2g}"
 
 
 def command_line(app: typer.Typer) -> Any:

@@ -78,6 +78,7 @@ def verify(root: str | Path, *, progress: Progress = lambda stage, done, total: 
     for row in rows:
         by_shard[row["shard"]].append(row)
     shards = [shard for split in info["splits"].values() for shard in split["shards"]]
+    progress("verify", 0, len(rows))
     for shard in shards:
         problems += _shard(root, info, shard, by_shard.get(shard["path"], []))
         done += shard["samples"]

@@ -12,6 +12,9 @@ from avdata.errors import MediaError, Reason
 
 _OPEN_SIZES = {0, 0xFFFFFFFF}
 
+_FLV_TAGS = {8, 9, 18}
+"""Sound, pictures and data."""
+
 
 def check_whole(path: Path, name: str) -> None:
     """Walk the outermost structure of a RIFF, FLV or MP4 file.
@@ -61,6 +64,8 @@ def _flv_end(stream: BinaryIO, size: int) -> int:
     at = struct.unpack(">I", header)[0] + 4
     if at >= size:
         return size
+    if _ends_with_tag(stream, size):
+        return size
     # A tag every few milliseconds: seeking to each takes several times as long as looking at it.
     with mmap(stream.fileno(), size, access=ACCESS_READ) as view:
         while at < size:
@@ -71,6 +76,17 @@ def _flv_end(stream: BinaryIO, size: int) -> int:
                 return end
             at = end + 4
     return size
+
+
+def _ends_with_tag(stream: BinaryIO, size: int) -> bool:
+    """Whether the file's last bytes give the length of a tag that stands before them and says the same."""
+    stream.seek(size - 4)
+    length = int.from_bytes(stream.read(4))
+    if not 11 <= length <= size - 4 - 13:
+        return False
+    stream.seek(size - 4 - length)
+    kind, data = struct.unpack(">B3s", stream.read(4))
+    return kind in _FLV_TAGS and int.from_bytes(data) == length - 11
 
 
 def _mov_end(stream: BinaryIO, size: int) -> int:

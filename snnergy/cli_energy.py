@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from avdata.terminal import print_json, print_table, say
+from avdata.terminal import as_count, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from snnergy.energy import Layer
+
+_PLAIN = frozenset({"encoders", "embedding", "attention", "message", "layers", "conv"})
+"""Parts of a layer's path that tell it from no other, and would not fit on a terminal's line."""
 
 
 def energy(
@@ -38,12 +44,9 @@ def energy(
         return
     if quiet:
         return
-    rows = [
-        (layer.name, f"{layer.rate:.4f}", f"{layer.macs:,.0f}", f"{layer.sops_rate:,.0f}",
-         f"{layer.sops_exact:,.0f}", f"{layer.millijoules:.2e}")
-        for layer in measured.layers
-    ]  # fmt: skip
-    print_table(("layer", "rate", "MACs", "SOPs by rate", "SOPs exact", "mJ"), rows)
+    print_table(
+        ("layer", "rate", "MACs", "SOPs by rate", "exact", "mJ"), [_row(one) for one in measured.layers]
+    )
     say(
         f"{totals['mj_exact']:.4g} mJ a sample ({totals['mj_rate']:.4g} by rate), the same network without "
         f"spikes {totals['mj_reference']:.4g} mJ; with memory traffic about {totals['mj_with_memory']:.4g} mJ"
@@ -52,3 +55,14 @@ def energy(
         f"(not in the headline); {measured.samples:,} samples; see {picture}")  # fmt: skip
     if not measured.counted:
         say("with sew and α ≠ 1 a stream is of weighted spikes: counts are weighted too, not exact")
+
+
+def _row(layer: Layer) -> tuple[str, ...]:
+    name = ".".join(part for part in layer.name.split(".") if part not in _PLAIN)
+    # A layer that is fed real values has no spikes: it multiplies.
+    counts = (
+        (f"{layer.rate:.4f}", as_count(layer.macs), as_count(layer.sops_rate), as_count(layer.sops_exact))
+        if layer.spiking
+        else ("–", as_count(layer.macs), "–", "–")
+    )
+    return (name, *counts, f"{layer.millijoules:.2e}")

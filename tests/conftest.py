@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import avdata
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many processes as processors run already: threads of theirs would only wait for one another, busily.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What is slow the first time, as a kernel that is compiled then, is no failure: no test is timed.
+hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,24 @@ def test_sounds_that_have_nothing_in_common_correlate_little() -> None:
     assert peak < 0.1
 
 
+@pytest.mark.parametrize(("separate", "own"), [(400, 900), (900, 400), (700, 700), (60, 900), (8, 8)])
+def test_the_offset_is_where_the_plain_definition_has_its_peak(separate: int, own: int) -> None:
+    dice = np.random.default_rng(separate)
+    noise = np.cumsum(dice.normal(size=1500))
+    a, b = noise[100 : 100 + separate] + dice.normal(size=separate), noise[137 : 137 + own]
+    a, b = a - a.mean(), b - b.mean()
+    scores = {}
+    for lag in range(-min(300, separate - 1, own - 1), min(300, separate - 1, own - 1) + 1):
+        first, last = max(0, -lag), min(separate, own - lag)
+        if last - first >= 0.5 * min(separate, own):
+            x, y = a[first:last], b[first + lag : last + lag]
+            scores[lag] = float(x @ y / np.sqrt((x @ x) * (y @ y)))
+    best = max(scores, key=scores.__getitem__)
+    offset, peak = measure_offset(a, b, 1000, max_lag=0.3)
+    assert offset * 1000 == pytest.approx(best, abs=0.51)
+    assert peak == pytest.approx(scores[best], abs=1e-4)
+
+
 def test_silence_has_no_correlation_and_raises_nothing() -> None:
     assert measure_offset(np.zeros(RATE), np.zeros(RATE), RATE, max_lag=0.5)[1] == 0
 

@@ -136,14 +136,21 @@ def test_the_readers_of_logs_get_a_line_for_each_tenth(capsys: pytest.CaptureFix
     from avdata import terminal
 
     with pytest.MonkeyPatch.context() as patch:
-        clock = iter(range(10_000))
-        patch.setattr("time.monotonic", lambda: float(next(clock)))
+        clock = [0.0]
+        patch.setattr("time.monotonic", lambda: clock[0])
         show = terminal._lines("{:,.0f}".format)
         for done in range(1001):
+            clock[0] += 1
             show("prepare", done, 1000)
+        # A run that goes on at 500, and a stage after it, have clocks of their own.
+        for done in range(500, 1001, 5):
+            clock[0] += 1
+            show("verify", done, 1000)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 10
-    assert all(re.fullmatch(r"prepare: [\d,]+/1,000, .*/s, .* left", line) for line in lines)
+    assert len(lines) == 10 + 5
+    assert all(re.fullmatch(r"prepare: [\d,]+/1,000, 1/s, .* left", line) for line in lines[:10])
+    assert all(re.fullmatch(r"verify: [\d,]+/1,000, 5/s, .* left", line) for line in lines[10:])
+    assert lines[10].endswith("600/1,000, 5/s, 80 s left")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from avdata.engine import run_jobs
+from avdata import engine
+from avdata.engine import NO_ITEM, run_jobs
+from avdata.engine_ray import _Teller
 from avdata.errors import AvdataError, Reason
 
 
@@ -33,13 +38,18 @@ def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], tupl
                 tally.write(f"{os.getpid()}\n")
             os._exit(7)
         if item == "crash":
-            os._exit(7)
+            os.kill(os.getpid(), signal.SIGSEGV)
         if item == "hang":
             threading.Event().wait()
         if item == "raise":
             msg = "this one raises"
             raise AvdataError(msg)
         done.append(item)
+    report(NO_ITEM)
+    if "slow end" in job.items:
+        threading.Event().wait(0.4)
+    if "lost end" in job.items:
+        os._exit(7)
     return tuple(done), job.banned
 
 
@@ -70,3 +80,53 @@ def test_an_error_of_the_work_is_raised_here(workers: int) -> None:
 
 def test_no_work_starts_no_worker() -> None:
     assert list(run_jobs(work, [], workers=2, item_timeout=60, ban=ban)) == []
+
+
+def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_LOOK_LAZILY", 0.02)
+    results = list(run_jobs(work, [Job(("slow end",))], workers=1, item_timeout=0.2, ban=ban))
+    assert results == [(("slow end",), ())]
+
+
+def test_workers_lost_while_they_put_a_shard_in_place_are_no_clips_fault() -> None:
+    with pytest.raises(AvdataError, match="3 workers in a row were lost while they put a finished shard"):
+        list(run_jobs(work, [Job(("lost end",))], workers=1, item_timeout=60, ban=ban))
+
+
+def test_items_wait_until_they_may_begin() -> None:
+    asked: Counter[str] = Counter()
+    begun: list[str] = []
+
+    def may_begin(item: str) -> bool:
+        asked[item] += 1
+        return asked[item] > 2
+
+    jobs = [Job(("a", "b"))]
+    results = list(
+        run_jobs(
+            work, jobs, workers=1, item_timeout=60, ban=ban, may_begin=may_begin, on_item=begun.append
+        )
+    )  # fmt: skip
+    assert (results, begun, asked) == ([(("a", "b"), ())], ["a", "b"], {"a": 3, "b": 3})
+
+
+def test_a_cluster_is_told_of_items_in_bundles_and_of_each_in_order() -> None:
+    told: list[list[str]] = []
+    watch = SimpleNamespace(begin=SimpleNamespace(remote=lambda turn, items: told.append(items)))
+    teller = _Teller(SimpleNamespace(get=lambda ref: ref), watch, 0, careful=False)
+    teller("first")
+    assert told == [["first"]]
+    for number in range(1000):
+        teller(str(number))
+    teller.close()
+    assert [item for items in told for item in items] == ["first", *map(str, range(1000))]
+    assert len(told) < 10
+
+
+def test_after_a_loss_a_cluster_is_told_of_each_item_before_it_begins() -> None:
+    told: list[list[str]] = []
+    watch = SimpleNamespace(begin=SimpleNamespace(remote=lambda turn, items: told.append(items)))
+    teller = _Teller(SimpleNamespace(get=lambda ref: ref), watch, 0, careful=True)
+    for item in "abc":
+        teller(item)
+        assert told[-1] == [item]

@@ -12,7 +12,9 @@ from trees import digest_tree
 
 import avdata
 from avdata.config import merge, parse_setting, read_config_file
+from avdata.engine import NO_ITEM
 from avdata.errors import AvdataError, SourceError, UsageError
+from avdata.job import ShardJob, run_shard
 from avdata.prepare import plan
 from avdata.shards import read_index, read_info, read_quarantine
 
@@ -71,6 +73,18 @@ def test_a_killed_run_resumes_to_the_same_bytes_with_any_number_of_workers(
     avdata.prepare(name, source=source, out=tmp_path / "two", config=SETTINGS, workers=2)
     avdata.prepare(name, source=source, out=tmp_path / "zero", config=SETTINGS, workers=0)
     assert digest_tree(tmp_path / "one") == digest_tree(tmp_path / "two") == digest_tree(tmp_path / "zero")
+
+
+def test_a_job_names_each_clip_before_it_and_nobody_before_the_shard_is_put_in_place(
+    synthetic_mock: Path, tmp_path: Path
+) -> None:
+    planned = plan("synthetic", source=synthetic_mock, config={"select": {"limit": 3}})
+    name, clips = planned.jobs[0]
+    recipe, told = planned.recipe, list[tuple[str, bool]]()
+    job = ShardJob(tmp_path, name, clips, planned.config, recipe.labels, recipe.background)
+    run_shard(job, lambda item: told.append((item, (tmp_path / name).exists())))
+    assert told == [*((candidate.clip.key, False) for candidate in clips), (NO_ITEM, False)]
+    assert (tmp_path / name).exists()
 
 
 def test_a_resumed_run_makes_no_finished_shard_again(cremad_mock: Path, tmp_path: Path) -> None:

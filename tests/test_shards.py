@@ -18,6 +18,7 @@ from avdata.shards import (
     read_index,
     read_info,
     read_members,
+    tar_header,
 )
 
 members = some.dictionaries(some.sampled_from(EXTENSIONS), some.binary(max_size=2_000), min_size=1)
@@ -36,6 +37,13 @@ def test_what_is_written_is_read_back_from_the_indexed_bytes(samples: list[dict[
     for sample, row in zip(samples, writer.rows, strict=True):
         got = read_members(data[row["offset"] : row["offset"] + row["nbytes"]])
         assert {name: bytes(held) for name, held in got.items()} == sample
+
+
+@given(some.text("Az09_-", max_size=100), some.integers(0, 8**11 - 1))
+def test_a_header_is_tarfiles_to_the_byte(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o444
+    assert tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def test_shards_are_plain_ustar_with_nothing_of_this_machine(cremad_set: Path) -> None:

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from avdata.errors import AvdataError
-from avdata.shards import read_index
+from avdata.sample import read_bytes
+from avdata.shards import decode_frames, decode_strip, read_index, read_members
 from avdata.verify import verify
 
 
@@ -95,3 +99,31 @@ def test_damage_is_found_and_named(copy: Path, damage: str) -> None:
 def test_a_folder_that_is_no_set_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AvdataError, match="not a prepared set"):
         verify(tmp_path)
+
+
+def test_a_picture_that_is_cut_short_is_named(cremad_set: Path) -> None:
+    members = first_members(cremad_set)
+    cut = {**members, "frames.jpg": members["frames.jpg"][:-400]}
+    with pytest.raises(AvdataError, match="not a whole picture"):
+        decode_frames(cut, 4)
+
+
+def test_who_looks_sees_the_very_pixels_that_the_stream_gives(cremad_set: Path) -> None:
+    members = first_members(cremad_set)
+    strip = decode_strip(members)
+    looked = decode_frames(members, 4)
+    assert np.array_equal(np.concatenate(list(looked), axis=1), strip.transpose(1, 2, 0))
+
+
+def first_members(root: Path) -> dict[str, memoryview]:
+    row = read_index(root).to_pylist()[0]
+    return dict(read_members(read_bytes(root, row)))
+
+
+def test_verifying_and_reporting_start_without_torch(cremad_set: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, avdata; avdata.verify(sys.argv[1]); avdata.report(sys.argv[1], sys.argv[2]);"
+        "print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(cremad_set), str(tmp_path / "page.html")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["False"]

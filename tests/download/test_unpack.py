@@ -199,7 +199,7 @@ def test_an_archive_cut_short_anywhere_leaves_nothing(box, kind, write):
         box.refuse(path, kind, "broken or cut short|holds no files")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
 def test_a_flipped_bit_never_gives_wrong_files(tmp_path_factory, place, bit):
     folder = tmp_path_factory.mktemp("flip")

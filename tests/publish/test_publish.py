@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from publish.hub_server import TOKEN, Fault, HubServer
 from trees import digest_tree
 from typer.testing import CliRunner
@@ -243,7 +244,7 @@ def test_a_damaged_set_is_refused_before_anything_is_sent(hub: HubServer, own_se
     shard.write_bytes(data)
     with pytest.raises(AvdataError, match="is not as it was prepared"):
         avdata.publish(own_set, REPO)
-    assert hub.requests == []
+    assert writes(hub) == []
 
 
 def test_a_private_repository_is_private(hub: HubServer, own_set: Path) -> None:
@@ -337,3 +338,47 @@ def test_the_command_prints_where_it_is_and_the_lines_that_load_it(hub: HubServe
     made: dict[str, object] = {}
     exec("\n".join(lines), made)
     assert len(made["data"]) == read_info(own_set)["splits"]["train"]["samples"]  # type: ignore[arg-type]
+
+
+def test_without_a_way_to_the_hub_each_command_says_so_at_once(
+    no_hub: str, slept: list[float], own_set: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AvdataError, match=f"cannot be reached at {no_hub}"):
+        avdata.publish(own_set, REPO)
+    with pytest.raises(AvdataError, match=f"cannot be reached at {no_hub}"):
+        avdata.pull(REPO, tmp_path / "pulled")
+    with pytest.raises(AvdataError, match="cannot be reached"):
+        avdata.open(f"hf://datasets/{REPO}", "train")
+    assert sum(slept) <= 2
+
+
+def test_a_hub_that_does_not_answer_in_time_is_not_asked_again(
+    hub: HubServer, slept: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("avdata.hub.ANSWER_WITHIN", 0.1)
+    given_up, waited = threading.Event(), list[bool]()
+    hub.faults = [Fault("GET", also=lambda: waited.append(given_up.wait(60)), times=9)]
+    with pytest.raises(AvdataError, match="cannot be reached"):
+        avdata.pull(REPO, tmp_path / "pulled")
+    asked = 9 - hub.faults[0].times
+    given_up.set()
+    assert (asked, slept) == (1, [])
+
+
+def test_a_dry_run_without_a_way_to_the_hub_lists_all_and_says_that_it_did_not_look(
+    no_hub: str, slept: list[float], own_set: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    planned = avdata.publish(own_set, REPO, dry_run=True)
+    assert set(planned.uploaded) == set(digest_tree(own_set))
+    assert not planned.compared
+    assert f"cannot be reached at {no_hub}" in caplog.text
+    assert sum(slept) <= 2
+
+
+def test_the_clients_offline_mode_is_taken_at_its_word(
+    hub: HubServer, slept: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(AvdataError, match="offline mode"):
+        avdata.pull(REPO, tmp_path / "pulled")
+    assert slept == hub.requests == []

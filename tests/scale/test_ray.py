@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import killer
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -17,8 +20,10 @@ from trees import digest_tree
 import avdata
 from avdata.engine_ray import run_jobs
 from avdata.errors import AvdataError, Reason, UsageError
+from avdata.shards import read_index
 
 SETTINGS = {"video": {"size": 48}, "shards": {"samples": 1}}
+FEW = {"video": {"size": 48}, "shards": {"samples": 4}}  # those of `cremad_set`
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
 
@@ -32,6 +37,13 @@ def ban(job: Job, item: str, reason: Reason, detail: str) -> Job:
     return replace(job, banned=(*job.banned, (item, reason)))
 
 
+def meet(folder: Path) -> None:
+    """Wait until another one is here as well."""
+    (folder / uuid.uuid4().hex).touch()
+    while len(list(folder.iterdir())) < 2:
+        threading.Event().wait(0.02)
+
+
 def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], tuple[tuple[str, Reason], ...]]:
     done = []
     for item in job.items:
@@ -39,7 +51,9 @@ def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], tupl
             continue
         report(item)
         if item == "crash":
-            os._exit(7)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if item.startswith("/"):
+            meet(Path(item))
         if item == "hang":
             threading.Event().wait()
         if item == "raise":
@@ -56,6 +70,7 @@ def cluster() -> Iterator[Cluster]:
     made.wait_for_nodes()
     ray.init(address=made.address, log_to_driver=False)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.cloudpickle.register_pickle_by_value(killer)
     yield made
     ray.shutdown()
     made.shutdown()
@@ -75,6 +90,33 @@ def test_an_item_that_hangs_is_ended_and_banned(cluster: Cluster) -> None:
 def test_an_error_of_the_work_is_raised_here(cluster: Cluster) -> None:
     with pytest.raises(AvdataError, match="raise"):
         list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=60, ban=ban))
+
+
+def test_cpus_that_come_while_it_runs_are_used(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    known = iter([1, 1])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": next(known, 3)})
+    jobs = [Job((str(tmp_path),)), Job((str(tmp_path), "b"))]
+    results = list(run_jobs(work, jobs, workers=0, item_timeout=60, ban=ban))
+    assert [banned for _, banned in results] == [(), ()]
+
+
+def test_a_clip_that_kills_its_workers_is_left_out_alone_on_either_engine(
+    cluster: Cluster, cremad_mock: Path, cremad_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_index(cremad_set).to_pylist()
+    monkeypatch.setenv("PYTHONPATH", str(Path(killer.__file__).parent))
+    monkeypatch.setattr("avdata.job.run_shard", killer.killing)
+    (tmp_path / killer.KEY).write_text(whole[1]["key"], encoding="utf-8")
+    for engine in ("local", "ray"):
+        done = avdata.prepare(
+            "cremad", source=cremad_mock, out=tmp_path / engine, config=FEW, workers=1, engine=engine
+        )
+        assert done.quarantined == {Reason.CRASH: 1}
+        rows = {row["key"]: row["sha256"] for row in read_index(tmp_path / engine).to_pylist()}
+        assert rows == {row["key"]: row["sha256"] for row in whole if row is not whole[1]}
+    assert digest_tree(tmp_path / "ray") == digest_tree(tmp_path / "local")
 
 
 def test_an_engine_nobody_knows_is_named(cremad_mock: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import snnergy
 from avdata.errors import UsageError
 from snnergy.cli import app
+from snnergy.cli_energy import _row
 from snnergy.energy import AC_PJ, MAC_PJ, Energy, draw_energy, measure
 from snnergy.train import TrainConfig, train
 
@@ -110,6 +111,14 @@ def test_the_headline_is_the_sum_of_its_parts(energy: Energy) -> None:
 def test_the_energy_can_be_looked_at(energy: Energy, tmp_path: Path) -> None:
     draw_energy(energy, tmp_path / "energy.png")
     assert (tmp_path / "energy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_layer_has_a_line_of_its_own_that_fits_a_terminal(energy: Energy) -> None:
+    rows = [_row(layer) for layer in energy.layers]
+    assert len({row[0] for row in rows}) == len(rows)
+    # Two columns between cells, and the heads "SOPs by rate" and "exact".
+    widths = [max(map(len, column)) for column in zip(*rows, ("", "", "", "SOPs by rate", ""), strict=False)]
+    assert sum(widths) + 2 * len(widths) <= 80
 
 
 def test_a_training_network_has_no_energy() -> None:

@@ -53,7 +53,7 @@ def kept(call: Any) -> int:
 
 
 @given(some.lists(some.integers(0, 7), max_size=4), some.sampled_from([torch.float64, torch.bfloat16]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @pytest.mark.parametrize("device", DEVICES)
 def test_spikes_survive_as_bits(device: str, shape: list[int], dtype: torch.dtype) -> None:
     spikes = spikes_of(*shape, dtype=dtype, device=device)

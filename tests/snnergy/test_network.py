@@ -193,7 +193,7 @@ def test_odd_and_unequal_grids_work(residual: str, audio: tuple[int, int], video
 
 
 @given(some.integers(1, 9), some.integers(1, 9))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_aligning_grids_keeps_spikes_binary(height: int, width: int) -> None:
     spikes = torch.randint(0, 2, (2, 2, 3, 5, 4)).float()
     got = align_grid(spikes, (height, width))

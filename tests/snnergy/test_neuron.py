@@ -56,7 +56,7 @@ def test_a_neuron_is_spikingjellys(kind: Any, surrogate: Any, threshold: float, 
         assert torch.allclose(ours.leak.grad, theirs.w.grad, rtol=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     some.integers(1, 9),
     some.integers(1, 1300),

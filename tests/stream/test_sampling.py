@@ -148,7 +148,7 @@ def test_weights_that_fit_no_set_are_refused(synthetic_set: Path, weights: objec
     st.booleans(),
     seeds,
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_each_set_of_a_mixture_is_used_up_in_epochs_of_its_own(
     sets: list[tuple[int, int]], nodes: int, shuffle: bool, seed: int
 ) -> None:
