@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from avdata.errors import AvdataError
-from avdata.shards import decode_npy, decode_strip
+from avdata.shards import decode_npy
 
 _MELS = 8  # mels that are scaled together: as many as stay in a processor's cache
 
@@ -127,3 +127,18 @@ class Copies:
             torch._foreach_sub_(out, [scale.mean for _, scale in scaled])
             torch._foreach_mul_(out, [scale.factor for _, scale in scaled])
         self._mels.clear()
+
+
+def decode_strip(members: Mapping[str, memoryview]) -> np.ndarray:
+    """The strip of a sample's frames, uint8 [C, H, T·W], from its JPEG or PNG."""
+    import torchvision.io  # noqa: F401, PLC0415  # breaks often; brings the operators
+
+    # The functions over them warn at each call, which costs a thirtieth of the decoding.
+    image = torch.ops.image
+    decode, name = (
+        (image.decode_png, "frames.png") if "frames.png" in members else (image.decode_jpeg, "frames.jpg")
+    )
+    stored = members[name]
+    data = torch.frombuffer(bytearray(stored) if stored.readonly else stored, dtype=torch.uint8)
+    strip: np.ndarray = decode(data, 0, False).numpy()  # as it is stored, and not turned
+    return strip

@@ -279,8 +279,8 @@ def decode_frames(members: Mapping[str, memoryview], steps: int) -> np.ndarray:
 def _picture(members: Mapping[str, memoryview]) -> np.ndarray:
     """The strip of a sample's frames, uint8 [H, T·W, C].
 
-    By Pillow, whose values are those of `decode_strip` to the bit: who looks at a few samples need not wait
-    seconds for torch to be there.
+    By Pillow, whose values are those of the stream's decoder to the bit: who looks at a few samples need not
+    wait seconds for torch to be there.
     """
     from PIL import Image  # noqa: PLC0415
 
@@ -292,22 +292,6 @@ def _picture(members: Mapping[str, memoryview]) -> np.ndarray:
         msg = f"{name} is not a whole picture ({error})"
         raise AvdataError(msg) from error
     return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-def decode_strip(members: Mapping[str, memoryview]) -> np.ndarray:
-    """The strip of a sample's frames, uint8 [C, H, T·W], from its JPEG or PNG."""
-    import torch  # noqa: PLC0415
-    import torchvision.io  # noqa: F401, PLC0415  # brings the operators
-
-    # The functions over them warn at each call, which costs a thirtieth of the decoding.
-    image = torch.ops.image
-    decode, name = (
-        (image.decode_png, "frames.png") if "frames.png" in members else (image.decode_jpeg, "frames.jpg")
-    )
-    stored = members[name]
-    data = torch.frombuffer(bytearray(stored) if stored.readonly else stored, dtype=torch.uint8)
-    strip: np.ndarray = decode(data, 0, False).numpy()  # as it is stored, and not turned
-    return strip
 
 
 def decode_npy(data: memoryview) -> np.ndarray:
