@@ -158,7 +158,7 @@ def measured(name: str, data: Path, storage: str, workers: int, order: str, cold
     began = time.perf_counter()
     loader = load(data, storage, workers, order)
     passes, first, memory = [], None, 0.0
-    while not passes or (sum(seconds for _, seconds in passes) < SECONDS and not cold):
+    while len(passes) < (1 if cold else 2) or (sum(seconds for _, seconds in passes) < SECONDS and not cold):
         start, got = time.perf_counter(), 0
         for batch in loader:
             first = first or time.perf_counter() - began
