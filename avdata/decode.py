@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from avdata.errors import AvdataError
-from avdata.shards import decode_npy, decode_strip
+from avdata.shards import decode_npy
+
+_MELS = 8  # mels that are scaled together: as many as stay in a processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +26,9 @@ class Shape:
         steps, height, width, channels = self.frames
         return (height, steps, width, channels) if strip else self.frames
 
-    def tensor(self, frames: np.ndarray, *, strip: bool) -> torch.Tensor:
-        """The same memory as uint8 [B, T, C, H, W]."""
-        made = torch.from_numpy(frames)
-        return made.permute(0, 2, 4, 1, 3) if strip else made.permute(0, 1, 4, 2, 3)
+    def tensor(self, frames: torch.Tensor, *, strip: bool) -> torch.Tensor:
+        """A batch of that layout as [B, T, C, H, W], in the same memory."""
+        return frames.permute(0, 2, 4, 1, 3) if strip else frames.permute(0, 1, 4, 2, 3)
 
     def check(self, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
         """Refuse an array that is not what dataset.json says.
@@ -57,41 +58,87 @@ def scale_of(stats: Mapping[str, list[float]], shape: Shape) -> Scale:
     return Scale(mean, 1 / deviation.clamp(min=1e-5))
 
 
-def fill_mel(members: Mapping[str, memoryview], shape: Shape, scale: Scale | None, out: torch.Tensor) -> None:
-    """Write a sample's mel, stored as float16 [T, F, L], into `out`, float32 [T, F, L], in that scale.
+class Copies:
+    """What is copied into a batch: each sample at once, or for threads side by side in a few long calls.
 
-    Raises:
-        AvdataError: the mel is not of the set's shape.
-        KeyError: the sample has none.
+    Threads take turns at the interpreter's lock, and waking up for it lasts as long as copying a sample: with
+    a call for each, two threads are no faster than one.
+
+    Args:
+        at_once: leave nothing for later, since no other thread copies.
     """
-    stored = decode_npy(members["mel.npy"])
-    shape.check(stored, shape.mel, np.float16)
-    # A copy, since torch takes no memory that it may not write to; while it is in the processor's cache.
-    out.copy_(torch.from_numpy(stored.copy()))
-    if scale is not None:
-        out.sub_(scale.mean).mul_(scale.factor)
+
+    def __init__(self, *, at_once: bool = True) -> None:
+        self._together = 1 if at_once else _MELS
+        self._mels: list[tuple[torch.Tensor, torch.Tensor, Scale | None]] = []
+        self._frames: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def mel(
+        self, members: Mapping[str, memoryview], shape: Shape, scale: Scale | None, out: torch.Tensor
+    ) -> None:
+        """A sample's mel, stored as float16 [T, F, L], into `out`, float32 [T, F, L], in that scale.
+
+        Raises:
+            AvdataError: the mel is not of the set's shape.
+            KeyError: the sample has none.
+        """
+        stored = decode_npy(members["mel.npy"])
+        shape.check(stored, shape.mel, np.float16)
+        self._mels.append((out, torch.from_numpy(stored), scale))
+        if len(self._mels) == self._together:
+            self._finish_mels()
+
+    def frames(
+        self, members: Mapping[str, memoryview], shape: Shape, out: torch.Tensor, *, strip: bool
+    ) -> None:
+        """A sample's frames into `out`, uint8 in the layout of their storage; a strip is decoded at once.
+
+        Raises:
+            AvdataError: the frames are not of the set's shape.
+            KeyError: the sample has no frames of that storage.
+        """
+        if strip:
+            steps, height, width, channels = shape.frames
+            stored = decode_strip(members)
+            shape.check(stored, (channels, height, steps * width), np.uint8)
+            # Decoders give a view of pixels; taking the channels apart would cost a sixth of the decoding.
+            stored, out = stored.transpose(1, 2, 0), out.view(height, steps * width, channels)
+        else:
+            stored = decode_npy(members["frames.npy"])
+            shape.check(stored, shape.frames, np.uint8)
+        if strip or self._together == 1:
+            # An assignment ends in memmove, whose string instruction takes a fifth longer on AMD.
+            np.positive(stored, out=out.numpy())
+        else:
+            self._frames.append((out, torch.from_numpy(stored)))
+
+    def finish(self) -> None:
+        """Copy what is left."""
+        if self._mels:
+            self._finish_mels()
+        if self._frames:
+            torch._foreach_copy_([out for out, _ in self._frames], [stored for _, stored in self._frames])
+
+    def _finish_mels(self) -> None:
+        torch._foreach_copy_([out for out, _, _ in self._mels], [stored for _, stored, _ in self._mels])
+        scaled = [(out, scale) for out, _, scale in self._mels if scale is not None]
+        if scaled:
+            out = [out for out, _ in scaled]
+            torch._foreach_sub_(out, [scale.mean for _, scale in scaled])
+            torch._foreach_mul_(out, [scale.factor for _, scale in scaled])
+        self._mels.clear()
 
 
-def fill_frames(members: Mapping[str, memoryview], shape: Shape, out: np.ndarray, *, strip: bool) -> None:
-    """Write a sample's frames into `out`, which has the layout of their storage.
+def decode_strip(members: Mapping[str, memoryview]) -> np.ndarray:
+    """The strip of a sample's frames, uint8 [C, H, T·W], from its JPEG or PNG."""
+    import torchvision.io  # noqa: F401, PLC0415  # breaks often; brings the operators
 
-    Raises:
-        AvdataError: the frames are not of the set's shape.
-        KeyError: the sample has no frames of that storage.
-    """
-    if not strip:
-        stored = decode_npy(members["frames.npy"])
-        shape.check(stored, shape.frames, np.uint8)
-        _copy(stored, out)
-        return
-    steps, height, width, channels = shape.frames
-    pictures = decode_strip(members)
-    shape.check(pictures, (channels, height, steps * width), np.uint8)
-    # Decoders give a view of pixels; taking the channels apart here would cost a sixth of the decoding.
-    _copy(pictures.transpose(1, 2, 0), out.reshape(height, steps * width, channels))
-
-
-def _copy(stored: np.ndarray, out: np.ndarray) -> None:
-    # An assignment ends in memmove, whose string instruction takes a fifth longer on AMD's processors than
-    # the loop of a ufunc.
-    np.positive(stored, out=out)
+    # The functions over them warn at each call, which costs a thirtieth of the decoding.
+    image = torch.ops.image
+    decode, name = (
+        (image.decode_png, "frames.png") if "frames.png" in members else (image.decode_jpeg, "frames.jpg")
+    )
+    stored = members[name]
+    data = torch.frombuffer(bytearray(stored) if stored.readonly else stored, dtype=torch.uint8)
+    strip: np.ndarray = decode(data, 0, False).numpy()  # as it is stored, and not turned
+    return strip

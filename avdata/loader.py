@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ import torch
 from avdata.ahead import Ahead
 from avdata.batch import AVBatch
 from avdata.buffers import Buffers
+from avdata.decode import Copies
 from avdata.errors import AvdataError, UsageError
 from avdata.plan import batch_places, batches_left
 
@@ -137,10 +137,14 @@ class Loader:
                 yield self._batch(*job(number))
             return
         ahead: deque[Future[AVBatch]] = deque()
+
+        def made(number: int) -> AVBatch:
+            return self._batch(*job(number))
+
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="avdata")
         try:
             for number in range(count):
-                ahead.append(pool.submit(self._batch, *job(number)))
+                ahead.append(pool.submit(made, number))
                 if len(ahead) > self.num_workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -150,17 +154,20 @@ class Loader:
 
     def _batch(self, numbers: np.ndarray, weight: np.ndarray) -> AVBatch:
         data = self.dataset
-        mel, frames = self._mel.tensor(), self._frames.array()
-        keys, facts, bad = data.keys_of(numbers), [], []
+        mel, frames = self._mel.tensor(), self._frames.tensor()
+        mels, pictures, copies = mel.unbind(), frames.unbind(), Copies(at_once=self.num_workers < 2)
+        keys, bad = data.keys_of(numbers), []
+        facts: list[dict[str, Any]] = []
         for place, number in enumerate(numbers.tolist()):
             try:
-                facts.append(data.fill(number, mel[place], frames[place], key=keys[place]))
+                facts.append(data.fill(number, mels[place], pictures[place], copies, key=keys[place]))
             except AvdataError as error:
                 if data.on_error == "raise":
                     raise
                 self._skip(str(error))
-                facts.append(b"{}")
+                facts.append({})
                 bad.append(place)
+        copies.finish()
         good = next((place for place in range(len(numbers)) if place not in bad), None)
         for place in bad:
             mel[place] = 0 if good is None else mel[good]
@@ -182,8 +189,8 @@ class Loader:
         _log.warning("skipped: %s", message)
 
 
-def _step_labels(facts: list[bytes], good: int | None) -> torch.Tensor | None:
-    if good is None or b'"step_labels"' not in facts[good]:
+def _step_labels(facts: list[dict[str, Any]], good: int | None) -> torch.Tensor | None:
+    if good is None or "step_labels" not in facts[good]:
         return None
-    kept = [json.loads(fact).get("step_labels") for fact in facts]
+    kept = [fact.get("step_labels") for fact in facts]
     return torch.tensor([kept[good] if labels is None else labels for labels in kept])

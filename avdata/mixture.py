@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from avdata.decode import Copies
 from avdata.errors import UsageError
 from avdata.loader import Loader
 from avdata.plan import first_uses, mixed_order
@@ -125,10 +126,12 @@ class Mixture:
             made[places] = self.sets[which].present_of(own)
         return made
 
-    def fill(self, number: int, mel: torch.Tensor, frames: np.ndarray, *, key: str | None = None) -> bytes:
+    def fill(
+        self, number: int, mel: torch.Tensor, frames: torch.Tensor, copies: Copies, *, key: str | None = None
+    ) -> dict[str, Any]:
         """Read one sample, its mel in the scale of its own set; see `AVDataset.fill`."""
         data, own = self._place(number)
-        return data.fill(own, mel, frames, key=key)
+        return data.fill(own, mel, frames, copies, key=key)
 
     def prefetch(self, number: int) -> None:
         """Bring the shard of a sample here."""

@@ -145,7 +145,7 @@ def _shuffle_blocks(samples: np.ndarray, block: int, generator: np.random.Genera
         generator.shuffle(samples[start : start + block])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # of 100 million samples each holds 400 MB
 def cached_order(shard_sizes: tuple[int, ...], order: Order, epoch: int) -> np.ndarray:
     """`epoch_order`, kept for the loaders of one process that ask for the same again; read-only."""
     made = epoch_order(np.array(shard_sizes, np.int64), order, epoch)

@@ -37,7 +37,7 @@ class Samples(Iterator[AVSample]):
             raise StopIteration
         number = int(self._numbers[self._given])
         self._given += 1
-        return self._dataset[number]
+        return self._dataset.sample(number)
 
     def state_dict(self) -> dict[str, Any]:
         """What this process has given, and of which stream."""

@@ -2,7 +2,8 @@
 
 A shard's name in the cache is its SHA-256, so that two sets cannot collide and a new version is a new file.
 The process that fetches holds a lock on `SHA.lock`, which the kernel lets go when the process dies; the data
-becomes `SHA.tar` only when it is complete and proven.
+becomes `SHA.tar` only when it is complete and proven. `SHA.part` has the length of the whole shard from the
+start, so that fetches side by side see what each of them will take.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -42,7 +43,7 @@ _CHANGED = "the shard was changed after it was indexed: publish the set again"
 
 
 class ShardCache:
-    """A folder of shards that never holds much more than `limit` bytes."""
+    """A folder of shards that holds no more than `limit` bytes, or what is on its way at one time."""
 
     def __init__(self, folder: str | Path | None = None, limit: int = LIMIT) -> None:
         self.folder = cache_root() / "stream" if folder is None else Path(folder)
@@ -65,12 +66,11 @@ class ShardCache:
         with _locked(path.with_suffix(".lock")):
             # Another process may have fetched it while this one waited.
             if not self.fresh(sha256, nbytes):
-                self._make_room(nbytes)
-                found = self._arrived(url, path, nbytes)
+                part = path.with_suffix(".part")
+                found = self._arrived(url, part, nbytes)
                 if found != sha256:
                     _log.warning("%s: the checksum is not that of dataset.json; fetching it again", url)
-                    found = self._arrived(url, path, nbytes)
-                part = path.with_suffix(".part")
+                    found = self._arrived(url, part, nbytes)
                 if found != sha256:
                     part.unlink()
                     msg = f"{url} is not the shard of dataset.json: its checksum is {found}, not {sha256}"
@@ -84,9 +84,10 @@ class ShardCache:
         try:
             if path.stat().st_size != nbytes:
                 return False
-            os.utime(path)
         except FileNotFoundError:
             return False
+        with suppress(OSError):  # in another user's cache, or one that is read-only
+            os.utime(path)
         return True
 
     def copy(self, url: str, path: Path) -> None:
@@ -123,18 +124,22 @@ class ShardCache:
     def _path(self, sha256: str) -> Path:
         return self.folder / "shards" / f"{sha256}.tar"
 
-    def _arrived(self, url: str, path: Path, nbytes: int) -> str:
+    def _arrived(self, url: str, part: Path, nbytes: int) -> str:
         """Write a remote shard to its `.part`, several pieces on their way at a time; its SHA-256."""
         digest = hashlib.sha256()
         try:
-            with path.with_suffix(".part").open("wb") as out:
+            with part.open("wb") as out:
+                with _locked(part.with_name("room.lock")):
+                    self._make_room(part, nbytes)
+                    out.truncate(nbytes)
                 for data in self._pieces(url, nbytes):
                     digest.update(data)
                     out.write(data)
+                out.truncate()
                 out.flush()
                 os.fsync(out.fileno())
         except OSError as error:
-            path.with_suffix(".part").unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             msg = f"{url} cannot be kept in {self.folder} ({error.strerror or error})"
             raise AvdataError(msg, hint="free some space, or give another cache= or AVDATA_CACHE") from error
         return digest.hexdigest()
@@ -162,16 +167,17 @@ class ShardCache:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _make_room(self, nbytes: int) -> None:
-        """Drop the shards used longest ago; one that is mapped stays readable to who has it."""
-        held = []
-        for path in self._path("x").parent.glob("*.tar"):
-            try:
-                found = path.stat()
-            except FileNotFoundError:
+    def _make_room(self, own: Path, nbytes: int) -> None:
+        """Drop what killed fetches left, and the shards used longest ago; who has one mapped keeps it."""
+        held, total = [], nbytes
+        for path in own.parent.iterdir():
+            fetched = path.suffix == ".tar"
+            if not fetched and (path.suffix != ".part" or path == own or _swept(path)):
                 continue
-            held.append((found.st_mtime_ns, found.st_size, path))
-        total = sum(size for _, size, _ in held) + nbytes
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                total += found.st_size
+                held += [(found.st_mtime_ns, found.st_size, path)] if fetched else []
         for _, size, path in sorted(held):
             if total <= self.limit:
                 return
@@ -237,4 +243,20 @@ def _final(error: Exception) -> bool:
 def _locked(path: Path) -> Iterator[None]:
     with path.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            # Closing would not do: a process that was forked meanwhile holds the same open file.
+            fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+def _swept(part: Path) -> bool:
+    """Remove what a fetch has left that is no more; whether it is no more."""
+    with part.with_suffix(".lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        part.unlink(missing_ok=True)
+        fcntl.flock(stream, fcntl.LOCK_UN)
+    return True

@@ -279,8 +279,8 @@ def decode_frames(members: Mapping[str, memoryview], steps: int) -> np.ndarray:
 def _picture(members: Mapping[str, memoryview]) -> np.ndarray:
     """The strip of a sample's frames, uint8 [H, T·W, C].
 
-    By Pillow, whose values are those of `decode_strip` to the bit: who looks at a few samples need not wait
-    seconds for torch to be there.
+    By Pillow, whose values are those of the stream's decoder to the bit: who looks at a few samples need not
+    wait seconds for torch to be there.
     """
     from PIL import Image  # noqa: PLC0415
 
@@ -292,16 +292,6 @@ def _picture(members: Mapping[str, memoryview]) -> np.ndarray:
         msg = f"{name} is not a whole picture ({error})"
         raise AvdataError(msg) from error
     return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-def decode_strip(members: Mapping[str, memoryview]) -> np.ndarray:
-    """The strip of a sample's frames, uint8 [C, H, T·W], from its JPEG or PNG."""
-    import torch  # noqa: PLC0415
-    from torchvision.io import decode_jpeg, decode_png  # noqa: PLC0415
-
-    decode, name = (decode_png, "frames.png") if "frames.png" in members else (decode_jpeg, "frames.jpg")
-    strip: np.ndarray = decode(torch.frombuffer(bytearray(members[name]), dtype=torch.uint8)).numpy()
-    return strip
 
 
 def decode_npy(data: memoryview) -> np.ndarray:

@@ -7,13 +7,17 @@ import json
 import mmap
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from avdata.errors import AvdataError, UsageError
 from avdata.shardcache import ShardCache
 
 SCHEMES = ("file", "http", "https", "s3", "gs", "gcs", "az", "abfs", "hf", "memory")
+MISSES = 10  # times that a shard may be lost from a cache too small for all who read
 
 
 class Shelf:
@@ -27,7 +31,7 @@ class Shelf:
     def __init__(self, where: str | Path, cache: ShardCache) -> None:
         self.name = str(where)
         self._cache = cache
-        self._maps: dict[str, mmap.mmap] = {}
+        self._maps: dict[str, memoryview] = {}
         self._used: set[str] = set()
         self._lock = threading.Lock()
         self._expected: Mapping[str, Mapping[str, Any]] = {}
@@ -64,12 +68,8 @@ class Shelf:
         self._used.add(shard)
         mapped = self._maps.get(shard)
         if mapped is None:
-            path = self._fetched(shard) if self.remote else self.root / shard
-            if self.remote and not path.exists():
-                # Another process made room with it in between.
-                path = self._fetched(shard)
-            mapped = self._mapped(path, shard)
-        return memoryview(mapped)
+            mapped = self._mapped(shard)
+        return mapped
 
     def sample(self, shard: str, offset: int, nbytes: int, sha256: str) -> memoryview:
         """The bytes of one sample; of a remote shard that is not here, no more than these are fetched."""
@@ -83,22 +83,29 @@ class Shelf:
         if hashlib.sha256(data).hexdigest() != sha256:
             msg = f"bytes {offset} to {offset + nbytes} of {self._url(shard)} are not those of the index"
             raise AvdataError(msg, hint="the shard was changed after it was indexed: publish the set again")
-        return memoryview(data)
+        return memoryview(bytearray(data))
 
-    def _mapped(self, path: Path, shard: str) -> mmap.mmap:
+    def _mapped(self, shard: str) -> memoryview:
         hint = f"avdata verify {self.name} lists all that is wrong"
         expected = int(self._proof(shard)["bytes"])
         try:
-            with path.open("rb") as stream:
+            with self._file(shard) as stream:
                 made = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            msg = f"the shard {path} cannot be opened ({error})"
+            msg = f"the shard {self.root / shard} cannot be opened ({error})"
             raise AvdataError(msg, hint=hint) from error
         if len(made) != expected:
-            msg = f"the shard {path} has {len(made):,} bytes; dataset.json says {expected:,}"
+            msg = f"the shard {self.root / shard} has {len(made):,} bytes; dataset.json says {expected:,}"
             raise AvdataError(msg, hint=hint)
         with self._lock:
-            return self._maps.setdefault(shard, made)
+            return self._maps.setdefault(shard, np.asarray(_Unmarked(made)).data)
+
+    def _file(self, shard: str) -> BinaryIO:
+        for _ in range(MISSES if self.remote else 0):
+            # Another process may make room with it before it is open.
+            with suppress(FileNotFoundError):
+                return self._fetched(shard).open("rb")
+        return (self.root / shard).open("rb")
 
     def _proof(self, shard: str) -> Mapping[str, Any]:
         if shard not in self._expected:
@@ -146,3 +153,14 @@ class Shelf:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
+
+
+class _Unmarked:
+    """Mapped memory without the mark that it is read-only, of which torch warns; nobody writes to it."""
+
+    def __init__(self, mapped: mmap.mmap) -> None:
+        self._mapped = mapped  # as long as an array refers to this
+        address = np.frombuffer(mapped, np.uint8).ctypes.data
+        self.__array_interface__ = {
+            "shape": (len(mapped),), "typestr": "|u1", "data": (address, False), "version": 3,
+        }  # fmt: skip

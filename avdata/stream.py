@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset
 
 from avdata.batch import AVBatch, AVSample
 from avdata.config import nearest
-from avdata.decode import Shape, fill_frames, fill_mel, scale_of
+from avdata.decode import Copies, Shape, scale_of
 from avdata.errors import AvdataError, Flag, UsageError
 from avdata.loader import Loader
 from avdata.plan import Order, cached_order, epoch_order, first_uses, seat, weighted_counts
@@ -236,36 +236,45 @@ class AVDataset(IterableDataset[AVSample]):
         if not -len(self) <= number < len(self):
             msg = f"sample {number} of {len(self)}"
             raise IndexError(msg)
-        number %= len(self)
+        return self.sample(number % len(self), whole=False)
+
+    def sample(self, number: int, *, whole: bool = True) -> AVSample:
+        """One sample; `whole` fetches its whole shard of a remote set, for those that follow."""
         mel = torch.empty(self.shape.mel)
-        frames = np.empty((1, *self.shape.layout(strip=self.strip)), np.uint8)
-        facts = self.fill(number, mel, frames[0], whole=False)
+        frames = torch.empty((1, *self.shape.layout(strip=self.strip)), dtype=torch.uint8)
+        copies = Copies()
+        facts = self.fill(number, mel, frames[0], copies, whole=whole, told=True)
+        copies.finish()
         return AVSample(
             mel=mel.unsqueeze(1),
             frames=self.shape.tensor(frames, strip=self.strip)[0],
-            label=int(self._label[number]), key=self.key(number), facts=json.loads(facts),
+            label=int(self._label[number]), key=self.key(number), facts=facts,
         )  # fmt: skip
 
     def fill(
         self,
         number: int,
         mel: torch.Tensor,
-        frames: np.ndarray,
+        frames: torch.Tensor,
+        copies: Copies,
         *,
         key: str | None = None,
         whole: bool = True,
-    ) -> bytes:
+        told: bool = False,
+    ) -> dict[str, Any]:
         """Read sample `number` into mel, float32 [T, F, L], and frames, uint8 in the layout of their storage.
 
         Args:
             number: the sample's number in the index.
             mel: filled.
             frames: filled; see `Shape.layout`.
+            copies: takes on what need not be done at once.
             key: its key, where the caller knows it.
             whole: fetch the whole shard of a remote set, as a stream wants it, not this sample alone.
+            told: the sample's JSON is wanted whatever it holds.
 
         Returns:
-            The sample's JSON.
+            The sample's JSON where it is wanted or labels steps; parsing it takes time.
 
         Raises:
             AvdataError: it cannot be read; the message names shard and key.
@@ -278,9 +287,10 @@ class AVDataset(IterableDataset[AVSample]):
             else:
                 data = self._shelf.sample(shard, offset, nbytes, self._sha256_of(number))
             members = read_members(data, key)
-            fill_mel(members, self.shape, self._scale, mel)
-            fill_frames(members, self.shape, frames, strip=self.strip)
-            return bytes(members["json"])
+            copies.mel(members, self.shape, self._scale, mel)
+            copies.frames(members, self.shape, frames, strip=self.strip)
+            facts = bytes(members["json"])
+            return dict(json.loads(facts)) if told or b'"step_labels"' in facts else {}
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
             reason = f"member {error} is missing" if isinstance(error, KeyError) else str(error)
             msg = f"sample {key} in {shard} cannot be read: {reason}"

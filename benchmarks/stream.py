@@ -5,10 +5,11 @@
 
 The same samples, 818 KB each (five frames of 224², 128 mel bands), are written in each peer's own format;
 ours and webdataset's are the same tars. Each measurement is a process of its own; the contenders take turns,
-and the ratios are of the medians of all rounds. `first` is from opening to the first batch, on a page cache
-that was emptied (`cold`) or filled (`warm`); samples/s are of whole passes over a warm cache but for the
-first, which is printed as `cold/s` where the cache was emptied. Memory is of the process and its workers in
-the middle of that pass, Python and torch and the pages of mapped files included.
+with each number of workers, and the ratios are of the medians of all rounds. `first` is from opening to the
+first batch, on a page cache that was emptied (`cold`) or filled (`warm`); samples/s are of whole passes over
+a warm cache but for the first, which is printed as `cold/s` where the cache was emptied. Memory is of the
+process and its workers in the middle of that pass, Python and torch and the pages of mapped files included.
+Batches are taken as they are handed out: [B, T, C, H, W], ours as a view of memory in the decoder's order.
 
 Floors: `memcpy` copies the same bytes from mapped files into batches made beforehand, in one thread; `decode`
 is a loop of torchvision's JPEG decoder over the same strips held in memory, in as many threads as there are
@@ -149,7 +150,7 @@ def measured(name: str, data: Path, storage: str, workers: int, order: str, cold
 
     torch.set_num_threads(1)
     load = ours if name == OURS else PEERS[name][1]
-    size = (lambda batch: len(batch.label)) if name == OURS else count
+    size = (lambda batch: int(batch.weight.count_nonzero())) if name == OURS else count
     # What is imported on the first use is not what is measured.
     next(iter(load(data, storage, 0, order)))
     samples = len(np.load(data / "raw" / "mel.npy", mmap_mode="r"))
@@ -274,40 +275,60 @@ def prepared(data: Path, samples: int, storages: list[str], peers: str, names: l
                 child(peers if name in APART else sys.executable, data, "write", name, storage)
 
 
-def compared(data: Path, peers: str, names: list[str], case: tuple[str, int, str], rounds: int) -> None:
-    """One table: a storage, a number of workers, an order."""
-    storage, workers, order = case
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    chill: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    floors = []
+def compared(
+    data: Path, peers: str, names: list[str], case: tuple[str, str], workers: list[int], rounds: int
+) -> None:
+    """A storage and an order: all contenders with all numbers of workers in turn, and a table each."""
+    storage, order = case
+    turns = [(name, number) for number in workers for name in names]
+    found: dict[tuple[str, int], list[dict[str, float]]] = {turn: [] for turn in turns}
+    chill: dict[tuple[str, int], list[dict[str, float]]] = {turn: [] for turn in turns}
+    floors: dict[int, list[float]] = {number: [] for number in workers}
     for _ in range(rounds):
-        floors.append(
-            child(sys.executable, data, "floor", storage, str(1 if storage == "npy" else max(workers, 1)))
-        )
-        for name in names:
+        for number in workers:
+            threads = 1 if storage == "npy" else max(number, 1)
+            floors[number].append(child(sys.executable, data, "floor", storage, str(threads))["rate"])
+        for name, number in turns:
             python = peers if name in APART else sys.executable
-            found[name].append(child(python, data, "warm", name, storage, str(workers), order))
-            chill[name].append(child(python, data, "cold", name, storage, str(workers), order))
-    floor = statistics.median(one["rate"] for one in floors)
+            arguments = (name, storage, str(number), order)
+            found[name, number].append(child(python, data, "warm", *arguments))
+            chill[name, number].append(child(python, data, "cold", *arguments))
     megabytes = sum(path.stat().st_size for path in files_of(OURS, data, storage)) / 1e6
     a_sample = megabytes / len(np.load(data / "raw" / "mel.npy", mmap_mode="r"))
-    print(f"\n{storage}, {workers} workers, {order}; {a_sample * 1000:.0f} KB a sample")
+    for number in workers:
+        print(f"\n{storage}, {number} workers, {order}; {a_sample * 1000:.0f} KB a sample")
+        table(
+            {name: (found[name, number], chill[name, number]) for name in names},
+            statistics.median(floors[number]), "memcpy" if storage == "npy" else "decode", a_sample,
+        )  # fmt: skip
+    rates = {
+        number: statistics.median(one["rate"] for one in found[OURS, number] if one) for number in workers
+    }
+    for number in workers[1:]:
+        print(
+            f"ours with {number} workers is {rates[number] / rates[workers[0]]:.2f} × ours with {workers[0]}"
+        )
+
+
+Runs = list[dict[str, float]]
+
+
+def table(found: dict[str, tuple[Runs, Runs]], floor: float, kind: str, a_sample: float) -> None:
+    """The contenders' medians, warm and cold, and what ours is of them and of the floor."""
     print(f"{'':20}{'samples/s':>10}{'MB/s':>8}{'cold/s':>8}{'first s':>9}{'cold s':>8}{'MB':>7}  ours is")
     middle = {
         name: [
             statistics.median(one[field] for one in runs if one) if any(runs) else float("nan")
             for runs, field in (
-                (found[name], "rate"), (chill[name], "rate"), (found[name], "first"),
-                (chill[name], "first"), (chill[name], "memory"),
+                (warm, "rate"), (cold, "rate"), (warm, "first"), (cold, "first"), (cold, "memory"),
             )
         ]
-        for name in names
+        for name, (warm, cold) in found.items()
     }  # fmt: skip
     for name, (rate, cold, first, first_cold, memory) in middle.items():
         ratio = f"{middle[OURS][0] / rate:.2f} ×" if name != OURS else ""
         shown = f"{name:20}{rate:10.0f}{rate * a_sample:8.0f}{cold:8.0f}{first:9.3f}{first_cold:8.3f}"
         print(f"{shown}{memory:7.0f}  {ratio}")
-    kind = "memcpy" if storage == "npy" else "decode"
     print(
         f"{kind + ' floor':20}{floor:10.0f}{floor * a_sample:8.0f}{'':32}  {middle[OURS][0] / floor:.2f} ×",
         flush=True,
@@ -318,7 +339,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--samples", type=int, default=600)
+    parser.add_argument("--samples", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--storage", nargs="*", default=["npy", "jpeg"])
     parser.add_argument("--workers", nargs="*", type=int, default=[0, 2])
@@ -337,9 +358,8 @@ def main() -> None:
         peers = options.peers or (peers_python(data / "peers") if {*options.only} & {*APART} else "")
         prepared(data, options.samples, options.storage, peers, names)
         for storage in options.storage:
-            for workers in options.workers:
-                for order in options.order:
-                    compared(data, peers, names, (storage, workers, order), options.rounds)
+            for order in options.order:
+                compared(data, peers, names, (storage, order), options.workers, options.rounds)
 
 
 def answered(data: Path, what: str, *arguments: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as transform
 
 from avdata.align import Window, cut
 from avdata.config import PRESETS, Config, build_config
-from avdata.decode import Shape, fill_frames
+from avdata.decode import Copies, Shape
 from avdata.errors import MediaError, Reason
 from avdata.features import extract
 from avdata.fit import fit_frame, fit_picture
@@ -321,8 +321,9 @@ def test_exact_storage_gives_back_the_frames_it_was_given(tmp_path: Path, storag
     members = {name: memoryview(data) for name, data in encode_members(got, 0, {}, config).items()}
     assert np.array_equal(decode_frames(members, 4), got.frames)
     shape, strip = Shape(got.mel.shape, got.frames.shape), storage == "png"
-    filled = np.empty(shape.layout(strip=strip), np.uint8)
-    fill_frames(members, shape, filled, strip=strip)
+    filled, copies = torch.empty(shape.layout(strip=strip), dtype=torch.uint8), Copies()
+    copies.frames(members, shape, filled, strip=strip)
+    copies.finish()
     batch = shape.tensor(filled[None], strip=strip).numpy()
     assert np.array_equal(batch[0], got.frames.transpose(0, 3, 1, 2))
     wave, rate = soundfile.read(io.BytesIO(members["flac"]), dtype="float32")

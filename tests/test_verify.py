@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from avdata.decode import decode_strip
 from avdata.errors import AvdataError
 from avdata.sample import read_bytes
-from avdata.shards import decode_frames, decode_strip, read_index, read_members
+from avdata.shards import decode_frames, read_index, read_members
 from avdata.verify import verify
 
 

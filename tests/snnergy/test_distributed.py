@@ -1,9 +1,10 @@
-"""Four processes of two launchers on loopback: as on two machines of two GPUs each, with gloo."""
+"""Four processes of two launchers, as on two machines of two GPUs each, with gloo: on loopback, and apart."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -59,16 +61,29 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What stands before a launcher's command, the network's name there, and the first one's address."""
+
+    command: list[str] = field(default_factory=list)
+    interface: str = "lo"
+    first: str = "127.0.0.1"
+
+
 @contextmanager
-def launched(nodes: int, words: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
+def launched(machines: list[Machine], words: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
     """One torchrun a machine, two processes each."""
     port = free_port()
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCHELASTIC_ERROR_FILE": ""}
     jobs = []
-    for node in range(nodes):
+    for node, machine in enumerate(machines):
+        env = {
+            **os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": machine.interface,
+            "TORCHELASTIC_ERROR_FILE": "",
+        }  # fmt: skip
         command = [
-            sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--node-rank={node}",
-            "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}", *words,
+            *machine.command, sys.executable, "-m", "torch.distributed.run", f"--nnodes={len(machines)}",
+            f"--node-rank={node}", "--nproc-per-node=2", f"--master-addr={machine.first}",
+            f"--master-port={port}", *words,
         ]  # fmt: skip
         jobs.append(
             subprocess.Popen(
@@ -84,37 +99,69 @@ def launched(nodes: int, words: list[str]) -> Iterator[list[subprocess.Popen[str
                 os.killpg(job.pid, signal.SIGKILL)
 
 
+@contextmanager
+def two_networks() -> Iterator[list[Machine]]:
+    """Two network namespaces with a cable between them; skips where the machine allows none."""
+    ip = shutil.which("ip")
+    spaces = [f"avdata-{os.getpid()}-{node}" for node in range(2)]
+    ends = [f"av{os.getpid()}{letter}" for letter in "ab"]
+    steps = [["netns", "add", space] for space in spaces]
+    steps.append(["link", "add", ends[0], "type", "veth", "peer", "name", ends[1]])
+    for node, (space, end) in enumerate(zip(spaces, ends, strict=True)):
+        steps += [
+            ["link", "set", end, "netns", space, "name", "eth0"],
+            ["-n", space, "addr", "add", f"10.77.0.{node + 1}/24", "dev", "eth0"],
+            *(["-n", space, "link", "set", link, "up"] for link in ("lo", "eth0")),
+        ]
+    try:
+        for step in steps:
+            if not ip or subprocess.run([ip, *step], capture_output=True, check=False).returncode:
+                pytest.skip(f"no network namespaces here: ip {' '.join(step)} failed")
+        yield [Machine([ip, "netns", "exec", space], "eth0", "10.77.0.1") for space in spaces]  # type: ignore[list-item]
+    finally:
+        for space in spaces if ip else []:
+            subprocess.run([ip, "netns", "del", space], capture_output=True, check=False)  # type: ignore[list-item]
+
+
+def words_of(folder: Path, where: Path, steps: int) -> list[str]:
+    """The worker and its arguments, but for the last three."""
+    from snnergy.settings import settle
+
+    script = folder / "worker.py"
+    script.write_text(WORKER)
+    settings = {
+        "model": {"dims": [4, 8, 8], "heads": [1, 1, 1]}, "batch_size": 12, "steps": steps,
+        "workers": 3, "save_every": 1,
+    }  # fmt: skip
+    return [str(script), str(folder), str(where), json.dumps(settle("quick", settings).model_dump())]
+
+
+def rows_of(folder: Path) -> dict[str, list[dict]]:
+    """What each process wrote down, by number of processes and rank."""
+    return {
+        path.stem.removeprefix("keys-"): [json.loads(line) for line in path.read_text().splitlines()]
+        for path in folder.glob("keys-*.jsonl")
+    }
+
+
 @pytest.fixture(scope="module")
 def story(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """Four processes train; one is killed in the second epoch; two processes finish the run."""
     folder = tmp_path_factory.mktemp("run")
-    script = folder / "worker.py"
-    script.write_text(WORKER)
-    from snnergy.settings import settle
-
-    settings = {
-        "model": {"dims": [4, 8, 8], "heads": [1, 1, 1]}, "batch_size": 12, "steps": 3 * STEPS_AN_EPOCH,
-        "workers": 3, "save_every": 1,
-    }  # fmt: skip
-    said = json.dumps(settle("quick", settings).model_dump())
-    words = [str(script), str(folder), str(tiny_set), said]
+    words = words_of(folder, tiny_set, 3 * STEPS_AN_EPOCH)
     killed_at = STEPS_AN_EPOCH + 2
-    with launched(2, [*words, "3", str(killed_at), "begin"]) as jobs:
+    with launched([Machine(), Machine()], [*words, "3", str(killed_at), "begin"]) as jobs:
         errors = [job.communicate(timeout=240)[1] for job in jobs]
         codes = [job.returncode for job in jobs]
     state = load((folder / "run" / "last.ckpt").read_bytes(), folder)
     died = max(path.stat().st_mtime for path in folder.glob("keys-4-*"))
     ended = time.time()
-    with launched(1, [*words, "-1", "-1", "resume"]) as jobs:
+    with launched([Machine()], [*words, "-1", "-1", "resume"]) as jobs:
         again = jobs[0].communicate(timeout=240)[1]
         code = jobs[0].returncode
-    rows = {
-        path.stem.removeprefix("keys-"): [json.loads(line) for line in path.read_text().splitlines()]
-        for path in folder.glob("keys-*.jsonl")
-    }
     return {
         "folder": folder, "errors": errors, "codes": codes, "state": state, "seconds": ended - died,
-        "again": again, "code": code, "rows": rows, "killed_at": killed_at,
+        "again": again, "code": code, "rows": rows_of(folder), "killed_at": killed_at,
     }  # fmt: skip
 
 
@@ -160,3 +207,18 @@ def test_fewer_processes_go_on_where_it_was_killed_and_the_union_of_keys_is_exac
     result = json.loads((story["folder"] / "run" / "result.json").read_text())
     assert (result["steps"], result["processes"]) == (3 * STEPS_AN_EPOCH, 2)
     assert result["test"]["samples"] == 8
+
+
+def test_machines_that_share_no_network_but_a_cable_train_each_key_once_in_equal_steps(
+    tiny_set: Path, tmp_path: Path
+) -> None:
+    words = [*words_of(tmp_path, tiny_set, STEPS_AN_EPOCH), "-1", "-1", "begin"]
+    with two_networks() as machines, launched(machines, words) as jobs:
+        said = [job.communicate(timeout=240)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], said
+    rows = rows_of(tmp_path)
+    assert {name: len(made) for name, made in rows.items()} == {
+        f"4-{rank}": STEPS_AN_EPOCH for rank in range(4)
+    }
+    seen = Counter(key for made in rows.values() for row in made for key in row["keys"])
+    assert seen == Counter(avdata.open(tiny_set, "train", rank=0, world_size=1).keys)

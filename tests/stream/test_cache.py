@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import signal
@@ -164,6 +165,90 @@ def test_a_full_disk_is_said_as_such(
         ShardCache(tmp_path).fetch(f"{site.url}/{shard['path']}", shard["sha256"], shard["bytes"])
     assert "cache=" in str(caught.value.hint)
     assert len(site.asked_for(".tar")) == 1
+
+
+def test_a_fetch_on_its_way_counts_as_what_it_will_take(
+    tmp_path: Path, site: Site, synthetic_set: Path
+) -> None:
+    one, two, three, *_ = train_shards(synthetic_set)
+    cache = ShardCache(tmp_path, limit=one["bytes"] + two["bytes"] + three["bytes"] - 1)
+    asked, go = threading.Event(), threading.Event()
+
+    def held_back(handler: Handler, content: bytes) -> None:
+        asked.set()
+        go.wait(30)
+        handler.reply(206, content)
+
+    def fetch(shard: dict) -> Path:
+        return cache.fetch(f"{site.url}/{shard['path']}", shard["sha256"], shard["bytes"])
+
+    fetch(one)
+    site.faults[two["path"]].append(held_back)
+    beside = threading.Thread(target=fetch, args=[two])
+    beside.start()
+    assert asked.wait(30)
+    fetch(three)
+    assert not cache.holds(one["sha256"])
+    go.set()
+    beside.join()
+    assert cache.holds(two["sha256"])
+
+
+def test_what_a_killed_fetch_left_of_another_shard_takes_no_room(
+    tmp_path: Path, site: Site, synthetic_set: Path
+) -> None:
+    shard = train_shards(synthetic_set)[0]
+    cache = ShardCache(tmp_path)
+    left = tmp_path / "shards" / f"{'0' * 64}.part"
+    left.parent.mkdir()
+    left.write_bytes(b"half of it")
+    cache.fetch(f"{site.url}/{shard['path']}", shard["sha256"], shard["bytes"])
+    assert not left.exists()
+
+
+def test_a_process_forked_while_a_shard_arrives_does_not_hold_its_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "x.lock"
+    with shardcache._locked(lock):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+    try:
+        with lock.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_cache_that_cannot_be_written_to_is_read(
+    tmp_path: Path, site: Site, synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    shard = train_shards(synthetic_set)[0]
+    path = ShardCache(tmp_path).fetch(f"{site.url}/{shard['path']}", shard["sha256"], shard["bytes"])
+    monkeypatch.setattr(shardcache.os, "utime", refused)
+    site.always = unavailable
+    assert ShardCache(tmp_path).fetch(f"{site.url}/x", shard["sha256"], shard["bytes"]) == path
+
+
+def test_a_shard_that_makes_room_for_another_before_it_is_open_is_fetched_again(
+    site: Site, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, lost = ShardCache.fetch, []
+
+    def fetched(self: ShardCache, url: str, sha256: str, nbytes: int) -> Path:
+        path = fetch(self, url, sha256, nbytes)
+        if lost.count(sha256) < 3:
+            lost.append(sha256)
+            path.unlink()
+        return path
+
+    monkeypatch.setattr(ShardCache, "fetch", fetched)
+    data = avdata.open(site.url, "train", cache=tmp_path)
+    assert [key for batch in data.loader(4) for key in batch.key][: len(data)] == data.keys
+    assert len(lost) == 3 * len(train_shards(synthetic_set))
 
 
 def test_what_is_here_needs_no_server(site: Site, synthetic_set: Path, tmp_path: Path) -> None:

@@ -73,6 +73,14 @@ def test_an_exception_of_any_worker_names_shard_and_key(mine: Path, workers: int
         list(avdata.open(mine, "train").loader(4, num_workers=workers))
 
 
+def test_facts_that_are_no_json_are_named_by_shard_and_key(mine: Path) -> None:
+    row = row_of(mine)
+    data = (mine / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["nbytes"]]
+    overwrite(mine, row, data.index(b'{"'), b"[}")
+    with pytest.raises(AvdataError, match=rf"sample {row['key']} in {row['shard']} cannot be read"):
+        avdata.open(mine, "train").find(row["key"])
+
+
 def test_an_array_of_objects_is_never_unpickled(mine: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple:

@@ -118,3 +118,17 @@ def test_mistakes_are_named(synthetic_set: Path, tmp_path: Path) -> None:
         avdata.open(synthetic_set, "dev")
     with pytest.raises(AvdataError, match="not a prepared set"):
         avdata.open(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_batches_are_the_same_to_the_bit_whatever_the_number_of_workers(
+    synthetic_set: Path, cremad_set: Path, workers: int
+) -> None:
+    for root in (synthetic_set, cremad_set):  # arrays, and strips
+        data = avdata.open(root, "train", shuffle=True, seed=3)
+        alone = list(data.loader(5, num_workers=0))
+        data.set_epoch(0)
+        for one, other in zip(alone, data.loader(5, num_workers=workers), strict=True):
+            assert one.key == other.key
+            assert torch.equal(one.mel, other.mel)
+            assert torch.equal(one.frames, other.frames)

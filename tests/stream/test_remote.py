@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from stream.servers import HUB_SET, Site, dropped, flipped, served, trickled, unavailable
+from torch.utils.data import DataLoader
 
 import avdata
 from avdata import shardcache
@@ -24,6 +25,10 @@ def contents(where: str | Path, cache: Path, **options: object) -> dict[str, tup
         for place, key in enumerate(batch.key)
         if batch.weight[place]
     }
+
+
+def key_of(sample: avdata.stream.AVSample) -> str:
+    return sample.key
 
 
 def same(one: dict[str, tuple], other: dict[str, tuple]) -> bool:
@@ -135,6 +140,18 @@ def test_one_sample_of_a_remote_set_costs_its_own_bytes(
     found = data.find(row["key"])
     assert site.asked_for(".tar") == [(row["shard"], row["offset"], row["offset"] + row["nbytes"])]
     assert torch.equal(found.mel, avdata.open(synthetic_set, "val").find(row["key"]).mel)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_torch_loader_over_a_remote_set_fetches_each_shard_once(
+    site: Site, synthetic_set: Path, tmp_path: Path, workers: int
+) -> None:
+    data = avdata.open(site.url, "train", shuffle=True, cache=tmp_path)
+    for _ in range(2):
+        got = list(DataLoader(data, batch_size=None, num_workers=workers, collate_fn=key_of))
+        assert sorted(got) == sorted(data.keys)
+    shards = read_info(synthetic_set)["splits"]["train"]["shards"]
+    assert sorted(name for name, *_ in site.asked_for(".tar")) == sorted(shard["path"] for shard in shards)
 
 
 def test_one_sample_that_is_not_the_indexs_is_refused(site: Site, tmp_path: Path) -> None:
