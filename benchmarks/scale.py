@@ -5,11 +5,11 @@
 
 Three claims. Cost per clip is flat: the slope of log(CPU seconds a clip) over log(clips), 0 when flat. The
 engines cost little: the same shards are made in one plain loop (the floor), by one local worker and by one
-Ray worker, in turns; the ratios are of the medians, of CPU and of wall seconds, over all shards but the first:
-during that a worker loads its libraries, which the plain loop has already. How much longer the first shard took
-than the others' mean is printed beside, as the start. Our own code is a small share: the rest is decoding, transforms and writing
-by libraries, told apart by a profile of the plain loop. CPU seconds are those of this process and its
-children; Ray's workers are not its children, so of Ray only wall seconds are compared.
+Ray worker, in turns; the ratios are of the medians, of CPU and wall seconds, over all shards but the first:
+over that one a worker loads its libraries, which the plain loop has already. How much longer it took than the
+others' mean is printed beside, as the start. Our own code is a small share: the rest is decoding, transforms
+and writing by libraries, told apart by a profile of the plain loop. CPU seconds are those of this process and
+its children; Ray's workers are not its children, so of Ray only wall seconds are compared.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ def compare(source: Path, folder: Path, rounds: int) -> None:
     jobs = jobs_of(source, folder)
     for turn in range(rounds):
         for name, contender in contenders.items():
-            first, rest = (
+            first, every = (
                 [replace(job, root=folder / f"{name}{turn}{part}") for job in jobs] for part in "ab"
             )
-            wall, used, start = contender(rest)
-            # The same part for CPU: a child's is known when it has ended, so the first shard is made once more.
+            wall, used, start = contender(every)
+            # Of CPU the same part: a child's is known when it has ended, so the first is made once more.
             taken[name].append((wall, used - (contender(first[:1])[1] if name != "ray" else 0), start))
     middle = {
         name: [statistics.median(one[part] for one in held) for part in range(3)]
