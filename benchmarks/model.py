@@ -216,9 +216,7 @@ def attention(rounds: int, largest: int, plot: Path | None) -> None:
     if 4096 in tokens:
         ratio = times["cmqka"][tokens.index(4096)] / times["cmqka"][tokens.index(1024)]
         said = "linear enough" if ratio < 6 else "NOT linear"
-        print(
-            f"  cmqka: 4096 tokens take {ratio:.1f} times as long as 1024; {said}, for which it must be below 6"
-        )
+        print(f"  cmqka: 4096 tokens take {ratio:.1f} times as long as 1024: {said} (below 6)")
     if plot is not None:
         from matplotlib.figure import Figure
 
