@@ -14,7 +14,7 @@ import avdata
 from snnergy.settings import TrainConfig, settle
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Every worker has a core; with threads of their own, theirs and their children's, they wait for one another.
+    # Every worker has a core; threads of their own would wait for those of the others.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
