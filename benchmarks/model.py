@@ -99,6 +99,11 @@ def exchanged(model: nn.Module, made: type[nn.Module]) -> nn.Module:
     return model
 
 
+def plain_heads(spikes: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """Channels cut in parts and heads, as torch differentiates it."""
+    return tuple(part.unflatten(2, (heads, -1)) for part in spikes.chunk(parts, dim=2))
+
+
 def timed(call: Callable[[], object]) -> float:
     """Milliseconds of a call."""
     if DEVICE == "cuda":
@@ -208,6 +213,10 @@ def attention(rounds: int, largest: int, plot: Path | None) -> None:
         # Small grids measure the cost of calls, not of tokens.
         print(f"  {name}: time ~ N^{exponent(tokens[-3:], times[name][-3:]):.2f}, "
               f"bytes ~ N^{exponent(tokens[-3:], sizes[name][-3:]):.2f} over the last three")  # fmt: skip
+    if 4096 in tokens:
+        ratio = times["cmqka"][tokens.index(4096)] / times["cmqka"][tokens.index(1024)]
+        said = "linear enough" if ratio < 6 else "NOT linear"
+        print(f"  cmqka: 4096 tokens take {ratio:.1f} times as long as 1024: {said} (below 6)")
     if plot is not None:
         from matplotlib.figure import Figure
 
@@ -227,7 +236,8 @@ def training(rounds: int, preset: str, size: int, batch: int) -> None:
     video = torch.randn(4, batch, 3, size, size, device=DEVICE)
     label = torch.randint(0, 6, (batch,), device=DEVICE)
     makers: dict[str, type[nn.Module] | None] = {
-        "ours": None, "SpikingJelly": JellyNeuron, "plain autograd": PlainNeuron
+        "ours": None, "SpikingJelly": JellyNeuron, "plain autograd": PlainNeuron,
+        "plain, channels_last": PlainNeuron,
     }  # fmt: skip
     networks = {}
     for name, made in makers.items():
@@ -236,8 +246,11 @@ def training(rounds: int, preset: str, size: int, batch: int) -> None:
         networks[name] = (network if made is None else exchanged(network, made)).to(DEVICE)
 
     def forward(name: str) -> Tensor:
-        # A peer multiplies masks and keys as anyone would.
-        with nullcontext() if name == "ours" else patch.object(snnergy.attention, "passed", torch.mul):
+        # A peer multiplies masks and keys, and cuts channels, as anyone would.
+        plain: dict[str, Any] = {"passed": torch.mul, "by_head": plain_heads}
+        if not name.endswith("channels_last"):
+            plain["pixelwise"] = torch.Tensor.contiguous
+        with nullcontext() if name == "ours" else patch.multiple(snnergy.attention, **plain):
             return networks[name](audio, video)
 
     def step(name: str) -> None:
@@ -251,7 +264,7 @@ def training(rounds: int, preset: str, size: int, batch: int) -> None:
     }
     print(f"training step of {preset}, {size}×{size}, T = 4, batch {batch}, on {DEVICE}")
     for name in networks:
-        print(f"  {name:15} {took[name]:8.0f} ms  {batch / took[name] * 1e3:6.1f} samples/s  "
+        print(f"  {name:20} {took[name]:8.0f} ms  {batch / took[name] * 1e3:6.1f} samples/s  "
               f"{took[name] / took['ours']:5.2f} × ours  {kept[name] / 1e6:7.0f} MB kept, ours is "
               f"{kept['ours'] / kept[name]:.2f} of it")  # fmt: skip
 

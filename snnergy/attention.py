@@ -11,9 +11,11 @@ spatiotemporal features, with learnable residual fusion.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from snnergy.config import Combine, Kind, Side, SumNorm
@@ -26,6 +28,44 @@ LIF = Cell()
 def fold(spikes: Tensor) -> Tensor:
     """[T, B, …] as [T·B, …]."""
     return spikes.flatten(0, 1)
+
+
+def pixelwise(pictures: Tensor) -> Tensor:
+    """Pictures [N, C, H, W] laid out as channels_last, on processors the quicker way for all that follows.
+
+    Of one channel torch does not say so by itself, and would go on in the other layout.
+    """
+    if torch.compiler.is_exporting():
+        return pictures
+    n, channels, height, width = pictures.shape
+    rows = pictures.permute(0, 2, 3, 1).reshape(-1)
+    return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+class _Heads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, spikes: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+        ctx.shape = list(spikes.shape)
+        return spikes.unflatten(2, (parts, heads, -1)).unbind(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        steps, samples, channels, *grid = ctx.shape
+        # Written once, whatever is an expanded sum, and laid out as channels_last.
+        made = grads[0].new_empty((steps, samples, *grid, channels))
+        by_head = made.unflatten(-1, (len(grads), grads[0].shape[2], -1))
+        for number, grad in enumerate(grads):
+            by_head.select(4, number).copy_(grad.permute(0, 1, 4, 5, 2, 3))
+        return made.permute(0, 1, 4, 2, 3), None, None
+
+
+def by_head(spikes: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """[T, B, parts · C, H, W] as `parts` views [T, B, h, C / h, H, W]."""
+    if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return spikes.unflatten(2, (parts, heads, -1)).unbind(2)
+    made: tuple[Tensor, ...] = _Heads.apply(spikes, parts, heads)
+    return made
 
 
 class ConvNorm(nn.Module):
@@ -58,7 +98,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised (and pooled) result, real-valued."""
-        y = self.norm(self.conv(fold(x)))
+        y = self.norm(self.conv(fold(x) if x.is_cuda else pixelwise(fold(x))))
         y = y if self.pool is None else self.pool(y)
         return y.unflatten(0, x.shape[:2])
 
@@ -118,14 +158,15 @@ class QKAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes [T, B, C, H, W] to currents of the same shape."""
-        query, key = self.neuron(self.query_key(x)).chunk(2, dim=2)
+        query, key = by_head(self.neuron(self.query_key(x)), 2, self.heads)
         if self.token is not None:
-            summed = query.unflatten(2, (self.heads, -1)).sum(3, keepdim=True)
-            masked = passed(self.token(summed), key.unflatten(2, (self.heads, -1))).flatten(2, 3)
+            mask = self.token(query.sum(3, keepdim=True))
         else:
             assert self.channel is not None
-            mask = self.channel(query.sum((3, 4)), query.shape[3] * query.shape[4])
-            masked = passed(mask[..., None, None], key)
+            sums = query.sum((4, 5))
+            fired = self.channel(sums.flatten(2, 3), query.shape[4] * query.shape[5])
+            mask = fired.unflatten(2, sums.shape[2:])[..., None, None]
+        masked = passed(mask, key).flatten(2, 3)
         return self.out(masked)
 
 
@@ -207,8 +248,9 @@ class CrossModalAttention(nn.Module):
         """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""
         source = align_grid(source, target.shape[-2:])
         asks, answers = (target, source) if self.query_source == "target" else (source, target)
-        queries = self.query_neuron(self.query(asks)).chunk(len(self.branches), dim=2)
-        keys = self.key_neuron(self.key(answers)).chunk(len(self.branches), dim=2)
+        parts = len(self.branches), self.heads
+        queries = by_head(self.query_neuron(self.query(asks)), *parts)
+        keys = by_head(self.key_neuron(self.key(answers)), *parts)
         masked = [
             self._mask(branch, query, key)
             for branch, query, key in zip(self.branches, queries, keys, strict=True)
@@ -217,25 +259,24 @@ class CrossModalAttention(nn.Module):
 
     def _joined(self, masked: list[Tensor]) -> Tensor:
         if self.combine == "concat":
-            return torch.cat(masked, dim=2)
+            # Pictures of four dimensions keep their layout.
+            return torch.cat([fold(part) for part in masked], dim=1).unflatten(0, masked[0].shape[:2])
         first, *others = masked
         for other in others:
             first = first + other if self.combine == "sum" else first + other - first * other
         return first
 
     def _mask(self, branch: str, query: Tensor, key: Tensor) -> Tensor:
-        tokens = key.shape[3] * key.shape[4]
-        by_head = query.unflatten(2, (self.heads, -1))
+        tokens = key.shape[4] * key.shape[5]
         if branch == "t":
             assert self.temporal is not None
-            steps = self.temporal(by_head.sum((3, 4, 5)), tokens)
-            mask = steps[:, :, :, None, None, None]
+            mask = self.temporal(query.sum((3, 4, 5)), tokens)[:, :, :, None, None, None]
         else:
             assert self.spatial is not None
-            mask = self.spatial(by_head.sum(3, keepdim=True))
+            mask = self.spatial(query.sum(3, keepdim=True))
         if branch == "o":
             assert self.channel is not None
             # The token mask of the one times the channel mask of the other, on no grid of the other's.
-            channels = self.channel(key.sum((3, 4)), tokens).unflatten(2, (self.heads, -1))
-            return passed(mask, channels[..., None, None]).flatten(2, 3)
-        return passed(mask, key.unflatten(2, (self.heads, -1))).flatten(2, 3)
+            sums = key.sum((4, 5))
+            key = self.channel(sums.flatten(2, 3), tokens).unflatten(2, sums.shape[2:])[..., None, None]
+        return passed(mask, key).flatten(2, 3)

@@ -92,12 +92,12 @@ def load_network(checkpoint: str | Path) -> tuple[SNNergy, TrainConfig]:
 def load_all(checkpoint: str | Path) -> tuple[SNNergy, TrainConfig, bool]:
     """The network, its settings, and whether its batch norms were recalibrated before it was saved."""
     path = Path(checkpoint)
-    said = read_config(path.parent)
     try:
         data = path.read_bytes()
     except OSError as error:
-        msg = f"{path} cannot be read ({error})"
+        msg = f"{path} cannot be read ({error.strerror})"
         raise AvdataError(msg, hint="give a run's folder, or a checkpoint beside its config.json") from error
+    said = read_config(path.parent)
     state = load(data, path)
     shape: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in said["model"].items()

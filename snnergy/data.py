@@ -84,6 +84,8 @@ def batches(
 def pairs(
     loader: Iterable[AVBatch], count: int, device: torch.device | str | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(audio, video) of the first `count` batches, as recalibration and the energy count want them."""
+    """(audio, video) of the first `count` batches without padding, to recalibrate or to count energy."""
     for made in batches(loader, count, device):
-        yield made.audio, made.video
+        # A process that was given padding alone still has to see something.
+        real = made.weight > 0 if bool((made.weight > 0).any()) else torch.ones_like(made.weight) > 0
+        yield made.audio[:, real], made.video[:, real]

@@ -163,12 +163,14 @@ def fresh(shape: Sequence[int]) -> Tensor:
 
 
 def _rows(part: Tensor) -> Any:
-    return part.detach().reshape(part.shape[0], -1).numpy()
+    """Each step's elements as they lie in memory: one step lies behind the other."""
+    steps, each = part.shape[0], part[0].numel()
+    return part.detach().as_strided((steps, each), (each, 1)).numpy()
 
 
 def forward(current: Tensor, threshold: float, decay: float, *, leaky: bool) -> Tensor:
-    """Spikes of a contiguous float32 current [T, …]."""
-    spikes = fresh(current.shape)
+    """Spikes of a dense float32 current [T, …], laid out as it is."""
+    spikes = fresh((current.numel(),)).as_strided(current.shape, current.stride())
     x, s = _rows(current), _rows(spikes)
     options = np.float32(threshold), np.float32(decay), leaky
     spread(lambda low, high: _forward(x, s, *options, low, high), x.shape[1], x.shape[0], BLOCK)
@@ -186,8 +188,8 @@ def backward(
     arctan: bool,
     learn: bool,
 ) -> tuple[Tensor, float]:
-    """The current's gradient and, with `learn`, the decay's, of contiguous float32 tensors [T, …]."""
-    out = fresh(current.shape)
+    """The current's gradient and, with `learn`, the decay's, of dense float32 [T, …] of one layout."""
+    out = fresh((current.numel(),)).as_strided(current.shape, current.stride())
     g, x, o = _rows(grad), _rows(current), _rows(out)
     options = np.float32(threshold), np.float32(decay), leaky, np.float32(steepness), arctan, learn
     work = partial(_backward, g, x, o, *options)

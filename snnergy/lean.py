@@ -1,11 +1,13 @@
-"""Layers that keep a bit where autograd's own keep a float, with the same results and gradients to the bit.
+"""Layers that keep a bit where autograd's own keep a float, with the same results and gradients.
 
 A convolution keeps its input for its weight's gradient, and a product its factors for one another's: of
 spikes a bit each is enough. Max pooling keeps its input, of which its backward needs only the shape, and
-where each maximum stood, as an int64, where a byte says which of its window it was.
+where each maximum stood, as an int64, where a byte says which of its window it was. All is the same to the
+bit, but for a convolution of float32 on processors: it adds up the weights of the spikes that are there
+(`conv_cpu`), in an order of its own.
 
-`pack` and `unpack` are operators of torch, so that a compiled graph holds them whole; all else is written
-with autograd functions, whose saved tensors other hooks (checkpoints, offloading) see.
+What is compiled, packed or unpacked is an operator of torch, so that a compiled graph holds it whole; all
+else is written with autograd functions, whose saved tensors other hooks (checkpoints, offloading) see.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch.nn import functional
 @torch.library.custom_op("snnergy::pack", mutates_args=())
 def pack(spikes: Tensor) -> Tensor:
     """Zeros and ones of any type and shape as bits: uint8 [⌈n / 8⌉], the first in the highest bit."""
-    flat = spikes.reshape(-1).bool()
+    flat = spikes.bool().reshape(-1)
     if not flat.is_cuda:
         return torch.from_numpy(np.packbits(flat.numpy()))
     rows = functional.pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
@@ -57,66 +59,169 @@ def _places(device: torch.device) -> Tensor:
     return torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=device)
 
 
+@cache
+def _conv_kernels() -> ModuleType | None:
+    """The compiled convolutions, imported when they are first needed."""
+    try:
+        from snnergy import conv_cpu  # noqa: PLC0415
+    except ImportError:
+        return None
+    return conv_cpu
+
+
+def _by_events(spikes: Tensor, weight: Tensor) -> bool:
+    """Whether the compiled convolution, which adds up weights where spikes are, can take these."""
+    plain = spikes.device.type == "cpu" and spikes.dtype == weight.dtype == torch.float32
+    return plain and weight.shape[2] == weight.shape[3] and _conv_kernels() is not None
+
+
+def _compiled() -> ModuleType:
+    kernels = _conv_kernels()
+    assert kernels is not None
+    return kernels
+
+
+@torch.library.custom_op("snnergy::pack_pixels", mutates_args=())
+def _pack_pixels(spikes: Tensor) -> Tensor:
+    """Spikes [N, C, H, W] as bits by pixel: uint8 [N·H·W, ⌈C / 8⌉]."""
+    bits: Tensor = _compiled().pack(spikes)
+    return bits
+
+
+@_pack_pixels.register_fake
+def _(spikes: Tensor) -> Tensor:
+    n, channels, height, width = spikes.shape
+    return spikes.new_empty((n * height * width, (channels + 7) // 8), dtype=torch.uint8)
+
+
+@torch.library.custom_op("snnergy::convolve", mutates_args=())
+def _convolve(bits: Tensor, shape: Sequence[int], weight: Tensor, stride: int, padding: int) -> Tensor:
+    """The convolution of packed spikes [N, C, H, W], as channels_last."""
+    kernels = _compiled()
+    if kernels.crowded(bits, shape):
+        dense = functional.conv2d(kernels.unpack(bits, shape), weight, None, stride, padding)
+        return dense.contiguous(memory_format=torch.channels_last)
+    made: Tensor = kernels.forward(bits, shape, weight, stride, padding)
+    return made
+
+
+@_convolve.register_fake
+def _(bits: Tensor, shape: Sequence[int], weight: Tensor, stride: int, padding: int) -> Tensor:
+    height, width = ((side + 2 * padding - weight.shape[2]) // stride + 1 for side in shape[2:])
+    return weight.new_empty((shape[0], height, width, weight.shape[0])).permute(0, 3, 1, 2)
+
+
+@torch.library.custom_op("snnergy::convolve_backward", mutates_args=())
+def _convolve_backward(
+    bits: Tensor, shape: Sequence[int], grad: Tensor, weight: Tensor, stride: int, padding: int
+) -> Tensor:
+    """The weight's gradient, from packed spikes and the result's gradient."""
+    kernels = _compiled()
+    if kernels.crowded(bits, shape):
+        options = [stride, stride], [padding, padding], [1, 1], False, [0, 0], 1, [False, True, False]
+        given = grad, kernels.unpack(bits, shape), weight, None
+        return torch.ops.aten.convolution_backward(*given, *options)[1].contiguous()
+    made: Tensor = kernels.of_weight(bits, shape, grad, weight, stride, padding)
+    return made
+
+
+@_convolve_backward.register_fake
+def _(bits: Tensor, shape: Sequence[int], grad: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    return torch.empty_like(weight, memory_format=torch.contiguous_format)
+
+
+def _untouched(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Memory laid out as pictures are that nobody reads, and that is therefore never there."""
+    n, channels, height, width = shape
+    if not like.is_contiguous(memory_format=torch.channels_last):
+        return like.new_empty(shape)
+    return like.new_empty((n, height, width, channels)).permute(0, 3, 1, 2)
+
+
 class _SpikeConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(spikes: Tensor, weight: Tensor, stride: list[int], padding: list[int]) -> Tensor:
-        return functional.conv2d(spikes, weight, None, stride, padding)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        spikes, weight, ctx.stride, ctx.padding = inputs
-        ctx.shape, ctx.dtype = list(spikes.shape), spikes.dtype
-        ctx.save_for_backward(pack(spikes) if weight.requires_grad else None, weight)
+    def forward(ctx: Any, spikes: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.shape, ctx.dtype, ctx.options = list(spikes.shape), spikes.dtype, (stride, padding)
+        ctx.events, learns = _by_events(spikes, weight), ctx.needs_input_grad[1]
+        if ctx.events:
+            bits = _pack_pixels(spikes)
+            out = _convolve(bits, ctx.shape, weight, stride, padding)
+        else:
+            bits = pack(spikes) if learns else None
+            out = functional.conv2d(spikes, weight, None, stride, padding)
+        ctx.save_for_backward(bits if learns else None, weight)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         bits, weight = ctx.saved_tensors
-        spikes = grad.new_empty(ctx.shape) if bits is None else unpack(bits, ctx.shape, ctx.dtype)
-        needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
-        of_spikes, of_weight, _ = torch.ops.aten.convolution_backward(
-            grad, spikes, weight, None, ctx.stride, ctx.padding, [1, 1], False, [0, 0], 1, needed
-        )
+        stride, padding = ctx.options
+        of_spikes, of_weight, needed = None, None, list(ctx.needs_input_grad[:2])
+        if ctx.events and needed[1]:
+            of_weight, needed[1] = _convolve_backward(bits, ctx.shape, grad, weight, stride, padding), False
+        if ctx.events and needed[0] and stride == weight.shape[2] == 1:
+            # A product of matrices, where the pixels' channels lie side by side.
+            of_spikes = (grad.permute(0, 2, 3, 1) @ weight.flatten(1)).permute(0, 3, 1, 2)
+            needed[0] = False
+        if any(needed):
+            # Without the weight's gradient only its shape and layout matter.
+            spikes = unpack(bits, ctx.shape, ctx.dtype) if needed[1] else _untouched(ctx.shape, grad)
+            options = [stride, stride], [padding, padding], [1, 1], False, [0, 0], 1
+            found = torch.ops.aten.convolution_backward(
+                grad, spikes, weight, None, *options, [*needed, False]
+            )
+            of_spikes, of_weight = (
+                mine if mine is not None else theirs
+                for mine, theirs in zip((of_spikes, of_weight), found[:2], strict=True)
+            )
         return of_spikes, of_weight, None, None
 
 
 class SpikeConv2d(nn.Conv2d):
     """A convolution without bias that is fed zeros and ones, and keeps a bit of each for its backward.
 
-    Fed anything else its results are right and its weight's gradient is not.
+    On processors it adds up the weights of the spikes that are there. Fed anything else it is wrong.
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # Norms folded into it for inference give it a bias.
-        if bias is not None or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        recorded = torch.is_grad_enabled() or _by_events(x, weight)
+        if bias is not None or not recorded or torch.compiler.is_exporting():
             return super()._conv_forward(x, weight, bias)
         kind = x.device.type
         if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
             # An autograd function is a closed box to autocast, which would cast within it.
             x, weight = (part.to(torch.get_autocast_dtype(kind)) for part in (x, weight))
-        out: Tensor = _SpikeConvolution.apply(x, weight, list(self.stride), list(self.padding))
+        out: Tensor = _SpikeConvolution.apply(x, weight, self.stride[0], int(self.padding[0]))
         return out
+
+
+def _order(x: Tensor) -> list[int]:
+    """Dimensions from the widest stride to the narrowest: in this order memory is read as it lies."""
+    return sorted(range(x.ndim), key=x.stride, reverse=True)
+
+
+def _back(order: list[int]) -> list[int]:
+    return [order.index(dimension) for dimension in range(len(order))]
 
 
 class _Passed(torch.autograd.Function):
     @staticmethod
-    def forward(mask: Tensor, key: Tensor) -> Tensor:
-        return mask * key
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        mask, key = inputs
-        ctx.shapes, ctx.dtypes = (list(mask.shape), list(key.shape)), (mask.dtype, key.dtype)
-        ctx.save_for_backward(pack(mask), pack(key))
+    def forward(ctx: Any, mask: Tensor, key: Tensor) -> Tensor:
+        ctx.held = [(list(part.shape), _order(part), part.dtype) for part in (mask, key)]
+        ctx.save_for_backward(*(pack(part.permute(_order(part))) for part in (mask, key)))
+        # A product lies as its first factor does.
+        return key * mask
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         mask, key = (
-            unpack(bits, shape, dtype)
-            for bits, shape, dtype in zip(ctx.saved_tensors, ctx.shapes, ctx.dtypes, strict=True)
+            unpack(bits, [shape[d] for d in order], dtype).permute(_back(order))
+            for bits, (shape, order, dtype) in zip(ctx.saved_tensors, ctx.held, strict=True)
         )
-        return (grad * key).sum_to_size(mask.shape), (grad * mask).sum_to_size(key.shape)
+        return (key * grad).sum_to_size(mask.shape), (grad * mask).sum_to_size(key.shape)
 
 
 def passed(mask: Tensor, key: Tensor) -> Tensor:
@@ -126,7 +231,7 @@ def passed(mask: Tensor, key: Tensor) -> Tensor:
     [[1.0, 0.0], [0.0, 0.0]]
     """
     if not torch.is_grad_enabled() or torch.compiler.is_exporting():
-        return mask * key
+        return key * mask
     out: Tensor = _Passed.apply(mask, key)
     return out
 

@@ -54,8 +54,18 @@ def _kernels(device: str) -> ModuleType | None:
     return fire_cpu
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.contiguous() if x.dtype == torch.float64 else x.float().contiguous()
+def _laid_out(current: Tensor) -> Tensor:
+    """Memory for a result: laid out as the current is (channels_last, say) where steps lie one by one."""
+    like = torch.empty_like(current)
+    apart = like.stride(0) * len(like) == like.numel()
+    return like if apart else torch.empty_like(current, memory_format=torch.contiguous_format)
+
+
+def _wide(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """As float32 at least, laid out as `_laid_out` says of it, or of `like`."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    made = _laid_out(wide if like is None else like)
+    return wide if wide.stride() == made.stride() else made.copy_(wide)
 
 
 def _integrate(before: Tensor, given: Tensor, decay: float | Tensor, leaky: bool) -> Tensor:
@@ -83,7 +93,7 @@ def _fire(current: Tensor, rate: Tensor | None, decay: float, threshold: float, 
 
 @_fire.register_fake
 def _(current: Tensor, rate: Tensor | None, decay: float, threshold: float, surrogate: str) -> Tensor:
-    return torch.empty_like(current, memory_format=torch.contiguous_format)
+    return _laid_out(current)
 
 
 @torch.library.custom_op("snnergy::fire_backward", mutates_args=())
@@ -96,12 +106,12 @@ def _fire_backward(
     if kernels is not None and current.device.type in ("cpu", "cuda"):
         given = rate if current.is_cuda else None if rate is None else float(rate)
         out, share = kernels.backward(
-            _wide(grad), wide, threshold, decay if given is None else given, leaky=leaky,
+            _wide(grad, wide), wide, threshold, decay if given is None else given, leaky=leaky,
             steepness=STEEPNESS[surrogate], arctan=surrogate == "atan", learn=rate is not None,
         )  # fmt: skip
         total = torch.as_tensor(share, dtype=wide.dtype, device=wide.device)
     else:
-        out, total = _backward_loop(grad.to(wide.dtype), wide, rate, decay, threshold, surrogate)
+        out, total = _backward_loop(_wide(grad, wide), wide, rate, decay, threshold, surrogate)
     return out.to(current.dtype), total.to(current.dtype if rate is None else rate.dtype)
 
 
@@ -138,7 +148,7 @@ def _slope(distance: Tensor, surrogate: str) -> Tensor:
 def _(
     grad: Tensor, current: Tensor, rate: Tensor | None, decay: float, threshold: float, surrogate: str
 ) -> tuple[Tensor, Tensor]:
-    out = torch.empty_like(current, memory_format=torch.contiguous_format)
+    out = _laid_out(current)
     return out, current.new_empty(()) if rate is None else rate.new_empty(())
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnergy.augment import augment, dice, mixup, shift, spec_augment
-from snnergy.data import IMAGENET_MEAN, IMAGENET_STD, Batch, to_batch
+from snnergy.data import IMAGENET_MEAN, IMAGENET_STD, Batch, open_split, pairs, to_batch
 from snnergy.settings import AugmentConfig
 
 B, T, F, L, SIZE = 3, 4, 12, 8, 16
@@ -37,6 +38,11 @@ def test_the_network_gets_time_first_and_imagenets_scale() -> None:
     for channel in range(3):
         value = (float(frames[1, 2, channel, 5, 7]) / 255 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
         assert made.video[2, 1, channel, 5, 7].item() == pytest.approx(value, abs=1e-6)
+
+
+def test_padding_is_neither_calibrated_on_nor_counted(tiny_set: Path) -> None:
+    loader = open_split(tiny_set, "val", rank=0, world_size=1).loader(3, num_workers=0)
+    assert [audio.shape[1] for audio, _ in pairs(loader, 9)] == [3, 1]
 
 
 def test_a_samples_changes_are_its_own_whatever_batch_it_comes_in() -> None:

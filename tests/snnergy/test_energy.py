@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 import snnergy
 from avdata.errors import UsageError
+from snnergy import lean
 from snnergy.cli import app
 from snnergy.cli_energy import _row
 from snnergy.energy import AC_PJ, MAC_PJ, Energy, draw_energy, measure
@@ -33,7 +35,9 @@ def energy() -> Energy:
     return measure(settled(), [inputs()])
 
 
-def test_synaptic_operations_are_spikingjellys() -> None:
+def test_synaptic_operations_are_spikingjellys(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its counter knows torch's convolution, and not the compiled one.
+    monkeypatch.setattr(lean, "_conv_kernels", lambda: None)
     model, given = settled(), inputs()
     counter = SynOpCounter()
     with torch.no_grad(), DispatchCounterMode([counter]):
@@ -129,10 +133,12 @@ def test_a_training_network_has_no_energy() -> None:
         measure(model.eval(), [])
 
 
-def test_the_command_tells_a_trained_networks_energy(synthetic_set: Path, tmp_path: Path) -> None:
+def test_the_command_tells_a_trained_networks_energy(
+    tiny_set: Path, tmp_path: Path, quick: Callable[..., TrainConfig]
+) -> None:
     run = tmp_path / "run"
-    train(synthetic_set, run, TrainConfig(steps=2, batch_size=8))
-    told = CliRunner().invoke(app, ["energy", str(run), str(synthetic_set), "--batches", "1", "--json"])
+    train(tiny_set, run, quick(steps=2), device="cpu")
+    told = CliRunner().invoke(app, ["energy", str(run), str(tiny_set), "--batches", "1", "--json"])
     assert told.exit_code == 0, told.output
     measured = json.loads(told.stdout)
     assert measured["samples"] == 8

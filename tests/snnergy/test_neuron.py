@@ -73,7 +73,9 @@ def test_the_kernel_is_the_loop(steps: int, width: int, kind: Any, surrogate: An
     # Where rounding moves a membrane over the threshold the two may part; they part nowhere else.
     same = (got == exact).all(0)
     assert same.float().mean() > 0.99
-    assert (slope - exact_slope)[:, same].abs().max() < 5e-6
+    # Without leak gradients of many steps add up, and their rounding with them.
+    off = (slope - exact_slope)[:, same].abs() / exact_slope[:, same].abs().clamp(min=1)
+    assert off.max() < 5e-6
 
 
 def test_threads_do_not_change_a_bit() -> None:
