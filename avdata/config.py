@@ -1,4 +1,4 @@
-"""The typed settings of a preparation, their presets, and the hash that names them.
+"""The typed settings of a preparation, and the hash that names them.
 
 Every model is frozen and refuses unknown keys. `T`, the number of steps of a sample, is `video.frames`.
 """
@@ -69,7 +69,10 @@ class VideoConfig(_Settings):
 
     frames: int = Field(4, ge=1, le=256, description="steps of a sample, T, one frame each")
     size: int = Field(128, ge=8, le=2048, description="height and width, pixels")
-    fit: Literal["crop", "stretch", "letterbox"] = Field("crop", description="how a frame becomes a square")
+    fit: Literal["crop", "stretch", "letterbox", "face"] = Field(
+        "crop",
+        description="how a frame becomes a square; face: around the face, one place for all frames of a clip",
+    )
     short_side: int | None = Field(
         None, description="crop: scale the short side to this, then crop size from the centre"
     )
@@ -262,37 +265,6 @@ class Config(_Settings):
     def hash(self) -> str:
         """sha256 of `canonical()`, hexadecimal."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
-
-
-_LOG_STFT: Overrides = {
-    "sample_rate": 22_050, "kind": "log-stft", "n_fft": 512, "hop": 353, "power": 1.0, "log": "ln",
-    "floor": 1e-7, "clamp": True, "layout": "repeat",
-}  # fmt: skip
-
-PRESETS: Mapping[str, Overrides] = {
-    # Real time in every step: 4 × 0.64 s, 128 mel columns each.
-    "snnergy": {},
-    # The front end of the SNNergy author's public code: 40,800 samples, dB below the clip's maximum, min–max.
-    "snnergy-repeat": {
-        "audio": {
-            "n_fft": 2048, "hop": 320, "reference": "max", "top_db": 80.0, "normalize": "minmax",
-            "layout": "repeat",
-        },
-        "align": {"window": "start", "seconds": 2.55},
-    },
-    # OGM-GE (CVPR 2022), CramedDataset.py: tile to 3 s, log|STFT| 257×188; every 29th frame at 224×224.
-    "ogmge": {
-        "audio": _LOG_STFT,
-        "video": {"frames": 3, "size": 224, "fit": "stretch", "pick": "every", "every": 29},
-        "align": {"window": "start", "seconds": 3.0, "pad": "repeat", "correct": "none"},
-    },
-    # S-CMRL (arXiv 2502.12488): the whole clip's log|STFT| squeezed to 128×128; one still, T=4 times.
-    "scmrl": {
-        "audio": {**_LOG_STFT, "resize": [128, 128]},
-        "video": {"frames": 4, "size": 128, "short_side": 256, "pick": "random-of-every", "every": 29},
-        "align": {"window": "whole", "seconds": None, "correct": "none"},
-    },
-}  # fmt: skip
 
 
 def merge(base: Overrides, over: Overrides) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from avdata.align import Window, choose_window, cut, measure_offset, pad_fraction, step_times
 from avdata.config import Config, VideoConfig
 from avdata.errors import Flag, MediaError
+from avdata.face import face_square
 from avdata.film import Film, open_film
 from avdata.fit import fit_picture
 from avdata.gates import judge_clock, judge_files, judge_frames, judge_sound
@@ -106,7 +108,8 @@ def _assemble(clip: Clip, film: Film | None, placed: _Placed, config: Config) ->
     window = choose_window(
         config.align, spans, steps=config.video.frames, event=clip.event, loudness=placed.loudness
     )
-    pictures = _pictures(clip, film, window, config)
+    pictures, noticed = _pictures(clip, film, window, config)
+    flags += noticed
     frames = np.stack([picture.pixels for picture in pictures])
     times = tuple(round(picture.time, 6) for picture in pictures)
     flags += [Flag.STATIC_FRAMES] if film is None else judge_frames(frames, times, config.quality)
@@ -160,19 +163,31 @@ def _beside(film: Film, placed: _Placed, config: Config) -> _Placed:
     return _Placed(separate, start, offset, peak, tuple(flags))
 
 
-def _pictures(clip: Clip, film: Film | None, window: Window, config: Config) -> list[Picture]:
-    """The picture of each step, uint8 [size, size, C]; one that stands for several is made once."""
+def _pictures(
+    clip: Clip, film: Film | None, window: Window, config: Config
+) -> tuple[list[Picture], list[Flag]]:
+    """The picture of each step, uint8 [size, size, C], and what was noticed of them."""
     video = config.video
     if film is None:
-        return [_fitted(read_still(clip.video, config.quality), video)] * video.frames
+        return _fitted([read_still(clip.video, config.quality)] * video.frames, video)
     moments = _moments(clip, film.clock, window, config)
     if video.decoder == "decord":
-        return [_fitted(one, video) for one in read_pictures_decord(clip.video, film.clock, moments)]
-    return film.pictures(moments, seek=video.seek, video=video)
+        return _fitted(read_pictures_decord(clip.video, film.clock, moments), video)
+    if video.fit == "face":
+        return _fitted(film.pictures(moments, seek=video.seek), video)
+    return film.pictures(moments, seek=video.seek, video=video), []
 
 
-def _fitted(picture: Picture, video: VideoConfig) -> Picture:
-    return replace(picture, pixels=fit_picture(picture.pixels, video))
+def _fitted(pictures: Sequence[Picture], video: VideoConfig) -> tuple[list[Picture], list[Flag]]:
+    """Whole pictures as squares; one that stands for several steps is made once."""
+    whole = {id(picture): picture for picture in pictures}
+    square = face_square([picture.pixels for picture in whole.values()]) if video.fit == "face" else None
+    made = {
+        name: replace(one, pixels=fit_picture(square.of(one.pixels) if square else one.pixels, video))
+        for name, one in whole.items()
+    }
+    missed = video.fit == "face" and square is None
+    return [made[id(picture)] for picture in pictures], [Flag.NO_FACE] if missed else []
 
 
 def _moments(clip: Clip, clock: Clock, window: Window, config: Config) -> list[float]:

@@ -115,7 +115,7 @@ def _info(
         "flags": dict(sorted(Counter(flag for row in rows for flag in row["flags"]).items())),
         "shape": _shape(config),
         "mel_stats": _mel_stats([entry for entry in entries if entry["shard"].startswith("train/")]),
-        "tools": _tools(),
+        "tools": _tools(config),
         "machine": _machine(),
     }
 
@@ -190,9 +190,9 @@ def _mel_stats(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[float]] |
     }
 
 
-def _tools() -> dict[str, str]:
+def _tools(config: Config) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in TOOLS:
+    for name in (*TOOLS, "opencv-python-headless") if config.video.fit == "face" else TOOLS:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -41,7 +41,8 @@ def _layout(height: int, width: int, video: VideoConfig) -> _Layout:
         scale = size / max(height, width)
         tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
         return _Layout((tall, wide), (0, 0, tall, wide), ((size - tall) // 2, (size - wide) // 2))
-    scale = max(video.short_side or size, size) / min(height, width)
+    shorter = (video.short_side or size) if video.fit == "crop" else size
+    scale = max(shorter, size) / min(height, width)
     tall, wide = max(size, int(height * scale)), max(size, int(width * scale))
     return _Layout((tall, wide), (round((tall - size) / 2), round((wide - size) / 2), size, size))
 

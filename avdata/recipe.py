@@ -9,8 +9,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from avdata.config import PRESETS, Config, Overrides, build_config, merge, nearest
+from avdata.config import Config, Overrides, build_config, merge, nearest
 from avdata.errors import AvdataError, Flag, UsageError
+from avdata.presets import PRESETS
 
 
 @dataclass(frozen=True, slots=True)

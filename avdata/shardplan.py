@@ -18,6 +18,7 @@ from pathlib import Path
 from avdata.cache import cache_root
 from avdata.config import Config, Overrides
 from avdata.errors import MediaError, Reason, SourceError
+from avdata.face import require_detector
 from avdata.manifest import FileFacts, Manifest, load_manifest
 from avdata.outstore import is_url
 from avdata.proof import Proofs
@@ -98,6 +99,8 @@ def plan(
     """
     recipe = load_recipe(recipe)
     settled = config if isinstance(config, Config) else recipe.configure(preset, config or {})
+    if settled.video.fit == "face":
+        require_detector()
     folder, facts, files = _sources(recipe, source, settled, manifest, checksums, progress)
     split_by = recipe.check_split(settled.select.split_by)
     with ExitStack() as stack:

@@ -30,7 +30,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -229,37 +229,6 @@ def _octal(field: bytes) -> int:
     except ValueError as error:
         msg = f"a tar header gives {field!r} as a size"
         raise AvdataError(msg) from error
-
-
-def iter_members(view: memoryview) -> Iterator[tuple[str, memoryview]]:
-    """Name and data of each member of a tar, up to its end or its zero blocks.
-
-    Raises:
-        AvdataError: a header is damaged or the data ends early; the message gives the byte.
-    """
-    at = 0
-    while at + BLOCK <= len(view) and view[at] != 0:
-        header = bytes(view[at : at + BLOCK])
-        if header[257:262] != b"ustar" or not _checksum_holds(header):
-            msg = f"no tar header at byte {at}"
-            raise AvdataError(msg)
-        size = int(header[124:135], 8)
-        prefix = header[345:500].rstrip(b"\0")
-        name = (prefix + b"/" if prefix else b"") + header[:100].rstrip(b"\0")
-        start = at + BLOCK
-        if start + size > len(view):
-            msg = f"the member {name.decode()} at byte {at} is cut off"
-            raise AvdataError(msg)
-        yield name.decode(), view[start : start + size]
-        at = start + size + (-size % BLOCK)
-
-
-def _checksum_holds(header: bytes) -> bool:
-    try:
-        stored = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
-    except ValueError:
-        return False
-    return stored == sum(header) - sum(header[148:156]) + 8 * 32
 
 
 def decode_mel(members: Mapping[str, memoryview]) -> np.ndarray:

@@ -7,15 +7,17 @@ Clips like CREMA-D's (480×360, 29.97 frames/s, 2.5 s, flv1 + mp3, and a WAV of 
 (10 s, 640×360, h264 + aac) are generated with grain, so that there is something to decode. The contenders
 take turns, each in a process of its own with one thread a library; figures are medians over the rounds.
 
-floor     the frames needed, decoded in one pass by PyAV, h264's unneeded ones skipped; the sound (of a pair,
-          both sounds: the offset between them is measured from nothing less); one mel, by our own code,
-          which is the fastest of those tried. Nothing is resized, compared, compressed or written.
-prepare   `avdata.prepare`, from the survey to the finished set, with 1 and 2 workers.
+floor     the frames needed, decoded in one pass by PyAV, h264's unneeded ones skipped, as RGB; the sound (of
+          a pair, both sounds: the offset between them is measured from nothing less) and one mel, by our own
+          code, which is the fastest of those tried. Nothing is resized, compared, compressed or written.
+          Twice at once, it says how much of two workers' speed the machine has to give.
+prepare   `avdata.prepare`, from the survey to the finished set, with 1 and 2 workers; the files are hashed.
+          Below the table stands what it does beyond the floor, each part timed in the same run.
 today     a script as it is written today: ffmpeg to WAV, ffmpeg to JPEGs, librosa, `wds.ShardWriter`.
 v2d       the way of video2dataset: two ffmpeg processes and temporary files a clip, the clip re-encoded.
 
 CPU time a clip is that of a run over all clips less that of a run over the first quarter, divided by the
-difference: imports do not count.
+difference: imports do not count. Shards are of the same size in both.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from pathlib import Path
 import numpy as np
 
 KINDS = ("cremad", "ave")
+SHARDS = {".flv": 10, ".mp4": 2}
+"""Samples a shard: few, so that there are enough for two workers; real ones have hundreds."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -89,31 +93,38 @@ def floor(folder: Path, out: Path, count: int) -> None:
     import soundfile
     import soxr
 
-    from avdata.config import AudioConfig
+    from avdata.config import AudioConfig, QualityConfig
     from avdata.mel import spectrogram
+    from avdata.soundtrack import Soundtrack
 
     del out
     for path in videos(folder, count):
         moments, samples, hop = wanted(path)
-        sounds = []
         with av.open(str(path)) as container:
             video, audio = container.streams.video[0], container.streams.audio[0]
             video.thread_count = 1
             held = []
+            track = Soundtrack(path, audio, QualityConfig())
             for packet in container.demux(video, audio):
                 if packet.stream is video:
                     held.append(packet)
                 else:
-                    sounds += [frame.to_ndarray() for frame in packet.decode()]
+                    track.add(packet)
             _needed_frames(held, video, moments)
-            rate = audio.rate
+            mono, rate = track.finish().samples, audio.rate
         if path.suffix == ".flv":
-            samples_read, rate = soundfile.read(path.with_suffix(".wav"), dtype="float32")
-            sounds = [samples_read[None]]
-        mono = np.concatenate([piece.mean(axis=0) for piece in sounds]).astype(np.float32)
+            mono, rate = soundfile.read(path.with_suffix(".wav"), dtype="float32")
         wave = soxr.resample(mono, rate, 16_000)[:samples]
         power = spectrogram(np.pad(wave, (0, samples - len(wave))), AudioConfig(hop=hop))
         np.log10(np.maximum(power, 1e-10))
+
+
+def floor2(folder: Path, out: Path, count: int) -> None:
+    """The same work, half of it in each of two processes at once."""
+    command = [sys.executable, __file__, "--run", "floor", str(folder), str(out), str(count // 2)]
+    halves = [subprocess.Popen(command) for _ in range(2)]
+    if any(half.wait() for half in halves):
+        sys.exit("a half of the floor failed")
 
 
 def _needed_frames(packets: list, video: object, moments: list[float]) -> None:
@@ -147,7 +158,7 @@ def prepare(folder: Path, out: Path, count: int, workers: int = 1) -> None:
         ]  # fmt: skip
 
     recipe = Recipe("bench", 1, "Bench", ("a",), {"all": "one"}, "all", clips, lambda *a: None)
-    config: dict[str, dict[str, object]] = {"shards": {"samples": max(count // 8, 1)}}
+    config: dict[str, dict[str, object]] = {"shards": {"samples": SHARDS[videos(folder, 1)[0].suffix]}}
     if videos(folder, 1)[0].suffix == ".mp4":
         config |= {"audio": {"hop": 125}, "video": {"frames": 10}, "align": {"seconds": 10.0}}
     avdata.prepare(recipe, source=folder, out=out, config=config, workers=workers, checksums=False)
@@ -156,6 +167,44 @@ def prepare(folder: Path, out: Path, count: int, workers: int = 1) -> None:
 def prepare2(folder: Path, out: Path, count: int) -> None:
     """The product with two workers."""
     prepare(folder, out, count, workers=2)
+
+
+def parts(folder: Path, out: Path, count: int) -> None:
+    """What the product does beyond the floor: CPU time a clip of each part, in this process."""
+    from avdata import features, job, shardplan
+    from avdata.finish import finish
+    from avdata.journal import Journal
+    from avdata.shards import ShardWriter
+
+    prepare(folder, out / "first", min(count, 3), workers=0)
+    spent: dict[str, float] = {}
+
+    def timed(owner: object, name: str, part: str) -> None:
+        real = getattr(owner, name)
+
+        def wrapper(*args: object, **options: object) -> object:
+            began = time.process_time()
+            try:
+                return real(*args, **options)
+            finally:
+                spent[part] = spent.get(part, 0.0) + time.process_time() - began
+
+        setattr(owner, name, wrapper)
+
+    timed(shardplan, "survey", "proving files")
+    timed(features, "_beside", "measuring the offset")
+    for gate in ("judge_files", "judge_sound", "judge_clock", "judge_frames"):
+        timed(features, gate, "gates")
+    timed(job, "encode_members", "JPEG, npy, JSON")
+    timed(ShardWriter, "add", "tar, checksums")
+    timed(job, "_sha256", "tar, checksums")
+    timed(job._MelSums, "add", "statistics")
+    timed(Journal, "commit", "journal, index")
+    timed(sys.modules["avdata.prepare"], finish.__name__, "journal, index")
+    os.environ["AVDATA_CACHE"] = str(out / "cache")
+    prepare(folder, out / "second", count, workers=0)
+    told = ", ".join(f"{part} {seconds / count * 1e3:.2f}" for part, seconds in spent.items())
+    print(f"beyond the floor, CPU ms a clip: {told}; in all {sum(spent.values()) / count * 1e3:.2f}")
 
 
 def today(folder: Path, out: Path, count: int) -> None:
@@ -226,7 +275,8 @@ def _ffmpeg(command: list[str]) -> None:
 
 
 CONTENDERS: dict[str, Callable[[Path, Path, int], None]] = {
-    "floor": floor, "prepare": prepare, "prepare2": prepare2, "today": today, "v2d": v2d,
+    "floor": floor, "floor2": floor2, "prepare": prepare, "prepare2": prepare2, "parts": parts,
+    "today": today, "v2d": v2d,
 }  # fmt: skip
 
 
@@ -235,7 +285,9 @@ def measure(name: str, folder: Path, count: int) -> tuple[float, float, float]:
     with _scratch() as scratch:
         command = [sys.executable, __file__, "--run", name, str(folder), str(scratch / "out"), str(count)]
         began = time.perf_counter()
-        process = subprocess.Popen(command, env={**os.environ, **ONE_THREAD})
+        # A cache of its own: files proven in an earlier round would not be hashed again.
+        env = {**os.environ, **ONE_THREAD, "AVDATA_CACHE": str(scratch / "cache")}
+        process = subprocess.Popen(command, env=env)
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -283,11 +335,15 @@ def compare(kind: str, folder: Path, count: int, rounds: int, names: list[str]) 
             f"{peak[name]:9.0f}"
         )
     if "prepare2" in names:
-        print(f"2 workers: {pace['prepare'] / pace['prepare2']:.2f} × one (wall a clip)")
+        print(
+            f"2 workers: {pace['prepare'] / pace['prepare2']:.2f} × one (wall a clip); two floors at once:"
+            f" {pace['floor'] / pace['floor2']:.2f} × one"
+        )
     for name in ("today", "v2d"):
         if name in names:
             ratios = [figures[name] / figures["prepare"] for figures in (pace, middle, whole)]
             print("prepare beats {} {:.1f} × a clip, {:.1f} × by CPU, {:.1f} × the run".format(name, *ratios))
+    measure("parts", folder, count)
     print(f"start-up to the end of the first clip: {min(start_up(folder) for _ in range(2)):.2f} s")
 
 
@@ -316,7 +372,10 @@ def main() -> None:
                 # In a process of its own: those measured inherit the peak memory of this one.
                 command = [sys.executable, __file__, "--run", "make", str(scratch / kind), kind, str(count)]
                 subprocess.run(command, check=True)
-                compare(kind, scratch / kind, count, given.rounds, ["floor", "prepare", *given.beside])
+                names = ["floor", "prepare", *given.beside]
+                if "prepare2" in names:
+                    names.insert(1, "floor2")
+                compare(kind, scratch / kind, count, given.rounds, names)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from torchvision.transforms.v2 import functional as transform
 
 from avdata.align import Window, cut
-from avdata.config import PRESETS, Config, build_config
+from avdata.config import Config, build_config
 from avdata.decode import Copies, Shape
 from avdata.errors import MediaError, Reason
 from avdata.features import extract
@@ -22,6 +22,7 @@ from avdata.fit import fit_frame, fit_picture
 from avdata.job import ShardJob, _steps
 from avdata.mel import log_mel, pcen, spectrogram
 from avdata.mock import NTSC, Scene, sound, write_av, write_still, write_wav
+from avdata.presets import PRESETS
 from avdata.recipe import Clip
 from avdata.shards import decode_frames, encode_members
 from avdata.survey import Candidate, SourceFile

@@ -1,0 +1,122 @@
+"""`video.fit=face`: on a face that is drawn where the test says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from avdata import face as room
+from avdata.config import build_config
+from avdata.errors import UsageError
+from avdata.face import face_square
+from avdata.features import extract
+from avdata.mock import Scene, write_av
+from avdata.recipe import Clip
+from avdata.shardplan import plan
+
+SIZE = (320, 240)
+AT = (210, 110)
+FACE = build_config({"video": {"fit": "face", "size": 64}})
+
+
+def drawn(middle: tuple[int, int] = AT, radius: int = 45, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """A face of hair, skin, brows, eyes, nose and mouth, so wide and high around its middle."""
+    image = Image.new("RGB", size, (70, 90, 110))
+    draw = ImageDraw.Draw(image)
+
+    def oval(x: float, y: float, wide: float, tall: float, colour: tuple[int, int, int]) -> None:
+        across, down = middle[0] + x * radius, middle[1] + y * radius
+        reach = wide * radius, tall * radius
+        draw.ellipse((across - reach[0], down - reach[1], across + reach[0], down + reach[1]), colour)
+
+    oval(0, -0.15, 1.0, 1.3, (50, 35, 25))
+    oval(0, 0.05, 0.82, 1.1, (225, 180, 150))
+    for side in (-0.36, 0.36):
+        oval(side, -0.38, 0.24, 0.05, (60, 40, 30))
+        oval(side, -0.2, 0.24, 0.14, (150, 105, 85))
+        oval(side, -0.17, 0.15, 0.08, (240, 240, 240))
+        oval(side, -0.17, 0.08, 0.08, (30, 20, 20))
+    oval(0, 0.1, 0.08, 0.28, (240, 200, 170))
+    oval(0, 0.32, 0.18, 0.07, (170, 120, 100))
+    oval(0, 0.62, 0.34, 0.1, (150, 60, 60))
+    return np.array(image.filter(ImageFilter.GaussianBlur(radius * 0.03)))
+
+
+def film(path: Path, picture: np.ndarray) -> Clip:
+    """A clip that shows a picture, a spot of which changes."""
+    pixels = [picture.copy() for _ in range(25)]
+    for number, frame in enumerate(pixels):
+        frame[:60, :60] = number * 8
+    write_av(path, Scene(1.0, (), (0.5,), size=SIZE), pixels=pixels, vcodec="libx264", acodec="aac")
+    return Clip(key="a", label="a", group="a", split="train", video=path)
+
+
+@pytest.mark.parametrize(("middle", "radius"), [((210, 110), 45), ((90, 130), 60), ((150, 90), 25)])
+def test_the_square_is_around_the_face_with_a_margin(middle: tuple[int, int], radius: int) -> None:
+    square = face_square([drawn(middle, radius)])
+    assert square is not None
+    assert square.left + square.side / 2 == pytest.approx(middle[0], abs=0.15 * radius)
+    assert square.top + square.side / 2 == pytest.approx(middle[1], abs=0.15 * radius)
+    assert 2.5 * radius < square.side < 3.5 * radius
+
+
+def test_a_large_picture_is_searched_small_and_cut_large() -> None:
+    square = face_square([drawn((1000, 500), 200, (1600, 1200))])
+    assert square is not None
+    assert square.left + square.side / 2 == pytest.approx(1000, abs=30)
+    assert 500 < square.side < 700
+
+
+@pytest.mark.parametrize("middle", [(40, 45), (280, 195), (40, 195)])
+def test_a_face_at_the_edge_gets_a_square_inside_the_picture(middle: tuple[int, int]) -> None:
+    square = face_square([drawn(middle, 40)])
+    assert square is not None
+    assert square.of(drawn()).shape == (square.side, square.side, 3)
+
+
+def test_one_misjudged_picture_moves_nothing() -> None:
+    even = face_square([drawn()])
+    assert face_square([drawn(), drawn((80, 60), 30), drawn(), np.zeros((240, 320, 3), np.uint8)]) == even
+
+
+def test_the_frames_of_a_clip_show_its_face(tmp_path: Path) -> None:
+    got = extract(film(tmp_path / "a.mp4", drawn()), FACE)
+    square = face_square([drawn()])
+    assert square is not None
+    true = np.array(Image.fromarray(square.of(drawn())).resize((64, 64), Image.Resampling.BILINEAR))
+    assert "no_face" not in got.flags
+    for frame in got.frames:
+        assert np.abs(frame.astype(int) - true).mean() < 8
+
+
+def test_without_a_face_the_centre_is_taken_and_flagged(tmp_path: Path) -> None:
+    flat = np.full((SIZE[1], SIZE[0], 3), 90, np.uint8)
+    clip = film(tmp_path / "a.mp4", flat)
+    got = extract(clip, FACE)
+    centre = extract(clip, build_config({"video": {"fit": "crop", "size": 64}}))
+    assert "no_face" in got.flags
+    assert "no_face" not in centre.flags
+    assert np.abs(got.frames.astype(int) - centre.frames).mean() < 1
+
+
+def test_a_still_shows_its_face(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    clip = film(path, drawn())
+    Image.fromarray(drawn()).save(tmp_path / "a.png")
+    still = Clip("a", "a", "a", "train", video=tmp_path / "a.png", audio=path, still=True)
+    one, other = extract(still, FACE), extract(clip, FACE)
+    assert np.abs(one.frames.astype(int) - other.frames).mean() < 8
+
+
+def test_without_the_extra_one_sentence_says_so_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room._cascade.cache_clear()
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UsageError, match=r"video\.fit=face needs OpenCV") as caught:
+        plan("cremad", source=tmp_path / "nothing", config={"video": {"fit": "face"}})
+    assert caught.value.hint == "pip install 'avdata[face]'"
