@@ -132,6 +132,18 @@ def test_the_tag_names_format_and_config_and_points_at_the_set(hub: HubServer, o
     assert hub.repos[REPO].tags == {done.tag: hub.repos[REPO].branches["main"]}
 
 
+def test_a_tag_that_a_killed_run_left_behind_is_moved_by_the_next(hub: HubServer, own_set: Path) -> None:
+    tag = avdata.publish(own_set, REPO).tag
+    card = own_set / "README.md"
+    card.write_text(card.read_text().replace("<!--", "<!-- mine ") + "\n# My words\n")
+    hub.faults = [Fault("(DELETE|POST) .*/tag/", status=401, times=1000)]
+    with pytest.raises(AvdataError):
+        avdata.publish(own_set, REPO)
+    hub.faults = []
+    avdata.publish(own_set, REPO)
+    assert hub.repos[REPO].tags == {tag: hub.repos[REPO].branches["main"]}
+
+
 @pytest.mark.parametrize(
     "fault",
     [
