@@ -3,8 +3,11 @@
 A job is anything picklable with a function that takes it and a `report` callable. The function calls
 `report(item)` before each of its items, which returns when the item may begin, and `report(NO_ITEM)` after
 the last; so the engine knows which item a lost worker had in hand, and items may wait for what they are made
-from. Workers are started as `python -m avdata.engine`, not by multiprocessing: a user's script needs no
-`__main__` guard.
+from. Items are told in bundles, because each message wakes the engine; a job whose worker was lost is done
+again with care, each item told before it is begun.
+
+Workers are started as `python -m avdata.engine`, not by multiprocessing: a user's script needs no `__main__`
+guard.
 """
 
 from __future__ import annotations
@@ -44,15 +47,31 @@ time limit and is no item's fault."""
 KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
 """Has glibc keep the memory of one clip for the next; given back, it is paged in anew, 200 pages a clip."""
 
+TELL_EVERY = 0.1  # seconds
 _LOOK = 0.02
 _LOOK_LAZILY = 1.0
+
+
+@dataclass(frozen=True)
+class Task(Generic[Job]):
+    """A job to do.
+
+    Attributes:
+        job: what to do.
+        careful: whether each of its items is to be told of before it begins.
+        uncounted: workers that it lost before, over an item that is not known.
+    """
+
+    job: Job
+    careful: bool = False
+    uncounted: int = 0
 
 
 @dataclass
 class _Worker(Generic[Job]):
     process: subprocess.Popen[bytes]
     pipe: Connection
-    job: Job | None = None
+    task: Task[Job] | None = None
     item: str = NO_ITEM
     begun: bool = False
     held: bool = False
@@ -89,24 +108,24 @@ def run_jobs(
     if workers == 0:
         yield from _run_here(function, jobs, on_item, may_begin)
         return
-    waiting = list(reversed(jobs))
+    waiting = [Task(job, careful=may_begin is not None) for job in reversed(jobs)]
     farm: list[_Worker[Job]] = []
     crashes: dict[str, int] = {}
     with selectors.DefaultSelector() as pipes:
         try:
-            while waiting or any(worker.job is not None for worker in farm):
+            while waiting or any(worker.task for worker in farm):
                 _hand_out(function, waiting, farm, workers, pipes, held=may_begin is not None)
                 for worker in _ready(farm, pipes, item_timeout):
                     message = _receive(worker, pipes)
                     if isinstance(message, _Lost):
                         farm.remove(worker)
                         waiting.append(_after_loss(worker, message, crashes, ban, item_timeout))
-                    elif message[0] == "item":
+                    elif message[0] == "items":
                         _begun(worker, message[1], on_item, held=may_begin is not None)
                     elif message[0] == "error":
                         raise message[1]
                     else:
-                        worker.job, worker.item = None, NO_ITEM
+                        worker.task, worker.item = None, NO_ITEM
                         crashes.pop(NO_ITEM, None)
                         yield message[1]
                 if may_begin is not None:
@@ -141,7 +160,7 @@ class _Lost:
     ending: str
 
 
-def detail_of(reason: Reason, item_timeout: float) -> str:
+def _detail(reason: Reason, item_timeout: float) -> str:
     """What quarantine says of a banned item: on every engine and in every run the same."""
     if reason is Reason.TIMEOUT:
         return f"took more than {item_timeout:g} s"
@@ -150,24 +169,23 @@ def detail_of(reason: Reason, item_timeout: float) -> str:
 
 def _hand_out(
     function: Function,
-    waiting: list[Job],
+    waiting: list[Task[Job]],
     farm: list[_Worker[Job]],
     workers: int,
     pipes: selectors.BaseSelector,
     *,
     held: bool,
 ) -> None:
-    busy = sum(worker.job is not None for worker in farm)
+    busy = sum(worker.task is not None for worker in farm)
     while len(farm) < min(workers, busy + len(waiting)):
         farm.append(_start(function, held=held))
         pipes.register(farm[-1].pipe, selectors.EVENT_READ, farm[-1])
     for worker in farm:
-        if worker.job is None and waiting:
-            job = waiting.pop()
-            worker.job, worker.item, worker.held = job, NO_ITEM, False
+        if worker.task is None and waiting:
+            worker.task, worker.item, worker.held = waiting.pop(), NO_ITEM, False
             # A worker that died between two jobs is noticed when it is read from.
             with suppress(BrokenPipeError):
-                worker.pipe.send(job)
+                worker.pipe.send(worker.task)
 
 
 def _start(function: Function, *, held: bool) -> _Worker[Any]:
@@ -189,11 +207,12 @@ def _start(function: Function, *, held: bool) -> _Worker[Any]:
     return _Worker(process, ours)
 
 
-def _begun(worker: _Worker[Job], item: str, on_item: Report, *, held: bool) -> None:
-    worker.item, worker.since, worker.begun = item, time.monotonic(), True
-    worker.held = held and item != NO_ITEM
-    if item != NO_ITEM and not held:
-        on_item(item)
+def _begun(worker: _Worker[Job], items: list[str], on_item: Report, *, held: bool) -> None:
+    worker.item, worker.since, worker.begun = items[-1], time.monotonic(), True
+    worker.held = held and worker.item != NO_ITEM
+    for item in items:
+        if item != NO_ITEM and not held:
+            on_item(item)
 
 
 def _let_begin(farm: list[_Worker[Job]], may_begin: Callable[[str], bool], on_item: Report) -> None:
@@ -240,24 +259,47 @@ def _ending(code: int) -> str:
 
 def _after_loss(
     worker: _Worker[Job], lost: _Lost, crashes: dict[str, int], ban: Ban[Job], item_timeout: float
-) -> Job:
-    if worker.job is None or not worker.begun:
+) -> Task[Job]:
+    if worker.task is None or not worker.begun:
         msg = f"a worker could not start: it ended with {lost.ending}"
         raise AvdataError(msg, hint="its own words stand above; `avdata doctor` checks what is installed")
     if lost.reason is Reason.CRASH:
-        log.warning("a worker ended with %s over %s", lost.ending, worker.item or "a finished shard")
-    crashes[worker.item] = crashes.get(worker.item, 0) + 1
-    if lost.reason is Reason.CRASH and crashes[worker.item] < CRASHES_ALLOWED:
-        return worker.job
-    if worker.item == NO_ITEM:
-        raise workers_lost_writing(lost.ending)
-    return ban(worker.job, worker.item, lost.reason, detail_of(lost.reason, item_timeout))
+        log.warning("a worker ended with %s", lost.ending)
+    return next_task(worker.task, worker.item, lost.reason, crashes, ban, item_timeout, lost.ending)
 
 
-def workers_lost_writing(how: str) -> AvdataError:
-    """The error that ends a run whose shards cannot be put in place."""
-    msg = f"{CRASHES_ALLOWED} workers in a row were lost while they put a finished shard in place ({how})"
-    return AvdataError(msg, hint="is there enough memory and disk? Finished shards are kept")
+def next_task(
+    task: Task[Job],
+    item: str,
+    reason: Reason,
+    crashes: dict[str, int],
+    ban: Ban[Job],
+    item_timeout: float,
+    ending: str,
+) -> Task[Job]:
+    """What is done after a worker was lost.
+
+    Args:
+        task: what the worker did.
+        item: what it was last known to have in hand.
+        reason: TIMEOUT or CRASH.
+        crashes: losses by item so far; added to.
+        ban: as in `run_jobs`.
+        item_timeout: likewise.
+        ending: how the worker ended.
+
+    Raises:
+        AvdataError: workers are lost again and again over no item.
+    """
+    if item != NO_ITEM and not task.careful:
+        return Task(task.job, careful=True, uncounted=1)
+    crashes[item] = crashes.get(item, 0) + 1
+    if reason is Reason.CRASH and crashes[item] + task.uncounted < CRASHES_ALLOWED:
+        return task
+    if item == NO_ITEM:
+        msg = f"{CRASHES_ALLOWED} workers were lost in a row while they put a shard in place ({ending})"
+        raise AvdataError(msg, hint="is there enough memory and disk? Finished shards are kept")
+    return Task(ban(task.job, item, reason, _detail(reason, item_timeout)), careful=True)
 
 
 def _work(fd: int, module: str, name: str, *, held: bool) -> None:
@@ -265,21 +307,32 @@ def _work(fd: int, module: str, name: str, *, held: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(fd)
     function: Function = getattr(importlib.import_module(module), name)
+    task: Task[Any]
+    untold: list[str] = []
+    told = 0.0
 
     def begin(item: str) -> None:
+        nonlocal told
+        untold.append(item)
+        if not task.careful and item != NO_ITEM and time.monotonic() - told < TELL_EVERY:
+            return
         try:
-            pipe.send(("item", item))
+            pipe.send(("items", untold))
             # What was sent can be read when this process is no more: nobody need answer.
             if held and item != NO_ITEM:
                 pipe.recv()
         except (EOFError, OSError):  # the parent is gone, and with it whoever wanted the result
             sys.exit(1)
+        untold.clear()
+        told = time.monotonic()
 
     with suppress(EOFError, BrokenPipeError):
         while True:
-            job = pipe.recv()
+            task = pipe.recv()
+            told = 0.0
+            untold.clear()
             try:
-                result = function(job, begin)
+                result = function(task.job, begin)
             except BrokenPipeError:
                 raise
             except Exception as error:  # whatever it is, the parent raises it

@@ -16,7 +16,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from avdata.engine import CRASHES_ALLOWED, NO_ITEM, Ban, Function, Report, detail_of, workers_lost_writing
+from avdata.engine import CRASHES_ALLOWED, NO_ITEM, Ban, Function, Report, Task, next_task
 from avdata.errors import AvdataError, Reason, UsageError
 
 Job = TypeVar("Job")
@@ -81,7 +81,7 @@ class _Teller:
 class _Hand:
     """A worker: does jobs, one at a time."""
 
-    def run(self, function: Function, task: _Task, watch: Any, turn: int) -> tuple[str, Any]:
+    def run(self, function: Function, task: Task[Any], watch: Any, turn: int) -> tuple[str, Any]:
         """The job's result, or its error as a value: Ray cannot rebuild every exception."""
         import ray  # noqa: PLC0415
 
@@ -94,18 +94,10 @@ class _Hand:
             teller.close()
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A job, and whether each of its items is to be announced because a worker was lost over one."""
-
-    job: Any
-    careful: bool = False
-
-
 @dataclass
 class _Worker:
     actor: Any
-    task: _Task | None = None
+    task: Task[Any] | None = None
     ref: Any = None
     turn: int = -1
     item: str = NO_ITEM
@@ -147,7 +139,7 @@ def run_jobs(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     watch = ray.remote(_Watch).options(num_cpus=0, scheduling_strategy=here).remote()
-    waiting = [_Task(job) for job in reversed(jobs)]
+    waiting = [Task(job) for job in reversed(jobs)]
     farm: list[_Worker] = []
     turns: list[_Worker] = []
     crashes: dict[str, int] = {}
@@ -199,7 +191,7 @@ def _connected(address: str) -> Any:
 
 
 def _hand_out(
-    function: Function, waiting: list[_Task], farm: list[_Worker], turns: list[_Worker], watch: Any
+    function: Function, waiting: list[Task[Any]], farm: list[_Worker], turns: list[_Worker], watch: Any
 ) -> None:
     for worker in farm:
         if worker.task is None and waiting:
@@ -240,29 +232,18 @@ def _losses(ray: Any) -> tuple[type[Exception], ...]:
 
 def _after_loss(
     ray: Any, worker: _Worker, error: Exception, crashes: dict[str, int], ban: Ban[Any], item_timeout: float
-) -> _Task:
+) -> Task[Any]:
     """What to do instead of the task whose worker was lost."""
     assert worker.task is not None
-    task, item = worker.task, worker.item
-    if item == NO_ITEM and _node_is_lost(ray, error):
-        return task
-    if item != NO_ITEM and not task.careful:
-        return _Task(task.job, careful=True)
-    # A lost node counts like a lost worker: what takes whole nodes along must not take them all.
-    crashes[item] = crashes.get(item, 0) + 1
-    if item != NO_ITEM and worker.late:
-        return _Task(
-            ban(task.job, item, Reason.TIMEOUT, detail_of(Reason.TIMEOUT, item_timeout)), careful=True
-        )
-    # The first loss, before the job was done with care, counts as well.
-    if crashes[item] < CRASHES_ALLOWED - (item != NO_ITEM):
-        return task
-    if not worker.begun:
-        msg = f"a worker could not start: {str(error).splitlines()[0]}"
+    if worker.item == NO_ITEM and _node_is_lost(ray, error):
+        return worker.task
+    ending = str(error).splitlines()[0]
+    if not worker.begun and crashes.get(NO_ITEM, 0) >= CRASHES_ALLOWED - 1:
+        msg = f"a worker could not start: {ending}"
         raise AvdataError(msg, hint="is avdata installed on every node, in the same version?") from error
-    if item == NO_ITEM:
-        raise workers_lost_writing(str(error).splitlines()[0]) from error
-    return _Task(ban(task.job, item, Reason.CRASH, detail_of(Reason.CRASH, item_timeout)), careful=True)
+    # Over an item a lost node counts like a lost worker: what takes whole nodes along must not take them all.
+    reason = Reason.TIMEOUT if worker.late and worker.item != NO_ITEM else Reason.CRASH
+    return next_task(worker.task, worker.item, reason, crashes, ban, item_timeout, ending)
 
 
 def _node_is_lost(ray: Any, error: Exception) -> bool:

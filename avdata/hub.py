@@ -193,18 +193,24 @@ def tried(action: Callable[[], _Made], *, unanswered: int = ATTEMPTS) -> _Made:
 
 def _status(error: Exception) -> int | None:
     """The HTTP status, also when a wrapper such as LocalEntryNotFoundError hides it."""
-    found: BaseException | None = error
-    while found is not None:
+    for found in _causes(error):
         status = getattr(getattr(found, "response", None), "status_code", None)
         if status is not None:
             return int(status)
-        found = found.__cause__
     return None
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
 def _of_transport(error: Exception) -> bool:
-    # httpx, httpx2 or xet, by version of huggingface-hub: known by where they come from.
-    homes = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    # httpx, httpx2 or xet, by version of huggingface-hub, and in 1.0 the cause of a RuntimeError: known by
+    # where they come from.
+    chain = list(_causes(error))
+    homes = {kind.__module__.partition(".")[0] for one in chain for kind in type(one).__mro__}
     return bool(homes & {"httpx", "httpx2", "httpcore", "hf_xet"}) or isinstance(error, ConnectionError)
 
 

@@ -204,12 +204,7 @@ def _published(
     api: Any, ours: _Set, repo: str, revision: str, *, private: bool, dry_run: bool, compared: bool
 ) -> Published:
     there = listing(api, repo, revision) if compared else {}
-    shards = [
-        path
-        for path, shard in ours.shards.items()
-        if not is_same(there.get(path), ours.root / path, shard["sha256"])
-    ]
-    small = [name for name, data in ours.small.items() if not is_same(there.get(name), data)]
+    shards, small = _changed(ours, there)
     gone = [path for path in there if _is_shard(path, ours.info) and path not in ours.shards]
     commit = None
     if not dry_run:
@@ -220,12 +215,22 @@ def _published(
             _stage(api, ours, repo, revision, shards)
         if shards or small or gone:
             commit = _take_over(api, ours, repo, revision, shards, small, gone)
-        _settle(api, repo, revision, ours.tag, moved=commit is not None)
+        _settle(api, ours, repo, revision)
     sizes = [ours.shards[path]["bytes"] for path in shards] + [len(ours.small[name]) for name in small]
     return Published(
         repo, f"{api.endpoint}/datasets/{repo}", revision, ours.tag, commit, (*shards, *small), tuple(gone),
         sum(sizes), dry_run, compared,
     )  # fmt: skip
+
+
+def _changed(ours: _Set, there: Mapping[str, There]) -> tuple[list[str], list[str]]:
+    """The shards and the small files that are not there as they are here."""
+    shards = [
+        path
+        for path, shard in ours.shards.items()
+        if not is_same(there.get(path), ours.root / path, shard["sha256"])
+    ]
+    return shards, [name for name, data in ours.small.items() if not is_same(there.get(name), data)]
 
 
 def _is_shard(path: str, info: Mapping[str, Any]) -> bool:
@@ -289,14 +294,16 @@ def _take_over(
     return tried(commit)
 
 
-def _settle(api: Any, repo: str, revision: str, tag: str, *, moved: bool) -> None:
+def _settle(api: Any, ours: _Set, repo: str, revision: str) -> None:
     """Tag what is published, and remove the work branch."""
     refs = tried(lambda: api.list_repo_refs(repo, repo_type=KIND))
-    has = tag in {one.name for one in refs.tags}
-    if has and moved:
-        tried(lambda: api.delete_tag(repo, tag=tag, repo_type=KIND))
-    if moved or not has:
-        tried(lambda: api.create_tag(repo, tag=tag, revision=revision, repo_type=KIND, exist_ok=True))
+    has = ours.tag in {one.name for one in refs.tags}
+    # Looked at, not remembered: an earlier run may have been killed before it moved the tag.
+    stale = has and any(_changed(ours, listing(api, repo, ours.tag)))
+    if stale:
+        tried(lambda: api.delete_tag(repo, tag=ours.tag, repo_type=KIND))
+    if stale or not has:
+        tried(lambda: api.create_tag(repo, tag=ours.tag, revision=revision, repo_type=KIND, exist_ok=True))
     if WORK_BRANCH in {one.name for one in refs.branches}:
         # Left behind it harms nobody, and the next publication removes it.
         with suppress(OSError):

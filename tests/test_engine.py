@@ -89,7 +89,7 @@ def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPa
 
 
 def test_workers_lost_while_they_put_a_shard_in_place_are_no_clips_fault() -> None:
-    with pytest.raises(AvdataError, match="3 workers in a row were lost while they put a finished shard"):
+    with pytest.raises(AvdataError, match="3 workers were lost in a row while they put a shard in place"):
         list(run_jobs(work, [Job(("lost end",))], workers=1, item_timeout=60, ban=ban))
 
 

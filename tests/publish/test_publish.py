@@ -26,6 +26,7 @@ import avdata
 from avdata.card import PERMISSION
 from avdata.cli import app
 from avdata.errors import AvdataError, UsageError
+from avdata.hub import tried
 from avdata.manifest import load_manifest
 from avdata.shards import read_info
 
@@ -129,6 +130,18 @@ def test_the_tag_names_format_and_config_and_points_at_the_set(hub: HubServer, o
     done = avdata.publish(own_set, REPO)
     assert done.tag == f"v1-{read_info(own_set)['config_hash'][:12]}"
     assert hub.repos[REPO].tags == {done.tag: hub.repos[REPO].branches["main"]}
+
+
+def test_a_tag_that_a_killed_run_left_behind_is_moved_by_the_next(hub: HubServer, own_set: Path) -> None:
+    tag = avdata.publish(own_set, REPO).tag
+    card = own_set / "README.md"
+    card.write_text(card.read_text().replace("<!--", "<!-- mine ") + "\n# My words\n")
+    hub.faults = [Fault("(DELETE|POST) .*/tag/", status=401, times=1000)]
+    with pytest.raises(AvdataError):
+        avdata.publish(own_set, REPO)
+    hub.faults = []
+    avdata.publish(own_set, REPO)
+    assert hub.repos[REPO].tags == {tag: hub.repos[REPO].branches["main"]}
 
 
 @pytest.mark.parametrize(
@@ -373,6 +386,22 @@ def test_a_dry_run_without_a_way_to_the_hub_lists_all_and_says_that_it_did_not_l
     assert not planned.compared
     assert f"cannot be reached at {no_hub}" in caplog.text
     assert sum(slept) <= 2
+
+
+def test_a_lost_connection_is_known_inside_what_older_clients_wrap_it_in(slept: list[float]) -> None:
+    class Gone(Exception):
+        __module__ = "httpx._exceptions"  # where 1.x has them from; 2.x has httpx2
+
+    attempts: list[int] = []
+
+    def upload() -> str:
+        attempts.append(1)
+        if len(attempts) == 1:
+            msg = "Error while uploading 'x.tar' to the Hub."
+            raise RuntimeError(msg) from Gone()
+        return "there"
+
+    assert tried(upload) == "there"
 
 
 def test_the_clients_offline_mode_is_taken_at_its_word(
