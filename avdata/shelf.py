@@ -11,8 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from avdata.errors import AvdataError, UsageError
 from avdata.shardcache import ShardCache
 
@@ -90,7 +88,8 @@ class Shelf:
         expected = int(self._proof(shard)["bytes"])
         try:
             with self._file(shard) as stream:
-                made = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+                # Private and writable, since torch warns of memory that is not; nobody writes to it.
+                made = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError) as error:
             msg = f"the shard {self.root / shard} cannot be opened ({error})"
             raise AvdataError(msg, hint=hint) from error
@@ -98,7 +97,7 @@ class Shelf:
             msg = f"the shard {self.root / shard} has {len(made):,} bytes; dataset.json says {expected:,}"
             raise AvdataError(msg, hint=hint)
         with self._lock:
-            return self._maps.setdefault(shard, np.asarray(_Unmarked(made)).data)
+            return self._maps.setdefault(shard, memoryview(made))
 
     def _file(self, shard: str) -> BinaryIO:
         for _ in range(MISSES if self.remote else 0):
@@ -153,14 +152,3 @@ class Shelf:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
-
-
-class _Unmarked:
-    """Mapped memory without the mark that it is read-only, of which torch warns; nobody writes to it."""
-
-    def __init__(self, mapped: mmap.mmap) -> None:
-        self._mapped = mapped  # as long as an array refers to this
-        address = np.frombuffer(mapped, np.uint8).ctypes.data
-        self.__array_interface__ = {
-            "shape": (len(mapped),), "typestr": "|u1", "data": (address, False), "version": 3,
-        }  # fmt: skip
