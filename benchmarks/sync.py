@@ -41,8 +41,12 @@ def torchcodec() -> Callable[[Path, list[float]], object] | None:
     """Frames by torchcodec, one thread; None where it does not load."""
     try:
         from torchcodec.decoders import VideoDecoder
-    except (ImportError, OSError, RuntimeError):
-        return None
+
+        # Its libraries load with the first use.
+        VideoDecoder(b"")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, ImportError) or "Could not load" in str(error):
+            return None
 
     def decode(path: Path, moments: list[float]) -> object:
         decoder = VideoDecoder(str(path), num_ffmpeg_threads=1)
