@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import avdata
 from snnergy.settings import TrainConfig, settle
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Every worker has a core; threads of their own would wait for those of the others.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
 
 TINY = {"dims": [4, 8, 8], "heads": [1, 1, 1]}
 SMALL_PICTURES = {
