@@ -5,8 +5,10 @@
 A server on loopback answers each request `--latency` late and paces each connection. The set has JPEG frames,
 as published sets do, in three times as many shards as are fetched ahead. An epoch over HTTP into an empty
 cache takes turns with one from disk; samples/s are of the batches after the first shard's worth. Promise:
-90 % of the local throughput. The server shares the processors, which one elsewhere does not: the CPU seconds
-that it took are printed too.
+90 % of the local throughput, where a processor is left to fetch with: fetching and proving take CPU too, and
+where as many workers decode as there are processors they have none to give. So it is measured with one thread
+that decodes, and with a worker for each processor. The server shares the processors, which one elsewhere does
+not: the CPU seconds that it took are printed too.
 """
 
 from __future__ import annotations
@@ -78,12 +80,12 @@ async def serve(root: Path, latency: float, rate: float) -> None:
     await server.serve_forever()
 
 
-def epoch(where: str | Path, cache: Path) -> tuple[float, float]:
+def epoch(where: str | Path, cache: Path, workers: int) -> tuple[float, float]:
     """Seconds to the first batch, and samples a second after the first shard's worth of them."""
     import avdata
 
     began = time.perf_counter()
-    loader = avdata.open(where, "train", cache=cache).loader(BATCH)
+    loader = avdata.open(where, "train", cache=cache).loader(BATCH, num_workers=workers)
     first, settled, after = 0.0, 0.0, 0
     for number, _ in enumerate(loader):
         if number == 0:
@@ -101,6 +103,7 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, default=2400)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--latency", type=float, default=0.05, help="seconds before each answer")
     parser.add_argument("--rate", type=float, default=100e6, help="bytes a second of a connection")
     parser.add_argument("--data", type=Path, help="kept, and used again; otherwise a temporary folder")
@@ -120,20 +123,27 @@ def main() -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
             url = f"http://127.0.0.1:{int(server.stdout.readline())}"
-            epoch(data / "ours-jpeg", Path(folder) / "none")  # imports, and the page cache
-            near, far = [], []
-            for number in range(options.rounds):
-                near.append(epoch(data / "ours-jpeg", Path(folder) / "none"))
-                far.append(epoch(url, Path(folder) / f"cache-{number}"))
+            epoch(data / "ours-jpeg", Path(folder) / "none", 2)  # imports, and the page cache
+            for workers in options.workers:
+                near, far = [], []
+                for number in range(options.rounds):
+                    near.append(epoch(data / "ours-jpeg", Path(folder) / "none", workers))
+                    far.append(epoch(url, Path(folder) / f"cache-{workers}-{number}", workers))
+                told(workers, near, far)
             server.terminate()
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    served = (spent.ru_utime + spent.ru_stime) / options.rounds / len(options.workers)
+    print(f"the server took {served:.2f} s of CPU an epoch")
+
+
+def told(workers: int, near: list[tuple[float, float]], far: list[tuple[float, float]]) -> None:
+    """Print the medians of the epochs from disk and from afar, and their ratio."""
+    rates = []
     for name, found in (("disk", near), ("afar", far)):
         first, rate = (statistics.median(values) for values in zip(*found, strict=True))
-        print(f"{name}  first batch {first:6.3f} s   after the first shard {rate:7.0f} samples/s")
-    ratio = statistics.median(rate for _, rate in far) / statistics.median(rate for _, rate in near)
-    print(f"afar is {ratio:.0%} of disk")
-    served = (spent.ru_utime + spent.ru_stime) / options.rounds
-    print(f"the server took {served:.2f} s of CPU an epoch")
+        rates.append(rate)
+        print(f"{workers} workers, {name}  first batch {first:6.3f} s   then {rate:7.0f} samples/s")
+    print(f"{workers} workers: afar is {rates[1] / rates[0]:.0%} of disk", flush=True)
 
 
 if __name__ == "__main__":
