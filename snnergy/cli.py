@@ -228,6 +228,9 @@ def _show(result: dict[str, Any], *, as_json: bool) -> None:
         (split, f"{held['accuracy']:.4f}", f"{held['loss']:.4f}", f"{held['samples']:,}")
         for split, held in measured.items()
     ]
+    if not rows:
+        say("the set has neither a val nor a test split: nothing was measured")
+        return
     print_table(("split", "accuracy", "loss", "samples"), rows)
 
 

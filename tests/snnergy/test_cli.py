@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from avdata.errors import UsageError
-from snnergy.cli import app
+from snnergy.cli import _show, app
 from snnergy.settings import REGIMES, settle
 
 TINY = ("--set", "model.dims=[4, 8, 8]", "--set", "model.heads=[1, 1, 1]", "--batch-size", "8")
@@ -125,3 +125,8 @@ def test_the_command_trains_resumes_and_evaluates(tiny_set: Path, tmp_path: Path
     shown = CliRunner().invoke(app, ["eval", str(run), str(tiny_set), "--device", "cpu"])
     assert shown.exit_code == 0
     assert "precision" in shown.output
+
+
+def test_a_run_that_measured_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    _show({"labels": ["a", "b"]}, as_json=False)
+    assert "neither a val nor a test split" in capsys.readouterr().out
