@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -13,6 +14,10 @@ import avdata
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many processes as processors run already: threads of theirs would only wait for one another, busily.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in the background of a script; the processes that tests stop with Ctrl-C would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What is slow the first time, as a kernel that is compiled then, is no failure: no test is timed.
 hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)

@@ -46,6 +46,8 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> s
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AVDATA_CACHE", str(tmp_path / "cache"))
+    # A client that another test left behind knows another server.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     files = fsspec.filesystem("s3", skip_instance_cache=True)
     name = f"b{abs(hash(tmp_path))}"
     files.mkdir(name)

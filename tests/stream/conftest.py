@@ -57,6 +57,8 @@ def bucket(s3_server: str, synthetic_set: Path, monkeypatch: pytest.MonkeyPatch)
         "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
+    # A client that another test left behind knows another server.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     client = boto3.client("s3")
     client.create_bucket(Bucket="talk")
     for path in synthetic_set.rglob("*"):
