@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One process more than there are processors: some wait for what they started.
+SPREAD = -n $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)') --dist worksteal
 
 .PHONY: demo test acceptance quick lint docs clean browser
 
@@ -30,19 +32,19 @@ browser: $(VENV)/.installed
 	|| $(BIN)/playwright install --with-deps chromium
 
 test: $(VENV)/.installed browser  ## the suite
-	$(BIN)/python -m pytest -n auto -m 'not acceptance and not pages'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not acceptance and not pages'
 
 acceptance: $(VENV)/.installed  ## CMQKA solves the audio-visual XOR, concatenation does not
 	$(BIN)/python -m pytest -m acceptance
 
 quick: $(VENV)/.installed browser  ## the suite without the slow tests
-	$(BIN)/python -m pytest -n auto -m 'not slow and not acceptance and not pages'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not slow and not acceptance and not pages'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 docs: $(VENV)/.installed  ## the pages: what they say runs, and a warning is an error
-	$(BIN)/python -m pytest -n auto -m pages
+	$(BIN)/python -m pytest $(SPREAD) -m pages
 	$(BIN)/mkdocs build --strict --site-dir build/docs
 
 clean:
