@@ -9,6 +9,7 @@ again from its start, as it has no other way in).
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -286,6 +287,9 @@ class _Writer:
 def _explained(archive: Path) -> Iterator[None]:
     try:
         yield
-    except _BROKEN as error:
+    except (*_BROKEN, OSError) as error:
+        # A damaged directory makes zipfile seek to before the file's start, which is an invalid argument.
+        if not isinstance(error, _BROKEN) and error.errno != errno.EINVAL:
+            raise
         msg = f"{archive} is broken or cut short: {error}"
         raise SourceError(msg, hint="delete it and download it again") from error
