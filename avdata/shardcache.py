@@ -39,6 +39,7 @@ _NO_WAY = frozenset(
     " ClientConnectorError ClientConnectorDNSError ConnectionTimeoutError"  # http, gs, az
     " EndpointConnectionError ConnectTimeoutError".split()  # s3
 )
+_ENDS = (401, 403, 404, 410)  # answers that will stay the same
 _CHANGED = "the shard was changed after it was indexed: publish the set again"
 
 
@@ -231,12 +232,15 @@ def _tried(url: str, action: Callable[[], _Made], *, first: bool = False) -> _Ma
 
 def _final(error: Exception) -> bool:
     """Whether another attempt can only end the same way: it is missing, or not for us."""
-    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
-    missing = (
-        isinstance(error, (FileNotFoundError, PermissionError))
-        or type(error).__name__ == "NoCredentialsError"
-    )
-    return missing or status in {401, 403, 404, 410}
+    if isinstance(error, (FileNotFoundError, PermissionError)):
+        return True
+    # What s3 says; what a 403 of gs is known by.
+    if type(error).__name__ == "NoCredentialsError" or str(error).startswith("Forbidden: "):
+        return True
+    # Of http, gs, az and hf.
+    found = [getattr(error, name, None) for name in ("status", "code", "status_code")]
+    found.append(getattr(getattr(error, "response", None), "status_code", None))
+    return any(one in _ENDS for one in found if isinstance(one, int))
 
 
 @contextmanager

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
+import fsspec
 import hypothesis
 import pytest
+from stores import store
 
 import avdata
 
@@ -27,6 +32,30 @@ hypothesis.settings.load_profile("untimed")
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AVDATA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def stores() -> Iterator[Callable[[str], dict[str, str]]]:
+    with ExitStack() as started:
+        yield cache(lambda scheme: started.enter_context(store(scheme)))
+
+
+@pytest.fixture
+def bucket(
+    request: pytest.FixtureRequest,
+    stores: Callable[[str], dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> str:
+    """The URL of a new bucket: of S3, or of the scheme that the test is parametrized with."""
+    scheme = getattr(request, "param", "s3")
+    for name, value in stores(scheme).items():
+        monkeypatch.setenv(name, value)
+    # A client that another test left behind knows another server.
+    fsspec.get_filesystem_class(scheme).clear_instance_cache()
+    name = f"b{abs(hash(tmp_path))}"
+    fsspec.filesystem(scheme).mkdir(name)
+    return f"{scheme}://{name}"
 
 
 @pytest.fixture(scope="session")

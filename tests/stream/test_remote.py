@@ -41,8 +41,11 @@ def test_an_epoch_over_http_is_the_epoch_from_disk(site: Site, synthetic_set: Pa
     assert same(contents(site.url, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
 
 
-def test_an_epoch_from_s3_is_the_epoch_from_disk(bucket: str, synthetic_set: Path, tmp_path: Path) -> None:
-    assert same(contents(bucket, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
+@pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
+def test_an_epoch_from_a_store_is_the_epoch_from_disk(
+    stored_set: str, synthetic_set: Path, tmp_path: Path
+) -> None:
+    assert same(contents(stored_set, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
 
 
 def test_an_epoch_from_the_hub_is_the_epoch_from_disk(hub: Site, synthetic_set: Path, tmp_path: Path) -> None:
@@ -114,6 +117,20 @@ def test_what_is_missing_is_not_asked_for_again(tmp_path: Path) -> None:
         avdata.open(site.url, cache=tmp_path / "cache")
     assert "attempts" not in str(caught.value)
     assert "check the URL" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("bucket", ["gs"], indirect=True)
+@pytest.mark.parametrize("status", [401, 403])
+def test_what_a_store_refuses_is_not_asked_for_again(
+    status: int, bucket: str, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(Site(synthetic_set, f"/download/storage/v1/b/{bucket[5:]}/o")) as site:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", site.url)
+        site.always = lambda handler, _: handler.reply(status, b'{"error": {"message": "not for you"}}')
+        with pytest.raises(AvdataError, match=r"dataset.json cannot be read \(") as caught:
+            avdata.open(bucket, cache=tmp_path)
+        assert len(site.asked) == 1
+    assert "credentials" in str(caught.value.hint)
 
 
 def test_a_remote_shard_that_was_changed_is_named_and_never_delivered(
