@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from avdata.cache import cache_root
 from avdata.errors import AvdataError
+from avdata.filesystem import filesystem_of
 
 PIECE = 4 << 20  # bytes of one request
 CONNECTIONS = 8  # requests of one shard at a time
@@ -194,10 +195,8 @@ def _opened(url: str) -> tuple[Any, str]:
 @lru_cache(maxsize=16)
 def _filesystem(base: str, process: int) -> Any:
     """One client a server and process: its connections serve all threads, and none crosses a fork."""
-    import fsspec  # noqa: PLC0415
-
     try:
-        return fsspec.core.url_to_fs(base)[0]
+        return filesystem_of(base)[0]
     except ImportError as error:
         msg = f"{base} cannot be opened: {error}"
         raise AvdataError(msg, hint="pip install 'avdata[remote]' brings the clients") from error

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
-import fsspec
 import hypothesis
 import pytest
 from stores import store
 
 import avdata
+from avdata.filesystem import filesystem_of
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many processes as processors run already: threads of theirs would only wait for one another, busily.
@@ -51,11 +51,12 @@ def bucket(
     scheme = getattr(request, "param", "s3")
     for name, value in stores(scheme).items():
         monkeypatch.setenv(name, value)
+    url = f"{scheme}://b{abs(hash(tmp_path))}"
     # A client that another test left behind knows another server.
-    fsspec.get_filesystem_class(scheme).clear_instance_cache()
-    name = f"b{abs(hash(tmp_path))}"
-    fsspec.filesystem(scheme).mkdir(name)
-    return f"{scheme}://{name}"
+    type(filesystem_of(url)[0]).clear_instance_cache()
+    files, name = filesystem_of(url)
+    files.mkdir(name)
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 from trees import digest_tree
 
 import avdata
 from avdata.errors import AvdataError, UsageError
+from avdata.filesystem import filesystem_of
 from avdata.outstore import Store, StoreJournal
 
 SETTINGS = {"video": {"size": 48}, "shards": {"samples": 4}}
@@ -22,7 +22,7 @@ each_store = pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
 
 
 def stored(url: str) -> dict[str, str]:
-    files, base = fsspec.core.url_to_fs(url)
+    files, base = filesystem_of(url)
     files.invalidate_cache()
     return {
         path[len(base) :].lstrip("/"): hashlib.sha256(files.cat_file(path)).hexdigest()
@@ -52,7 +52,7 @@ def test_a_set_in_a_store_without_atomic_uploads_has_the_same_bytes(
 
 @each_store
 def test_a_source_in_a_store_gives_the_same_bytes(bucket: str, cremad_mock: Path, cremad_set: Path) -> None:
-    files, base = fsspec.core.url_to_fs(f"{bucket}/raw")
+    files, base = filesystem_of(f"{bucket}/raw")
     files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
     prepare(f"{bucket}/raw", f"{bucket}/set")
     assert stored(f"{bucket}/set") == digest_tree(cremad_set)
@@ -61,7 +61,7 @@ def test_a_source_in_a_store_gives_the_same_bytes(bucket: str, cremad_mock: Path
 def test_a_node_fetches_the_source_files_it_lacks(
     bucket: str, cremad_mock: Path, cremad_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files, base = fsspec.core.url_to_fs(f"{bucket}/raw")
+    files, base = filesystem_of(f"{bucket}/raw")
     files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
     from avdata.job import run_shard
 
@@ -144,7 +144,7 @@ def test_a_finished_set_is_found_finished_and_other_settings_are_refused(
 
 
 def test_what_is_not_a_set_is_left_alone(bucket: str, cremad_mock: Path) -> None:
-    files, base = fsspec.core.url_to_fs(f"{bucket}/set")
+    files, base = filesystem_of(f"{bucket}/set")
     files.pipe_file(f"{base}/thesis", b"words")
     with pytest.raises(AvdataError, match="not a prepared set"):
         prepare(cremad_mock, f"{bucket}/set")

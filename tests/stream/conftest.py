@@ -11,6 +11,7 @@ from stream.servers import HUB_SET, Site, served
 
 import avdata
 from avdata import shardcache
+from avdata.filesystem import filesystem_of
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def hub(synthetic_set: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 @pytest.fixture
 def stored_set(bucket: str, synthetic_set: Path) -> str:
     """The URL of the set in a bucket."""
-    files, base = fsspec.core.url_to_fs(f"{bucket}/sets/talk")
+    files, base = filesystem_of(f"{bucket}/sets/talk")
     files.put(f"{synthetic_set}/", f"{base}/", recursive=True)
     return f"{bucket}/sets/talk"
 

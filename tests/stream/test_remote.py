@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from stream.servers import HUB_SET, Site, dropped, flipped, served, trickled, unavailable
@@ -169,6 +170,16 @@ def test_a_torch_loader_over_a_remote_set_fetches_each_shard_once(
         assert sorted(got) == sorted(data.keys)
     shards = read_info(synthetic_set)["splits"]["train"]["shards"]
     assert sorted(name for name, *_ in site.asked_for(".tar")) == sorted(shard["path"] for shard in shards)
+
+
+@pytest.mark.parametrize("bucket", ["gs"], indirect=True)
+def test_a_torch_loader_forks_after_a_gs_place_was_opened(
+    stored_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+    data = avdata.open(stored_set, "train", cache=tmp_path)
+    got = DataLoader(data, batch_size=None, num_workers=2, collate_fn=key_of, multiprocessing_context="fork")
+    assert sorted(got) == sorted(data.keys)
 
 
 def test_one_sample_that_is_not_the_indexs_is_refused(site: Site, tmp_path: Path) -> None:
