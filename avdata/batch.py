@@ -11,13 +11,18 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class AVSample:
-    """One sample: mel float32 [T, 1, F, L], frames uint8 [T, C, H, W], label, key, its JSON."""
+    """One sample: mel float32 [T, 1, F, L], frames uint8 [T, C, H, W], label, key, its JSON.
+
+    With `weight` 0 it is the repetition of another in the place of one that was skipped, and
+    `facts["skipped"]` says which and why.
+    """
 
     mel: torch.Tensor
     frames: torch.Tensor
     label: int
     key: str
     facts: Mapping[str, Any]
+    weight: float = 1.0
 
     def _repr_html_(self) -> str:
         from avdata.notebook import sample_html  # noqa: PLC0415

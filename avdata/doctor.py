@@ -92,6 +92,7 @@ _OTHERS = (
     _Library("pyarrow", "import pyarrow.parquet", True, "the index", "pip install pyarrow"),
     _Library("numba", "import numba", False, "fast neurons on CPUs", "pip install numba"),
     _Library("s3fs", "import s3fs", False, "s3:// as a place", "pip install 'avdata[remote]'"),
+    _Library("gcsfs", "import gcsfs", False, "gs:// as a place", "pip install 'avdata[remote]'"),
     _Library("ray", "import ray", False, "preparing on many machines", "pip install 'avdata[ray]'"),
 )  # fmt: skip
 _CHAINS = (_TORCH_FAMILY, _OTHERS)

@@ -20,6 +20,7 @@ from typing import Any
 
 from avdata.cache import cache_root
 from avdata.errors import AvdataError, UsageError
+from avdata.filesystem import filesystem_of
 from avdata.journal import FOLDER, Journal, write_whole
 
 COMMITTING = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
@@ -66,11 +67,9 @@ class Store:
     """A set's place in object storage."""
 
     def __init__(self, url: str) -> None:
-        import fsspec  # noqa: PLC0415
-
         self.url = url.rstrip("/")
         with explained_store(self.url):
-            self._files, self._base = fsspec.core.url_to_fs(self.url)
+            self._files, self._base = filesystem_of(self.url)
             # Listings that another node's shards are missing from would make finished work look lost.
             self._files.invalidate_cache()
         # A run's own: another run's must not be cleared away under it.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import get_worker_info
@@ -12,6 +15,8 @@ from avdata.errors import AvdataError
 
 if TYPE_CHECKING:
     from avdata.stream import AVDataset
+
+_log = logging.getLogger(__name__)
 
 
 class Samples(Iterator[AVSample]):
@@ -24,6 +29,7 @@ class Samples(Iterator[AVSample]):
     def __init__(self, dataset: AVDataset) -> None:
         worker = get_worker_info()
         self._dataset = dataset
+        self._last: AVSample | None = None
         self._turn, self._turns = (worker.id, worker.num_workers) if worker else (0, 1)
         self._start(dataset.epoch, 0)
 
@@ -37,7 +43,25 @@ class Samples(Iterator[AVSample]):
             raise StopIteration
         number = int(self._numbers[self._given])
         self._given += 1
-        return self._dataset.sample(number)
+        try:
+            self._last = self._dataset.sample(number)
+        except AvdataError as error:
+            if self._dataset.on_error == "raise":
+                raise
+            _log.warning("skipped: %s", error)
+            # The message goes along, since what is counted in a worker process stays there.
+            return replace(self._stand_in(error), facts={"skipped": str(error)}, weight=0.0)
+        return self._last
+
+    def _stand_in(self, error: AvdataError) -> AVSample:
+        """The sample given last; at the beginning the next that can be read, without which nothing can be."""
+        for number in self._numbers[self._given :].tolist() if self._last is None else ():
+            with suppress(AvdataError):
+                self._last = self._dataset.sample(number)
+                break
+        if self._last is None:
+            raise error
+        return self._last
 
     def state_dict(self) -> dict[str, Any]:
         """What this process has given, and of which stream."""

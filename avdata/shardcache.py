@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from avdata.cache import cache_root
 from avdata.errors import AvdataError
+from avdata.filesystem import filesystem_of
 
 PIECE = 4 << 20  # bytes of one request
 CONNECTIONS = 8  # requests of one shard at a time
@@ -39,6 +40,7 @@ _NO_WAY = frozenset(
     " ClientConnectorError ClientConnectorDNSError ConnectionTimeoutError"  # http, gs, az
     " EndpointConnectionError ConnectTimeoutError".split()  # s3
 )
+_ENDS = (401, 403, 404, 410)  # answers that will stay the same
 _CHANGED = "the shard was changed after it was indexed: publish the set again"
 
 
@@ -193,10 +195,8 @@ def _opened(url: str) -> tuple[Any, str]:
 @lru_cache(maxsize=16)
 def _filesystem(base: str, process: int) -> Any:
     """One client a server and process: its connections serve all threads, and none crosses a fork."""
-    import fsspec  # noqa: PLC0415
-
     try:
-        return fsspec.core.url_to_fs(base)[0]
+        return filesystem_of(base)[0]
     except ImportError as error:
         msg = f"{base} cannot be opened: {error}"
         raise AvdataError(msg, hint="pip install 'avdata[remote]' brings the clients") from error
@@ -231,12 +231,15 @@ def _tried(url: str, action: Callable[[], _Made], *, first: bool = False) -> _Ma
 
 def _final(error: Exception) -> bool:
     """Whether another attempt can only end the same way: it is missing, or not for us."""
-    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
-    missing = (
-        isinstance(error, (FileNotFoundError, PermissionError))
-        or type(error).__name__ == "NoCredentialsError"
-    )
-    return missing or status in {401, 403, 404, 410}
+    if isinstance(error, (FileNotFoundError, PermissionError)):
+        return True
+    # What s3 says; what a 403 of gs is known by.
+    if type(error).__name__ == "NoCredentialsError" or str(error).startswith("Forbidden: "):
+        return True
+    # Of http, gs, az and hf.
+    found = [getattr(error, name, None) for name in ("status", "code", "status_code")]
+    found.append(getattr(getattr(error, "response", None), "status_code", None))
+    return any(one in _ENDS for one in found if isinstance(one, int))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from avdata.errors import SourceError
+from avdata.filesystem import filesystem_of
 from avdata.outstore import explained_store, local_copy
 
 CONNECTIONS = 16
@@ -21,11 +22,9 @@ def mirror(url: str) -> Path:
         SourceError: there is nothing at the URL.
         AvdataError: it cannot be read.
     """
-    import fsspec  # noqa: PLC0415
-
     root = local_copy(url, "mirror")
     with explained_store(url):
-        files, base = fsspec.core.url_to_fs(url.rstrip("/"))
+        files, base = filesystem_of(url.rstrip("/"))
         files.invalidate_cache()
         found = files.find(base, detail=True)
         if not found:
@@ -42,10 +41,8 @@ def bring(url: str, path: Path) -> None:
     """Fetch one file of a mirrored source, if this node does not have it yet."""
     if path.exists():
         return
-    import fsspec  # noqa: PLC0415
-
     with explained_store(url):
-        files, base = fsspec.core.url_to_fs(url.rstrip("/"))
+        files, base = filesystem_of(url.rstrip("/"))
         _fetch(files, f"{base}/{path.relative_to(local_copy(url, 'mirror')).as_posix()}", path)
 
 

@@ -65,7 +65,8 @@ def open_dataset(
             after the filter; or a column of the index, such as `label`, whose values are to come equally
             often. An epoch stays as long as the set: some samples come several times, others not in each.
         on_error: what becomes of a sample that cannot be read: `raise`, or `skip`, which gives its place
-            weight 0 and counts it in `Loader.skipped`.
+            weight 0 and counts it in `Loader.skipped`; iterated, or through torch's `DataLoader`, another
+            sample stands in, with weight 0 and the reason in `facts["skipped"]`.
         canonical_nodes: spans that are read side by side; choose a multiple of the number of machines, so
             that each reads only its part. By default 8 with shuffling, and without 1, the order of the index.
         block: samples of a span that are shuffled together.

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import hypothesis
 import pytest
+from stores import store
 
 import avdata
+from avdata.filesystem import filesystem_of
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many processes as processors run already: threads of theirs would only wait for one another, busily.
@@ -27,6 +32,31 @@ hypothesis.settings.load_profile("untimed")
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AVDATA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def stores() -> Iterator[Callable[[str], dict[str, str]]]:
+    with ExitStack() as started:
+        yield cache(lambda scheme: started.enter_context(store(scheme)))
+
+
+@pytest.fixture
+def bucket(
+    request: pytest.FixtureRequest,
+    stores: Callable[[str], dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> str:
+    """The URL of a new bucket: of S3, or of the scheme that the test is parametrized with."""
+    scheme = getattr(request, "param", "s3")
+    for name, value in stores(scheme).items():
+        monkeypatch.setenv(name, value)
+    url = f"{scheme}://b{abs(hash(tmp_path))}"
+    # A client that another test left behind knows another server.
+    type(filesystem_of(url)[0]).clear_instance_cache()
+    files, name = filesystem_of(url)
+    files.mkdir(name)
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -236,7 +236,8 @@ class Hub:
 
         def resolve(handler):
             headers = {
-                "Location": self.storage.url + "/blob",
+                # Another name: clients of some versions take the Hub's own name on another port for the Hub.
+                "Location": self.storage.url.replace("127.0.0.1", "localhost") + "/blob",
                 "X-Linked-Etag": f'"{sha256}"',
                 "X-Linked-Size": str(len(content)),
                 "X-Repo-Commit": "c" * 40,

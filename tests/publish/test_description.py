@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 import mlcroissant
 import pytest
 from huggingface_hub import DatasetCard
@@ -45,6 +46,9 @@ def test_datasets_streams_it_from_the_hub_with_pictures_and_fields(published: Pa
     assert all(one["frames.jpg"].size == (steps * width, height) for one in got)
 
 
+@pytest.mark.skipif(
+    huggingface_hub.__version__ < "2", reason="there, validate() asks the real Hub whatever the endpoint"
+)
 def test_the_hub_finds_the_card_good(hub: HubServer, published: Path) -> None:
     card = DatasetCard.load(published / "README.md")
     card.validate(repo_type="dataset")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from stream.servers import HUB_SET, Site, served
 
 import avdata
 from avdata import shardcache
+from avdata.filesystem import filesystem_of
 
 
 @pytest.fixture(autouse=True)
@@ -36,36 +36,12 @@ def hub(synthetic_set: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         yield site
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(s3_server: str, synthetic_set: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of the set in a bucket; credentials and endpoint come from the environment."""
-    import boto3
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server, "AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    # A client that another test left behind knows another server.
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="talk")
-    for path in synthetic_set.rglob("*"):
-        if path.is_file():
-            key = f"sets/talk/{path.relative_to(synthetic_set).as_posix()}"
-            client.upload_fileobj(io.BytesIO(path.read_bytes()), "talk", key)
-    return "s3://talk/sets/talk"
+def stored_set(bucket: str, synthetic_set: Path) -> str:
+    """The URL of the set in a bucket."""
+    files, base = filesystem_of(f"{bucket}/sets/talk")
+    files.put(f"{synthetic_set}/", f"{base}/", recursive=True)
+    return f"{bucket}/sets/talk"
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 import avdata
 from avdata.errors import AvdataError
 from avdata.shards import read_index, read_info
+from avdata.stream import AVSample
 
 
 @pytest.fixture
@@ -27,6 +29,10 @@ def overwrite(root: Path, row: dict, at: int, data: bytes) -> None:
     with (root / row["shard"]).open("r+b") as stream:
         stream.seek(row["offset"] + at)
         stream.write(data)
+
+
+def told(sample: AVSample) -> tuple[str, float, str | None]:
+    return sample.key, sample.weight, sample.facts.get("skipped")
 
 
 def read_all(root: Path, **options: object) -> list:
@@ -126,6 +132,31 @@ def test_skipping_keeps_batch_counts_equal_and_reports_what_was_skipped(
     told = [message for loader in loaders for message in loader.skipped]
     assert all(any(f"sample {row['key']} in {row['shard']}" in message for message in told) for row in rows)
     assert {message.split()[1] for message in told} == bad
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_torch_loader_is_given_another_sample_of_weight_0_for_one_that_is_skipped(
+    mine: Path, workers: int
+) -> None:
+    rows = [row_of(mine, number) for number in (0, 2, 9)]
+    for row in rows:
+        overwrite(mine, row, 512, b"not an array")
+    data = avdata.open(mine, "train", on_error="skip")
+    got = list(DataLoader(data, batch_size=None, num_workers=workers, collate_fn=told))
+    bad = {row["key"] for row in rows}
+    assert sorted(key for key, weight, _ in got if weight) == sorted(set(data.keys) - bad)
+    skipped = [(key, reason) for key, weight, reason in got if not weight]
+    assert {reason.split()[1] for _, reason in skipped} == bad
+    assert len(skipped) == len(bad)
+    assert not {key for key, _ in skipped} & bad
+
+
+def test_a_set_of_which_nothing_can_be_read_ends_with_a_samples_name(mine: Path) -> None:
+    rows = [row for row in read_index(mine).to_pylist() if row["split"] == "train"]
+    for row in rows:
+        overwrite(mine, row, 512, b"not an array")
+    with pytest.raises(AvdataError, match=f"sample {rows[0]['key']} in"):
+        next(iter(avdata.open(mine, "train", on_error="skip")))
 
 
 def test_a_batch_whose_samples_are_all_bad_is_empty_padding(mine: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from stream.servers import HUB_SET, Site, dropped, flipped, served, trickled, unavailable
@@ -41,8 +42,11 @@ def test_an_epoch_over_http_is_the_epoch_from_disk(site: Site, synthetic_set: Pa
     assert same(contents(site.url, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
 
 
-def test_an_epoch_from_s3_is_the_epoch_from_disk(bucket: str, synthetic_set: Path, tmp_path: Path) -> None:
-    assert same(contents(bucket, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
+@pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
+def test_an_epoch_from_a_store_is_the_epoch_from_disk(
+    stored_set: str, synthetic_set: Path, tmp_path: Path
+) -> None:
+    assert same(contents(stored_set, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
 
 
 def test_an_epoch_from_the_hub_is_the_epoch_from_disk(hub: Site, synthetic_set: Path, tmp_path: Path) -> None:
@@ -116,6 +120,20 @@ def test_what_is_missing_is_not_asked_for_again(tmp_path: Path) -> None:
     assert "check the URL" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("bucket", ["gs"], indirect=True)
+@pytest.mark.parametrize("status", [401, 403])
+def test_what_a_store_refuses_is_not_asked_for_again(
+    status: int, bucket: str, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(Site(synthetic_set, f"/download/storage/v1/b/{bucket[5:]}/o")) as site:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", site.url)
+        site.always = lambda handler, _: handler.reply(status, b'{"error": {"message": "not for you"}}')
+        with pytest.raises(AvdataError, match=r"dataset.json cannot be read \(") as caught:
+            avdata.open(bucket, cache=tmp_path)
+        assert len(site.asked) == 1
+    assert "credentials" in str(caught.value.hint)
+
+
 def test_a_remote_shard_that_was_changed_is_named_and_never_delivered(
     synthetic_set: Path, tmp_path: Path
 ) -> None:
@@ -152,6 +170,16 @@ def test_a_torch_loader_over_a_remote_set_fetches_each_shard_once(
         assert sorted(got) == sorted(data.keys)
     shards = read_info(synthetic_set)["splits"]["train"]["shards"]
     assert sorted(name for name, *_ in site.asked_for(".tar")) == sorted(shard["path"] for shard in shards)
+
+
+@pytest.mark.parametrize("bucket", ["gs"], indirect=True)
+def test_a_torch_loader_forks_after_a_gs_place_was_opened(
+    stored_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+    data = avdata.open(stored_set, "train", cache=tmp_path)
+    got = DataLoader(data, batch_size=None, num_workers=2, collate_fn=key_of, multiprocessing_context="fork")
+    assert sorted(got) == sorted(data.keys)
 
 
 def test_one_sample_that_is_not_the_indexs_is_refused(site: Site, tmp_path: Path) -> None:
