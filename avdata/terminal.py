@@ -43,6 +43,19 @@ def complain(message: str, hint: str | None) -> None:
         console.print(Text.assemble(("hint:  ", "bold"), hint), soft_wrap=True)
 
 
+def _show_version(context: typer.Context, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"{context.command.name} {version('avdata')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and stop.", callback=_show_version, is_eager=True)
+]
+
+
 def print_json(value: Any) -> None:
     """Print a value for machines."""
     typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
