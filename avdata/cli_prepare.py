@@ -69,8 +69,9 @@ def prepare(
 ) -> None:
     """Turn a dataset into aligned, verified WebDataset shards; interrupted, the same command goes on."""
     from avdata import prepare as pipeline
-    from avdata.config import merge, parse_setting, read_config_file
+    from avdata.config import merge
     from avdata.errors import UsageError
+    from avdata.given import parse_setting, read_config_file
     from avdata.recipe import load_recipe
     from avdata.shardplan import plan
 

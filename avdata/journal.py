@@ -78,7 +78,7 @@ def explained_writing(path: Path) -> Iterator[None]:
             hint = "finished shards are kept; raise the limit or lower shards.samples"
         else:
             msg = f"{path} cannot be written ({error.strerror})"
-            hint = "choose another --out, or make the folder writable"
+            hint = "choose another place, or make this one writable"
         raise AvdataError(msg, hint=hint) from error
 
 
