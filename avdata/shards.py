@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, check_spelling
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -363,6 +363,7 @@ def read_info(root: str | Path) -> dict[str, Any]:
     Raises:
         AvdataError: there is none, it is not JSON, or it is of a newer format than this version reads.
     """
+    check_spelling(root)
     path = Path(root) / "dataset.json"
     try:
         info = json.loads(path.read_text(encoding="utf-8"))

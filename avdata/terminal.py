@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -58,7 +58,12 @@ Version = Annotated[
 
 def print_json(value: Any) -> None:
     """Print a value for machines."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # such as a path that is not UTF-8
+        text = json.dumps(value, indent=1)
+    typer.echo(text)
 
 
 def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, header: bool = True) -> None:
@@ -221,10 +226,17 @@ def _nothing(
 
 
 class _Warnings(logging.Handler):
-    """Says what is logged on what stderr is then: above the bars while they are drawn."""
+    """Says what is logged, once, on what stderr is then: above the bars while they are drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"{record.levelname.lower()}: {self.format(record)}\n")
+        text = f"{record.levelname.lower()}: {self.format(record)}\n"
+        if text not in self._said:
+            self._said.add(text)
+            sys.stderr.write(text)
 
 
 def run_command(app: typer.Typer) -> None:
@@ -237,6 +249,11 @@ def run_command(app: typer.Typer) -> None:
         if os.environ.get("AVDATA_DEBUG"):
             raise
         _end(error.exit_code, error.message, error.hint)
+    except OSError as error:  # the machine's, not ours: no room, no permission
+        if os.environ.get("AVDATA_DEBUG"):
+            raise
+        what = error.strerror or str(error)
+        _end(1, f"{error.filename}: {what}" if error.filename else what, "--debug shows where it happened")
     except Exception as error:
         _end_usage(error)
         raise
@@ -249,7 +266,8 @@ def _end(code: int, message: str, hint: str | None) -> NoReturn:
     """End in one sentence; for machines, as what `--json` prints as well."""
     complain(message, hint)
     if "--json" in sys.argv:
-        print_json({"error": message, "hint": hint, "exit_code": code})
+        with suppress(OSError):  # it may be stdout that is full
+            print_json({"error": message, "hint": hint, "exit_code": code})
     sys.exit(code)
 
 
