@@ -85,6 +85,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415  # a third of what the import would cost
+
+        return version("avdata")
     if name not in _DOORS:
         msg = f"module 'avdata' has no attribute {name!r}"
         raise AttributeError(msg)

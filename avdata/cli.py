@@ -12,8 +12,9 @@ from avdata.cli_export import export
 from avdata.cli_hub import publish, pull
 from avdata.cli_prepare import prepare
 from avdata.cli_show import doctor, report
-from avdata.cli_sources import download, manifests, mock
+from avdata.cli_sources import Name, download, manifests, mock
 from avdata.terminal import (
+    Version,
     as_size,
     complain,
     print_json,
@@ -42,6 +43,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 @app.callback()
 def _options(
+    version: Version = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     if debug:
@@ -74,7 +76,7 @@ def recipes(
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="A recipe, as `avdata recipes` lists them.")],
+    name: Name,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Json = False,
 ) -> None:

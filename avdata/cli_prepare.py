@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avdata.cli_sources import Rehash, Task, say_licence
+from avdata.cli_sources import Rehash, Task, complete_recipe, say_licence
 from avdata.terminal import as_duration, as_size, complain, print_json, print_table, say, show_progress
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def prepare(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a path to a recipe file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A recipe's name, or a path to a recipe file.", autocompletion=complete_recipe),
+    ],
     out: Annotated[str, typer.Option(help="Folder or URL of the prepared set.")],
     source: Annotated[
         str | None, typer.Option(help="Folder, archive or URL of the dataset; without it, download.")
@@ -66,8 +69,9 @@ def prepare(
 ) -> None:
     """Turn a dataset into aligned, verified WebDataset shards; interrupted, the same command goes on."""
     from avdata import prepare as pipeline
-    from avdata.config import merge, parse_setting, read_config_file
+    from avdata.config import merge
     from avdata.errors import UsageError
+    from avdata.given import parse_setting, read_config_file
     from avdata.recipe import load_recipe
     from avdata.shardplan import plan
 

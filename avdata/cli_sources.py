@@ -14,6 +14,19 @@ Task = Annotated[str | None, typer.Option(help="Of synthetic: xor4 or agree; xor
 Rehash = Annotated[bool, typer.Option("--rehash", help="Prove unchanged files again.")]
 
 
+def complete_recipe(incomplete: str) -> list[str]:
+    """Recipes that begin so, for the shell's completion."""
+    from avdata.recipe import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
+Name = Annotated[
+    str,
+    typer.Argument(help="A recipe, as `avdata recipes` lists them.", autocompletion=complete_recipe),
+]
+
+
 def say_licence(name: str) -> None:
     """Say what the owner of a dataset allows, before it is downloaded."""
     from avdata.manifest import load_manifest
@@ -26,7 +39,7 @@ def say_licence(name: str) -> None:
 
 
 def download(
-    name: Annotated[str, typer.Argument(help="A recipe, as `avdata recipes` lists them.")],
+    name: Name,
     into: Annotated[Path | None, typer.Option(help="Folder for the files; the cache without.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The files of so many clips only.")] = None,
     split: Annotated[str | None, typer.Option(help="The files of train, val or test only.")] = None,
@@ -83,7 +96,7 @@ def download(
 
 
 def mock(
-    name: Annotated[str, typer.Argument(help="A recipe, as `avdata recipes` lists them.")],
+    name: Name,
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     clips: Annotated[int | None, typer.Option(min=1, help="How many clips.")] = None,
     bad: Annotated[bool, typer.Option("--bad", help="Add the dataset's bad cases.")] = False,

@@ -10,10 +10,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from avdata.errors import UsageError
 
@@ -21,7 +21,7 @@ Overrides = Mapping[str, Any]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AudioConfig(_Settings):
@@ -104,10 +104,13 @@ class AlignConfig(_Settings):
         " middle of the clip's event; segments: steps of `seconds`, one every `hop`, from the start",
     )
     seconds: float | None = Field(
-        2.56, gt=0, description="s, of the window, or with segments of one step; None only with window=whole"
+        2.56,
+        gt=0,
+        le=3600,
+        description="s, of the window, or with segments of one step; None only with window=whole",
     )
     hop: float | None = Field(
-        None, gt=0, description="segments: s from one step's start to the next's; None is `seconds`"
+        None, gt=0, le=3600, description="segments: s from one step's start to the next's; None is `seconds`"
     )
     pad: Literal["zeros", "repeat", "edge"] = Field(
         "zeros", description="what is heard where there is no sound; the first or last frame is shown"
@@ -290,51 +293,6 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else "known: " + ", ".join(known)
 
 
-def parse_setting(text: str) -> dict[str, Any]:
-    """One `section.key=value` of the command line as nested overrides; the value is read as YAML.
-
-    >>> parse_setting("video.frames=8")
-    {'video': {'frames': 8}}
-
-    Raises:
-        UsageError: there is no `=`, or the value is not YAML.
-    """
-    import yaml  # noqa: PLC0415  # only settings given as text need it
-
-    path, equals, raw = text.partition("=")
-    if not equals or not path:
-        msg = f"--set {text!r} is not of the form section.key=value"
-        raise UsageError(msg, hint="for example --set video.frames=8")
-    try:
-        value: Any = yaml.safe_load(raw) if raw else ""
-    except yaml.YAMLError as error:
-        msg = f"--set {text!r}: the value cannot be read ({error})"
-        raise UsageError(msg) from error
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    assert isinstance(value, dict)
-    return value
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Nested overrides from a YAML (or JSON) file.
-
-    Raises:
-        UsageError: the file is missing, unreadable, or not a mapping.
-    """
-    import yaml  # noqa: PLC0415
-
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"the config file {path} cannot be read ({error})"
-        raise UsageError(msg) from error
-    if not isinstance(value, dict):
-        msg = f"the config file {path} holds no mapping"
-        raise UsageError(msg, hint="write it like: video: {frames: 8}")
-    return value
-
-
 def build_config(*layers: Overrides) -> Config:
     """Settings from overrides laid over one another, the last one on top.
 
@@ -358,10 +316,18 @@ def _explain(error: ValidationError) -> UsageError:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return UsageError(f"unknown setting {where}", hint=nearest(where, setting_names()))
-    message = first["msg"].removeprefix("Value error, ")
     if not where:
-        return UsageError(f"the settings do not fit together: {message}")
-    return UsageError(f"setting {where}={first['input']!r}: {message[:1].lower()}{message[1:]}")
+        return UsageError(f"the settings do not fit together: {why(first)}")
+    if where in Config.model_fields:
+        some = [name for name in setting_names() if name.startswith(f"{where}.")]
+        return UsageError(f"{where} is a section of settings", hint=f"settings of it: {', '.join(some)}")
+    return UsageError(f"setting {where}={first['input']!r}: {why(first)}")
+
+
+def why(error: ErrorDetails) -> str:
+    """What pydantic says is wrong, as the rest of a sentence."""
+    message = error["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+    return message[:1].lower() + message[1:]
 
 
 def setting_names() -> list[str]:

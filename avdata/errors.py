@@ -29,6 +29,19 @@ class SourceError(AvdataError):
     """A source is missing, incomplete, or not what its manifest says."""
 
 
+def check_spelling(path: object) -> None:
+    """See that a name can be written down: pyarrow and FFmpeg take paths in UTF-8.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        msg = f"the name {str(path)!a} is not UTF-8"
+        raise UsageError(msg, hint="rename it; if it looks right to you, set PYTHONUTF8=1") from error
+
+
 class Reason(StrEnum):
     """Why a clip is not in the shards. The value is stable: people filter on it."""
 

@@ -72,13 +72,13 @@ def explained_writing(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             msg = f"the disk is full: {path} could not be written"
-            hint = "finished shards are kept; make room and run the same command again to go on"
+            hint = "make room and give the same command again to go on: what was finished is kept"
         elif error.errno == errno.EFBIG:
             msg = f"{path} would grow beyond the allowed file size"
             hint = "finished shards are kept; raise the limit or lower shards.samples"
         else:
             msg = f"{path} cannot be written ({error.strerror})"
-            hint = "choose another --out, or make the folder writable"
+            hint = "choose another place, or make this one writable"
         raise AvdataError(msg, hint=hint) from error
 
 

@@ -102,11 +102,11 @@ def load_manifest(which: str | Path) -> Manifest:
         AvdataError: it is not valid; the message names the field.
     """
     path = Path(which)
-    if path.suffix == ".json":
+    if isinstance(which, Path) or path.suffix == ".json":
         if not path.is_file():
             msg = f"there is no manifest {path}"
-            raise UsageError(msg)
-        return _parse(path.read_text(encoding="utf-8"), str(path), path.parent)
+            raise UsageError(msg, hint="give the path of one with --manifest, or --checksums off")
+        return _parse(path.read_bytes().decode(errors="replace"), str(path), path.parent)
     folder = package_files("avdata.manifests")
     resource = folder.joinpath(f"{which}.json")
     if not resource.is_file():

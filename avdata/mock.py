@@ -5,6 +5,7 @@ A recipe's own `mock` puts such media into its dataset's layout; `make_mock` is 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import struct
@@ -86,7 +87,13 @@ def make_mock(name: str, out: str | Path, clips: int | None = None, bad: bool = 
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "truth.json").is_file():
         msg = f"{folder} is not empty, and what it holds is not a mock"
         raise AvdataError(msg, hint="give a new or empty folder; nothing was written")
-    recipe.mock(folder, clips, bad, seed)
+    try:
+        recipe.mock(folder, clips, bad, seed)
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        msg = f"{error.filename or folder} cannot be written ({error.strerror})"
+        raise AvdataError(msg, hint="give a folder that you may write to, on a disk with room") from error
     return folder
 
 

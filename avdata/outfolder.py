@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,10 +45,9 @@ def check_out(root: Path, identity: Mapping[str, Any], *, overwrite: bool) -> No
         shown = ", ".join(f"{name}: {old} there, {new} now" for name, old, new in other[:3])
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""
         msg = f"{root} was prepared with other settings ({shown}{more})"
-        name, old, _ = other[0]
-        raise AvdataError(
-            msg, hint=f"choose another --out, give --set {name}={old}, or --overwrite to replace it"
-        )
+        given = " ".join(f"--set {name}={json.dumps(old)}" for name, old, _ in other)
+        as_there = f", give {given}" if len(other) <= 3 else ""
+        raise AvdataError(msg, hint=f"choose another --out{as_there}, or --overwrite to replace it")
 
 
 def _what_is_there(root: Path) -> dict[str, Any] | None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 
+from avdata.journal import write_whole
 from avdata.sample import Sample
+
+SOUND = 3.6
+WIDEST = 36.0
+"""Height of the spectrogram and largest width of the axis, inches."""
 
 
 def save_picture(sample: Sample, path: str | Path) -> None:
@@ -15,13 +21,18 @@ def save_picture(sample: Sample, path: str | Path) -> None:
     Args:
         sample: what `load_sample` returns.
         path: where the PNG goes.
+
+    Raises:
+        AvdataError: it cannot be written there.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     start, end = sample.row["window_start"], sample.row["window_end"]
     steps = len(sample.frames)
-    figure = Figure(figsize=(max(8.0, 1.9 * steps), 6.4), layout="constrained")
-    sound, sight = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    axis = min(max(6.6, 1.8 * steps), WIDEST)
+    square = axis / steps  # a frame keeps its shape
+    figure = Figure(figsize=(axis + 1.4, SOUND + square + 1.1), layout="constrained")
+    sound, sight = figure.subplots(2, 1, sharex=True, height_ratios=[SOUND, square])
     picture = whole_mel(sample)
     image = sound.imshow(
         picture, origin="lower", aspect="auto", extent=(start, end, 0, picture.shape[0]), cmap="magma"
@@ -42,13 +53,17 @@ def save_picture(sample: Sample, path: str | Path) -> None:
     for edge in np.linspace(start, end, steps + 1):
         sound.axvline(edge, color="white", linewidth=0.7, linestyle=":")
         sight.axvline(edge, color="black", linewidth=0.7)
-    for moment in frame_moments(sample):
+    moments = frame_moments(sample)
+    for moment in moments:
         sight.plot([moment], [1.0], marker="v", color="tab:red", clip_on=False, markersize=6)
     sight.set_xlim(start, end)
     sight.set_ylim(0, 1)
     sight.set_yticks([])
-    sight.set_xlabel("time on the clip's axis (s); red marks: when each frame came on screen")
-    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+    marks = "; red marks: when each frame came on screen" if moments else ""
+    sight.set_xlabel(f"time on the clip's axis (s){marks}")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110, metadata={"Software": None})
+    write_whole(Path(path), drawn.getvalue())
 
 
 def whole_mel(sample: Sample) -> np.ndarray:

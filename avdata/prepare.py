@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from avdata.config import Config, Overrides
 from avdata.engine import run_jobs
-from avdata.errors import Reason, UsageError
+from avdata.errors import Reason, UsageError, check_spelling
 from avdata.finish import Provenance, finish, source_facts
 from avdata.manifest import load_manifest
 from avdata.outfolder import check_finished, check_out, check_whole, clear
@@ -121,6 +121,8 @@ def prepare(
     if engine == "ray" and not keep_sources:
         msg = "sources can only be removed as they are used with --engine local"
         raise UsageError(msg, hint="leave out --keep-sources no, or prepare on this machine")
+    for place in (out, source or ""):
+        check_spelling(place)
     store = Store(str(out)) if is_url(out) else None
     root = store.scratch if store else Path(out)
     if store:

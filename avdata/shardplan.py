@@ -17,7 +17,7 @@ from pathlib import Path
 
 from avdata.cache import cache_root
 from avdata.config import Config, Overrides
-from avdata.errors import MediaError, Reason, SourceError
+from avdata.errors import MediaError, Reason, SourceError, UsageError
 from avdata.face import require_detector
 from avdata.manifest import FileFacts, Manifest, load_manifest
 from avdata.outstore import is_url
@@ -150,7 +150,7 @@ def _sources(
     def show(moment: Moment) -> None:
         progress(moment.phase, moment.files_done, moment.files)
 
-    facts = load_manifest(Path(manifest) if manifest is not None else recipe.name)
+    facts = _facts(recipe, Path(manifest) if manifest is not None else recipe.name)
     files = single_files(recipe, facts) if checksums else ()
     keys = () if files else None
     limit = None if files else config.select.limit
@@ -181,10 +181,17 @@ def _generated(recipe: Recipe) -> Path:
 
 
 def _manifest(recipe: Recipe, folder: Path, manifest: str | Path | None) -> Manifest:
-    if manifest is not None:
-        return load_manifest(Path(manifest))
     own = folder / "manifest.json"
-    return load_manifest(own if own.is_file() else recipe.name)
+    return _facts(recipe, Path(manifest) if manifest is not None else own if own.is_file() else recipe.name)
+
+
+def _facts(recipe: Recipe, which: str | Path) -> Manifest:
+    facts = load_manifest(which)
+    # A task shares its recipe's manifest. Against another dataset's, files would pass unproven.
+    if not (recipe.name == facts.name or recipe.name.startswith(f"{facts.name}-")):
+        msg = f"the manifest {which} is of {facts.name}, not of {recipe.name}"
+        raise UsageError(msg, hint="give the dataset's own with --manifest, or --checksums off")
+    return facts
 
 
 def _nothing_usable(folder: Path, clips: Sequence[Clip], bad: Sequence[Quarantined]) -> SourceError:

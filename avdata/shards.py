@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, check_spelling
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -363,6 +363,7 @@ def read_info(root: str | Path) -> dict[str, Any]:
     Raises:
         AvdataError: there is none, it is not JSON, or it is of a newer format than this version reads.
     """
+    check_spelling(root)
     path = Path(root) / "dataset.json"
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
@@ -374,9 +375,15 @@ def read_info(root: str | Path) -> dict[str, Any]:
             hint = "run the same prepare command again to finish it"
         msg = f"{root} is not a prepared set: it has no dataset.json"
         raise AvdataError(msg, hint=hint) from error
-    except (OSError, ValueError) as error:
+    except NotADirectoryError as error:
+        msg = f"{root} is a file, and a prepared set is a folder"
+        raise AvdataError(msg, hint="give the folder that holds dataset.json") from error
+    except OSError as error:
+        msg = f"{path} cannot be read ({error.strerror})"
+        raise AvdataError(msg, hint="may you read the folder and its files?") from error
+    except ValueError as error:
         msg = f"{path} cannot be read ({error})"
-        raise AvdataError(msg) from error
+        raise AvdataError(msg, hint="prepare the set again with --overwrite, or fetch it again") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         found = info.get("format") if isinstance(info, dict) else None
         msg = f"{path} is of format {found!r}, and this version reads format {FORMAT}"

@@ -161,7 +161,7 @@ def unpack_local(name_or_recipe: str | Path | Recipe, archive: Path | str) -> Pa
     kind: Kind | None = "zip" if path.suffix == ".zip" else "tar.gz" if path.name.endswith(_TARS) else None
     if kind is None or not path.is_file():
         msg = f"{path} is not an archive (.zip, .tar.gz or .tgz)"
-        raise UsageError(msg)
+        raise UsageError(msg, hint="--source is the folder or the archive that holds the dataset's files")
     recipe = load_recipe(name_or_recipe)
     manifest = load_manifest(recipe.name)
     ours = [source for source in manifest.sources if source.unpack == kind and source.instead_of is None]

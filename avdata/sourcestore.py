@@ -43,7 +43,10 @@ def bring(url: str, path: Path) -> None:
         return
     with explained_store(url):
         files, base = filesystem_of(url.rstrip("/"))
-        _fetch(files, f"{base}/{path.relative_to(local_copy(url, 'mirror')).as_posix()}", path)
+        # The path is the planning node's, whose AVDATA_CACHE may be another than this one's.
+        mirrored = local_copy(url, "mirror").name
+        inside = path.parts[path.parts.index(mirrored) + 1 :]
+        _fetch(files, "/".join((base, *inside)), path)
 
 
 def _is_here(path: Path, size: int) -> bool:

@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Any
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.main import get_command
@@ -43,9 +43,27 @@ def complain(message: str, hint: str | None) -> None:
         console.print(Text.assemble(("hint:  ", "bold"), hint), soft_wrap=True)
 
 
+def _show_version(context: typer.Context, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"{context.command.name} {version('avdata')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and stop.", callback=_show_version, is_eager=True)
+]
+
+
 def print_json(value: Any) -> None:
     """Print a value for machines."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # such as a path that is not UTF-8
+        text = json.dumps(value, indent=1)
+    typer.echo(text)
 
 
 def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, header: bool = True) -> None:
@@ -58,7 +76,11 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, he
         table.add_column(column, overflow="fold")  # names are never cut off
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    _console().print(table)
+    console = _console()
+    with console.capture() as held:
+        console.print(table)
+    # Cells are filled up with blanks, which nobody who copies or compares lines wants.
+    typer.echo("\n".join(line.rstrip() for line in held.get().splitlines()))
 
 
 def as_size(count: float) -> str:
@@ -102,6 +124,7 @@ Progress = Callable[[str, int, int], None]
 Number = Callable[[float], str]
 
 INTERRUPTED = 130
+GO_ON = "what was finished is kept; to go on, give the same command again"
 
 
 @contextmanager
@@ -152,7 +175,7 @@ def _lines(number: Number) -> Progress:
         since, before = began.setdefault(stage, (time.monotonic(), done))
         took, made = time.monotonic() - since, done - before
         # Short work stays silent: it is over before anyone would read of it.
-        if took > 2 and made and tenth > tenths.get(stage, 0):
+        if took > 2 and made and total > 1 and tenth > tenths.get(stage, 0):
             left = took / made * (total - done)
             rate = _rate(made / took, number)
             typer.echo(
@@ -202,20 +225,63 @@ def _nothing(
     """Do nothing."""
 
 
+class _Warnings(logging.Handler):
+    """Says what is logged, once, on what stderr is then: above the bars while they are drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{record.levelname.lower()}: {self.format(record)}\n"
+        if text not in self._said:
+            self._said.add(text)
+            sys.stderr.write(text)
+
+
 def run_command(app: typer.Typer) -> None:
     """Run a command line; errors end in one sentence and their exit code, without a traceback."""
     command = command_line(app)
-    logging.basicConfig(format="%(levelname)s: %(message)s".lower(), level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", handlers=[_Warnings()], level=logging.WARNING)
     try:
-        command()
+        code = command(standalone_mode=False)
     except AvdataError as error:
         if os.environ.get("AVDATA_DEBUG"):
             raise
-        complain(error.message, error.hint)
-        sys.exit(error.exit_code)
-    except SystemExit as done:
-        # Typer turns Ctrl-C into this code and says nothing.
-        if done.code != INTERRUPTED:
+        _end(error.exit_code, error.message, error.hint)
+    except OSError as error:  # the machine's, not ours: no room, no permission
+        if os.environ.get("AVDATA_DEBUG"):
             raise
-        complain("stopped", "what was finished is kept; to go on, give the same command again")
-        sys.exit(1)
+        what = error.strerror or str(error)
+        _end(1, f"{error.filename}: {what}" if error.filename else what, "--debug shows where it happened")
+    except Exception as error:
+        _end_usage(error)
+        raise
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this and says nothing
+        _end(1, "stopped", GO_ON)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(code: int, message: str, hint: str | None) -> NoReturn:
+    """End in one sentence; for machines, as what `--json` prints as well."""
+    complain(message, hint)
+    if "--json" in sys.argv:
+        with suppress(OSError):  # it may be stdout that is full
+            print_json({"error": message, "hint": hint, "exit_code": code})
+    sys.exit(code)
+
+
+def _end_usage(error: Exception) -> None:
+    """End where the command line itself is wrong: typer's own errors, whatever library it has them from."""
+    kind = type(error).__name__
+    if kind == "Abort":
+        _end(1, "stopped", GO_ON)
+    if not hasattr(error, "format_message"):
+        return
+    if kind == "NoArgsIsHelpError":
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(2)
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    hint = f"{context.command_path} --help" if context else None
+    _end(getattr(error, "exit_code", 2), message[:1].lower() + message[1:].rstrip("."), hint)

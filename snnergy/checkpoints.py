@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,32 +16,23 @@ from typing import Any
 import torch
 
 from avdata.errors import AvdataError
+from avdata.journal import write_whole
 from snnergy.model import ModelConfig, SNNergy
 from snnergy.settings import TrainConfig, parse
 
 FORMAT = 1
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, also when the machine stops."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a mapping for people and machines."""
-    write_file(path, (json.dumps(value, indent=1) + "\n").encode())
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    write_file(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def load(data: bytes, name: str | Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from avdata.terminal import print_json, print_table, run_command, say, show_progress
+from avdata.terminal import Version, print_json, print_table, run_command, say, show_progress
 from snnergy.cli_energy import energy
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 @app.callback()
 def _options(
+    version: Version = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     if debug:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avdata.errors import UsageError
-from snnergy.checkpoints import load_network, read_config, write_file
+from avdata.journal import write_whole
+from snnergy.checkpoints import load_network, read_config
 from snnergy.data import Batch, batches, differences, nearest, open_split, pairs
 from snnergy.energy import Energy, measure
 from snnergy.model import FUSIONS, SNNergy
@@ -244,7 +245,7 @@ def _write(folder: Path, rows: Sequence[Row], found: Mapping[str, Any], where: s
             cells = (f"{row.mean:.6f}", std, len(row.accuracy), row.params, f"{row.ms:.4f}")
             spent = (f"{value:.9g}" for value in row.energy.totals().values())
             writer.writerow((row.fusion, *cells, f"{row.megabytes:.3f}", *spent))
-    write_file(folder / "table.md", _markdown(rows, found, where).encode())
+    write_whole(folder / "table.md", _markdown(rows, found, where).encode())
     draw_comparison(
         [(row.fusion, row.accuracy, row.energy.millijoules()) for row in rows],
         1 / found["num_classes"],

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 import avdata
-from avdata.config import differences, merge, nearest, parse_setting, read_config_file
+from avdata.config import differences, merge, nearest, why
+from avdata.given import parse_setting, read_config_file
 from avdata.stream import AVBatch, AVDataset, Loader
 
 __all__ = [
     "AVBatch", "AVDataset", "Batch", "Loader", "batches", "differences", "merge", "nearest", "open_split",
-    "pairs", "parse_setting", "read_config_file", "to_batch",
+    "pairs", "parse_setting", "read_config_file", "to_batch", "why",
 ]  # fmt: skip
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

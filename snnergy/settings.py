@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from avdata.errors import UsageError
-from snnergy.data import merge, nearest
+from snnergy.data import merge, nearest, why
 
 LR_FOR_64 = 5e-4
 
@@ -21,7 +21,7 @@ LR_FOR_64 = 5e-4
 class AugmentConfig(BaseModel):
     """How training samples are changed: by draws from the seed, the epoch and the sample's key alone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bands: int = Field(0, ge=0, description="SpecAugment: mel bands hidden, at most")
     columns: int = Field(0, ge=0, description="SpecAugment: columns hidden, at most")
@@ -34,7 +34,7 @@ class AugmentConfig(BaseModel):
 class TrainConfig(BaseModel):
     """How a network is trained. The defaults are our regime (`snnergy`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     regime: str = Field("snnergy", description="what the settings were laid over")
     preset: str = "nano"
@@ -164,7 +164,7 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
         if first["type"] == "extra_forbidden":
             msg = f"there is no training setting {where}"
             raise UsageError(msg, hint=nearest(where, _names())) from None
-        msg = f"training setting {where}={first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        msg = f"training setting {where}={first['input']!r}: {why(first)}"
         raise UsageError(msg) from None
 
 

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
+import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 from trees import digest_tree
 
-from avdata.terminal import run_command
+from avdata.cli import app as whole_app
+from avdata.terminal import _Warnings, run_command
 
 
 def avdata(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -158,16 +163,115 @@ def test_a_mock_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
     assert "not a mock" in done.stderr
 
 
-def test_ctrl_c_ends_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    app = typer.Typer(rich_markup_mode=None)
+def ends(monkeypatch: pytest.MonkeyPatch, app: typer.Typer, *words: str | Path) -> int:
+    """The exit code of a command line run in this process."""
+    monkeypatch.setattr(sys, "argv", ["avdata", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        run_command(app)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
 
-    @app.command()
+
+def app_of(work: Callable[[], None]) -> typer.Typer:
+    app = typer.Typer(rich_markup_mode=None)
+    app.command()(work)
+    return app
+
+
+def test_ctrl_c_ends_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["avdata"])
-        with pytest.raises(SystemExit) as ended:
-            run_command(app)
-    assert ended.value.code == 1
+    assert ends(monkeypatch, app_of(interrupted)) == 1
     assert "error: stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["verify", "nowhere"], 1, "not a prepared set"),
+        (["info", "crema"], 2, "there is no recipe 'crema'"),
+        (["info"], 2, "missing argument"),
+        (["recipes", "--frob"], 2, "no such option"),
+    ],
+)
+def test_for_machines_an_error_is_json_too(
+    words: list[str], code: int, said: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert ends(monkeypatch, whole_app, *words, "--json") == code
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    assert (said in told["error"], told["exit_code"]) == (True, code)
+    assert f"error: {told['error']}" in shown.err
+
+
+def test_what_the_machine_refuses_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "shard.tar")
+
+    assert ends(monkeypatch, app_of(refused)) == 1
+    assert "error: shard.tar: Permission denied\nhint:  --debug" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sys, "argv", ["avdata"])
+    with pytest.raises(ZeroDivisionError):
+        run_command(app_of(broken))
+
+
+def test_a_warning_is_said_once_and_above_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = logging.LogRecord("avdata", logging.WARNING, "", 0, "leaks", None, None)
+    handler, stderr = _Warnings(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)  # as rich does while it draws
+    handler.handle(record)
+    handler.handle(record)
+    assert stderr.getvalue() == "warning: leaks\n"
+
+
+@pytest.mark.parametrize("words", [["verify"], ["inspect"], ["report"]])
+def test_a_name_that_is_not_utf8_is_one_sentence(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert ends(monkeypatch, whole_app, *words, tmp_path / "\udcff", "--json") == 2
+    assert "is not UTF-8" in json.loads(capsys.readouterr().out)["error"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("video=5", "video is a section of settings"),
+        ("video.size=[1", "the value cannot be read (line 1"),
+        ("align.seconds=.inf", "a finite number"),
+        ("align.seconds=1e9", "less than or equal to 3600"),
+    ],
+)
+def test_a_bad_setting_is_one_line(
+    setting: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("prepare", "cremad", "--source", ".", "--out", "o", "--set", setting)
+    assert ends(monkeypatch, whole_app, *words) == 2
+    error = capsys.readouterr().err.splitlines()[0]
+    assert error.startswith("error: ")
+    assert said in error
+
+
+def test_places_that_cannot_be_written_are_named(
+    cremad_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for words in (
+        ("inspect", cremad_set, "--save-png", tmp_path),
+        ("report", cremad_set, "--to", tmp_path),
+        ("mock", "cremad", tmp_path / "file" / "raw", "--clips", "1"),
+        ("verify", tmp_path / "file"),
+    ):
+        assert ends(monkeypatch, whole_app, *words) == 1
+        assert str(tmp_path) in capsys.readouterr().err.splitlines()[0]

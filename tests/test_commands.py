@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -65,6 +66,26 @@ def test_every_command_can_be_quiet_speak_to_machines_and_show_a_traceback(comma
 def test_both_programs_complete_what_is_typed(app: typer.Typer) -> None:
     names = {name for option in command_line(app).params for name in option.opts}
     assert {"--install-completion", "--show-completion"} <= names
+
+
+def test_the_shell_completes_a_recipes_name() -> None:
+    asked = {"_AVDATA_COMPLETE": "complete_bash", "COMP_WORDS": "avdata info cre", "COMP_CWORD": "2"}
+    done = CliRunner().invoke(avdata.cli.app, [], prog_name="avdata", env=asked)
+    assert done.output.split() == ["cremad"]
+
+
+@pytest.mark.parametrize("app", [avdata.cli.app, snnergy.cli.app])
+def test_both_programs_say_their_version(app: typer.Typer) -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"{app.info.name} {avdata.__version__}\n")
+
+
+@pytest.mark.parametrize("name", ["avdata", "snnergy"])
+def test_both_programs_run_as_modules(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(name, run_name="__main__")
+    assert ended.value.code == 0
 
 
 @pytest.mark.parametrize("words", [["--debug", "verify", "no-set"], ["verify", "no-set", "--debug"]])

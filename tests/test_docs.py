@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 README = ROOT / "README.md"
+WRITTEN = {".py", ".md", ".yaml", ".sh", ".html"}
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.S | re.M)
 ENV = {
     **os.environ,
@@ -127,11 +128,19 @@ def test_the_performance_page_names_each_benchmark_and_no_other() -> None:
     assert set(named) == scripts - {"stream_peers.py"}  # stream.py runs it
 
 
-def test_extras_that_pages_install_exist() -> None:
+def test_extras_that_anything_tells_to_install_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for page in [*PAGES, README]:
-        for names in re.findall(r"avdata\[([\w,]+)\]", page.read_text(encoding="utf-8")):
-            assert set(names.split(",")) <= set(extras["optional-dependencies"]), page.name
+    rooms = [ROOT / name for name in ("avdata", "snnergy", "recipes", "benchmarks", "docs")]
+    told = [path for room in rooms for path in room.rglob("*") if path.suffix in WRITTEN]
+    named = {
+        (path.name, name)
+        for path in [*told, *ROOT.glob("*.md")]
+        for names in re.findall(r"avdata\[([\w, -]+)\]", path.read_text(encoding="utf-8"))
+        for name in names.replace(" ", "").split(",")
+    }
+    assert {"kubernetes.yaml", "scale.md", "README.md", "doctor.py"} <= {file for file, _ in named}
+    known = extras["optional-dependencies"]
+    assert {(file, name) for file, name in named if name not in known} == set()
 
 
 def test_the_page_of_cremad_counts_as_its_manifest_does() -> None:

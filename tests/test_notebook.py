@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import avdata
+from avdata.picture import save_picture
 from avdata.sample import load_sample
 
 
@@ -23,6 +27,20 @@ def test_a_dataset_shows_its_labels_and_some_samples(cremad_set: Path) -> None:
     assert f"{len(dataset)} samples" in shown
     assert dataset[0].key in shown
     assert "CREMA-D" in shown
+
+
+@pytest.mark.parametrize("steps", [1, 4, 12])
+def test_a_picture_keeps_the_shape_of_frames(
+    steps: int, cremad_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: drawn.append(figure))
+    sample = load_sample(cremad_set)
+    frames = np.repeat(sample.frames[:1], steps, axis=0)
+    save_picture(replace(sample, frames=frames), tmp_path / "sample.png")
+    drawn[0].draw_without_rendering()
+    width, height = drawn[0].axes[1].get_window_extent().size
+    assert width / steps == pytest.approx(height, rel=0.12)
 
 
 def test_bars_follow_the_work(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,10 @@ import pytest
 from trees import digest_tree
 
 import avdata
-from avdata.config import merge, parse_setting, read_config_file
+from avdata.config import merge
 from avdata.engine import NO_ITEM
 from avdata.errors import AvdataError, SourceError, UsageError
+from avdata.given import parse_setting, read_config_file
 from avdata.job import ShardJob, run_shard
 from avdata.prepare import plan
 from avdata.shards import read_index, read_info, read_quarantine
@@ -239,6 +240,11 @@ def test_a_config_file_lies_between_the_preset_and_the_single_settings(tmp_path:
         read_config_file(tmp_path / "bad.yaml")
     with pytest.raises(UsageError, match="cannot be read"):
         read_config_file(tmp_path / "none.yaml")
+
+
+def test_another_datasets_manifest_proves_nothing(cremad_mock: Path, ave_bad: Path) -> None:
+    with pytest.raises(UsageError, match="is of ave, not of cremad"):
+        plan("cremad", source=cremad_mock, manifest=ave_bad / "manifest.json")
 
 
 def test_a_source_that_is_not_whole_is_said_to_be(

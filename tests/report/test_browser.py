@@ -116,6 +116,20 @@ def test_the_sound_plays_and_lasts_as_long_as_its_window(page: Page) -> None:
     assert playhead == [False, pytest.approx(100, abs=0.5)]
 
 
+def test_on_a_phone_no_table_is_cut_off_but_the_list_of_clips_which_scrolls(
+    browser: Browser, shown_page: Path
+) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(shown_page.as_uri())
+    hidden = """held => held.map(
+        one => [one.scrollHeight - one.clientHeight, one.scrollWidth - one.clientWidth])"""
+    assert {down for down, _ in page.eval_on_selector_all(".scroll:not(.long)", hidden)} == {0}
+    assert {aside for _, aside in page.eval_on_selector_all(".scroll:has(.stack)", hidden)} == {0}
+    assert page.eval_on_selector_all(".scroll.long", "held => held.length") == 1
+    context.close()
+
+
 def test_frames_and_spectrogram_share_one_axis(page: Page) -> None:
     boxes = page.eval_on_selector(
         ".card",

@@ -59,13 +59,14 @@ def test_a_source_in_a_store_gives_the_same_bytes(bucket: str, cremad_mock: Path
 
 
 def test_a_node_fetches_the_source_files_it_lacks(
-    bucket: str, cremad_mock: Path, cremad_set: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, cremad_mock: Path, cremad_set: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     files, base = filesystem_of(f"{bucket}/raw")
     files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
     from avdata.job import run_shard
 
     def elsewhere(function: Any, jobs: Any, *, on_item: Any, **rest: Any) -> Any:
+        monkeypatch.setenv("AVDATA_CACHE", str(tmp_path / "of another node"))
         for job in jobs:
             for candidate in job.candidates:
                 candidate.clip.video.unlink(missing_ok=True)
