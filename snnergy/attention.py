@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from snnergy.config import Combine, Kind, Side, SumNorm
+from snnergy.joined import fired
 from snnergy.lean import HalvingPool, SpikeConv2d, passed
 from snnergy.neuron import Cell
 
@@ -96,9 +97,14 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(outputs)
         self.pool = HalvingPool() if pool else None
 
+    def convolved(self, x: Tensor) -> Tensor:
+        """The convolution's result, not yet normalised."""
+        y: Tensor = self.conv(fold(x) if x.is_cuda else pixelwise(fold(x)))
+        return y.unflatten(0, x.shape[:2])
+
     def forward(self, x: Tensor) -> Tensor:
         """The normalised (and pooled) result, real-valued."""
-        y = self.norm(self.conv(fold(x) if x.is_cuda else pixelwise(fold(x))))
+        y = self.norm(fold(self.convolved(x)))
         y = y if self.pool is None else self.pool(y)
         return y.unflatten(0, x.shape[:2])
 
@@ -162,7 +168,7 @@ class QKAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes [T, B, C, H, W] to currents of the same shape."""
-        query, key = by_head(self.neuron(self.query_key(x)), 2, self.heads)
+        query, key = by_head(fired(self.query_key, self.neuron, x), 2, self.heads)
         if self.token is not None:
             mask = self.token(query.sum(3, keepdim=True))
         else:
@@ -252,8 +258,8 @@ class CrossModalAttention(nn.Module):
             source = align_grid(source, target.shape[-2:])
         asks, answers = (target, source) if self.query_source == "target" else (source, target)
         parts = len(self.branches), self.heads
-        queries = by_head(self.query_neuron(self.query(asks)), *parts)
-        keys = by_head(self.key_neuron(self.key(answers)), *parts)
+        queries = by_head(fired(self.query, self.query_neuron, asks), *parts)
+        keys = by_head(fired(self.key, self.key_neuron, answers), *parts)
         masked = [
             self._mask(branch, query, key)
             for branch, query, key in zip(self.branches, queries, keys, strict=True)

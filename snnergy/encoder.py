@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from snnergy.again import Run, once
 from snnergy.attention import LIF, ConvNorm, QKAttention, SelfAttention
 from snnergy.config import Kind, Residual, SumNorm
+from snnergy.joined import fired
 from snnergy.neuron import Cell
 
 
@@ -94,7 +95,8 @@ class Perceptron(nn.Module):
 
     def forward(self, stream: Tensor) -> Tensor:
         """The stream with it added."""
-        return stream + self.exit(self.layers(self.enter(stream)))
+        first, neuron, second = self.layers
+        return stream + self.exit(second(fired(first, neuron, self.enter(stream))))  # type: ignore[arg-type]
 
 
 class Position(nn.Module):
