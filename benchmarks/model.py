@@ -12,7 +12,9 @@ those that a forward keeps for its backward, each memory once, the input and wei
 from __future__ import annotations
 
 import argparse
+import gc
 import math
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +33,7 @@ from snnergy.baselines import QuadraticAttention
 from snnergy.lean import HalvingPool, SpikeConv2d
 from snnergy.neuron import Neuron
 
+KINDS = "without checkpoints", "with checkpoints"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -269,28 +272,73 @@ def training(rounds: int, preset: str, size: int, batch: int) -> None:
               f"{kept['ours'] / kept[name]:.2f} of it")  # fmt: skip
 
 
-def steps(rounds: int, preset: str) -> None:
+def resident(what: str) -> float:
+    """Megabytes of this process in memory: `VmRSS` now, `VmHWM` at most since it was last asked for."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(what):
+            return int(line.split()[1]) / 1e3
+    return math.nan
+
+
+def peak(preset: str, count: int, size: int, batch: int, checkpoint: bool, threads: int) -> float:
+    """Megabytes that a training step adds to a process that has everything imported and compiled.
+
+    Weights, inputs, gradients and all that a step holds on its way, as `top` would show it.
+    """
+    torch.set_num_threads(threads)
+
+    def step(network: nn.Module, t: int, n: int, side: int) -> None:
+        audio, video = (torch.randn(t, n, channels, side, side, device=DEVICE) for channels in (1, 3))
+        network(audio, video).sum().backward()
+
+    step(snnergy.build(preset, dims=(4, 8, 8), heads=(1, 1, 1), checkpoint=checkpoint).to(DEVICE), 1, 2, 16)
+    gc.collect()
+    if DEVICE == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 1e6
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        before = resident("VmRSS")
+    step(snnergy.build(preset, checkpoint=checkpoint).to(DEVICE), count, batch, size)
+    most = torch.cuda.max_memory_allocated() / 1e6 if DEVICE == "cuda" else resident("VmHWM")
+    return most - before
+
+
+def steps(rounds: int, preset: str, size: int = 64, batch: int = 4) -> None:
     """Time and memory by the number of time steps, with and without checkpoints."""
-    counts = (4, 8, 16, 32)
-    print(f"time steps, {preset}, 32×32, batch 2, on {DEVICE}\n      T    ms    MB   MB with checkpoints")
-    took = []
+    counts, fresh = (4, 8, 16, 32), multiprocessing.get_context("spawn")
+    print(f"time steps, {preset}, {size}×{size}, batch {batch}, on {DEVICE}: without | with checkpoints")
+    print("      T           ms   MB kept for the backward   MB at most of a whole step")
+    found: dict[str, list[float]] = {}
     for count in counts:
-        pair = [torch.randn(count, 2, channels, 32, 32, device=DEVICE) for channels in (1, 3)]
-        plain, lean = (
-            snnergy.build(preset, checkpoint=checkpoint).to(DEVICE) for checkpoint in (False, True)
+        networks = [snnergy.build(preset, checkpoint=lean).to(DEVICE) for lean in (False, True)]
+        pair = [torch.randn(count, batch, channels, size, size, device=DEVICE) for channels in (1, 3)]
+        took = medians(
+            {
+                kind: lambda model=model, pair=pair: model(*pair).sum().backward()
+                for kind, model in zip(KINDS, networks, strict=True)
+            },
+            rounds,
         )
-        call = {"": lambda plain=plain, pair=pair: plain(*pair).sum().backward()}
-        took.append(medians(call, rounds)[""])
-        kept = [
-            kept_bytes(lambda model=model, pair=pair: model(*pair), [*model.parameters(), *pair]) / 1e6
-            for model in (plain, lean)
-        ]
-        # Checkpoints hold the streams between stages outside autograd's saved tensors.
-        with torch.no_grad():
-            _, aux = lean(*pair, return_aux=True)
-        kept[1] += sum(x.nbytes for streams in aux["stages"][:-1] for x in streams.values()) / 1e6
-        print(f"  {count:5}{took[-1]:6.0f}{kept[0]:6.1f}{kept[1]:6.1f}")
-    print(f"  time ~ T^{exponent(counts, took):.2f}")
+        for kind, model in zip(KINDS, networks, strict=True):
+            mb = kept_bytes(lambda model=model, pair=pair: model(*pair), [*model.parameters(), *pair]) / 1e6
+            if kind == KINDS[1]:
+                # Streams between parts, three of a stage, are held outside autograd's saved tensors.
+                with torch.no_grad():
+                    _, aux = model(*pair, return_aux=True)
+                mb += 3 * sum(x.nbytes for streams in aux["stages"] for x in streams.values()) / 1e6
+            with fresh.Pool(1) as pool:
+                asked = (preset, count, size, batch, kind == KINDS[1], torch.get_num_threads())
+                most = pool.apply(peak, asked)
+            for what, value in (("time", took[kind]), ("kept", mb), ("peak", most)):
+                found.setdefault(f"{what} {kind}", []).append(value)
+        row = [found[f"{what} {kind}"][-1] for what in ("time", "kept", "peak") for kind in KINDS]
+        print("  {:5}{:8.0f} |{:6.0f}{:16.1f} |{:6.1f}{:14.0f} |{:5.0f}".format(count, *row))
+    for name, values in found.items():
+        print(
+            f"  {name:24} ~ T^{exponent(counts, values):.2f}, {values[-1] / values[0]:.1f} × of 8 × the steps"
+        )
 
 
 def main() -> None:

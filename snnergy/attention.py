@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from snnergy.config import Combine, Kind, Side, SumNorm
+from snnergy.joined import fired
 from snnergy.lean import HalvingPool, SpikeConv2d, passed
 from snnergy.neuron import Cell
 
@@ -96,15 +97,20 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(outputs)
         self.pool = HalvingPool() if pool else None
 
+    def convolved(self, x: Tensor) -> Tensor:
+        """The convolution's result, not yet normalised."""
+        y: Tensor = self.conv(fold(x) if x.is_cuda else pixelwise(fold(x)))
+        return y.unflatten(0, x.shape[:2])
+
     def forward(self, x: Tensor) -> Tensor:
         """The normalised (and pooled) result, real-valued."""
-        y = self.norm(self.conv(fold(x) if x.is_cuda else pixelwise(fold(x))))
+        y = self.norm(fold(self.convolved(x)))
         y = y if self.pool is None else self.pool(y)
         return y.unflatten(0, x.shape[:2])
 
 
 class SumNeuron(nn.Module):
-    """Fires on sums over tokens: [T, B, G] to a mask [T, B, G].
+    """Fires on sums over tokens: spikes [T, B, h, d, H, W] to a mask of heads or of channels.
 
     A raw sum over hundreds of tokens is nearly never zero, and the mask would always be one; batch norm over
     T·B, with its bias at 1, keeps it open about half of the time. At inference that is one threshold a group.
@@ -117,13 +123,17 @@ class SumNeuron(nn.Module):
             nn.init.ones_(self.norm.bias)
         self.neuron = cell.gate()
 
-    def forward(self, sums: Tensor, tokens: int) -> Tensor:
-        """The mask of sums over `tokens` tokens."""
-        if self.norm is None:
-            fired: Tensor = self.neuron(sums)
-        else:
-            fired = self.neuron(self.norm(fold(sums / tokens)).unflatten(0, sums.shape[:2]))
-        return fired
+    def forward(self, spikes: Tensor, *, of_heads: bool = False) -> Tensor:
+        """The mask, [T, B, h, 1, 1, 1] or [T, B, h, d, 1, 1], of the spikes' type."""
+        # In float32 at least: bfloat16 has no number between 512 and 516.
+        wide = torch.promote_types(spikes.dtype, torch.float32)
+        sums = spikes.sum((3, 4, 5) if of_heads else (4, 5), keepdim=True, dtype=wide)
+        flat = sums.flatten(2)
+        if self.norm is not None:
+            tokens = spikes.shape[4] * spikes.shape[5]
+            flat = self.norm(fold(flat / tokens)).unflatten(0, flat.shape[:2])
+        mask: Tensor = self.neuron(flat)
+        return mask.reshape(sums.shape).to(spikes.dtype)
 
 
 class QKAttention(nn.Module):
@@ -158,14 +168,12 @@ class QKAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes [T, B, C, H, W] to currents of the same shape."""
-        query, key = by_head(self.neuron(self.query_key(x)), 2, self.heads)
+        query, key = by_head(fired(self.query_key, self.neuron, x), 2, self.heads)
         if self.token is not None:
             mask = self.token(query.sum(3, keepdim=True))
         else:
             assert self.channel is not None
-            sums = query.sum((4, 5))
-            fired = self.channel(sums.flatten(2, 3), query.shape[4] * query.shape[5])
-            mask = fired.unflatten(2, sums.shape[2:])[..., None, None]
+            mask = self.channel(query)
         masked = passed(mask, key).flatten(2, 3)
         return self.out(masked)
 
@@ -182,7 +190,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.query_key_value = ConvNorm(dim, 3 * dim, spikes=spikes)
-        self.neuron, self.fire = cell.neuron(), cell.gate()
+        self.neuron, self.fire = cell.neuron(), cell.ready()
         self.out = ConvNorm(dim, dim, spikes=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -246,11 +254,12 @@ class CrossModalAttention(nn.Module):
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""
-        source = align_grid(source, target.shape[-2:])
+        if self.branches != "o" or self.query_source == "source":
+            source = align_grid(source, target.shape[-2:])
         asks, answers = (target, source) if self.query_source == "target" else (source, target)
         parts = len(self.branches), self.heads
-        queries = by_head(self.query_neuron(self.query(asks)), *parts)
-        keys = by_head(self.key_neuron(self.key(answers)), *parts)
+        queries = by_head(fired(self.query, self.query_neuron, asks), *parts)
+        keys = by_head(fired(self.key, self.key_neuron, answers), *parts)
         masked = [
             self._mask(branch, query, key)
             for branch, query, key in zip(self.branches, queries, keys, strict=True)
@@ -267,16 +276,14 @@ class CrossModalAttention(nn.Module):
         return first
 
     def _mask(self, branch: str, query: Tensor, key: Tensor) -> Tensor:
-        tokens = key.shape[4] * key.shape[5]
         if branch == "t":
             assert self.temporal is not None
-            mask = self.temporal(query.sum((3, 4, 5)), tokens)[:, :, :, None, None, None]
+            mask = self.temporal(query, of_heads=True)
         else:
             assert self.spatial is not None
             mask = self.spatial(query.sum(3, keepdim=True))
         if branch == "o":
             assert self.channel is not None
-            # The token mask of the one times the channel mask of the other, on no grid of the other's.
-            sums = key.sum((4, 5))
-            key = self.channel(sums.flatten(2, 3), tokens).unflatten(2, sums.shape[2:])[..., None, None]
+            # The token mask of the one times the channel mask of the other, whatever that one's grid is.
+            key = self.channel(key)
         return passed(mask, key).flatten(2, 3)

@@ -36,7 +36,7 @@ class QuadraticAttention(nn.Module):
         self.heads = heads
         self.query, self.key, self.value = (ConvNorm(dim, 2 * dim, spikes=spikes) for _ in range(3))
         self.neurons = nn.ModuleList(cell.neuron() for _ in range(3))
-        self.spatial, self.temporal = cell.gate(), cell.gate()
+        self.spatial, self.temporal = cell.ready(), cell.ready()
         self.out = ConvNorm(2 * dim, dim, spikes=True)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class SpikingCrossAttention(nn.Module):
         self.heads = heads
         self.query = ConvNorm(dim, dim, spikes=spikes)
         self.key_value = ConvNorm(dim, 2 * dim, spikes=spikes)
-        self.query_neuron, self.key_neuron, self.fire = cell.neuron(), cell.neuron(), cell.gate()
+        self.query_neuron, self.key_neuron, self.fire = cell.neuron(), cell.neuron(), cell.ready()
         self.out = ConvNorm(dim, dim, spikes=True)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:

@@ -48,7 +48,10 @@ def train(
         str | None, typer.Option(help="snnergy (default), quick (with --steps), la, mm: see docs.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Size: nano (default), tiny, small, base, large, paper_like.")
+        str | None,
+        typer.Option(
+            help="Size: nano (default), tiny, small, base, large, or paper_like, our reconstruction."
+        ),
     ] = None,
     fusion: Annotated[
         str | None, typer.Option(help="cmqka (default), its variants, or what it is compared with.")

@@ -40,7 +40,7 @@ def energy(
     draw_energy(measured, picture)
     totals = measured.totals()
     if as_json:
-        print_json({**asdict(measured), **totals})
+        print_json({"network": str(checkpoint), "set": str(prepared), **asdict(measured), **totals})
         return
     if quiet:
         return
@@ -52,9 +52,8 @@ def energy(
         f"spikes {totals['mj_reference']:.4g} mJ; with memory traffic about {totals['mj_with_memory']:.4g} mJ"
     )
     say(f"{measured.attention:,.0f} additions of attention, {measured.updates:,.0f} membranes updated "
-        f"(not in the headline); {measured.samples:,} samples; see {picture}")  # fmt: skip
-    if not measured.counted:
-        say("with sew and α ≠ 1 a stream is of weighted spikes: counts are weighted too, not exact")
+        f"(not in the headline); see {picture}")  # fmt: skip
+    say(f"rates of {checkpoint} on {measured.samples:,} test samples of {prepared}, T = {measured.steps:g}")
 
 
 def _row(layer: Layer) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -31,7 +32,31 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "branches": BRANCHES,
     "fusion_output": ("stream", "spike"),
     "stage3": ("qk", "ssa"),
+    "head": ("concat", "sum"),
     "audio_mode": ("repeat", "segment"),
+}
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _wholes(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(map(_whole, value))
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_TYPES: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    **dict.fromkeys(("dims", "heads", "depths", "fusion_stages"), ("whole numbers in a list", _wholes)),
+    **dict.fromkeys(("ratio", "num_classes", "video_channels", "steps"), ("a whole number", _whole)),
+    **dict.fromkeys(
+        ("learn_alpha", "tie_directions", "fusion_mlp", "rpe", "checkpoint"),
+        ("true or false", lambda value: isinstance(value, bool)),
+    ),
+    "alpha_init": ("a number", _number),
 }
 
 
@@ -71,11 +96,13 @@ class ModelConfig:
         fusion_output: `spike` fires on the fused stream (with `sew`), so that it is binary again.
         fusion_mlp: an MLP follows each fusion.
         stage3: attention of the last stage: query-key, or spiking self-attention.
+        rpe: a 3×3 convolution before the first block of each stage tells where a token stands.
+        head: modalities' features stand beside one another, or are added (S-CMRL).
         neuron: `lif`, `if` or `plif`; attention masks are always fired by `lif`, whose OR is exact.
         surrogate: derivative of the spike: `sigmoid` or `atan`.
         audio_mode: how static sound becomes T steps: repeated, or cut into T segments.
         steps: T, where both modalities are static.
-        checkpoint: stages are computed again in the backward, which trades time for memory.
+        checkpoint: parts are computed again in the backward, which trades time for memory.
     """
 
     dims: tuple[int, int, int]
@@ -98,6 +125,8 @@ class ModelConfig:
     fusion_output: Literal["stream", "spike"] = "stream"
     fusion_mlp: bool = False
     stage3: Literal["qk", "ssa"] = "qk"
+    rpe: bool = False
+    head: Literal["concat", "sum"] = "concat"
     neuron: NeuronKind = "lif"
     surrogate: Surrogate = "sigmoid"
     audio_mode: Literal["repeat", "segment"] = "repeat"
@@ -110,6 +139,7 @@ class ModelConfig:
         Raises:
             UsageError: a value is unknown, or settings do not go together.
         """
+        self._check_types()
         known(self.fusion, FUSIONS, "fusion")
         for name, choices in _CHOICES.items():
             known(getattr(self, name), choices, name)
@@ -117,7 +147,7 @@ class ModelConfig:
             value = getattr(self, name)
             if len(value) != 3 or min(value) < 1:
                 msg = f"{name} must be three positive numbers, one a stage, not {value!r}"
-                raise UsageError(msg, hint="for example " + repr(getattr(PRESETS["nano"], name)))
+                raise UsageError(msg, hint=f"for example {list(getattr(PRESETS['nano'], name))}")
         for stage, (dim, heads) in enumerate(zip(self.dims, self.heads, strict=True), start=1):
             if dim % heads or dim % 2:
                 msg = f"stage {stage} has {dim} channels and {heads} heads"
@@ -133,9 +163,20 @@ class ModelConfig:
         if stages and FUSIONS[self.fusion].get("fusion_stages") == ():
             msg = f"fusion {self.fusion!r} joins at the head and has no fusion stages, not {stages!r}"
             raise UsageError(msg, hint="leave out fusion_stages, or choose fusion='cmqka'")
+        if self.head == "sum" and not stages:
+            msg = f"head='sum' is for networks that fuse at stages, and {self.fusion!r} does not"
+            raise UsageError(msg, hint="choose fusion='sum', or leave out head")
         if self.fusion_output == "spike" and self.residual == "membrane":
             msg = "fusion_output='spike' makes a stream of spikes, and residual='membrane' has none"
             raise UsageError(msg, hint="give residual='sew', or leave out fusion_output")
+
+    def _check_types(self) -> None:
+        """A network is also built from files and command lines, where a value may be anything."""
+        for name, (kind, fits) in _TYPES.items():
+            value = getattr(self, name)
+            if not fits(value):
+                msg = f"{name} must be {kind}, not {value!r}"
+                raise UsageError(msg)
 
 
 FUSIONS: Mapping[str, Mapping[str, Any]] = {

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from snnergy.again import Run, once
 from snnergy.attention import LIF, ConvNorm, QKAttention, SelfAttention
 from snnergy.config import Kind, Residual, SumNorm
+from snnergy.joined import fired
 from snnergy.neuron import Cell
 
 
@@ -93,7 +95,21 @@ class Perceptron(nn.Module):
 
     def forward(self, stream: Tensor) -> Tensor:
         """The stream with it added."""
-        return stream + self.exit(self.layers(self.enter(stream)))
+        first, neuron, second = self.layers
+        return stream + self.exit(second(fired(first, neuron, self.enter(stream))))  # type: ignore[arg-type]
+
+
+class Position(nn.Module):
+    """What a token's neighbours say of its place, added to the stream."""
+
+    def __init__(self, dim: int, residual: Residual, cell: Cell = LIF) -> None:
+        super().__init__()
+        self.enter, self.exit = Entry(residual, cell), Exit(residual, cell)
+        self.near = ConvNorm(dim, dim, 3, spikes=residual == "membrane")
+
+    def forward(self, stream: Tensor) -> Tensor:
+        """The stream with it added."""
+        return stream + self.exit(self.near(self.enter(stream)))
 
 
 class Block(nn.Module):
@@ -140,13 +156,20 @@ class Stage(nn.Module):
         cell: Cell = LIF,
         *,
         first: bool,
+        rpe: bool = False,
     ) -> None:
         super().__init__()
         self.embedding = PatchEmbedding(inputs, dim, residual, cell, first=first)
+        self.position = Position(dim, residual, cell) if rpe else None
         self.blocks = nn.Sequential(
             *(Block(dim, heads, kind, ratio, residual, sum_norm, cell) for _ in range(depth))
         )
 
-    def forward(self, x: Tensor, steps: int) -> Tensor:
-        """The next stage's stream."""
-        return self.blocks(self.embedding(x, steps))
+    def forward(self, x: Tensor, steps: int, run: Run = once) -> Tensor:
+        """The next stage's stream; `run` calls each part."""
+        stream: Tensor = run(self.embedding, x, steps)
+        if self.position is not None:
+            stream = run(self.position, stream)
+        for block in self.blocks:
+            stream = run(block, stream)
+        return stream

@@ -26,9 +26,9 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from avdata.errors import UsageError
-from snnergy.attention import SumNeuron
+from snnergy.attention import SumNeuron, fold
 from snnergy.model import SNNergy
-from snnergy.neuron import ATTENTION_THRESHOLD, Neuron
+from snnergy.neuron import Neuron
 from snnergy.observe import watched
 
 MAC_PJ, AC_PJ, BYTE_PJ = 4.6, 0.9, 24.96
@@ -41,7 +41,7 @@ class Layer:
     Attributes:
         name: of the layer.
         spiking: it is fed spikes.
-        rate: mean of its input; of spikes, the firing rate (with `sew`, spikes counted as often as they add).
+        rate: mean of its input; of spikes, the firing rate (with `sew` also above one).
         macs: dense operations.
         sops_rate: operations by rate.
         sops_exact: operations by counting.
@@ -70,8 +70,8 @@ class Energy:
         updates: membranes updated; not in the headline.
         rates: firing rate of each neuron layer.
         weight_bytes: of weights read, each at every step.
+        steps: T.
         samples: that were measured.
-        counted: inputs of every layer are spike counts; with `sew` and α ≠ 1 they are weighted.
     """
 
     layers: tuple[Layer, ...]
@@ -79,8 +79,8 @@ class Energy:
     updates: float
     rates: dict[str, float]
     weight_bytes: float
+    steps: float
     samples: int
-    counted: bool
 
     def sops(self, mode: str = "exact") -> float:
         """Synaptic operations of all layers and of attention, `exact` or by `rate`."""
@@ -130,8 +130,7 @@ class _Count:
     fired: dict[str, list[float]] = field(default_factory=dict)
     attention: float = 0.0
     updates: float = 0.0
-    weights: float = 0.0
-    counted: bool = True
+    events: dict[str, Tensor] = field(default_factory=dict)
 
 
 class _Products(TorchFunctionMode):
@@ -149,8 +148,7 @@ class _Products(TorchFunctionMode):
 
 
 def _convolved(count: _Count, name: str, conv: Any, given: tuple[Tensor], out: Tensor) -> None:
-    x = given[0]
-    sums = count.layers.setdefault(name, _Sums())
+    x, sums = count.events.pop(name, given[0]), count.layers.setdefault(name, _Sums())
     per_output = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
     sums.macs += out.numel() * per_output
     sums.values += float(x.double().sum())
@@ -158,7 +156,6 @@ def _convolved(count: _Count, name: str, conv: Any, given: tuple[Tensor], out: T
     if name.endswith("embed.0.conv"):
         sums.spiking = False
         return
-    count.counted &= bool((x == x.round()).all())
     kernel = torch.ones(1, 1, *conv.kernel_size, dtype=torch.float64, device=x.device)
     events = x.double().sum(1, keepdim=True)
     reached = functional.conv2d(events, kernel, stride=conv.stride, padding=conv.padding)
@@ -172,6 +169,42 @@ def _mapped(count: _Count, name: str, linear: Any, given: tuple[Tensor], out: Te
     sums.inputs += given[0].numel()
 
 
+def _count_both_streams(model: SNNergy, count: _Count) -> list[Any]:
+    """With `sew` a fused stream x + α·Z is two of spikes, fed to W and to α·W: a spike is one event.
+
+    These are the next stage's first convolutions, and the fusion's MLP where there is one.
+    """
+    hooks = []
+    for stage, exchange in model.fusions.items():
+        held: dict[str, Tensor] = {}
+        hooks.append(exchange.register_forward_pre_hook(partial(_hold, held)))
+        for name in model.encoders:
+            embedding = f"encoders.{name}.{stage}.embedding"
+            fed = [f"{embedding}.main.0.conv", f"{embedding}.shortcut.conv"]
+            alpha = getattr(exchange, f"to_{name}").alpha
+            message = fed
+            if exchange.mlp:
+                message = [f"fusions.{stage}.mlp.{name}.layers.0.conv"]
+                own = partial(_add_events, count, held, name, None, fed)
+                last = model.get_submodule(f"fusions.{stage}.mlp.{name}.exit")
+                hooks.append(last.register_forward_hook(own))
+            sent = partial(_add_events, count, held, name, alpha, message)
+            hooks.append(getattr(exchange, f"{name}_exit").register_forward_hook(sent))
+    return hooks
+
+
+def _hold(held: dict[str, Tensor], exchange: nn.Module, given: tuple[Any, ...]) -> None:
+    held.update(given[0])
+
+
+def _add_events(
+    count: _Count, held: dict[str, Tensor], name: str, alpha: Tensor | None, fed: list[str],
+    part: nn.Module, given: Any, spikes: Tensor,
+) -> None:  # fmt: skip
+    held[name] = held[name] + (spikes if alpha is None else spikes * (alpha != 0))
+    count.events.update(dict.fromkeys(fed, fold(held[name])))
+
+
 @contextmanager
 def _counting(model: SNNergy, count: _Count) -> Iterator[None]:
     def fired(name: str, neuron: Neuron, spikes: Tensor) -> None:
@@ -183,7 +216,8 @@ def _counting(model: SNNergy, count: _Count) -> Iterator[None]:
     def summed(part: nn.Module, given: tuple[Any, ...]) -> None:
         count.attention += float(given[0].double().sum())
 
-    hooks = []
+    weighted = model.config.residual == "sew" and model.config.fusion_output == "stream"
+    hooks = _count_both_streams(model, count) if weighted else []
     within = {id(part.neuron) for part in model.modules() if isinstance(part, SumNeuron)}
     for name, part in model.named_modules():
         if isinstance(part, nn.Conv2d):
@@ -191,11 +225,7 @@ def _counting(model: SNNergy, count: _Count) -> Iterator[None]:
         elif isinstance(part, nn.Linear):
             hooks.append(part.register_forward_hook(partial(_mapped, count, name)))
         elif isinstance(part, SumNeuron) or (
-            name.endswith((".token", ".message.spatial"))
-            and isinstance(part, Neuron)
-            and part.threshold == ATTENTION_THRESHOLD
-            and id(part) not in within
-            and model.config.fusion != "ccssa"
+            isinstance(part, Neuron) and part.mask and id(part) not in within
         ):
             hooks.append(part.register_forward_pre_hook(summed))
     try:
@@ -236,10 +266,10 @@ def measure(model: SNNergy, batches: Iterable[tuple[Tensor, Tensor]]) -> Energy:
         msg = "there are no samples to measure energy on"
         raise UsageError(msg, hint="give a split that is not empty")
     weights = sum(weight.numel() for weight in model.parameters()) * 4
-    return _finished(count, samples, weights * steps / samples)
+    return _finished(count, samples, weights, steps / samples)
 
 
-def _finished(count: _Count, samples: int, weight_bytes: float) -> Energy:
+def _finished(count: _Count, samples: int, weight_bytes: float, steps: float) -> Energy:
     layers = []
     for name, sums in count.layers.items():
         rate, macs = sums.values / sums.inputs, sums.macs / samples
@@ -251,9 +281,9 @@ def _finished(count: _Count, samples: int, weight_bytes: float) -> Energy:
         attention=count.attention / samples,
         updates=count.updates / samples,
         rates={name: spikes / cells for name, (spikes, cells) in count.fired.items()},
-        weight_bytes=weight_bytes,
+        weight_bytes=weight_bytes * steps,
+        steps=steps,
         samples=samples,
-        counted=count.counted,
     )
 
 

@@ -25,9 +25,11 @@ def calibrate(network: nn.Module, data: AVDataset, batch_size: int, device: torc
     """Set the batch norms to what the layers see now: without it a young network is silent.
 
     The batches are the first of epoch 0, unchanged by augmentation, so that a resumed run has the same ones.
+    What is left at the epoch's end would count as much as a whole batch, and may be one sample.
     """
     data.set_epoch(0)
-    loader = data.loader(batch_size, num_workers=0)
+    whole = len(data) >= batch_size * data.world_size
+    loader = data.loader(batch_size, num_workers=0, drop_last=whole)
     recalibrate(network, pairs(loader, CALIBRATION_BATCHES, device))
 
 

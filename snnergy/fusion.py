@@ -67,7 +67,7 @@ class Exchange(nn.Module):
         self.to_audio = _direction(config, stage, cell)
         self.to_video = self.to_audio if config.tie_directions else _direction(config, stage, cell)
         spikes = config.fusion_output == "spike"
-        self.fire = nn.ModuleDict({name: cell.gate() for name in ("audio", "video")} if spikes else {})
+        self.fire = nn.ModuleDict({name: cell.ready() for name in ("audio", "video")} if spikes else {})
         self.mlp = nn.ModuleDict(
             {name: Perceptron(dim, config.ratio, config.residual, cell) for name in ("audio", "video")}
             if config.fusion_mlp

@@ -21,11 +21,6 @@ MASK_LOW, MASK_HIGH = 0.02, 0.98
 SHOWN = 3
 
 
-def is_mask(neuron: Neuron) -> bool:
-    """Whether a neuron makes an attention mask: those alone fire from half a unit on."""
-    return neuron.threshold < 1
-
-
 @contextmanager
 def watch_rates(network: nn.Module) -> Iterator[dict[str, float]]:
     """Inside, each forward pass sets the rate of every neuron layer: the share of ones.
@@ -56,7 +51,7 @@ def watch_rates(network: nn.Module) -> Iterator[dict[str, float]]:
 
 def warnings_of(network: nn.Module, rates: Mapping[str, float]) -> dict[str, list[str]]:
     """What is wrong with the rates, as sentences, each with the layers that it holds for."""
-    masks = {name for name, part in network.named_modules() if isinstance(part, Neuron) and is_mask(part)}
+    masks = {name for name, part in network.named_modules() if isinstance(part, Neuron) and part.mask}
     found = {
         f"attention masks outside [{MASK_LOW}, {MASK_HIGH}]": [
             name for name, rate in rates.items() if name in masks and not MASK_LOW <= rate <= MASK_HIGH
@@ -81,17 +76,18 @@ def in_words(sentence: str, layers: Sequence[str], rates: Mapping[str, float]) -
     return f"{len(layers)} {sentence}: {named}{', …' if len(layers) > SHOWN else ''}"
 
 
-def first_not_finite(network: nn.Module, batch: Batch) -> str:
-    """Where a batch first becomes infinite or NaN: a weight, an input, or the first layer that makes it so.
+def first_not_finite(network: nn.Module, batches: Sequence[Batch]) -> str:
+    """Where a step's parts become infinite or NaN: a weight, an input, or the first layer that makes them so.
 
     Run it before the optimiser has stepped, or every weight may be NaN.
     """
     for name, weight in network.named_parameters():
         if not bool(weight.isfinite().all()):
             return f"the weight {name}"
-    for name, value in (("sound", batch.audio), ("pictures", batch.video)):
-        if not bool(value.isfinite().all()):
-            return f"the {name} of the batch"
+    for batch in batches:
+        for name, value in (("sound", batch.audio), ("pictures", batch.video)):
+            if not bool(value.isfinite().all()):
+                return f"the {name} of the batch"
     found: list[str] = []
 
     def hook(name: str) -> Any:
@@ -105,7 +101,8 @@ def first_not_finite(network: nn.Module, batch: Batch) -> str:
     handles = [part.register_forward_hook(hook(name)) for name, part in network.named_modules() if name]
     try:
         with torch.no_grad():
-            network(batch.audio, batch.video)
+            for batch in batches:
+                network(batch.audio, batch.video)
     finally:
         for handle in handles:
             handle.remove()

@@ -59,6 +59,12 @@ def _places(device: torch.device) -> Tensor:
     return torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=device)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_conv_kernels() -> bool:
+    # A compiler's tracer asks once, and does not look into the cache.
+    return _conv_kernels() is not None
+
+
 @cache
 def _conv_kernels() -> ModuleType | None:
     """The compiled convolutions, imported when they are first needed."""
@@ -72,7 +78,7 @@ def _conv_kernels() -> ModuleType | None:
 def _by_events(spikes: Tensor, weight: Tensor) -> bool:
     """Whether the compiled convolution, which adds up weights where spikes are, can take these."""
     plain = spikes.device.type == "cpu" and spikes.dtype == weight.dtype == torch.float32
-    return plain and weight.shape[2] == weight.shape[3] and _conv_kernels() is not None
+    return plain and weight.shape[2] == weight.shape[3] and _has_conv_kernels()
 
 
 def _compiled() -> ModuleType:

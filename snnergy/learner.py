@@ -92,7 +92,7 @@ class Learner:
         if self._modulation:
             self._modulation.apply(self._seed("noise") % 2**63, lambda value: total(fabric, value))
         norm = self._clip()
-        self._check(made, lost, norm)
+        self._check(batches, epoch, lost, norm)
         self._optimizer.step()
         self.step += 1
         self._follow()
@@ -130,14 +130,16 @@ class Learner:
         assert isinstance(norm, Tensor)
         return norm
 
-    def _check(self, made: Batch, lost: Tensor, norm: Tensor) -> None:
+    def _check(self, batches: Sequence[AVBatch], epoch: int, lost: Tensor, norm: Tensor) -> None:
         """Stop before weights are spoilt. The backward is queued by now: asking costs a GPU little."""
         # With loss scaling an infinite gradient is daily business: the scaler leaves that step out.
         value = lost if self._scaler else lost + norm * 0
         if bool(value.isfinite()):
             return
+        # The parts are made again as they were, for any of them may be the one.
+        parts = [self._batch(batch, part, epoch)[0] for part, batch in enumerate(batches)]
         with self._fabric.autocast():
-            where = first_not_finite(self.network, made)
+            where = first_not_finite(self.network, parts)
         msg = (
             f"at step {self.step + 1} the loss is {float(lost):.4g}, the gradient's norm {float(norm):.4g};"
             f" what is first not finite: {where}"

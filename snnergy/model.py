@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from avdata.errors import UsageError
+from snnergy.again import again, norms_of, once
 from snnergy.baselines import JOINS, Join
 from snnergy.config import FUSIONS, PRESETS, Kind, ModelConfig, configure
 from snnergy.encoder import Entry, Stage
 from snnergy.fusion import Exchange, Streams
-from snnergy.neuron import ATTENTION_THRESHOLD, Cell, Membranes, Neuron, carried
+from snnergy.neuron import Cell, Membranes, Neuron, carried
 from snnergy.observe import watched
 
 __all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "StreamState", "build", "recalibrate"]
@@ -74,7 +75,8 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
             {str(stage): Exchange(config, stage - 1) for stage in config.fusion_stages}
         )
         self.rates = nn.ModuleDict({name: Entry(config.residual, cell) for name in used})
-        self.join = JOINS.get(config.fusion, Join)(used, config.dims[-1], cell)
+        plain = JOINS["sum"] if config.head == "sum" else Join
+        self.join = JOINS.get(config.fusion, plain)(used, config.dims[-1], cell)
         self.head = nn.Linear(self.join.width, config.num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -112,7 +114,7 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
 
         def look(name: str, neuron: Neuron, spikes: Tensor) -> None:
             aux["rates"][name] = spikes.float().mean()
-            if neuron.threshold == ATTENTION_THRESHOLD:
+            if neuron.mask:
                 aux["masks"][name] = spikes.bool()
 
         with watched(self, look):
@@ -173,13 +175,7 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         given = {"audio": audio, "video": video}
         streams = {name: given[name] for name in self.encoders}
         for stage in range(3):
-            if self.config.checkpoint and torch.is_grad_enabled():
-                streams = checkpoint(
-                    self._stage, stage, streams, present, steps,
-                    use_reentrant=False, context_fn=lambda: (nullcontext(), _norms_unchanged(self)),
-                )  # fmt: skip
-            else:
-                streams = self._stage(stage, streams, present, steps)
+            streams = self._stage(stage, streams, present, steps)
             if stages is not None:
                 stages.append(streams)
         rates = {}
@@ -189,9 +185,10 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         return self.join.collect(rates)
 
     def _stage(self, stage: int, streams: Streams, present: Present, steps: int) -> Streams:
-        streams = {name: self.encoders[name][stage](x, steps) for name, x in streams.items()}  # type: ignore[index]
+        run = again if self.config.checkpoint and torch.is_grad_enabled() else once
+        streams = {name: self.encoders[name][stage](x, steps, run) for name, x in streams.items()}  # type: ignore[index]
         if str(stage + 1) in self.fusions:
-            streams = self.fusions[str(stage + 1)](streams, present)
+            streams = run(self.fusions[str(stage + 1)], streams, present)
         return streams
 
     def _judge(self, features: Tensor) -> Tensor:
@@ -223,7 +220,7 @@ def _encoder(config: ModelConfig, channels: int, kinds: tuple[Kind, ...]) -> nn.
         Stage(
             inputs[stage], config.dims[stage], config.heads[stage], config.depths[stage], kinds[stage],
             config.ratio, config.residual, config.sum_norm, Cell(config.neuron, config.surrogate),
-            first=stage == 0,
+            first=stage == 0, rpe=config.rpe,
         )
         for stage in range(3)
     )  # fmt: skip
@@ -267,29 +264,9 @@ def _segments(audio: Tensor, steps: int) -> Tensor:
     return torch.stack(parts)
 
 
-def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-
-
-@contextmanager
-def _norms_unchanged(model: nn.Module) -> Iterator[None]:
-    """Within it batch norms count nothing: a stage that is computed again has been counted already."""
-    norms = _norms(model)
-    before = [(norm, norm.momentum) for norm in norms]
-    counts = [norm.num_batches_tracked for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = None
-    try:
-        yield
-    finally:
-        for (norm, momentum), count in zip(before, counts, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
-
-
 @contextmanager
 def _cumulative(model: nn.Module) -> Iterator[None]:
-    norms = _norms(model)
+    norms = norms_of(model)
     before, training = [norm.momentum for norm in norms], model.training
     for norm in norms:
         norm.reset_running_stats()
@@ -312,7 +289,15 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> N
     Args:
         model: any module with batch norms.
         batches: (audio [T, B, 1, F, L], video [T, B, C, H, W]); 10 to 32 of them are enough.
+
+    Raises:
+        UsageError: there are no batches.
     """
+    given = iter(batches)
+    first = next(given, None)
+    if first is None:
+        msg = "there are no batches to recalibrate on"
+        raise UsageError(msg, hint="give some of the train split")
     with torch.no_grad(), _cumulative(model):
-        for audio, video in batches:
+        for audio, video in chain([first], given):
             model(audio, video)

@@ -190,13 +190,19 @@ class Neuron(nn.Module):
         threshold: membrane at which it fires: 1.0, and 0.5 in attention, where it makes an OR of spikes.
         kind: `lif` with τ = 2, `if` without leak, `plif` with a learned leak that begins at τ = 2.
         surrogate: whose derivative stands for the step's: `sigmoid` (slope 4) or `atan` (slope 2).
+        mask: its spikes let others pass or not, and are no message themselves.
     """
 
     def __init__(
-        self, threshold: float = 1.0, kind: NeuronKind = "lif", surrogate: Surrogate = "sigmoid"
+        self,
+        threshold: float = 1.0,
+        kind: NeuronKind = "lif",
+        surrogate: Surrogate = "sigmoid",
+        *,
+        mask: bool = False,
     ) -> None:
         super().__init__()
-        self.threshold, self.kind, self.surrogate = threshold, kind, surrogate
+        self.threshold, self.kind, self.surrogate, self.mask = threshold, kind, surrogate, mask
         self.leak = nn.Parameter(torch.tensor(-math.log(TAU - 1))) if kind == "plif" else None
 
     def forward(self, current: Tensor) -> Tensor:
@@ -251,4 +257,8 @@ class Cell:
 
     def gate(self) -> Neuron:
         """An attention mask's: leaky with threshold 0.5, an OR of the spikes it sums."""
+        return Neuron(ATTENTION_THRESHOLD, "lif", self.surrogate, mask=True)
+
+    def ready(self) -> Neuron:
+        """Leaky with threshold 0.5 as a mask's, but what it fires is passed on."""
         return Neuron(ATTENTION_THRESHOLD, "lif", self.surrogate)

@@ -103,6 +103,9 @@ class _Run:
         # Of its own, for its epoch is always the first.
         self.calibration = self._open("train", shuffle=True)
         self.part = _part(config, fabric.world_size)
+        if self.part * int(self.data.info["shape"]["frames"][0]) == 1:
+            msg = "a process is given one sample of one step at a time, of which batch norm has no statistics"
+            raise UsageError(msg, hint="choose a larger batch_size, or fewer parts (accumulate)")
         self.loader = self.data.loader(
             self.part, num_workers=self.workers, pin_memory=fabric.device.type == "cuda"
         )
@@ -313,6 +316,10 @@ def _part(config: TrainConfig, world: int) -> int:
 def _network(config: TrainConfig, data: AVDataset) -> SNNergy:
     channels = int(data.info["shape"]["frames"][3])
     given = {"num_classes": len(data.labels), "video_channels": channels, "fusion": config.fusion}
+    for name in given.keys() & config.model.keys():
+        msg = f"model.{name}={config.model[name]!r} would not be heard"
+        said = "choose it with --fusion" if name == "fusion" else f"the set says it: {given[name]}"
+        raise UsageError(msg, hint=said)
     # JSON and YAML know no tuples.
     shape = {name: tuple(value) if isinstance(value, list) else value for name, value in config.model.items()}
     return build(config.preset, **{**shape, **given})

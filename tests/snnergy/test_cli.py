@@ -85,6 +85,8 @@ def test_few_steps_are_trained_quickly_unless_a_regime_is_named(
         ({"augment": {"flop": 1}}, r"there is no training setting augment\.flop"),
         ({"epochs": 0}, "training setting epochs=0"),
         ({"regime": "fast"}, "there is no regime 'fast'"),
+        ({"lr": float("inf")}, "training setting lr=inf"),
+        ({"betas": [0.9, 2]}, r"training setting betas\.1=2"),
     ],
 )
 def test_a_setting_that_is_not_one_is_named(layer: dict[str, Any], said: str) -> None:

@@ -107,6 +107,31 @@ def test_products_of_attention_are_counted_pair_by_pair() -> None:
     assert counted >= pairs / 2
 
 
+@pytest.mark.parametrize("mlp", [False, True])
+def test_with_sew_a_spike_is_one_event_whatever_alpha_weighs_it(mlp: bool) -> None:
+    model, given, found = settled(residual="sew", fusion_stages=(1,), fusion_mlp=mlp), inputs(), []
+    for alpha in (1.0, 0.3, -2.0):
+        for name, weight in model.named_parameters():
+            if name.endswith("alpha"):
+                weight.data.fill_(alpha)
+        # What the fused stream makes others fire is not asked here.
+        counted = {layer.name: layer.sops_exact for layer in measure(model, [given]).layers}
+        fed = "fusions.1.mlp.audio.layers.0.conv" if mlp else "encoders.audio.1.embedding.shortcut.conv"
+        found.append(counted[fed])
+    assert found[0] > 0
+    assert found[1:] == found[:1] * 2
+
+
+def test_with_sew_and_alpha_one_events_are_what_the_layers_are_fed() -> None:
+    model, given = settled(residual="sew", fusion_mlp=True), inputs()
+    fed: dict[str, float] = {}
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_hook(lambda _, x, __, name=name: fed.update({name: float(x[0].mean())}))
+    rates = {layer.name: layer.rate for layer in measure(model, [given]).layers if layer.name in fed}
+    assert rates == pytest.approx(fed, rel=1e-5)
+
+
 def test_the_headline_is_the_sum_of_its_parts(energy: Energy) -> None:
     parts = sum(layer.millijoules for layer in energy.layers) + AC_PJ * 1e-9 * energy.attention
     assert energy.millijoules() == pytest.approx(parts)
@@ -141,6 +166,6 @@ def test_the_command_tells_a_trained_networks_energy(
     told = CliRunner().invoke(app, ["energy", str(run), str(tiny_set), "--batches", "1", "--json"])
     assert told.exit_code == 0, told.output
     measured = json.loads(told.stdout)
-    assert measured["samples"] == 8
+    assert (measured["samples"], measured["steps"]) == (8, 4)
     assert 0 < measured["mj_exact"] < measured["mj_reference"] < measured["mj_with_memory"] * 100
     assert (run / "energy.png").stat().st_size > 0

@@ -54,17 +54,17 @@ def test_silent_and_saturated_layers_and_idle_masks_are_told_apart(network: SNNe
 def test_the_first_layer_that_is_not_finite_is_named(network: SNNergy, batch: Batch) -> None:
     layer = network.get_submodule("encoders.video.1.blocks.0.attention.query_key.conv")
     layer.register_forward_hook(lambda module, inputs, output: output / 0)
-    assert first_not_finite(network, batch) == (
+    assert first_not_finite(network, [batch]) == (
         "the layer encoders.video.1.blocks.0.attention.query_key.conv"
     )
     with torch.no_grad():
         network.head.bias[0] = math.nan
-    assert first_not_finite(network, batch) == "the weight head.bias"
+    assert first_not_finite(network, [batch]) == "the weight head.bias"
 
 
 def test_a_batch_that_is_not_finite_is_named(network: SNNergy, batch: Batch) -> None:
     batch.video[0, 0] = math.inf
-    assert first_not_finite(network, batch) == "the pictures of the batch"
+    assert first_not_finite(network, [batch]) == "the pictures of the batch"
 
 
 @given(ratio=st.floats(0, 50), alpha=st.floats(0.01, 2))

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 import snnergy
 from avdata.errors import UsageError
-from snnergy.attention import ConvNorm, CrossModalAttention, QKAttention, align_grid
+from snnergy.attention import ConvNorm, CrossModalAttention, QKAttention, SumNeuron, align_grid
+from snnergy.baselines import QuadraticAttention
+from snnergy.encoder import PatchEmbedding, Perceptron
+from snnergy.fusion import Direction
 from snnergy.neuron import Neuron
 
 
@@ -76,29 +79,52 @@ def test_the_attention_neuron_is_an_or(counts: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "cmqka", "concat", "audio", "video"),
+    ("preset", "counts"),
     [
-        ("nano", 297_784, 230_998, 115_486, 115_518),
-        ("tiny", 1_176_164, 913_574, 456_758, 456_822),
-        ("small", 3_156_204, 2_568_822, 1_284_174, 1_284_654),
-        ("base", 7_181_700, 6_140_486, 3_070_054, 3_070_438),
-        ("large", 34_418_396, 30_271_622, 15_134_918, 15_136_710),
+        ("nano", (297_784, 230_998, 115_486, 115_518, 320_156)),
+        ("tiny", (1_176_164, 913_574, 456_758, 456_822, 1_263_916)),
+        ("small", (3_156_204, 2_568_822, 1_284_174, 1_284_654, 3_352_380)),
+        ("base", (7_181_700, 6_140_486, 3_070_054, 3_070_438, 7_529_292)),
+        ("large", (34_418_396, 30_271_622, 15_134_918, 15_136_710, 35_801_740)),
     ],
 )
-def test_the_sizes_have_their_parameter_counts(
-    preset: str, cmqka: int, concat: int, audio: int, video: int
-) -> None:
+def test_the_sizes_have_their_parameter_counts(preset: str, counts: tuple[int, ...]) -> None:
+    fusions = ("cmqka", "concat", "audio", "video", "ccssa")
     with torch.device("meta"):
-        counts = [
-            sum(
-                weight.numel()
-                for weight in snnergy.build(
-                    preset, num_classes=6, video_channels=1, fusion=fusion
-                ).parameters()
-            )
-            for fusion in ("cmqka", "concat", "audio", "video")
-        ]
-    assert counts == [cmqka, concat, audio, video]
+        built = [snnergy.build(preset, num_classes=6, video_channels=1, fusion=name) for name in fusions]
+        other = snnergy.build(preset, num_classes=6, video_channels=3, residual="sew")
+    assert tuple(map(weights_of, built)) == counts
+    assert weights_of(other) == counts[0] + 9 * other.config.dims[0]
+
+
+def weights_of(part: nn.Module) -> int:
+    return sum(weight.numel() for weight in part.parameters())
+
+
+@settings(max_examples=20, deadline=None)
+@given(some.integers(1, 6), some.integers(1, 3), some.integers(1, 4), some.integers(1, 3))
+def test_every_part_has_the_size_of_its_closed_form(half: int, heads: int, ratio: int, inputs: int) -> None:
+    c, p = 2 * half * heads, inputs
+    with torch.device("meta"):
+        sizes = {
+            "first": weights_of(PatchEmbedding(p, c, "membrane", first=True)),
+            "later": weights_of(PatchEmbedding(p, c, "membrane", first=False)),
+            "token": weights_of(QKAttention(c, heads, "token")),
+            "channel": weights_of(QKAttention(c, heads, "channel")),
+            "mlp": weights_of(Perceptron(c, ratio, "membrane")),
+            "cmqka": weights_of(Direction(CrossModalAttention(c, heads), c)),
+            "ccssa": weights_of(Direction(QuadraticAttention(c, heads), c)),
+        }
+    shortcut = c * c // 2 + 2 * c
+    assert sizes == {
+        "first": 9 * p * c // 2 + c + 9 * c * c // 2 + 2 * c + 9 * c * c + 2 * c + shortcut,
+        "later": 9 * p * c + 2 * c + 9 * c * c + 2 * c + p * c + 2 * c,
+        "token": 3 * c * c + 6 * c,
+        "channel": 3 * c * c + 8 * c,
+        "mlp": 2 * ratio * c * c + 2 * ratio * c + 2 * c,
+        "cmqka": 6 * c * c + 10 * c + 1 + 2 * heads,
+        "ccssa": 8 * c * c + 14 * c + 1,
+    }
 
 
 def test_in_membrane_mode_every_convolution_but_the_first_sees_spikes_only() -> None:
@@ -127,7 +153,7 @@ def test_a_sample_does_not_depend_on_its_batch_or_place() -> None:
             alone = model(audio[:, number : number + 1], video[:, number : number + 1])
             assert (alone - together[number]).abs().max() < 1e-12
         turned = torch.tensor([2, 0, 3, 1])
-        assert (model(audio[:, turned], video[:, turned]) - together[turned]).abs().max() < 1e-12
+        assert torch.equal(model(audio[:, turned], video[:, turned]), together[turned])
 
 
 def test_the_past_does_not_know_the_future() -> None:
@@ -150,7 +176,17 @@ def test_cmqka_does_not_care_in_which_order_tokens_stand(branches: str) -> None:
         return spikes.flatten(3)[..., turned].unflatten(3, (5, 5))
 
     with torch.no_grad():
-        assert (attention(turn(target), turn(source)) - turn(attention(target, source))).abs().max() < 1e-12
+        assert torch.equal(attention(turn(target), turn(source)), turn(attention(target, source)))
+
+
+def test_the_outer_branch_does_not_care_where_the_source_is_or_on_what_grid() -> None:
+    attention = CrossModalAttention(16, 2, "o").double().train()
+    target, source = torch.randint(0, 2, (4, 2, 16, 5, 5)).double(), torch.rand(4, 2, 16, 6, 8) < 0.2
+    moved = source.flatten(3)[..., torch.randperm(48)].unflatten(3, (4, 12)).double()
+    with torch.no_grad():
+        given = attention(target, source.double())
+        assert torch.equal(attention(target, moved), given)
+        assert not torch.equal(attention(target, 1 - moved), given)
 
 
 def test_with_alpha_zero_the_network_is_the_unfused_one() -> None:
@@ -237,6 +273,9 @@ def test_recalibration_wakes_the_network_and_restores_what_it_touched() -> None:
 
 def test_a_model_survives_saving_and_copying() -> None:
     model = settled()
+    model(*inputs())
+    kept = {name.rsplit(".", 1)[-1] for name, _ in model.named_buffers()}
+    assert kept == {"running_mean", "running_var", "num_batches_tracked"}
     stream = io.BytesIO()
     torch.save(model.state_dict(), stream)
     stream.seek(0)
@@ -262,6 +301,24 @@ def test_bfloat16_keeps_spikes_binary_and_the_loss_finite() -> None:
     assert loss.isfinite()
 
 
+def test_bfloat16_counts_the_spikes_of_many_tokens_to_the_last() -> None:
+    seen: list[Tensor] = []
+    gate = SumNeuron(6, "none")
+    gate.neuron.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    spikes = (torch.rand(2, 3, 2, 3, 40, 40) < 0.5).bfloat16()
+    mask = gate(spikes)
+    assert mask.dtype == torch.bfloat16
+    assert torch.equal(seen[0].flatten().long(), spikes.bool().sum((4, 5)).flatten())
+
+
+def test_recalibration_on_nothing_is_refused() -> None:
+    model = settled()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UsageError, match="no batches"):
+        snnergy.recalibrate(model, [])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_decay_spares_norms_biases_and_alpha() -> None:
     model = snnergy.build("nano", num_classes=3, alpha_shape="channel")
     decayed, plain = model.parameter_groups(0.05)
@@ -283,7 +340,7 @@ def test_attention_passes_only_keys(kind: str) -> None:
     assert ((seen[0] == 0) | (seen[0] == 1)).all()
 
 
-@pytest.mark.parametrize(("options", "said"), [({"fusion": "cmka"}, "cmqka"), ({"headz": 1}, "heads")])
+@pytest.mark.parametrize(("options", "said"), [({"fusion": "cmka"}, "cmqka"), ({"depth": 1}, "depths")])
 def test_an_unknown_name_is_answered_with_the_nearest(options: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError) as caught:
         snnergy.build("nano", **options)

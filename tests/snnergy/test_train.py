@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ import avdata
 from avdata.errors import AvdataError, UsageError
 from snnergy.checkpoints import load
 from snnergy.compare import compare
-from snnergy.data import open_split
+from snnergy.data import AVBatch, AVDataset, open_split
 from snnergy.learner import Learner
 from snnergy.model import build
 from snnergy.processes import share_statistics
@@ -127,6 +128,44 @@ def test_nan_stops_the_run_names_the_layer_and_spoils_no_weight(
     assert all(weight.isfinite().all() for weight in state["network"].values())
 
 
+def test_nan_is_found_in_whichever_part_of_a_step_it_is(tiny_set: Path, quick: Quick) -> None:
+    one = learner(quick(accumulate=2), Fabric(accelerator="cpu", devices=1))
+    first, second = zip(
+        range(2), open_split(tiny_set, "train", rank=0, world_size=1).loader(4, num_workers=0), strict=False
+    )
+    first[1].mel[0, 0] = math.nan
+    with pytest.raises(AvdataError, match="the sound of the batch"):
+        one.learn([first[1], second[1]], real=8, epoch=0, rate=1e-3)
+
+
+def test_a_set_of_single_steps_trains_however_many_samples_are_left_at_the_end(
+    tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = AVDataset.loader
+
+    def first_steps(*args: Any, **options: Any) -> Any:
+        loader = stream(*args, **options)
+        made = loader._batch
+        loader._batch = lambda *given: one_step(made(*given))
+        return loader
+
+    def one_step(batch: AVBatch) -> AVBatch:
+        return replace(batch, mel=batch.mel[:, :1], frames=batch.frames[:, :1])
+
+    monkeypatch.setattr(AVDataset, "loader", first_steps)
+    result = train(tiny_set, tmp_path / "run", quick(steps=2, batch_size=31), device="cpu")
+    assert math.isfinite(result["val"]["loss"])
+
+
+@pytest.mark.parametrize("name", ["fusion", "num_classes", "video_channels"])
+def test_what_is_said_elsewhere_is_no_setting_of_the_model(
+    tiny_set: Path, tmp_path: Path, quick: Quick, name: str
+) -> None:
+    with pytest.raises(UsageError, match=f"model.{name}="):
+        train(tiny_set, tmp_path / "run", quick(model={**quick().model, name: 1}), device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("regime", ["snnergy", "la", "mm"])
 def test_every_regime_trains(tiny_set: Path, tmp_path: Path, quick: Quick, regime: str) -> None:
     config = settle(regime, {"steps": 1, "batch_size": 8, "model": quick().model})
@@ -210,14 +249,23 @@ def test_a_set_without_validation_keeps_the_last_state(tiny_set: Path, tmp_path:
     assert result["test"]["samples"] == 8
 
 
+@pytest.fixture(scope="module")
+def xor_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("xor") / "set"
+    avdata.prepare("synthetic", out=where, workers=2)
+    return where
+
+
 @pytest.mark.acceptance
-def test_cmqka_solves_the_audio_visual_xor_and_plain_concatenation_does_not(tmp_path: Path) -> None:
-    avdata.prepare("synthetic", out=tmp_path / "set", workers=2)
+@pytest.mark.parametrize("seed", ["42", "43", "44"])
+def test_cmqka_solves_the_audio_visual_xor_and_plain_concatenation_does_not(
+    xor_set: Path, tmp_path: Path, seed: str
+) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     runs = {}
     for fusion in ("cmqka", "concat"):
-        words = ["train", tmp_path / "set", "--steps", "250", "--fusion", fusion, "--out", tmp_path / fusion]
-        command = [sys.executable, "-m", "snnergy.cli", *map(str, words), "--json"]
+        words = ["train", xor_set, "--steps", "250", "--fusion", fusion, "--out", tmp_path / fusion]
+        command = [sys.executable, "-m", "snnergy.cli", *map(str, words), "--seed", seed, "--json"]
         runs[fusion] = subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -225,8 +273,8 @@ def test_cmqka_solves_the_audio_visual_xor_and_plain_concatenation_does_not(tmp_
         fusion: json.loads(run.communicate(timeout=500)[0])["test"]["accuracy"]
         for fusion, run in runs.items()
     }
-    assert accuracy["cmqka"] > 0.95
-    assert accuracy["concat"] < 0.65
+    assert accuracy["cmqka"] >= 0.95
+    assert accuracy["concat"] <= 0.65
 
 
 @pytest.mark.acceptance
