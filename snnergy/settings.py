@@ -164,6 +164,9 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
         if first["type"] == "extra_forbidden":
             msg = f"there is no training setting {where}"
             raise UsageError(msg, hint=nearest(where, _names())) from None
+        if where == "augment":
+            msg = f"augment is a group of settings, not {first['input']!r}"
+            raise UsageError(msg, hint="such as augment.flip=0") from None
         msg = f"training setting {where}={first['input']!r}: {why(first)}"
         raise UsageError(msg) from None
 
