@@ -186,4 +186,6 @@ class _Frame:
             for x, y in points
             if math.isfinite(y)
         ]
-        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed) if placed else ""
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed) if placed else ""
+        # A line of one point has no length: its round ends are a dot.
+        return path + "h0" * (len(placed) == 1)
