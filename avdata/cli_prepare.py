@@ -160,6 +160,8 @@ def _show_plan(planned: Plan, out: str, workers: int, *, as_json: bool) -> None:
 
 
 def _show_prepared(done: PreparedSet, *, as_json: bool) -> None:
+    from avdata.outstore import is_url
+
     if as_json:
         print_json(
             {
@@ -183,7 +185,12 @@ def _show_prepared(done: PreparedSet, *, as_json: bool) -> None:
         for name, split in done.info["splits"].items()
     ]
     print_table(("split", "samples", "shards", "size"), rows)
-    say(f"{done.samples:,} samples in {done.root}; look at them with: avdata report {done.root}")
+    look = (
+        f'stream them with: avdata.open("{done.root}")'
+        if is_url(done.root)
+        else f"look at them with: avdata report {done.root}"
+    )
+    say(f"{done.samples:,} sample{'s' * (done.samples != 1)} in {done.root}; {look}")
     _show_quarantine(done)
 
 
@@ -196,5 +203,6 @@ def _show_quarantine(done: PreparedSet) -> None:
         complain(
             f"{done.quarantine_share:.1%} of the clips were left out, and --max-quarantine is"
             f" {done.max_quarantine:.1%}",
-            f"{done.root}/quarantine.parquet names each clip; the samples that are there are good",
+            f"the samples that are there are good; {done.root}/quarantine.parquet names each clip, and"
+            " avdata report says what to do",
         )

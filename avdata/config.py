@@ -32,18 +32,18 @@ class AudioConfig(_Settings):
         description="wav: the separate file; container: the video's own sound; auto: wav, else that",
     )
     sample_rate: int = Field(16_000, ge=1_000, le=192_000, description="Hz after resampling")
-    kind: Literal["log-mel", "log-stft"] = "log-mel"
-    n_fft: int = Field(1024, ge=16, le=65_536)
+    kind: Literal["log-mel", "log-stft"] = Field("log-mel", description="mel bands, or bins of the STFT")
+    n_fft: int = Field(1024, ge=16, le=65_536, description="samples of a window")
     hop: int = Field(80, ge=1, description="samples between columns")
     n_mels: int = Field(128, ge=1, le=1024, description="mel bands; log-stft keeps n_fft/2+1 bins instead")
-    fmin: float = Field(0.0, ge=0, description="Hz")
-    fmax: float | None = Field(None, gt=0, description="Hz; None is half the sample rate")
+    fmin: float = Field(0.0, ge=0, description="Hz, where the mel bands begin")
+    fmax: float | None = Field(None, gt=0, description="Hz, where they end; None is half the sample rate")
     power: float = Field(2.0, gt=0, description="1: magnitude, 2: power")
     log: Literal["db", "ln", "pcen"] = Field(
         "db",
         description="db: 10·log10(max(S, floor)); ln: log(S + floor); pcen: librosa.pcen instead",
     )
-    floor: float = Field(1e-10, gt=0)
+    floor: float = Field(1e-10, gt=0, description="keeps silence finite; see log")
     reference: Literal["one", "max"] = Field(
         "one", description="what 0 dB is: 1.0, or the sample's own maximum"
     )
@@ -76,7 +76,7 @@ class VideoConfig(_Settings):
     short_side: int | None = Field(
         None, description="crop: scale the short side to this, then crop size from the centre"
     )
-    colour: Literal["rgb", "grey"] = "rgb"
+    colour: Literal["rgb", "grey"] = Field("rgb", description="channels of a frame: 3 or 1")
     pick: Literal["middle", "every", "random-of-every"] = Field(
         "middle",
         description="middle: on screen mid-step; every: frames 0, n, 2n …; random-of-every: one of those",
@@ -92,7 +92,7 @@ class VideoConfig(_Settings):
     storage: Literal["jpeg", "png", "npy"] = Field(
         "jpeg", description="jpeg: one strip at `quality`; png: one strip, exact; npy: the bare array"
     )
-    quality: int = Field(95, ge=1, le=100)
+    quality: int = Field(95, ge=1, le=100, description="of JPEG strips")
 
 
 class AlignConfig(_Settings):
@@ -153,19 +153,19 @@ class QualityConfig(_Settings):
     silence_dbfs: float = Field(
         -60.0, le=0, description="silent_audio: peak level below which a clip is silent"
     )
-    silent: Literal["quarantine", "flag"] = "quarantine"
+    silent: Literal["quarantine", "flag"] = Field("quarantine", description="what becomes of silent clips")
     black_luma: float = Field(
         4.0, ge=0, description="black_frames: mean luma (0…255) of the brightest used frame"
     )
-    black: Literal["quarantine", "flag"] = "flag"
+    black: Literal["quarantine", "flag"] = Field("flag", description="what becomes of black clips")
     frozen_change: float = Field(
         0.5, ge=0, description="frozen_frames: mean difference (0…255) of all used frames from the first"
     )
-    frozen: Literal["quarantine", "flag"] = "flag"
+    frozen: Literal["quarantine", "flag"] = Field("flag", description="what becomes of frozen clips")
     max_clipped: float = Field(
         0.01, ge=0, le=1, description="clipped_audio: share of samples at full scale (0.999 and above)"
     )
-    clipped: Literal["quarantine", "flag"] = "flag"
+    clipped: Literal["quarantine", "flag"] = Field("flag", description="what becomes of clipped clips")
     min_seconds: float = Field(0.04, ge=0, description="too_short: of sound and of moving pictures, s")
     max_seconds: float = Field(900.0, gt=0, description="too_long, s")
     max_pixels: int = Field(64_000_000, gt=0, description="too_large: width × height")
@@ -189,7 +189,9 @@ class SelectConfig(_Settings):
     limit: int | None = Field(
         None, ge=1, description="prepare only so many clips, spread over splits and labels"
     )
-    seed: int = 0
+    seed: int = Field(
+        0, description="of the choice that `limit` makes, and of the order of clips in the shards"
+    )
 
 
 class Config(_Settings):

@@ -30,6 +30,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -373,6 +374,8 @@ def read_info(root: str | Path) -> dict[str, Any]:
         hint = "make one with: avdata prepare" if inside is None else f"did you mean {inside.parent}?"
         if unfinished:
             hint = "run the same prepare command again to finish it"
+        elif re.match(r"\w+:/", str(root)):
+            hint = "give a folder of this machine; avdata.open streams from a URL"
         msg = f"{root} is not a prepared set: it has no dataset.json"
         raise AvdataError(msg, hint=hint) from error
     except NotADirectoryError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,11 @@ def load(data: bytes, name: str | Path) -> dict[str, Any]:
         AvdataError: they are not a checkpoint of this package.
     """
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        msg = f"{name} cannot be read ({str(error).splitlines()[0] if str(error) else 'it is empty'})"
+        # What torch says of such bytes is a page on how to load them unsafely.
+        msg = f"{name} cannot be read ({'it is no checkpoint' if data else 'it is empty'})"
         raise AvdataError(
             msg, hint="it may be cut short; another checkpoint of the run may be whole"
         ) from error

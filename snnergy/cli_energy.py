@@ -29,12 +29,15 @@ def energy(
 
     from snnergy.data import open_split, pairs
     from snnergy.energy import draw_energy, measure
+    from snnergy.evaluation import check_fits
     from snnergy.train import load_network
 
     best = run / "best.ckpt"
     checkpoint = (best if best.is_file() else run / "last.ckpt") if run.is_dir() else run
     network, config = load_network(checkpoint)
-    loader = open_split(prepared, "test").loader(config.batch_size, num_workers=0)
+    data = open_split(prepared, "test")
+    check_fits(network, data)
+    loader = data.loader(config.batch_size, num_workers=0)
     measured = measure(network, pairs(loader, batches))
     picture = out or checkpoint.parent / "energy.png"
     draw_energy(measured, picture)

@@ -145,7 +145,7 @@ class ModelConfig:
             known(getattr(self, name), choices, name)
         for name in ("dims", "heads", "depths"):
             value = getattr(self, name)
-            if len(value) != 3 or min(value) < 1:
+            if len(value) != 3 or not all(isinstance(one, int) and one >= 1 for one in value):
                 msg = f"{name} must be three positive numbers, one a stage, not {value!r}"
                 raise UsageError(msg, hint=f"for example {list(getattr(PRESETS['nano'], name))}")
         for stage, (dim, heads) in enumerate(zip(self.dims, self.heads, strict=True), start=1):
@@ -219,10 +219,15 @@ def configure(preset: str, **options: Any) -> ModelConfig:
     """
     known(preset, PRESETS, "model preset")
     names = tuple(field.name for field in fields(ModelConfig))
-    for name in options:
+    for name, value in options.items():
         if name not in names:
             msg = f"a model has no option {name!r}"
             raise UsageError(msg, hint=nearest(name, list(names)))
+        like = getattr(PRESETS[preset], name)
+        kind = {tuple: (tuple, list), float: (float, int)}.get(type(like), type(like))
+        if not isinstance(value, kind):
+            msg = f"the model's option {name} is {value!r}"
+            raise UsageError(msg, hint=f"it is like {like!r}")
     fusion = options.get("fusion", "cmqka")
     known(fusion, FUSIONS, "fusion")
     return replace(PRESETS[preset], **{**FUSIONS[fusion], **options})

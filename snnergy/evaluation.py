@@ -11,14 +11,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from avdata.errors import AvdataError
 from snnergy.data import AVDataset, Loader, pairs, to_device
 from snnergy.health import watch_rates
-from snnergy.model import recalibrate
+from snnergy.model import SNNergy, recalibrate
 
 CALIBRATION_BATCHES = 10
 """The fewest that MODEL.md §7 allows; each costs a forward pass in every evaluation."""
 
 Reduce = Callable[[Tensor], Tensor]
+
+
+def check_fits(network: SNNergy, data: AVDataset) -> None:
+    """See that a set's labels and pictures are of the kind that a network was trained on.
+
+    Raises:
+        AvdataError: they are not.
+    """
+    channels = data.info["shape"]["frames"][-1]
+    held = network.config
+    if (held.num_classes, held.video_channels) != (len(data.labels), channels):
+        msg = (
+            f"the set has {len(data.labels)} labels and pictures of {channels} channels,"
+            f" the network {held.num_classes} and {held.video_channels}"
+        )
+        raise AvdataError(msg, hint="measure it on a set of the dataset that it was trained on")
 
 
 def calibrate(network: nn.Module, data: AVDataset, batch_size: int, device: torch.device | str) -> None:

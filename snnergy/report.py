@@ -176,6 +176,7 @@ def _looks(folder: Path, prepared: str | Path | None) -> tuple[Evidence | None, 
             f"The prepared set {prepared} is not here: no samples are shown. Give it with --on.",
         )
     from snnergy.data import open_split, to_device  # noqa: PLC0415
+    from snnergy.evaluation import check_fits  # noqa: PLC0415
     from snnergy.evidence import watch  # noqa: PLC0415
     from snnergy.train import load_network  # noqa: PLC0415
 
@@ -185,6 +186,7 @@ def _looks(folder: Path, prepared: str | Path | None) -> tuple[Evidence | None, 
             name for name in ("test", "val", "train") if name in open_split(prepared, "train").info["splits"]
         )
         data = open_split(prepared, split, shuffle=True)
+        check_fits(network, data)
         batch = next(iter(data.loader(min(SAMPLES, len(data)), num_workers=0)))
         made = to_device(batch)
         seen = watch(network, made.audio, made.video)

@@ -38,24 +38,24 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     regime: str = Field("snnergy", description="what the settings were laid over")
-    preset: str = "nano"
-    fusion: str = "cmqka"
+    preset: str = Field("nano", description="size of the network: nano, tiny, small, base, large, paper_like")
+    fusion: str = Field("cmqka", description="how sound and sight meet; see below")
     model: dict[str, Any] = Field(default_factory=dict, description="fields of ModelConfig to change")
     steps: int | None = Field(None, ge=1, description="optimiser steps; stands above epochs")
-    epochs: int = Field(200, ge=1)
+    epochs: int = Field(200, ge=1, description="passes over the train split")
     batch_size: int = Field(64, ge=1, description="samples an optimiser step, over all processes and parts")
     accumulate: int = Field(1, ge=1, description="parts in which a process takes its share of a step")
     lr: float | None = Field(None, gt=0, description="the peak; None is 5e-4 for every 64 samples of a step")
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the rate, after its rise")
     warmup_epochs: float | None = Field(
         10, ge=0, description="epochs in which the rate rises, never more than 0.3 of the run; None is 0.3"
     )
     start_lr: float = Field(1e-5, ge=0, description="where the rise begins")
     min_lr: float = Field(1e-5, ge=0, description="where the cosine ends")
     weight_decay: float = Field(0.05, ge=0, description="not on norms, biases and residual weights")
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="of AdamW")
     clip: float | None = Field(1.0, gt=0, description="largest norm of the unscaled gradient")
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of a label given to all")
     mixup: float = Field(0.2, ge=0, description="alpha of the Beta law; 0 is off")
     augment: AugmentConfig = AugmentConfig(bands=16, columns=16, shift=0, flip=0.5, rotate=5.0, jitter=0.2)
     ogm_ge: float | None = Field(None, gt=0, description="alpha of OGM-GE; 0.8 for CREMA-D")
@@ -67,7 +67,7 @@ class TrainConfig(BaseModel):
     patience: int | None = Field(40, ge=1, description="epochs without a better validation before it stops")
     eval_every: int | None = Field(None, ge=1, description="epochs; None: 50 evaluations a run at most")
     save_every: int = Field(200, ge=1, description="steps between two writings of last.ckpt")
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, description="of weights, order and augmentation")
     workers: int | None = Field(
         None, ge=0, description="threads that make batches ahead; None: 0 on the CPU, 4 beside a GPU"
     )
@@ -166,6 +166,9 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
         if first["type"] == "extra_forbidden":
             msg = f"there is no training setting {where}"
             raise UsageError(msg, hint=nearest(where, _names())) from None
+        if where == "augment":
+            msg = f"augment is a group of settings, not {first['input']!r}"
+            raise UsageError(msg, hint="such as augment.flip=0") from None
         msg = f"training setting {where}={first['input']!r}: {why(first)}"
         raise UsageError(msg) from None
 

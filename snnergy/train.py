@@ -23,7 +23,7 @@ from lightning.fabric import Fabric
 from avdata.errors import AvdataError, UsageError
 from snnergy.checkpoints import load, load_all, load_network, read_config, save, write_json
 from snnergy.data import AVBatch, AVDataset, differences, open_split
-from snnergy.evaluation import calibrate, measure, write_classes
+from snnergy.evaluation import calibrate, check_fits, measure, write_classes
 from snnergy.health import in_words, warnings_of
 from snnergy.learner import Learner
 from snnergy.logs import Log
@@ -334,6 +334,9 @@ def _check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
         msg = f"{folder} holds a finished run"
         raise AvdataError(msg, hint="choose another --out, or remove it")
     begun = (folder / "config.json").exists()
+    if folder.exists() and not folder.is_dir():
+        msg = f"{folder} is a file"
+        raise AvdataError(msg, hint="give a folder with --out")
     if not resume:
         if begun:
             msg = f"{folder} holds a run that was not finished"
@@ -377,6 +380,7 @@ def evaluate(checkpoint: str | Path, where: str | Path, *, device: Device = "aut
     """
     network, config, calibrated = load_all(checkpoint)
     data = open_split(where, "train", shuffle=True, seed=config.seed, rank=0, world_size=1)
+    check_fits(network, data)
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     network.to(place)
     if not calibrated:

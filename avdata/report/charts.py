@@ -97,7 +97,7 @@ def histogram(title: str, unit: str, held: Histogram, *, scale: float = 1.0) -> 
         f"{title}: {totals}; from {low:.4g} to {high:.4g} {unit},"
         f" most ({int(stacked[busiest]):,}) between {edges[busiest]:.4g} and {edges[busiest + 1]:.4g}"
     )
-    return Chart(title, unit, shapes, "bars", ticks(low, high), ticks(0, top, 3), said)
+    return Chart(title, unit, shapes, "bars", ticks(low, high), ticks(0, top, min(top, 3)), said)
 
 
 def _bars(bottoms: np.ndarray, tops: np.ndarray) -> str:
@@ -186,4 +186,6 @@ class _Frame:
             for x, y in points
             if math.isfinite(y)
         ]
-        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed) if placed else ""
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed) if placed else ""
+        # A line of one point has no length: its round ends are a dot.
+        return path + "h0" * (len(placed) == 1)

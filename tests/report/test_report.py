@@ -17,7 +17,7 @@ from trees import digest_tree
 import avdata
 from avdata.errors import Reason
 from avdata.report.advice import REMEDIES
-from avdata.report.charts import ticks
+from avdata.report.charts import lines, ticks
 from avdata.report.compare import compare
 from avdata.report.facts import gather
 from avdata.shards import index_schema, read_index, read_info, read_quarantine
@@ -254,3 +254,9 @@ def big_index(root: Path, count: int) -> pa.Table:
     table = pa.table({name: pa.array(held) for name, held in columns.items()}).cast(index_schema())
     pq.write_table(table, root / "index.parquet", compression="zstd")
     return table
+
+
+def test_a_single_point_is_drawn() -> None:
+    chart = lines("accuracy", "step", {"val": [(20, 0.5)]}, low=0.0, high=1.0)
+    assert chart is not None
+    assert re.fullmatch(r"M[\d.]+ 150\.0h0", chart.shapes["val"])

@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from avdata.errors import UsageError
+from avdata.errors import AvdataError, UsageError
 from snnergy.cli import _show, app
+from snnergy.config import configure
+from snnergy.data import open_split
+from snnergy.evaluation import check_fits
+from snnergy.model import SNNergy
 from snnergy.settings import REGIMES, settle
 
 TINY = ("--set", "model.dims=[4, 8, 8]", "--set", "model.heads=[1, 1, 1]", "--batch-size", "8")
@@ -87,11 +91,27 @@ def test_few_steps_are_trained_quickly_unless_a_regime_is_named(
         ({"regime": "fast"}, "there is no regime 'fast'"),
         ({"lr": float("inf")}, "training setting lr=inf"),
         ({"betas": [0.9, 2]}, r"training setting betas\.1=2"),
+        ({"augment": 1}, "augment is a group of settings"),
+        ({"lr": float("nan")}, "a finite number"),
     ],
 )
 def test_a_setting_that_is_not_one_is_named(layer: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         settle(None, layer)
+
+
+@pytest.mark.parametrize("options", [{"heads": 3}, {"heads": [1, "2", 4]}, {"ratio": "two"}, {"dims": None}])
+def test_a_model_option_of_the_wrong_kind_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        configure("nano", **options)
+
+
+def test_a_set_of_another_dataset_is_not_measured(tiny_set: Path) -> None:
+    data = open_split(tiny_set, "train")
+    other = SNNergy(configure("nano", num_classes=len(data.labels) + 1))
+    with pytest.raises(AvdataError, match=f"the set has {len(data.labels)} labels"):
+        check_fits(other, data)
+    check_fits(SNNergy(configure("nano", num_classes=len(data.labels))), data)
 
 
 def test_the_authors_columns_are_theirs() -> None:

@@ -17,7 +17,7 @@ for (const form of document.querySelectorAll("[data-filters]")) {
       if (one.hidden) for (const audio of one.querySelectorAll("audio")) audio.pause();
       shown += !one.hidden;
     }
-    output.textContent = shown === held.length ? `all ${shown} shown` : `${shown} of ${held.length} shown`;
+    output.textContent = shown === held.length ? `all ${shown.toLocaleString("en")} shown` : `${shown.toLocaleString("en")} of ${held.length.toLocaleString("en")} shown`;
   };
   form.addEventListener("input", apply);
   form.addEventListener("submit", (event) => event.preventDefault());
