@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
-import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
 
+# It says which port it was given: one that is looked for beforehand may be another's by then.
+SERVER = """
+import logging, signal
+from moto.server import ThreadedMotoServer
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+signal.pause()
+"""
+
 SETTINGS = {"video": {"size": 48}, "shards": {"samples": 4}}
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
     try:
-        while server.poll() is None:
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            except OSError:
-                continue
-        yield url
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
     finally:
         server.kill()
-        server.wait()
+        server.communicate()
 
 
 @pytest.fixture
@@ -49,6 +47,6 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> s
     # A client that another test left behind knows another server.
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     files = fsspec.filesystem("s3", skip_instance_cache=True)
-    name = f"b{abs(hash(tmp_path))}"
+    name = f"b{uuid.uuid4().hex}"
     files.mkdir(name)
     return f"s3://{name}"
