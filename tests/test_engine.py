@@ -65,13 +65,13 @@ def ends_slowly(job: Job, report: Callable[[str], None]) -> tuple[str, ...]:
 
 def test_one_killer_item_is_banned_and_the_others_are_done() -> None:
     jobs = [Job(("a", "crash", "b")), Job(("c",))]
-    results = set(run_jobs(work, jobs, workers=2, item_timeout=60, ban=ban))
+    results = set(run_jobs(work, jobs, workers=2, item_timeout=600, ban=ban))
     assert results == {(("a", "b"), (("crash", Reason.CRASH),)), (("c",), ())}
 
 
 def test_a_crashed_job_is_retried_twice_each_time_in_a_new_process(tmp_path: Path) -> None:
     tally = tmp_path / "tally"
-    results = list(run_jobs(work, [Job((str(tally), "b"))], workers=1, item_timeout=60, ban=ban))
+    results = list(run_jobs(work, [Job((str(tally), "b"))], workers=1, item_timeout=600, ban=ban))
     assert results == [(("b",), ((str(tally), Reason.CRASH),))]
     pids = tally.read_text(encoding="utf-8").split()
     assert len(pids) == len(set(pids)) == 3
@@ -85,11 +85,11 @@ def test_an_item_that_hangs_is_ended_and_banned() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_of_the_work_is_raised_here(workers: int) -> None:
     with pytest.raises(AvdataError, match="this one raises"):
-        list(run_jobs(work, [Job(("raise",))], workers=workers, item_timeout=60, ban=ban))
+        list(run_jobs(work, [Job(("raise",))], workers=workers, item_timeout=600, ban=ban))
 
 
 def test_no_work_starts_no_worker() -> None:
-    assert list(run_jobs(work, [], workers=2, item_timeout=60, ban=ban)) == []
+    assert list(run_jobs(work, [], workers=2, item_timeout=600, ban=ban)) == []
 
 
 def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPa
 
 def test_workers_lost_while_they_put_a_shard_in_place_are_no_clips_fault() -> None:
     with pytest.raises(AvdataError, match="3 workers were lost in a row while they put a shard in place"):
-        list(run_jobs(work, [Job(("lost end",))], workers=1, item_timeout=60, ban=ban))
+        list(run_jobs(work, [Job(("lost end",))], workers=1, item_timeout=600, ban=ban))
 
 
 def test_items_wait_until_they_may_begin() -> None:
@@ -125,7 +125,7 @@ def test_items_wait_until_they_may_begin() -> None:
     jobs = [Job(("a", "b"))]
     results = list(
         run_jobs(
-            work, jobs, workers=1, item_timeout=60, ban=ban, may_begin=may_begin, on_item=begun.append
+            work, jobs, workers=1, item_timeout=600, ban=ban, may_begin=may_begin, on_item=begun.append
         )
     )  # fmt: skip
     assert (results, begun, asked) == ([(("a", "b"), ())], ["a", "b"], {"a": 3, "b": 3})

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def run(*words: str | Path, cwd: Path) -> str:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [*map(str, words)], cwd=cwd, env=env, capture_output=True, text=True, timeout=280, check=False
+        [*map(str, words)], cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -89,7 +89,7 @@ def _cluster() -> Iterator[Cluster]:
 
 def test_one_killer_item_is_banned_and_the_others_are_done(cluster: Cluster) -> None:
     jobs = [Job(("a", "crash", "b")), Job(("c",))]
-    results = set(run_jobs(work, jobs, workers=2, item_timeout=60, ban=ban))
+    results = set(run_jobs(work, jobs, workers=2, item_timeout=600, ban=ban))
     assert results == {(("a", "b"), (("crash", Reason.CRASH),)), (("c",), ())}
 
 
@@ -101,7 +101,7 @@ def test_an_item_that_hangs_is_ended_and_banned(cluster: Cluster) -> None:
 
 def test_an_error_of_the_work_is_raised_here(cluster: Cluster) -> None:
     with pytest.raises(AvdataError, match="raise"):
-        list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=60, ban=ban))
+        list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=600, ban=ban))
 
 
 def test_cpus_that_come_while_it_runs_are_used(
@@ -110,7 +110,7 @@ def test_cpus_that_come_while_it_runs_are_used(
     known = iter([1, 1])
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": next(known, 3)})
     jobs = [Job((str(tmp_path),)), Job((str(tmp_path), "b"))]
-    results = list(run_jobs(work, jobs, workers=0, item_timeout=60, ban=ban))
+    results = list(run_jobs(work, jobs, workers=0, item_timeout=600, ban=ban))
     assert [banned for _, banned in results] == [(), ()]
 
 

@@ -258,7 +258,9 @@ def test_checkpointing_changes_memory_and_nothing_else() -> None:
     assert kept[1] + held < kept[0] / 3
 
 
-@pytest.mark.parametrize("options", [{}, {"residual": "sew", "neuron": "plif"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"residual": "sew", "neuron": "plif", "fusion_stages": (2,)}], ids=str
+)
 def test_the_whole_network_compiles_to_one_graph(options: dict[str, Any]) -> None:
     torch._dynamo.reset()
     model = snnergy.build("nano", num_classes=3, **options)

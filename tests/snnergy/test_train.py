@@ -222,7 +222,7 @@ def test_cmqka_solves_the_audio_visual_xor_and_plain_concatenation_does_not(tmp_
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
     accuracy = {
-        fusion: json.loads(run.communicate(timeout=500)[0])["test"]["accuracy"]
+        fusion: json.loads(run.communicate(timeout=900)[0])["test"]["accuracy"]
         for fusion, run in runs.items()
     }
     assert accuracy["cmqka"] > 0.95
