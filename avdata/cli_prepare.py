@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -179,7 +180,9 @@ def _show_prepared(done: PreparedSet, *, as_json: bool) -> None:
         for name, split in done.info["splits"].items()
     ]
     print_table(("split", "samples", "shards", "size"), rows)
-    say(f"{done.samples:,} samples in {done.root}; look at them with: avdata report {done.root}")
+    say(
+        f"{done.samples:,} samples in {done.root}; look at them with: avdata report {shlex.quote(str(done.root))}"
+    )
     _show_quarantine(done)
 
 

@@ -36,6 +36,11 @@ hypothesis.settings.register_profile("same", UNTIMED, derandomize=True, database
 hypothesis.settings.load_profile("same")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that nobody waits for it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["AVDATA_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")

@@ -44,3 +44,6 @@ def forget() -> None:
     else:
         os.environ["HF_HOME"] = home = tempfile.mkdtemp(prefix="avdata-hub-")
         atexit.register(shutil.rmtree, home, ignore_errors=True)
+        if not os.access(os.path.expanduser("~"), os.W_OK):
+            # numba must keep librosa's functions somewhere, or refuses them.
+            os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(home, "numba"))

@@ -181,11 +181,12 @@ def test_a_folder_of_sets_names_the_set_that_was_meant(cremad_set: Path) -> None
 @pytest.mark.parametrize("recipe", ["synthetic", "own_recipe.py"])
 def test_what_mock_says_to_type_next_works(recipe: str, tmp_path: Path) -> None:
     name = recipe if recipe == "synthetic" else str(Path(__file__).parents[1] / "docs" / recipe)
-    runner = CliRunner()
-    said = runner.invoke(avdata.cli.app, ["mock", name, str(tmp_path / "raw"), "--clips", "4"]).output
+    runner, out = CliRunner(), tmp_path / "a name's set"
+    said = runner.invoke(avdata.cli.app, ["mock", name, str(tmp_path / "raw clips"), "--clips", "4"]).output
     typed = shlex.split(
-        said.partition("prepare it with: avdata ")[2].replace("PREPARED", str(tmp_path / "set"))
+        said.partition("prepare it with: avdata ")[2].replace("PREPARED", shlex.quote(str(out)))
     )
     done = runner.invoke(avdata.cli.app, [*typed, "--workers", "0"])
     assert done.exit_code == 0, done.output
-    assert "look at them with: avdata report" in done.output
+    typed = shlex.split(done.output.partition("look at them with: avdata ")[2].splitlines()[0])
+    assert typed == ["report", str(out)]
