@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -188,7 +189,7 @@ def _show_prepared(done: PreparedSet, *, as_json: bool) -> None:
     look = (
         f'stream them with: avdata.open("{done.root}")'
         if is_url(done.root)
-        else f"look at them with: avdata report {done.root}"
+        else f"look at them with: avdata report {shlex.quote(str(done.root))}"
     )
     say(f"{done.samples:,} sample{'s' * (done.samples != 1)} in {done.root}; {look}")
     _show_quarantine(done)

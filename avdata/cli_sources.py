@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,7 +116,8 @@ def mock(
     if as_json:
         print_json({"out": str(folder), "recipe": name, "manifest": str(manifest) if proven else None})
     elif not quiet:
-        command = f"avdata prepare {name} --source {out} --out PREPARED" + " --checksums off" * (not proven)
+        places = f"{shlex.quote(name)} --source {shlex.quote(str(out))}"
+        command = f"avdata prepare {places} --out PREPARED" + " --checksums off" * (not proven)
         say(f"{out}: a mock of {name}; prepare it with: {command}")
 
 

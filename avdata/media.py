@@ -7,6 +7,7 @@ type. ffmpeg is told the container's format, which the first bytes decide, and m
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,6 +144,14 @@ def read_pictures_decord(path: Path, clock: Clock, moments: Sequence[float]) -> 
     ]
 
 
+@contextmanager
+def _unwarned(kind: type[Warning]) -> Iterator[None]:
+    # PIL warns of half of what it refuses; the limit that counts is ours.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", kind)
+        yield
+
+
 def read_still(path: Path, quality: QualityConfig) -> Picture:
     """A still image as RGB, turned as its EXIF says.
 
@@ -155,7 +164,7 @@ def read_still(path: Path, quality: QualityConfig) -> Picture:
     if name not in STILLS:
         raise MediaError(Reason.NOT_MEDIA, f"{path.name} is {name}, not a still image")
     try:
-        with Image.open(path, formats=[name.upper()]) as image:
+        with _unwarned(Image.DecompressionBombWarning), Image.open(path, formats=[name.upper()]) as image:
             if image.width * image.height > quality.max_pixels:
                 raise MediaError(Reason.TOO_LARGE, f"{path.name}: {image.width}×{image.height} pixels")
             turned = ImageOps.exif_transpose(image)

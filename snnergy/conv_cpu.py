@@ -23,7 +23,7 @@ from numba import extending, types
 from numba.core import cgutils
 from torch import Tensor
 
-from snnergy.fire_cpu import fresh, spread
+from snnergy.fire_cpu import KEPT, fresh, spread
 
 LANES = 16
 # A share of ones above which adding them one by one is slower than the dense product.
@@ -126,7 +126,7 @@ _sum_1, _sum_2, _sum_3, _sum_6 = (_vectorised(_sum, count) for count in (1, 2, 3
 _give_1, _give_2, _give_3, _give_6 = (_vectorised(_give, count) for count in (1, 2, 3, 6))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
 def _list_pixel(
     bits: Any, size: Any, shape: Any, number: int, y: int, x: int, listed: Any, places: Any, counts: Any
 ) -> int:
@@ -146,7 +146,7 @@ def _list_pixel(
     return count
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
 def _forward(
     bits: Any, size: Any, shape: Any, weights: Any, out: Any, places: Any, counts: Any, start: int, stop: int
 ) -> None:
@@ -177,7 +177,7 @@ def _forward(
                 out[line // rows, line % rows, x, :] = made[:channels]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
 def _of_weights(
     bits: Any, size: Any, shape: Any, grad: Any, weights: Any, places: Any, counts: Any, start: int, stop: int
 ) -> None:
@@ -208,7 +208,7 @@ def _of_weights(
                     low += LANES
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
 def _pack(spikes: Any, bits: Any, start: int, stop: int) -> None:
     channels = spikes.shape[1]
     whole = channels // 8

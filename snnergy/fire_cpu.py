@@ -2,7 +2,8 @@
 
 The forward reads the current and writes spikes. The backward reads the current and the gradient, computes
 the membrane again block by block, and writes the current's gradient: nothing but the current is kept.
-numba compiles at the first call (some seconds, once; it keeps the result on disk) and is imported then.
+numba compiles at the first call (some seconds, once; it keeps the result on disk where it may write) and is
+imported then.
 """
 
 from __future__ import annotations
@@ -31,6 +32,18 @@ _MAGIC = np.float32(12582912.0)
 _C5, _C4, _C3, _C2, _C1 = (
     np.float32(value) for value in (1.9875691e-4, 1.3981999e-3, 8.3334519e-3, 4.1665795e-2, 1.6666665e-1)
 )
+
+
+def _kept() -> bool:
+    """Whether there is a place for what is compiled: the package's folder, or one of the user's."""
+    try:
+        numba.njit(cache=True)(_kept)
+    except RuntimeError:
+        return False
+    return True
+
+
+KEPT = _kept()
 
 
 @intrinsic
@@ -66,7 +79,7 @@ def _slope(distance: Any, steepness: Any, arctan: Any) -> Any:
     return steepness * small / ((_ONE + small) * (_ONE + small))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
 def _forward(
     current: Any, spikes: Any, threshold: Any, decay: Any, leaky: Any, start: int, stop: int
 ) -> None:
@@ -84,7 +97,7 @@ def _forward(
                 kept[i] = _ZERO if over else h
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
 def _backward(
     grad: Any, current: Any, out: Any, threshold: Any, decay: Any, leaky: Any, steepness: Any, arctan: Any,
     learn: Any, start: int, stop: int,
@@ -120,7 +133,7 @@ def _backward(
     return of_decay
 
 
-@numba.njit(inline="never", nogil=True, cache=True)
+@numba.njit(inline="never", nogil=True, cache=KEPT)
 def _decay_share(
     current: Any, made: Any, membrane: Any, t: int, low: int, width: int, threshold: Any, decay: Any
 ) -> float:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,6 +23,9 @@ from snnergy.model import SNNergy
 from snnergy.ogm import Modulation
 from snnergy.processes import total
 from snnergy.settings import TrainConfig
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 class Learner:

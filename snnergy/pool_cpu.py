@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnergy.fire_cpu import fresh, spread
+from snnergy.fire_cpu import KEPT, fresh, spread
 
 _ZERO = np.float32(0.0)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
 def _forward(given: Any, out: Any, places: Any, start: int, stop: int) -> None:
     height, width, channels = given.shape[1:]
     for line in range(start, stop):
@@ -44,7 +44,7 @@ def _forward(given: Any, out: Any, places: Any, start: int, stop: int) -> None:
                         at[c] = place if above else at[c]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
 def _backward(grad: Any, places: Any, out: Any, start: int, stop: int) -> None:
     height, width, channels = out.shape[1:]
     rows, columns = grad.shape[1:3]

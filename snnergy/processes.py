@@ -10,14 +10,15 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from avdata.errors import AvdataError, UsageError
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -50,6 +51,10 @@ def start(device: Device, precision: str, *, sync_batchnorm: bool = False) -> Fa
     if world % local:
         msg = f"{world} processes on machines of {local} each: every machine must have equally many"
         raise UsageError(msg, hint="give each torchrun the same --nproc-per-node")
+    # Loading it takes seconds, and only training needs it.
+    from lightning.fabric import Fabric  # noqa: PLC0415
+    from lightning.fabric.strategies.ddp import DDPStrategy  # noqa: PLC0415
+
     chosen = precision if precision != "auto" else "bf16" if kind == "cuda" else "32"
     # Batch norms are recalibrated before their statistics are used: sending those about would be for nothing.
     strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=PATIENCE)

@@ -15,10 +15,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 
 from avdata.errors import AvdataError, UsageError
 from snnergy.checkpoints import load, load_all, load_network, read_config, save, write_json
@@ -31,6 +30,9 @@ from snnergy.model import SNNergy, build
 from snnergy.pictures import draw_confusion, draw_curves
 from snnergy.processes import Device, lost_processes_named, on_first, share_statistics, start, total
 from snnergy.settings import TrainConfig, parse, settle
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 __all__ = ["TrainConfig", "evaluate", "load_network", "train"]
 
@@ -395,6 +397,8 @@ def evaluate(checkpoint: str | Path, where: str | Path, *, device: Device = "aut
 
 def _quiet() -> None:
     """Lightning's notes on its own defaults do not concern a user of this trainer."""
+    import lightning.fabric  # noqa: F401, PLC0415  # it sets its loggers' levels as it loads
+
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

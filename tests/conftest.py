@@ -1,9 +1,12 @@
-"""Mocks and prepared sets that several tests read; each is made once a process and never written to."""
+"""Mocks and prepared sets that several tests read; each is made once a run and never written to."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -11,10 +14,13 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import surroundings
 from stores import store
 
 import avdata
 from avdata.filesystem import filesystem_of
+
+surroundings.forget()
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many processes as processors run already: threads of theirs would only wait for one another, busily.
@@ -24,14 +30,35 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a script; the processes that tests stop with Ctrl-C would ignore it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What is slow the first time, as a kernel that is compiled then, is no failure: no test is timed.
-hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
-hypothesis.settings.load_profile("untimed")
+# What is slow the first time, as a kernel that is compiled then, is no failure: no test is timed, nor is the
+# making of its examples. Every run has the same examples, so that whoever changes one thing is not stopped by
+# a find in another; new ones are looked for at leisure, with `pytest --hypothesis-profile=explore`.
+UNTIMED = hypothesis.settings(
+    deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.register_profile("explore", UNTIMED)
+hypothesis.settings.register_profile("same", UNTIMED, derandomize=True, database=None)
+hypothesis.settings.load_profile("same")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that nobody waits for it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["AVDATA_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AVDATA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+def _no_debugging() -> Iterator[None]:
+    yield
+    # What `--debug` sets in this process must not outlive its test.
+    os.environ.pop("AVDATA_DEBUG", None)
+
+
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +72,12 @@ def bucket(
     request: pytest.FixtureRequest,
     stores: Callable[[str], dict[str, str]],
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
 ) -> str:
     """The URL of a new bucket: of S3, or of the scheme that the test is parametrized with."""
     scheme = getattr(request, "param", "s3")
     for name, value in stores(scheme).items():
         monkeypatch.setenv(name, value)
-    url = f"{scheme}://b{abs(hash(tmp_path))}"
+    url = f"{scheme}://b{uuid.uuid4().hex}"
     # A client that another test left behind knows another server.
     type(filesystem_of(url)[0]).clear_instance_cache()
     files, name = filesystem_of(url)
@@ -60,40 +86,64 @@ def bucket(
 
 
 @pytest.fixture(scope="session")
-def cremad_mock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return avdata.mock("cremad", tmp_path_factory.mktemp("mock") / "cremad", clips=14)
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes a folder once for all processes of a run: the first that wants it makes it, the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    held = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = held / name / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (held / f"{name}.lock").open("a") as lock:
+            # The kernel lets go of it when its holder dies, whose half is then made anew.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not os.fstat(lock.fileno()).st_size:
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                lock.write("made")
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def cremad_bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return avdata.mock("cremad", tmp_path_factory.mktemp("mock") / "cremad-bad", clips=7, bad=True)
+def cremad_mock(once: Once) -> Path:
+    return once("cremad-mock", lambda out: avdata.mock("cremad", out, clips=14))
 
 
 @pytest.fixture(scope="session")
-def ave_bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return avdata.mock("ave", tmp_path_factory.mktemp("mock") / "ave-bad", clips=4, bad=True)
+def cremad_bad(once: Once) -> Path:
+    return once("cremad-bad", lambda out: avdata.mock("cremad", out, clips=7, bad=True))
 
 
 @pytest.fixture(scope="session")
-def urbansound_bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return avdata.mock("urbansound8k-av", tmp_path_factory.mktemp("mock") / "us8k-bad", clips=20, bad=True)
+def ave_bad(once: Once) -> Path:
+    return once("ave-bad", lambda out: avdata.mock("ave", out, clips=4, bad=True))
 
 
 @pytest.fixture(scope="session")
-def synthetic_mock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return avdata.mock("synthetic", tmp_path_factory.mktemp("mock") / "synthetic", clips=44)
+def urbansound_bad(once: Once) -> Path:
+    return once("us8k-bad", lambda out: avdata.mock("urbansound8k-av", out, clips=20, bad=True))
 
 
 @pytest.fixture(scope="session")
-def cremad_set(tmp_path_factory: pytest.TempPathFactory, cremad_mock: Path) -> Path:
-    out = tmp_path_factory.mktemp("sets") / "cremad"
+def synthetic_mock(once: Once) -> Path:
+    return once("synthetic-mock", lambda out: avdata.mock("synthetic", out, clips=44))
+
+
+@pytest.fixture(scope="session")
+def cremad_set(once: Once, cremad_mock: Path) -> Path:
     settings = {"video": {"size": 48}, "shards": {"samples": 4}}
-    avdata.prepare("cremad", source=cremad_mock, out=out, config=settings, workers=0)
-    return out
+    return once(
+        "cremad",
+        lambda out: avdata.prepare("cremad", source=cremad_mock, out=out, config=settings, workers=0),
+    )
 
 
 @pytest.fixture(scope="session")
-def synthetic_set(tmp_path_factory: pytest.TempPathFactory, synthetic_mock: Path) -> Path:
-    out = tmp_path_factory.mktemp("sets") / "synthetic"
-    avdata.prepare("synthetic", source=synthetic_mock, out=out, config={"shards": {"samples": 8}}, workers=0)
-    return out
+def synthetic_set(once: Once, synthetic_mock: Path) -> Path:
+    settings = {"shards": {"samples": 8}}
+    return once(
+        "synthetic",
+        lambda out: avdata.prepare("synthetic", source=synthetic_mock, out=out, config=settings, workers=0),
+    )

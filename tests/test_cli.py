@@ -19,7 +19,7 @@ from avdata.terminal import _Warnings, run_command
 
 def avdata(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "avdata.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_help_and_import_load_nothing_heavy() -> None:

@@ -83,7 +83,7 @@ def test_commands_that_are_only_shown_exist(page: Path) -> None:
 @pytest.mark.pages
 def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(build, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(build, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     own = (tmp_path / "site" / "own-recipe" / "index.html").read_text(encoding="utf-8")
     assert "Claps and knocks" in own

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -46,51 +48,70 @@ def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], tupl
             raise AvdataError(msg)
         done.append(item)
     report(NO_ITEM)
-    if "slow end" in job.items:
-        threading.Event().wait(0.4)
     if "lost end" in job.items:
         os._exit(7)
     return tuple(done), job.banned
 
 
+def ends_slowly(job: Job, report: Callable[[str], None]) -> tuple[str, ...]:
+    item, folder = job.items
+    report(item)
+    report(NO_ITEM)
+    Path(folder, "at its end").touch()
+    while not Path(folder, "go on").exists():
+        threading.Event().wait(0.02)
+    return job.items
+
+
 def test_one_killer_item_is_banned_and_the_others_are_done() -> None:
     jobs = [Job(("a", "crash", "b")), Job(("c",))]
-    results = set(run_jobs(work, jobs, workers=2, item_timeout=60, ban=ban))
+    results = set(run_jobs(work, jobs, workers=2, item_timeout=600, ban=ban))
     assert results == {(("a", "b"), (("crash", Reason.CRASH),)), (("c",), ())}
 
 
 def test_a_crashed_job_is_retried_twice_each_time_in_a_new_process(tmp_path: Path) -> None:
     tally = tmp_path / "tally"
-    results = list(run_jobs(work, [Job((str(tally), "b"))], workers=1, item_timeout=60, ban=ban))
+    results = list(run_jobs(work, [Job((str(tally), "b"))], workers=1, item_timeout=600, ban=ban))
     assert results == [(("b",), ((str(tally), Reason.CRASH),))]
     pids = tally.read_text(encoding="utf-8").split()
     assert len(pids) == len(set(pids)) == 3
 
 
 def test_an_item_that_hangs_is_ended_and_banned() -> None:
-    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=0.5, ban=ban))
+    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=3, ban=ban))
     assert results == [(("b",), (("hang", Reason.TIMEOUT),))]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_of_the_work_is_raised_here(workers: int) -> None:
     with pytest.raises(AvdataError, match="this one raises"):
-        list(run_jobs(work, [Job(("raise",))], workers=workers, item_timeout=60, ban=ban))
+        list(run_jobs(work, [Job(("raise",))], workers=workers, item_timeout=600, ban=ban))
 
 
 def test_no_work_starts_no_worker() -> None:
-    assert list(run_jobs(work, [], workers=2, item_timeout=60, ban=ban)) == []
+    assert list(run_jobs(work, [], workers=2, item_timeout=600, ban=ban)) == []
 
 
-def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A day goes by on the engine's clock while the worker is at its end."""
+    looks = itertools.count()
+
+    def monotonic() -> float:
+        look = next(looks) if (tmp_path / "at its end").exists() else 0
+        if look == 6:
+            (tmp_path / "go on").touch()
+        return time.monotonic() + (86_400 if look > 4 else 0)
+
     monkeypatch.setattr(engine, "_LOOK_LAZILY", 0.02)
-    results = list(run_jobs(work, [Job(("slow end",))], workers=1, item_timeout=0.2, ban=ban))
-    assert results == [(("slow end",), ())]
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=monotonic))
+    job = Job(("a", str(tmp_path)))
+    assert list(run_jobs(ends_slowly, [job], workers=1, item_timeout=3600, ban=ban)) == [job.items]
+    assert next(looks) > 6
 
 
 def test_workers_lost_while_they_put_a_shard_in_place_are_no_clips_fault() -> None:
     with pytest.raises(AvdataError, match="3 workers were lost in a row while they put a shard in place"):
-        list(run_jobs(work, [Job(("lost end",))], workers=1, item_timeout=60, ban=ban))
+        list(run_jobs(work, [Job(("lost end",))], workers=1, item_timeout=600, ban=ban))
 
 
 def test_items_wait_until_they_may_begin() -> None:
@@ -104,7 +125,7 @@ def test_items_wait_until_they_may_begin() -> None:
     jobs = [Job(("a", "b"))]
     results = list(
         run_jobs(
-            work, jobs, workers=1, item_timeout=60, ban=ban, may_begin=may_begin, on_item=begun.append
+            work, jobs, workers=1, item_timeout=600, ban=ban, may_begin=may_begin, on_item=begun.append
         )
     )  # fmt: skip
     assert (results, begun, asked) == ([(("a", "b"), ())], ["a", "b"], {"a": 3, "b": 3})

@@ -55,5 +55,5 @@ def test_an_unknown_layout_is_refused_with_the_nearest_one(tmp_path: Path, crema
 
 def test_the_command_exports(tmp_path: Path, cremad_set: Path) -> None:
     command = [sys.executable, "-m", "avdata.cli", "export", str(cremad_set), str(tmp_path / "npy"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     assert str(tmp_path / "npy" / "audio_train.npy") in json.loads(done.stdout)

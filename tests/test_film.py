@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -45,18 +46,18 @@ def textured(scene: Scene) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("films")
-    made = {}
-    for name, options in ENCODINGS.items():
-        made[name] = folder / f"{name}.mkv"
-        write_av(made[name], SCENE, acodec="libmp3lame", pixels=textured(SCENE), **options)
-    return made
+def films(once: Callable[..., Path]) -> dict[str, Path]:
+    def make(folder: Path) -> None:
+        for name, options in ENCODINGS.items():
+            write_av(folder / f"{name}.mkv", SCENE, acodec="libmp3lame", pixels=textured(SCENE), **options)
+
+    folder = once("films", make)
+    return {name: folder / f"{name}.mkv" for name in ENCODINGS}
 
 
 @pytest.mark.parametrize("seek", [False, True])
 @pytest.mark.parametrize("name", ENCODINGS)
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(moments=some.lists(some.floats(-0.5, 5.0), min_size=1, max_size=6).map(sorted))
 def test_decoding_only_what_is_needed_shows_what_decoding_all_shows(
     films: dict[str, Path], name: str, seek: bool, moments: list[float]

@@ -78,7 +78,7 @@ def test_ffmpeg_itself_shows_the_same_frames(tmp_path: Path, suffix: str) -> Non
         "pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough"
     )
     done = subprocess.run(
-        [imageio_ffmpeg.get_ffmpeg_exe(), *command.get_args()], capture_output=True, timeout=60, check=True
+        [imageio_ffmpeg.get_ffmpeg_exe(), *command.get_args()], capture_output=True, timeout=600, check=True
     )
     theirs = np.frombuffer(done.stdout, np.uint8).reshape(-1, 120, 160, 3)
     clock = read_clock(path, QUALITY)

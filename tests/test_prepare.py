@@ -37,7 +37,7 @@ avdata.prepare(name, source=source, out=out, config=settings, workers=int(worker
 def run_and_kill(name: str, source: Path, out: Path, workers: int, after: float) -> None:
     command = [sys.executable, "-c", KILLED, name, str(source), str(out), str(workers), str(after)]
     done = subprocess.run(
-        command, env={**os.environ, "SETTINGS": json.dumps(SETTINGS)}, timeout=120, check=False
+        command, env={**os.environ, "SETTINGS": json.dumps(SETTINGS)}, timeout=600, check=False
     )
     assert done.returncode == -9
 

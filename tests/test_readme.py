@@ -30,7 +30,7 @@ def test_the_readmes_commands_work_one_after_the_other(tmp_path: Path) -> None:
 
     def run(command: list[str]) -> None:
         done = subprocess.run(
-            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
 
@@ -50,7 +50,7 @@ def test_the_picture_of_the_alignment_page_is_made_by_its_commands(tmp_path: Pat
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     (commands,) = blocks("bash", README.parent / "docs" / "alignment.md")
     for line in commands.splitlines():
-        subprocess.run(shlex.split(line), cwd=tmp_path, env=env, capture_output=True, timeout=200, check=True)
+        subprocess.run(shlex.split(line), cwd=tmp_path, env=env, capture_output=True, timeout=600, check=True)
     assert (tmp_path / "alignment.png").read_bytes().startswith(b"\x89PNG")
 
 

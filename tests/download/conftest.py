@@ -148,7 +148,7 @@ def drop_after(count: int) -> Fault:
 
 
 def stall_after(count: int) -> Fault:
-    """Send so many bytes of the body, then nothing more."""
+    """Send so many bytes of the body, then nothing more until the test is over."""
 
     def fault(handler: Handler, content: bytes) -> bool:
         handler.send_response(200)
@@ -156,7 +156,7 @@ def stall_after(count: int) -> Fault:
         handler.end_headers()
         handler.send(content[:count])
         handler.wfile.flush()
-        handler.world.closing.wait(20)
+        handler.world.closing.wait(600)
         handler.hang_up()
         return True
 
@@ -227,9 +227,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, and waits that are short."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("AVDATA_CACHE", str(folder))
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "HF_TOKEN", "HF_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("avdata.fetch.backoff", lambda attempt: 0.01)
     return folder
 

@@ -23,8 +23,9 @@ SETTINGS = {"video": {"size": 32}, "shards": {"samples": 3}}
 
 SCRIPT = """
 import json, sys
-from avdata import fetch
+from avdata import connection, fetch
 fetch.backoff = lambda attempt: 0.02
+connection.READ_TIMEOUT = 600
 import avdata
 manifest, out, workers = sys.argv[1:]
 print("ready", flush=True)
@@ -66,16 +67,12 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def reference(cremad_mock, tmp_path_factory):
+def reference(cremad_mock, once):
     """The set made from the files on disk, without a server."""
-    folder = tmp_path_factory.mktemp("arriving")
-    facts = json.loads((cremad_mock / "manifest.json").read_text())
-    # The server's address is part of dataset.json; the tests put theirs into a manifest of this form.
-    (folder / "manifest.json").write_text(json.dumps(facts))
-    avdata.prepare(
-        "cremad", source=cremad_mock, manifest=folder / "manifest.json", out=folder / "set", config=SETTINGS
+    return once(
+        "arriving",
+        lambda out: avdata.prepare("cremad", source=cremad_mock, out=out, config=SETTINGS, workers=0),
     )
-    return folder / "set"
 
 
 @pytest.fixture
@@ -119,7 +116,7 @@ def test_clips_are_decoded_before_the_last_file_has_arrived(served, tmp_path):
     waited = []
 
     def hold(handler, content):
-        waited.append(begun.wait(20))
+        waited.append(begun.wait(300))
         return False
 
     served.world.faults["/" + last].append(hold)
@@ -181,7 +178,7 @@ def test_ctrl_c_stops_while_files_arrive_and_the_next_run_goes_on(served, faults
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.005)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)  # a stalled server would be waited for 45 s
+    process.communicate(timeout=300)  # a stalled server would be waited for ten minutes
     assert process.returncode != 0
     served.world.faults.clear()
     served.prepare(tmp_path / "out", keep_sources=False)
@@ -251,15 +248,16 @@ def test_proven_files_are_not_read_again_unless_told_so(cremad_mock, tmp_path, m
 
 
 @pytest.fixture(scope="session")
-def ave_zip(tmp_path_factory):
+def ave_zip(once):
     """A small AVE as the authors pack it."""
-    folder = tmp_path_factory.mktemp("ave")
-    source = avdata.mock("ave", folder / "AVE_Dataset", clips=4)
-    archive = folder / "AVE_Dataset.zip"
-    with zipfile.ZipFile(archive, "w") as packed:
-        for path in sorted(source.rglob("*")):
-            packed.write(path, path.relative_to(source))
-    return archive
+
+    def make(folder):
+        source = avdata.mock("ave", folder / "AVE_Dataset", clips=4)
+        with zipfile.ZipFile(folder / "AVE_Dataset.zip", "w") as packed:
+            for path in sorted(source.rglob("*")):
+                packed.write(path, path.relative_to(source))
+
+    return once("ave-zip", make) / "AVE_Dataset.zip"
 
 
 def test_an_archive_can_be_given_as_the_source_and_stays_where_it_is(ave_zip, tmp_path):

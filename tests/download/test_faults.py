@@ -61,12 +61,13 @@ def test_a_long_file_on_a_weak_line_is_finished_however_often_it_is_cut(tiny, bu
 
 
 def test_a_stalled_connection_is_left_and_goes_on_from_the_byte(one, faults, monkeypatch):
-    monkeypatch.setattr("avdata.connection.READ_TIMEOUT", 0.3)
+    # Long enough for a busy machine to answer whatever else is asked of it.
+    monkeypatch.setattr("avdata.connection.READ_TIMEOUT", 3.0)
     one.world.faults["/" + PATH].append(faults["stall_after"](50_000))
     one.download()
     assert one.tree() == one.files
     assert one.world.starts("/" + PATH) == [0, 50_000]
-    assert "did not answer within 0.3 s" in one.log()[0]["error"]
+    assert "did not answer within 3 s" in one.log()[0]["error"]
 
 
 @pytest.mark.parametrize("code", [408, 425, 429, 500, 502, 503, 504])
@@ -85,20 +86,24 @@ def test_retry_after_in_seconds_is_honoured(one, faults):
     assert one.tree() == one.files
 
 
-def test_retry_after_as_a_date_is_honoured(one, faults):
-    one.world.faults["/" + PATH].append(
-        faults["status"](503, {"Retry-After": formatdate(time.time() + 2, usegmt=True)})
-    )
-    started = time.monotonic()
+def test_retry_after_as_a_date_is_honoured(one):
+    asked_for = []
+
+    def busy(handler, content):
+        asked_for.append(int(time.time()) + 2)
+        handler.reply(503, b"trouble", {"Retry-After": formatdate(asked_for[0], usegmt=True)})
+        return True
+
+    one.world.faults["/" + PATH].append(busy)
     one.download()
-    assert time.monotonic() - started >= 0.9
+    assert one.tree() == one.files
+    # A pause may end a little early, and clocks are set.
+    assert time.time() > asked_for[0] - 0.5
 
 
 def test_retry_after_holds_all_connections_to_the_host_back(tiny, faults):
     tiny.world.faults["/wav/c0000.wav"].append(faults["status"](429, {"Retry-After": "1"}))
-    times = []
-    tiny.download(connections=1, arrived=lambda path: times.append(time.monotonic()))
-    assert len(times) == 12
+    assert tiny.download(connections=1).fetched == 12
     assert tiny.world.starts("/wav/c0000.wav") == [0, 0]
 
 
@@ -239,11 +244,13 @@ def test_a_page_of_the_files_length_is_not_kept_either(one, faults):
 
 
 def test_a_server_that_is_not_there_is_named(one, build):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    one.manifest = build["manifest"]([Source(name="media", urls=(f"http://{address}/{{path}}",))], one.files)
-    expect_failure(one, f"no connection to {address}")
+    # A port that is held and not listened on: nobody else can be given it meanwhile.
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        source = Source(name="media", urls=(f"http://{address}/{{path}}",))
+        one.manifest = build["manifest"]([source], one.files)
+        expect_failure(one, f"no connection to {address}")
 
 
 def test_a_certificate_nobody_vouches_for_is_refused(one, serve, build):
@@ -275,7 +282,6 @@ def test_a_proxy_from_the_environment_is_used(one, serve, build, monkeypatch):
     proxy.files[f"http://data.invalid/{PATH}"] = one.files[PATH]
     proxy.pages["/" + PATH] = lambda handler: handler.serve(one.files[PATH])
     monkeypatch.setenv("http_proxy", proxy.url)
-    monkeypatch.delenv("NO_PROXY")
     one.manifest = build["manifest"]([Source(name="media", urls=("http://data.invalid/{path}",))], one.files)
     one.download()
     assert one.tree() == one.files
@@ -298,7 +304,7 @@ def test_a_full_disk_ends_the_run_at_once_and_says_so(tiny, tmp_path):
         [sys.executable, "-c", script, manifest, tiny.root],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     assert done.stdout.startswith("DiskError the disk is full")

@@ -47,9 +47,7 @@ def test_half_a_pointer_is_none(data):
 
 
 @pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        monkeypatch.delenv(name, raising=False)
+def checkout(tmp_path):
     folder = tmp_path / "checkout"
     (folder / "AudioWAV").mkdir(parents=True)
     (folder / "AudioMP3").mkdir()
@@ -91,7 +89,9 @@ def test_a_folder_that_is_not_there_is_named(checkout):
         list_checkout(checkout, ["VideoFlash"])
 
 
-def test_a_folder_without_git_is_named(tmp_path):
+def test_a_folder_without_git_is_named(tmp_path, monkeypatch):
+    # The temporary folder itself may lie in a checkout.
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(SourceError, match="git cannot read"):
         list_checkout(tmp_path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
+import random
 import stat
 import struct
 import tarfile
@@ -21,18 +21,24 @@ from avdata.manifest import Source
 from avdata.sourcefolder import unpack_local
 from avdata.unpack import Limits, unpack
 
-FILES = {"AVE/a.mp4": b"a" * 5000, "AVE/-12.mp4": os.urandom(3000), "readme.txt": b""}
+FILES = {"AVE/a.mp4": b"a" * 5000, "AVE/-12.mp4": random.Random(0).randbytes(3000), "readme.txt": b""}
 
 
 def write_zip(path, members, **options):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members:
-            archive.writestr(name, content)
+            # Of no date: the bytes are the same in every run.
+            info = zipfile.ZipInfo(name) if isinstance(name, str) else name
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, content)
     return path
 
 
 def write_tar(path, members):
-    with tarfile.open(path, "w:gz") as archive:
+    with (
+        gzip.GzipFile(path, "wb", mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
         for name, content in members:
             info = tarfile.TarInfo(name) if isinstance(name, str) else name
             info.size = len(content)

@@ -69,6 +69,7 @@ class HubServer:
         self.stored: list[str] = []
         self.faults: list[Fault] = []
         self.lock = threading.Lock()
+        self.serving: set[threading.Thread] = set()
         server = self
 
         class Handler(_Handler):
@@ -85,6 +86,11 @@ class HubServer:
     def __exit__(self, *error: object) -> None:
         self.http.shutdown()
         self.http.server_close()
+
+    def served(self) -> None:
+        """Wait until no connection is open: what a killed client had sent is in."""
+        for thread in list(self.serving):
+            thread.join(300)
 
     def content(self, repo: str, revision: str = "main") -> dict[str, bytes]:
         """The files that a reader of a revision gets."""
@@ -111,6 +117,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *said: object) -> None:
         pass
+
+    def setup(self) -> None:
+        self.hub.serving.add(threading.current_thread())
+        super().setup()
 
     def _serve(self) -> None:
         request = f"{self.command} {self.path}"

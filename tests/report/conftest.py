@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,19 @@ import avdata
 
 
 @pytest.fixture(scope="session")
-def shown_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shown")
-    source = avdata.mock("cremad", folder / "raw", clips=16, bad=True)
-    settings = {"audio": {"flac": True}, "video": {"size": 64}}
-    avdata.prepare("cremad", source=source, out=folder / "set", config=settings, workers=0)
-    return folder / "set"
+def shown_mock(once: Callable[..., Path]) -> Path:
+    return once("shown-mock", lambda out: avdata.mock("cremad", out, clips=16, bad=True))
 
 
 @pytest.fixture(scope="session")
-def shown_page(shown_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return avdata.report(shown_set, tmp_path_factory.mktemp("page") / "report.html")
+def shown_set(once: Callable[..., Path], shown_mock: Path) -> Path:
+    settings = {"audio": {"flac": True}, "video": {"size": 64}}
+    return once(
+        "shown",
+        lambda out: avdata.prepare("cremad", source=shown_mock, out=out, config=settings, workers=0),
+    )
+
+
+@pytest.fixture(scope="session")
+def shown_page(once: Callable[..., Path], shown_set: Path) -> Path:
+    return once("page", lambda out: avdata.report(shown_set, out / "report.html")) / "report.html"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -64,6 +66,15 @@ def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], tupl
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
+    # Its sockets lie in the temporary folder, and a socket's path has a hundred characters at most.
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp" if Path("/tmp").is_dir() else None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        yield from _cluster()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cluster() -> Iterator[Cluster]:
     made = Cluster(initialize_head=True, head_node_args=NODE)
     made.add_node(**{name: value for name, value in NODE.items() if name != "include_dashboard"})
     made.add_node(**{name: value for name, value in NODE.items() if name != "include_dashboard"})
@@ -78,18 +89,19 @@ def cluster() -> Iterator[Cluster]:
 
 def test_one_killer_item_is_banned_and_the_others_are_done(cluster: Cluster) -> None:
     jobs = [Job(("a", "crash", "b")), Job(("c",))]
-    results = set(run_jobs(work, jobs, workers=2, item_timeout=60, ban=ban))
+    results = set(run_jobs(work, jobs, workers=2, item_timeout=600, ban=ban))
     assert results == {(("a", "b"), (("crash", Reason.CRASH),)), (("c",), ())}
 
 
 def test_an_item_that_hangs_is_ended_and_banned(cluster: Cluster) -> None:
-    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=0.5, ban=ban))
+    # Long enough for the item after it, whose end a busy machine's cluster takes a while to tell of.
+    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=5, ban=ban))
     assert results == [(("b",), (("hang", Reason.TIMEOUT),))]
 
 
 def test_an_error_of_the_work_is_raised_here(cluster: Cluster) -> None:
     with pytest.raises(AvdataError, match="raise"):
-        list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=60, ban=ban))
+        list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=600, ban=ban))
 
 
 def test_cpus_that_come_while_it_runs_are_used(
@@ -98,7 +110,7 @@ def test_cpus_that_come_while_it_runs_are_used(
     known = iter([1, 1])
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": next(known, 3)})
     jobs = [Job((str(tmp_path),)), Job((str(tmp_path), "b"))]
-    results = list(run_jobs(work, jobs, workers=0, item_timeout=60, ban=ban))
+    results = list(run_jobs(work, jobs, workers=0, item_timeout=600, ban=ban))
     assert [banned for _, banned in results] == [(), ()]
 
 

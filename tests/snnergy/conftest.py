@@ -20,11 +20,14 @@ SMALL_PICTURES = {
 
 
 @pytest.fixture(scope="session")
-def tiny_set(tmp_path_factory: pytest.TempPathFactory, synthetic_mock: Path) -> Path:
+def tiny_set(once: Callable[..., Path], synthetic_mock: Path) -> Path:
     """32, 4 and 8 samples; the train split in seven shards, the last one of two samples."""
-    out = tmp_path_factory.mktemp("sets") / "tiny"
-    avdata.prepare("synthetic", source=synthetic_mock, out=out, config=SMALL_PICTURES, workers=0)
-    return out
+    return once(
+        "tiny",
+        lambda out: avdata.prepare(
+            "synthetic", source=synthetic_mock, out=out, config=SMALL_PICTURES, workers=0
+        ),
+    )
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_the_pages_commands_work_on_the_mock_one_after_the_other(tmp_path: Path)
         words = shlex.split(line)
         words += shlex.split(SMALLER.get((words[0], words[1]), ""))
         done = subprocess.run(
-            words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False
+            words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, (line, done.stdout, done.stderr)
     result = json.loads((tmp_path / "runs" / "cremad-ogmge" / "result.json").read_text())

@@ -300,7 +300,9 @@ def test_no_part_that_is_computed_again_needs_half_of_what_all_do(monkeypatch: p
     assert max(parts) < whole / 2
 
 
-@pytest.mark.parametrize("options", [{}, {"residual": "sew", "neuron": "plif"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"residual": "sew", "neuron": "plif", "fusion_stages": (2,)}], ids=str
+)
 def test_the_whole_network_compiles_to_one_graph(options: dict[str, Any]) -> None:
     torch._dynamo.reset()
     model = snnergy.build("nano", num_classes=3, **options)

@@ -82,10 +82,12 @@ def test_threads_do_not_change_a_bit() -> None:
     current, weight = torch.randn(4, 100_003) * 2, torch.randn(4, 100_003)
     before = torch.get_num_threads()
     results = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        results.append(differentiated(Neuron(), current, weight))
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(differentiated(Neuron(), current, weight))
+    finally:
+        torch.set_num_threads(before)
     for spikes, slope in results[1:]:
         assert torch.equal(spikes, results[0][0])
         assert torch.equal(slope, results[0][1])
@@ -133,3 +135,13 @@ def test_neither_transposed_currents_nor_gradients_mislead_the_kernel() -> None:
     )
     assert torch.equal(turned, straight)
     assert torch.equal(turned_slope, straight_slope)
+
+
+def test_kernels_are_compiled_where_nothing_may_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.core import caching
+
+    from snnergy import fire_cpu
+
+    assert fire_cpu._kept()
+    monkeypatch.setattr(caching._CacheImpl, "_locator_classes", [])
+    assert not fire_cpu._kept()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -45,9 +45,10 @@ def stored_set(bucket: str, synthetic_set: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def synthetic_other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def synthetic_other(once: Callable[..., Path]) -> Path:
     """Another set of the same shapes, with other samples and statistics."""
-    source = avdata.mock("synthetic", tmp_path_factory.mktemp("mock") / "other", clips=24, seed=5)
-    out = tmp_path_factory.mktemp("sets") / "other"
-    avdata.prepare("synthetic", source=source, out=out, config={"shards": {"samples": 8}}, workers=0)
-    return out
+    source = once("other-mock", lambda out: avdata.mock("synthetic", out, clips=24, seed=5))
+    settings = {"shards": {"samples": 8}}
+    return once(
+        "other", lambda out: avdata.prepare("synthetic", source=source, out=out, config=settings, workers=0)
+    )

@@ -104,7 +104,7 @@ def test_a_lost_piece_alone_is_asked_for_again(
 
 def test_what_stays_broken_is_named_with_what_to_do(site: Site, tmp_path: Path) -> None:
     site.always = unavailable
-    with pytest.raises(AvdataError, match=r"dataset.json cannot be read after 6 attempts .*503"):
+    with pytest.raises(AvdataError, match=r"dataset.json cannot be read after 6 attempts \(\w+: 503,"):
         avdata.open(site.url, cache=tmp_path)
 
 
