@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -62,8 +63,20 @@ class ShardCache:
             AvdataError: it cannot be fetched or stored, or what arrives is not what the checksum says.
         """
         path = self._path(sha256)
-        if self.fresh(sha256, nbytes):
-            return path
+        with self._kept(url):
+            if not self.fresh(sha256, nbytes):
+                self._fetch(url, path, sha256, nbytes)
+        return path
+
+    @contextmanager
+    def _kept(self, url: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            msg = f"{url} cannot be kept in {self.folder} ({error.strerror or error})"
+            raise AvdataError(msg, hint="free some space, or give another cache= or AVDATA_CACHE") from error
+
+    def _fetch(self, url: str, path: Path, sha256: str, nbytes: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
             # Another process may have fetched it while this one waited.
@@ -78,7 +91,6 @@ class ShardCache:
                     msg = f"{url} is not the shard of dataset.json: its checksum is {found}, not {sha256}"
                     raise AvdataError(msg, hint=_CHANGED)
                 part.replace(path)
-        return path
 
     def fresh(self, sha256: str, nbytes: int) -> bool:
         """Whether a shard is here and whole; if so it counts as used now."""
@@ -86,7 +98,7 @@ class ShardCache:
         try:
             if path.stat().st_size != nbytes:
                 return False
-        except FileNotFoundError:
+        except OSError:
             return False
         with suppress(OSError):  # in another user's cache, or one that is read-only
             os.utime(path)
@@ -98,13 +110,14 @@ class ShardCache:
         It is the first that is asked of a server: where there is no way to it, that is said at once.
 
         Raises:
-            AvdataError: it cannot be read.
+            AvdataError: it cannot be read, or not be stored.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         data = _tried(url, lambda: _opened(url)[0].cat_file(_opened(url)[1]), first=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_bytes(data)
-        part.replace(path)
+        with self._kept(url):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+            part.write_bytes(data)
+            part.replace(path)
 
     def read_range(self, url: str, offset: int, nbytes: int) -> bytes:
         """Some bytes of a remote file; all of it where the server knows no ranges.
@@ -140,10 +153,9 @@ class ShardCache:
                 out.truncate()
                 out.flush()
                 os.fsync(out.fileno())
-        except OSError as error:
+        except OSError:
             part.unlink(missing_ok=True)
-            msg = f"{url} cannot be kept in {self.folder} ({error.strerror or error})"
-            raise AvdataError(msg, hint="free some space, or give another cache= or AVDATA_CACHE") from error
+            raise
         return digest.hexdigest()
 
     def _pieces(self, url: str, nbytes: int) -> Iterator[bytes]:
