@@ -29,6 +29,10 @@ class SourceError(AvdataError):
     """A source is missing, incomplete, or not what its manifest says."""
 
 
+class OutOfReachError(AvdataError):
+    """Something cannot be reached or kept at the moment; nothing says that it is damaged."""
+
+
 class Reason(StrEnum):
     """Why a clip is not in the shards. The value is stable: people filter on it."""
 
