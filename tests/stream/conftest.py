@@ -51,3 +51,11 @@ def synthetic_other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sets") / "other"
     avdata.prepare("synthetic", source=source, out=out, config={"shards": {"samples": 8}}, workers=0)
     return out
+
+
+@pytest.fixture(scope="session")
+def ave_set(ave_bad: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set whose steps are labelled."""
+    out = tmp_path_factory.mktemp("sets") / "ave"
+    avdata.prepare("ave", source=ave_bad, out=out, config={"video": {"size": 32, "frames": 10}}, workers=0)
+    return out
