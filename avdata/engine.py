@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import pickle
 import selectors
 import signal
 import subprocess
@@ -302,6 +303,15 @@ def next_task(
     return Task(ban(task.job, item, reason, _detail(reason, item_timeout)), careful=True)
 
 
+def portable(error: Exception) -> Exception:
+    """The error itself, or its words where it does not arrive whole in another process."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
+    except Exception:  # whatever its pickling or its constructor raises
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
 def _work(fd: int, module: str, name: str, *, held: bool) -> None:
     """Serve jobs until the other end of the pipe closes; Ctrl-C is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -336,7 +346,7 @@ def _work(fd: int, module: str, name: str, *, held: bool) -> None:
             except BrokenPipeError:
                 raise
             except Exception as error:  # whatever it is, the parent raises it
-                pipe.send(("error", error))
+                pipe.send(("error", portable(error)))
             else:
                 pipe.send(("done", result))
 

@@ -16,7 +16,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from avdata.engine import CRASHES_ALLOWED, NO_ITEM, Ban, Function, Report, Task, next_task
+from avdata.engine import CRASHES_ALLOWED, NO_ITEM, Ban, Function, Report, Task, next_task, portable
 from avdata.errors import AvdataError, Reason, UsageError
 
 Job = TypeVar("Job")
@@ -89,7 +89,7 @@ class _Hand:
         try:
             return "done", function(task.job, teller)
         except Exception as error:  # whatever it is, the driver raises it
-            return "error", error
+            return "error", portable(error)
         finally:
             teller.close()
 

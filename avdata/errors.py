@@ -29,6 +29,10 @@ class SourceError(AvdataError):
     """A source is missing, incomplete, or not what its manifest says."""
 
 
+class OutOfReachError(AvdataError):
+    """Something cannot be reached or kept at the moment; nothing says that it is damaged."""
+
+
 def check_spelling(path: object) -> None:
     """See that a name can be written down: pyarrow and FFmpeg take paths in UTF-8.
 

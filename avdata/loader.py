@@ -15,7 +15,7 @@ from avdata.ahead import Ahead
 from avdata.batch import AVBatch
 from avdata.buffers import Buffers
 from avdata.decode import Copies
-from avdata.errors import AvdataError, UsageError
+from avdata.errors import AvdataError, OutOfReachError, UsageError
 from avdata.plan import batch_places, batches_left
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Loader:
             try:
                 facts.append(data.fill(number, mels[place], pictures[place], copies, key=keys[place]))
             except AvdataError as error:
-                if data.on_error == "raise":
+                if data.on_error == "raise" or isinstance(error, OutOfReachError):
                     raise
                 self._skip(str(error))
                 facts.append({})

@@ -59,7 +59,9 @@ class Mixture:
     """What `mix` made: it is read through its loader.
 
     Attributes:
-        labels: the names of the labels of all sets; a batch's labels are numbers of these.
+        labels: the names of the labels of all sets; a batch's labels are numbers of these. So are its labels
+            of steps, with the background after them, where a set has such; a clip of another set has its
+            label in every step.
     """
 
     def __init__(self, sets: Sequence[AVDataset], counts: Sequence[int]) -> None:
@@ -70,6 +72,8 @@ class Mixture:
         self.rank, self.world_size, self.seat = first.rank, first.world_size, first.seat
         self.labels = list(dict.fromkeys(label for one in sets for label in one.labels))
         self._label = [np.array([self.labels.index(name) for name in one.labels], np.int64) for one in sets]
+        # Steps are labelled where a set labels them: the background of all sets comes after all labels.
+        self._steps = first.shape.mel[0] if any(one.info["background"] for one in sets) else 0
         self._starts = np.array([0, *accumulate(len(one) for one in sets)])
 
     def __len__(self) -> int:
@@ -130,8 +134,13 @@ class Mixture:
         self, number: int, mel: torch.Tensor, frames: torch.Tensor, copies: Copies, *, key: str | None = None
     ) -> dict[str, Any]:
         """Read one sample, its mel in the scale of its own set; see `AVDataset.fill`."""
+        which = int(np.searchsorted(self._starts, number, side="right")) - 1
         data, own = self._place(number)
-        return data.fill(own, mel, frames, copies, key=key)
+        facts = data.fill(own, mel, frames, copies, key=key)
+        if self._steps:
+            there = facts.get("step_labels") or [int(data.label_of(np.array([own]))[0])] * self._steps
+            facts["step_labels"] = np.append(self._label[which], len(self.labels))[there].tolist()
+        return facts
 
     def prefetch(self, number: int) -> None:
         """Bring the shard of a sample here."""

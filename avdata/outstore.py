@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,15 @@ def explained_store(url: str) -> Iterator[None]:
         raise AvdataError(msg, hint=hint) from error
 
 
+def sizes_below(base: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Bytes of each file by its path below a place, of what a file system's `find` found there.
+
+    Consoles mark a folder that they make by an empty object whose name ends in a slash; it is no file.
+    """
+    sizes = {path[len(base) :].lstrip("/"): int(facts["size"]) for path, facts in found.items()}
+    return {name: size for name, size in sizes.items() if name and not name.endswith("/")}
+
+
 class Store:
     """A set's place in object storage."""
 
@@ -105,7 +114,7 @@ class Store:
         with explained_store(self.url):
             self._files.invalidate_cache()
             found = self._files.find(self._base, detail=True)
-        return {path[len(self._base) :].lstrip("/"): int(facts["size"]) for path, facts in found.items()}
+        return sizes_below(self._base, found)
 
     def fetch_state(self) -> None:
         """Bring here what a run must know of the set: dataset.json, the plan and the journal's entries."""

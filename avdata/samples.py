@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import get_worker_info
 
 from avdata.batch import AVSample
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, OutOfReachError
 
 if TYPE_CHECKING:
     from avdata.stream import AVDataset
@@ -46,7 +45,7 @@ class Samples(Iterator[AVSample]):
         try:
             self._last = self._dataset.sample(number)
         except AvdataError as error:
-            if self._dataset.on_error == "raise":
+            if self._dataset.on_error == "raise" or isinstance(error, OutOfReachError):
                 raise
             _log.warning("skipped: %s", error)
             # The message goes along, since what is counted in a worker process stays there.
@@ -56,9 +55,13 @@ class Samples(Iterator[AVSample]):
     def _stand_in(self, error: AvdataError) -> AVSample:
         """The sample given last; at the beginning the next that can be read, without which nothing can be."""
         for number in self._numbers[self._given :].tolist() if self._last is None else ():
-            with suppress(AvdataError):
+            try:
                 self._last = self._dataset.sample(number)
-                break
+            except OutOfReachError:
+                raise
+            except AvdataError:
+                continue
+            break
         if self._last is None:
             raise error
         return self._last

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from avdata.cache import cache_root
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, OutOfReachError
 from avdata.filesystem import filesystem_of
 
 PIECE = 4 << 20  # bytes of one request
@@ -40,7 +41,7 @@ _NO_WAY = frozenset(
     " ClientConnectorError ClientConnectorDNSError ConnectionTimeoutError"  # http, gs, az
     " EndpointConnectionError ConnectTimeoutError".split()  # s3
 )
-_ENDS = (401, 403, 404, 410)  # answers that will stay the same
+_REFUSED, _GONE = frozenset({401, 403}), frozenset({404, 410})
 _CHANGED = "the shard was changed after it was indexed: publish the set again"
 
 
@@ -62,8 +63,21 @@ class ShardCache:
             AvdataError: it cannot be fetched or stored, or what arrives is not what the checksum says.
         """
         path = self._path(sha256)
-        if self.fresh(sha256, nbytes):
-            return path
+        with self._kept(url):
+            if not self.fresh(sha256, nbytes):
+                self._fetch(url, path, sha256, nbytes)
+        return path
+
+    @contextmanager
+    def _kept(self, url: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            msg = f"{url} cannot be kept in {self.folder} ({error.strerror or error})"
+            hint = "free some space, or give another cache= or AVDATA_CACHE"
+            raise OutOfReachError(msg, hint=hint) from error
+
+    def _fetch(self, url: str, path: Path, sha256: str, nbytes: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
             # Another process may have fetched it while this one waited.
@@ -78,7 +92,6 @@ class ShardCache:
                     msg = f"{url} is not the shard of dataset.json: its checksum is {found}, not {sha256}"
                     raise AvdataError(msg, hint=_CHANGED)
                 part.replace(path)
-        return path
 
     def fresh(self, sha256: str, nbytes: int) -> bool:
         """Whether a shard is here and whole; if so it counts as used now."""
@@ -86,7 +99,7 @@ class ShardCache:
         try:
             if path.stat().st_size != nbytes:
                 return False
-        except FileNotFoundError:
+        except OSError:
             return False
         with suppress(OSError):  # in another user's cache, or one that is read-only
             os.utime(path)
@@ -98,13 +111,14 @@ class ShardCache:
         It is the first that is asked of a server: where there is no way to it, that is said at once.
 
         Raises:
-            AvdataError: it cannot be read.
+            AvdataError: it cannot be read, or not be stored.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         data = _tried(url, lambda: _opened(url)[0].cat_file(_opened(url)[1]), first=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_bytes(data)
-        part.replace(path)
+        with self._kept(url):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+            part.write_bytes(data)
+            part.replace(path)
 
     def read_range(self, url: str, offset: int, nbytes: int) -> bytes:
         """Some bytes of a remote file; all of it where the server knows no ranges.
@@ -140,10 +154,9 @@ class ShardCache:
                 out.truncate()
                 out.flush()
                 os.fsync(out.fileno())
-        except OSError as error:
+        except OSError:
             part.unlink(missing_ok=True)
-            msg = f"{url} cannot be kept in {self.folder} ({error.strerror or error})"
-            raise AvdataError(msg, hint="free some space, or give another cache= or AVDATA_CACHE") from error
+            raise
         return digest.hexdigest()
 
     def _pieces(self, url: str, nbytes: int) -> Iterator[bytes]:
@@ -216,14 +229,15 @@ def _tried(url: str, action: Callable[[], _Made], *, first: bool = False) -> _Ma
             # Every filesystem has exceptions of its own for a lost connection.
             if _final(error):
                 msg = f"{url} cannot be read ({type(error).__name__}: {error})"
-                raise AvdataError(msg, hint="check the URL and your credentials for it") from error
+                kind = AvdataError if _missing(error) else OutOfReachError
+                raise kind(msg, hint="check the URL and your credentials for it") from error
             if first and type(error).__name__ in _NO_WAY:
                 msg = f"{url} cannot be reached ({type(error).__name__}: {error})"
-                raise AvdataError(msg, hint="check the network, its proxy, and the URL") from error
+                raise OutOfReachError(msg, hint="check the network, its proxy, and the URL") from error
             if attempt == ATTEMPTS - 1:
                 msg = f"{url} cannot be read after {ATTEMPTS} attempts ({type(error).__name__}: {error})"
                 hint = "check the connection; whole shards that were fetched are kept"
-                raise AvdataError(msg, hint=hint) from error
+                raise OutOfReachError(msg, hint=hint) from error
             _log.warning("%s: %s; trying again", url, error)
             time.sleep(FIRST_WAIT * 2**attempt)
     raise AssertionError
@@ -231,15 +245,21 @@ def _tried(url: str, action: Callable[[], _Made], *, first: bool = False) -> _Ma
 
 def _final(error: Exception) -> bool:
     """Whether another attempt can only end the same way: it is missing, or not for us."""
-    if isinstance(error, (FileNotFoundError, PermissionError)):
-        return True
-    # What s3 says; what a 403 of gs is known by.
-    if type(error).__name__ == "NoCredentialsError" or str(error).startswith("Forbidden: "):
-        return True
-    # Of http, gs, az and hf.
+    # What s3 says without credentials; what a 403 of gs is known by.
+    nameless = type(error).__name__ == "NoCredentialsError" or str(error).startswith("Forbidden: ")
+    refused = nameless or isinstance(error, PermissionError) or not _REFUSED.isdisjoint(_statuses(error))
+    return refused or _missing(error)
+
+
+def _missing(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError) or not _GONE.isdisjoint(_statuses(error))
+
+
+def _statuses(error: Exception) -> set[int]:
+    """The HTTP status, as http, gs, az and hf have it."""
     found = [getattr(error, name, None) for name in ("status", "code", "status_code")]
     found.append(getattr(getattr(error, "response", None), "status_code", None))
-    return any(one in _ENDS for one in found if isinstance(one, int))
+    return {status for status in found if isinstance(status, int)}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from avdata.errors import AvdataError, UsageError
 from avdata.shardcache import ShardCache
 
-SCHEMES = ("file", "http", "https", "s3", "gs", "gcs", "az", "abfs", "hf", "memory")
+SCHEMES = ("file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
 MISSES = 10  # times that a shard may be lost from a cache too small for all who read
 
 

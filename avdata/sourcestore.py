@@ -8,7 +8,8 @@ from pathlib import Path
 
 from avdata.errors import SourceError
 from avdata.filesystem import filesystem_of
-from avdata.outstore import explained_store, local_copy
+from avdata.manifest import is_plain_path
+from avdata.outstore import explained_store, local_copy, sizes_below
 
 CONNECTIONS = 16
 
@@ -26,11 +27,14 @@ def mirror(url: str) -> Path:
     with explained_store(url):
         files, base = filesystem_of(url.rstrip("/"))
         files.invalidate_cache()
-        found = files.find(base, detail=True)
-        if not found:
+        wanted = sizes_below(base, files.find(base, detail=True))
+        if not wanted:
             msg = f"there is nothing at the source {url}"
             raise SourceError(msg, hint="give the URL of the folder that holds the dataset's files")
-        wanted = {path[len(base) :].lstrip("/"): int(facts["size"]) for path, facts in found.items()}
+        outside = next((name for name in wanted if not is_plain_path(name)), None)
+        if outside is not None:
+            msg = f"the source {url} holds {outside!r}, which is not the name of a file below it"
+            raise SourceError(msg, hint="rename or remove it there")
         left = [name for name, size in wanted.items() if not _is_here(root / name, size)]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             list(pool.map(lambda name: _fetch(files, f"{base}/{name}", root / name), left))

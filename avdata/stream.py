@@ -21,7 +21,7 @@ from torch.utils.data import IterableDataset
 from avdata.batch import AVBatch, AVSample
 from avdata.config import nearest
 from avdata.decode import Copies, Shape, scale_of
-from avdata.errors import AvdataError, Flag, UsageError
+from avdata.errors import AvdataError, Flag, OutOfReachError, UsageError
 from avdata.loader import Loader
 from avdata.plan import Order, cached_order, epoch_order, first_uses, seat, weighted_counts
 from avdata.samples import Samples
@@ -66,7 +66,8 @@ def open_dataset(
             often. An epoch stays as long as the set: some samples come several times, others not in each.
         on_error: what becomes of a sample that cannot be read: `raise`, or `skip`, which gives its place
             weight 0 and counts it in `Loader.skipped`; iterated, or through torch's `DataLoader`, another
-            sample stands in, with weight 0 and the reason in `facts["skipped"]`.
+            sample stands in, with weight 0 and the reason in `facts["skipped"]`. A place that cannot be
+            reached is no sample's fault, and raises.
         canonical_nodes: spans that are read side by side; choose a multiple of the number of machines, so
             that each reads only its part. By default 8 with shuffling, and without 1, the order of the index.
         block: samples of a span that are shuffled together.
@@ -298,7 +299,8 @@ class AVDataset(IterableDataset[AVSample]):
             hint = (
                 f"avdata verify {self._shelf.name} lists all that is wrong; on_error='skip' goes on without"
             )
-            raise AvdataError(msg, hint=getattr(error, "hint", None) or hint) from error
+            kind = OutOfReachError if isinstance(error, OutOfReachError) else AvdataError
+            raise kind(msg, hint=getattr(error, "hint", None) or hint) from error
 
     def present_of(self, numbers: np.ndarray) -> np.ndarray:
         """Whether samples have sound that is not silent and frames that are not black, bool [B, 2]."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,23 @@ from avdata import engine
 from avdata.engine import NO_ITEM, run_jobs
 from avdata.engine_ray import _Teller
 from avdata.errors import AvdataError, Reason
+
+
+class Locked(Exception):
+    """Holds what no other process can have."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Locked, (threading.Lock(),)
+
+
+class Strict(Exception):
+    """Cannot be made again from what it says."""
+
+    def __init__(self, what: str, *, why: str) -> None:
+        super().__init__(f"{what}, {why}")
+
+
+ODD = {"locked": Locked("locked words"), "strict": Strict("strict words", why="too")}
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,8 @@ def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], tupl
         if item == "raise":
             msg = "this one raises"
             raise AvdataError(msg)
+        if item in ODD:
+            raise ODD[item]
         done.append(item)
     report(NO_ITEM)
     if "lost end" in job.items:
@@ -86,6 +106,12 @@ def test_an_item_that_hangs_is_ended_and_banned() -> None:
 def test_an_error_of_the_work_is_raised_here(workers: int) -> None:
     with pytest.raises(AvdataError, match="this one raises"):
         list(run_jobs(work, [Job(("raise",))], workers=workers, item_timeout=600, ban=ban))
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_error_that_no_other_process_can_have_comes_in_its_words_and_blames_no_item(odd: str) -> None:
+    with pytest.raises(RuntimeError, match=f"{odd} words"):
+        list(run_jobs(work, [Job((odd,))], workers=1, item_timeout=60, ban=ban))
 
 
 def test_no_work_starts_no_worker() -> None:

@@ -13,7 +13,7 @@ import pytest
 from trees import digest_tree
 
 import avdata
-from avdata.errors import AvdataError, UsageError
+from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.filesystem import filesystem_of
 from avdata.outstore import Store, StoreJournal
 
@@ -56,6 +56,22 @@ def test_a_source_in_a_store_gives_the_same_bytes(bucket: str, cremad_mock: Path
     files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
     prepare(f"{bucket}/raw", f"{bucket}/set")
     assert stored(f"{bucket}/set") == digest_tree(cremad_set)
+
+
+def test_what_marks_a_folder_in_a_store_is_no_file(bucket: str, cremad_mock: Path) -> None:
+    files, base = filesystem_of(bucket)
+    files.put(f"{cremad_mock}/", f"{base}/raw/", recursive=True)
+    for marker in ("raw/", "raw/AudioWAV/", "set/"):
+        files.call_s3("put_object", Bucket=base, Key=marker, Body=b"")
+    prepare(f"{bucket}/raw", f"{bucket}/set")
+    assert "dataset.json" in stored(f"{bucket}/set")
+
+
+def test_a_source_in_a_store_writes_nothing_outside_of_its_copy(bucket: str) -> None:
+    files, base = filesystem_of(bucket)
+    files.pipe_file(f"{base}/raw/../../../thief", b"words")
+    with pytest.raises(SourceError, match=r"holds '\.\./\.\./\.\./thief'"):
+        prepare(f"{bucket}/raw", f"{bucket}/set")
 
 
 def test_a_node_fetches_the_source_files_it_lacks(

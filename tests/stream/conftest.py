@@ -52,3 +52,12 @@ def synthetic_other(once: Callable[..., Path]) -> Path:
     return once(
         "other", lambda out: avdata.prepare("synthetic", source=source, out=out, config=settings, workers=0)
     )
+
+
+@pytest.fixture(scope="session")
+def ave_set(ave_bad: Path, once: Callable[..., Path]) -> Path:
+    """A set whose steps are labelled."""
+    settings = {"video": {"size": 32, "frames": 10}}
+    return once(
+        "ave-steps", lambda out: avdata.prepare("ave", source=ave_bad, out=out, config=settings, workers=0)
+    )

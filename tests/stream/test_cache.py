@@ -167,6 +167,22 @@ def test_a_full_disk_is_said_as_such(
     assert len(site.asked_for(".tar")) == 1
 
 
+def test_a_cache_that_cannot_be_made_is_named_with_what_to_do(tmp_path: Path, site: Site) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(AvdataError, match=r"cannot be kept in .*file \(Not a directory\)") as caught:
+        avdata.open(site.url, cache=tmp_path / "file")
+    assert "cache=" in str(caught.value.hint)
+
+
+def test_a_shard_that_a_cache_has_no_place_for_is_named_in_a_samples_error(
+    tmp_path: Path, site: Site
+) -> None:
+    data = avdata.open(site.url, cache=tmp_path)
+    (tmp_path / "shards").write_bytes(b"")
+    with pytest.raises(AvdataError, match=r"sample \S+ in \S+ cannot be read: .* cannot be kept in"):
+        next(iter(data.loader(4)))
+
+
 def test_a_fetch_on_its_way_counts_as_what_it_will_take(
     tmp_path: Path, site: Site, synthetic_set: Path
 ) -> None:

@@ -100,10 +100,8 @@ def test_a_sample_is_found_by_its_key(synthetic_set: Path) -> None:
     assert np.array_equal(data.find(first.key).mel, first.mel)
 
 
-def test_steps_have_labels_where_the_dataset_labels_them(ave_bad: Path, tmp_path: Path) -> None:
-    settings = {"video": {"size": 32, "frames": 10}}
-    avdata.prepare("ave", source=ave_bad, out=tmp_path / "out", config=settings, workers=0)
-    for batch in avdata.open(tmp_path / "out", "train").loader(batch_size=4):
+def test_steps_have_labels_where_the_dataset_labels_them(ave_set: Path) -> None:
+    for batch in avdata.open(ave_set, "train").loader(batch_size=4):
         assert batch.step_labels is not None
         for key, label, steps in zip(batch.key, batch.label, batch.step_labels, strict=True):
             # [start, end) of the mock's rows: 4 … 10 for every third plain row.

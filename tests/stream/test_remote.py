@@ -108,6 +108,16 @@ def test_what_stays_broken_is_named_with_what_to_do(site: Site, tmp_path: Path) 
         avdata.open(site.url, cache=tmp_path)
 
 
+def test_a_server_that_is_gone_is_no_reason_to_skip_samples(site: Site, tmp_path: Path) -> None:
+    data = avdata.open(site.url, on_error="skip", cache=tmp_path)
+    samples = iter(data)
+    next(samples)
+    site.always = unavailable
+    for rest in (samples, iter(data.loader(4))):
+        with pytest.raises(AvdataError, match=r"cannot be read after 6 attempts"):
+            list(rest)
+
+
 def test_what_is_missing_is_not_asked_for_again(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

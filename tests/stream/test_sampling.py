@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -198,6 +200,32 @@ def test_a_mixtures_samples_are_those_of_their_sets(synthetic_set: Path, synthet
             sample, of = known[batch.key[place], batch.frames[place].numpy().tobytes()]
             assert torch.allclose(batch.mel[place], sample.mel, atol=1e-5)
             assert both.labels[int(batch.label[place])] == of.labels[sample.label]
+
+
+def test_a_mixtures_steps_have_labels_of_the_mixture(ave_set: Path, tmp_path: Path) -> None:
+    turned = shutil.copytree(ave_set, tmp_path / "turned")
+    info = json.loads((turned / "dataset.json").read_text())
+    info["labels"] = ["Yodel", *reversed(info["labels"][1:])]
+    (turned / "dataset.json").write_text(json.dumps(info))
+    both = avdata.mix([avdata.open(ave_set, "train"), avdata.open(turned, "train")])
+    background = len(both.labels)
+    for batch in both.loader(4):
+        assert batch.step_labels is not None
+        for label, steps in zip(batch.label.tolist(), batch.step_labels.tolist(), strict=True):
+            assert set(steps) <= {label, background}
+
+
+def test_a_clip_of_a_set_without_labels_of_steps_has_its_own_in_every_step_of_a_mixture(
+    ave_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = avdata.open(ave_set, "val")
+    monkeypatch.setattr(plain, "fill", lambda *_, **__: {})
+    both = avdata.mix([plain, avdata.open(ave_set, "train")])
+    batch = next(iter(both.loader(len(both))))
+    assert batch.step_labels is not None
+    for key, label, steps in zip(batch.key, batch.label.tolist(), batch.step_labels.tolist(), strict=True):
+        if key in plain.keys:
+            assert steps == [label] * len(steps)
 
 
 def test_a_mixture_goes_on_from_its_state_on_another_number_of_ranks(
