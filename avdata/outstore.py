@@ -20,7 +20,7 @@ from typing import Any
 
 from avdata.cache import cache_root
 from avdata.errors import AvdataError, UsageError
-from avdata.filesystem import filesystem_of
+from avdata.filesystem import filesystem_of, shown
 from avdata.journal import FOLDER, Journal, write_whole
 
 COMMITTING = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
@@ -55,10 +55,10 @@ def explained_store(url: str) -> Iterator[None]:
     except AvdataError:
         raise
     except (ImportError, ValueError) as error:
-        msg = f"{url} cannot be opened ({error})"
+        msg = shown(f"{url} cannot be opened ({error})")
         raise UsageError(msg, hint="s3:// needs `pip install s3fs`, gs:// gcsfs, az:// adlfs") from error
     except Exception as error:  # every file system has exceptions of its own
-        msg = f"{url} cannot be read or written ({type(error).__name__}: {error})"
+        msg = shown(f"{url} cannot be read or written ({type(error).__name__}: {error})")
         hint = "check the URL, your credentials and the connection; finished shards are kept"
         raise AvdataError(msg, hint=hint) from error
 
