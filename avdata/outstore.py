@@ -118,8 +118,11 @@ class Store:
 
     def fetch_state(self) -> None:
         """Bring here what a run must know of the set: dataset.json, the plan and the journal's entries."""
-        if self.scratch.exists():
-            shutil.rmtree(self.scratch)
+        for left in self.scratch.parent.glob(f"{socket.gethostname()}-*"):
+            # Shards that a killed run had not brought up yet are large.
+            host, _, process = left.name.rpartition("-")
+            if left == self.scratch or (host == socket.gethostname() and not _is_alive(int(process))):
+                shutil.rmtree(left, ignore_errors=True)  # another run may be removing it too
         self.scratch.mkdir(parents=True)
         there = self.sizes()
         state = [name for name in there if name.startswith((f"{FOLDER}/done/", f"{FOLDER}/plan.json"))]
@@ -152,6 +155,16 @@ class Store:
             if name.startswith(f"{FOLDER}/"):
                 self._remove(name)
         shutil.rmtree(self.scratch)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 class StoreJournal(Journal):
