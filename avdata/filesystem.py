@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -25,3 +26,12 @@ def filesystem_of(url: str) -> tuple[Any, str]:
 
     files, path = fsspec.core.url_to_fs(url)
     return files, path
+
+
+def shown(text: object) -> str:
+    """A text as people may see it, with no name and password in its web addresses.
+
+    >>> shown("https://me:secret@example.org/set cannot be read")
+    'https://example.org/set cannot be read'
+    """
+    return re.sub(r"(https?://)[^/@\s]*@", r"\1", str(text))

@@ -20,7 +20,7 @@ from typing import Any
 
 from avdata.cache import cache_root
 from avdata.errors import AvdataError, UsageError
-from avdata.filesystem import filesystem_of
+from avdata.filesystem import filesystem_of, shown
 from avdata.journal import FOLDER, Journal, write_whole
 
 COMMITTING = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
@@ -55,10 +55,10 @@ def explained_store(url: str) -> Iterator[None]:
     except AvdataError:
         raise
     except (ImportError, ValueError) as error:
-        msg = f"{url} cannot be opened ({error})"
+        msg = shown(f"{url} cannot be opened ({error})")
         raise UsageError(msg, hint="s3:// needs `pip install s3fs`, gs:// gcsfs, az:// adlfs") from error
     except Exception as error:  # every file system has exceptions of its own
-        msg = f"{url} cannot be read or written ({type(error).__name__}: {error})"
+        msg = shown(f"{url} cannot be read or written ({type(error).__name__}: {error})")
         hint = "check the URL, your credentials and the connection; finished shards are kept"
         raise AvdataError(msg, hint=hint) from error
 
@@ -118,8 +118,11 @@ class Store:
 
     def fetch_state(self) -> None:
         """Bring here what a run must know of the set: dataset.json, the plan and the journal's entries."""
-        if self.scratch.exists():
-            shutil.rmtree(self.scratch)
+        for left in self.scratch.parent.glob(f"{socket.gethostname()}-*"):
+            # Shards that a killed run had not brought up yet are large.
+            host, _, process = left.name.rpartition("-")
+            if left == self.scratch or (host == socket.gethostname() and not _is_alive(int(process))):
+                shutil.rmtree(left, ignore_errors=True)  # another run may be removing it too
         self.scratch.mkdir(parents=True)
         there = self.sizes()
         state = [name for name in there if name.startswith((f"{FOLDER}/done/", f"{FOLDER}/plan.json"))]
@@ -152,6 +155,16 @@ class Store:
             if name.startswith(f"{FOLDER}/"):
                 self._remove(name)
         shutil.rmtree(self.scratch)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 class StoreJournal(Journal):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from avdata.card import MADE_HERE, PERMISSION, dataset_card
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, UsageError
 from avdata.hub import (
     KIND,
     HubUnreachableError,
@@ -110,12 +110,15 @@ def publish(
         progress: called with ("verify", done, total), in samples.
 
     Raises:
-        UsageError: `repo` is not a name.
+        UsageError: `repo` is not a name, or `revision` the branch that uploads go through.
         AvdataError: the set is not whole, its licence does not allow it, or the Hub refuses or fails.
     """
     from huggingface_hub import HfApi  # noqa: PLC0415
 
     repo, root = check_repo(repo), Path(root)
+    if revision == WORK_BRANCH:
+        msg = f"the branch {WORK_BRANCH} is where shards wait, and is removed when they are published"
+        raise UsageError(msg, hint="choose another --revision")
     info = read_info(root)
     _check_licence(info, allowed=i_have_permission)
     api, secret = HfApi(token=token, library_name="avdata"), token_in_use(token)

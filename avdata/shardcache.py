@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from avdata.cache import cache_root
 from avdata.errors import AvdataError, OutOfReachError
-from avdata.filesystem import filesystem_of
+from avdata.filesystem import filesystem_of, shown
 
 PIECE = 4 << 20  # bytes of one request
 CONNECTIONS = 8  # requests of one shard at a time
@@ -73,7 +73,7 @@ class ShardCache:
         try:
             yield
         except OSError as error:
-            msg = f"{url} cannot be kept in {self.folder} ({error.strerror or error})"
+            msg = f"{shown(url)} cannot be kept in {self.folder} ({error.strerror or error})"
             hint = "free some space, or give another cache= or AVDATA_CACHE"
             raise OutOfReachError(msg, hint=hint) from error
 
@@ -85,11 +85,11 @@ class ShardCache:
                 part = path.with_suffix(".part")
                 found = self._arrived(url, part, nbytes)
                 if found != sha256:
-                    _log.warning("%s: the checksum is not that of dataset.json; fetching it again", url)
+                    _log.warning("%s is not what dataset.json says; fetching it again", shown(url))
                     found = self._arrived(url, part, nbytes)
                 if found != sha256:
                     part.unlink()
-                    msg = f"{url} is not the shard of dataset.json: its checksum is {found}, not {sha256}"
+                    msg = f"{shown(url)} is not the shard of dataset.json: checksum {found}, not {sha256}"
                     raise AvdataError(msg, hint=_CHANGED)
                 part.replace(path)
 
@@ -211,7 +211,7 @@ def _filesystem(base: str, process: int) -> Any:
     try:
         return filesystem_of(base)[0]
     except ImportError as error:
-        msg = f"{base} cannot be opened: {error}"
+        msg = f"{shown(base)} cannot be opened: {error}"
         raise AvdataError(msg, hint="pip install 'avdata[remote]' brings the clients") from error
 
 
@@ -226,19 +226,20 @@ def _tried(url: str, action: Callable[[], _Made], *, first: bool = False) -> _Ma
         except AvdataError:
             raise
         except Exception as error:
-            # Every filesystem has exceptions of its own for a lost connection.
+            # Every filesystem has exceptions of its own for a lost connection; some hold the URL.
+            place, said = shown(url), shown(f"{type(error).__name__}: {error}")
             if _final(error):
-                msg = f"{url} cannot be read ({type(error).__name__}: {error})"
+                msg = f"{place} cannot be read ({said})"
                 kind = AvdataError if _missing(error) else OutOfReachError
                 raise kind(msg, hint="check the URL and your credentials for it") from error
             if first and type(error).__name__ in _NO_WAY:
-                msg = f"{url} cannot be reached ({type(error).__name__}: {error})"
+                msg = f"{place} cannot be reached ({said})"
                 raise OutOfReachError(msg, hint="check the network, its proxy, and the URL") from error
             if attempt == ATTEMPTS - 1:
-                msg = f"{url} cannot be read after {ATTEMPTS} attempts ({type(error).__name__}: {error})"
+                msg = f"{place} cannot be read after {ATTEMPTS} attempts ({said})"
                 hint = "check the connection; whole shards that were fetched are kept"
                 raise OutOfReachError(msg, hint=hint) from error
-            _log.warning("%s: %s; trying again", url, error)
+            _log.warning("%s: %s; trying again", place, said)
             time.sleep(FIRST_WAIT * 2**attempt)
     raise AssertionError
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from avdata.errors import AvdataError, UsageError
+from avdata.filesystem import shown
 from avdata.shardcache import ShardCache
 
 SCHEMES = ("file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
@@ -23,11 +24,11 @@ class Shelf:
 
     Attributes:
         root: the folder that holds dataset.json and index.parquet; of a remote set, their copies.
-        name: the set as the user called it.
+        name: the set as the user called it, but for a password.
     """
 
     def __init__(self, where: str | Path, cache: ShardCache) -> None:
-        self.name = str(where)
+        self.name, self._where = shown(where), str(where)
         self._cache = cache
         self._maps: dict[str, memoryview] = {}
         self._used: set[str] = set()
@@ -79,7 +80,9 @@ class Shelf:
             # The server knows no ranges.
             data = data[offset : offset + nbytes]
         if hashlib.sha256(data).hexdigest() != sha256:
-            msg = f"bytes {offset} to {offset + nbytes} of {self._url(shard)} are not those of the index"
+            msg = (
+                f"bytes {offset} to {offset + nbytes} of {shown(self._url(shard))} are not those of the index"
+            )
             raise AvdataError(msg, hint="the shard was changed after it was indexed: publish the set again")
         return memoryview(bytearray(data))
 
@@ -132,17 +135,17 @@ class Shelf:
             self.view(shard)
 
     def _url(self, shard: str) -> str:
-        return f"{self.name.rstrip('/')}/{shard}"
+        return f"{self._where.rstrip('/')}/{shard}"
 
     def _copied(self) -> Path:
         """Fresh copies of dataset.json and index.parquet; shards are known by checksum: none goes stale."""
-        folder = self._cache.folder / "sets" / hashlib.sha256(self.name.encode()).hexdigest()[:32]
+        folder = self._cache.folder / "sets" / hashlib.sha256(self._where.encode()).hexdigest()[:32]
         for name in ("dataset.json", "index.parquet"):
             self._cache.copy(self._url(name), folder / name)
         try:
             json.loads((folder / "dataset.json").read_bytes())
         except ValueError as error:
-            msg = f"{self._url('dataset.json')} is not JSON"
+            msg = f"{shown(self._url('dataset.json'))} is not JSON"
             raise AvdataError(msg, hint="check that the URL is a prepared set's folder") from error
         return folder
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from avdata.errors import SourceError
-from avdata.filesystem import filesystem_of
+from avdata.filesystem import filesystem_of, shown
 from avdata.manifest import is_plain_path
 from avdata.outstore import explained_store, local_copy, sizes_below
 
@@ -29,11 +29,11 @@ def mirror(url: str) -> Path:
         files.invalidate_cache()
         wanted = sizes_below(base, files.find(base, detail=True))
         if not wanted:
-            msg = f"there is nothing at the source {url}"
+            msg = f"there is nothing at the source {shown(url)}"
             raise SourceError(msg, hint="give the URL of the folder that holds the dataset's files")
         outside = next((name for name in wanted if not is_plain_path(name)), None)
         if outside is not None:
-            msg = f"the source {url} holds {outside!r}, which is not the name of a file below it"
+            msg = f"the source {shown(url)} holds {outside!r}, which is not the name of a file below it"
             raise SourceError(msg, hint="rename or remove it there")
         left = [name for name, size in wanted.items() if not _is_here(root / name, size)]
         with ThreadPoolExecutor(CONNECTIONS) as pool:

@@ -86,7 +86,7 @@ def open_dataset(
     shelf = Shelf(where, ShardCache(cache, cache_bytes))
     info = read_info(shelf.root)
     if split not in info["splits"]:
-        msg = f"{where} has no split {split!r}"
+        msg = f"{shelf.name} has no split {split!r}"
         raise UsageError(msg, hint=nearest(split, list(info["splits"])))
     shelf.expect(info, split)
     nodes = canonical_nodes or (Order.canonical_nodes if shuffle else 1)

@@ -273,6 +273,12 @@ def test_private_is_not_promised_of_a_public_repository(hub: HubServer, own_set:
     assert len(writes(hub)) == sent + 1  # the attempt to create it
 
 
+def test_the_branch_that_is_removed_at_the_end_is_no_place_to_publish(hub: HubServer, own_set: Path) -> None:
+    with pytest.raises(UsageError, match="avdata-upload"):
+        avdata.publish(own_set, REPO, revision="avdata-upload")
+    assert not hub.requests
+
+
 def test_a_revision_is_a_branch_of_its_own(hub: HubServer, own_set: Path, tmp_path: Path) -> None:
     avdata.publish(own_set, REPO, revision="next")
     assert hub.content(REPO) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -158,6 +159,22 @@ def test_a_finished_set_is_found_finished_and_other_settings_are_refused(
     other = {"video": {"size": 32}, "shards": {"samples": 100}}
     avdata.prepare("cremad", source=cremad_mock, out=f"{bucket}/set", config=other, workers=0, overwrite=True)
     assert len([name for name in stored(f"{bucket}/set") if name.endswith(".tar")]) == 3
+
+
+def test_what_runs_of_processes_that_are_no_more_left_on_the_disk_is_removed(bucket: str) -> None:
+    store = Store(f"{bucket}/set")
+    host = store.scratch.name.rpartition("-")[0]
+    # No process has the first number.
+    gone, there = (store.scratch.parent / f"{host}-{number}" for number in (99_999_999, os.getppid()))
+    elsewhere = gone.with_name(f"{host}-b-99999999")
+    for folder in (gone, there, elsewhere, store.scratch):
+        folder.mkdir(parents=True)
+    (store.scratch / "part").write_bytes(b"half")
+    store.fetch_state()
+    assert {path.name for path in store.scratch.parent.iterdir()} == {
+        there.name, elsewhere.name, store.scratch.name,
+    }  # fmt: skip
+    assert not list(store.scratch.iterdir())
 
 
 def test_what_is_not_a_set_is_left_alone(bucket: str, cremad_mock: Path) -> None:

@@ -118,6 +118,24 @@ def test_a_server_that_is_gone_is_no_reason_to_skip_samples(site: Site, tmp_path
             list(rest)
 
 
+def test_a_password_in_a_url_opens_it_and_is_in_no_message(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = site.url.replace("://", "://me:secret@")
+    data, told = avdata.open(url, cache=tmp_path / "a"), []
+    with pytest.raises(UsageError) as caught:
+        avdata.open(url, "nothing", cache=tmp_path / "b")
+    told.append(f"{caught.value} {caught.value.hint}")
+    for broken in (flipped, unavailable, lambda handler, _: handler.reply(404, b"")):
+        site.always = broken
+        for action in (lambda: data[0], lambda: next(iter(data)), lambda: avdata.open(url, cache=tmp_path)):
+            with pytest.raises(AvdataError) as failed:
+                action()
+            told.append(f"{failed.value} {failed.value.hint}")
+    assert "127.0.0.1" in told[-1]
+    assert "secret" not in "\n".join([*told, caplog.text])
+
+
 def test_what_is_missing_is_not_asked_for_again(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
