@@ -23,7 +23,7 @@ TINY = ("--set", "model.dims=[4, 8, 8]", "--set", "model.heads=[1, 1, 1]", "--ba
 
 def snnergy(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snnergy.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
 
 def settled(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> dict[str, Any]:
