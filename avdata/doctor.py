@@ -94,6 +94,10 @@ _OTHERS = (
     _Library("s3fs", "import s3fs", False, "s3:// as a place", "pip install 'avdata[remote]'"),
     _Library("gcsfs", "import gcsfs", False, "gs:// as a place", "pip install 'avdata[remote]'"),
     _Library("ray", "import ray", False, "preparing on many machines", "pip install 'avdata[ray]'"),
+    _Library(
+        "opencv-python-headless", "import cv2; cv2.CascadeClassifier", False, "video.fit=face",
+        "pip install 'avdata[face]'",
+    ),
 )  # fmt: skip
 _CHAINS = (_TORCH_FAMILY, _OTHERS)
 """What is proven in one process, in turn; the chains run side by side."""

@@ -98,6 +98,6 @@ def dataset_html(dataset: AVDataset, samples: Sequence[AVSample]) -> str:
     mel, frames = (" × ".join(map(str, shape)) for shape in (dataset.shape.mel, dataset.shape.frames))
     return (
         f'<div style="{_BOX}"><b>{escape(info["title"])}</b>, {escape(dataset.split)}:'
-        f" {len(dataset):,} samples of {split['groups']:,} groups{chosen}<br>"
+        f" {len(dataset):,} samples of {split['groups']:,} group{'s' * (split['groups'] != 1)}{chosen}<br>"
         f"spectrogram {mel}, frames {frames}<br>{labels}</div>" + "".join(map(sample_html, samples))
     )
