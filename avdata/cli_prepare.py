@@ -180,9 +180,8 @@ def _show_prepared(done: PreparedSet, *, as_json: bool) -> None:
         for name, split in done.info["splits"].items()
     ]
     print_table(("split", "samples", "shards", "size"), rows)
-    say(
-        f"{done.samples:,} samples in {done.root}; look at them with: avdata report {shlex.quote(str(done.root))}"
-    )
+    command = f"avdata report {shlex.quote(str(done.root))}"
+    say(f"{done.samples:,} samples in {done.root}; look at them with: {command}")
     _show_quarantine(done)
 
 
