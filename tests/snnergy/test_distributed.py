@@ -168,7 +168,7 @@ def tell(folder: Path, where: Path) -> None:
     words = words_of(folder, where, 3 * STEPS_AN_EPOCH)
     killed_at = STEPS_AN_EPOCH + 2
     # Those that are left notice at once; what would not be noticed would be waited for longer.
-    soon = PATIENCE.total_seconds() / 2
+    soon = 0.9 * PATIENCE.total_seconds()
     with two_machines() as (machines, apart):
         with launched(machines, [*words, "3", str(killed_at), "begin"], processes=2) as jobs:
             errors = [job.communicate(timeout=soon)[1] for job in jobs]
