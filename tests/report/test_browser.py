@@ -214,3 +214,4 @@ def test_in_print_the_controls_are_gone_and_the_facts_stay(page: Page) -> None:
     assert not page.is_visible("#gallery .filters")
     assert not page.is_visible("audio")
     assert page.is_visible("#quarantine-rows tr")
+    assert page.pdf().startswith(b"%PDF")

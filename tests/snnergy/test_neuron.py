@@ -143,5 +143,5 @@ def test_kernels_are_compiled_where_nothing_may_be_written(monkeypatch: pytest.M
     from snnergy import fire_cpu
 
     assert fire_cpu._kept()
-    monkeypatch.setattr(caching._CacheImpl, "_locator_classes", [])
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     assert not fire_cpu._kept()
