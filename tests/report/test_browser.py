@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, sync_playwright
 
 import snnergy
 from avdata.shards import read_index, read_quarantine
@@ -17,6 +21,8 @@ from avdata.shards import read_index, read_quarantine
 WIDTHS = {"phone": (390, 844), "desktop": (1280, 900)}
 PATIENCE = 300_000
 """Milliseconds: a busy machine is no failure."""
+ENDING = 60
+"""Seconds that the browser has to end."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +34,26 @@ def browser() -> Iterator[Browser]:
         # is ours.
         launched = play.chromium.launch(executable_path=system, args=["--no-sandbox"], timeout=PATIENCE)
         yield launched
-        launched.close()
+        # On a starved machine both went round in circles for nine minutes once instead of ending.
+        impatient = threading.Timer(ENDING, _end_driver)
+        impatient.start()
+        with suppress(Error):
+            launched.close()
+    impatient.cancel()
+
+
+def _end_driver() -> None:
+    """Kill what drives the browser, a child of this process, and the browser, a group of its own below it."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    for driver, parent in parents.items():
+        if parent == os.getpid() and b"playwright" in Path(f"/proc/{driver}/cmdline").read_bytes():
+            for browser in (one for one, above in parents.items() if above == driver):
+                with suppress(ProcessLookupError):
+                    os.killpg(browser, signal.SIGKILL)
+            os.kill(driver, signal.SIGKILL)
 
 
 @pytest.fixture
