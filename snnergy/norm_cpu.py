@@ -16,26 +16,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnergy.fire_cpu import BLOCK, _slope, fresh, spread
+from snnergy.fire_cpu import BLOCK, KEPT, _slope, fresh, spread
 
 _ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 
 
 # A compiler proves of a few arrays that they do not overlap, and gives up on more: hence small loops.
-@numba.njit(inline="never", nogil=True, cache=True, error_model="numpy")
+@numba.njit(inline="never", nogil=True, cache=KEPT, error_model="numpy")
 def _normalise(given: Any, gain: Any, shift: Any, current: Any) -> None:
     for i in range(len(given)):
         current[i] = given[i] * gain[i] + shift[i]
 
 
-@numba.njit(inline="never", nogil=True, cache=True, error_model="numpy")
+@numba.njit(inline="never", nogil=True, cache=KEPT, error_model="numpy")
 def _gather(made: Any, given: Any, mean: Any, total: Any, moment: Any) -> None:
     for i in range(len(made)):
         total[i] += made[i]
         moment[i] += made[i] * (given[i] - mean[i])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
 def _forward(
     x: Any, spikes: Any, gain: Any, shift: Any, threshold: Any, decay: Any, leaky: Any, start: int, stop: int
 ) -> None:
@@ -54,7 +54,7 @@ def _forward(
                 kept[i] = _ZERO if over else h
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
 def _backward(
     grad: Any, x: Any, out: Any, gain: Any, shift: Any, mean: Any, threshold: Any, decay: Any, leaky: Any,
     steepness: Any, arctan: Any, start: int, stop: int,
@@ -94,7 +94,7 @@ def _backward(
     return sums
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
 def _centre(x: Any, out: Any, gain: Any, along: Any, offset: Any, start: int, stop: int) -> None:
     """Take from the gradient what batch norm takes: its mean, and its part along x."""
     for low in range(start, stop, len(gain)):
