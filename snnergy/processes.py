@@ -6,7 +6,9 @@ machines.
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -55,6 +57,7 @@ def start(device: Device, precision: str, *, sync_batchnorm: bool = False) -> Fa
     from lightning.fabric import Fabric  # noqa: PLC0415
     from lightning.fabric.strategies.ddp import DDPStrategy  # noqa: PLC0415
 
+    _quiet()
     chosen = precision if precision != "auto" else "bf16" if kind == "cuda" else "32"
     # Batch norms are recalibrated before their statistics are used: sending those about would be for nothing.
     strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=PATIENCE)
@@ -64,6 +67,14 @@ def start(device: Device, precision: str, *, sync_batchnorm: bool = False) -> Fa
     )  # fmt: skip
     fabric.launch()
     return fabric
+
+
+def _quiet() -> None:
+    """Lightning's notes on its own defaults do not concern a user of this trainer."""
+    # It sets its loggers' levels as it loads: not before.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
 
 
 def total(fabric: Fabric, value: Tensor) -> Tensor:

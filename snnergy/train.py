@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -78,7 +77,6 @@ def train(
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     resume = resume or (restarted and (folder / "config.json").is_file())
     settled = config or (_settings_of(folder) if resume else settle(None))
-    _quiet()
     fabric = start(device, settled.precision, sync_batchnorm=settled.sync_batchnorm)
     with lost_processes_named(fabric):
         if fabric.world_size > 1:
@@ -393,12 +391,3 @@ def evaluate(checkpoint: str | Path, where: str | Path, *, device: Device = "aut
             loader = open_split(where, split, rank=0, world_size=1).loader(config.batch_size, num_workers=0)
             measured[split] = measure(network, loader, data.labels, place)
     return {"labels": data.labels, "num_classes": len(data.labels), **measured}
-
-
-def _quiet() -> None:
-    """Lightning's notes on its own defaults do not concern a user of this trainer."""
-    import lightning.fabric  # noqa: F401, PLC0415  # it sets its loggers' levels as it loads
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
