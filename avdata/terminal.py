@@ -239,8 +239,11 @@ class _Warnings(logging.Handler):
             sys.stderr.write(text)
 
 
-def run_command(app: typer.Typer) -> None:
-    """Run a command line; errors end in one sentence and their exit code, without a traceback."""
+def run_command(app: typer.Typer, go_on: str = GO_ON) -> None:
+    """Run a command line; errors end in one sentence and their exit code, without a traceback.
+
+    `go_on` is said after Ctrl-C.
+    """
     command = command_line(app)
     logging.basicConfig(format="%(message)s", handlers=[_Warnings()], level=logging.WARNING)
     try:
@@ -255,10 +258,10 @@ def run_command(app: typer.Typer) -> None:
         what = error.strerror or str(error)
         _end(1, f"{error.filename}: {what}" if error.filename else what, "--debug shows where it happened")
     except Exception as error:
-        _end_usage(error)
+        _end_usage(error, go_on)
         raise
     if code == INTERRUPTED:  # typer turns Ctrl-C into this and says nothing
-        _end(1, "stopped", GO_ON)
+        _end(1, "stopped", go_on)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -271,11 +274,11 @@ def _end(code: int, message: str, hint: str | None) -> NoReturn:
     sys.exit(code)
 
 
-def _end_usage(error: Exception) -> None:
+def _end_usage(error: Exception, go_on: str) -> None:
     """End where the command line itself is wrong: typer's own errors, whatever library it has them from."""
     kind = type(error).__name__
     if kind == "Abort":
-        _end(1, "stopped", GO_ON)
+        _end(1, "stopped", go_on)
     if not hasattr(error, "format_message"):
         return
     if kind == "NoArgsIsHelpError":

@@ -240,7 +240,7 @@ def _show(result: dict[str, Any], *, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point of the `snnergy` command."""
-    run_command(app)
+    run_command(app, "what was finished is kept; give the same command again, and --resume to train on")
 
 
 if __name__ == "__main__":

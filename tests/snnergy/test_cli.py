@@ -167,3 +167,17 @@ def test_the_command_trains_resumes_and_evaluates(tiny_set: Path, tmp_path: Path
 def test_a_run_that_measured_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     _show({"labels": ["a", "b"]}, as_json=False)
     assert "neither a val nor a test split" in capsys.readouterr().out
+
+
+def test_ctrl_c_in_training_says_how_to_train_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_set: Path, tmp_path: Path
+) -> None:
+    def interrupted(*given: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("snnergy.train.train", interrupted)
+    monkeypatch.setattr("sys.argv", ["snnergy", "train", str(tiny_set), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "--resume" in capsys.readouterr().err
