@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch.utils.data import get_worker_info
 
 from avdata.batch import AVSample
@@ -20,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 class Samples(Iterator[AVSample]):
     """A rank's samples in the epoch's order; the processes of a `DataLoader` share them out.
+
+    All ranks get as many: where the order ends, a sample that the rank had before comes again with weight 0.
 
     Its state counts what this process has given, so that torchdata's `StatefulDataLoader` goes on with the
     next sample and reads none of those before. As there, the number of processes must stay the same.
@@ -35,12 +38,18 @@ class Samples(Iterator[AVSample]):
     def _start(self, epoch: int, given: int) -> None:
         data = self._dataset
         self._epoch, self._given = epoch, given
-        self._numbers = data.order_of(epoch)[data.seat :: data.world_size][self._turn :: self._turns]
+        order = data.order_of(epoch)
+        own = order[data.seat :: data.world_size]
+        missing = -(-len(order) // data.world_size) - len(own)
+        # At most one, and only where ranks share unevenly is the order copied.
+        numbers = np.append(own, (own if len(own) else order)[:missing]) if missing else own
+        self._numbers = numbers[self._turn :: self._turns]
+        self._real = len(own[self._turn :: self._turns])
 
     def __next__(self) -> AVSample:
         if self._given >= len(self._numbers):
             raise StopIteration
-        number = int(self._numbers[self._given])
+        number, real = int(self._numbers[self._given]), self._given < self._real
         self._given += 1
         try:
             self._last = self._dataset.sample(number)
@@ -50,7 +59,7 @@ class Samples(Iterator[AVSample]):
             _log.warning("skipped: %s", error)
             # The message goes along, since what is counted in a worker process stays there.
             return replace(self._stand_in(error), facts={"skipped": str(error)}, weight=0.0)
-        return self._last
+        return self._last if real else replace(self._last, weight=0.0)
 
     def _stand_in(self, error: AvdataError) -> AVSample:
         """The sample given last; at the beginning the next that can be read, without which nothing can be."""

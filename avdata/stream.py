@@ -325,7 +325,8 @@ class AVDataset(IterableDataset[AVSample]):
             "of": len(self), "seed": order.seed, "shuffle": order.shuffle, "block": order.block,
             "canonical_nodes": order.canonical_nodes, "split": self.split, "filter": self.filter,
             "weights": None if self.weights is None else hashlib.sha256(self.weights.tobytes()).hexdigest(),
-            "config_hash": self.info["config_hash"],
+            # The same settings over other clips make another index.
+            "config_hash": self.info["config_hash"], "index": self.info["index"]["sha256"],
         }  # fmt: skip
 
     def __iter__(self) -> Samples:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -72,6 +75,43 @@ def test_going_on_in_torchdatas_loader_reads_nothing_again(
     rest = [key for keys in second for key in keys]
     assert read == rest
     assert not set(head) & set(rest)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_over_torchs_loader_get_as_many_batches_and_each_sample_comes_once(
+    synthetic_set: Path, workers: int
+) -> None:
+    parts = [
+        list(
+            DataLoader(
+                opened(synthetic_set, rank=rank, world_size=3),
+                batch_size=1,
+                num_workers=workers,
+                collate_fn=lambda samples: [(one.key, one.weight) for one in samples],
+            )
+        )
+        for rank in range(3)
+    ]
+    assert len({len(batches) for batches in parts}) == 1
+    everything = [sample for batches in parts for batch in batches for sample in batch]
+    whole = opened(synthetic_set)
+    assert sorted(key for key, weight in everything if weight) == sorted(whole.keys)
+    assert len(everything) - len(whole) == -len(whole) % 3 > 0
+
+
+def test_a_state_of_the_same_settings_over_other_clips_is_refused(
+    synthetic_set: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(synthetic_set, tmp_path / "set")
+    index = pq.read_table(other / "index.parquet").to_pandas()
+    index["sha256"] = index["sha256"].to_numpy()[::-1]
+    index.to_parquet(other / "index.parquet", index=False)
+    told = json.loads((other / "dataset.json").read_text())
+    held = (other / "index.parquet").read_bytes()
+    told["index"] = {"bytes": len(held), "sha256": hashlib.sha256(held).hexdigest()}
+    (other / "dataset.json").write_text(json.dumps(told))
+    with pytest.raises(AvdataError, match="the state is of another stream: index"):
+        opened(other).loader(4).load_state_dict(opened(synthetic_set).loader(4).state_dict())
 
 
 def test_a_samples_state_of_another_number_of_processes_is_refused(synthetic_set: Path) -> None:
