@@ -144,7 +144,11 @@ def _shard(
     if not path.is_file():
         yield Problem(shard["path"], "is missing")
         return
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        yield Problem(shard["path"], f"cannot be read: {error.strerror}")
+        return
     if len(data) != shard["bytes"]:
         yield Problem(shard["path"], f"has {len(data):,} bytes, not {shard['bytes']:,}")
     elif hashlib.sha256(data).hexdigest() != shard["sha256"]:

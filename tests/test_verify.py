@@ -59,6 +59,13 @@ def leak_a_group(root: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), root / "index.parquet")
 
 
+def unreadable_shard(root: Path) -> None:
+    shard = first_shard(root)
+    shard.unlink()
+    # A file whose first byte the kernel refuses, as of a failing disk.
+    shard.symlink_to("/proc/self/mem")
+
+
 def miscount(root: Path) -> None:
     path = root / "dataset.json"
     info = json.loads(path.read_text())
@@ -69,6 +76,7 @@ def miscount(root: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a flipped byte": (flip_a_byte, "checksum"),
     "a cut shard": (cut_a_shard, "bytes, not"),
+    "a shard that cannot be read": (unreadable_shard, "cannot be read: Input/output error"),
     "a missing shard": (lambda root: first_shard(root).unlink(), "is missing"),
     "a foreign shard": (
         lambda root: shutil.copy(first_shard(root), root / "train" / "x.tar") and None,
