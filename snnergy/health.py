@@ -19,6 +19,8 @@ from snnergy.neuron import Neuron
 SILENT, SATURATED = 1e-4, 0.98
 MASK_LOW, MASK_HIGH = 0.02, 0.98
 SHOWN = 3
+UNSTABLE = "begin again with a lower --lr or --set precision=32; a last.ckpt was written before this"
+"""What to do where numbers are no longer finite."""
 
 
 @contextmanager

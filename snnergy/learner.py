@@ -18,7 +18,7 @@ from torch.nn import functional
 from avdata.errors import AvdataError
 from snnergy.augment import augment, mixup
 from snnergy.data import AVBatch, Batch, moved, to_batch
-from snnergy.health import first_not_finite
+from snnergy.health import UNSTABLE, first_not_finite
 from snnergy.model import SNNergy
 from snnergy.ogm import Modulation
 from snnergy.processes import total
@@ -146,8 +146,7 @@ class Learner:
             f"at step {self.step + 1} the loss is {float(lost):.4g}, the gradient's norm {float(norm):.4g};"
             f" what is first not finite: {where}"
         )
-        hint = "begin again with a lower --lr or --set precision=32; last.ckpt was written before this"
-        raise AvdataError(msg, hint=hint)
+        raise AvdataError(msg, hint=UNSTABLE)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -159,6 +158,18 @@ class Learner:
         ours: list[Tensor] = list(self.average.parameters())
         theirs: list[Tensor] = list(self.network.parameters())
         torch._foreach_lerp_(ours, theirs, share)
+
+    def check_finite(self) -> None:
+        """Whether the last step left weights and statistics that are worth keeping.
+
+        Raises:
+            AvdataError: it spoilt them, although its loss was finite; the message names the first.
+        """
+        for network in (self.network, self.average):
+            for name, value in network.state_dict().items():
+                if not bool(value.isfinite().all()):
+                    msg = f"after step {self.step} the network's {name} is not finite"
+                    raise AvdataError(msg, hint=UNSTABLE)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning goes on from."""

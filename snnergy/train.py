@@ -247,6 +247,7 @@ class _Run:
     def save(self, *, calibrated: bool, name: str = "last.ckpt") -> None:
         """Write a checkpoint; the first process does."""
         self.saved = self.learner.step
+        self.learner.check_finite()
         if self.fabric.is_global_zero:
             if self.log:
                 self.log.flush()

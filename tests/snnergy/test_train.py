@@ -129,6 +129,17 @@ def test_nan_stops_the_run_names_the_layer_and_spoils_no_weight(
     assert all(weight.isfinite().all() for weight in state["network"].values())
 
 
+def test_weights_spoilt_by_the_last_step_are_no_result(
+    tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The loss of every step is finite, since none comes after the last.
+    monkeypatch.setattr(TrainConfig, "rate", lambda self, step, steps, epoch: math.inf if step == 1 else 1e-3)
+    with pytest.raises(AvdataError, match=r"after step 2 the network's \S+ is not finite"):
+        train(tiny_set, tmp_path / "run", quick(steps=2, save_every=1), device="cpu")
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")["step"] == 1
+
+
 def test_nan_is_found_in_whichever_part_of_a_step_it_is(tiny_set: Path, quick: Quick) -> None:
     one = learner(quick(accumulate=2), Fabric(accelerator="cpu", devices=1))
     first, second = zip(
