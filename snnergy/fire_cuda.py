@@ -14,6 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
+# A fused multiply-add rounds once where the loop rounds twice, and a spike hangs on the last bit.
+EXACT = {"enable_fp_fusion": False}
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -24,15 +26,16 @@ def _forward(  # type: ignore[no-untyped-def]
     inside = at < elements
     share = tl.load(decay)
     kept = tl.zeros((block,), tl.float32)
-    for t in range(steps):
-        given = tl.load(current + t * elements + at, mask=inside, other=0.0)
+    place = at  # counted up in 64 bits: a product of step and neurons would be one of 32
+    for _ in range(steps):
+        given = tl.load(current + place, mask=inside, other=0.0)
         if leaky:  # noqa: SIM108
-            # The product is exact for τ = 2, and a fused multiply-add rounds as the loop does.
             h = kept + (given - kept) * share
         else:
             h = kept + given
-        tl.store(spikes + t * elements + at, (h >= threshold).to(tl.float32), mask=inside)
+        tl.store(spikes + place, (h >= threshold).to(tl.float32), mask=inside)
         kept = tl.where(h >= threshold, 0.0, h)
+        place += elements
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -44,20 +47,22 @@ def _backward(  # type: ignore[no-untyped-def]
     inside = at < elements
     share = tl.load(decay)
     kept = tl.zeros((block,), tl.float32)
-    for t in range(steps):
-        given = tl.load(current + t * elements + at, mask=inside, other=0.0)
+    place = at
+    for _ in range(steps):
+        given = tl.load(current + place, mask=inside, other=0.0)
         if leaky:  # noqa: SIM108
             h = kept + (given - kept) * share
         else:
             h = kept + given
-        tl.store(out + t * elements + at, h, mask=inside)
+        tl.store(out + place, h, mask=inside)
         kept = tl.where(h >= threshold, 0.0, h)
+        place += elements
     later = tl.zeros((block,), tl.float32)
     of_decay = tl.zeros((block,), tl.float32)
     for back in range(steps):
-        t = steps - 1 - back
-        h = tl.load(out + t * elements + at, mask=inside, other=0.0)
-        above = tl.load(grad + t * elements + at, mask=inside, other=0.0)
+        place -= elements
+        h = tl.load(out + place, mask=inside, other=0.0)
+        above = tl.load(grad + place, mask=inside, other=0.0)
         distance = (h - threshold) * steepness
         if arctan:
             scaled = distance * 1.5707963267948966
@@ -67,15 +72,15 @@ def _backward(  # type: ignore[no-untyped-def]
             slope = steepness * small / ((1.0 + small) * (1.0 + small))
         reached = above * slope + tl.where(h >= threshold, 0.0, later)
         if learn:
-            last = tl.load(out + (t - 1) * elements + at, mask=inside & (t > 0), other=0.0)
+            last = tl.load(out + place - elements, mask=inside & (back < steps - 1), other=0.0)
             before = tl.where(last >= threshold, 0.0, last)
-            given = tl.load(current + t * elements + at, mask=inside, other=0.0)
+            given = tl.load(current + place, mask=inside, other=0.0)
             of_decay += reached * (given - before)
         if leaky:
-            tl.store(out + t * elements + at, reached * share, mask=inside)
+            tl.store(out + place, reached * share, mask=inside)
             later = reached * (1.0 - share)
         else:
-            tl.store(out + t * elements + at, reached, mask=inside)
+            tl.store(out + place, reached, mask=inside)
             later = reached
     if learn:
         tl.store(shares + tl.program_id(0), tl.sum(tl.where(inside, of_decay, 0.0), axis=0))
@@ -95,10 +100,11 @@ def forward(current: Tensor, threshold: float, decay: float | Tensor, *, leaky: 
     """Spikes of a contiguous float32 current [T, …]."""
     spikes = torch.empty_like(current)
     elements, grid = _grid(current)
-    with torch.cuda.device(current.device):
+    with torch.cuda.device_of(current):
         _forward[grid](
-            current, spikes, _on_device(decay, current), threshold, elements, len(current), leaky, BLOCK
-        )
+            current, spikes, _on_device(decay, current), threshold, elements, len(current), leaky, BLOCK,
+            **EXACT,
+        )  # fmt: skip
     return spikes
 
 
@@ -117,9 +123,9 @@ def backward(
     out = torch.empty_like(current)
     elements, grid = _grid(current)
     shares = current.new_zeros(grid[0])
-    with torch.cuda.device(current.device):
+    with torch.cuda.device_of(current):
         _backward[grid](
             grad, current, out, _on_device(decay, current), shares, threshold, steepness, elements,
-            len(current), leaky, arctan, learn, BLOCK,
+            len(current), leaky, arctan, learn, BLOCK, **EXACT,
         )  # fmt: skip
     return out, shares.sum()
