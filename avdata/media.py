@@ -18,6 +18,7 @@ import numpy as np
 
 from avdata.config import QualityConfig
 from avdata.errors import Flag, MediaError, Reason
+from avdata.route import CLOSE
 from avdata.whole import check_whole
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
@@ -133,7 +134,8 @@ def read_pictures_decord(path: Path, clock: Clock, moments: Sequence[float]) -> 
     """
     import decord  # noqa: PLC0415
 
-    places = np.clip(np.searchsorted(clock.times, moments, side="right") - 1, 0, len(clock.times) - 1)
+    late = np.asarray(moments) + CLOSE
+    places = np.clip(np.searchsorted(clock.times, late, side="right") - 1, 0, len(clock.times) - 1)
     try:
         reader = decord.VideoReader(str(path), num_threads=1)
         pixels = reader.get_batch([min(int(place), len(reader) - 1) for place in places]).asnumpy()
