@@ -101,11 +101,13 @@ def opened(path: Path, quality: QualityConfig) -> Iterator[Any]:
     """The container of a file: of the format its first bytes tell, whole, and of that one file only.
 
     Raises:
-        MediaError: TRUNCATED, UNREADABLE or what `sniff` finds.
+        MediaError: TRUNCATED, UNREADABLE, NOT_MEDIA for a still image, or what `sniff` finds.
     """
     import av  # noqa: PLC0415
 
     name = sniff(path)
+    if name in STILLS:
+        raise MediaError(Reason.NOT_MEDIA, f"{path.name} is a still image ({name})")
     check_whole(path, name)
     try:
         # max_pixels is for the decoders that look at the first frames to learn what they are.

@@ -157,6 +157,8 @@ def _examine(clip: Clip, audio: AudioConfig, files: Files) -> Candidate | Quaran
 
 def _audio_file(clip: Clip, audio: AudioConfig, files: Files) -> Path | None:
     if audio.source == "container":
+        if clip.still:
+            raise MediaError(Reason.MISSING_AUDIO, "a still image has no sound of its own")
         return None
     if clip.audio is not None and files.has(clip.audio):
         return clip.audio

@@ -29,6 +29,17 @@ FORMATS = {
 }
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_a_picture_where_a_film_should_be_is_no_media(tmp_path: Path, suffix: str) -> None:
+    drawn = tmp_path / f"drawn.{suffix}"
+    write_still(drawn, np.zeros((8, 8, 3), np.uint8))
+    named = drawn.rename(tmp_path / "clip.mp4")
+    for read in (read_clock, read_sound):
+        with pytest.raises(MediaError) as caught:
+            read(named, QUALITY)
+        assert caught.value.reason is Reason.NOT_MEDIA
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_flash_and_beep_are_together_in_every_container(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"clip.{suffix}"

@@ -297,6 +297,21 @@ def test_audio_rules_decide_who_is_missing(cremad_bad: Path) -> None:
     assert ("1003_WSI_DIS_XX", "missing_audio") in {(one.key, one.reason) for one in wav.quarantined}
 
 
+def test_a_still_has_no_sound_of_its_own(urbansound_bad: Path) -> None:
+    with pytest.raises(SourceError, match="missing_audio; the first: a still image has no sound") as caught:
+        plan("urbansound8k-av", source=urbansound_bad, config={"audio": {"source": "container"}})
+    assert "--audio auto" in str(caught.value.hint)
+
+
+def test_what_takes_more_room_is_planned_with_more(cremad_mock: Path) -> None:
+    def size(storage: str, flac: bool) -> int:
+        config = {"video": {"storage": storage}, "audio": {"flac": flac}}
+        return plan("cremad", source=cremad_mock, config=config).bytes()
+
+    assert size("jpeg", False) < size("jpeg", True) < size("png", True) < size("npy", True)
+    assert size("png", False) < size("png", True)
+
+
 def test_a_config_file_lies_between_the_preset_and_the_single_settings(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("video: {frames: 8, size: 64}\n")
     config = avdata.load_recipe("cremad").configure(
