@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from avdata.errors import UsageError
@@ -55,7 +55,9 @@ class AudioConfig(_Settings):
     top_db: float | None = Field(None, gt=0, description="clip below (maximum − top_db); db only")
     clamp: bool = Field(False, description="clip the waveform to ±1 first")
     normalize: Literal["none", "minmax", "zscore"] = Field("none", description="of the sample by itself")
-    resize: tuple[int, int] | None = Field(None, description="(bins, columns) after the logarithm")
+    resize: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="(bins, columns) after the logarithm"
+    )
     layout: Literal["step", "repeat"] = Field(
         "step", description="cut the picture by step, or repeat it T times"
     )
@@ -282,7 +284,8 @@ class Config(_Settings):
         if self.audio.layout == "step":
             return int(self._step_samples() / self.audio.hop)
         window = round(self.align.window_seconds(self.video.frames) * self.audio.sample_rate)
-        return 1 + window // self.audio.hop
+        # Centred windows of an odd length reach half a sample less far.
+        return 1 + (window - self.audio.n_fft % 2) // self.audio.hop
 
     def canonical(self) -> str:
         """The settings as one line of JSON with sorted keys: equal settings give equal text."""
