@@ -12,12 +12,17 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from avdata.errors import UsageError
 
 Overrides = Mapping[str, Any]
+
+LEAST_FLOOR = 1e-37
+
+JPEG_WIDTH = 65_500
+"""Pixels that a JPEG can be wide, as libjpeg has it."""
 
 
 class _Settings(BaseModel):
@@ -38,7 +43,7 @@ class AudioConfig(_Settings):
     n_mels: int = Field(128, ge=1, le=1024, description="mel bands; log-stft keeps n_fft/2+1 bins instead")
     fmin: float = Field(0.0, ge=0, description="Hz, where the mel bands begin")
     fmax: float | None = Field(None, gt=0, description="Hz, where they end; None is half the sample rate")
-    power: float = Field(2.0, gt=0, description="1: magnitude, 2: power")
+    power: float = Field(2.0, gt=0, le=4, description="1: magnitude, 2: power")
     log: Literal["db", "ln", "pcen"] = Field(
         "db",
         description="db: 10·log10(max(S, floor)); ln: log(S + floor); pcen: librosa.pcen instead",
@@ -50,7 +55,9 @@ class AudioConfig(_Settings):
     top_db: float | None = Field(None, gt=0, description="clip below (maximum − top_db); db only")
     clamp: bool = Field(False, description="clip the waveform to ±1 first")
     normalize: Literal["none", "minmax", "zscore"] = Field("none", description="of the sample by itself")
-    resize: tuple[int, int] | None = Field(None, description="(bins, columns) after the logarithm")
+    resize: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="(bins, columns) after the logarithm"
+    )
     layout: Literal["step", "repeat"] = Field(
         "step", description="cut the picture by step, or repeat it T times"
     )
@@ -232,12 +239,29 @@ class Config(_Settings):
             if self.audio.resize:
                 msg = "audio.resize works on the whole picture: set audio.layout=repeat with it"
                 raise ValueError(msg)
-        if self.audio.fmax and self.audio.fmax > self.audio.sample_rate / 2:
+        self._sound_is_finite()
+        width = self.video.frames * self.video.size
+        if self.video.storage == "jpeg" and width > JPEG_WIDTH:
             msg = (
-                f"audio.fmax {self.audio.fmax:g} is above half of audio.sample_rate {self.audio.sample_rate}"
+                f"a JPEG strip of video.frames {self.video.frames} × video.size {self.video.size} would be"
+                f" {width:,} pixels wide, and {JPEG_WIDTH:,} are possible: set video.storage to png or npy"
             )
             raise ValueError(msg)
         return self
+
+    def _sound_is_finite(self) -> None:
+        audio = self.audio
+        if audio.floor < LEAST_FLOOR:
+            msg = f"audio.floor {audio.floor:g} is none in float32: from {LEAST_FLOOR:g} on it is one"
+            raise ValueError(msg)
+        top = audio.fmax or audio.sample_rate / 2
+        if top > audio.sample_rate / 2:
+            msg = f"audio.fmax {top:g} is above half of audio.sample_rate {audio.sample_rate}"
+            raise ValueError(msg)
+        if audio.fmin >= top:
+            named = "audio.fmax" if audio.fmax else "half of audio.sample_rate,"
+            msg = f"audio.fmin {audio.fmin:g} is not below {named} {top:g}"
+            raise ValueError(msg)
 
     def _step_samples(self) -> Fraction:
         align = self.align
@@ -259,8 +283,9 @@ class Config(_Settings):
             return self.audio.resize[1]
         if self.audio.layout == "step":
             return int(self._step_samples() / self.audio.hop)
-        window = int(self.align.window_seconds(self.video.frames) * self.audio.sample_rate)
-        return 1 + window // self.audio.hop
+        window = round(self.align.window_seconds(self.video.frames) * self.audio.sample_rate)
+        # Centred windows of an odd length reach half a sample less far.
+        return 1 + (window - self.audio.n_fft % 2) // self.audio.hop
 
     def canonical(self) -> str:
         """The settings as one line of JSON with sorted keys: equal settings give equal text."""

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -64,20 +66,21 @@ def _author_npy(root: Path, out: Path, progress: Progress) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
         for split in info["splits"]:
             rows = [row for row in index if row["split"] == split]
-            audio = _Array(out / f"audio_{split}.npy", (len(rows), steps, 1, bins, columns), np.float32)
-            video = _Array(
-                out / f"videos_{split}.npy", (len(rows), steps, channels, height, width), np.float32
-            )
-            labels = _Array(out / f"labels_{split}.npy", (len(rows),), np.int64)
-            for number, row in enumerate(rows):
-                members = _members(root, row["shard"], row["offset"], row["nbytes"])
-                audio.values[number] = decode_mel(members)[:, None]
-                frames = decode_frames(members, steps)
-                video.values[number] = frames.transpose(0, 3, 1, 2) / np.float32(255)
-                labels.values[number] = row["label"]
-                done += 1
-                progress(done, len(index))
-            written += [array.finish() for array in (audio, video, labels)]
+            heard, seen = (len(rows), steps, 1, bins, columns), (len(rows), steps, channels, height, width)
+            with (
+                _Array(out / f"audio_{split}.npy", heard, np.float32) as audio,
+                _Array(out / f"videos_{split}.npy", seen, np.float32) as video,
+                _Array(out / f"labels_{split}.npy", (len(rows),), np.int64) as labels,
+            ):
+                for row in rows:
+                    members = _members(root, row["shard"], row["offset"], row["nbytes"])
+                    audio.add(decode_mel(members)[:, None])
+                    frames = decode_frames(members, steps)
+                    video.add(frames.transpose(0, 3, 1, 2) / np.float32(255))
+                    labels.add(np.int64(row["label"]))
+                    done += 1
+                    progress(done, len(index))
+                written += [array.finish() for array in (audio, video, labels)]
             keys = out / f"keys_{split}.txt"
             write_whole(keys, "".join(f"{row['key']}\n" for row in rows).encode())
             written.append(keys)
@@ -88,19 +91,36 @@ LAYOUTS: dict[str, Callable[[Path, Path, Progress], list[Path]]] = {"author-npy"
 
 
 class _Array:
-    """An .npy that is filled in place beside its final name, and gets that when it is whole."""
+    """An .npy that is written beside its final name, value after value, and gets that when it is whole.
+
+    Not through a memory map: where the disk is full, that one ends the process by a signal.
+    """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: type) -> None:
         self.path = path
         self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        self.values = np.lib.format.open_memmap(self._part, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        self._dtype = np.dtype(dtype)
+        self._stream = self._part.open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+
+    def add(self, value: np.ndarray | np.generic) -> None:
+        self._stream.write(np.ascontiguousarray(value, self._dtype).data)
 
     def finish(self) -> Path:
-        self.values.flush()
-        with self._part.open("rb") as stream:
-            sync(stream.fileno())
+        self._stream.flush()
+        sync(self._stream.fileno())
         rename(self._part, self.path)
         return self.path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # What a full disk did not take is tried again as it is closed.
+        with suppress(OSError):
+            self._stream.close()
+        self._part.unlink(missing_ok=True)
 
 
 def _members(root: Path, shard: str, offset: int, nbytes: int) -> dict[str, memoryview]:

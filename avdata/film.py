@@ -20,7 +20,7 @@ from avdata.config import QualityConfig, VideoConfig
 from avdata.errors import Flag, MediaError, Reason
 from avdata.fit import fit_frame, frame_pixels
 from avdata.media import Clock, Picture, Sound, opened
-from avdata.route import Route
+from avdata.route import CLOSE, Route
 from avdata.soundtrack import Soundtrack
 
 HOLD = 64 << 20
@@ -253,7 +253,7 @@ def _choose(decoded: Iterable[tuple[Any, bool]], moments: Sequence[float]) -> _C
             if frame is None:
                 continue
             while len(chosen.frames) < len(moments) and on_screen is not None:
-                if moments[len(chosen.frames)] >= frame.time:
+                if moments[len(chosen.frames)] + CLOSE >= frame.time:
                     break
                 chosen.frames.append(on_screen)
             if len(chosen.frames) == len(moments):

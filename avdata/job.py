@@ -19,7 +19,7 @@ import numpy as np
 from avdata.align import Window, step_times
 from avdata.config import Config
 from avdata.engine import NO_ITEM, Report
-from avdata.errors import MediaError, Reason
+from avdata.errors import MediaError, Reason, SourceError
 from avdata.features import Features, extract
 from avdata.journal import explained_writing, sync
 from avdata.outstore import journal_of
@@ -142,7 +142,13 @@ def _extract(job: ShardJob, candidate: Candidate, report: Report) -> Features:
         for path in (candidate.clip.video, candidate.clip.audio if candidate.audio else None):
             if path is not None:
                 bring(job.source, path)
-    return extract(candidate.clip, job.config)
+    try:
+        return extract(candidate.clip, job.config)
+    except OSError as error:
+        # Not left to whoever writes the shard, who would speak of that.
+        msg = f"{error.filename or key} cannot be read ({error.strerror or error})"
+        hint = "give the same command again when the source is there: finished shards are kept"
+        raise SourceError(msg, hint=hint) from error
 
 
 def _left_out(candidate: Candidate, error: MediaError) -> dict[str, str]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from avdata.config import QualityConfig
 from avdata.errors import Flag, MediaError, Reason
+from avdata.route import CLOSE
 from avdata.whole import check_whole
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
@@ -100,11 +101,13 @@ def opened(path: Path, quality: QualityConfig) -> Iterator[Any]:
     """The container of a file: of the format its first bytes tell, whole, and of that one file only.
 
     Raises:
-        MediaError: TRUNCATED, UNREADABLE or what `sniff` finds.
+        MediaError: TRUNCATED, UNREADABLE, NOT_MEDIA for a still image, or what `sniff` finds.
     """
     import av  # noqa: PLC0415
 
     name = sniff(path)
+    if name in STILLS:
+        raise MediaError(Reason.NOT_MEDIA, f"{path.name} is a still image ({name})")
     check_whole(path, name)
     try:
         # max_pixels is for the decoders that look at the first frames to learn what they are.
@@ -133,7 +136,8 @@ def read_pictures_decord(path: Path, clock: Clock, moments: Sequence[float]) -> 
     """
     import decord  # noqa: PLC0415
 
-    places = np.clip(np.searchsorted(clock.times, moments, side="right") - 1, 0, len(clock.times) - 1)
+    late = np.asarray(moments) + CLOSE
+    places = np.clip(np.searchsorted(clock.times, late, side="right") - 1, 0, len(clock.times) - 1)
     try:
         reader = decord.VideoReader(str(path), num_threads=1)
         pixels = reader.get_batch([min(int(place), len(reader) - 1) for place in places]).asnumpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,19 @@ def check_whole(info: dict[str, Any], size_of: Callable[[str], int | None], name
                 msg = f"{name} is finished, but {shard['path']} is missing or not whole"
                 raise AvdataError(msg, hint="--overwrite makes the set again")
     return info
+
+
+def sweep(root: Path, name: str, keep: Collection[str]) -> None:
+    """Remove the shards of a dataset that another plan left: one of fewer or other files, broken off.
+
+    Args:
+        root: the set's folder.
+        name: of the recipe.
+        keep: paths of the shards that stay.
+    """
+    for path in root.glob(f"*/{name}-*-of-*.tar"):
+        if path.relative_to(root).as_posix() not in keep:
+            path.unlink()
 
 
 def clear(root: Path) -> None:

@@ -148,11 +148,14 @@ class Store:
             self._files.rm_file(self._path(name))
 
     def finish(self) -> None:
-        """Bring up what `avdata.finish` wrote, dataset.json last, and remove the journal."""
+        """Bring up what `avdata.finish` wrote, dataset.json last, and remove all that is not the set's."""
         for name in SMALL:
             self.put(self.scratch / name, name)
+        splits = json.loads((self.scratch / "dataset.json").read_bytes())["splits"].values()
+        known = {shard["path"] for split in splits for shard in split["shards"]}
         for name in self.sizes():
-            if name.startswith(f"{FOLDER}/"):
+            # A shard of another plan that was broken off is none of this set.
+            if name.startswith(f"{FOLDER}/") or (name.endswith(".tar") and name not in known):
                 self._remove(name)
         shutil.rmtree(self.scratch)
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avdata.cache import source_root
 from avdata.config import Config, Overrides
 from avdata.engine import run_jobs
-from avdata.errors import Reason, UsageError, check_spelling
+from avdata.errors import Reason, SourceError, UsageError, check_spelling
 from avdata.finish import Provenance, finish, source_facts
 from avdata.manifest import load_manifest
-from avdata.outfolder import check_finished, check_out, check_whole, clear
+from avdata.outfolder import check_finished, check_out, check_whole, clear, sweep
 from avdata.outstore import Store, is_url, journal_of, size_in
 from avdata.recipe import Recipe, load_recipe
 from avdata.shardplan import Plan, Progress, plan
@@ -131,7 +132,7 @@ def prepare(
     identity = {"name": recipe.name, "version": recipe.version, "config": settled.model_dump(mode="json")}
     check_out(root, identity, overwrite=overwrite)
     if source is None and not recipe.generated and not overwrite:
-        done = _already_finished(root, recipe, manifest) if checksums else None
+        done = _already_finished(root, recipe, settled, manifest) if checksums else None
         if done is not None:
             check_whole(done, size_in(root, store), str(out))
             return PreparedSet(store.url if store else root, done, max_quarantine)
@@ -167,12 +168,26 @@ def prepare(
     return PreparedSet(store.url if store else root, info, max_quarantine)
 
 
-def _already_finished(root: Path, recipe: Recipe, manifest: str | Path | None) -> dict[str, Any] | None:
-    """The set, if it was made from just what would be downloaded; then the files need not be there."""
+def _already_finished(
+    root: Path, recipe: Recipe, config: Config, manifest: str | Path | None
+) -> dict[str, Any] | None:
+    """The set, if it was made from just what would be downloaded; then the files need not be there.
+
+    None as well where the plan can be made without them: a folder that lacks files is proven against the same
+    facts, and only the plan tells.
+    """
     if not (root / "dataset.json").is_file():
         return None
+    from avdata.arriving import listed_clips, single_files  # noqa: PLC0415  # only for downloads
+
     facts = load_manifest(Path(manifest) if manifest is not None else recipe.name)
     info = read_info(root)
+    files = single_files(recipe, facts)
+    if files:
+        split_by = recipe.check_split(config.select.split_by)
+        with suppress(SourceError):
+            listed_clips(recipe, source_root(recipe.name), files, split_by)
+            return None
     return info if info["source"] == source_facts(facts) else None
 
 
@@ -223,6 +238,7 @@ class _Run:
         entries = {
             job.shard: entry for job in self.jobs if (entry := journal.recall(job.shard, job.fingerprint))
         }
+        sweep(journal.root, self.planned.recipe.name, entries)
         total = len(self.planned.clips)
         done = sum(len(entry["rows"]) + len(entry["quarantine"]) for entry in entries.values())
         self.progress("prepare", done, total)

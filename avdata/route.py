@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CLOSE = 1e-9
-"""Seconds by which two ways of turning ticks into seconds may differ; both frames then count as wanted."""
+"""Seconds by which two ways of turning ticks into seconds may differ; a frame that comes so soon has come."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ files, from the manifest that they will be downloaded by: it is the same plan.
 from __future__ import annotations
 
 import logging
+import shutil
 import statistics
 import time
 from collections import Counter
@@ -14,11 +15,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from avdata.cache import cache_root
 from avdata.config import Config, Overrides
 from avdata.errors import MediaError, Reason, SourceError, UsageError
 from avdata.face import require_detector
+from avdata.journal import explained_writing
 from avdata.manifest import FileFacts, Manifest, load_manifest
 from avdata.outstore import is_url
 from avdata.proof import Proofs
@@ -31,7 +34,7 @@ from avdata.survey import (
     FilesListed,
     FilesOnDisk,
     Quarantined,
-    check_keys,
+    check_clips,
     hash_order,
     select_clips,
     survey,
@@ -72,12 +75,17 @@ class Plan:
         }
 
     def bytes(self) -> int:
-        """An estimate of the shards' size: arrays as stored, JPEG at 1.2 bits a pixel and channel."""
+        """An estimate of the shards' size: arrays as stored, the rest as measured on CREMA-D.
+
+        That is 1.2 bits a pixel and channel for JPEG, 2.8 for PNG, and 6.4 a sample of sound for FLAC.
+        """
         audio, video = self.config.audio, self.config.video
         pixels = video.frames * video.size**2 * (3 if video.colour == "rgb" else 1)
-        frames = pixels if video.storage == "npy" else pixels * 0.15
+        frames = pixels * {"npy": 1.0, "png": 0.35, "jpeg": 0.15}[video.storage]
+        seconds = float(self.config.align.window_seconds(video.frames)) if self.config.align.seconds else 3
+        sound = seconds * audio.sample_rate * 0.8 if audio.flac else 0
         mel = video.frames * audio.bins * self.config.mel_columns * 2
-        return int(len(self.clips) * (mel + frames + 5_000))
+        return int(len(self.clips) * (mel + frames + sound + 5_000))
 
 
 def plan(
@@ -112,7 +120,7 @@ def plan(
         else:
             clips = list(recipe.clips(folder, split_by))
             found = FilesOnDisk(folder, facts, None if rehash else stack.enter_context(Proofs(folder)))
-        check_keys(clips)
+        check_clips(clips, recipe.labels, SPLITS)
         if facts is not None:
             _warn_of_counts(facts, clips, folder, usual=split_by == recipe.default_split)
         chosen, left_out = select_clips(clips, settled.select)
@@ -174,9 +182,17 @@ def _given(recipe: Recipe, given: str | Path) -> Path:
 
 def _generated(recipe: Recipe) -> Path:
     folder = cache_root() / "generated" / f"{recipe.name}-{recipe.version}"
-    if not (folder / "manifest.json").is_file():
-        # The manifest is written last, so its presence says that all clips are there.
-        recipe.mock(folder, None, False, 0)
+    if (folder / "manifest.json").is_file():
+        return folder
+    # Made aside, as another run may be making it just now; whichever is ready first is taken.
+    with explained_writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as draft:
+            recipe.mock(Path(draft, "whole"), None, False, 0)
+            if not (folder / "manifest.json").is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(FileExistsError):
+                    Path(draft, "whole").rename(folder)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -97,10 +98,25 @@ def unpack_source(
     with explained(listing):
         draft = listing.with_name(listing.name + ".part")
         draft.write_text(
-            json.dumps({"members": [[one.path, one.bytes] for one in members]}), encoding="utf-8"
+            json.dumps({"members": [[one.path, one.bytes] for one in members], "archive": _mark(archive)}),
+            encoding="utf-8",
         )
         draft.replace(listing)
     return members
+
+
+_TAIL = 1 << 20
+
+
+def _mark(archive: Path) -> str:
+    """What tells an archive from another of the same name, without reading it: its size and its end.
+
+    There a zip has the checksums of its members, and a tar.gz that of all its content.
+    """
+    with archive.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(size - _TAIL, 0))
+        return f"{size}:{hashlib.sha256(stream.read()).hexdigest()}"
 
 
 def sync_folders(root: Path, paths: Iterable[str]) -> None:
@@ -167,7 +183,13 @@ def unpack_local(name_or_recipe: str | Path | Recipe, archive: Path | str) -> Pa
     ours = [source for source in manifest.sources if source.unpack == kind and source.instead_of is None]
     source = ours[0] if ours else Source(name="given", urls=(), unpack=kind)
     root = source_root(recipe.name)
-    if not is_unpacked(root, source):
+    if is_unpacked(root, source):
+        held = json.loads(unpacked_list(root, source).read_text(encoding="utf-8")).get("archive")
+        if held not in (None, _mark(path)):
+            msg = f"{root} holds what was unpacked from another archive than {path}"
+            hint = f"remove {root}, or unpack the archive yourself and give its folder with --source"
+            raise SourceError(msg, hint=hint)
+    else:
         table = manifest.tables[source.table] if source.table else ()
         with alone(root), Proofs(root) as proofs:
             unpack_source(root, source, path, table=table, proofs=proofs)

@@ -157,6 +157,8 @@ def _examine(clip: Clip, audio: AudioConfig, files: Files) -> Candidate | Quaran
 
 def _audio_file(clip: Clip, audio: AudioConfig, files: Files) -> Path | None:
     if audio.source == "container":
+        if clip.still:
+            raise MediaError(Reason.MISSING_AUDIO, "a still image has no sound of its own")
         return None
     if clip.audio is not None and files.has(clip.audio):
         return clip.audio
@@ -268,17 +270,27 @@ def _digests(path: Path, algorithm: str) -> tuple[str, str]:
     return sha256.hexdigest(), f"{algorithm}:{listed.hexdigest()}"
 
 
-def check_keys(clips: Iterable[Clip]) -> None:
-    """See that keys can name members and are unique.
+KEY_LENGTH = 89
+"""Characters of a key, so that a member's name has room in a tar's header."""
+
+
+def check_clips(clips: Iterable[Clip], labels: Sequence[str], splits: Sequence[str]) -> None:
+    """See that keys can name members and are unique, and that labels and splits are known.
 
     Raises:
-        AvdataError: the recipe yields a key that cannot be used, or one twice.
+        AvdataError: the recipe yields something else.
     """
     seen: set[str] = set()
     for clip in clips:
         plain = clip.key.replace("-", "").replace("_", "")
-        if not (plain.isascii() and plain.isalnum()) or clip.key.startswith("__") or clip.key in seen:
-            what = "twice" if clip.key in seen else "which is not made of A-Z a-z 0-9 _ -, or starts with __"
+        named = plain.isascii() and plain.isalnum() and len(clip.key) <= KEY_LENGTH
+        if not named or clip.key.startswith("__") or clip.key in seen:
+            odd = f"which is not made of at most {KEY_LENGTH} of A-Z a-z 0-9 _ -, or starts with __"
+            what = "twice" if clip.key in seen else odd
             msg = f"the recipe yields the key {clip.key!r} {what}"
             raise AvdataError(msg, hint="a recipe's keys must be unique and fit for file names")
         seen.add(clip.key)
+        for what, value, known in (("label", clip.label, labels), ("split", clip.split, splits)):
+            if value not in known:
+                msg = f"the recipe yields the clip {clip.key} with the {what} {value!r}"
+                raise AvdataError(msg, hint=f"{what}s: {', '.join(known)}")

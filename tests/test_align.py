@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 from avdata.align import Window, choose_window, cut, measure_offset, pad_fraction, step_times
 from avdata.config import AlignConfig, QualityConfig, build_config
 from avdata.errors import UsageError
-from avdata.mel import resample
+from avdata.mel import log_mel, resample
 from avdata.mock import Scene, sound, write_av
 from avdata.soundtrack import read_sound
 
@@ -204,3 +204,11 @@ def test_noise_either_leaves_the_offset_right_or_the_peak_too_low(
     heard = heard + np.random.default_rng(seed + 1).normal(size=RATE) * noise * heard.std()
     offset, peak = measure_offset(heard, own, RATE, max_lag=0.5)
     assert peak < 0.5 or abs(offset - shift) <= 1e-3
+
+
+@pytest.mark.parametrize("n_fft", [1023, 1024])
+@pytest.mark.parametrize("seconds", [2.55998, 2.56, 2.56002])
+def test_a_repeated_picture_is_as_wide_as_the_settings_say(seconds: float, n_fft: int) -> None:
+    config = build_config({"audio": {"layout": "repeat", "n_fft": n_fft}, "align": {"seconds": seconds}})
+    waveform = cut(np.zeros(64_000, np.float32), RATE, 0.0, Window(0.0, seconds), "zeros")
+    assert log_mel(waveform, config).shape[2] == config.mel_columns

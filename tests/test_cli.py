@@ -251,6 +251,11 @@ def test_a_name_that_is_not_utf8_is_one_sentence(
         ("video.size=[1", "the value cannot be read (line 1"),
         ("align.seconds=.inf", "a finite number"),
         ("align.seconds=1e9", "less than or equal to 3600"),
+        ("audio.floor=1e-50", "from 1e-37 on"),
+        ("audio={layout: repeat, resize: [0, 64]}", "greater than 0"),
+        ("audio.power=60", "less than or equal to 4"),
+        ("audio.fmin=9000", "audio.fmin 9000 is not below half of audio.sample_rate, 8000"),
+        ("video={frames: 32, size: 2048}", "65,536 pixels wide"),
     ],
 )
 def test_a_bad_setting_is_one_line(

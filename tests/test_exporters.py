@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from avdata.errors import UsageError
+from avdata import exporters
+from avdata.errors import AvdataError, UsageError
 from avdata.exporters import export
 from avdata.sample import load_sample
 
@@ -44,6 +46,20 @@ def test_a_script_written_as_the_authors_trains_on_the_arrays(tmp_path: Path, cr
     assert float(video.max()) <= 1
     loss = torch.nn.functional.cross_entropy(torch.zeros(len(labels), 6), labels)
     assert torch.isfinite(loss)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_parts(
+    tmp_path: Path, cremad_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # A memory map would not raise there: the kernel ends the process.
+    monkeypatch.setattr(np, "memmap", lambda *_, **__: pytest.fail("a memory map is written through"))
+    monkeypatch.setattr(exporters, "decode_frames", full)
+    with pytest.raises(AvdataError, match="the disk is full"):
+        export(cremad_set, tmp_path / "npy")
+    assert list((tmp_path / "npy").iterdir()) == []
 
 
 def test_an_unknown_layout_is_refused_with_the_nearest_one(tmp_path: Path, cremad_set: Path) -> None:

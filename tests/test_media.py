@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,6 +27,17 @@ FORMATS = {
     "avi": {"vcodec": "mjpeg", "acodec": "pcm_s16le", "pix_fmt": "yuvj420p"},
     "mkv": {"vcodec": "ffv1", "acodec": "flac", "pix_fmt": "bgr0"},
 }
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_a_picture_where_a_film_should_be_is_no_media(tmp_path: Path, suffix: str) -> None:
+    drawn = tmp_path / f"drawn.{suffix}"
+    write_still(drawn, np.zeros((8, 8, 3), np.uint8))
+    named = drawn.rename(tmp_path / "clip.mp4")
+    for read in (read_clock, read_sound):
+        with pytest.raises(MediaError) as caught:
+            read(named, QUALITY)
+        assert caught.value.reason is Reason.NOT_MEDIA
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -56,6 +68,16 @@ def test_the_frame_on_screen_is_the_last_that_has_come(tmp_path: Path) -> None:
     assert [round(one.time, 3) for one in got] == [0.0, 0.0, 0.0, 0.04, 0.96, 1.0, 1.48, 1.96]
     for one in got:
         assert np.array_equal(one.pixels, picture(SMALL, round(one.time * 25)))
+
+
+@pytest.mark.parametrize("fps", [24, 30])
+def test_a_frame_asked_for_at_its_own_time_has_come(tmp_path: Path, fps: int) -> None:
+    path = tmp_path / "clip.mp4"
+    write_av(path, replace(SMALL, fps=Fraction(fps), size=(32, 32)), vcodec="libx264", acodec=None)
+    clock = read_clock(path, QUALITY)
+    moments = clock.times.tolist()
+    for got in (read_pictures(path, moments, QUALITY), read_pictures_decord(path, clock, moments)):
+        assert [one.time for one in got] == pytest.approx(moments)
 
 
 @pytest.mark.parametrize("suffix", ["flv", "mp4", "avi"])

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,73 @@ def test_a_job_names_each_clip_before_it_and_nobody_before_the_shard_is_put_in_p
     run_shard(job, lambda item: told.append((item, (tmp_path / name).exists())))
     assert told == [*((candidate.clip.key, False) for candidate in clips), (NO_ITEM, False)]
     assert (tmp_path / name).exists()
+
+
+def test_what_a_broken_off_run_of_fewer_files_left_is_no_part_of_the_set(
+    cremad_mock: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(cremad_mock, tmp_path / "source")
+    late = sorted(source.glob("VideoFlash/*.flv"))[::2]
+    for path in late:
+        path.rename(tmp_path / path.name)
+    run_and_kill("cremad", source, tmp_path / "out", workers=0, after=0.9)
+    assert list((tmp_path / "out").glob("*/*.tar"))
+    for path in late:
+        (tmp_path / path.name).rename(path)
+    avdata.prepare("cremad", source=source, out=tmp_path / "out", config=SETTINGS, workers=0)
+    assert avdata.verify(tmp_path / "out").problems == ()
+
+
+def test_two_runs_may_generate_the_films_at_once(
+    synthetic_mock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVDATA_CACHE", str(tmp_path / "cache"))
+    recipe = avdata.load_recipe("synthetic")
+    folder = tmp_path / "cache" / "generated" / "synthetic-1"
+
+    def mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
+        # The other one was quicker, and works with its films by now.
+        shutil.copytree(synthetic_mock, folder)
+        (out / "clips").mkdir(parents=True)
+        for path in synthetic_mock.glob("clips/*"):
+            (out / "clips" / path.name).write_bytes(b"half of it")
+
+    planned = plan(replace(recipe, mock=mock))
+    assert digest_tree(folder) == digest_tree(synthetic_mock)
+    assert len(planned.clips) == 44
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_source_that_goes_away_is_named_and_not_the_shard(synthetic_mock: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(synthetic_mock, tmp_path / "source")
+
+    def go(stage: str, done: int, total: int) -> None:
+        if stage == "prepare":
+            shutil.rmtree(source, ignore_errors=True)
+
+    with pytest.raises(SourceError, match=r"source/clips/\w+\.mkv cannot be read \(No such file"):
+        avdata.prepare("synthetic", source=source, out=tmp_path / "out", workers=0, progress=go)
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"key": "k" * 90}, "at most 89"),
+        ({"label": "differnt"}, "xor00000 with the label 'differnt'"),
+        ({"split": "valid"}, "xor00000 with the split 'valid'"),
+    ],
+)
+def test_a_recipes_odd_clip_is_named_before_anything_is_decoded(
+    synthetic_mock: Path, odd: dict[str, str], said: str
+) -> None:
+    recipe = avdata.load_recipe("synthetic")
+
+    def clips(root: Path, split_by: str) -> list[avdata.Clip]:
+        first, *others = recipe.clips(root, split_by)
+        return [replace(first, **odd), *others]  # type: ignore[arg-type]
+
+    with pytest.raises(AvdataError, match=said):
+        plan(replace(recipe, clips=clips), source=synthetic_mock)
 
 
 def test_a_resumed_run_makes_no_finished_shard_again(cremad_mock: Path, tmp_path: Path) -> None:
@@ -227,6 +295,21 @@ def test_audio_rules_decide_who_is_missing(cremad_bad: Path) -> None:
     wav = plan("cremad", source=cremad_bad, config={"audio": {"source": "wav"}})
     assert "1003_WSI_DIS_XX" in {clip.key for clip in auto.clips}
     assert ("1003_WSI_DIS_XX", "missing_audio") in {(one.key, one.reason) for one in wav.quarantined}
+
+
+def test_a_still_has_no_sound_of_its_own(urbansound_bad: Path) -> None:
+    with pytest.raises(SourceError, match="missing_audio; the first: a still image has no sound") as caught:
+        plan("urbansound8k-av", source=urbansound_bad, config={"audio": {"source": "container"}})
+    assert "--audio auto" in str(caught.value.hint)
+
+
+def test_what_takes_more_room_is_planned_with_more(cremad_mock: Path) -> None:
+    def size(storage: str, flac: bool) -> int:
+        config = {"video": {"storage": storage}, "audio": {"flac": flac}}
+        return plan("cremad", source=cremad_mock, config=config).bytes()
+
+    assert size("jpeg", False) < size("jpeg", True) < size("png", True) < size("npy", True)
+    assert size("png", False) < size("png", True)
 
 
 def test_a_config_file_lies_between_the_preset_and_the_single_settings(tmp_path: Path) -> None:

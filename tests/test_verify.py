@@ -85,6 +85,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a changed label": (change_the_index("label", 5), "is not"),
     "a label out of range": (change_the_index("label", -1), "is not"),
     "a changed key": (change_the_index("key", "other"), "JSON speaks of"),
+    "a changed time": (change_the_index("window_start", 7.0), "its checksum is not the one"),
     "a changed offset": (change_the_index("offset", 512), "starts at byte"),
     "a leaking group": (leak_a_group, "in several splits"),
     "a wrong count": (miscount, "samples"),

@@ -227,6 +227,16 @@ def test_a_finished_set_is_found_without_its_sources(served, tmp_path):
     assert served.asked() == []
 
 
+def test_a_set_of_a_folder_that_lacks_clips_is_not_the_whole_one(served, tmp_path):
+    some = tmp_path / "some"
+    for path in sorted(served.folder.rglob("1001*")):
+        (some / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (some / path.parent.name / path.name).write_bytes(path.read_bytes())
+    assert served.prepare(tmp_path / "out", source=some).samples < 14
+    with pytest.raises(AvdataError, match="prepared from other source files"):
+        served.prepare(tmp_path / "out")
+
+
 def test_what_the_user_gave_is_never_removed(served, tmp_path):
     with pytest.raises(UsageError, match="only downloaded sources"):
         avdata.prepare("cremad", source=served.folder, out=tmp_path / "out", keep_sources=False)

@@ -324,6 +324,15 @@ def test_an_archive_that_the_user_fetched_is_unpacked_where_a_download_goes(box,
     assert download("ave", dry_run=True).files == ()
 
 
+def test_another_archive_is_not_taken_for_the_one_that_was_unpacked(box, cache):
+    archive = write_zip(box.folder / "AVE_Dataset.zip", FILES.items())
+    root = unpack_local("ave", archive)
+    write_zip(archive, [(name, b"other " + data) for name, data in FILES.items()])
+    with pytest.raises(SourceError, match="from another archive"):
+        unpack_local("ave", archive)
+    assert box.read_tree(root) == FILES
+
+
 def test_what_is_no_archive_is_not_unpacked(box):
     (box.folder / "x.rar").write_bytes(b"Rar!")
     with pytest.raises(UsageError, match="is not an archive"):
