@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -153,6 +155,30 @@ def of_task(recipe: Recipe, task: str) -> Recipe:
     return recipe.tasks[task]
 
 
+_SHOWN = "--debug shows how it came there"
+
+
+@contextmanager
+def explained_code(file: str) -> Iterator[None]:
+    """What a recipe raises that is no word of ours, told with the line of its file.
+
+    Raises:
+        AvdataError: it raised something else.
+    """
+    try:
+        yield
+    except (AvdataError, OSError):
+        raise
+    except SyntaxError as error:
+        msg = f"{file}:{error.lineno} raised SyntaxError: {error.msg}"
+        raise AvdataError(msg, hint=_SHOWN) from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [one.lineno for one in frames if Path(one.filename).name == Path(file).name]
+        msg = f"{file}:{own[-1] if own else '?'} raised {type(error).__name__}: {error}"
+        raise AvdataError(msg, hint=_SHOWN) from error
+
+
 def _load_file(path: Path) -> Recipe:
     if not path.is_file():
         msg = f"there is no recipe file {path}"
@@ -161,7 +187,8 @@ def _load_file(path: Path) -> Recipe:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with explained_code(str(path)):
+        spec.loader.exec_module(module)
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
         msg = f"{path} defines no RECIPE of type avdata.Recipe"

@@ -25,7 +25,7 @@ from avdata.journal import explained_writing
 from avdata.manifest import FileFacts, Manifest, load_manifest
 from avdata.outstore import is_url
 from avdata.proof import Proofs
-from avdata.recipe import Clip, Recipe, load_recipe
+from avdata.recipe import Clip, Recipe, explained_code, load_recipe
 from avdata.shards import shard_name
 from avdata.sourcestore import mirror
 from avdata.survey import (
@@ -118,7 +118,8 @@ def plan(
             clips = listed_clips(recipe, folder, files, split_by)
             found: Files = FilesListed(folder, files)
         else:
-            clips = list(recipe.clips(folder, split_by))
+            with explained_code(getattr(recipe.clips, "__code__", plan.__code__).co_filename):
+                clips = list(recipe.clips(folder, split_by))
             found = FilesOnDisk(folder, facts, None if rehash else stack.enter_context(Proofs(folder)))
         check_clips(clips, recipe.labels, SPLITS)
         if facts is not None:
