@@ -10,6 +10,7 @@ import avdata
 from avdata.errors import AvdataError
 
 WORKING = (Path(__file__).parents[1] / "docs" / "own_recipe.py").read_text(encoding="utf-8")
+LINE = WORKING[: WORKING.index("    films = ")].count("\n") + 1
 
 
 def prepared(tmp_path: Path, text: str) -> None:
@@ -25,7 +26,7 @@ def prepared(tmp_path: Path, text: str) -> None:
         ("\nimport nothing_of_this_name", r"mine\.py:2 raised ModuleNotFoundError: .*nothing_of_this_name"),
         (
             WORKING.replace("    films = ", "    films = {}['gone'] or "),
-            rf"mine\.py:{WORKING[: WORKING.index('    films = ')].count(chr(10)) + 1} raised KeyError: 'gone'",
+            rf"mine\.py:{LINE} raised KeyError: 'gone'",
         ),
         ("y = 3", r"mine\.py defines no RECIPE"),
     ],
