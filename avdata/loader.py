@@ -69,7 +69,8 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; a loaded state of that same epoch stays in force."""
-        if epoch != self.dataset.epoch:
+        # A pass that ended with its last batch, and was not asked for more, is over.
+        if epoch != self.dataset.epoch or self._batches(self._seen) == 0:
             self.dataset.set_epoch(epoch)
             self._seen = self._resume = 0
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import mmap
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,7 +70,7 @@ class Shelf:
             mapped = self._mapped(shard)
         return mapped
 
-    def sample(self, shard: str, offset: int, nbytes: int, sha256: str) -> memoryview:
+    def sample(self, shard: str, offset: int, nbytes: int, sha256: Callable[[], str]) -> memoryview:
         """The bytes of one sample; of a remote shard that is not here, no more than these are fetched."""
         known = shard in self._maps or not self.remote or self._cache.holds(self._proof(shard)["sha256"])
         if known:
@@ -79,7 +79,7 @@ class Shelf:
         if len(data) > nbytes:
             # The server knows no ranges.
             data = data[offset : offset + nbytes]
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if hashlib.sha256(data).hexdigest() != sha256():
             msg = (
                 f"bytes {offset} to {offset + nbytes} of {shown(self._url(shard))} are not those of the index"
             )

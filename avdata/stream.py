@@ -90,6 +90,10 @@ def open_dataset(
         raise UsageError(msg, hint=nearest(split, list(info["splits"])))
     shelf.expect(info, split)
     nodes = canonical_nodes or (Order.canonical_nodes if shuffle else 1)
+    for name, number, least in (("seed", seed, 0), ("canonical_nodes", nodes, 1), ("block", block, 1)):
+        if not isinstance(number, (int, np.integer)) or number < least:
+            msg = f"{name}={number!r}: it is a whole number, at least {least}"
+            raise UsageError(msg)
     order = Order(seed=seed, shuffle=shuffle, canonical_nodes=nodes, block=block)
     place = _world() if rank is None or world_size is None else (0, 1, 1)
     return AVDataset(
@@ -102,11 +106,15 @@ def open_dataset(
 
 def _world() -> tuple[int, int, int]:
     """Rank, world size, and ranks of a node, as torchrun or torch.distributed have them."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size(), local
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), local
+        rank, world = distributed.get_rank(), distributed.get_world_size()
+    else:
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    # Of what all ranks are told alike: LOCAL_WORLD_SIZE differs where nodes have unequally many, and then two
+    # ranks would take the same seat.
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", world))
+    return rank, world, max(world // nodes, 1) if world % nodes == 0 else 1
 
 
 class AVDataset(IterableDataset[AVSample]):
@@ -138,7 +146,7 @@ class AVDataset(IterableDataset[AVSample]):
         )
         index = index.filter(pc.equal(index["split"], split))
         if chosen is not None:
-            index = index.filter(condition(chosen, index_schema().names))
+            index = index.filter(condition(chosen, index_schema()))
         self.split, self.info, self.order, self.on_error = split, info, order, on_error
         self.epoch, self.filter = 0, chosen
         self.rank, self.world_size = rank, world_size
@@ -287,7 +295,7 @@ class AVDataset(IterableDataset[AVSample]):
             if whole:
                 data = self._shelf.view(shard)[offset : offset + nbytes]
             else:
-                data = self._shelf.sample(shard, offset, nbytes, self._sha256_of(number))
+                data = self._shelf.sample(shard, offset, nbytes, lambda: self._sha256_of(number))
             members = read_members(data, key)
             copies.mel(members, self.shape, self._scale, mel)
             copies.frames(members, self.shape, frames, strip=self.strip)
@@ -342,7 +350,7 @@ class AVDataset(IterableDataset[AVSample]):
 def _weights(weights: str | Sequence[float] | np.ndarray, index: Any) -> np.ndarray:
     """The weight of each sample, float64 [samples]."""
     if isinstance(weights, str):
-        if weights not in index.column_names:
+        if weights not in index.column_names or weights == "flags":  # it holds lists
             msg = f"the index has no column {weights!r} to weigh samples by"
             raise UsageError(msg, hint=nearest(weights, index.column_names))
         _, which, counts = np.unique(

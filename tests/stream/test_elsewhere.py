@@ -183,7 +183,7 @@ for rank in range(int(world)):
         break
 else:
     sys.exit(any([os.wait()[1] for _ in range(int(world))]))
-os.environ |= {"RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": "2"}
+os.environ |= {"RANK": str(rank), "WORLD_SIZE": world, "GROUP_WORLD_SIZE": str(int(world) // 2)}
 loader = avdata.open(root, "train", shuffle=True, seed=4).loader(2, num_workers=3)
 state = Path(out, "state.json")
 if state.exists():
