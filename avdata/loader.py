@@ -50,7 +50,9 @@ class Loader:
             msg = f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are needed"
             raise UsageError(msg)
         self.dataset, self.batch_size = dataset, batch_size
-        self.num_workers, self.drop_last, self.pin_memory = num_workers, drop_last, pin_memory
+        self.num_workers, self.drop_last = num_workers, drop_last
+        # As in torch's own loader, a script for a GPU runs without one.
+        self.pin_memory = pin_memory and torch.cuda.is_available()
         self.skipped: list[str] = []
         self._seen = 0
         self._resume = 0

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from avdata.batch import AVBatch, AVSample
 from avdata.config import nearest
@@ -24,7 +24,7 @@ from avdata.decode import Copies, Shape, scale_of
 from avdata.errors import AvdataError, Flag, OutOfReachError, UsageError
 from avdata.loader import Loader
 from avdata.plan import Order, cached_order, epoch_order, first_uses, seat, weighted_counts
-from avdata.samples import Samples
+from avdata.samples import Samples, Told
 from avdata.shardcache import LIMIT, ShardCache
 from avdata.shards import index_schema, read_index, read_info, read_members
 from avdata.shelf import Shelf
@@ -148,7 +148,8 @@ class AVDataset(IterableDataset[AVSample]):
         if chosen is not None:
             index = index.filter(condition(chosen, index_schema()))
         self.split, self.info, self.order, self.on_error = split, info, order, on_error
-        self.epoch, self.filter = 0, chosen
+        self.filter = chosen
+        self.epoch, self._told = 0, Told()
         self.rank, self.world_size = rank, world_size
         self.seat = seat(rank, world_size, ranks_a_node)
         self.labels: list[str] = list(info["labels"])
@@ -204,7 +205,9 @@ class AVDataset(IterableDataset[AVSample]):
 
     def _sha256_of(self, number: int) -> str:
         if self._sha256 is None:
-            # Half of the index, and wanted only for single samples from afar.
+            # Half of the index, and wanted only for single samples from afar. Another process may have opened
+            # the set since, after it was published anew, and have its index here.
+            self._shelf.expect(self.info, self.split)
             index = read_index(self._shelf.root, ["shard", "offset", "sha256"])
             known = zip(*(index[name].to_pylist() for name in index.column_names), strict=True)
             self._sha256 = {(shard, offset): sha256 for shard, offset, sha256 in known}
@@ -215,8 +218,14 @@ class AVDataset(IterableDataset[AVSample]):
         return list(self._index["key"].take(numbers).to_pylist())
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, which decides the order together with the seed."""
+        """Choose the epoch, which decides the order together with the seed; `DataLoader`s hear of it."""
         self.epoch = epoch
+        if get_worker_info() is None:
+            self._told.tell(epoch)
+
+    def epoch_told(self) -> int:
+        """The epoch that this process is to give; one that a `DataLoader` keeps has an old dataset."""
+        return self.epoch if get_worker_info() is None else self._told.heard()
 
     def epoch_order(self) -> np.ndarray:
         """The numbers of the split's samples in the order of the epoch, over all ranks."""
