@@ -134,6 +134,25 @@ def test_a_loader_goes_on_where_its_state_was_taken(synthetic_set: Path) -> None
     assert head + [batch.key for batch in second] == whole  # type: ignore[attr-defined]
 
 
+def test_another_loader_of_the_same_set_changes_no_state(synthetic_set: Path) -> None:
+    data = avdata.open(synthetic_set, "train", shuffle=True)
+    loader = data.loader(batch_size=5)
+    batches = iter(loader)
+    head = [next(batches).key]
+    list(data.loader(batch_size=5))
+    state = loader.state_dict()
+    rest = [batch.key for batch in batches]
+    again = avdata.open(synthetic_set, "train", shuffle=True).loader(batch_size=5)
+    again.load_state_dict(state)
+    # A pass of a third one, between loading and going on.
+    list(again.dataset.loader(batch_size=7))
+    assert [batch.key for batch in again] == rest
+    assert head + rest == [
+        batch.key for batch in avdata.open(synthetic_set, "train", shuffle=True).loader(batch_size=5)
+    ]
+    assert data.epoch == 1
+
+
 def test_mels_are_normalised_by_the_train_split(synthetic_set: Path) -> None:
     batches = list(avdata.open(synthetic_set, "train").loader(batch_size=8))
     mel = torch.cat([batch.mel[batch.weight > 0] for batch in batches])
