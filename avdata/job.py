@@ -139,9 +139,10 @@ def _extract(job: ShardJob, candidate: Candidate, report: Report) -> Features:
         raise MediaError(*job.banned[key])
     report(key)
     if job.source is not None:
-        for path in (candidate.clip.video, candidate.clip.audio if candidate.audio else None):
-            if path is not None:
-                bring(job.source, path)
+        media = ((candidate.clip.video, candidate.video), (candidate.clip.audio, candidate.audio))
+        for path, proven in media:
+            if path is not None and proven is not None:
+                bring(job.source, path, proven.bytes)
     try:
         return extract(candidate.clip, job.config)
     except OSError as error:

@@ -50,10 +50,14 @@ class Loader:
             msg = f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are needed"
             raise UsageError(msg)
         self.dataset, self.batch_size = dataset, batch_size
-        self.num_workers, self.drop_last, self.pin_memory = num_workers, drop_last, pin_memory
+        self.num_workers, self.drop_last = num_workers, drop_last
+        # As in torch's own loader, a script for a GPU runs without one.
+        self.pin_memory = pin_memory and torch.cuda.is_available()
         self.skipped: list[str] = []
         self._seen = 0
         self._resume = 0
+        # What `_seen` counts; the dataset's own moves on when another loader of it ends a pass.
+        self._epoch = dataset.epoch
         shape, kept = dataset.shape, num_workers + 3
         self._mel = Buffers((batch_size, *shape.mel), np.float32, keep=kept)
         self._frames = Buffers((batch_size, *shape.layout(strip=dataset.strip)), np.uint8, keep=kept)
@@ -69,13 +73,17 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; a loaded state of that same epoch stays in force."""
-        if epoch != self.dataset.epoch:
-            self.dataset.set_epoch(epoch)
+        # A pass that ended with its last batch, and was not asked for more, is over.
+        if epoch != self._current() or self._batches(self._seen) == 0:
             self._seen = self._resume = 0
+        self.dataset.set_epoch(epoch)
+
+    def _current(self) -> int:
+        return self._epoch if self._seen else self.dataset.epoch
 
     def state_dict(self) -> dict[str, Any]:
         """What was delivered: the epoch and its samples over all ranks, and which order they are of."""
-        return {"version": 1, "epoch": self.dataset.epoch, "samples": self._seen, **self.dataset.identity()}
+        return {"version": 1, "epoch": self._current(), "samples": self._seen, **self.dataset.identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, also with another batch size or number of ranks.
@@ -88,21 +96,24 @@ class Loader:
             if state.get(name) != here[name]:
                 msg = f"the state is of another stream: {name} {state.get(name)!r} there, {here[name]!r} here"
                 raise AvdataError(msg, hint="open the same set with the same split, filter, seed and order")
-        self.dataset.set_epoch(int(state["epoch"]))
+        self._epoch = int(state["epoch"])
+        self.dataset.set_epoch(self._epoch)
         self._seen = self._resume = int(state["samples"])
         if self._batches(self._seen) == 0 and self._seen:
             self._end_epoch()
 
     def _end_epoch(self) -> None:
-        self.dataset.set_epoch(self.dataset.epoch + 1)
+        self.dataset.set_epoch(self._epoch + 1)
         self._seen = self._resume = 0
 
     def __iter__(self) -> Iterator[AVBatch]:
-        if self._seen and self._batches(self._seen) == 0:
+        if self._seen and self._batches(self._seen) == 0 and self.dataset.epoch == self._epoch:
             # The last batch was taken, and the pass not asked for more.
             self._end_epoch()
         start, self._resume = self._resume, 0
-        self._seen = start
+        if start:
+            self.dataset.set_epoch(self._epoch)
+        self._seen, self._epoch = start, self.dataset.epoch
         data, step = self.dataset, self.batch_size * self.dataset.world_size
         order, count = data.epoch_order(), self._batches(start)
 

@@ -206,7 +206,9 @@ def _check_secrets(ours: _Set, token: str | None) -> None:
 def _published(
     api: Any, ours: _Set, repo: str, revision: str, *, private: bool, dry_run: bool, compared: bool
 ) -> Published:
-    there = listing(api, repo, revision) if compared else {}
+    # A branch that is not there yet is made of main, and begins with what main holds.
+    there = (listing(api, repo, revision) or listing(api, repo, "main")) if compared else {}
+    _check_alone(repo, there, ours.info)
     shards, small = _changed(ours, there)
     gone = [path for path in there if _is_shard(path, ours.info) and path not in ours.shards]
     commit = None
@@ -234,6 +236,15 @@ def _changed(ours: _Set, there: Mapping[str, There]) -> tuple[list[str], list[st
         if not is_same(there.get(path), ours.root / path, shard["sha256"])
     ]
     return shards, [name for name, data in ours.small.items() if not is_same(there.get(name), data)]
+
+
+def _check_alone(repo: str, there: Mapping[str, There], info: Mapping[str, Any]) -> None:
+    """Refuse a repository of another dataset: the card's patterns would take in the shards of both."""
+    ours = {"train", "val", "test"}
+    for path in there:
+        if path.partition("/")[0] in ours and path.endswith(".tar") and not _is_shard(path, info):
+            msg = f"{repo} holds {path}, which is of another dataset than {info['name']}"
+            raise AvdataError(msg, hint="publish to a repository of its own, or remove what is there first")
 
 
 def _is_shard(path: str, info: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def pull(repo: str, into: str | Path, *, revision: str = "main", token: str | No
             msg = f"dataset.json of {repo} did not arrive as the Hub lists it"
             raise AvdataError(msg, hint="give the same command again")
         wanted = _wanted(text, repo, there)
+        _check_same(root, json.loads(text), repo)
         left = [name for name in wanted if not _held(root, name, there)]
         if left:
             # From here on the folder is not a finished set, until dataset.json stands in it again.
@@ -88,6 +90,16 @@ def _check_folder(root: Path) -> None:
     if root.is_dir() and (other := sorted({entry.name for entry in root.iterdir()} - ours)):
         msg = f"{root} holds {other[0]}, which is no part of a prepared set"
         raise AvdataError(msg, hint="choose an empty or new folder for --into")
+
+
+def _check_same(root: Path, info: dict[str, Any], repo: str) -> None:
+    """Refuse a folder that holds the set of another dataset, which would be lost."""
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        held = json.loads((root / "dataset.json").read_bytes())["name"]
+        if held != info["name"]:
+            shutil.rmtree(root / ".avdata-pull", ignore_errors=True)
+            msg = f"{root} holds another set, {held}; {repo} is {info['name']}"
+            raise AvdataError(msg, hint="choose an empty or new folder for --into")
 
 
 def _wanted(text: bytes, repo: str, there: dict[str, There]) -> list[str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch.utils.data import get_worker_info
 
 from avdata.batch import AVSample
@@ -17,6 +20,36 @@ if TYPE_CHECKING:
     from avdata.stream import AVDataset
 
 _log = logging.getLogger(__name__)
+
+
+class Told:
+    """The epoch, in memory that the processes of a `DataLoader` see; with `persistent_workers` they stay."""
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._epoch = _shared(torch.zeros((), dtype=torch.int64))
+
+    def tell(self, epoch: int) -> None:
+        """Say it to processes that are there, and to those that come."""
+        if self._owner != os.getpid():
+            # A process that was given the dataset by another tells its own workers alone.
+            self._owner, self._epoch = os.getpid(), _shared(torch.zeros_like(self._epoch))
+        self._epoch.fill_(epoch)
+
+    def heard(self) -> int:
+        """What was said last."""
+        return int(self._epoch)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not self._epoch.is_shared():
+            self._owner, self._epoch = os.getpid(), _shared(self._epoch)
+
+
+def _shared(number: torch.Tensor) -> torch.Tensor:
+    with suppress(RuntimeError, OSError):  # a machine without shared memory
+        number.share_memory_()
+    return number
 
 
 class Samples(Iterator[AVSample]):
@@ -33,7 +66,7 @@ class Samples(Iterator[AVSample]):
         self._dataset = dataset
         self._last: AVSample | None = None
         self._turn, self._turns = (worker.id, worker.num_workers) if worker else (0, 1)
-        self._start(dataset.epoch, 0)
+        self._start(dataset.epoch_told(), 0)
 
     def _start(self, epoch: int, given: int) -> None:
         data = self._dataset

@@ -42,7 +42,7 @@ _NO_WAY = frozenset(
     " EndpointConnectionError ConnectTimeoutError".split()  # s3
 )
 _REFUSED, _GONE = frozenset({401, 403}), frozenset({404, 410})
-_CHANGED = "the shard was changed after it was indexed: publish the set again"
+CHANGED = "the shard was changed after it was indexed: open the set again, or else publish it again"
 
 
 class ShardCache:
@@ -90,7 +90,7 @@ class ShardCache:
                 if found != sha256:
                     part.unlink()
                     msg = f"{shown(url)} is not the shard of dataset.json: checksum {found}, not {sha256}"
-                    raise AvdataError(msg, hint=_CHANGED)
+                    raise AvdataError(msg, hint=CHANGED)
                 part.replace(path)
 
     def fresh(self, sha256: str, nbytes: int) -> bool:

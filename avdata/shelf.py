@@ -6,14 +6,14 @@ import hashlib
 import json
 import mmap
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from avdata.errors import AvdataError, UsageError
 from avdata.filesystem import shown
-from avdata.shardcache import ShardCache
+from avdata.shardcache import CHANGED, ShardCache
 
 SCHEMES = ("file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
 MISSES = 10  # times that a shard may be lost from a cache too small for all who read
@@ -49,12 +49,10 @@ class Shelf:
         Raises:
             AvdataError: the index is not the one that dataset.json was written with.
         """
-        promised = info.get("index", {}).get("sha256")
-        path = self.root / "index.parquet"
-        if promised and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != promised:
+        if not _is_index_of(info, self.root / "index.parquet"):
             msg = f"the index of {self.name} is not the one that its dataset.json was written with"
             raise AvdataError(
-                msg, hint="prepare or publish the set again, so that both are of one preparation"
+                msg, hint="open it again; if that does not help, prepare or publish it again, both together"
             )
         self._expected = {shard["path"]: shard for shard in info["splits"][split]["shards"]}
 
@@ -70,20 +68,21 @@ class Shelf:
             mapped = self._mapped(shard)
         return mapped
 
-    def sample(self, shard: str, offset: int, nbytes: int, sha256: str) -> memoryview:
+    def sample(self, shard: str, offset: int, nbytes: int, sha256: Callable[[], str]) -> memoryview:
         """The bytes of one sample; of a remote shard that is not here, no more than these are fetched."""
         known = shard in self._maps or not self.remote or self._cache.holds(self._proof(shard)["sha256"])
         if known:
             return self.view(shard)[offset : offset + nbytes]
+        expected = sha256()
         data = self._cache.read_range(self._url(shard), offset, nbytes)
         if len(data) > nbytes:
             # The server knows no ranges.
             data = data[offset : offset + nbytes]
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if hashlib.sha256(data).hexdigest() != expected:
             msg = (
                 f"bytes {offset} to {offset + nbytes} of {shown(self._url(shard))} are not those of the index"
             )
-            raise AvdataError(msg, hint="the shard was changed after it was indexed: publish the set again")
+            raise AvdataError(msg, hint=CHANGED)
         return memoryview(bytearray(data))
 
     def _mapped(self, shard: str) -> memoryview:
@@ -140,13 +139,16 @@ class Shelf:
     def _copied(self) -> Path:
         """Fresh copies of dataset.json and index.parquet; shards are known by checksum: none goes stale."""
         folder = self._cache.folder / "sets" / hashlib.sha256(self._where.encode()).hexdigest()[:32]
-        for name in ("dataset.json", "index.parquet"):
-            self._cache.copy(self._url(name), folder / name)
-        try:
-            json.loads((folder / "dataset.json").read_bytes())
-        except ValueError as error:
-            msg = f"{shown(self._url('dataset.json'))} is not JSON"
-            raise AvdataError(msg, hint="check that the URL is a prepared set's folder") from error
+        for _ in range(2):  # somebody may publish a new set between the two files
+            for name in ("dataset.json", "index.parquet"):
+                self._cache.copy(self._url(name), folder / name)
+            try:
+                info = json.loads((folder / "dataset.json").read_bytes())
+            except ValueError as error:
+                msg = f"{shown(self._url('dataset.json'))} is not JSON"
+                raise AvdataError(msg, hint="check that the URL is a prepared set's folder") from error
+            if _is_index_of(info, folder / "index.parquet"):
+                break
         return folder
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,3 +157,9 @@ class Shelf:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
+
+
+def _is_index_of(info: Any, path: Path) -> bool:
+    """Whether an index is the one that dataset.json was written with, as far as that says."""
+    promised = info.get("index", {}).get("sha256") if isinstance(info, dict) else None
+    return not promised or not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() == promised

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from avdata.errors import SourceError
 from avdata.filesystem import filesystem_of, shown
@@ -12,10 +15,11 @@ from avdata.manifest import is_plain_path
 from avdata.outstore import explained_store, local_copy, sizes_below
 
 CONNECTIONS = 16
+_SAME = 1e-3  # seconds; file systems round
 
 
 def mirror(url: str) -> Path:
-    """A folder with all files of a source, fetched unless they are here in the same size.
+    """A folder with all files of a source, fetched unless they are here, as large and as old as there.
 
     The survey proves every file against the manifest, so all of them are needed on the node that plans.
 
@@ -27,7 +31,8 @@ def mirror(url: str) -> Path:
     with explained_store(url):
         files, base = filesystem_of(url.rstrip("/"))
         files.invalidate_cache()
-        wanted = sizes_below(base, files.find(base, detail=True))
+        found = files.find(base, detail=True)
+        wanted = sizes_below(base, found)
         if not wanted:
             msg = f"there is nothing at the source {shown(url)}"
             raise SourceError(msg, hint="give the URL of the folder that holds the dataset's files")
@@ -35,15 +40,16 @@ def mirror(url: str) -> Path:
         if outside is not None:
             msg = f"the source {shown(url)} holds {outside!r}, which is not the name of a file below it"
             raise SourceError(msg, hint="rename or remove it there")
-        left = [name for name, size in wanted.items() if not _is_here(root / name, size)]
+        dates = {path[len(base) :].lstrip("/"): _changed(facts) for path, facts in found.items()}
+        left = [name for name, size in wanted.items() if not _is_here(root / name, size, dates[name])]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            list(pool.map(lambda name: _fetch(files, f"{base}/{name}", root / name), left))
+            list(pool.map(lambda name: _fetch(files, f"{base}/{name}", root / name, dates[name]), left))
     return root
 
 
-def bring(url: str, path: Path) -> None:
-    """Fetch one file of a mirrored source, if this node does not have it yet."""
-    if path.exists():
+def bring(url: str, path: Path, size: int) -> None:
+    """Fetch one file of a mirrored source, if this node does not have it yet in this size."""
+    if _is_here(path, size, None):
         return
     with explained_store(url):
         files, base = filesystem_of(url.rstrip("/"))
@@ -53,12 +59,28 @@ def bring(url: str, path: Path) -> None:
         _fetch(files, "/".join((base, *inside)), path)
 
 
-def _is_here(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+def _changed(facts: Mapping[str, Any]) -> float | None:
+    """When a file was last changed, as s3, az, gs and local folders have it; None where nobody says."""
+    known = (facts.get(name) for name in ("LastModified", "last_modified", "updated", "mtime"))
+    value = next((one for one in known if one is not None), None)
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value.timestamp() if isinstance(value, datetime) else value
 
 
-def _fetch(files: object, remote: str, path: Path) -> None:
+def _is_here(path: Path, size: int, changed: float | None) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return found.st_size == size and (changed is None or abs(found.st_mtime - changed) < _SAME)
+
+
+def _fetch(files: Any, remote: str, path: Path, changed: float | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    files.get_file(remote, str(part))  # type: ignore[attr-defined]
+    files.get_file(remote, str(part))
+    if changed is not None:
+        # So that the next run sees whether it was replaced by another of the same size.
+        os.utime(part, (changed, changed))
     part.replace(path)

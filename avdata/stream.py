@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from avdata.batch import AVBatch, AVSample
 from avdata.config import nearest
@@ -24,7 +24,7 @@ from avdata.decode import Copies, Shape, scale_of
 from avdata.errors import AvdataError, Flag, OutOfReachError, UsageError
 from avdata.loader import Loader
 from avdata.plan import Order, cached_order, epoch_order, first_uses, seat, weighted_counts
-from avdata.samples import Samples
+from avdata.samples import Samples, Told
 from avdata.shardcache import LIMIT, ShardCache
 from avdata.shards import index_schema, read_index, read_info, read_members
 from avdata.shelf import Shelf
@@ -90,6 +90,10 @@ def open_dataset(
         raise UsageError(msg, hint=nearest(split, list(info["splits"])))
     shelf.expect(info, split)
     nodes = canonical_nodes or (Order.canonical_nodes if shuffle else 1)
+    for name, number, least in (("seed", seed, 0), ("canonical_nodes", nodes, 1), ("block", block, 1)):
+        if not isinstance(number, (int, np.integer)) or number < least:
+            msg = f"{name}={number!r}: it is a whole number, at least {least}"
+            raise UsageError(msg)
     order = Order(seed=seed, shuffle=shuffle, canonical_nodes=nodes, block=block)
     place = _world() if rank is None or world_size is None else (0, 1, 1)
     return AVDataset(
@@ -102,11 +106,15 @@ def open_dataset(
 
 def _world() -> tuple[int, int, int]:
     """Rank, world size, and ranks of a node, as torchrun or torch.distributed have them."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size(), local
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), local
+        rank, world = distributed.get_rank(), distributed.get_world_size()
+    else:
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    # Of what all ranks are told alike: LOCAL_WORLD_SIZE differs where nodes have unequally many, and then two
+    # ranks would take the same seat.
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", world))
+    return rank, world, max(world // nodes, 1) if world % nodes == 0 else 1
 
 
 class AVDataset(IterableDataset[AVSample]):
@@ -138,9 +146,10 @@ class AVDataset(IterableDataset[AVSample]):
         )
         index = index.filter(pc.equal(index["split"], split))
         if chosen is not None:
-            index = index.filter(condition(chosen, index_schema().names))
+            index = index.filter(condition(chosen, index_schema()))
         self.split, self.info, self.order, self.on_error = split, info, order, on_error
-        self.epoch, self.filter = 0, chosen
+        self.filter = chosen
+        self.epoch, self._told = 0, Told()
         self.rank, self.world_size = rank, world_size
         self.seat = seat(rank, world_size, ranks_a_node)
         self.labels: list[str] = list(info["labels"])
@@ -196,7 +205,9 @@ class AVDataset(IterableDataset[AVSample]):
 
     def _sha256_of(self, number: int) -> str:
         if self._sha256 is None:
-            # Half of the index, and wanted only for single samples from afar.
+            # Half of the index, and wanted only for single samples from afar. Another process may have opened
+            # the set since, after it was published anew, and have its index here.
+            self._shelf.expect(self.info, self.split)
             index = read_index(self._shelf.root, ["shard", "offset", "sha256"])
             known = zip(*(index[name].to_pylist() for name in index.column_names), strict=True)
             self._sha256 = {(shard, offset): sha256 for shard, offset, sha256 in known}
@@ -207,8 +218,14 @@ class AVDataset(IterableDataset[AVSample]):
         return list(self._index["key"].take(numbers).to_pylist())
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, which decides the order together with the seed."""
+        """Choose the epoch, which decides the order together with the seed; `DataLoader`s hear of it."""
         self.epoch = epoch
+        if get_worker_info() is None:
+            self._told.tell(epoch)
+
+    def epoch_told(self) -> int:
+        """The epoch that this process is to give; one that a `DataLoader` keeps has an old dataset."""
+        return self.epoch if get_worker_info() is None else self._told.heard()
 
     def epoch_order(self) -> np.ndarray:
         """The numbers of the split's samples in the order of the epoch, over all ranks."""
@@ -287,7 +304,7 @@ class AVDataset(IterableDataset[AVSample]):
             if whole:
                 data = self._shelf.view(shard)[offset : offset + nbytes]
             else:
-                data = self._shelf.sample(shard, offset, nbytes, self._sha256_of(number))
+                data = self._shelf.sample(shard, offset, nbytes, lambda: self._sha256_of(number))
             members = read_members(data, key)
             copies.mel(members, self.shape, self._scale, mel)
             copies.frames(members, self.shape, frames, strip=self.strip)
@@ -342,7 +359,7 @@ class AVDataset(IterableDataset[AVSample]):
 def _weights(weights: str | Sequence[float] | np.ndarray, index: Any) -> np.ndarray:
     """The weight of each sample, float64 [samples]."""
     if isinstance(weights, str):
-        if weights not in index.column_names:
+        if weights not in index.column_names or weights == "flags":  # it holds lists
             msg = f"the index has no column {weights!r} to weigh samples by"
             raise UsageError(msg, hint=nearest(weights, index.column_names))
         _, which, counts = np.unique(

@@ -18,24 +18,31 @@ _COMPARED: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 
-def condition(text: str, columns: list[str]) -> Any:
+def condition(text: str, schema: Any) -> Any:
     """A condition as an expression of pyarrow: comparisons of columns with values, `and`, `or`, `not`, `in`.
 
-    >>> str(condition("label in (0, 1) and not group == 'a'", ["label", "group"]))[:15]
+    >>> import pyarrow as pa
+    >>> index = pa.schema([("label", pa.int32()), ("group", pa.string())])
+    >>> str(condition("label in (0, 1) and not group == 'a'", index))[:15]
     '(is_in(label, {'
 
     Args:
         text: the condition, in Python's notation; nothing in it is executed.
-        columns: the columns of the index.
+        schema: the columns of the index.
 
     Raises:
-        UsageError: it is no such condition, or names a column that is not there.
+        UsageError: it is no such condition, names a column that is not there, or compares one with a value of
+            another kind.
     """
     try:
-        return _expression(ast.parse(text, mode="eval").body, columns)
-    except (SyntaxError, ValueError) as error:
+        made = _expression(ast.parse(text, mode="eval").body, schema.names)
+        # Whether a value fits its column shows only when they are compared.
+        schema.empty_table().filter(made)
+    except (SyntaxError, ValueError, TypeError, NotImplementedError, OverflowError) as error:
         msg = f"the filter {text!r} cannot be understood ({error})"
-        raise UsageError(msg, hint="write for example: group != '1001' and label in (0, 3)") from error
+        hint = "write for example: group != '1001' and label in (0, 3); a label's name is its label_name"
+        raise UsageError(msg, hint=hint) from error
+    return made
 
 
 def _expression(node: ast.expr, columns: list[str]) -> Any:

@@ -286,6 +286,43 @@ def test_a_revision_is_a_branch_of_its_own(hub: HubServer, own_set: Path, tmp_pa
     assert digest_tree(tmp_path / "pulled") == digest_tree(own_set)
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_new_revision_has_no_shards_of_the_set_on_main(
+    hub: HubServer, own_set: Path, cremad_mock: Path, tmp_path: Path, dry_run: bool
+) -> None:
+    avdata.publish(own_set, REPO)
+    other = {"video": {"size": 48}, "shards": {"samples": 100}}
+    avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "other", config=other, workers=0)
+    done = avdata.publish(tmp_path / "other", REPO, revision="next", dry_run=dry_run)
+    here, other_names = (
+        {path.relative_to(root).as_posix() for path in shards(root)} for root in (own_set, tmp_path / "other")
+    )
+    assert set(done.removed) == here - other_names
+    if not dry_run:
+        there = hub.content(REPO, hub.repos[REPO].branches["next"])
+        assert {name for name in there if name.endswith(".tar")} == other_names
+
+
+def test_a_repository_of_another_dataset_is_refused(
+    hub: HubServer, own_set: Path, synthetic_set: Path
+) -> None:
+    avdata.publish(own_set, REPO)
+    before = hub.content(REPO)
+    with pytest.raises(AvdataError, match="of another dataset than synthetic"):
+        avdata.publish(synthetic_set, REPO)
+    assert hub.content(REPO) == before
+
+
+def test_a_pull_leaves_the_set_of_another_dataset_alone(
+    hub: HubServer, own_set: Path, synthetic_set: Path, tmp_path: Path
+) -> None:
+    avdata.publish(own_set, REPO)
+    shutil.copytree(synthetic_set, tmp_path / "mine")
+    with pytest.raises(AvdataError, match="holds another set, synthetic"):
+        avdata.pull(REPO, tmp_path / "mine")
+    assert digest_tree(tmp_path / "mine") == digest_tree(synthetic_set)
+
+
 def test_the_token_is_in_no_log_error_or_file(
     hub: HubServer, own_set: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import avdata
 from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.filesystem import filesystem_of
 from avdata.outstore import Store, StoreJournal
+from avdata.sourcestore import bring, mirror
 
 SETTINGS = {"video": {"size": 48}, "shards": {"samples": 4}}
 each_store = pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
@@ -75,6 +77,33 @@ def test_a_source_in_a_store_writes_nothing_outside_of_its_copy(bucket: str) -> 
         prepare(f"{bucket}/raw", f"{bucket}/set")
 
 
+@each_store
+def test_a_source_file_replaced_by_another_of_its_size_is_fetched_again_and_no_other_is(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, base = filesystem_of(f"{bucket}/raw")
+    for name in ("labels.csv", "clip.wav"):
+        files.pipe_file(f"{base}/{name}", b"old")
+    stamps = {path.name: path.stat() for path in mirror(f"{bucket}/raw").iterdir()}
+    find = type(files).find
+
+    def later(self: Any, *args: Any, **options: Any) -> Any:
+        """Stores count in seconds; the test does not wait for the next."""
+        found = find(self, *args, **options)
+        facts = found[f"{base}/labels.csv"]
+        name = "LastModified" if "LastModified" in facts else "updated"
+        date = facts[name]
+        moved = (datetime.fromisoformat(date) if isinstance(date, str) else date) + timedelta(seconds=5)
+        facts |= {name: moved.isoformat() if isinstance(date, str) else moved}
+        return found
+
+    files.pipe_file(f"{base}/labels.csv", b"new")
+    monkeypatch.setattr(type(files), "find", later)
+    root = mirror(f"{bucket}/raw")
+    assert (root / "labels.csv").read_bytes() == b"new"
+    assert (root / "clip.wav").stat().st_ino == stamps["clip.wav"].st_ino
+
+
 def test_a_node_fetches_the_source_files_it_lacks(
     bucket: str, cremad_mock: Path, cremad_set: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -93,6 +122,15 @@ def test_a_node_fetches_the_source_files_it_lacks(
     monkeypatch.setattr(sys.modules["avdata.prepare"], "run_jobs", elsewhere)
     prepare(f"{bucket}/raw", f"{bucket}/set")
     assert stored(f"{bucket}/set") == digest_tree(cremad_set)
+
+
+def test_what_an_earlier_source_left_on_a_node_is_not_taken_for_this_ones(bucket: str) -> None:
+    files, base = filesystem_of(f"{bucket}/raw")
+    files.pipe_file(f"{base}/clip.wav", b"old")
+    path = mirror(f"{bucket}/raw") / "clip.wav"
+    files.pipe_file(f"{base}/clip.wav", b"newer")
+    bring(f"{bucket}/raw", path, 5)
+    assert path.read_bytes() == b"newer"
 
 
 @each_store

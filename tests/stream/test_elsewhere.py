@@ -27,6 +27,10 @@ def opened(root: Path, **options: Any) -> Any:
     return avdata.open(root, "train", shuffle=True, seed=2, **options)
 
 
+def one_key(sample: Any) -> str:
+    return str(sample.key)
+
+
 def key_of(samples: list[Any]) -> list[str]:
     return [sample.key for sample in samples]
 
@@ -37,6 +41,36 @@ def test_processes_of_a_torch_loader_share_the_samples_out(synthetic_set: Path, 
     loader = DataLoader(data, batch_size=4, num_workers=workers, collate_fn=key_of)
     got = [key for keys in loader for key in keys]
     assert Counter(got) == Counter(data.keys)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_processes_that_a_torch_loader_keeps_hear_of_the_next_epoch(synthetic_set: Path, start: str) -> None:
+    data, alone = opened(synthetic_set), opened(synthetic_set)
+    loader = DataLoader(
+        data, batch_size=None, num_workers=1, persistent_workers=True, collate_fn=one_key,
+        multiprocessing_context=start,
+    )  # fmt: skip
+    for epoch in (0, 1, 0):
+        data.set_epoch(epoch)
+        alone.set_epoch(epoch)
+        assert list(loader) == [alone.key(number) for number in alone.epoch_order()]
+
+
+def test_a_dataset_that_was_pickled_tells_its_own_processes_of_the_epoch(synthetic_set: Path) -> None:
+    first = opened(synthetic_set)
+    data = pickle.loads(pickle.dumps(first))
+    loader = DataLoader(data, batch_size=None, num_workers=1, persistent_workers=True, collate_fn=one_key)
+    passes = [list(loader)]
+    data.set_epoch(1)
+    passes.append(list(loader))
+    assert passes[0] != passes[1]
+    assert first.epoch == 0
+
+
+def test_a_loader_for_a_gpu_runs_without_one(synthetic_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    loader = opened(synthetic_set).loader(4, pin_memory=True)
+    assert len(list(loader)) == len(loader)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -183,7 +217,7 @@ for rank in range(int(world)):
         break
 else:
     sys.exit(any([os.wait()[1] for _ in range(int(world))]))
-os.environ |= {"RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": "2"}
+os.environ |= {"RANK": str(rank), "WORLD_SIZE": world, "GROUP_WORLD_SIZE": str(int(world) // 2)}
 loader = avdata.open(root, "train", shuffle=True, seed=4).loader(2, num_workers=3)
 state = Path(out, "state.json")
 if state.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,59 @@ def test_ranks_share_an_epoch_evenly_and_each_sample_is_read_once(synthetic_set:
     assert len(real) == len(set(real)) == len(avdata.open(synthetic_set, "train"))
 
 
+@pytest.mark.parametrize("ranks_of", [(2, 2), (4, 2), (2, 1, 3)])
+def test_nodes_may_have_unequally_many_ranks(
+    synthetic_set: Path, monkeypatch: pytest.MonkeyPatch, ranks_of: tuple[int, ...]
+) -> None:
+    got: list[str] = []
+    for node, local in enumerate(ranks_of):
+        for rank in range(sum(ranks_of[:node]), sum(ranks_of[: node + 1])):
+            told = {"RANK": rank, "WORLD_SIZE": sum(ranks_of), "LOCAL_WORLD_SIZE": local}
+            for name, value in {**told, "GROUP_WORLD_SIZE": len(ranks_of)}.items():
+                monkeypatch.setenv(name, str(value))
+            data = avdata.open(synthetic_set, "train")
+            got += [data.key(number) for number in data.epoch_order()[data.seat :: data.world_size]]
+    assert sorted(got) == sorted(avdata.open(synthetic_set, "train", rank=0, world_size=1).keys)
+
+
+def test_ranks_of_one_node_share_spans(synthetic_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seats = []
+    for rank in range(4):
+        told = {"RANK": rank, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2, "GROUP_WORLD_SIZE": 2}
+        for name, value in told.items():
+            monkeypatch.setenv(name, str(value))
+        seats.append(avdata.open(synthetic_set, "train").seat)
+    assert seats == [0, 2, 1, 3]
+
+
+def test_a_pass_that_ended_at_its_last_batch_can_be_had_again(synthetic_set: Path) -> None:
+    loader = avdata.open(synthetic_set, "train", shuffle=True).loader(batch_size=5)
+    passes = []
+    for _ in range(2):
+        loader.set_epoch(0)
+        # `zip` does not ask the loader for what comes after its last batch.
+        passes.append([batch.key for _, batch in zip(range(len(loader)), loader, strict=False)])
+    assert passes[0] == passes[1]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": -1}, {"seed": 0.5}, {"block": 0}, {"canonical_nodes": -1}, {"block": 2.5}]
+)
+def test_an_order_that_cannot_be_is_refused_when_the_set_is_opened(
+    synthetic_set: Path, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        avdata.open(synthetic_set, "train", shuffle=True, **wrong)
+
+
+def test_a_local_sample_does_not_read_the_whole_index_again(
+    synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = avdata.open(synthetic_set, "train")
+    monkeypatch.setattr("avdata.stream.read_index", None)
+    assert data[0].key == data.keys[0]
+
+
 def test_the_order_is_of_the_seed_and_the_epoch_alone(synthetic_set: Path) -> None:
     assert keys(synthetic_set) == keys(synthetic_set)
     data = avdata.open(synthetic_set, "train", shuffle=True, seed=3)
@@ -78,6 +132,25 @@ def test_a_loader_goes_on_where_its_state_was_taken(synthetic_set: Path) -> None
     second = loader()
     second.load_state_dict(state)  # type: ignore[attr-defined]
     assert head + [batch.key for batch in second] == whole  # type: ignore[attr-defined]
+
+
+def test_another_loader_of_the_same_set_changes_no_state(synthetic_set: Path) -> None:
+    data = avdata.open(synthetic_set, "train", shuffle=True)
+    loader = data.loader(batch_size=5)
+    batches = iter(loader)
+    head = [next(batches).key]
+    list(data.loader(batch_size=5))
+    state = loader.state_dict()
+    rest = [batch.key for batch in batches]
+    again = avdata.open(synthetic_set, "train", shuffle=True).loader(batch_size=5)
+    again.load_state_dict(state)
+    # A pass of a third one, between loading and going on.
+    list(again.dataset.loader(batch_size=7))
+    assert [batch.key for batch in again] == rest
+    assert head + rest == [
+        batch.key for batch in avdata.open(synthetic_set, "train", shuffle=True).loader(batch_size=5)
+    ]
+    assert data.epoch == 1
 
 
 def test_mels_are_normalised_by_the_train_split(synthetic_set: Path) -> None:

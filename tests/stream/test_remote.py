@@ -178,6 +178,27 @@ def test_a_remote_shard_that_was_changed_is_named_and_never_delivered(
     assert "changed after it was indexed" in str(caught.value.hint)
 
 
+def test_a_set_that_is_published_anew_while_it_is_opened_is_the_new_one(
+    site: Site, synthetic_set: Path, synthetic_other: Path, tmp_path: Path
+) -> None:
+    old = (synthetic_other / "dataset.json").read_bytes()
+    site.faults["dataset.json"].append(lambda handler, _: handler.reply(200, old))
+    data = avdata.open(site.url, "train", cache=tmp_path)
+    assert data.keys == avdata.open(synthetic_set, "train").keys
+
+
+def test_a_sample_of_a_set_that_was_published_anew_since_names_that(
+    synthetic_set: Path, synthetic_other: Path, tmp_path: Path
+) -> None:
+    with served(Site(synthetic_set)) as site:
+        data = avdata.open(site.url, "train", cache=tmp_path)
+        site.root = synthetic_other
+        avdata.open(site.url, "train", cache=tmp_path)
+        with pytest.raises(AvdataError, match=r"the index of .* is not the one") as caught:
+            data[0]
+    assert "open it again" in str(caught.value.hint)
+
+
 def test_one_sample_of_a_remote_set_costs_its_own_bytes(
     site: Site, synthetic_set: Path, tmp_path: Path
 ) -> None:

@@ -69,6 +69,16 @@ def test_nothing_but_comparisons_is_a_filter(synthetic_set: Path, text: str) -> 
         avdata.open(synthetic_set, "train", filter=text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["label == 'angry'", "group != 1001", "group in (1, 2)", "label in 3", "flags == 'silent_audio'",
+     "label == 99999999999999999999"],
+)  # fmt: skip
+def test_a_value_of_another_kind_than_its_column_is_named(synthetic_set: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="cannot be understood"):
+        avdata.open(synthetic_set, "train", filter=text)
+
+
 def test_a_column_that_is_not_there_is_named_with_what_it_may_have_been(synthetic_set: Path) -> None:
     with pytest.raises(UsageError, match="no column 'gruop'") as caught:
         avdata.open(synthetic_set, "train", filter="gruop == 'a'")
@@ -135,7 +145,7 @@ def test_a_state_with_other_weights_is_refused(synthetic_set: Path) -> None:
         avdata.open(synthetic_set, "train", weights="label").loader(4).load_state_dict(plain.state_dict())
 
 
-@pytest.mark.parametrize("weights", [[1.0], "nothing", [-1.0] * 3])
+@pytest.mark.parametrize("weights", [[1.0], "nothing", "flags", [-1.0] * 3])
 def test_weights_that_fit_no_set_are_refused(synthetic_set: Path, weights: object) -> None:
     with pytest.raises(UsageError, match="weigh"):
         avdata.open(synthetic_set, "train", weights=weights)
