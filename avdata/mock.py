@@ -102,9 +102,12 @@ def _remove_earlier(folder: Path) -> None:
     """Remove the files that an earlier mock lists: they would be taken for clips of the next one."""
     listed = folder / "manifest.json"
     earlier = load_manifest(listed) if listed.is_file() else None
-    for facts in earlier.files if earlier and earlier.mock else ():
+    if earlier is None or not earlier.mock:
+        return
+    for facts in earlier.files:
         if is_plain_path(facts.path):
             (folder / facts.path).unlink(missing_ok=True)
+    listed.unlink()  # the next one need not write any
 
 
 def picture(scene: Scene, number: int) -> np.ndarray:

@@ -63,6 +63,17 @@ def test_a_run_that_was_stopped_or_whose_set_is_gone_still_has_its_page(run: Pat
     assert "is not here" in report(tmp_path, prepared=tmp_path / "gone").read_text(encoding="utf-8")
 
 
+def test_a_run_on_a_set_without_held_out_splits_is_not_called_unfinished(run: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "result.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    held = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").write_text(json.dumps({k: held[k] for k in held.keys() - {"val", "test"}}))
+    page = report(tmp_path).read_text(encoding="utf-8")
+    assert "neither a val nor a test split" in page
+    assert "Not finished" not in page
+    assert "Chance" not in page
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AvdataError, match="holds no run"):
         report(tmp_path)
