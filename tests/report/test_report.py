@@ -261,6 +261,16 @@ def big_index(root: Path, count: int) -> pa.Table:
     return table
 
 
+def test_stills_are_not_said_to_come_in_one_file_with_their_sound(
+    urbansound_bad: Path, tmp_path: Path
+) -> None:
+    settings = {"video": {"size": 32}, "select": {"limit": 2}}
+    avdata.prepare("urbansound8k-av", source=urbansound_bad, out=tmp_path / "out", config=settings, workers=0)
+    said = Text(avdata.report(tmp_path / "out")).text
+    assert "No offset was measured" in said
+    assert "one file" not in said
+
+
 def test_a_single_point_is_drawn() -> None:
     chart = lines("accuracy", "step", {"val": [(20, 0.5)]}, low=0.0, high=1.0)
     assert chart is not None
