@@ -16,7 +16,7 @@ import pytest
 from trees import digest_tree
 
 import avdata
-from avdata.errors import Reason
+from avdata.errors import AvdataError, Reason
 from avdata.report.advice import REMEDIES
 from avdata.report.charts import lines, ticks
 from avdata.report.compare import compare
@@ -269,6 +269,15 @@ def test_stills_are_not_said_to_come_in_one_file_with_their_sound(
     said = Text(avdata.report(tmp_path / "out")).text
     assert "No offset was measured" in said
     assert "one file" not in said
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "quarantine.parquet"])
+def test_a_table_that_is_not_there_is_said_to_be_missing(shown_set: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(shown_set, tmp_path / "set")
+    (tmp_path / "set" / name).unlink()
+    for look in (avdata.report, avdata.verify):
+        with pytest.raises(AvdataError, match=rf"{name} cannot be read \(there is no such file\)"):
+            look(tmp_path / "set")
 
 
 def test_a_single_point_is_drawn() -> None:
