@@ -30,9 +30,11 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         AvdataError: the disk is full or the place cannot be written.
     """
-    # The process is in the name: a worker that outlives its run must not write into the next one's file.
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with explained_writing(path):
+        if path.is_dir():  # found before the part is written, which would be left beside it
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        # The process is in the name: a worker that outlives its run must not write into the next one's file.
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as stream:
             stream.write(data)

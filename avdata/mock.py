@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from avdata.errors import AvdataError
-from avdata.manifest import FileFacts, Manifest, load_manifest
+from avdata.manifest import FileFacts, Manifest, is_plain_path, load_manifest
 from avdata.recipe import load_recipe
 
 FLASH_SECONDS = 0.1
@@ -67,7 +67,7 @@ def make_mock(name: str, out: str | Path, clips: int | None = None, bad: bool = 
 
     Args:
         name: a recipe's name.
-        out: folder to write; new, empty, or a mock made before.
+        out: folder to write; new, empty, or a mock made before, whose files go.
         clips: how many; None is the recipe's choice.
         bad: also write the cases that go wrong in the real dataset.
         seed: equal seeds make equal bytes.
@@ -88,6 +88,7 @@ def make_mock(name: str, out: str | Path, clips: int | None = None, bad: bool = 
         msg = f"{folder} is not empty, and what it holds is not a mock"
         raise AvdataError(msg, hint="give a new or empty folder; nothing was written")
     try:
+        _remove_earlier(folder)
         recipe.mock(folder, clips, bad, seed)
     except OSError as error:
         if error.filename is None and error.errno != errno.ENOSPC:
@@ -95,6 +96,18 @@ def make_mock(name: str, out: str | Path, clips: int | None = None, bad: bool = 
         msg = f"{error.filename or folder} cannot be written ({error.strerror})"
         raise AvdataError(msg, hint="give a folder that you may write to, on a disk with room") from error
     return folder
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Remove the files that an earlier mock lists: they would be taken for clips of the next one."""
+    listed = folder / "manifest.json"
+    earlier = load_manifest(listed) if listed.is_file() else None
+    if earlier is None or not earlier.mock:
+        return
+    for facts in earlier.files:
+        if is_plain_path(facts.path):
+            (folder / facts.path).unlink(missing_ok=True)
+    listed.unlink()  # the next one need not write any
 
 
 def picture(scene: Scene, number: int) -> np.ndarray:

@@ -40,9 +40,9 @@ def bars() -> Progress:
     held: dict[str, Any] = {}
 
     def show(stage: str, done: int, total: int) -> None:
-        if stage not in held:
-            held[stage] = tqdm(total=total, desc=stage)
-        bar = held[stage]
+        bar = held.get(stage)
+        if bar is None or (bar.n >= bar.total and done < bar.n):  # the same work begins once more
+            bar = held[stage] = tqdm(total=total, desc=stage)
         bar.total = total
         bar.update(done - bar.n)
         if done >= total:

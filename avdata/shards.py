@@ -352,7 +352,9 @@ def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
-        msg = f"{path} cannot be read ({str(error).splitlines()[0]})"
+        # pyarrow's words for a file that is not there are its path
+        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+        msg = f"{path} cannot be read ({why})"
         raise AvdataError(
             msg, hint="prepare the set again, or check that the path is a prepared set"
         ) from error

@@ -9,10 +9,13 @@ from typing import Any
 
 from avdata.recipes.cremad import LABELS, SENTENCES
 
+from avdata.errors import UsageError
 from avdata.mock import NTSC, Scene, sound, write_av, write_manifest, write_truth, write_wav
 
 # Three train, two validate and two test under the speaker split.
 ACTORS = ("1001", "1002", "1003", "1015", "1020", "1010", "1013")
+OTHERS = tuple(name for name in map(str, range(1001, 1092)) if name not in ACTORS)
+"""They come in where the first seven have said everything."""
 NAME_IN_METADATA = "Jane Example Participant"
 """Stands for the personal data that the real files' XMP block can hold."""
 
@@ -30,6 +33,10 @@ class _Clip:
 
 def write_mock(out: Path, count: int | None, *, bad: bool, seed: int) -> None:
     """Write the mock; `truth.json` says when each clip flashes and beeps and what is to become of it."""
+    most = len((*ACTORS, *OTHERS)) * len(LABELS) * len(SENTENCES)
+    if count is not None and count > most:
+        msg = f"{count:,} clips: {most:,} are as many as 91 actors, 12 sentences and 6 emotions give"
+        raise UsageError(msg, hint=f"give --clips {most} or fewer")
     clips = [_plain(number, seed) for number in range(count or 24)]
     for clip in clips:
         _write_pair(out, clip)
@@ -43,10 +50,17 @@ def write_mock(out: Path, count: int | None, *, bad: bool, seed: int) -> None:
 
 
 def _plain(number: int, seed: int) -> _Clip:
-    """Clip `number`: actors take turns, so that every split has some; every sixth sentence has levels."""
-    actor = ACTORS[number % len(ACTORS)]
-    label = LABELS[(number // len(ACTORS) + number) % len(LABELS)]
-    sentence = SENTENCES[(number // (len(ACTORS) * len(LABELS))) % len(SENTENCES)]
+    """Clip `number`: seven actors take turns, so that every split has some; one sentence has levels.
+
+    No two are of the same actor, emotion and sentence: they would be one file.
+    """
+    seven, within = divmod(number, len(ACTORS) * len(LABELS) * len(SENTENCES))
+    place = within % len(ACTORS)
+    turn = within // len(ACTORS)
+    actor = (*ACTORS, *OTHERS)[seven * len(ACTORS) + place]
+    # Two labels on with each turn: after three of six, one more, or they would come again.
+    label = LABELS[(place + 2 * turn + turn // 3) % len(LABELS)]
+    sentence = SENTENCES[turn // len(LABELS)]
     level = ("LO", "MD", "HI")[number % 3] if sentence == "IEO" and label != "NEU" else "XX"
     frames = 60 + 6 * (number % 5)
     moment = float((18 + 3 * (number % 7)) / NTSC)

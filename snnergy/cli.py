@@ -89,8 +89,8 @@ def train(
     _show(result, as_json=as_json)
     if not as_json:
         say(
-            f"{result['steps']:,} steps in {result['seconds']:.0f} s, {result['params']:,} weights;"
-            f" look at it with: snnergy report {out}"
+            f"{result['steps']:,} step{'s' * (result['steps'] != 1)} in {result['seconds']:.0f} s,"
+            f" {result['params']:,} weights; look at it with: snnergy report {out}"
         )
 
 

@@ -22,6 +22,7 @@ from avdata.report.charts import Chart, lines
 
 if TYPE_CHECKING:
     from avdata.stream import AVDataset
+    from snnergy.energy import Energy
     from snnergy.evidence import Evidence
 
 NAME = "report.html"
@@ -81,7 +82,7 @@ def describe(folder: Path, prepared: str | Path | None = None) -> dict[str, Any]
     """Everything the page shows, as its template wants it. The arguments are those of `report`."""
     said = _read(folder / "config.json")
     result = _read(folder / "result.json", missing={})
-    seen, looks, note = _looks(folder, prepared or said.get("set"))
+    seen, looks, energy, note = _looks(folder, prepared or said.get("set"))
     settings = said.get("config") or {k: v for k, v in said.items() if k not in {"model", "set"}}
     labels = list(result.get("labels", ()))
     measured = {name: result[name] for name in ("test", "val") if isinstance(result.get(name), Mapping)}
@@ -97,7 +98,7 @@ def describe(folder: Path, prepared: str | Path | None = None) -> dict[str, Any]
         "classes": {name: classes(held["confusion"], labels) for name, held in measured.items()},
         "charts": curves(folder / "metrics.csv"),
         "rates": list(seen.rates.items()) if seen else [],
-        "energy": _energy(result),
+        "energy": energy,
         "looks": looks,
         "note": note,
     }
@@ -155,27 +156,20 @@ def classes(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> list[d
     return rows
 
 
-def _energy(result: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Figures of energy that the run holds, by name; none where it has not measured any."""
-    held = result.get("energy")
-    pairs = held.items() if isinstance(held, Mapping) else ()
-    return [(str(name), float(value)) for name, value in pairs if isinstance(value, int | float)]
-
-
-def _looks(folder: Path, prepared: str | Path | None) -> tuple[Evidence | None, list[Look], str]:
+def _looks(
+    folder: Path, prepared: str | Path | None
+) -> tuple[Evidence | None, list[Look], Energy | None, str]:
     """What the best network makes of some samples; a sentence instead where that cannot be told."""
     checkpoint = next(
         (folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None
     )
     if checkpoint is None:
-        return None, [], "The run has no checkpoint, so nothing is said of its layers and masks."
+        return None, [], None, "The run has no checkpoint, so nothing is said of its layers and masks."
     if prepared is None or not (Path(prepared) / "dataset.json").is_file():
-        return (
-            None,
-            [],
-            f"The prepared set {prepared} is not here: no samples are shown. Give it with --on.",
-        )
+        note = f"The prepared set {prepared} is not here: no samples are shown. Give it with --on."
+        return None, [], None, note
     from snnergy.data import open_split, to_device  # noqa: PLC0415
+    from snnergy.energy import measure  # noqa: PLC0415
     from snnergy.evaluation import check_fits  # noqa: PLC0415
     from snnergy.evidence import watch  # noqa: PLC0415
     from snnergy.train import load_network  # noqa: PLC0415
@@ -190,9 +184,10 @@ def _looks(folder: Path, prepared: str | Path | None) -> tuple[Evidence | None, 
         batch = next(iter(data.loader(min(SAMPLES, len(data)), num_workers=0)))
         made = to_device(batch)
         seen = watch(network, made.audio, made.video)
+        energy = measure(network, [(made.audio, made.video)])
     except (AvdataError, RuntimeError, ValueError) as error:
-        return None, [], f"The network could not be run on {prepared}: {error}"
-    return seen, [_look(data, key, number, seen) for number, key in enumerate(batch.key)], ""
+        return None, [], None, f"The network could not be run on {prepared}: {error}"
+    return seen, [_look(data, key, number, seen) for number, key in enumerate(batch.key)], energy, ""
 
 
 def _look(data: AVDataset, key: str, number: int, seen: Evidence) -> Look:

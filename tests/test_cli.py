@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -14,6 +15,9 @@ import typer
 from trees import digest_tree
 
 from avdata.cli import app as whole_app
+from avdata.errors import AvdataError
+from avdata.journal import write_whole
+from avdata.mock import make_mock
 from avdata.terminal import _Warnings, run_command
 
 
@@ -154,6 +158,21 @@ def test_verify_and_inspect_a_set(cremad_set: Path, tmp_path: Path) -> None:
     unknown = avdata("inspect", cremad_set, "1001_XXX")
     assert unknown.returncode == 2
     assert digest_tree(cremad_set) == before
+
+
+@pytest.mark.parametrize("place", [".", "folder"])
+def test_a_page_that_would_be_a_folder_is_refused_in_a_sentence(place: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with contextlib.chdir(tmp_path), pytest.raises(AvdataError, match="cannot be written"):
+        write_whole(Path(place), b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_mock_over_an_earlier_one_is_the_mock_that_a_new_folder_would_hold(tmp_path: Path) -> None:
+    for folder, made in ((tmp_path / "twice", (True, False)), (tmp_path / "once", (False,))):
+        for bad in made:
+            make_mock("cremad", folder, clips=2, bad=bad)
+    assert digest_tree(tmp_path / "twice") == digest_tree(tmp_path / "once")
 
 
 def test_a_mock_refuses_a_folder_with_other_files(tmp_path: Path) -> None:

@@ -50,3 +50,12 @@ def test_bars_follow_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().err
     assert "prepare" in said
     assert "3/3" in said
+
+
+def test_bars_are_drawn_again_for_the_next_work_of_the_same_name(capsys: pytest.CaptureFixture[str]) -> None:
+    show = avdata.bars()
+    show("verify", 3, 3)
+    capsys.readouterr()
+    for done in (0, 4):
+        show("verify", done, 4)
+    assert "4/4" in capsys.readouterr().err

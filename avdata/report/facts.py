@@ -87,7 +87,8 @@ def index_batches(root: Path, columns: Sequence[str] | None = None) -> Iterator[
         file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         yield from file.iter_batches(BATCH, columns=list(columns) if columns else None, use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
-        msg = f"{path} cannot be read ({str(error).splitlines()[0]})"
+        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+        msg = f"{path} cannot be read ({why})"
         raise AvdataError(msg, hint="prepare the set again, or check that it is a prepared set") from error
 
 

@@ -4,9 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from avdata.recipes import cremad
+from avdata.recipes import cremad, cremad_mock
 
-from avdata.errors import SourceError
+from avdata.errors import SourceError, UsageError
 from avdata.manifest import load_manifest
 from avdata.recipe import Clip, load_recipe
 
@@ -121,3 +121,10 @@ def test_the_old_misname_is_the_clip_it_was(cremad_bad: Path) -> None:
     assert audio is not None
     assert audio.name == "1040_ITH_SAD_X.wav"
     assert audio.is_file()
+
+
+def test_a_mock_has_as_many_clips_as_were_asked_for_and_says_how_many_it_can_have(tmp_path: Path) -> None:
+    stems = {cremad_mock._plain(number, 0).stem for number in range(6_552)}
+    assert len(stems) == 6_552
+    with pytest.raises(UsageError, match="6,552"):
+        cremad_mock.write_mock(tmp_path, 6_553, bad=False, seed=0)

@@ -16,7 +16,7 @@ import pytest
 from trees import digest_tree
 
 import avdata
-from avdata.errors import Reason
+from avdata.errors import AvdataError, Reason
 from avdata.report.advice import REMEDIES
 from avdata.report.charts import lines, ticks
 from avdata.report.compare import compare
@@ -259,6 +259,25 @@ def big_index(root: Path, count: int) -> pa.Table:
     table = pa.table({name: pa.array(held) for name, held in columns.items()}).cast(index_schema())
     pq.write_table(table, root / "index.parquet", compression="zstd")
     return table
+
+
+def test_stills_are_not_said_to_come_in_one_file_with_their_sound(
+    urbansound_bad: Path, tmp_path: Path
+) -> None:
+    settings = {"video": {"size": 32}, "select": {"limit": 2}}
+    avdata.prepare("urbansound8k-av", source=urbansound_bad, out=tmp_path / "out", config=settings, workers=0)
+    said = Text(avdata.report(tmp_path / "out")).text
+    assert "No offset was measured" in said
+    assert "one file" not in said
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "quarantine.parquet"])
+def test_a_table_that_is_not_there_is_said_to_be_missing(shown_set: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(shown_set, tmp_path / "set")
+    (tmp_path / "set" / name).unlink()
+    for look in (avdata.report, avdata.verify):
+        with pytest.raises(AvdataError, match=rf"{name} cannot be read \(there is no such file\)"):
+            look(tmp_path / "set")
 
 
 def test_a_single_point_is_drawn() -> None:

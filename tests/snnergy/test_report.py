@@ -43,6 +43,16 @@ def test_samples_are_shown_with_what_the_network_says_of_them(run: Path, synthet
     assert all(0 <= rate <= 1 for _, rate in held["rates"])
 
 
+def test_the_page_shows_the_energy_of_each_layer_and_of_the_network(run: Path) -> None:
+    page = report(run).read_text(encoding="utf-8")
+    energy = describe(run)["energy"]
+    assert energy.samples == 8
+    for value in (energy.millijoules(), energy.reference_millijoules, energy.millijoules_with_memory):
+        assert f'<span class="n">{value:.3g}</span>' in page
+    for layer in energy.layers:
+        assert f"<code>{layer.name}</code>" in page
+
+
 def test_a_run_that_was_stopped_or_whose_set_is_gone_still_has_its_page(run: Path, tmp_path: Path) -> None:
     for name in ("config.json", "metrics.csv"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
@@ -51,6 +61,17 @@ def test_a_run_that_was_stopped_or_whose_set_is_gone_still_has_its_page(run: Pat
     assert "no checkpoint" in page
     (tmp_path / "last.ckpt").write_bytes((run / "last.ckpt").read_bytes())
     assert "is not here" in report(tmp_path, prepared=tmp_path / "gone").read_text(encoding="utf-8")
+
+
+def test_a_run_on_a_set_without_held_out_splits_is_not_called_unfinished(run: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "result.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    held = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").write_text(json.dumps({k: held[k] for k in held.keys() - {"val", "test"}}))
+    page = report(tmp_path).read_text(encoding="utf-8")
+    assert "neither a val nor a test split" in page
+    assert "Not finished" not in page
+    assert "Chance" not in page
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ for (const form of document.querySelectorAll("[data-filters]")) {
       one.hidden = ![...form.elements].filter((control) => control.name && control.value).every((control) => {
         const value = one.dataset[control.name];
         if (control.type === "search") return value.toLowerCase().includes(control.value.trim().toLowerCase());
-        return value.split("|").includes(control.value);
+        return value === control.value || value.split("|").includes(control.value);
       });
       if (one.hidden) for (const audio of one.querySelectorAll("audio")) audio.pause();
       shown += !one.hidden;
