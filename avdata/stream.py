@@ -343,7 +343,7 @@ class AVDataset(IterableDataset[AVSample]):
             "canonical_nodes": order.canonical_nodes, "split": self.split, "filter": self.filter,
             "weights": None if self.weights is None else hashlib.sha256(self.weights.tobytes()).hexdigest(),
             # The same settings over other clips make another index.
-            "config_hash": self.info["config_hash"], "index": self.info["index"]["sha256"],
+            "config_hash": self.info["config_hash"], "index": self.info.get("index", {}).get("sha256"),
         }  # fmt: skip
 
     def __iter__(self) -> Samples:
