@@ -34,9 +34,14 @@ def write_whole(path: Path, data: bytes) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with explained_writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            stream.write(data)
-            sync(stream.fileno())
+        try:
+            with part.open("wb") as stream:
+                stream.write(data)
+                sync(stream.fileno())
+        except OSError:
+            # What is half written would fill a full disk for good.
+            part.unlink(missing_ok=True)
+            raise
         rename(part, path)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from avdata.errors import AvdataError, UsageError
-from snnergy.checkpoints import load
+from snnergy.checkpoints import load, save
 from snnergy.settings import TrainConfig
 from snnergy.train import evaluate, train
 
@@ -127,6 +129,22 @@ def test_other_settings_do_not_go_on_with_a_run_and_leave_it_as_it_was(
     with pytest.raises(AvdataError, match="was not finished"):
         train(tiny_set, tmp_path, quick(save_every=1), device="cpu")
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()} == before
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_leaves_nothing_half_written_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "last.ckpt", {"step": 1})
+    whole = (tmp_path / "last.ckpt").read_bytes()
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("avdata.journal.os.fsync", full)
+    with pytest.raises(AvdataError, match="the disk is full") as raised:
+        save(tmp_path / "last.ckpt", {"step": 2})
+    assert "--resume" in str(raised.value.hint)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"last.ckpt": whole}
 
 
 def test_where_there_is_no_run_there_is_nothing_to_go_on_with(
