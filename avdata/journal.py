@@ -36,9 +36,14 @@ def write_whole(path: Path, data: bytes) -> None:
         # The process is in the name: a worker that outlives its run must not write into the next one's file.
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            stream.write(data)
-            sync(stream.fileno())
+        try:
+            with part.open("wb") as stream:
+                stream.write(data)
+                sync(stream.fileno())
+        except OSError:
+            # What is half written would fill a full disk for good.
+            part.unlink(missing_ok=True)
+            raise
         rename(part, path)
 
 

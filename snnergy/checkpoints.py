@@ -30,10 +30,19 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint."""
+    """Write a checkpoint.
+
+    Raises:
+        AvdataError: the disk is full or the place cannot be written; the one before is kept.
+    """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    write_whole(path, buffer.getvalue())
+    try:
+        write_whole(path, buffer.getvalue())
+    except AvdataError as error:
+        # The same command alone, as elsewhere, begins no run where one is.
+        hint = "make room, then train on with --resume (a comparison: with the same command)"
+        raise AvdataError(error.message, hint=hint) from error
 
 
 def load(data: bytes, name: str | Path) -> dict[str, Any]:

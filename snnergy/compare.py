@@ -20,16 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avdata.errors import UsageError
+from avdata.errors import AvdataError, UsageError
 from avdata.journal import write_whole
 from snnergy.checkpoints import load_network, read_config
 from snnergy.data import Batch, batches, differences, nearest, open_split, pairs
 from snnergy.energy import Energy, measure
 from snnergy.model import FUSIONS, SNNergy
+from snnergy.ogm import Modulation
 from snnergy.pictures import draw_comparison
 from snnergy.processes import Device
 from snnergy.settings import TrainConfig
-from snnergy.train import train
+from snnergy.train import MAY_DIFFER, network_for, train
 
 MINIMUM = ("audio", "video", "concat", "ccssa", "cmqka")
 """MODEL.md §9.2: the smallest table that is worth showing."""
@@ -94,8 +95,8 @@ def compare(
         progress: called with a stage (`FUSION seed N`), done and total, in optimiser steps.
 
     Raises:
-        UsageError: a name is unknown, or a run in `out` has other settings.
-        AvdataError: a training failed.
+        UsageError: a name is unknown, a fusion does not go with the settings, or a run in `out` has others.
+        AvdataError: the set has no split to compare by, or a training failed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         msg = "a comparison is one process, and torchrun started several"
@@ -105,6 +106,7 @@ def compare(
         if name not in FUSIONS:
             msg = f"there is no fusion {name!r}"
             raise UsageError(msg, hint=nearest(name, list(FUSIONS)))
+    _check(where, [config.model_copy(update={"fusion": name}) for name in chosen])
     folder = Path(out)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     for offset in range(seeds):
@@ -130,6 +132,20 @@ def compare(
     return rows
 
 
+def _check(where: str | Path, configs: Sequence[TrainConfig]) -> None:
+    """Refuse before the first training what would be refused after hours of it."""
+    data = open_split(where, "train", rank=0, world_size=1)
+    if not {"val", "test"} & set(data.info["splits"]):
+        msg = f"{where} has neither a val nor a test split: there is nothing to compare by"
+        raise AvdataError(msg, hint="prepare it with another --split-by; avdata info names them")
+    for config in configs:
+        # Without memory: it is only asked for.
+        with torch.device("meta"):
+            network = network_for(config, data)
+            if config.ogm_ge:
+                Modulation(network, config.ogm_ge)
+
+
 def _called(stage: str, progress: Progress) -> Progress:
     return lambda _, done, steps: progress(stage, done, steps)
 
@@ -143,7 +159,8 @@ def _trained(
         resume = (run / "config.json").is_file()
         return train(where, run, config, device=device, progress=progress, resume=resume)
     there = read_config(run)
-    other = differences(there["config"], config.model_dump(mode="json"))
+    rows = differences(there["config"], config.model_dump(mode="json"))
+    other = [row for row in rows if row[0] not in MAY_DIFFER]
     if other or there["set"] != str(where):
         said = ", ".join(f"{name}: {old} there, {new} now" for name, old, new in other)
         msg = f"{run} holds a run with other settings ({said or 'of the set ' + there['set']})"

@@ -114,7 +114,7 @@ class _Run:
         self.every = config.evaluation_interval(self.steps, self.epoch_steps)
         self.validates = "val" in self.data.info["splits"]
         repeated = self.data.info["config"].get("audio", {}).get("layout") == "repeat"
-        self.learner = Learner(_network(config, self.data), config, fabric, repeated=repeated)
+        self.learner = Learner(network_for(config, self.data), config, fabric, repeated=repeated)
         self.best: dict[str, Any] | None = None
         self.evaluated, self.saved = -1, 0
         self.warned: set[str] = set()
@@ -162,7 +162,7 @@ class _Run:
                 self._step(batches, real, epoch)
                 if self.learner.step == self.steps:
                     break
-                if self._save_due() and self._inside_epoch():
+                if self._save_due() and self._inside(epoch):
                     self.save(calibrated=False)
             else:
                 if (epoch + 1) % self.every == 0:
@@ -175,9 +175,11 @@ class _Run:
     def _save_due(self) -> bool:
         return self.learner.step - self.saved >= self.config.save_every
 
-    def _inside_epoch(self) -> bool:
-        # After its last step an epoch may be evaluated; the state to go on from is the one after that.
-        return int(self.loader.state_dict()["samples"]) < len(self.data)
+    def _inside(self, epoch: int) -> bool:
+        # After its last step an epoch may be evaluated; the state to go on from is the one after that. Where
+        # that step has fewer parts than others, the loader stands at the next epoch already.
+        at = self.loader.state_dict()
+        return int(at["epoch"]) == epoch and int(at["samples"]) < len(self.data)
 
     def _groups(self) -> Iterator[tuple[list[AVBatch], int]]:
         """The parts of each step, and the samples of the epoch that came before it."""
@@ -289,11 +291,12 @@ class _Run:
         }
         if self.log:
             self.log.close()
-            write_json(self.folder / "result.json", result)
             draw_curves(self.folder / "metrics.csv", self.folder / "curves.png")
             if "test" in result:
                 write_classes(self.folder / "classes.csv", result["test"], self.data.labels)
                 draw_confusion(result["test"]["confusion"], self.data.labels, self.folder / "confusion.png")
+            # The last of all: what holds it is finished, and is not gone on with.
+            write_json(self.folder / "result.json", result)
         return result
 
 
@@ -314,7 +317,8 @@ def _part(config: TrainConfig, world: int) -> int:
     return part
 
 
-def _network(config: TrainConfig, data: AVDataset) -> SNNergy:
+def network_for(config: TrainConfig, data: AVDataset) -> SNNergy:
+    """The network that settings ask for, for the labels and pictures of a set."""
     channels = int(data.info["shape"]["frames"][3])
     given = {"num_classes": len(data.labels), "video_channels": channels, "fusion": config.fusion}
     for name in given.keys() & config.model.keys():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from avdata.errors import UsageError
+from avdata.errors import AvdataError, UsageError
 from snnergy.checkpoints import load_network
 from snnergy.compare import compare, training_bytes
 from snnergy.data import Batch, open_split, pairs
@@ -61,7 +62,8 @@ def test_the_table_holds_the_means_over_seeds_and_no_run_is_made_twice(
     assert "±" in said
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
     stages.clear()
-    again = compare(tiny_set, tmp_path, quick(steps=2), **options)
+    # How batches are made ahead changes no figure.
+    again = compare(tiny_set, tmp_path, quick(steps=2, workers=1), **options)
     assert not stages
     assert [row.accuracy for row in again] == [row.accuracy for row in rows]
     with pytest.raises(UsageError, match="other settings"):
@@ -74,6 +76,34 @@ def test_an_unknown_fusion_is_named_before_anything_is_trained(
     with pytest.raises(UsageError, match="there is no fusion 'cmqkb'"):
         compare(tiny_set, tmp_path, quick(), fusions=["cmqka", "cmqkb"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fusions", "changes", "said"),
+    [
+        (["concat", "audio"], {"ogm_ge": 0.8}, "ogm_ge balances two encoders"),
+        (["cmqka", "concat"], {"model": {"fusion_stages": [3]}}, "has no fusion stages"),
+    ],
+)
+def test_what_one_fusion_refuses_is_said_before_another_is_trained(
+    fusions: list[str], changes: dict, said: str, tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        compare(tiny_set, tmp_path, quick(steps=1, **changes), fusions=fusions, seeds=1, device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_set_with_nothing_to_compare_by_is_refused_before_anything_is_trained(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_set, bare)
+    info = json.loads((bare / "dataset.json").read_text())
+    info["splits"] = {"train": info["splits"]["train"]}
+    (bare / "dataset.json").write_text(json.dumps(info))
+    with pytest.raises(AvdataError, match="neither a val nor a test split"):
+        compare(bare, tmp_path / "out", quick(steps=1), fusions=["audio"], seeds=1, device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_processes_are_refused(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from avdata.errors import AvdataError, UsageError
-from snnergy.checkpoints import load
+from snnergy.checkpoints import load, save
 from snnergy.settings import TrainConfig
 from snnergy.train import evaluate, train
 
@@ -57,6 +59,40 @@ def test_a_run_killed_in_an_epoch_ends_with_the_same_weights_and_the_same_log(
     assert resumed["test"] == whole["test"]
 
 
+def test_a_run_killed_at_the_end_of_an_epoch_whose_last_step_has_fewer_parts_is_still_evaluated_there(
+    tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 32 samples, ten a step in two parts of five: the fourth step is of one part.
+    config = quick(steps=5, batch_size=10, accumulate=2, save_every=1, eval_every=1)
+    train(tiny_set, tmp_path / "whole", config, device="cpu")
+
+    def killed(*given: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("snnergy.train.calibrate", killed)
+        with pytest.raises(Killed):
+            train(tiny_set, tmp_path / "parts", config, device="cpu")
+    train(tiny_set, tmp_path / "parts", device="cpu", resume=True)
+    ours, theirs = ((tmp_path / name / "metrics.csv").read_text() for name in ("parts", "whole"))
+    assert ours == theirs
+
+
+def test_a_run_killed_while_it_draws_is_not_finished_and_goes_on(
+    tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*given: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("snnergy.train.draw_confusion", killed)
+        with pytest.raises(Killed):
+            train(tiny_set, tmp_path, quick(steps=1), device="cpu")
+    train(tiny_set, tmp_path, device="cpu", resume=True)
+    assert (tmp_path / "confusion.png").is_file()
+    assert (tmp_path / "result.json").is_file()
+
+
 def test_the_checkpoint_to_go_on_from_was_in_the_middle_of_an_epoch(
     tiny_set: Path, tmp_path: Path, quick: Quick
 ) -> None:
@@ -93,6 +129,22 @@ def test_other_settings_do_not_go_on_with_a_run_and_leave_it_as_it_was(
     with pytest.raises(AvdataError, match="was not finished"):
         train(tiny_set, tmp_path, quick(save_every=1), device="cpu")
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()} == before
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_leaves_nothing_half_written_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "last.ckpt", {"step": 1})
+    whole = (tmp_path / "last.ckpt").read_bytes()
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("avdata.journal.os.fsync", full)
+    with pytest.raises(AvdataError, match="the disk is full") as raised:
+        save(tmp_path / "last.ckpt", {"step": 2})
+    assert "--resume" in str(raised.value.hint)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"last.ckpt": whole}
 
 
 def test_where_there_is_no_run_there_is_nothing_to_go_on_with(

@@ -27,6 +27,7 @@ from snnergy.compare import compare
 from snnergy.data import AVBatch, AVDataset, open_split
 from snnergy.learner import Learner
 from snnergy.model import build
+from snnergy.pictures import draw_confusion
 from snnergy.processes import share_statistics
 from snnergy.settings import TrainConfig, settle
 from snnergy.train import evaluate, load_network, train
@@ -58,6 +59,15 @@ def test_last_is_the_state_after_the_last_step_whether_or_not_it_is_the_best(
     best = load((tmp_path / "run" / "best.ckpt").read_bytes(), "best.ckpt")
     assert last["step"] == 8
     assert best["step"] == result["best"]["step"]
+
+
+def test_the_picture_of_a_confusion_does_not_grow_with_hundreds_of_labels(tmp_path: Path) -> None:
+    for count in (80, 160):
+        labels = [f"label {number}" for number in range(count)]
+        draw_confusion([[1] + [0] * (count - 1)] * count, labels, tmp_path / f"{count}.png")
+    # Width and height stand behind a PNG's first sixteen bytes.
+    sizes = [(tmp_path / f"{count}.png").read_bytes()[16:24] for count in (80, 160)]
+    assert sizes[0] == sizes[1]
 
 
 def test_equal_seeds_train_equal_networks_and_others_do_not(
