@@ -50,8 +50,10 @@ def start(device: Device, precision: str, *, sync_batchnorm: bool = False) -> Fa
     if sync_batchnorm and kind == "cpu":
         msg = "sync_batchnorm=true needs GPUs: torch has no synchronised batch norm for the CPU"
         raise UsageError(msg, hint="leave it out; the statistics of evaluation are shared in any case")
-    if world % local:
-        msg = f"{world} processes on machines of {local} each: every machine must have equally many"
+    # All machines must refuse alike, or some would wait for those that did.
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", world // local))
+    if world != local * machines:
+        msg = f"{world} processes, {local} of them on this machine: every machine must have equally many"
         raise UsageError(msg, hint="give each torchrun the same --nproc-per-node")
     # Loading it takes seconds, and only training needs it.
     from lightning.fabric import Fabric  # noqa: PLC0415
@@ -75,6 +77,8 @@ def _quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
+    # Gradients of channels_last are copied into DDP's buckets, which costs little and is said once a process.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
 
 
 def total(fabric: Fabric, value: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from snnergy.data import AVBatch, AVDataset, open_split
 from snnergy.learner import Learner
 from snnergy.model import build
 from snnergy.pictures import draw_confusion
-from snnergy.processes import share_statistics
+from snnergy.processes import share_statistics, start
 from snnergy.settings import TrainConfig, settle
 from snnergy.train import evaluate, load_network, train
 
@@ -312,3 +312,12 @@ def test_films_of_which_half_is_hidden_need_both_modalities(tmp_path: Path) -> N
     assert accuracy["video"] <= 0.70
     assert accuracy["concat"] >= 0.95
     assert accuracy["cmqka"] >= 0.95
+
+
+@pytest.mark.parametrize("local", [4, 2])
+def test_machines_of_unequally_many_processes_all_refuse(local: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two machines, of four and two: on the second alone the numbers would come out even.
+    for name, count in (("WORLD_SIZE", 6), ("LOCAL_WORLD_SIZE", local), ("GROUP_WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(count))
+    with pytest.raises(UsageError, match="every machine must have equally many"):
+        start("cpu", "32")
