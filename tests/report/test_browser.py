@@ -43,7 +43,9 @@ def kill_all(mark: str) -> None:
             if mark.encode() in (folder / "environ").read_bytes():
                 process = os.pidfd_open(int(folder.name))
                 signal.pidfd_send_signal(process, signal.SIGKILL)
-                select.select([process], [], [])
+                end = select.poll()
+                end.register(process, select.POLLIN)
+                end.poll(60_000)
                 os.close(process)
 
 
