@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 
 
 class AvdataError(Exception):
@@ -139,3 +142,21 @@ class MediaError(Exception):
     def __reduce__(self) -> tuple[type[MediaError], tuple[Reason, str]]:
         """Cross process borders with both parts."""
         return MediaError, (self.reason, self.detail)
+
+
+@contextmanager
+def explained_table(path: Path) -> Iterator[None]:
+    """Turn what reading a table raises into a sentence.
+
+    Raises:
+        AvdataError: it is missing or cannot be read.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        # pyarrow's words for a file that is not there are its path
+        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+        msg = f"{path} cannot be read ({why})"
+        raise AvdataError(msg, hint="prepare the set again, or check that it is a prepared set") from error

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avdata.card import MADE_HERE, PERMISSION, dataset_card
+from avdata.card import HUB_SPLITS, MADE_HERE, PERMISSION, dataset_card
 from avdata.errors import AvdataError, UsageError
 from avdata.hub import (
     KIND,
@@ -240,9 +240,8 @@ def _changed(ours: _Set, there: Mapping[str, There]) -> tuple[list[str], list[st
 
 def _check_alone(repo: str, there: Mapping[str, There], info: Mapping[str, Any]) -> None:
     """Refuse a repository of another dataset: the card's patterns would take in the shards of both."""
-    ours = {"train", "val", "test"}
     for path in there:
-        if path.partition("/")[0] in ours and path.endswith(".tar") and not _is_shard(path, info):
+        if path.partition("/")[0] in HUB_SPLITS and path.endswith(".tar") and not _is_shard(path, info):
             msg = f"{repo} holds {path}, which is of another dataset than {info['name']}"
             raise AvdataError(msg, hint="publish to a repository of its own, or remove what is there first")
 
@@ -250,7 +249,7 @@ def _check_alone(repo: str, there: Mapping[str, There], info: Mapping[str, Any])
 def _is_shard(path: str, info: Mapping[str, Any]) -> bool:
     """Whether a file of the repository is a shard of this dataset, in this preparation or an earlier one."""
     folder, _, name = path.partition("/")
-    return folder in {"train", "val", "test"} and name.startswith(f"{info['name']}-{folder}-")
+    return folder in HUB_SPLITS and name.startswith(f"{info['name']}-{folder}-")
 
 
 def _read(path: Path) -> bytes:

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from avdata.errors import AvdataError, check_spelling
+from avdata.errors import AvdataError, check_spelling, explained_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -346,18 +346,10 @@ def read_quarantine(root: str | Path) -> pa.Table:
 
 
 def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    try:
+    with explained_table(path):
         return pq.read_table(path, columns=columns)
-    except (OSError, pa.ArrowInvalid) as error:
-        # pyarrow's words for a file that is not there are its path
-        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
-        msg = f"{path} cannot be read ({why})"
-        raise AvdataError(
-            msg, hint="prepare the set again, or check that the path is a prepared set"
-        ) from error
 
 
 def read_info(root: str | Path) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class Learner:
         Raises:
             AvdataError: it spoilt them, although its loss was finite; the message names the first.
         """
-        for network in (self.network, self.average):
+        for network in dict.fromkeys((self.network, self.average)):
             for name, value in network.state_dict().items():
                 if not bool(value.isfinite().all()):
                     msg = f"after step {self.step} the network's {name} is not finite"

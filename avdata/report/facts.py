@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avdata.errors import AvdataError, Flag
+from avdata.errors import Flag, explained_table
 from avdata.report.choose import Chooser, Pick
 
 if TYPE_CHECKING:
@@ -78,18 +78,13 @@ def index_batches(root: Path, columns: Sequence[str] | None = None) -> Iterator[
     Raises:
         AvdataError: it is missing or cannot be read.
     """
-    import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     path = root / "index.parquet"
-    try:
+    with explained_table(path):
         # Without a buffer size, a whole column of a row group is fetched at once.
         file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         yield from file.iter_batches(BATCH, columns=list(columns) if columns else None, use_threads=False)
-    except (OSError, pa.ArrowInvalid) as error:
-        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
-        msg = f"{path} cannot be read ({why})"
-        raise AvdataError(msg, hint="prepare the set again, or check that it is a prepared set") from error
 
 
 def gather(root: Path, *, seed: int = 0) -> Facts:

@@ -20,8 +20,7 @@ ATTEMPTS = 3
 
 def watched(tests: Path, scratch: Path, patience: int) -> tuple[int, str]:
     """How pytest ended, and what it said. Of all it has started nothing is left running."""
-    mark = f"STARTED_BY={uuid.uuid4().hex}"
-    name, _, value = mark.partition("=")
+    mark = uuid.uuid4().hex
     command = [
         sys.executable, "-m", "pytest", tests, "-q", "-p", "no:cacheprovider", f"--basetemp={scratch}",
         "-o", f"faulthandler_timeout={patience}", "-o", "faulthandler_exit_on_timeout=true",
@@ -29,7 +28,7 @@ def watched(tests: Path, scratch: Path, patience: int) -> tuple[int, str]:
     # What hangs may hold a pipe open for good.
     with (scratch.parent / f"{scratch.name}.txt").open("w+") as said:
         ended = subprocess.run(
-            command, env={**os.environ, name: value}, stdout=said, stderr=said, check=False
+            command, env={**os.environ, "STARTED_BY": mark}, stdout=said, stderr=said, check=False
         ).returncode
         kill_all(mark)
         said.seek(0)
