@@ -12,49 +12,47 @@ Nothing heavy is imported before it is used.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from avdata.config import Config
-    from avdata.download import download
+    from avdata.config.schema import Config
     from avdata.errors import AvdataError, Flag, Reason, SourceError, UsageError
-    from avdata.mixture import mix
-    from avdata.mock import make_mock as mock
-    from avdata.notebook import bars
-    from avdata.prepare import PreparedSet, prepare
-    from avdata.publish import publish
-    from avdata.pull import pull
+    from avdata.hub.publish import publish
+    from avdata.hub.pull import pull
+    from avdata.pipeline.prepare import PreparedSet, prepare
+    from avdata.progress import bars
     from avdata.recipe import Clip, Recipe, load_recipe, recipe_names
-    from avdata.report import report
-    from avdata.stream import AVBatch
-    from avdata.stream import open_dataset as open
-    from avdata.verify import verify
+    from avdata.reporting.report import report
+    from avdata.shards.verify import verify
+    from avdata.sources.download import download
+    from avdata.streaming.batch import AVBatch
+    from avdata.streaming.dataset import open_dataset as open
+    from avdata.streaming.mixture import mix
+    from avdata.testing.mock_dataset import make_mock as mock
 
 _DOORS = {
-    "AVBatch": ("stream", "AVBatch"),
+    "AVBatch": ("streaming.batch", "AVBatch"),
     "AvdataError": ("errors", "AvdataError"),
     "Clip": ("recipe", "Clip"),
-    "Config": ("config", "Config"),
+    "Config": ("config.schema", "Config"),
     "Flag": ("errors", "Flag"),
-    "PreparedSet": ("prepare", "PreparedSet"),
+    "PreparedSet": ("pipeline.prepare", "PreparedSet"),
     "Reason": ("errors", "Reason"),
     "Recipe": ("recipe", "Recipe"),
     "SourceError": ("errors", "SourceError"),
     "UsageError": ("errors", "UsageError"),
-    "bars": ("notebook", "bars"),
-    "download": ("download", "download"),
+    "bars": ("progress", "bars"),
+    "download": ("sources.download", "download"),
     "load_recipe": ("recipe", "load_recipe"),
-    "mix": ("mixture", "mix"),
-    "mock": ("mock", "make_mock"),
-    "open": ("stream", "open_dataset"),
-    "prepare": ("prepare", "prepare"),
-    "publish": ("publish", "publish"),
-    "pull": ("pull", "pull"),
+    "mix": ("streaming.mixture", "mix"),
+    "mock": ("testing.mock_dataset", "make_mock"),
+    "open": ("streaming.dataset", "open_dataset"),
+    "prepare": ("pipeline.prepare", "prepare"),
+    "publish": ("hub.publish", "publish"),
+    "pull": ("hub.pull", "pull"),
     "recipe_names": ("recipe", "recipe_names"),
-    "report": ("report", "report"),
-    "verify": ("verify", "verify"),
+    "report": ("reporting.report", "report"),
+    "verify": ("shards.verify", "verify"),
 }
 
 __all__ = [
@@ -94,14 +92,3 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(msg)
     module, attribute = _DOORS[name]
     return getattr(importlib.import_module(f"avdata.{module}"), attribute)
-
-
-class _Package(ModuleType):
-    """Keeps `avdata.prepare` the function: importing a submodule would put the module in its place."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _DOORS and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -1,6 +1,8 @@
 """`python -m avdata`."""
 
-from avdata.cli import main
+from __future__ import annotations
+
+from avdata.cli.main import main
 
 if __name__ == "__main__":
     main()

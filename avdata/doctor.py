@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from avdata.cache import cache_root
+from avdata.storage.paths import cache_root
 
 PROOF_SECONDS = 120
+
 LOW_DISK = 10_000_000_000
 
 
@@ -81,6 +82,7 @@ _TORCH_FAMILY = (
     _Library("lightning", "from lightning.fabric import Fabric", False, "training", "pip install lightning"),
     _GRAPHICS,
 )  # fmt: skip
+
 _OTHERS = (
     _Library("av", "import av; av.open", True, "opens every container", "pip install --upgrade av"),
     _Library(
@@ -99,6 +101,7 @@ _OTHERS = (
         "pip install 'avdata[face]'",
     ),
 )  # fmt: skip
+
 _CHAINS = (_TORCH_FAMILY, _OTHERS)
 """What is proven in one process, in turn; the chains run side by side."""
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import difflib
+from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 
 
 class AvdataError(Exception):
@@ -34,19 +33,6 @@ class SourceError(AvdataError):
 
 class OutOfReachError(AvdataError):
     """Something cannot be reached or kept at the moment; nothing says that it is damaged."""
-
-
-def check_spelling(path: object) -> None:
-    """See that a name can be written down: pyarrow and FFmpeg take paths in UTF-8.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        msg = f"the name {str(path)!a} is not UTF-8"
-        raise UsageError(msg, hint="rename it; if it looks right to you, set PYTHONUTF8=1") from error
 
 
 class Reason(StrEnum):
@@ -144,19 +130,11 @@ class MediaError(Exception):
         return MediaError, (self.reason, self.detail)
 
 
-@contextmanager
-def explained_table(path: Path) -> Iterator[None]:
-    """Turn what reading a table raises into a sentence.
+def nearest(word: str, known: Sequence[str]) -> str:
+    """A hint that names the closest known word, or all of them.
 
-    Raises:
-        AvdataError: it is missing or cannot be read.
+    >>> nearest("crema", ["cremad", "ave"])
+    'did you mean cremad?'
     """
-    import pyarrow as pa  # noqa: PLC0415
-
-    try:
-        yield
-    except (OSError, pa.ArrowInvalid) as error:
-        # pyarrow's words for a file that is not there are its path
-        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
-        msg = f"{path} cannot be read ({why})"
-        raise AvdataError(msg, hint="prepare the set again, or check that it is a prepared set") from error
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else "known: " + ", ".join(known)

@@ -11,9 +11,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from avdata.config import Config, Overrides, build_config, merge, nearest
-from avdata.errors import AvdataError, Flag, UsageError
-from avdata.presets import PRESETS
+from avdata.config.overrides import Overrides, merge
+from avdata.config.presets import PRESETS
+from avdata.config.schema import Config, build_config
+from avdata.errors import AvdataError, Flag, UsageError, nearest
 
 
 @dataclass(frozen=True, slots=True)

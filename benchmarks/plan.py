@@ -28,7 +28,8 @@ SHAPE = {"mel": [1, 4, 4], "frames": [1, 8, 8, 1]}
 def planned(samples: int) -> tuple[float, float]:
     """Seconds and peak MB of the order of an epoch, in a process of its own."""
     code = (
-        "import sys, time, numpy as np\nfrom avdata.plan import Order, batch_places, epoch_order\n"
+        "import sys, time, numpy as np\n"
+        "from avdata.streaming.sampling import Order, batch_places, epoch_order\n"
         "n = int(sys.argv[1]); began = time.perf_counter()\n"
         "order = epoch_order(np.full(n // 1000, 1000), Order(), 0)\n"
         "order[batch_places(n, 0, seen=0, batch_size=32, rank=0, world=8)[0]]\n"
@@ -43,7 +44,8 @@ def planned(samples: int) -> tuple[float, float]:
 
 def make_set(root: Path, samples: int) -> None:
     """A set whose index is whole and whose shards are all one file, of one shard's samples."""
-    from avdata.shards import ShardWriter, _npy, index_schema, parquet_bytes
+    from avdata.shards.format import index_schema, parquet_bytes
+    from avdata.shards.writer import ShardWriter, _npy
 
     each = samples // SHARDS
     (root / "train").mkdir(parents=True)

@@ -45,7 +45,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 
 def make_clips(folder: Path, kind: str, count: int) -> None:
     """Write `count` clips of a kind; three differ, the rest are copies under other names."""
-    from avdata.mock import Scene, picture, sound, write_av, write_wav
+    from avdata.testing.media import Scene, picture, sound, write_av, write_wav
 
     folder.mkdir(parents=True)
     for number in range(count):
@@ -93,9 +93,9 @@ def floor(folder: Path, out: Path, count: int) -> None:
     import soundfile
     import soxr
 
-    from avdata.config import AudioConfig, QualityConfig
-    from avdata.mel import spectrogram
-    from avdata.soundtrack import Soundtrack
+    from avdata.config.schema import AudioConfig, QualityConfig
+    from avdata.features.audio.spectrogram import spectrogram
+    from avdata.media.audio import Soundtrack
 
     del out
     for path in videos(folder, count):
@@ -171,10 +171,12 @@ def prepare2(folder: Path, out: Path, count: int) -> None:
 
 def parts(folder: Path, out: Path, count: int) -> None:
     """What the product does beyond the floor: CPU time a clip of each part, in this process."""
-    from avdata import features, job, shardplan
-    from avdata.finish import finish
-    from avdata.journal import Journal
-    from avdata.shards import ShardWriter
+    from avdata.features import extract as features
+    from avdata.pipeline import planning as shardplan
+    from avdata.pipeline import shard_job as job
+    from avdata.pipeline.finalize import finish
+    from avdata.pipeline.journal import Journal
+    from avdata.shards.writer import ShardWriter
 
     prepare(folder, out / "first", min(count, 3), workers=0)
     spent: dict[str, float] = {}
@@ -200,7 +202,7 @@ def parts(folder: Path, out: Path, count: int) -> None:
     timed(job, "_sha256", "tar, checksums")
     timed(job._MelSums, "add", "statistics")
     timed(Journal, "commit", "journal, index")
-    timed(sys.modules["avdata.prepare"], finish.__name__, "journal, index")
+    timed(sys.modules["avdata.pipeline.prepare"], finish.__name__, "journal, index")
     os.environ["AVDATA_CACHE"] = str(out / "cache")
     prepare(folder, out / "second", count, workers=0)
     told = ", ".join(f"{part} {seconds / count * 1e3:.2f}" for part, seconds in spent.items())
@@ -299,8 +301,9 @@ def measure(name: str, folder: Path, count: int) -> tuple[float, float, float]:
 def start_up(folder: Path) -> float:
     """Seconds from the start of a worker's process to the end of its first clip."""
     code = (
-        "import sys; from pathlib import Path; import avdata.engine, avdata.job\n"
-        "from avdata.config import Config; from avdata.features import extract\n"
+        "import sys; from pathlib import Path\n"
+        "import avdata.pipeline.engines.local, avdata.pipeline.shard_job\n"
+        "from avdata.config.schema import Config; from avdata.features.extract import extract\n"
         "from avdata.recipe import Clip\n"
         "extract(Clip('k', 'a', 'g', 'train', Path(sys.argv[1])), Config())"
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from avdata.mock_corpus import CASES
+from avdata.testing.reference_clips import CASES
 
 BLOCK = 1 << 16
 
@@ -82,7 +82,7 @@ class Ranged(io.RawIOBase):
 
 
 def read_as_prepare_does(file: Any) -> None:
-    """Every packet of the pictures and of the first sound, as `avdata.film.open_film` takes them."""
+    """Every packet of the pictures and of the first sound, as `avdata.media.video.open_film` takes them."""
     import av
 
     with av.open(file, buffer_size=BLOCK) as container:

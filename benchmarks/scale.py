@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import avdata
-from avdata import engine, engine_ray
-from avdata.job import ShardJob, ban, run_shard
-from avdata.prepare import plan
+from avdata.pipeline.engines import local as engine
+from avdata.pipeline.engines import ray as engine_ray
+from avdata.pipeline.planning import plan
+from avdata.pipeline.shard_job import ShardJob, ban, run_shard
 
 SHARD = 64
 

@@ -60,7 +60,7 @@ def make_raw(data: Path, samples: int) -> None:
     """Pictures with the detail of a photograph, so that JPEG finds what it finds in one; and mels."""
     from PIL import Image
 
-    from avdata.shards import _strip
+    from avdata.shards.writer import _strip
 
     raw = data / "raw"
     raw.mkdir(parents=True)
@@ -80,7 +80,8 @@ def make_raw(data: Path, samples: int) -> None:
 
 def make_ours(data: Path, storage: str, shard_samples: int = 100) -> None:
     """The samples as a prepared set."""
-    from avdata.shards import ShardWriter, _npy, index_schema, parquet_bytes, shard_name
+    from avdata.shards.format import index_schema, parquet_bytes, shard_name
+    from avdata.shards.writer import ShardWriter, _npy
 
     root = data / f"ours-{storage}"
     (root / "train").mkdir(parents=True)

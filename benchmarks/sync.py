@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from avdata.config import QualityConfig
-from avdata.film import read_clock, read_pictures
-from avdata.media import read_pictures_decord
-from avdata.mock_corpus import CASES, onsets, tolerance
+from avdata.config.schema import QualityConfig
+from avdata.media.decoders.decord import read_pictures_decord
+from avdata.media.video import read_clock, read_pictures
+from avdata.testing.reference_clips import CASES, onsets, tolerance
 
 QUALITY = QualityConfig()
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from avdata import Clip, Recipe, SourceError
-from avdata.mock import Scene, write_av, write_truth
+from avdata.testing.media import Scene, write_av
+from avdata.testing.mock_dataset import write_truth
 
 LABELS = ("clap", "knock")
 HELD_OUT = {"a": "test", "b": "val"}

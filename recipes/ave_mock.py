@@ -9,7 +9,8 @@ from typing import Any
 
 from avdata.recipes.ave import HEADER, LABELS, SPLIT_FILES, Row
 
-from avdata.mock import Scene, write_av, write_manifest, write_truth
+from avdata.testing.media import Scene, write_av
+from avdata.testing.mock_dataset import write_manifest, write_truth
 
 FAST = {"preset": "ultrafast"}
 

@@ -15,13 +15,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from avdata.config import nearest
-from avdata.errors import Flag, SourceError, UsageError
+from avdata.errors import Flag, SourceError, UsageError, nearest
 from avdata.recipe import Clip, Recipe
 
 LABELS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
+
 SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
+
 STEM = re.compile(rf"(10\d\d)_({'|'.join(SENTENCES)})_({'|'.join(LABELS)})_(LO|MD|HI|XX)")
+
 # Copies from before 2022-10-18 have this name.
 MISNAMED = {"1040_ITH_SAD_X": "1040_ITH_SAD_XX"}
 
@@ -78,6 +80,7 @@ VAL_ACTORS = frozenset(
     1015 1020 1021 1030 1050 1070 1079 1089 1090
     """.split()
 )
+
 TEST_ACTORS = frozenset(
     """
     1010 1013 1022 1026 1037 1038 1040 1045 1047 1048 1059 1065 1066 1068 1071 1073 1084 1086 1088
@@ -91,6 +94,7 @@ OGMGE = {
     "train": "68d0d3fd253830328fc92c68f3cf2e215db8c5b86757ad9c5112d2c76ba68bde",
     "test": "14866c99301fd56fb4a16f8a7048a8a6372a47069aee9f216443bc718be45f1f",
 }
+
 OGMGE_URL = (
     "https://raw.githubusercontent.com/GeWu-Lab/OGM-GE_CVPR2022/"
     "343dc1d95c9bda88f105c0da8d24f185e0e98b54/data/CREMAD"

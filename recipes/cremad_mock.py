@@ -10,12 +10,15 @@ from typing import Any
 from avdata.recipes.cremad import LABELS, SENTENCES
 
 from avdata.errors import UsageError
-from avdata.mock import NTSC, Scene, sound, write_av, write_manifest, write_truth, write_wav
+from avdata.testing.media import NTSC, Scene, sound, write_av, write_wav
+from avdata.testing.mock_dataset import write_manifest, write_truth
 
 # Three train, two validate and two test under the speaker split.
 ACTORS = ("1001", "1002", "1003", "1015", "1020", "1010", "1013")
+
 OTHERS = tuple(name for name in map(str, range(1001, 1092)) if name not in ACTORS)
 """They come in where the first seven have said everything."""
+
 NAME_IN_METADATA = "Jane Example Participant"
 """Stands for the personal data that the real files' XMP block can hold."""
 

@@ -22,16 +22,20 @@ from pathlib import Path
 import numpy as np
 
 from avdata.errors import SourceError
-from avdata.mock import Scene, write_av, write_manifest, write_truth
 from avdata.recipe import Clip, Recipe
+from avdata.testing.media import Scene, write_av
+from avdata.testing.mock_dataset import write_manifest, write_truth
 
 COUNTS = {"train": 1024, "val": 128, "test": 256}
+
 SECONDS, FPS, SIZE, RATE = 1.28, Fraction(25, 2), 32, 16_000
+
 BANDS = {
     2: ((200.0, 900.0), (2_200.0, 6_500.0)),
     4: ((200.0, 450.0), (800.0, 1_250.0), (1_900.0, 2_900.0), (4_300.0, 6_500.0)),
 }
 """Hz of the tones, by the number of places."""
+
 BLOBS = {2: (2, 7, 7), 4: (0, 4, 5)}
 """First column within the place, end of the first columns, and width, pixels, by the number of places."""
 

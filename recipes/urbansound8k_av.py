@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from avdata.config import nearest
-from avdata.errors import Flag, SourceError, UsageError
+from avdata.errors import Flag, SourceError, UsageError, nearest
 from avdata.recipe import Clip, Recipe
 
 log = logging.getLogger(__name__)
@@ -30,10 +29,15 @@ LABELS = (
     "air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling", "engine_idling", "gun_shot",
     "jackhammer", "siren", "street_music",
 )  # fmt: skip
+
 STEM = re.compile(r"(\d+)-(\d)-(\d+)-(\d+)")
+
 VISION = ("vision", "Dataset_v3_vision")
+
 SOUND = ("audio", "sound", "Dataset_v3_sound")
+
 FOLDS = 10
+
 IMAGES = (".jpg", ".jpeg", ".png")
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from avdata.recipes.urbansound8k_av import LABELS
 
-from avdata.mock import Scene, Subtype, picture, sound, write_manifest, write_still, write_truth, write_wav
+from avdata.testing.media import Scene, Subtype, picture, sound, write_still, write_wav
+from avdata.testing.mock_dataset import write_manifest, write_truth
 
 # Rate, sample type, channels, extensible header: the kinds that the real files are of.
 KINDS: tuple[tuple[int, Subtype, int, bool], ...] = (
@@ -16,7 +17,9 @@ KINDS: tuple[tuple[int, Subtype, int, bool], ...] = (
     (16_000, "float", 1, False),
     (44_100, "s32", 1, False),
 )  # fmt: skip
+
 SIZES = ((320, 240), (200, 300), (257, 191))
+
 BEEP = 0.15
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from avdata.errors import AvdataError
-from avdata.journal import write_whole
+from avdata.storage.atomic import write_whole
 from snnergy.model import ModelConfig, SNNergy
 from snnergy.settings import TrainConfig, parse
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from avdata.terminal import Version, print_json, print_table, run_command, say, show_progress
+from avdata.cli.console import Version, print_json, print_table, run_command, say, show_progress
 from snnergy.cli_energy import energy
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from avdata.terminal import as_count, print_json, print_table, say
+from avdata.cli.console import as_count, print_json, print_table, say
 
 if TYPE_CHECKING:
     from snnergy.energy import Layer

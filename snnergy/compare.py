@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avdata.errors import AvdataError, UsageError
-from avdata.journal import write_whole
+from avdata.storage.atomic import write_whole
 from snnergy.checkpoints import load_network, read_config
 from snnergy.data import Batch, batches, differences, nearest, open_split, pairs
 from snnergy.energy import Energy, measure

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from avdata.config import nearest
-from avdata.errors import UsageError
+from avdata.errors import UsageError, nearest
 
 Kind = Literal["token", "channel", "ssa"]
 SumNorm = Literal["bn", "none"]

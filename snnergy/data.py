@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 import avdata
-from avdata.config import differences, merge, nearest, why
-from avdata.given import parse_setting, read_config_file
-from avdata.stream import AVBatch, AVDataset, Loader
+from avdata.config.overrides import differences, merge, parse_setting, read_config_file
+from avdata.config.schema import why
+from avdata.errors import nearest
+from avdata.streaming.batch import AVBatch
+from avdata.streaming.dataset import AVDataset
+from avdata.streaming.loader import Loader
 
 __all__ = [
     "AVBatch", "AVDataset", "Batch", "Loader", "batches", "differences", "merge", "nearest", "open_split",

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avdata.errors import AvdataError
-from avdata.report.charts import Chart, lines
+from avdata.reporting.charts import Chart, lines
 
 if TYPE_CHECKING:
-    from avdata.stream import AVDataset
+    from avdata.streaming.dataset import AVDataset
     from snnergy.energy import Energy
     from snnergy.evidence import Evidence
 
@@ -69,8 +69,8 @@ def report(run: str | Path, page: str | Path | None = None, *, prepared: str | P
     Raises:
         AvdataError: the folder holds no run, or the page cannot be written.
     """
-    from avdata.journal import write_whole  # noqa: PLC0415
-    from avdata.report.page import render  # noqa: PLC0415
+    from avdata.reporting.html import render  # noqa: PLC0415
+    from avdata.storage.atomic import write_whole  # noqa: PLC0415
 
     folder = Path(run)
     path = folder / NAME if page is None else Path(page)
@@ -205,7 +205,7 @@ def _look(data: AVDataset, key: str, number: int, seen: Evidence) -> Look:
 
 def _pictures(frames: np.ndarray, mel: np.ndarray, number: int, seen: Evidence) -> list[tuple[str, str]]:
     """Frames and spectrogram side by side by step, then each stage's masks over them."""
-    from avdata.report.gallery import coloured, picture_uri  # noqa: PLC0415
+    from avdata.visualization.images import coloured, picture_uri  # noqa: PLC0415
     from snnergy.evidence import shaded  # noqa: PLC0415
 
     colour = frames if frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)

@@ -18,7 +18,7 @@ import surroundings
 from stores import store
 
 import avdata
-from avdata.filesystem import filesystem_of
+from avdata.storage.remote import filesystem_of
 
 surroundings.forget()
 

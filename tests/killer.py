@@ -7,8 +7,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from avdata import job as room
-from avdata.job import ShardJob, run_shard
+from avdata.pipeline import shard_job as room
+from avdata.pipeline.shard_job import ShardJob, run_shard
 
 KEY = "killer"  # a file of this name beside the set holds the key of the clip
 

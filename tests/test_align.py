@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from avdata.align import Window, choose_window, cut, measure_offset, pad_fraction, step_times
-from avdata.config import AlignConfig, QualityConfig, build_config
+from avdata.config.schema import AlignConfig, QualityConfig, build_config
 from avdata.errors import UsageError
-from avdata.mel import log_mel, resample
-from avdata.mock import Scene, sound, write_av
-from avdata.soundtrack import read_sound
+from avdata.features.alignment import Window, choose_window, cut, measure_offset, pad_fraction, step_times
+from avdata.features.audio.spectrogram import log_mel, resample
+from avdata.media.audio import read_sound
+from avdata.testing.media import Scene, sound, write_av
 
 RATE = 16_000
 

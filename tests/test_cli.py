@@ -14,11 +14,11 @@ import pytest
 import typer
 from trees import digest_tree
 
-from avdata.cli import app as whole_app
+from avdata.cli.console import _Warnings, run_command
+from avdata.cli.main import app as whole_app
 from avdata.errors import AvdataError
-from avdata.journal import write_whole
-from avdata.mock import make_mock
-from avdata.terminal import _Warnings, run_command
+from avdata.storage.atomic import write_whole
+from avdata.testing.mock_dataset import make_mock
 
 
 def avdata(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -54,14 +54,18 @@ def test_help_and_import_load_nothing_heavy() -> None:
 def test_avdata_works_where_torchaudio_torchvision_and_decord_are_broken() -> None:
     code = (
         "import sys; sys.modules.update(torchaudio=None, torchvision=None, decord=None);"
-        "import avdata, avdata.features, avdata.job, avdata.stream; print(avdata.prepare, avdata.open)"
+        "import avdata, avdata.features.extract, avdata.pipeline.shard_job, avdata.streaming.dataset;"
+        "print(avdata.prepare, avdata.open)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_a_door_stays_a_function_when_its_module_is_imported() -> None:
-    code = "import avdata.prepare, avdata.verify, avdata as a; print(callable(a.prepare), callable(a.verify))"
+    code = (
+        "import avdata.pipeline.prepare, avdata.shards.verify, avdata as a;"
+        "print(callable(a.prepare), callable(a.verify))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]
 

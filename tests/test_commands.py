@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import avdata.cli
 import snnergy.cli
-from avdata.terminal import command_line
+from avdata.cli.console import command_line
 
 BIN = Path(sys.executable).parent
 NEEDS_THE_NETWORK = ("avdata download", "avdata publish", "avdata pull", "avdata manifest build")
@@ -155,7 +155,7 @@ def test_colours_are_for_terminals_only(cremad_set: Path) -> None:
 
 
 def test_the_readers_of_logs_get_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
-    from avdata import terminal
+    from avdata.cli import console as terminal
 
     with pytest.MonkeyPatch.context() as patch:
         clock = [0.0]

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from avdata.config import Config, QualityConfig
-from avdata.features import extract
-from avdata.film import read_clock, read_pictures
-from avdata.media import read_pictures_decord
-from avdata.mock_corpus import CASES, SCENE, onsets, tolerance
+from avdata.config.schema import Config, QualityConfig
+from avdata.features.extract import extract
+from avdata.media.decoders.decord import read_pictures_decord
+from avdata.media.video import read_clock, read_pictures
 from avdata.recipe import Clip
+from avdata.testing.reference_clips import CASES, SCENE, onsets, tolerance
 
 QUALITY = QualityConfig()
 ROUNDING = 3

@@ -23,7 +23,7 @@ import avdata
 import avdata.cli
 import snnergy.cli
 from avdata.manifest import load_manifest
-from avdata.shards import read_index
+from avdata.shards.reader import read_index
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

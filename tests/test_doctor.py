@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import avdata.doctor as room
-from avdata.cli import app
+from avdata.cli.main import app
 from avdata.doctor import _Library, examine
 
 WHOLE = _Library("numpy", "import numpy", True, "arrays", "pip install numpy")

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from avdata import engine
-from avdata.engine import NO_ITEM, run_jobs
-from avdata.engine_ray import _Teller
 from avdata.errors import AvdataError, Reason
+from avdata.pipeline.engines import local as engine
+from avdata.pipeline.engines.base import NO_ITEM
+from avdata.pipeline.engines.local import run_jobs
+from avdata.pipeline.engines.ray import _Teller
 
 
 class Locked(Exception):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from avdata import exporters
 from avdata.errors import AvdataError, UsageError
-from avdata.exporters import export
-from avdata.sample import load_sample
+from avdata.shards import export as exporters
+from avdata.shards.export import export
+from avdata.shards.sample import load_sample
 
 
 def test_the_authors_arrays_hold_the_samples_of_each_split_in_the_order_of_the_index(
@@ -70,6 +70,14 @@ def test_an_unknown_layout_is_refused_with_the_nearest_one(tmp_path: Path, crema
 
 
 def test_the_command_exports(tmp_path: Path, cremad_set: Path) -> None:
-    command = [sys.executable, "-m", "avdata.cli", "export", str(cremad_set), str(tmp_path / "npy"), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "avdata.cli",
+        "export",
+        str(cremad_set),
+        str(tmp_path / "npy"),
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     assert str(tmp_path / "npy" / "audio_train.npy") in json.loads(done.stdout)

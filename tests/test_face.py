@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from avdata import face as room
-from avdata.config import build_config
+from avdata.config.schema import build_config
 from avdata.errors import UsageError
-from avdata.face import face_square
-from avdata.features import extract
-from avdata.mock import Scene, write_av
+from avdata.features import face_crop as room
+from avdata.features.extract import extract
+from avdata.features.face_crop import face_square
+from avdata.pipeline.planning import plan
 from avdata.recipe import Clip
-from avdata.shardplan import plan
+from avdata.testing.media import Scene, write_av
 
 SIZE = (320, 240)
 AT = (210, 110)

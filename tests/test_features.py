@@ -13,19 +13,20 @@ import torch
 from av.video.reformatter import Colorspace, VideoReformatter
 from torchvision.transforms.v2 import functional as transform
 
-from avdata.align import Window, cut
-from avdata.config import Config, build_config
-from avdata.decode import Copies, Shape
+from avdata.config.presets import PRESETS
+from avdata.config.schema import Config, build_config
 from avdata.errors import MediaError, Reason
-from avdata.features import extract
-from avdata.fit import fit_frame, fit_picture
-from avdata.job import ShardJob, _steps
-from avdata.mel import log_mel, pcen, spectrogram
-from avdata.mock import NTSC, Scene, sound, write_av, write_still, write_wav
-from avdata.presets import PRESETS
+from avdata.features.alignment import Window, cut
+from avdata.features.audio.spectrogram import log_mel, pcen, spectrogram
+from avdata.features.extract import extract
+from avdata.media.resize import fit_frame, fit_picture
+from avdata.pipeline.shard_job import ShardJob, _steps
+from avdata.pipeline.validation import Candidate, SourceFile
 from avdata.recipe import Clip
-from avdata.shards import decode_frames, encode_members
-from avdata.survey import Candidate, SourceFile
+from avdata.shards.reader import decode_frames
+from avdata.shards.writer import encode_members
+from avdata.streaming.collate import Copies, Shape
+from avdata.testing.media import NTSC, Scene, sound, write_av, write_still, write_wav
 
 MOMENT = float(30 / NTSC)
 SCENE = Scene(seconds=2.5, flashes=(MOMENT,), beeps=(MOMENT,), size=(160, 120), seed=2)

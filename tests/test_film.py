@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from avdata import film as room
-from avdata.config import QualityConfig
+from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, Reason
-from avdata.film import open_film, read_clock, read_pictures
-from avdata.mock import Scene, picture, write_av
-from avdata.route import Route
+from avdata.media import video as room
+from avdata.media.packet_selection import Route
+from avdata.media.video import open_film, read_clock, read_pictures
+from avdata.testing.media import Scene, picture, write_av
 
 QUALITY = QualityConfig()
 SCENE = Scene(seconds=4.0, flashes=(1.0,), beeps=(1.0,), size=(96, 64), fps=Fraction(25), seed=3)

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avdata.config import Config, QualityConfig, build_config
+from avdata.config.schema import Config, QualityConfig, build_config
 from avdata.errors import Flag, MediaError, Reason
-from avdata.features import extract
-from avdata.media import read_still
-from avdata.mock import Scene, picture, sound, write_av, write_wav
+from avdata.features.extract import extract
+from avdata.media.audio import read_sound
+from avdata.media.image import read_still
 from avdata.recipe import Clip
-from avdata.soundtrack import read_sound
+from avdata.testing.media import Scene, picture, sound, write_av, write_wav
 
 SCENE = Scene(seconds=2.0, flashes=(1.0,), beeps=(1.0,), size=(64, 48), fps=Fraction(25))
 

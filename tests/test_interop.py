@@ -9,7 +9,8 @@ import datasets
 import pytest
 import webdataset
 
-from avdata.shards import ShardWriter, read_index, read_info
+from avdata.shards.reader import read_index, read_info
+from avdata.shards.writer import ShardWriter
 
 
 @pytest.mark.filterwarnings("ignore")

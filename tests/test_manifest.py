@@ -8,7 +8,9 @@ import json
 import pytest
 
 from avdata.errors import AvdataError, UsageError
-from avdata.manifest import check, check_all, is_plain_path, load_manifest, manifest_names
+from avdata.manifest import load_manifest, manifest_names
+from avdata.sources.manifest_check import check, check_all
+from avdata.storage.paths import is_plain_path
 
 SHA = "sha256:" + "a" * 64
 

@@ -10,12 +10,14 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from avdata.config import QualityConfig
+from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, Reason
-from avdata.film import read_clock, read_pictures
-from avdata.media import read_pictures_decord, read_still, sniff
-from avdata.mock import Scene, Subtype, picture, sound, write_av, write_still, write_wav
-from avdata.soundtrack import read_sound
+from avdata.media.audio import read_sound
+from avdata.media.container import sniff
+from avdata.media.decoders.decord import read_pictures_decord
+from avdata.media.image import read_still
+from avdata.media.video import read_clock, read_pictures
+from avdata.testing.media import Scene, Subtype, picture, sound, write_av, write_still, write_wav
 
 QUALITY = QualityConfig()
 SMALL = Scene(seconds=2.0, flashes=(1.0,), beeps=(1.0,), size=(160, 120), fps=Fraction(25))

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import avdata
-from avdata.picture import save_picture
-from avdata.sample import load_sample
+from avdata.reporting.sample_plot import save_picture
+from avdata.shards.sample import load_sample
 
 
 def test_a_sample_shows_its_frames_above_its_spectrogram(cremad_set: Path) -> None:

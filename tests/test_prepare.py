@@ -12,13 +12,12 @@ import pytest
 from trees import digest_tree
 
 import avdata
-from avdata.config import merge
-from avdata.engine import NO_ITEM
+from avdata.config.overrides import merge, parse_setting, read_config_file
 from avdata.errors import AvdataError, SourceError, UsageError
-from avdata.given import parse_setting, read_config_file
-from avdata.job import ShardJob, run_shard
-from avdata.prepare import plan
-from avdata.shards import read_index, read_info, read_quarantine
+from avdata.pipeline.engines.base import NO_ITEM
+from avdata.pipeline.planning import plan
+from avdata.pipeline.shard_job import ShardJob, run_shard
+from avdata.shards.reader import read_index, read_info, read_quarantine
 
 SETTINGS = {"video": {"size": 32}, "shards": {"samples": 3}}
 BAD_MOCKS = ["cremad_bad", "ave_bad", "urbansound_bad"]

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 import avdata.cli
 import snnergy.cli
-from avdata.config import AlignConfig, setting_names
+from avdata.config.schema import AlignConfig, setting_names
 from avdata.errors import Reason
 
 README = Path(__file__).parents[1] / "README.md"

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from avdata.config import Config
+from avdata.config.schema import Config
 from avdata.errors import Flag, Reason
 from snnergy.model import FUSIONS, ModelConfig
 from snnergy.settings import AugmentConfig, TrainConfig

@@ -10,15 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from avdata.errors import AvdataError
-from avdata.shards import (
-    EXTENSIONS,
-    ShardWriter,
-    decode_npy,
-    read_index,
-    read_info,
-    read_members,
-    tar_header,
-)
+from avdata.shards.format import EXTENSIONS
+from avdata.shards.reader import decode_npy, read_index, read_info, read_members
+from avdata.shards.writer import ShardWriter, tar_header
 
 members = some.dictionaries(some.sampled_from(EXTENSIONS), some.binary(max_size=2_000), min_size=1)
 

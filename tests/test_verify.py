@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from avdata.decode import decode_strip
 from avdata.errors import AvdataError
-from avdata.sample import read_bytes
-from avdata.shards import decode_frames, read_index, read_members
-from avdata.verify import verify
+from avdata.shards.reader import decode_frames, read_index, read_members
+from avdata.shards.sample import read_bytes
+from avdata.shards.verify import verify
+from avdata.streaming.collate import decode_strip
 
 
 @pytest.fixture

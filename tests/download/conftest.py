@@ -227,7 +227,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, and waits that are short."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("AVDATA_CACHE", str(folder))
-    monkeypatch.setattr("avdata.fetch.backoff", lambda attempt: 0.01)
+    monkeypatch.setattr("avdata.sources.rate_limit.backoff", lambda attempt: 0.01)
     return folder
 
 
@@ -323,7 +323,7 @@ class Tiny:
     root: Path
 
     def download(self, **options: Any) -> Any:
-        from avdata.download import download
+        from avdata.sources.download import download
 
         return download(self.recipe, manifest=self.manifest, into=self.root, **options)
 

@@ -16,14 +16,15 @@ import pytest
 
 import avdata
 from avdata.errors import AvdataError, UsageError
-from avdata.journal import Journal
-from avdata.shardplan import plan
+from avdata.pipeline.journal import Journal
+from avdata.pipeline.planning import plan
 
 SETTINGS = {"video": {"size": 32}, "shards": {"samples": 3}}
 
 SCRIPT = """
 import json, sys
-from avdata import connection, fetch
+from avdata.sources import fetcher as fetch
+from avdata.sources import http as connection
 fetch.backoff = lambda attempt: 0.02
 connection.READ_TIMEOUT = 600
 import avdata
@@ -243,7 +244,7 @@ def test_what_the_user_gave_is_never_removed(served, tmp_path):
 
 
 def test_proven_files_are_not_read_again_unless_told_so(cremad_mock, tmp_path, monkeypatch):
-    from avdata import survey
+    from avdata.pipeline import validation as survey
 
     avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "one", config=SETTINGS)
     read = []

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from avdata.download import DownloadPlan, Moment, download
 from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.manifest import Source
-from avdata.part import DiskError
+from avdata.sources.download import Moment, download
+from avdata.sources.download_plan import DownloadPlan
+from avdata.storage.atomic import DiskError
 
 
 def test_every_file_arrives_as_it_is_served(tiny):
@@ -34,7 +35,9 @@ def test_a_second_run_asks_the_server_for_nothing(tiny):
 def test_proven_files_are_not_read_again_unless_they_change(tiny, monkeypatch):
     tiny.download()
     read = []
-    monkeypatch.setattr("avdata.proof.digest", lambda path, algorithm: read.append(path.name) or "sha256:0")
+    monkeypatch.setattr(
+        "avdata.sources.checksums.digest", lambda path, algorithm: read.append(path.name) or "sha256:0"
+    )
     tiny.download()
     assert read == []
     changed = tiny.root / "wav/c0001.wav"
@@ -218,7 +221,7 @@ def test_a_manifest_cannot_write_outside_of_the_folder(tiny, build):
 
 
 def test_a_disk_without_room_is_noticed_before_anything_is_fetched(tiny, monkeypatch):
-    monkeypatch.setattr(sys.modules["avdata.download"], "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(sys.modules["avdata.sources.download"], "free_bytes", lambda folder: 1000)
     with pytest.raises(DiskError, match="1,000 free") as caught:
         tiny.download()
     assert tiny.world.asked == []
@@ -307,7 +310,7 @@ def test_cremads_manifest_and_recipe_choose_clips_before_anything_is_on_disk(tmp
 def test_a_folder_is_free_again_although_another_process_holds_the_lock_file_open(tmp_path, monkeypatch):
     import fcntl
 
-    from avdata.sourcefolder import alone
+    from avdata.sources.source_dir import alone
 
     copies = []
     flock = fcntl.flock

@@ -45,7 +45,7 @@ def test_a_dropped_connection_goes_on_from_the_byte(one, faults):
 
 
 def test_a_long_file_on_a_weak_line_is_finished_however_often_it_is_cut(tiny, build, faults, monkeypatch):
-    monkeypatch.setattr("avdata.fetch._PROGRESS", 10_000)
+    monkeypatch.setattr("avdata.sources.fetcher._PROGRESS", 10_000)
     content = bytes(range(250)) * 1000
     tiny.files, tiny.world.files = {PATH: content}, {"/" + PATH: content}
     tiny.manifest = build["manifest"]([Source(name="media", urls=(tiny.world.url + "/{path}",))], tiny.files)
@@ -62,7 +62,7 @@ def test_a_long_file_on_a_weak_line_is_finished_however_often_it_is_cut(tiny, bu
 
 def test_a_stalled_connection_is_left_and_goes_on_from_the_byte(one, faults, monkeypatch):
     # Long enough for a busy machine to answer whatever else is asked of it.
-    monkeypatch.setattr("avdata.connection.READ_TIMEOUT", 3.0)
+    monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT", 3.0)
     one.world.faults["/" + PATH].append(faults["stall_after"](50_000))
     one.download()
     assert one.tree() == one.files
@@ -294,7 +294,7 @@ def test_a_full_disk_ends_the_run_at_once_and_says_so(tiny, tmp_path):
     manifest.write_text(tiny.manifest.model_dump_json())
     script = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))\n"
-        "from avdata.download import download; from avdata.errors import AvdataError\n"
+        "from avdata.sources.download import download; from avdata.errors import AvdataError\n"
         "from avdata.recipe import Recipe\n"
         "r = Recipe('tiny', 1, 'Tiny', ('a',), {'o': 'one'}, 'o', lambda *a: [], lambda *a: None)\n"
         "try: download(r, manifest=sys.argv[1], into=sys.argv[2])\n"
@@ -317,14 +317,14 @@ def test_a_full_disk_ends_the_run_at_once_and_says_so(tiny, tmp_path):
 
 def test_a_disk_that_fills_up_meanwhile_stops_the_run(tiny, monkeypatch):
     room = iter([10**12])
-    monkeypatch.setattr(sys.modules["avdata.download"], "free_bytes", lambda folder: next(room, 1000))
-    monkeypatch.setattr(sys.modules["avdata.download"], "_LOOK_EVERY", 0.0)
+    monkeypatch.setattr(sys.modules["avdata.sources.download"], "free_bytes", lambda folder: next(room, 1000))
+    monkeypatch.setattr(sys.modules["avdata.sources.download"], "_LOOK_EVERY", 0.0)
     with pytest.raises(SourceError, match="nearly full"):
         tiny.download(connections=1, bandwidth=20_000)
 
 
 def test_tokens_are_not_sent_to_the_host_of_a_redirect(serve):
-    from avdata.connection import Connections
+    from avdata.sources.http import Connections
 
     storage = serve({"f": b"1"})
     front = serve()

@@ -17,10 +17,11 @@ from avdata.manifest import Source
 
 WORK = """
 import os, sys
-from avdata import connection, fetch
+from avdata.sources import fetcher as fetch
+from avdata.sources import http as connection
 fetch.backoff = lambda attempt: 0.02
 connection.READ_TIMEOUT = 600
-from avdata.download import download
+from avdata.sources.download import download
 from avdata.recipe import Recipe
 recipe = Recipe("tiny", 1, "Tiny", ("a",), {"o": "one"}, "o", lambda *a: [], lambda *a: None)
 def work():
@@ -184,7 +185,7 @@ def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(killing, faults, read_tre
 
 
 def test_ctrl_c_in_the_callers_own_code_stops_the_threads_too(tiny, faults, monkeypatch):
-    monkeypatch.setattr("avdata.connection.READ_TIMEOUT", 600)
+    monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT", 600)
     for path in list(tiny.files)[3:]:
         tiny.world.faults["/" + path].append(faults["stall_after"](10))
 

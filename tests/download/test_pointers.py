@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from avdata.errors import SourceError
 from avdata.manifest import FileFacts, read_table
-from avdata.pointers import build_table, is_pointer, list_checkout, parse_pointer, write_table
+from avdata.sources.git_lfs import build_table, is_pointer, list_checkout, parse_pointer, write_table
 
 WAV = b"RIFF" + bytes(1000)
 

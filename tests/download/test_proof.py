@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from avdata.manifest import FileFacts
-from avdata.proof import Proofs, prove
+from avdata.sources.checksums import Proofs, prove
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import zipfile
 
 import pytest
 
-from avdata import schemes
-from avdata.download import download
 from avdata.errors import SourceError
 from avdata.manifest import Source
+from avdata.sources import url_schemes as schemes
+from avdata.sources.download import download
 
 PAGE = "text/html; charset=utf-8"
 

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from avdata.download import download
 from avdata.errors import SourceError, UsageError
 from avdata.manifest import Source
-from avdata.sourcefolder import unpack_local
-from avdata.unpack import Limits, unpack
+from avdata.sources.archives import Limits, unpack
+from avdata.sources.download import download
+from avdata.sources.source_dir import unpack_local
 
 FILES = {"AVE/a.mp4": b"a" * 5000, "AVE/-12.mp4": random.Random(0).randbytes(3000), "readme.txt": b""}
 
@@ -178,7 +178,7 @@ def test_a_zip_member_that_lies_about_its_size_is_refused(box):
 
 
 def test_a_tar_header_of_gigabytes_is_refused_before_it_fills_the_memory(box, monkeypatch):
-    monkeypatch.setattr("avdata.unpack._OVERHEAD", 1 << 20)
+    monkeypatch.setattr("avdata.sources.archives._OVERHEAD", 1 << 20)
     header = tar_member("x", tarfile.XHDTYPE)
     header.size = 1 << 32
     with gzip.open(box.folder / "x", "wb", compresslevel=1) as stream:
@@ -189,7 +189,7 @@ def test_a_tar_header_of_gigabytes_is_refused_before_it_fills_the_memory(box, mo
 
 
 def test_gigabytes_after_a_tars_end_are_refused(box, monkeypatch):
-    monkeypatch.setattr("avdata.unpack._OVERHEAD", 1 << 20)
+    monkeypatch.setattr("avdata.sources.archives._OVERHEAD", 1 << 20)
     write_tar(box.folder / "x", [("a", b"1")])
     with (box.folder / "x").open("ab") as file:
         file.write(gzip.compress(bytes(8 << 20)))
@@ -242,7 +242,7 @@ def test_a_run_that_was_killed_goes_on_with_the_members_that_are_not_staged(box,
     (box.staging / "readme.txt.part").write_bytes(b"half")
     opened = []
     monkeypatch.setattr(
-        "avdata.unpack._Writer._copy",
+        "avdata.sources.archives._Writer._copy",
         lambda self, entry, content, target, copy=unpack.__globals__["_Writer"]._copy: (
             opened.append(entry.name),
             copy(self, entry, content, target),
@@ -307,7 +307,7 @@ def test_a_limit_on_archives_says_that_all_of_it_is_fetched(archived):
 
 
 def test_members_are_proven_by_having_been_unpacked(archived, build):
-    from avdata.proof import prove
+    from avdata.sources.checksums import prove
 
     archived.download()
     proven = prove(archived.root, build["facts"](archived.files))

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 from publish.hub_server import TOKEN, HubServer
 
-from avdata import shardcache
+from avdata.streaming import shard_cache as shardcache
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard
 from publish.hub_server import HubServer
 
 import avdata
-from avdata.shards import read_index, read_info
+from avdata.shards.reader import read_index, read_info
 
 REPO = "me/cremad-av"
 
@@ -84,7 +84,7 @@ def test_the_card_tells_labels_settings_losses_people_and_whom_to_cite(published
 
 
 def test_a_leak_is_stated_in_the_card(published: Path) -> None:
-    from avdata.card import dataset_card
+    from avdata.shards.card import dataset_card
 
     text = dataset_card({**read_info(published), "leaks": 3})
     assert "3 groups are in more than one split" in text

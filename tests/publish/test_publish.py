@@ -24,12 +24,12 @@ from trees import digest_tree
 from typer.testing import CliRunner
 
 import avdata
-from avdata.card import PERMISSION
-from avdata.cli import app
+from avdata.cli.main import app
 from avdata.errors import AvdataError, UsageError
-from avdata.hub import tried
+from avdata.hub.client import tried
 from avdata.manifest import load_manifest
-from avdata.shards import read_info
+from avdata.shards.card import PERMISSION
+from avdata.shards.reader import read_info
 
 REPO = "me/cremad-av"
 
@@ -411,7 +411,7 @@ def test_without_a_way_to_the_hub_each_command_says_so_at_once(
 def test_a_hub_that_does_not_answer_in_time_is_not_asked_again(
     hub: HubServer, slept: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("avdata.hub.ANSWER_WITHIN", 0.2)
+    monkeypatch.setattr("avdata.hub.client.ANSWER_WITHIN", 0.2)
     asked, given_up, waited = threading.Event(), threading.Event(), list[bool]()
 
     def keep_silent() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from avdata.recipes import ave
 
-from avdata.config import SelectConfig
+from avdata.config.schema import SelectConfig
 from avdata.errors import SourceError
 from avdata.manifest import load_manifest
-from avdata.survey import select_clips
+from avdata.selection import select_clips
 
 LINES = "Church bell&RUhOCu3LNXM&good&0&10\nMale speech, man speaking&--12UOziMF0&good&4&10\n"
 

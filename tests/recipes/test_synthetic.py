@@ -9,7 +9,7 @@ from avdata.recipes import synthetic
 
 import avdata
 from avdata.errors import SourceError, UsageError
-from avdata.stream import open_dataset
+from avdata.streaming.dataset import open_dataset
 
 
 def test_neither_half_tells_the_label(synthetic_mock: Path) -> None:

@@ -9,9 +9,9 @@ from avdata.recipes import urbansound8k_av as us8k
 from hypothesis import given
 from hypothesis import strategies as some
 
-from avdata.config import SelectConfig
+from avdata.config.schema import SelectConfig
 from avdata.errors import SourceError
-from avdata.survey import select_clips
+from avdata.selection import select_clips
 
 
 def test_the_label_and_the_recording_are_in_the_name() -> None:

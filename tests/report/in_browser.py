@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 import snnergy
-from avdata.shards import read_index, read_quarantine
+from avdata.shards.reader import read_index, read_quarantine
 
 SYSTEMS = ("chromium-headless-shell", "chromium", "google-chrome")
 WIDTHS = {"phone": (390, 844), "desktop": (1280, 900)}

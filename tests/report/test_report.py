@@ -17,11 +17,12 @@ from trees import digest_tree
 
 import avdata
 from avdata.errors import AvdataError, Reason
-from avdata.report.advice import REMEDIES
-from avdata.report.charts import lines, ticks
-from avdata.report.compare import compare
-from avdata.report.facts import gather
-from avdata.shards import index_schema, read_index, read_info, read_quarantine
+from avdata.reporting.charts import lines, ticks
+from avdata.reporting.comparison import compare
+from avdata.reporting.remedies import REMEDIES
+from avdata.reporting.statistics import gather
+from avdata.shards.format import index_schema
+from avdata.shards.reader import read_index, read_info, read_quarantine
 
 
 class Text(HTMLParser):
@@ -103,8 +104,8 @@ def test_the_gallery_shows_every_flagged_sample_and_each_label_of_each_split(
 def test_the_sound_of_a_card_is_the_stored_flac(shown_set: Path, shown_page: Path) -> None:
     import base64
 
-    from avdata.sample import read_bytes
-    from avdata.shards import read_members
+    from avdata.shards.reader import read_members
+    from avdata.shards.sample import read_bytes
 
     row = next(row for row in read_index(shown_set).to_pylist() if row["flags"])
     stored = bytes(read_members(read_bytes(shown_set, row))["flac"])
@@ -173,7 +174,7 @@ def test_the_same_seed_picks_the_same_samples_and_another_seed_others(tmp_path: 
 
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     code = (
-        "import pathlib, re, sys; from avdata.report.facts import gather;"
+        "import pathlib, re, sys; from avdata.reporting.statistics import gather;"
         "held = gather(pathlib.Path(sys.argv[1]));"
         # Not ru_maxrss: it begins with the parent's peak.
         "peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1];"

@@ -16,9 +16,9 @@ from trees import digest_tree
 
 import avdata
 from avdata.errors import AvdataError, SourceError, UsageError
-from avdata.filesystem import filesystem_of
-from avdata.outstore import Store, StoreJournal
-from avdata.sourcestore import bring, mirror
+from avdata.pipeline.output_store import Store, StoreJournal
+from avdata.sources.object_storage import bring, mirror
+from avdata.storage.remote import filesystem_of
 
 SETTINGS = {"video": {"size": 48}, "shards": {"samples": 4}}
 each_store = pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
@@ -109,7 +109,7 @@ def test_a_node_fetches_the_source_files_it_lacks(
 ) -> None:
     files, base = filesystem_of(f"{bucket}/raw")
     files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
-    from avdata.job import run_shard
+    from avdata.pipeline.shard_job import run_shard
 
     def elsewhere(function: Any, jobs: Any, *, on_item: Any, **rest: Any) -> Any:
         monkeypatch.setenv("AVDATA_CACHE", str(tmp_path / "of another node"))
@@ -119,7 +119,7 @@ def test_a_node_fetches_the_source_files_it_lacks(
                 candidate.clip.audio.unlink(missing_ok=True)
             yield run_shard(job, on_item)
 
-    monkeypatch.setattr(sys.modules["avdata.prepare"], "run_jobs", elsewhere)
+    monkeypatch.setattr(sys.modules["avdata.pipeline.prepare"], "run_jobs", elsewhere)
     prepare(f"{bucket}/raw", f"{bucket}/set")
     assert stored(f"{bucket}/set") == digest_tree(cremad_set)
 
@@ -140,15 +140,15 @@ def test_a_killed_run_leaves_only_whole_shards_and_goes_on_to_the_same_bytes(
     script = tmp_path / "run.py"
     script.write_text(
         "import os, signal, sys\n"
-        "import avdata, avdata.outstore\n"
-        "put, done = avdata.outstore.Store.put, []\n"
+        "import avdata, avdata.pipeline.output_store\n"
+        "put, done = avdata.pipeline.output_store.Store.put, []\n"
         "def killed(self, part, name):\n"
         "    if name.endswith('.tar'):\n"
         "        done.append(name)\n"
         "    if len(done) == 3:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    put(self, part, name)\n"
-        "avdata.outstore.Store.put = killed\n"
+        "avdata.pipeline.output_store.Store.put = killed\n"
         f"avdata.prepare('cremad', source={str(cremad_mock)!r}, out={bucket + '/set'!r},\n"
         f"    config={SETTINGS!r}, workers=0)\n"
     )

@@ -20,9 +20,9 @@ from ray.cluster_utils import Cluster
 from trees import digest_tree
 
 import avdata
-from avdata.engine_ray import run_jobs
 from avdata.errors import AvdataError, Reason, UsageError
-from avdata.shards import read_index
+from avdata.pipeline.engines.ray import run_jobs
+from avdata.shards.reader import read_index
 
 SETTINGS = {"video": {"size": 48}, "shards": {"samples": 1}}
 FEW = {"video": {"size": 48}, "shards": {"samples": 4}}  # those of `cremad_set`
@@ -119,7 +119,7 @@ def test_a_clip_that_kills_its_workers_is_left_out_alone_on_either_engine(
 ) -> None:
     whole = read_index(cremad_set).to_pylist()
     monkeypatch.setenv("PYTHONPATH", str(Path(killer.__file__).parent))
-    monkeypatch.setattr("avdata.job.run_shard", killer.killing)
+    monkeypatch.setattr("avdata.pipeline.shard_job.run_shard", killer.killing)
     (tmp_path / killer.KEY).write_text(whole[1]["key"], encoding="utf-8")
     for engine in ("local", "ray"):
         done = avdata.prepare(

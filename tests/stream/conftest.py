@@ -10,8 +10,8 @@ import pytest
 from stream.servers import HUB_SET, Site, served
 
 import avdata
-from avdata import shardcache
-from avdata.filesystem import filesystem_of
+from avdata.storage.remote import filesystem_of
+from avdata.streaming import shard_cache as shardcache
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,10 @@ import pytest
 from stream.servers import Handler, Site, unavailable
 
 import avdata
-from avdata import shardcache
 from avdata.errors import AvdataError
-from avdata.shardcache import ShardCache
-from avdata.shards import read_info
+from avdata.shards.reader import read_info
+from avdata.streaming import shard_cache as shardcache
+from avdata.streaming.shard_cache import ShardCache
 
 EPOCH = """
 import sys, avdata

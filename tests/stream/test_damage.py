@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 import avdata
 from avdata.errors import AvdataError
-from avdata.shards import read_index, read_info
-from avdata.stream import AVSample
+from avdata.shards.reader import read_index, read_info
+from avdata.streaming.batch import AVSample
 
 
 @pytest.fixture

@@ -97,9 +97,9 @@ def test_going_on_in_torchdatas_loader_reads_nothing_again(
     second = StatefulDataLoader(opened(synthetic_set), batch_size=3, collate_fn=key_of)
     second.load_state_dict(first.state_dict())
     read: list[str] = []
-    fill = avdata.stream.AVDataset.fill
+    fill = avdata.streaming.dataset.AVDataset.fill
     monkeypatch.setattr(
-        avdata.stream.AVDataset,
+        avdata.streaming.dataset.AVDataset,
         "fill",
         lambda self, number, *rest, **more: (
             read.append(self.key(number)),
@@ -209,7 +209,7 @@ def test_a_lightning_checkpoint_inside_an_epoch_goes_on_with_the_next_batch(
 
 # Processes of one import each would spend most of the time on torch's.
 RANKS = """
-import json, os, sys, avdata, avdata.loader, avdata.stream
+import json, os, sys, avdata, avdata.streaming.loader, avdata.streaming.dataset
 from pathlib import Path
 root, out, steps, world = sys.argv[1:5]
 for rank in range(int(world)):

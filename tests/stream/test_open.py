@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import avdata
 from avdata.errors import AvdataError, UsageError
-from avdata.shards import read_info
+from avdata.shards.reader import read_info
 
 
 def keys(root: Path, **options: object) -> list[str]:
@@ -108,7 +108,7 @@ def test_a_local_sample_does_not_read_the_whole_index_again(
     synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = avdata.open(synthetic_set, "train")
-    monkeypatch.setattr("avdata.stream.read_index", None)
+    monkeypatch.setattr("avdata.shards.reader.read_index", None)
     assert data[0].key == data.keys[0]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avdata.plan import Order, batch_places, batches_left, epoch_order, seat, spans
+from avdata.streaming.sampling import Order, batch_places, batches_left, epoch_order, seat, spans
 
 shards = st.lists(st.integers(1, 40), min_size=0, max_size=12).map(lambda sizes: np.array(sizes, np.int64))
 orders = st.builds(

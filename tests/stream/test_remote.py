@@ -12,9 +12,10 @@ from stream.servers import HUB_SET, Site, dropped, flipped, served, trickled, un
 from torch.utils.data import DataLoader
 
 import avdata
-from avdata import shardcache
 from avdata.errors import AvdataError, UsageError
-from avdata.shards import read_index, read_info
+from avdata.shards.reader import read_index, read_info
+from avdata.streaming import shard_cache as shardcache
+from avdata.streaming.batch import AVSample
 
 
 def contents(where: str | Path, cache: Path, **options: object) -> dict[str, tuple]:
@@ -28,7 +29,7 @@ def contents(where: str | Path, cache: Path, **options: object) -> dict[str, tup
     }
 
 
-def key_of(sample: avdata.stream.AVSample) -> str:
+def key_of(sample: AVSample) -> str:
     return sample.key
 
 
@@ -75,7 +76,7 @@ def test_a_server_without_ranges_sends_each_shard_once(
     site.always = lambda handler, _: handler.reply(
         200, (synthetic_set / site.asked[-1][0]).read_bytes()
     )  # the whole, whatever was asked
-    monkeypatch.setattr("avdata.ahead.FETCHES", 1)
+    monkeypatch.setattr("avdata.streaming.prefetch.FETCHES", 1)
     assert same(contents(site.url, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
     shards = read_info(synthetic_set)["splits"]["train"]["shards"]
     assert len(site.asked_for(".tar")) == len(shards)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import avdata
 from avdata.errors import AvdataError, UsageError
-from avdata.plan import Order, epoch_order, mixed_order, weighted_counts
-from avdata.shards import read_index
+from avdata.shards.reader import read_index
+from avdata.streaming.sampling import Order, epoch_order, mixed_order, weighted_counts
 
 some_weights = st.lists(st.floats(0, 100), min_size=1, max_size=200).filter(lambda w: sum(w) > 1e-3)
 seeds = st.integers(0, 2**31)

@@ -1,0 +1,8 @@
+"""`python -m avdata.cli`."""
+
+from __future__ import annotations
+
+from avdata.cli.main import main
+
+if __name__ == "__main__":
+    main()

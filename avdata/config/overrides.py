@@ -1,0 +1,93 @@
+"""Settings as people give them: one on the command line, many in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from avdata.errors import UsageError
+
+Overrides = Mapping[str, Any]
+
+
+def merge(base: Overrides, over: Overrides) -> dict[str, Any]:
+    """`base` with `over` laid on top, dictionaries merged key by key.
+
+    >>> merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
+    {'a': {'x': 1, 'y': 3}}
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def differences(old: Overrides, new: Overrides, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """What differs between two dumped configs: (setting, there, now).
+
+    >>> differences({"audio": {"n_mels": 64}}, {"audio": {"n_mels": 128}})
+    [('audio.n_mels', 64, 128)]
+    """
+    rows: list[tuple[str, Any, Any]] = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            rows += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            rows.append((prefix + key, a, b))
+    return rows
+
+
+def parse_setting(text: str) -> dict[str, Any]:
+    """One `section.key=value` of the command line as nested overrides; the value is read as YAML.
+
+    >>> parse_setting("video.frames=8")
+    {'video': {'frames': 8}}
+
+    Raises:
+        UsageError: there is no `=`, or the value is not YAML.
+    """
+    path, equals, raw = text.partition("=")
+    if not equals or not path:
+        msg = f"--set {text!r} is not of the form section.key=value"
+        raise UsageError(msg, hint="for example --set video.frames=8")
+    try:
+        value: Any = yaml.safe_load(raw) if raw else ""
+    except yaml.YAMLError as error:
+        msg = f"--set {text!r}: the value cannot be read ({_yaml_trouble(error)})"
+        raise UsageError(msg, hint="it is read as YAML; quote what is special in it") from error
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _yaml_trouble(error: Exception) -> str:
+    """What is wrong, on one line."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark else ""
+    return where + (getattr(error, "problem", None) or str(error)).splitlines()[0]
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Nested overrides from a YAML (or JSON) file.
+
+    Raises:
+        UsageError: the file is missing, unreadable, or not a mapping.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"the config file {path} cannot be read ({error.strerror})"
+        raise UsageError(msg, hint="--config is a YAML file, such as: video: {frames: 8}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"the config file {path} cannot be read ({_yaml_trouble(error)})"
+        raise UsageError(msg, hint="write it like: video: {frames: 8}") from error
+    if not isinstance(value, dict):
+        msg = f"the config file {path} holds no mapping"
+        raise UsageError(msg, hint="write it like: video: {frames: 8}")
+    return value

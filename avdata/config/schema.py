@@ -1,0 +1,340 @@
+"""The typed settings of a preparation, and the hash that names them.
+
+Every model is frozen and refuses unknown keys. `T`, the number of steps of a sample, is `video.frames`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from fractions import Fraction
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from avdata.config.overrides import Overrides, merge
+from avdata.errors import UsageError, nearest
+
+LEAST_FLOOR = 1e-37
+
+JPEG_WIDTH = 65_500
+"""Pixels that a JPEG can be wide, as libjpeg has it."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AudioConfig(_Settings):
+    """Which sound is used, and how it becomes a log-mel (or log-STFT) picture."""
+
+    source: Literal["auto", "wav", "container"] = Field(
+        "auto",
+        description="wav: the separate file; container: the video's own sound; auto: wav, else that",
+    )
+    sample_rate: int = Field(16_000, ge=1_000, le=192_000, description="Hz after resampling")
+    kind: Literal["log-mel", "log-stft"] = Field("log-mel", description="mel bands, or bins of the STFT")
+    n_fft: int = Field(1024, ge=16, le=65_536, description="samples of a window")
+    hop: int = Field(80, ge=1, description="samples between columns")
+    n_mels: int = Field(128, ge=1, le=1024, description="mel bands; log-stft keeps n_fft/2+1 bins instead")
+    fmin: float = Field(0.0, ge=0, description="Hz, where the mel bands begin")
+    fmax: float | None = Field(None, gt=0, description="Hz, where they end; None is half the sample rate")
+    power: float = Field(2.0, gt=0, le=4, description="1: magnitude, 2: power")
+    log: Literal["db", "ln", "pcen"] = Field(
+        "db",
+        description="db: 10·log10(max(S, floor)); ln: log(S + floor); pcen: librosa.pcen instead",
+    )
+    floor: float = Field(1e-10, gt=0, description="keeps silence finite; see log")
+    reference: Literal["one", "max"] = Field(
+        "one", description="what 0 dB is: 1.0, or the sample's own maximum"
+    )
+    top_db: float | None = Field(None, gt=0, description="clip below (maximum − top_db); db only")
+    clamp: bool = Field(False, description="clip the waveform to ±1 first")
+    normalize: Literal["none", "minmax", "zscore"] = Field("none", description="of the sample by itself")
+    resize: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="(bins, columns) after the logarithm"
+    )
+    layout: Literal["step", "repeat"] = Field(
+        "step", description="cut the picture by step, or repeat it T times"
+    )
+    flac: bool = Field(False, description="also store the window's waveform")
+
+    @property
+    def bins(self) -> int:
+        """Rows of the stored picture, F."""
+        if self.resize:
+            return self.resize[0]
+        return self.n_mels if self.kind == "log-mel" else self.n_fft // 2 + 1
+
+
+class VideoConfig(_Settings):
+    """Which frames are used, and how they become pictures."""
+
+    frames: int = Field(4, ge=1, le=256, description="steps of a sample, T, one frame each")
+    size: int = Field(128, ge=8, le=2048, description="height and width, pixels")
+    fit: Literal["crop", "stretch", "letterbox", "face"] = Field(
+        "crop",
+        description="how a frame becomes a square; face: around the face, one place for all frames of a clip",
+    )
+    short_side: int | None = Field(
+        None, description="crop: scale the short side to this, then crop size from the centre"
+    )
+    colour: Literal["rgb", "grey"] = Field("rgb", description="channels of a frame: 3 or 1")
+    pick: Literal["middle", "every", "random-of-every"] = Field(
+        "middle",
+        description="middle: on screen mid-step; every: frames 0, n, 2n …; random-of-every: one of those",
+    )
+    every: int = Field(29, ge=1, description="n of the two `every` rules")
+    decoder: Literal["pyav", "decord"] = Field(
+        "pyav", description="decord shows the same frames, and notices no corrupt ones"
+    )
+    seek: bool = Field(
+        False,
+        description="jump to the keyframes before wanted frames: faster, but damage between goes unseen",
+    )
+    storage: Literal["jpeg", "png", "npy"] = Field(
+        "jpeg", description="jpeg: one strip at `quality`; png: one strip, exact; npy: the bare array"
+    )
+    quality: int = Field(95, ge=1, le=100, description="of JPEG strips")
+
+
+class AlignConfig(_Settings):
+    """The one time axis: which window of a clip is used and how its two streams are brought together."""
+
+    window: Literal["whole", "start", "centre", "loudest", "event", "segments"] = Field(
+        "start",
+        description="start, centre: of all streams; loudest: where most sound energy is; event: around the"
+        " middle of the clip's event; segments: steps of `seconds`, one every `hop`, from the start",
+    )
+    seconds: float | None = Field(
+        2.56,
+        gt=0,
+        le=3600,
+        description="s, of the window, or with segments of one step; None only with window=whole",
+    )
+    hop: float | None = Field(
+        None, gt=0, le=3600, description="segments: s from one step's start to the next's; None is `seconds`"
+    )
+    pad: Literal["zeros", "repeat", "edge"] = Field(
+        "zeros", description="what is heard where there is no sound; the first or last frame is shown"
+    )
+    correct: Literal["measured", "container", "none"] = Field(
+        "measured",
+        description="where a separate audio file starts: as correlation says; at the container's audio; at 0",
+    )
+    min_peak: float = Field(
+        0.5, ge=0, le=1, description="correlation below which a measured offset is not believed"
+    )
+    max_lag: float = Field(0.5, gt=0, description="s, largest offset searched")
+    max_mismatch: float = Field(0.15, gt=0, description="s of difference in duration that sets av_mismatch")
+
+    @property
+    def segment(self) -> float | None:
+        """Length of a step, s, when steps are segments; None when the window is cut into equal steps."""
+        return self.seconds if self.window == "segments" else None
+
+    def window_seconds(self, steps: int) -> Fraction:
+        """Length of the window of so many steps, s, exactly; not for window=whole."""
+        seconds = Fraction(str(self.seconds))
+        return seconds if self.segment is None else (steps - 1) * self.stride(steps) + seconds
+
+    def stride(self, steps: int) -> Fraction:
+        """From one step's start to the next's, s, exactly; not for window=whole."""
+        seconds = Fraction(str(self.seconds))
+        if self.segment is None:
+            return seconds / steps
+        return seconds if self.hop is None else Fraction(str(self.hop))
+
+
+class QualityConfig(_Settings):
+    """When a clip is not good enough: each limit names the reason code it leads to."""
+
+    max_corrupt: float = Field(0.02, ge=0, le=1, description="corrupt_frames: share of decoded frames")
+    max_corrupt_audio: float = Field(
+        0.02, ge=0, le=1, description="corrupt_audio: share of sound packets; a single one is let pass"
+    )
+    silence_dbfs: float = Field(
+        -60.0, le=0, description="silent_audio: peak level below which a clip is silent"
+    )
+    silent: Literal["quarantine", "flag"] = Field("quarantine", description="what becomes of silent clips")
+    black_luma: float = Field(
+        4.0, ge=0, description="black_frames: mean luma (0…255) of the brightest used frame"
+    )
+    black: Literal["quarantine", "flag"] = Field("flag", description="what becomes of black clips")
+    frozen_change: float = Field(
+        0.5, ge=0, description="frozen_frames: mean difference (0…255) of all used frames from the first"
+    )
+    frozen: Literal["quarantine", "flag"] = Field("flag", description="what becomes of frozen clips")
+    max_clipped: float = Field(
+        0.01, ge=0, le=1, description="clipped_audio: share of samples at full scale (0.999 and above)"
+    )
+    clipped: Literal["quarantine", "flag"] = Field("flag", description="what becomes of clipped clips")
+    min_seconds: float = Field(0.04, ge=0, description="too_short: of sound and of moving pictures, s")
+    max_seconds: float = Field(900.0, gt=0, description="too_long, s")
+    max_pixels: int = Field(64_000_000, gt=0, description="too_large: width × height")
+    max_bytes: int = Field(4_000_000_000, gt=0, description="too_large: file size")
+    timeout: float = Field(120.0, gt=0, description="timeout: s a clip")
+
+
+class ShardConfig(_Settings):
+    """How samples are grouped into shards."""
+
+    samples: int = Field(512, ge=1, le=1_000_000, description="samples a shard")
+
+
+class SelectConfig(_Settings):
+    """Which clips are prepared and into which split they go."""
+
+    split_by: str | None = Field(None, description="one of the recipe's splits; None is its default")
+    leaks: Literal["keep", "drop-train"] = Field(
+        "keep", description="train clips whose group is in val or test"
+    )
+    limit: int | None = Field(
+        None, ge=1, description="prepare only so many clips, spread over splits and labels"
+    )
+    seed: int = Field(
+        0, description="of the choice that `limit` makes, and of the order of clips in the shards"
+    )
+
+
+class Config(_Settings):
+    """All settings of one preparation.
+
+    >>> Config().video.frames, Config().mel_columns
+    (4, 128)
+    """
+
+    audio: AudioConfig = AudioConfig()
+    video: VideoConfig = VideoConfig()
+    align: AlignConfig = AlignConfig()
+    quality: QualityConfig = QualityConfig()
+    shards: ShardConfig = ShardConfig()
+    select: SelectConfig = SelectConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.align.seconds is None) != (self.align.window == "whole"):
+            msg = "align.seconds is a length unless align.window is whole, and is null when it is"
+            raise ValueError(msg)
+        if self.align.window == "whole" and not (self.audio.resize and self.audio.layout == "repeat"):
+            msg = "align.window=whole gives different lengths: set audio.resize and audio.layout=repeat"
+            raise ValueError(msg)
+        if self.align.hop is not None and self.align.window != "segments":
+            msg = "align.hop is for align.window=segments"
+            raise ValueError(msg)
+        if self.audio.layout == "step":
+            for samples in {self._step_samples(), self._stride_samples()}:
+                columns = samples / self.audio.hop
+                if columns.denominator != 1:
+                    msg = (
+                        f"a step must hold a whole number of mel columns, and {float(samples):g}"
+                        f" samples / hop {self.audio.hop} is {float(columns):g}:"
+                        " change align.seconds, align.hop, video.frames or audio.hop"
+                    )
+                    raise ValueError(msg)
+            if self.audio.resize:
+                msg = "audio.resize works on the whole picture: set audio.layout=repeat with it"
+                raise ValueError(msg)
+        self._sound_is_finite()
+        width = self.video.frames * self.video.size
+        if self.video.storage == "jpeg" and width > JPEG_WIDTH:
+            msg = (
+                f"a JPEG strip of video.frames {self.video.frames} × video.size {self.video.size} would be"
+                f" {width:,} pixels wide, and {JPEG_WIDTH:,} are possible: set video.storage to png or npy"
+            )
+            raise ValueError(msg)
+        return self
+
+    def _sound_is_finite(self) -> None:
+        audio = self.audio
+        if audio.floor < LEAST_FLOOR:
+            msg = f"audio.floor {audio.floor:g} is none in float32: from {LEAST_FLOOR:g} on it is one"
+            raise ValueError(msg)
+        top = audio.fmax or audio.sample_rate / 2
+        if top > audio.sample_rate / 2:
+            msg = f"audio.fmax {top:g} is above half of audio.sample_rate {audio.sample_rate}"
+            raise ValueError(msg)
+        if audio.fmin >= top:
+            named = "audio.fmax" if audio.fmax else "half of audio.sample_rate,"
+            msg = f"audio.fmin {audio.fmin:g} is not below {named} {top:g}"
+            raise ValueError(msg)
+
+    def _step_samples(self) -> Fraction:
+        align = self.align
+        seconds = align.stride(self.video.frames) if align.segment is None else Fraction(str(align.seconds))
+        return seconds * self.audio.sample_rate
+
+    def _stride_samples(self) -> Fraction:
+        return self.align.stride(self.video.frames) * self.audio.sample_rate
+
+    @property
+    def step_columns(self) -> int:
+        """Columns from one step's start to the next's; L, unless segments overlap or lie apart."""
+        return int(self._stride_samples() / self.audio.hop)
+
+    @property
+    def mel_columns(self) -> int:
+        """Columns of one step of the stored picture, L."""
+        if self.audio.resize:
+            return self.audio.resize[1]
+        if self.audio.layout == "step":
+            return int(self._step_samples() / self.audio.hop)
+        window = round(self.align.window_seconds(self.video.frames) * self.audio.sample_rate)
+        # Centred windows of an odd length reach half a sample less far.
+        return 1 + (window - self.audio.n_fft % 2) // self.audio.hop
+
+    def canonical(self) -> str:
+        """The settings as one line of JSON with sorted keys: equal settings give equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def hash(self) -> str:
+        """sha256 of `canonical()`, hexadecimal."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def build_config(*layers: Overrides) -> Config:
+    """Settings from overrides laid over one another, the last one on top.
+
+    >>> build_config({"video": {"frames": 8}}).video.frames
+    8
+
+    Raises:
+        UsageError: a key is unknown or a value does not fit; the message names the key.
+    """
+    merged: Overrides = {}
+    for layer in layers:
+        merged = merge(merged, layer)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def _explain(error: ValidationError) -> UsageError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return UsageError(f"unknown setting {where}", hint=nearest(where, setting_names()))
+    if not where:
+        return UsageError(f"the settings do not fit together: {why(first)}")
+    if where in Config.model_fields:
+        some = [name for name in setting_names() if name.startswith(f"{where}.")]
+        return UsageError(f"{where} is a section of settings", hint=f"settings of it: {', '.join(some)}")
+    return UsageError(f"setting {where}={first['input']!r}: {why(first)}")
+
+
+def why(error: ErrorDetails) -> str:
+    """What pydantic says is wrong, as the rest of a sentence."""
+    message = error["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+    return message[:1].lower() + message[1:]
+
+
+def setting_names() -> list[str]:
+    """Every setting as `section.key`, in the order of the sections."""
+    return [
+        f"{section}.{key}"
+        for section, field in Config.model_fields.items()
+        for key in getattr(field.annotation, "model_fields", {})
+    ]

@@ -1,0 +1,1 @@
+"""Publish to the Hugging Face Hub and pull from it."""

@@ -1,0 +1,1 @@
+"""Decode containers, audio, video and images."""

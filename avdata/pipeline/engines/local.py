@@ -1,0 +1,278 @@
+"""Where shard jobs run: worker processes of this machine that may crash or hang without taking the run along.
+
+A job is anything picklable with a function that takes it and a `report` callable. The function calls
+`report(item)` before each of its items, which returns when the item may begin, and `report(NO_ITEM)` after
+the last; so the engine knows which item a lost worker had in hand, and items may wait for what they are made
+from. Items are told in bundles, because each message wakes the engine; a job whose worker was lost is done
+again with care, each item told before it is begun.
+
+Workers are started as `python -m avdata.pipeline.engines.local`, not by multiprocessing: a user's script
+needs no `__main__` guard.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, Generic
+
+from avdata.errors import AvdataError, Reason
+from avdata.pipeline.engines.base import NO_ITEM, Ban, Function, Job, Report, Task, next_task, portable
+
+log = logging.getLogger(__name__)
+
+KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
+"""Has glibc keep the memory of one clip for the next; given back, it is paged in anew, 200 pages a clip."""
+
+TELL_EVERY = 0.1  # seconds
+
+_LOOK = 0.02
+
+_LOOK_LAZILY = 1.0
+
+
+@dataclass
+class _Worker(Generic[Job]):
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+    task: Task[Job] | None = None
+    item: str = NO_ITEM
+    begun: bool = False
+    held: bool = False
+    late: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+
+def run_jobs(
+    function: Function,
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    item_timeout: float,
+    ban: Ban[Job],
+    on_item: Report = lambda item: None,
+    may_begin: Callable[[str], bool] | None = None,
+) -> Generator[Any, None, None]:
+    """Results of `function(job, report)` for each job, in the order in which they are done.
+
+    Args:
+        function: a module-level function.
+        jobs: what to run, the first ones first.
+        workers: processes; 0 runs in this process, where a crash is a crash and nothing is timed.
+        item_timeout: seconds an item may take before its worker is killed and the item banned.
+        ban: makes a job that leaves one item out, with the reason and a detail.
+        on_item: called with each item as it is begun.
+        may_begin: asked again and again until an item may begin; what it raises ends the run. Without it no
+            item waits.
+
+    Raises:
+        AvdataError: a worker could not start, or raised one.
+        Exception: whatever else the function raised.
+    """
+    if workers == 0:
+        yield from _run_here(function, jobs, on_item, may_begin)
+        return
+    waiting = [Task(job, careful=may_begin is not None) for job in reversed(jobs)]
+    farm: list[_Worker[Job]] = []
+    crashes: dict[str, int] = {}
+    with selectors.DefaultSelector() as pipes:
+        try:
+            while waiting or any(worker.task for worker in farm):
+                _hand_out(function, waiting, farm, workers, pipes, held=may_begin is not None)
+                for worker in _ready(farm, pipes, item_timeout):
+                    message = _receive(worker, pipes)
+                    if isinstance(message, _Lost):
+                        farm.remove(worker)
+                        waiting.append(_after_loss(worker, message, crashes, ban, item_timeout))
+                    elif message[0] == "items":
+                        _begun(worker, message[1], on_item, held=may_begin is not None)
+                    elif message[0] == "error":
+                        raise message[1]
+                    else:
+                        worker.task, worker.item = None, NO_ITEM
+                        crashes.pop(NO_ITEM, None)
+                        yield message[1]
+                if may_begin is not None:
+                    _let_begin(farm, may_begin, on_item)
+        finally:
+            for worker in farm:
+                worker.process.kill()
+                worker.process.wait()
+                worker.pipe.close()
+
+
+def _run_here(
+    function: Function,
+    jobs: Sequence[Job],
+    on_item: Report,
+    may_begin: Callable[[str], bool] | None,
+) -> Generator[Any, None, None]:
+    def begin(item: str) -> None:
+        if item == NO_ITEM:
+            return
+        while may_begin is not None and not may_begin(item):
+            time.sleep(_LOOK)
+        on_item(item)
+
+    for job in jobs:
+        yield function(job, begin)
+
+
+@dataclass(frozen=True)
+class _Lost:
+    reason: Reason
+    ending: str
+
+
+def _hand_out(
+    function: Function,
+    waiting: list[Task[Job]],
+    farm: list[_Worker[Job]],
+    workers: int,
+    pipes: selectors.BaseSelector,
+    *,
+    held: bool,
+) -> None:
+    busy = sum(worker.task is not None for worker in farm)
+    while len(farm) < min(workers, busy + len(waiting)):
+        farm.append(_start(function, held=held))
+        pipes.register(farm[-1].pipe, selectors.EVENT_READ, farm[-1])
+    for worker in farm:
+        if worker.task is None and waiting:
+            worker.task, worker.item, worker.held = waiting.pop(), NO_ITEM, False
+            # A worker that died between two jobs is noticed when it is read from.
+            with suppress(BrokenPipeError):
+                worker.pipe.send(worker.task)
+
+
+def _start(function: Function, *, held: bool) -> _Worker[Any]:
+    ours, theirs = Pipe()
+    command = [
+        sys.executable,
+        "-m",
+        "avdata.pipeline.engines.local",
+        str(theirs.fileno()),
+        function.__module__,
+        function.__qualname__,
+        *(["held"] if held else []),
+    ]
+    # One thread a worker: the cores are shared out by clips, and sums keep their order.
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    env = {**os.environ, **threads, **KEEPING}
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)  # noqa: S603
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _begun(worker: _Worker[Job], items: list[str], on_item: Report, *, held: bool) -> None:
+    worker.item, worker.since, worker.begun = items[-1], time.monotonic(), True
+    worker.held = held and worker.item != NO_ITEM
+    for item in items:
+        if item != NO_ITEM and not held:
+            on_item(item)
+
+
+def _let_begin(farm: list[_Worker[Job]], may_begin: Callable[[str], bool], on_item: Report) -> None:
+    for worker in farm:
+        if worker.held and may_begin(worker.item):
+            worker.held, worker.since = False, time.monotonic()
+            on_item(worker.item)
+            with suppress(BrokenPipeError):
+                worker.pipe.send("begin")
+
+
+def _ready(
+    farm: list[_Worker[Job]], pipes: selectors.BaseSelector, item_timeout: float
+) -> list[_Worker[Job]]:
+    waiting = any(worker.held for worker in farm)
+    events = pipes.select(timeout=_LOOK if waiting else _LOOK_LAZILY)
+    ready: list[_Worker[Job]] = [key.data for key, _ in events]
+    now = time.monotonic()
+    for worker in farm:
+        working = worker.item != NO_ITEM and not worker.held
+        if working and now - worker.since > item_timeout and worker not in ready:
+            worker.late = True
+            worker.process.kill()
+            ready.append(worker)
+    return ready
+
+
+def _receive(worker: _Worker[Job], pipes: selectors.BaseSelector) -> tuple[str, Any] | _Lost:
+    try:
+        message: tuple[str, Any] = worker.pipe.recv()
+        while worker.late:  # what it still said while it was being killed
+            message = worker.pipe.recv()
+    except (EOFError, OSError):
+        code = worker.process.wait()
+        pipes.unregister(worker.pipe)
+        worker.pipe.close()
+        return _Lost(Reason.TIMEOUT if worker.late else Reason.CRASH, _ending(code))
+    return message
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _after_loss(
+    worker: _Worker[Job], lost: _Lost, crashes: dict[str, int], ban: Ban[Job], item_timeout: float
+) -> Task[Job]:
+    if worker.task is None or not worker.begun:
+        msg = f"a worker could not start: it ended with {lost.ending}"
+        raise AvdataError(msg, hint="its own words stand above; `avdata doctor` checks what is installed")
+    if lost.reason is Reason.CRASH:
+        log.warning("a worker ended with %s", lost.ending)
+    return next_task(worker.task, worker.item, lost.reason, crashes, ban, item_timeout, lost.ending)
+
+
+def _work(fd: int, module: str, name: str, *, held: bool) -> None:
+    """Serve jobs until the other end of the pipe closes; Ctrl-C is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe = Connection(fd)
+    function: Function = getattr(importlib.import_module(module), name)
+    task: Task[Any]
+    untold: list[str] = []
+    told = 0.0
+
+    def begin(item: str) -> None:
+        nonlocal told
+        untold.append(item)
+        if not task.careful and item != NO_ITEM and time.monotonic() - told < TELL_EVERY:
+            return
+        try:
+            pipe.send(("items", untold))
+            # What was sent can be read when this process is no more: nobody need answer.
+            if held and item != NO_ITEM:
+                pipe.recv()
+        except (EOFError, OSError):  # the parent is gone, and with it whoever wanted the result
+            sys.exit(1)
+        untold.clear()
+        told = time.monotonic()
+
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            task = pipe.recv()
+            told = 0.0
+            untold.clear()
+            try:
+                result = function(task.job, begin)
+            except BrokenPipeError:
+                raise
+            except Exception as error:  # whatever it is, the parent raises it
+                pipe.send(("error", portable(error)))
+            else:
+                pipe.send(("done", result))
+
+
+if __name__ == "__main__":
+    _work(int(sys.argv[1]), sys.argv[2], sys.argv[3], held="held" in sys.argv[4:])

@@ -1,0 +1,265 @@
+"""Where shard jobs run on many machines: a Ray cluster, with the promises of the local engine.
+
+Each worker is an actor of one CPU that does one job at a time. Now and then it tells a small actor beside the
+driver which items it took in hand: a message an item would keep that actor busy with some hundred workers. A
+job whose worker was lost is done again elsewhere, and then each item is announced before it is begun; so an
+item that was in hand at one loss after another is known, as in `avdata.pipeline.engines.local`, and banned.
+Jobs leave their work in the set's folder (on a shared disk) or store, and send back only their entry.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from avdata.errors import AvdataError, Reason, UsageError
+from avdata.pipeline.engines.base import (
+    CRASHES_ALLOWED,
+    NO_ITEM,
+    Ban,
+    Function,
+    Report,
+    Task,
+    next_task,
+    portable,
+)
+
+Job = TypeVar("Job")
+
+LOOK_EVERY = 0.2  # seconds
+
+TELL_EVERY = 0.5  # seconds
+
+
+class _Watch:
+    """Who has which item in hand."""
+
+    def __init__(self) -> None:
+        self._begun: list[tuple[int, str]] = []
+
+    def begin(self, turn: int, items: list[str]) -> None:
+        """Note that a turn of a worker began items."""
+        self._begun += [(turn, item) for item in items]
+
+    def take(self) -> list[tuple[int, str]]:
+        """What was begun since the last call, in order."""
+        begun, self._begun = self._begun, []
+        return begun
+
+
+class _Teller:
+    """A job's `report`: tells the watch, of each item before it begins if `careful`, else now and then."""
+
+    def __init__(self, ray: Any, watch: Any, turn: int, *, careful: bool) -> None:
+        self._ray, self._watch, self._turn, self._careful = ray, watch, turn, careful
+        self._untold: list[str] = []
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tell_on, daemon=True)
+        self._told = False
+
+    def __call__(self, item: str) -> None:
+        with self._lock:
+            self._untold.append(item)
+        if self._careful or not self._told:
+            self._ray.get(self._tell())
+            self._told = True
+            if not self._careful:
+                self._thread.start()
+
+    def close(self) -> None:
+        """Tell what is left."""
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._ray.get(self._tell())
+
+    def _tell(self) -> Any:
+        with self._lock:
+            items, self._untold = self._untold, []
+        return self._watch.begin.remote(self._turn, items)
+
+    def _tell_on(self) -> None:
+        while not self._over.wait(TELL_EVERY):
+            if self._untold:
+                self._tell()
+
+
+class _Hand:
+    """A worker: does jobs, one at a time."""
+
+    def run(self, function: Function, task: Task[Any], watch: Any, turn: int) -> tuple[str, Any]:
+        """The job's result, or its error as a value: Ray cannot rebuild every exception."""
+        import ray  # noqa: PLC0415
+
+        teller = _Teller(ray, watch, turn, careful=task.careful)
+        try:
+            return "done", function(task.job, teller)
+        except Exception as error:  # whatever it is, the driver raises it
+            return "error", portable(error)
+        finally:
+            teller.close()
+
+
+@dataclass
+class _Worker:
+    actor: Any
+    task: Task[Any] | None = None
+    ref: Any = None
+    turn: int = -1
+    item: str = NO_ITEM
+    begun: bool = False
+    late: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+
+def run_jobs(
+    function: Function,
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    item_timeout: float,
+    ban: Ban[Job],
+    on_item: Report = lambda item: None,
+    address: str = "auto",
+) -> Generator[Any, None, None]:
+    """Results of `function(job, report)` for each job, in the order in which they are done.
+
+    Args:
+        function: a module-level function of a module that every node can import.
+        jobs: what to run, the first ones first.
+        workers: actors of one CPU each; 0 is one for every CPU of the cluster, as it grows and shrinks.
+        item_timeout: seconds an item may take before its worker is killed and the item banned.
+        ban: makes a job that leaves one item out, with the reason and a detail.
+        on_item: called with each item that was begun.
+        address: of the cluster, `auto` for the one this machine belongs to.
+
+    Raises:
+        UsageError: Ray is not installed.
+        AvdataError: there is no cluster, or the function raised one.
+        Exception: whatever else the function raised.
+    """
+    if not jobs:
+        return
+    ray = _connected(address)
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    watch = ray.remote(_Watch).options(num_cpus=0, scheduling_strategy=here).remote()
+    waiting = [Task(job) for job in reversed(jobs)]
+    farm: list[_Worker] = []
+    turns: list[_Worker] = []
+    crashes: dict[str, int] = {}
+    try:
+        while waiting or any(worker.task for worker in farm):
+            size = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
+            busy = sum(worker.task is not None for worker in farm)
+            while len(farm) < min(size, busy + len(waiting)):
+                farm.append(_Worker(ray.remote(_Hand).options(num_cpus=1).remote()))
+            _hand_out(function, waiting, farm, turns, watch)
+            if not waiting:
+                _let_go(ray, farm)
+            refs = {worker.ref: worker for worker in farm if worker.task}
+            ready, _ = ray.wait(list(refs), timeout=LOOK_EVERY)
+            _hear(ray, watch, turns, on_item)
+            _kill_late(ray, farm, item_timeout)
+            for worker in (refs[ref] for ref in ready):
+                try:
+                    kind, value = ray.get(worker.ref)
+                except _losses(ray) as error:
+                    farm.remove(worker)
+                    waiting.append(_after_loss(ray, worker, error, crashes, ban, item_timeout))
+                    continue
+                worker.task, worker.item = None, NO_ITEM
+                crashes.pop(NO_ITEM, None)
+                if kind == "error":
+                    raise value
+                yield value
+    finally:
+        for worker in farm:
+            ray.kill(worker.actor)
+        ray.kill(watch)
+
+
+def _connected(address: str) -> Any:
+    try:
+        import ray  # noqa: PLC0415
+        import ray.util.scheduling_strategies  # noqa: PLC0415
+    except ImportError as error:
+        msg = f"the engine ray cannot be loaded ({error})"
+        raise UsageError(msg, hint="pip install 'avdata[ray]'") from error
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            msg = f"there is no Ray cluster at {address!r} ({str(error).splitlines()[0]})"
+            raise AvdataError(msg, hint="start one with `ray start --head`, or give --ray-address") from error
+    return ray
+
+
+def _hand_out(
+    function: Function, waiting: list[Task[Any]], farm: list[_Worker], turns: list[_Worker], watch: Any
+) -> None:
+    for worker in farm:
+        if worker.task is None and waiting:
+            task = waiting.pop()
+            worker.task, worker.item, worker.turn = task, NO_ITEM, len(turns)
+            worker.ref = worker.actor.run.remote(function, task, watch, worker.turn)
+            turns.append(worker)
+
+
+def _let_go(ray: Any, farm: list[_Worker]) -> None:
+    """End workers that are idle: one that stands in for a lost node's waits for the CPU that they hold."""
+    for worker in [worker for worker in farm if worker.task is None]:
+        farm.remove(worker)
+        ray.kill(worker.actor)
+
+
+def _hear(ray: Any, watch: Any, turns: list[_Worker], on_item: Report) -> None:
+    for turn, item in ray.get(watch.take.remote()):
+        if item != NO_ITEM:
+            on_item(item)
+        worker = turns[turn]
+        if worker.turn == turn:
+            worker.item, worker.since, worker.begun = item, time.monotonic(), True
+
+
+def _kill_late(ray: Any, farm: list[_Worker], item_timeout: float) -> None:
+    for worker in farm:
+        if worker.item != NO_ITEM and not worker.late and time.monotonic() - worker.since > item_timeout:
+            worker.late = True
+            ray.kill(worker.actor)
+
+
+def _losses(ray: Any) -> tuple[type[Exception], ...]:
+    """How Ray says that a worker, or what it had made, is gone."""
+    known = ray.exceptions
+    return (known.RayActorError, known.ObjectLostError, known.NodeDiedError, known.OutOfMemoryError)
+
+
+def _after_loss(
+    ray: Any, worker: _Worker, error: Exception, crashes: dict[str, int], ban: Ban[Any], item_timeout: float
+) -> Task[Any]:
+    """What to do instead of the task whose worker was lost."""
+    assert worker.task is not None
+    if worker.item == NO_ITEM and _node_is_lost(ray, error):
+        return worker.task
+    ending = str(error).splitlines()[0]
+    if not worker.begun and crashes.get(NO_ITEM, 0) >= CRASHES_ALLOWED - 1:
+        msg = f"a worker could not start: {ending}"
+        raise AvdataError(msg, hint="is avdata installed on every node, in the same version?") from error
+    # Over an item a lost node counts like a lost worker: what takes whole nodes along must not take them all.
+    reason = Reason.TIMEOUT if worker.late and worker.item != NO_ITEM else Reason.CRASH
+    return next_task(worker.task, worker.item, reason, crashes, ban, item_timeout, ending)
+
+
+def _node_is_lost(ray: Any, error: Exception) -> bool:
+    if isinstance(error, (ray.exceptions.ObjectLostError, ray.exceptions.NodeDiedError)):
+        return True
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    node = getattr(error, "node_id", None) or getattr(error, "_node_id", None)
+    return "node died" in str(error).lower() or (node is not None and str(node) not in alive)

@@ -1,0 +1,208 @@
+"""The last step of a preparation: index, quarantine, card and dataset.json, from the journal's entries.
+
+Every file is a pure function of the plan and the entries in the plan's order, so that a set is the same to
+the byte however it came about. dataset.json is written last: a folder that has one is a finished set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from avdata.config.schema import Config
+from avdata.manifest import Manifest
+from avdata.recipe import Recipe
+from avdata.selection import Quarantined
+from avdata.shards.card import dataset_card
+from avdata.shards.croissant import croissant
+from avdata.shards.format import FORMAT, index_schema, parquet_bytes, quarantine_schema
+from avdata.storage.atomic import write_whole
+
+TOOLS = (
+    "avdata",
+    "numpy",
+    "av",
+    "decord",
+    "soxr",
+    "pillow",
+    "pyarrow",
+)
+"""What decides a set's bytes."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a set was made from and with."""
+
+    recipe: Recipe
+    config: Config
+    manifest: Manifest | None
+    fingerprints: Sequence[str]
+
+    @property
+    def plan_hash(self) -> str:
+        """sha256 over the jobs' fingerprints: equal plans make equal sets."""
+        return hashlib.sha256("\n".join(self.fingerprints).encode()).hexdigest()
+
+
+def finish(
+    root: Path,
+    provenance: Provenance,
+    entries: Sequence[Mapping[str, Any]],
+    quarantined: Sequence[Quarantined],
+) -> dict[str, Any]:
+    """Write everything but the shards, and return what dataset.json holds.
+
+    Args:
+        root: the set's folder, with all shards in place.
+        provenance: recipe, settings, manifest and plan.
+        entries: the journal's entries, in the order of the plan.
+        quarantined: the clips set aside before anything was decoded.
+
+    Raises:
+        AvdataError: a file cannot be written.
+    """
+    rows = sorted(
+        (row for entry in entries for row in entry["rows"]), key=lambda row: (row["shard"], row["offset"])
+    )
+    lost = [asdict(one) for one in quarantined] + [row for entry in entries for row in entry["quarantine"]]
+    lost.sort(key=lambda row: str(row["key"]))
+    info = _info(provenance, entries, rows, lost)
+    index = parquet_bytes(rows, index_schema())
+    # The index says where samples are and what they must be: it is proven like a shard.
+    info["index"] = {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()}
+    write_whole(root / "index.parquet", index)
+    write_whole(root / "quarantine.parquet", parquet_bytes(lost, quarantine_schema()))
+    write_whole(root / "croissant.json", croissant(info, info["index"]["sha256"]))
+    write_whole(root / "README.md", dataset_card(info).encode())
+    write_whole(root / "dataset.json", (json.dumps(info, indent=1, ensure_ascii=False) + "\n").encode())
+    return info
+
+
+def _info(
+    provenance: Provenance,
+    entries: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    lost: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    recipe, config, manifest = provenance.recipe, provenance.config, provenance.manifest
+    return {
+        "format": FORMAT,
+        "name": recipe.name,
+        "title": recipe.title,
+        "recipe": {"name": recipe.name, "version": recipe.version},
+        "config": config.model_dump(mode="json"),
+        "config_hash": config.hash,
+        "plan": provenance.plan_hash,
+        "source": source_facts(manifest),
+        "licence": manifest.licence.model_dump() if manifest else None,
+        "citation": manifest.citation if manifest else None,
+        "ethics": manifest.ethics if manifest else None,
+        "labels": list(recipe.labels),
+        "label_orders": {name: list(order) for name, order in recipe.label_orders.items()},
+        "background": recipe.background,
+        "split_by": config.select.split_by,
+        "splits": _splits(recipe, entries, rows),
+        "leaks": _leaking_groups(rows),
+        "quarantine": dict(sorted(Counter(str(row["reason"]) for row in lost).items())),
+        "flags": dict(sorted(Counter(flag for row in rows for flag in row["flags"]).items())),
+        "shape": _shape(config),
+        "mel_stats": _mel_stats([entry for entry in entries if entry["shard"].startswith("train/")]),
+        "tools": _tools(config),
+        "machine": _machine(),
+    }
+
+
+def source_facts(manifest: Manifest | None) -> dict[str, Any]:
+    """Which facts the files were proven against."""
+    if manifest is None:
+        return {"checksums": "off"}
+    return {
+        "checksums": "mock" if manifest.mock else "manifest",
+        "homepage": manifest.homepage,
+        "commit": manifest.commit,
+        "files": len(manifest.files),
+        "sources": [
+            {"name": source.name, "urls": list(source.urls), "checksum": source.checksum}
+            for source in manifest.sources
+        ],
+    }
+
+
+def _splits(
+    recipe: Recipe, entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    splits: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        if not entry["rows"]:
+            continue
+        split = splits.setdefault(entry["shard"].partition("/")[0], {"samples": 0, "shards": []})
+        split["samples"] += len(entry["rows"])
+        split["shards"].append(
+            {
+                "path": entry["shard"],
+                "samples": len(entry["rows"]),
+                "bytes": entry["bytes"],
+                "sha256": entry["sha256"],
+            }
+        )
+    for name, split in splits.items():
+        held = [row for row in rows if row["split"] == name]
+        counted = Counter(row["label_name"] for row in held)
+        split["labels"] = {label: counted[label] for label in recipe.labels}
+        split["groups"] = len({row["group"] for row in held})
+    return splits
+
+
+def _leaking_groups(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many groups are in several splits, as published ways of splitting may have it."""
+    pairs = {(row["group"], row["split"]) for row in rows}
+    return sum(count > 1 for count in Counter(group for group, _ in pairs).values())
+
+
+def _shape(config: Config) -> dict[str, list[int]]:
+    steps, size = config.video.frames, config.video.size
+    return {
+        "mel": [steps, config.audio.bins, config.mel_columns],
+        "frames": [steps, size, size, 3 if config.video.colour == "rgb" else 1],
+    }
+
+
+def _mel_stats(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[float]] | None:
+    """Mean and deviation of the train split's mels by band, from sums added up in the plan's order."""
+    held = [entry["mel"] for entry in entries if entry["mel"]["count"]]
+    if not held:
+        return None
+    count = sum(sums["count"] for sums in held)
+    bands = range(len(held[0]["sum"]))
+    means = [sum(sums["sum"][band] for sums in held) / count for band in bands]
+    squares = [sum(sums["squares"][band] for sums in held) / count for band in bands]
+    return {
+        "mean": means,
+        "std": [max(square - mean**2, 0.0) ** 0.5 for square, mean in zip(squares, means, strict=True)],
+    }
+
+
+def _tools(config: Config) -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in (*TOOLS, "opencv-python-headless") if config.video.fit == "face" else TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _machine() -> str:
+    import numpy as np  # noqa: PLC0415
+
+    # Between CPU families the last bit of a float may differ.
+    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    return " ".join([platform.machine(), *found[-1:]])

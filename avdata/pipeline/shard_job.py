@@ -1,0 +1,243 @@
+"""One shard job: the clips planned for a shard become a tar, an entry in the journal, and nothing else.
+
+A job knows only its own clips and may run in any process on any machine that sees the files. It never looks
+at another shard, so results do not depend on who runs it, in which order, or how often it was started again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avdata.config.schema import Config
+from avdata.errors import MediaError, Reason, SourceError
+from avdata.features.alignment import Window, step_times
+from avdata.features.extract import Features, extract
+from avdata.pipeline.engines.base import NO_ITEM, Report
+from avdata.pipeline.output_store import journal_of
+from avdata.pipeline.validation import Candidate, SourceFile
+from avdata.recipe import Clip
+from avdata.shards.writer import ShardWriter, encode_members
+from avdata.sources.object_storage import bring
+from avdata.storage.atomic import explained_writing, sync
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """Everything one shard is made from.
+
+    Attributes:
+        root: the set's folder.
+        shard: path of the shard below it.
+        candidates: its clips, in the order of the shard.
+        config: the settings.
+        labels: label names in canonical order.
+        background: label of the steps outside a clip's event, or None.
+        banned: clips that lost their workers: reason and detail by key.
+        store: URL of the set when it is prepared into a store; `root` is then scratch space.
+        source: URL of the source when it lies in a store; its files are fetched as they are needed.
+    """
+
+    root: Path
+    shard: str
+    candidates: tuple[Candidate, ...]
+    config: Config
+    labels: tuple[str, ...]
+    background: str | None
+    banned: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
+    store: str | None = None
+    source: str | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over all that decides the shard's bytes; two jobs with the same one make the same shard."""
+        facts = {
+            "shard": self.shard,
+            "config": self.config.canonical(),
+            "labels": self.labels,
+            "background": self.background,
+            "clips": [_identity(candidate) for candidate in self.candidates],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _identity(candidate: Candidate) -> dict[str, Any]:
+    clip = {name: getattr(candidate.clip, name) for name in _DECIDING}
+    audio = candidate.audio and _file_facts(candidate.audio)
+    return {"clip": clip, "video": _file_facts(candidate.video), "audio": audio}
+
+
+# Where the source folder lies does not decide any byte; the files' names below it and checksums do.
+_DECIDING = tuple(field.name for field in fields(Clip) if field.name not in {"video", "audio"})
+
+
+def _file_facts(file: SourceFile) -> dict[str, Any]:
+    """What `dataclasses.asdict` gives, in a tenth of the time: there are hundreds of thousands."""
+    return {"path": file.path, "sha256": file.sha256, "bytes": file.bytes}
+
+
+def ban(job: ShardJob, key: str, reason: Reason, detail: str) -> ShardJob:
+    """The job without one clip, which goes to quarantine for the reason."""
+    return replace(job, banned={**job.banned, key: (reason, detail)})
+
+
+def run_shard(job: ShardJob, report: Report) -> dict[str, Any]:
+    """Make the shard and enter it into the journal; returns the entry.
+
+    Args:
+        job: what to make.
+        report: called with each clip's key before it is decoded.
+
+    Raises:
+        AvdataError: the shard cannot be written.
+    """
+    journal = journal_of(job.root, job.store)
+    part = journal.part(job.shard)
+    quarantine: list[dict[str, str]] = []
+    statistics = _MelSums()
+    with explained_writing(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as stream:
+            writer = ShardWriter(stream, job.shard)
+            for candidate in job.candidates:
+                try:
+                    features = _extract(job, candidate, report)
+                except MediaError as error:
+                    quarantine.append(_left_out(candidate, error))
+                    continue
+                statistics.add(features.mel)
+                _add(writer, job, candidate, features)
+            report(NO_ITEM)
+            writer.close()
+            stream.flush()
+            sync(stream.fileno())
+        if not writer.rows:
+            part.unlink()
+        entry = {
+            "fingerprint": job.fingerprint,
+            "shard": job.shard,
+            "bytes": part.stat().st_size if writer.rows else 0,
+            "sha256": _sha256(part) if writer.rows else "",
+            "rows": writer.rows,
+            "quarantine": quarantine,
+            "mel": statistics.totals(),
+        }
+    journal.commit(job.shard, entry)
+    return entry
+
+
+def _extract(job: ShardJob, candidate: Candidate, report: Report) -> Features:
+    key = candidate.clip.key
+    if key in job.banned:
+        raise MediaError(*job.banned[key])
+    report(key)
+    if job.source is not None:
+        media = ((candidate.clip.video, candidate.video), (candidate.clip.audio, candidate.audio))
+        for path, proven in media:
+            if path is not None and proven is not None:
+                bring(job.source, path, proven.bytes)
+    try:
+        return extract(candidate.clip, job.config)
+    except OSError as error:
+        # Not left to whoever writes the shard, who would speak of that.
+        msg = f"{error.filename or key} cannot be read ({error.strerror or error})"
+        hint = "give the same command again when the source is there: finished shards are kept"
+        raise SourceError(msg, hint=hint) from error
+
+
+def _left_out(candidate: Candidate, error: MediaError) -> dict[str, str]:
+    return {"key": candidate.clip.key, "reason": error.reason, "detail": error.detail, "kept": ""}
+
+
+def _add(writer: ShardWriter, job: ShardJob, candidate: Candidate, features: Features) -> None:
+    clip = candidate.clip
+    label = job.labels.index(clip.label)
+    flags = sorted({*clip.flags, *features.flags})
+    row = {
+        "split": clip.split,
+        "label": label,
+        "label_name": clip.label,
+        "group": clip.group,
+        "window_start": features.window[0],
+        "window_end": features.window[1],
+        "av_offset": features.av_offset,
+        "av_peak": features.av_peak,
+        "duration_audio": features.duration_audio,
+        "duration_video": features.duration_video,
+        "pad_fraction": features.pad_fraction,
+        "flags": flags,
+    }
+    facts = {
+        name: value for name, value in row.items() if name not in {"label", "flags"} and value is not None
+    }
+    facts |= {
+        "key": clip.key,
+        "frame_times": list(features.frame_times),
+        "sources": _sources(candidate),
+        "media": features.source,
+        **_steps(job, candidate, features),
+    }
+    # Readers infer the JSON's types from the first sample, and an empty list has none: leave such out.
+    if flags:
+        facts["flags"] = flags
+    if clip.extras:
+        facts["extras"] = dict(clip.extras)
+    writer.add(clip.key, encode_members(features, label, facts, job.config), row)
+
+
+def _sources(candidate: Candidate) -> dict[str, dict[str, Any]]:
+    files: dict[str, SourceFile | None] = {"video": candidate.video, "audio": candidate.audio}
+    return {role: _file_facts(file) for role, file in files.items() if file is not None}
+
+
+def _steps(job: ShardJob, candidate: Candidate, features: Features) -> dict[str, Any]:
+    """Times of the steps and, where a label holds only for part of the clip, the label index of each."""
+    start, end = features.window
+    align, steps = job.config.align, job.config.video.frames
+    middles = [round(float(middle), 6) for middle in step_times(Window(start, end), steps, align.segment)]
+    if job.background is None:
+        return {"step_times": middles}
+    label, background = job.labels.index(candidate.clip.label), len(job.labels)
+    first, last = candidate.clip.event or (start, end)
+    return {
+        "step_times": middles,
+        "event": [float(first), float(last)],
+        "step_labels": [label if first <= middle < last else background for middle in middles],
+    }
+
+
+class _MelSums:
+    """Sums over a shard's mels, by band, in double precision and in the order of the shard."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: np.ndarray | None = None
+        self.squares: np.ndarray | None = None
+
+    def add(self, mel: np.ndarray) -> None:
+        values = mel.astype(np.float64)
+        sums = values.sum(axis=(0, 2))
+        squares = np.square(values, out=values).sum(axis=(0, 2))
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.squares = squares if self.squares is None else self.squares + squares
+        self.count += mel.shape[0] * mel.shape[2]
+
+    def totals(self) -> dict[str, Any]:
+        empty = self.sums is None or self.squares is None
+        return {
+            "count": self.count,
+            "sum": [] if empty else self.sums.tolist(),  # type: ignore[union-attr]
+            "squares": [] if empty else self.squares.tolist(),  # type: ignore[union-attr]
+        }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,221 @@
+"""Which clips can be prepared: each file a clip needs is there, is media, and is what the manifest says.
+
+Nothing is decoded here; a clip that fails is set aside with its reason before any shard is planned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from avdata.config.schema import AudioConfig
+from avdata.errors import MediaError, Reason
+from avdata.manifest import FileFacts, Manifest
+from avdata.recipe import Clip
+from avdata.selection import Quarantined
+from avdata.sources.checksums import Proofs
+
+CHUNK = 1 << 20
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that a clip is made from, proven: path below the source, sha256, bytes."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A clip whose files are all there; `audio` is None when the video's own sound is used."""
+
+    clip: Clip
+    video: SourceFile
+    audio: SourceFile | None
+
+
+class Files(Protocol):
+    """Where a clip's files are looked up: on disk, or in the manifest they will be downloaded by."""
+
+    def has(self, path: Path) -> bool:
+        """Whether there is such a file."""
+
+    def prove(self, path: Path) -> SourceFile:
+        """The file's facts.
+
+        Raises:
+            MediaError: it cannot be used.
+        """
+
+    def name(self, path: Path) -> str:
+        """The file's path below the source, with slashes."""
+
+
+def survey(
+    clips: Sequence[Clip],
+    files: Files,
+    audio: AudioConfig,
+    *,
+    threads: int = 1,
+    advance: Advance = lambda done: None,
+) -> tuple[list[Candidate], list[Quarantined]]:
+    """Prove the files of each clip, and set aside the clips that lack one.
+
+    Args:
+        clips: what the recipe yields.
+        files: says what is there, and proves it.
+        audio: says whether the separate audio file is needed.
+        threads: files hashed at a time.
+        advance: called with 1 after each clip.
+    """
+
+    def look(clip: Clip) -> Candidate | Quarantined:
+        found = _examine(clip, audio, files)
+        advance(1)
+        return found
+
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        found = list(pool.map(look, clips))
+    good = [one for one in found if isinstance(one, Candidate)]
+    return good, [one for one in found if isinstance(one, Quarantined)]
+
+
+def _examine(clip: Clip, audio: AudioConfig, files: Files) -> Candidate | Quarantined:
+    try:
+        sound = _audio_file(clip, audio, files)
+    except MediaError as error:
+        return Quarantined(clip.key, error.reason, error.detail, "video" if files.has(clip.video) else "")
+    try:
+        if not files.has(clip.video):
+            raise MediaError(Reason.MISSING_VIDEO, f"there is no {files.name(clip.video)}")
+        video = files.prove(clip.video)
+    except MediaError as error:
+        return Quarantined(clip.key, error.reason, error.detail, "audio" if sound else "")
+    try:
+        return Candidate(clip, video, files.prove(sound) if sound else None)
+    except MediaError as error:
+        return Quarantined(clip.key, error.reason, error.detail, "video")
+
+
+def _audio_file(clip: Clip, audio: AudioConfig, files: Files) -> Path | None:
+    if audio.source == "container":
+        if clip.still:
+            raise MediaError(Reason.MISSING_AUDIO, "a still image has no sound of its own")
+        return None
+    if clip.audio is not None and files.has(clip.audio):
+        return clip.audio
+    if audio.source == "wav" or clip.still:
+        missing = (
+            f"there is no {clip.audio.name}" if clip.audio else "the dataset has no separate audio for it"
+        )
+        raise MediaError(Reason.MISSING_AUDIO, missing)
+    return None
+
+
+class FilesOnDisk:
+    """The files of a folder, held against a manifest's facts by path or, in a flat folder, by name.
+
+    A file that the manifest knows and that has its checksum is not looked into: whether it can be decoded is
+    found where it is decoded, so that the plan is the same before the files have arrived.
+
+    Args:
+        root: the source folder, which paths are named from.
+        manifest: checksums to hold the files against; None takes them as they are.
+        proofs: what was hashed before and has not changed since; None reads every file.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest | None, proofs: Proofs | None) -> None:
+        files = manifest.files if manifest else ()
+        self.root = root
+        self.proofs = proofs
+        self.by_path = {facts.path: facts for facts in files}
+        names = Counter(Path(facts.path).name for facts in files)
+        self.by_name = {Path(facts.path).name: facts for facts in files if names[Path(facts.path).name] == 1}
+
+    def has(self, path: Path) -> bool:
+        """Whether the file exists."""
+        return path.is_file()
+
+    def name(self, path: Path) -> str:
+        """The path below the root, or the bare name of a file elsewhere."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
+
+    def prove(self, path: Path) -> SourceFile:
+        """The file's facts as measured.
+
+        Raises:
+            MediaError: it is empty, a pointer, no media, or not the file the manifest speaks of.
+        """
+        from avdata.media.container import sniff  # noqa: PLC0415  # decoding libraries load only when files are read
+
+        name = self.name(path)
+        known = self.by_path.get(name) or self.by_name.get(path.name)
+        try:
+            sha256, listed = self._checksums(path, name, known)
+            if known is None or listed != known.checksum:
+                sniff(path)
+        except MediaError as error:
+            raise MediaError(error.reason, f"{name}: {error.detail}") from error
+        except OSError as error:
+            raise MediaError(Reason.UNREADABLE, f"{name}: {error.strerror}") from error
+        if known is not None and listed != known.checksum:
+            raise MediaError(Reason.CHECKSUM, f"{name}: {listed}, and the manifest says {known.checksum}")
+        return SourceFile(name, sha256, path.stat().st_size)
+
+    def _checksums(self, path: Path, name: str, known: FileFacts | None) -> tuple[str, str]:
+        """The file's sha256, and its checksum in the manifest's algorithm, from one reading at most."""
+        remembered = self.proofs.known(name) if self.proofs else None
+        algorithm = known.checksum.partition(":")[0] if known else "sha256"
+        if remembered is not None and remembered.startswith("sha256:") and algorithm == "sha256":
+            return remembered.removeprefix("sha256:"), remembered
+        stat = path.stat()
+        sha256, listed = _digests(path, algorithm)
+        if self.proofs and algorithm == "sha256" and path.is_relative_to(self.root):
+            self.proofs.remember(name, f"sha256:{sha256}", stat)
+        return sha256, listed
+
+
+class FilesListed:
+    """The files that a manifest lists by sha256 and that a download will put into place.
+
+    Args:
+        root: the folder they will be in.
+        files: their facts.
+    """
+
+    def __init__(self, root: Path, files: Iterable[FileFacts]) -> None:
+        self.root = root
+        self.facts = {facts.path: facts for facts in files}
+
+    def name(self, path: Path) -> str:
+        """The path below the root."""
+        return path.relative_to(self.root).as_posix()
+
+    def has(self, path: Path) -> bool:
+        """Whether the manifest lists the file."""
+        return self.name(path) in self.facts
+
+    def prove(self, path: Path) -> SourceFile:
+        """The file's facts as listed; the download proves them."""
+        facts = self.facts[self.name(path)]
+        return SourceFile(facts.path, facts.checksum.removeprefix("sha256:"), facts.bytes or 0)
+
+
+def _digests(path: Path, algorithm: str) -> tuple[str, str]:
+    sha256 = hashlib.sha256()
+    listed = sha256 if algorithm == "sha256" else hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            sha256.update(chunk)
+            if listed is not sha256:
+                listed.update(chunk)
+    return sha256.hexdigest(), f"{algorithm}:{listed.hexdigest()}"

@@ -1,0 +1,29 @@
+"""Progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Progress = Callable[[str, int, int], None]
+
+
+def bars() -> Progress:
+    """A `progress` for `prepare`, `download`, `verify` and `report` that draws tqdm's bars.
+
+    >>> show = bars()
+    """
+    from tqdm.auto import tqdm  # noqa: PLC0415
+
+    held: dict[str, Any] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        bar = held.get(stage)
+        if bar is None or (bar.n >= bar.total and done < bar.n):  # the same work begins once more
+            bar = held[stage] = tqdm(total=total, desc=stage)
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return show

@@ -1,0 +1,92 @@
+"""The page: jinja2 templates that stand beside this file, and the words that numbers become in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+
+def render(template: str, package: str = "avdata.reporting", **context: Any) -> str:
+    """A self-contained HTML page from one of the templates.
+
+    Args:
+        template: its name.
+        package: whose `templates` folder holds it; it may build on those of this one.
+        context: what it shows. Strings are escaped.
+    """
+    from jinja2 import (  # noqa: PLC0415
+        ChoiceLoader,
+        Environment,
+        PackageLoader,
+        StrictUndefined,
+        select_autoescape,
+    )
+    from markupsafe import Markup  # noqa: PLC0415
+
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("avdata.reporting")]),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(size=size, count=count, said=said, share=share)
+    folder = files("avdata.reporting").joinpath("templates")
+    for name in ("style.css", "page.js"):
+        # Our own files: they are markup already.
+        text = folder.joinpath(name).read_text(encoding="utf-8")
+        environment.globals[name.replace(".", "_")] = Markup(text)  # noqa: S704
+    return environment.get_template(template).render(**context)
+
+
+def size(value: float) -> str:
+    """Bytes for people.
+
+    >>> size(1234567)
+    '1.23 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def count(value: float) -> str:
+    """A number with its thousands parted.
+
+    >>> count(12345)
+    '12,345'
+    """
+    return f"{value:,.0f}"
+
+
+def share(value: float) -> str:
+    """A share as CSS wants it.
+
+    >>> share(0.125)
+    '12.5%'
+    """
+    return f"{round(value * 100, 3):g}%"
+
+
+def said(value: Any) -> str:
+    """Any value of a row or a setting, for people.
+
+    >>> said(0.0250568), said(["a", "b"]), said(None)
+    ('0.025057', 'a, b', '–')
+    """
+    if value is None or value == []:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.5g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(said(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {said(item)}" for name, item in value.items())
+    return str(value)

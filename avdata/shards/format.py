@@ -1,0 +1,87 @@
+"""The on-disk format, version 1: deterministic tars, their index, and reading one sample back.
+
+A prepared set is a folder:
+
+    dataset.json        what the set is: config, labels, counts, checksums, versions
+    index.parquet       one row a sample, sorted by shard, then offset
+    quarantine.parquet  one row a clip left out: key, reason, detail, kept
+    README.md           the dataset card
+    croissant.json      the same for machines, in MLCommons' Croissant
+    SPLIT/NAME-SPLIT-00000-of-00012.tar
+
+A tar is USTAR; every member has mode 0444 and mtime, uid and gid 0, and no user or group name. A sample's
+members stand together, named `KEY.extension`, always in the order of `EXTENSIONS`:
+
+    mel.npy      float16 [T, F, L]                  log-mel of each step
+    frames.jpg   the T frames as one horizontal strip, H × T·W    (or)
+    frames.png   the same strip, exact                            (or)
+    frames.npy   uint8 [T, H, W, C]
+    cls          the label's index, decimal digits
+    json         label name, split, times, offset, provenance; sorted keys
+    flac         the window's waveform, 16 bits, when the config keeps it
+
+An index row's bytes `offset … offset + nbytes` of its shard are one sample: its members' headers, data and
+padding to 512. A shard ends with zero blocks up to a multiple of 10,240 bytes. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 1
+
+EXTENSIONS = ("mel.npy", "frames.jpg", "frames.png", "frames.npy", "cls", "json", "flac")
+
+BLOCK = 512
+
+RECORD = 10_240
+
+IndexRow = dict[str, Any]
+
+
+def shard_name(dataset: str, split: str, number: int, count: int) -> str:
+    """The path of a shard below the set's root.
+
+    >>> shard_name("cremad", "train", 0, 12)
+    'train/cremad-train-00000-of-00012.tar'
+    """
+    return f"{split}/{dataset}-{split}-{number:05d}-of-{count:05d}.tar"
+
+
+def index_schema() -> pa.Schema:
+    """The columns of index.parquet."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    text, real = pa.string(), pa.float64()
+    return pa.schema(
+        [
+            ("key", text), ("split", text), ("shard", text), ("offset", pa.int64()), ("nbytes", pa.int64()),
+            ("label", pa.int32()), ("label_name", text), ("group", text),
+            ("window_start", real), ("window_end", real), ("av_offset", real), ("av_peak", real),
+            ("duration_audio", real), ("duration_video", real), ("pad_fraction", real),
+            ("flags", pa.list_(text)), ("sha256", text),
+        ]
+    )  # fmt: skip
+
+
+def quarantine_schema() -> pa.Schema:
+    """The columns of quarantine.parquet."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.schema(
+        [("key", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("kept", pa.string())]
+    )
+
+
+def parquet_bytes(rows: list[IndexRow], schema: pa.Schema) -> bytes:
+    """The rows as a parquet file; equal rows give equal bytes."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    return sink.getvalue()

@@ -1,0 +1,383 @@
+"""Downloading a dataset's sources: planned, in parallel, resumable, proven byte for byte.
+
+The files go to `<cache>/sources/NAME`, or to a folder of the user's. A file is under its name only when it
+is whole and has the manifest's checksum. `.avdata/` in that folder holds archives on their way and
+`attempts.jsonl`, a line for every attempt that failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, overload
+
+from avdata.errors import SourceError, UsageError
+from avdata.manifest import Manifest, Source, load_manifest
+from avdata.recipe import Recipe, load_recipe
+from avdata.sources.checksums import Proofs, prove
+from avdata.sources.download_plan import Choice, DownloadPlan, files_of, make_plan
+from avdata.sources.fetcher import Arrived, AttemptLog, Missed
+from avdata.sources.source_dir import STATE, alone, archive_path, free_bytes, sync_folders, unpack_source
+from avdata.sources.transfer import transfer
+from avdata.sources.types import Wanted
+from avdata.storage.atomic import DiskError
+from avdata.storage.paths import source_root
+
+logger = logging.getLogger(__name__)
+
+_RESERVE = 64 << 20
+
+_LOOK_EVERY = 1.0
+
+Phase = Literal["proving", "fetching", "unpacking"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """How far a download is.
+
+    Attributes:
+        phase: `proving` files found on disk, `fetching`, or `unpacking` an archive.
+        files_done: files of this phase that are done.
+        files: files of this phase; 0 when not known.
+        bytes_done: bytes of this phase that are done, files under way included.
+        bytes: bytes of this phase; None when not known.
+    """
+
+    phase: Phase
+    files_done: int
+    files: int
+    bytes_done: int
+    bytes: int | None
+
+
+class Progress(Protocol):
+    """Something that is shown how far a download is, about ten times a second, in the caller's thread."""
+
+    def __call__(self, moment: Moment, /) -> None:
+        """Show the moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadReport:
+    """What a download did.
+
+    Attributes:
+        name: of the dataset.
+        root: the folder with the files.
+        fetched: files that were downloaded.
+        received: bytes that came over the network.
+        present: files that were there already and proven.
+        unpacked: files that came out of archives.
+        failed_attempts: attempts that failed; each has a line in `log`.
+        seconds: it took.
+        checksums: of each source that is one file or archive, by the source's name.
+        log: the JSON lines of failed attempts, whether or not there are any.
+    """
+
+    name: str
+    root: Path
+    fetched: int
+    received: int
+    present: int
+    unpacked: int
+    failed_attempts: int
+    seconds: float
+    checksums: Mapping[str, str]
+    log: Path
+
+
+class IncompleteError(SourceError):
+    """Some of the files could not be had; the others are in place.
+
+    Attributes:
+        sources: the names of the sources they belong to.
+    """
+
+    def __init__(self, message: str, *, hint: str, sources: Collection[str]) -> None:
+        super().__init__(message, hint=hint)
+        self.sources = frozenset(sources)
+
+
+@overload
+def download(
+    name_or_recipe: str | Path | Recipe,
+    *,
+    into: Path | str | None = ...,
+    limit: int | None = ...,
+    split: str | None = ...,
+    split_by: str | None = ...,
+    keys: Sequence[str] | None = ...,
+    dry_run: Literal[False] = ...,
+    connections: int | None = ...,
+    bandwidth: float | None = ...,
+    rehash: bool = ...,
+    manifest: Manifest | str | Path | None = ...,
+    progress: Progress | None = ...,
+    arrived: Callable[[Path], None] | None = ...,
+) -> DownloadReport: ...
+
+
+@overload
+def download(
+    name_or_recipe: str | Path | Recipe,
+    *,
+    into: Path | str | None = ...,
+    limit: int | None = ...,
+    split: str | None = ...,
+    split_by: str | None = ...,
+    keys: Sequence[str] | None = ...,
+    dry_run: Literal[True],
+    connections: int | None = ...,
+    bandwidth: float | None = ...,
+    rehash: bool = ...,
+    manifest: Manifest | str | Path | None = ...,
+    progress: Progress | None = ...,
+    arrived: Callable[[Path], None] | None = ...,
+) -> DownloadPlan: ...
+
+
+def download(
+    name_or_recipe: str | Path | Recipe,
+    *,
+    into: Path | str | None = None,
+    limit: int | None = None,
+    split: str | None = None,
+    split_by: str | None = None,
+    keys: Sequence[str] | None = None,
+    dry_run: bool = False,
+    connections: int | None = None,
+    bandwidth: float | None = None,
+    rehash: bool = False,
+    manifest: Manifest | str | Path | None = None,
+    progress: Progress | None = None,
+    arrived: Callable[[Path], None] | None = None,
+) -> DownloadPlan | DownloadReport:
+    """Download a dataset's sources, or what is missing of them.
+
+        report = avdata.download("cremad", limit=100)
+        avdata.prepare("cremad", source=report.root, out="out")
+
+    Ctrl-C stops within a second, and the same call goes on from the byte.
+
+    Args:
+        name_or_recipe: a recipe's name, a path to a recipe file, or a Recipe.
+        into: the folder for the files; None is `<cache>/sources/NAME`.
+        limit: the files of so many clips only, where the dataset comes in single files.
+        split: the files of `train`, `val` or `test` only, likewise.
+        split_by: the way of splitting; None is the recipe's default.
+        keys: the files of these clips only, likewise and in this order; `()` fetches the lists and other
+            files that belong to no clip.
+        dry_run: only say what would be done.
+        connections: at once; None is 16 for small files and 4 for large ones.
+        bandwidth: bytes a second, over all connections together; None is no cap.
+        rehash: read and prove the files on disk again, even those that did not change since they were proven.
+        manifest: instead of the bundled one.
+        progress: shown how far it is.
+        arrived: called with each file that is in place and proven, in the caller's thread; while it works,
+            at most some 50 further files are fetched.
+
+    Returns:
+        The plan for `dry_run`, else the report.
+
+    Raises:
+        UsageError: there is no such recipe or split, or the dataset is not downloaded but generated.
+        SourceError: files could not be had; all others are in place, and the next call fetches only those.
+        DiskError: the disk is too small, full, or may not be written to.
+    """
+    recipe = load_recipe(name_or_recipe)
+    facts = manifest if isinstance(manifest, Manifest) else load_manifest(manifest or recipe.name)
+    if not facts.sources:
+        msg = f"{recipe.name} has no sources to download"
+        hint = "its clips are generated: run avdata prepare" if recipe.generated else None
+        raise UsageError(msg, hint=hint)
+    root = Path(into) if into is not None else source_root(recipe.name)
+    choice = Choice(recipe.check_split(split_by), limit, split, None if keys is None else tuple(keys))
+    if dry_run:
+        return make_plan(recipe, facts, root, choice, rehash=rehash)
+    run = _Run(facts, progress or (lambda moment: None), arrived or (lambda path: None))
+    lost: set[str] = set()
+    with alone(root):
+        while True:
+            plan = make_plan(recipe, facts, root, choice, lost=lost, rehash=rehash)
+            try:
+                report = run.all(plan, connections, bandwidth)
+            except IncompleteError as error:
+                lost |= _replaceable(error, facts, lost)
+            else:
+                if not plan.partial:
+                    return report
+                rehash = False
+
+
+class _Run:
+    """One download under way: what was learned so far."""
+
+    plan: DownloadPlan
+    log: AttemptLog
+
+    def __init__(self, manifest: Manifest, progress: Progress, arrived: Callable[[Path], None]) -> None:
+        self.manifest = manifest
+        self.progress = progress
+        self.arrived = arrived
+        self.started = time.monotonic()
+        self.present = self.received = self.fetched = self.failed = self.unpacked = 0
+        self.checksums: dict[str, str] = {}
+        self.looked = 0.0
+
+    def all(self, plan: DownloadPlan, connections: int | None, bandwidth: float | None) -> DownloadReport:
+        """Carry out a plan; the report is of all plans so far."""
+        self.plan, self.present = plan, plan.present
+        self.log = AttemptLog(plan.root / STATE / "attempts.jsonl")
+        files = self.prove()
+        self.check_space(files)
+        with Proofs(self.plan.root) as proofs:
+            missed = self.fetch(files, proofs, connections, bandwidth)
+            if missed:
+                raise _incomplete(self.plan, missed, len(files), self.log)
+            for source in self.plan.unpacked:
+                self.unpack(source, proofs)
+        sync_folders(plan.root, (wanted.path for wanted in files))
+        return DownloadReport(
+            name=self.plan.name,
+            root=self.plan.root,
+            fetched=self.fetched,
+            received=self.received,
+            present=self.present,
+            unpacked=self.unpacked,
+            failed_attempts=self.failed,
+            seconds=time.monotonic() - self.started,
+            checksums=self.checksums,
+            log=self.log.path,
+        )
+
+    def prove(self) -> tuple[Wanted, ...]:
+        """Read what was found on disk and not proven yet; what is still to be fetched."""
+        unproven = self.plan.unproven
+        if not unproven:
+            return self.plan.files
+        total = sum(facts.bytes or 0 for facts in unproven)
+        proven = prove(
+            self.plan.root,
+            unproven,
+            rehash=True,
+            progress=lambda files, done: self.progress(Moment("proving", files, len(unproven), done, total)),
+        )
+        for path in proven.wrong:
+            logger.warning("%s is not what the manifest says, and is fetched again", self.plan.root / path)
+        good = set(proven.good)
+        self.present += len(good)
+        for wanted in self.plan.files:
+            if wanted.path in good:
+                self.arrived(self.plan.root / wanted.path)
+        return tuple(wanted for wanted in self.plan.files if wanted.path not in good)
+
+    def check_space(self, files: tuple[Wanted, ...]) -> None:
+        needed = sum(wanted.bytes or 0 for wanted in files)
+        parts = [self.plan.root / f"{wanted.path}.part" for wanted in files]
+        needed -= sum(part.stat().st_size for part in parts if part.is_file())
+        # An archive and what comes out of it lie side by side for a while.
+        needed += sum(source.bytes or 0 for source in self.plan.unpacked)
+        free = free_bytes(self.plan.root)
+        if files and needed + _RESERVE > free:
+            msg = f"{self.plan.name} needs {needed:,} bytes, and {self.plan.root} has {free:,} free"
+            hint = (
+                "make room, or set AVDATA_CACHE (or --into) to a larger disk;"
+                " `avdata prepare --keep-sources no` needs only a part of it at a time"
+            )
+            raise DiskError(msg, hint=hint)
+
+    def fetch(
+        self, files: tuple[Wanted, ...], proofs: Proofs, connections: int | None, bandwidth: float | None
+    ) -> list[Missed]:
+        if not files:
+            return []
+        total = sum(wanted.bytes or 0 for wanted in files) if not self.plan.unknown else None
+        missed: list[Missed] = []
+        fetched, received = self.fetched, self.received
+
+        def tick(on_disk: int, over_network: int) -> None:
+            self.received = received + over_network
+            self.look()
+            self.progress(Moment("fetching", self.fetched - fetched, len(files), on_disk, total))
+
+        outcomes = transfer(
+            self.plan.root, files, self.log, connections=connections, bandwidth=bandwidth, tick=tick
+        )
+        try:
+            for outcome in outcomes:
+                if isinstance(outcome, Missed):
+                    missed.append(outcome)
+                else:
+                    self.took(outcome, proofs)
+        finally:
+            # Ctrl-C may reach this frame: left to the collector, the generator's threads would go on.
+            outcomes.close()
+            self.log.close()
+            self.failed += self.log.count
+        return missed
+
+    def took(self, outcome: Arrived, proofs: Proofs) -> None:
+        wanted = outcome.wanted
+        proofs.remember(wanted.path, outcome.checksum, outcome.stat)
+        self.fetched += 1
+        if not self.listed(wanted):
+            self.checksums[wanted.source] = outcome.checksum
+        if not wanted.path.startswith(f"{STATE}/"):
+            self.arrived(self.plan.root / wanted.path)
+
+    def listed(self, wanted: Wanted) -> bool:
+        return any(source.name == wanted.source and source.table for source in self.manifest.sources)
+
+    def look(self) -> None:
+        """Stop before the disk is so full that other programs suffer."""
+        now = time.monotonic()
+        if now - self.looked < _LOOK_EVERY:
+            return
+        self.looked = now
+        free = free_bytes(self.plan.root)
+        if free < _RESERVE // 2:
+            msg = f"the disk of {self.plan.root} is nearly full: {free:,} bytes are free"
+            raise DiskError(msg, hint="make room; the next run goes on from here")
+
+    def unpack(self, source: Source, proofs: Proofs) -> None:
+        root = self.plan.root
+        archive = root / archive_path(source)
+        table = files_of(source, self.manifest) if source.table else ()
+        members = unpack_source(
+            root,
+            source,
+            archive,
+            table=table,
+            proofs=proofs,
+            progress=lambda files, done: self.progress(Moment("unpacking", files, len(table), done, None)),
+        )
+        self.unpacked += len(members)
+        archive.unlink()
+        for member in members:
+            self.arrived(root / member.path)
+
+
+def _replaceable(error: IncompleteError, manifest: Manifest, lost: Collection[str]) -> frozenset[str]:
+    """The sources that failed, when others stand in for each of them; raises the error when not."""
+    replaceable = {source.instead_of for source in manifest.sources} - set(lost)
+    if not error.sources or not error.sources <= replaceable:
+        raise error
+    logger.warning("%s; what stands in for it is fetched instead", error.message)
+    return error.sources
+
+
+def _incomplete(plan: DownloadPlan, missed: list[Missed], count: int, log: AttemptLog) -> IncompleteError:
+    first = missed[0]
+    files = "file" if count == 1 else "files"
+    msg = (
+        f"{len(missed):,} of {count:,} {files} of {plan.name} could not be downloaded;"
+        f" {first.wanted.path}: {first.why}"
+    )
+    hint = next((one.hint for one in missed if one.hint), None)
+    rest = f"the next run fetches only what is missing; every failed attempt is in {log.path}"
+    sources = {one.wanted.source for one in missed}
+    return IncompleteError(msg, hint=f"{hint}; {rest}" if hint else rest, sources=sources)

@@ -1,0 +1,309 @@
+"""Fetching one file: its mirrors in order, several attempts at each, resumption and proof.
+
+A scheme (`schemes.py`) says where a URL's bytes are, a connection (`connection.py`) opens them, and a part
+(`part.py`) takes them. A file appears under its name whole and proven, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO, TypeVar
+from urllib.parse import urlsplit
+
+from urllib3.response import BaseHTTPResponse
+
+from avdata.sources.http import AttemptError, Connections, host_of
+from avdata.sources.partial_file import Origin, Part
+from avdata.sources.rate_limit import Bandwidth, Hosts, Stopped, backoff
+from avdata.sources.types import Location, Wanted
+from avdata.sources.url_schemes import Locator, unlike
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_ATTEMPTS = 6
+
+_WRONG_COPIES = 3
+
+_PROGRESS = 1 << 20
+
+_CHUNK = 1 << 20
+
+_HEAD = 4096
+
+_WAIT_FOR_MIRROR = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A file is on disk under its name, and proven."""
+
+    wanted: Wanted
+    checksum: str
+    stat: os.stat_result
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A file that could not be had from any of its URLs."""
+
+    wanted: Wanted
+    why: str
+    hint: str | None
+
+
+class WrongBytesError(AttemptError):
+    """A whole file came, and it is another one."""
+
+
+class AttemptLog:
+    """The JSON lines of `attempts.jsonl`: every attempt that failed, when, where and why."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._file: TextIO | None = None
+        self.count = 0
+
+    def note(self, path: str, url: str, attempt: int, error: AttemptError, wait: float | None) -> None:
+        """Append a failed attempt; `wait`: seconds until the next at this URL, None when there is none."""
+        record = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "path": path,
+            "url": url,
+            "attempt": attempt,
+            "status": error.status,
+            "error": str(error),
+            "wait": None if wait is None else round(wait, 2),
+        }
+        with self._lock:
+            self.count += 1
+            try:
+                if self._file is None:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    self._file = self.path.open("a", encoding="utf-8", buffering=1)
+                self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            except OSError as failure:
+                logger.warning("the log %s cannot be written: %s", self.path, failure)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+class Meter:
+    """Bytes on disk so far, over all threads; bytes that are thrown away are taken off again."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.received = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Bytes that were already there, or (negative) are no longer."""
+        with self._lock:
+            self.bytes += count
+
+    def receive(self, count: int) -> None:
+        """Bytes that came over the network."""
+        with self._lock:
+            self.bytes += count
+            self.received += count
+
+
+class Fetcher:
+    """Fetches files, one at a time for each thread that calls it."""
+
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[Wanted],
+        log: AttemptLog,
+        *,
+        connections: int,
+        bandwidth: float | None,
+    ) -> None:
+        self.stop = threading.Event()
+        self.meter = Meter()
+        self._root = root
+        self._log = log
+        self._net = Connections(connections)
+        self._hosts = Hosts(connections, self.stop)
+        self._bandwidth = Bandwidth(bandwidth, self.stop)
+        self._locator = Locator(self._net, files)
+
+    def halt(self) -> None:
+        """Make every thread stop at once; what was received stays in the parts."""
+        self.stop.set()
+        self._net.shut()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._net.close()
+
+    def fetch(self, wanted: Wanted) -> Arrived | Missed:
+        """Try the file's URLs in order until one gives the right bytes.
+
+        Raises:
+            Stopped: the run ended meanwhile.
+            DiskError: the disk is full or may not be written to.
+        """
+        algorithm = wanted.checksum.partition(":")[0] if wanted.checksum else "sha256"
+        part = Part(self._root / wanted.path, algorithm, pinned=wanted.checksum is not None)
+        self.meter.add(part.size)
+        failures = []
+        try:
+            for number, url in enumerate(wanted.urls, start=1):
+                if self._hosts.given_up(_server(url)):
+                    failures.append((url, AttemptError("given up, as nothing came from there")))
+                    continue
+                failure = self._from(url, wanted, part, last=number == len(wanted.urls))
+                if failure is None:
+                    return Arrived(wanted, part.checksum(), part.publish())
+                failures.append((url, failure))
+                self._hosts.failed(_server(url))
+        finally:
+            part.close()
+        why = "; ".join(f"{url}: {failure}" for url, failure in failures)
+        hint = next((failure.hint for _, failure in failures if failure.hint), None)
+        return Missed(wanted, why or "the manifest gives no URL", hint)
+
+    def _from(self, url: str, wanted: Wanted, part: Part, *, last: bool) -> AttemptError | None:
+        """All attempts at one URL; None when the part is complete and proven, else why not."""
+        attempt = wrong = 0
+        while True:
+            size = part.size
+            try:
+                self._attempt(url, wanted, part)
+            except AttemptError as error:
+                if self.stop.is_set():
+                    raise Stopped from error
+                # A long file on a weak line is cut many times: what counts is whether it advances.
+                attempt = 1 if part.size - size >= _PROGRESS else attempt + 1
+                wrong += isinstance(error, WrongBytesError)
+                again = error.again and attempt < _ATTEMPTS and wrong < _WRONG_COPIES
+                wait = error.wait if error.wait is not None else backoff(attempt)
+                again = again and (last or wait <= _WAIT_FOR_MIRROR)
+                self._log.note(wanted.path, url, attempt, error, wait if again else None)
+                if not again:
+                    return error
+                if error.overloaded:
+                    self._hosts.overloaded(error.server or _server(url), wait)
+                elif self.stop.wait(wait):
+                    raise Stopped from error
+            else:
+                self._hosts.served(_server(url))
+                return None
+
+    def _attempt(self, url: str, wanted: Wanted, part: Part) -> None:
+        location = Location(url)
+        if not url.startswith("http"):
+            location = self._at(_server(url), lambda: self._locator.locate(url, wanted))
+        self._at(_server(location.url), lambda: self._receive(url, location, wanted, part))
+        expected = wanted.checksum or location.checksum
+        checksum = part.checksum()
+        if expected and checksum != expected:
+            size = part.size
+            self._restart(part)
+            msg = f"{size:,} bytes came with {checksum}, and {expected} was expected"
+            raise WrongBytesError(msg, again=True)
+
+    def _at(self, server: str, step: Callable[[], T]) -> T:
+        """Take a step at a server, when it has a place free."""
+        self._hosts.enter(server)
+        try:
+            found = step()
+        except AttemptError as error:
+            error.server = server
+            raise
+        finally:
+            self._hosts.leave(server)
+        self._hosts.served(server)
+        return found
+
+    def _restart(self, part: Part) -> None:
+        self.meter.add(-part.size)
+        part.restart()
+
+    def _receive(self, url: str, location: Location, wanted: Wanted, part: Part) -> None:
+        expected = wanted.bytes if wanted.bytes is not None else location.bytes
+        if part.size and not _can_go_on(url, wanted, part, expected):
+            self._restart(part)
+        if part.size and part.size == expected:
+            return
+        headers = dict(location.headers)
+        if part.size:
+            headers["Range"] = f"bytes={part.size}-"
+            if part.origin and part.origin.url == url and part.origin.validator:
+                headers["If-Range"] = part.origin.validator
+        with self._net.open(location.url, headers) as response:
+            total = self._begin(url, response, part)
+            if expected is not None and total is not None and total != expected:
+                head = response.read(_HEAD) if not part.size else b""
+                raise unlike(head, wanted.path) or _length_error(total, expected)
+            self._copy(response, wanted, part)
+        whole = total if total is not None else expected
+        if whole is not None and part.size < whole:
+            msg = f"the connection was cut after {part.size:,} of {whole:,} bytes"
+            raise AttemptError(msg, again=True)
+        if whole is not None and part.size > whole:
+            self._restart(part)
+            raise _length_error(part.size, whole)
+
+    def _begin(self, url: str, response: BaseHTTPResponse, part: Part) -> int | None:
+        """See where the answer's bytes belong; the size of the whole file, where the server tells."""
+        etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
+        if response.status == 200:
+            self._restart(part)
+            length = response.headers.get("Content-Length", "")
+            total = int(length) if length.isdigit() else None
+        else:
+            span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+            changed = part.origin and part.origin.url == url and part.origin.etag not in (None, etag)
+            if response.status == 416 or not span or int(span[1]) != part.size or changed:
+                self._restart(part)
+                msg = "the server cannot go on where the part ends: the file has changed there"
+                raise AttemptError(msg, again=True)
+            total = int(span[2]) if span[2] != "*" else None
+        if part.origin is None or part.origin.url != url:
+            part.belongs_to(Origin(url, etag, modified, total))
+        return total
+
+    def _copy(self, response: BaseHTTPResponse, wanted: Wanted, part: Part) -> None:
+        while chunk := response.read1(_CHUNK):
+            if self.stop.is_set():
+                raise Stopped
+            if part.size == 0 and (wrong := unlike(chunk, wanted.path)):
+                raise wrong
+            part.write(chunk)
+            self.meter.receive(len(chunk))
+            self._bandwidth.take(len(chunk))
+
+
+def _server(url: str) -> str:
+    """What fails or is overloaded together: a server by its name, else the URL itself."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{host_of(url)}" if parts.netloc else url
+
+
+def _can_go_on(url: str, wanted: Wanted, part: Part, expected: int | None) -> bool:
+    if expected is not None and part.size > expected:
+        return False
+    if wanted.checksum:
+        return True
+    # Without a checksum, only the same server's word that the file is the same joins two runs.
+    return part.origin is not None and part.origin.url == url and part.origin.validator is not None
+
+
+def _length_error(total: int, expected: int) -> AttemptError:
+    return AttemptError(f"the server has {total:,} bytes, and {expected:,} were expected")

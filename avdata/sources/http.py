@@ -1,0 +1,269 @@
+"""Opening a URL: connections kept alive, proxies, TLS, redirects, and what each answer means.
+
+Proxies come from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`; further certificate authorities from
+`SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE`. Plain http is spoken only where the manifest's URL says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import os
+import ssl
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from urllib.parse import urljoin, urlsplit
+
+import certifi
+import urllib3
+from urllib3 import exceptions as http_errors
+from urllib3.response import BaseHTTPResponse
+
+CONNECT_TIMEOUT = 15.0
+
+READ_TIMEOUT = 45.0
+
+LONGEST_WAIT = 600.0
+
+_MAX_REDIRECTS = 10
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+_OVERLOADED = frozenset({429, 503})
+
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+
+_SECRETS = frozenset({"authorization", "cookie", "proxy-authorization"})
+
+_PROXY_HINT = "if a proxy here inspects TLS, set SSL_CERT_FILE to its certificate authority"
+
+
+class AttemptError(Exception):
+    """One attempt at a file failed.
+
+    Attributes:
+        again: the same URL may well work a little later.
+        wait: seconds the server asked to be left alone.
+        status: the HTTP status, where there was one.
+        overloaded: the server asked for fewer requests.
+        server: the one that was asked, where it is not the one of the manifest's URL.
+        hint: what a person can do.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        again: bool = False,
+        wait: float | None = None,
+        status: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.again = again
+        self.wait = wait
+        self.status = status
+        self.overloaded = status in _OVERLOADED or (status is not None and wait is not None)
+        self.hint = hint
+        self.server: str | None = None
+
+
+def host_of(url: str) -> str:
+    """The host (and port) of a URL, without credentials.
+
+    >>> host_of("https://me:secret@example.org:8443/a?b=c")
+    'example.org:8443'
+    """
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+class Connections:
+    """Connections to any number of hosts, shared by the threads of one run."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._proxies = urllib.request.getproxies()
+        self._pools: dict[tuple[str | None, str], urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
+        self._active: set[BaseHTTPResponse] = set()
+        self._agent = f"avdata/{version('avdata')}"
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        parts = urlsplit(url)
+        proxy = self._proxies.get(parts.scheme)
+        if proxy and urllib.request.proxy_bypass(parts.hostname or ""):
+            proxy = None
+        with self._lock:
+            if (proxy, parts.scheme) not in self._pools:
+                self._pools[proxy, parts.scheme] = self._make_pool(proxy, parts.scheme)
+            return self._pools[proxy, parts.scheme]
+
+    def _make_pool(self, proxy: str | None, scheme: str) -> urllib3.PoolManager:
+        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
+        # The certificates take a tenth of a second to load.
+        secure = "https" in (scheme, urlsplit(proxy or "").scheme)
+        context = _certificates() if secure else None
+        if proxy is None:
+            return urllib3.PoolManager(
+                32, maxsize=self._size, timeout=timeout, retries=False, ssl_context=context
+            )
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        login = f"{parts.username}:{parts.password or ''}" if parts.username else None
+        return urllib3.ProxyManager(
+            parts.geturl(),
+            32,
+            proxy_headers=urllib3.make_headers(proxy_basic_auth=login),
+            maxsize=self._size,
+            timeout=timeout,
+            retries=False,
+            ssl_context=context,
+            proxy_ssl_context=context,
+        )
+
+    @contextmanager
+    def open(
+        self, url: str, headers: Mapping[str, str], *, method: str = "GET", body: bytes | None = None
+    ) -> Iterator[BaseHTTPResponse]:
+        """A response whose body has not been read, redirects followed; statuses 200, 206 and 416 only.
+
+        Raises:
+            AttemptError: there is none, now or for good.
+        """
+        with _explained(url):
+            response = self._follow(url, headers, method, body)
+            self._active.add(response)
+            try:
+                _check_status(response, url)
+                yield response
+            finally:
+                self._active.discard(response)
+                if response.length_remaining == 0:
+                    response.release_conn()
+                else:
+                    response.close()
+
+    def _follow(
+        self, url: str, headers: Mapping[str, str], method: str, body: bytes | None
+    ) -> BaseHTTPResponse:
+        sent = {"User-Agent": self._agent, "Accept-Encoding": "identity", **headers}
+        seen = {url}
+        for _ in range(_MAX_REDIRECTS):
+            response = self._pool(url).request(
+                method,
+                url,
+                headers=sent,
+                body=body,
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            target = response.headers.get("Location")
+            if response.status not in _REDIRECTS or not target:
+                return response
+            response.drain_conn()
+            response.release_conn()
+            following = urljoin(url, target)
+            _check_redirect(url, following, seen)
+            if host_of(following) != host_of(url):
+                sent = {name: value for name, value in sent.items() if name.lower() not in _SECRETS}
+            url = following
+        msg = f"more than {_MAX_REDIRECTS} redirects"
+        raise AttemptError(msg)
+
+    def shut(self) -> None:
+        """Cut every response that is being read, so that the threads that wait for bytes wake up."""
+        for response in tuple(self._active):
+            # A response that ended meanwhile has no socket any more.
+            with contextlib.suppress(ValueError, RuntimeError, OSError, NotImplementedError):
+                response.shutdown()
+
+    def close(self) -> None:
+        """Close the connections that are kept alive."""
+        for pool in self._pools.values():
+            pool.clear()
+
+
+def _certificates() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.load_verify_locations(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
+    return context
+
+
+def _check_redirect(url: str, following: str, seen: set[str]) -> None:
+    if following in seen:
+        msg = f"the server redirects in a circle, back to {_bare(following)}"
+        raise AttemptError(msg)
+    seen.add(following)
+    scheme = urlsplit(following).scheme
+    if scheme not in ("https", urlsplit(url).scheme):
+        msg = f"the server redirects from {urlsplit(url).scheme} to {_bare(following)}, which is not followed"
+        raise AttemptError(msg)
+
+
+def _bare(url: str) -> str:
+    # Signed links carry a secret in the query.
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{host_of(url)}{parts.path}"
+
+
+def _check_status(response: BaseHTTPResponse, url: str) -> None:
+    status = response.status
+    if status in (200, 206, 416):
+        return
+    wait = _retry_after(response.headers.get("Retry-After"))
+    exhausted = response.headers.get("x-ratelimit-remaining") == "0"
+    again = status in _AGAIN or (status == 403 and (wait is not None or exhausted))
+    hint = None
+    if status in (401, 403):
+        hint = f"{host_of(url)} refuses this file without (other) credentials, or its quota is used up"
+    if wait is not None and wait > LONGEST_WAIT:
+        msg = f"HTTP {status}: {host_of(url)} asks to come back in {wait:,.0f} s"
+        raise AttemptError(msg, status=status, wait=wait, hint="run the command again later; it goes on")
+    raise AttemptError(
+        f"HTTP {status} {response.reason or ''}".strip(), again=again, wait=wait, status=status, hint=hint
+    )
+
+
+def _retry_after(value: str | None) -> float | None:
+    if not value:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, date.timestamp() - time.time())
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    host = host_of(url)
+    try:
+        yield
+    except http_errors.SSLError as error:
+        refused = "CERTIFICATE_VERIFY_FAILED" in str(error) or "doesn't match" in str(error)
+        msg = f"no secure connection to {host}: {error}"
+        raise AttemptError(msg, again=not refused, hint=_PROXY_HINT) from error
+    except http_errors.ProxyError as error:
+        msg = f"the proxy does not connect to {host}: {error}"
+        raise AttemptError(msg, again=True, hint="see HTTPS_PROXY, HTTP_PROXY and NO_PROXY") from error
+    except http_errors.NameResolutionError as error:
+        msg = f"the name {host} cannot be resolved"
+        raise AttemptError(msg, again=True, hint="is this machine online?") from error
+    except http_errors.NewConnectionError as error:
+        msg = f"no connection to {host}: {error}"
+        raise AttemptError(msg, again=True, hint="is this machine online?") from error
+    except http_errors.TimeoutError as error:
+        msg = f"{host} did not answer within {READ_TIMEOUT:g} s"
+        raise AttemptError(msg, again=True) from error
+    except (http_errors.LocationParseError, http_errors.URLSchemeUnknown) as error:
+        msg = f"the URL cannot be opened: {error}"
+        raise AttemptError(msg) from error
+    except (http_errors.HTTPError, ssl.SSLError, ConnectionError, TimeoutError) as error:
+        msg = f"the connection to {host} broke: {error}"
+        raise AttemptError(msg, again=True) from error

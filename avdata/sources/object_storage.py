@@ -1,0 +1,86 @@
+"""Sources in object storage, `--source s3://bucket/raw`: each node fetches the files that its clips need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from avdata.errors import SourceError
+from avdata.storage.paths import is_plain_path
+from avdata.storage.remote import explained_store, filesystem_of, local_copy, shown, sizes_below
+
+CONNECTIONS = 16
+
+_SAME = 1e-3  # seconds; file systems round
+
+
+def mirror(url: str) -> Path:
+    """A folder with all files of a source, fetched unless they are here, as large and as old as there.
+
+    The survey proves every file against the manifest, so all of them are needed on the node that plans.
+
+    Raises:
+        SourceError: there is nothing at the URL.
+        AvdataError: it cannot be read.
+    """
+    root = local_copy(url, "mirror")
+    with explained_store(url):
+        files, base = filesystem_of(url.rstrip("/"))
+        files.invalidate_cache()
+        found = files.find(base, detail=True)
+        wanted = sizes_below(base, found)
+        if not wanted:
+            msg = f"there is nothing at the source {shown(url)}"
+            raise SourceError(msg, hint="give the URL of the folder that holds the dataset's files")
+        outside = next((name for name in wanted if not is_plain_path(name)), None)
+        if outside is not None:
+            msg = f"the source {shown(url)} holds {outside!r}, which is not the name of a file below it"
+            raise SourceError(msg, hint="rename or remove it there")
+        dates = {path[len(base) :].lstrip("/"): _changed(facts) for path, facts in found.items()}
+        left = [name for name, size in wanted.items() if not _is_here(root / name, size, dates[name])]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            list(pool.map(lambda name: _fetch(files, f"{base}/{name}", root / name, dates[name]), left))
+    return root
+
+
+def bring(url: str, path: Path, size: int) -> None:
+    """Fetch one file of a mirrored source, if this node does not have it yet in this size."""
+    if _is_here(path, size, None):
+        return
+    with explained_store(url):
+        files, base = filesystem_of(url.rstrip("/"))
+        # The path is the planning node's, whose AVDATA_CACHE may be another than this one's.
+        mirrored = local_copy(url, "mirror").name
+        inside = path.parts[path.parts.index(mirrored) + 1 :]
+        _fetch(files, "/".join((base, *inside)), path)
+
+
+def _changed(facts: Mapping[str, Any]) -> float | None:
+    """When a file was last changed, as s3, az, gs and local folders have it; None where nobody says."""
+    known = (facts.get(name) for name in ("LastModified", "last_modified", "updated", "mtime"))
+    value = next((one for one in known if one is not None), None)
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value.timestamp() if isinstance(value, datetime) else value
+
+
+def _is_here(path: Path, size: int, changed: float | None) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return found.st_size == size and (changed is None or abs(found.st_mtime - changed) < _SAME)
+
+
+def _fetch(files: Any, remote: str, path: Path, changed: float | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    files.get_file(remote, str(part))
+    if changed is not None:
+        # So that the next run sees whether it was replaced by another of the same size.
+        os.utime(part, (changed, changed))
+    part.replace(path)

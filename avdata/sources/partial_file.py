@@ -1,0 +1,207 @@
+"""A file on its way: `NAME.part`, hashed as it is written, and given its name only when it is proven.
+
+Beside a part lies `NAME.part.json` when its bytes could not be told from another file's otherwise (no
+checksum is known beforehand) or are many: whose they are (URL, ETag, date, size), so that the next run goes
+on from the byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import threading
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from avdata.storage.atomic import explained
+
+_STATE_FROM = 4 << 20
+
+_HASH_ASIDE_FROM = 16 << 20
+
+_SYNC_EVERY = 256 << 20
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which file, at which server, the bytes of a part belong to."""
+
+    url: str
+    etag: str | None = None
+    modified: str | None = None
+    bytes: int | None = None
+
+    @property
+    def validator(self) -> str | None:
+        """What `If-Range` takes: a strong ETag, else the date, else nothing."""
+        if self.etag and not self.etag.startswith("W/"):
+            return self.etag
+        return self.modified
+
+
+class Part:
+    """The part of one file; used by one thread.
+
+    Attributes:
+        size: bytes on disk.
+        origin: whose bytes they are, where that is known.
+        inherited: an earlier run wrote some of the bytes.
+    """
+
+    def __init__(self, final: Path, algorithm: str, *, pinned: bool) -> None:
+        # Text, not Path: for a small file, making four of those takes as long as receiving it.
+        self.final = str(final)
+        self.path = f"{self.final}.part"
+        self._state = f"{self.path}.json"
+        self._algorithm = algorithm
+        self._pinned = pinned
+        self._file: int | None = None
+        self._hash: _Hash | None = None
+        self._synced = 0
+        try:
+            self.size = os.stat(self.path).st_size
+        except OSError:
+            self.size = 0
+        self.origin = self._read_state() if self.size else None
+        self.inherited = self.size > 0
+
+    def _read_state(self) -> Origin | None:
+        try:
+            with open(self._state, encoding="utf-8") as file:
+                return Origin(**json.load(file))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def belongs_to(self, origin: Origin) -> None:
+        """Note whose bytes follow, on disk where the next run may need it."""
+        self.origin = origin
+        if not self._pinned or (origin.bytes or 0) >= _STATE_FROM:
+            with explained(self._state):
+                os.makedirs(os.path.dirname(self._state), exist_ok=True)
+                with open(self._state, "w", encoding="utf-8") as file:
+                    json.dump(asdict(origin), file)
+
+    def restart(self) -> None:
+        """Forget the bytes so far."""
+        if not self.size and self._file is None:
+            return
+        with explained(self.path):
+            self._close()
+            for path in (self.path, self._state):
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+        self.size, self.origin, self.inherited = 0, None, False
+
+    def write(self, data: bytes) -> None:
+        """Append bytes.
+
+        Raises:
+            DiskError: the disk is full, or may not be written to.
+        """
+        with explained(self.path):
+            file, hasher = self._open()
+            hasher.update(data)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(file, view) :]
+            self.size += len(data)
+            if self.size - self._synced >= _SYNC_EVERY:
+                # Little by little: one flush of gigabytes at the end would stall everything.
+                os.fsync(file)
+                self._synced = self.size
+
+    def _open(self) -> tuple[int, _Hash]:
+        if self._file is None or self._hash is None:
+            large = self.origin is not None and (self.origin.bytes or 0) >= _HASH_ASIDE_FROM
+            self._hash = _HashAside(self._algorithm) if large else _Hash(self._algorithm)
+            self._file = self._open_file()
+            while self.size and (block := os.read(self._file, _BLOCK)):
+                self._hash.update(block)
+            self._synced = self.size
+        return self._file, self._hash
+
+    def _open_file(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        try:
+            return os.open(self.path, flags, 0o644)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            return os.open(self.path, flags, 0o644)
+
+    def checksum(self) -> str:
+        """`algorithm:hex` of all bytes."""
+        with explained(self.path):
+            _, hasher = self._open()
+            return f"{self._algorithm}:{hasher.hexdigest()}"
+
+    def publish(self) -> os.stat_result:
+        """Sync the bytes and give them their name; the file's stat."""
+        with explained(self.path):
+            file, _ = self._open()
+            os.fsync(file)
+            stat = os.fstat(file)
+            self._close()
+            os.replace(self.path, self.final)
+            if not self._pinned or stat.st_size >= _STATE_FROM:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._state)
+        return stat
+
+    def _close(self) -> None:
+        if self._hash is not None:
+            self._hash.close()
+        if self._file is not None:
+            os.close(self._file)
+        self._file = self._hash = None
+
+    def close(self) -> None:
+        """Let go of the file; its bytes stay for the next run."""
+        with explained(self.path):
+            self._close()
+
+
+class _Hash:
+    """A checksum in the making."""
+
+    def __init__(self, algorithm: str) -> None:
+        self._hash = hashlib.new(algorithm, usedforsecurity=False)
+
+    def update(self, data: bytes) -> None:
+        self._hash.update(data)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        pass
+
+
+class _HashAside(_Hash):
+    """The same in a thread of its own: on one connection, hashing would take a third of the speed."""
+
+    def __init__(self, algorithm: str) -> None:
+        super().__init__(algorithm)
+        self._blocks: queue.Queue[bytes | None] = queue.Queue(4)
+        self._thread = threading.Thread(target=self._work, daemon=True, name="avdata-hash")
+        self._thread.start()
+
+    def _work(self) -> None:
+        while (block := self._blocks.get()) is not None:
+            self._hash.update(block)
+
+    def update(self, data: bytes) -> None:
+        self._blocks.put(data)
+
+    def hexdigest(self) -> str:
+        self.close()
+        return super().hexdigest()
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self._blocks.put(None)
+            self._thread.join()

@@ -1,0 +1,197 @@
+"""The schemes of a manifest's URLs: for each, where on the web the bytes are at this moment.
+
+    https://HOST/PATH             as it stands; {path} is the file's path in the source's table, quoted
+    lfs+https://HOST/REPO.git     a git-LFS object, asked for by checksum and size, without login
+    gdrive:ID                     a file on Google Drive, through its confirmation page
+    kaggle:OWNER/DATASET          a dataset's archive on Kaggle; /versions/N pins one
+    hf:datasets/OWNER/NAME[@REVISION]/PATH   a file on the Hugging Face Hub
+
+After a colon, `//` may stand as well. `http` in place of `https` is for servers of one's own.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import quote
+
+from avdata.sources.git_lfs import _LfsStore, is_pointer
+from avdata.sources.http import AttemptError, Connections
+from avdata.sources.types import Location, Wanted
+
+DRIVE = "https://drive.google.com/uc?export=download&id={id}"
+
+KAGGLE = "https://www.kaggle.com/api/v1/datasets/download/{handle}"
+
+_PAGE_BYTES = 1 << 20
+
+# Drive serves its plain pages, which say what is wrong, only to what looks like a browser.
+_BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/130 Safari/537.36"}
+
+_URL = re.compile(r"(?P<scheme>lfs\+https?|https?|gdrive|kaggle|hf):(?://)?(?P<rest>.+)")
+
+
+def is_url(url: str) -> bool:
+    """Whether a URL has a scheme that can be fetched.
+
+    >>> is_url("hf:datasets/someone/something/videos.zip"), is_url("ftp://example.org/a")
+    (True, False)
+    """
+    return _URL.fullmatch(url) is not None
+
+
+def fill(url: str, path: str) -> str:
+    """A source's URL for one of its files.
+
+    >>> fill("https://example.org/{path}", "a b/1.wav")
+    'https://example.org/a%20b/1.wav'
+    """
+    return url.replace("{path}", quote(path))
+
+
+def unlike(head: bytes, path: str) -> AttemptError | None:
+    """What a file certainly is instead of what its path says, by its first bytes; None when it may be it."""
+    start = head[:512].lstrip().lower()
+    if is_pointer(head):
+        return AttemptError("git-LFS pointer text instead of the file")
+    if start.startswith((b"<!doctype html", b"<html", b"<head")) and not path.endswith((".html", ".htm")):
+        return AttemptError("a web page instead of the file")
+    magic = {".zip": b"PK", ".gz": b"\x1f\x8b"}.get(path[path.rfind(".") :])
+    if magic and not head.startswith(magic[: len(head)]):
+        return AttemptError(f"something else instead of a {path[path.rfind('.') :]} file")
+    return None
+
+
+class Locator:
+    """Finds where files are; shared by the threads of one run."""
+
+    def __init__(self, net: Connections, files: Sequence[Wanted]) -> None:
+        self._net = net
+        self._files = files
+        self._stores: dict[str, _LfsStore] = {}
+        self._lock = threading.Lock()
+        self._schemes: Mapping[str, Callable[[str, str, Wanted], Location]] = {
+            "https": self._https,
+            "http": self._https,
+            "lfs+https": self._lfs,
+            "lfs+http": self._lfs,
+            "gdrive": self._drive,
+            "kaggle": self._kaggle,
+            "hf": self._hub,
+        }
+
+    def locate(self, url: str, wanted: Wanted) -> Location:
+        """Where the bytes of `wanted` are, by one of its URLs.
+
+        Raises:
+            AttemptError: the scheme's server does not say.
+        """
+        match = _URL.fullmatch(url)
+        if match is None:
+            msg = f"no such scheme: {url}"
+            raise AttemptError(
+                msg, hint="a manifest's URLs begin with https, lfs+https, gdrive, kaggle or hf"
+            )
+        return self._schemes[match["scheme"]](url, match["rest"], wanted)
+
+    def _https(self, url: str, rest: str, wanted: Wanted) -> Location:
+        return Location(url)
+
+    def _lfs(self, url: str, rest: str, wanted: Wanted) -> Location:
+        with self._lock:
+            if url not in self._stores:
+                mine = [file for file in self._files if url in file.urls]
+                self._stores[url] = _LfsStore(self._net, url.removeprefix("lfs+"), mine)
+            store = self._stores[url]
+        return store.locate(wanted)
+
+    def _drive(self, url: str, rest: str, wanted: Wanted) -> Location:
+        first = DRIVE.format(id=quote(rest, safe=""))
+        with self._net.open(first, _BROWSER) as response:
+            if "text/html" not in response.headers.get("Content-Type", ""):
+                return Location(first, _BROWSER)
+            page = response.read(_PAGE_BYTES).decode(errors="replace")
+        return Location(_confirmed(page), _BROWSER)
+
+    def _kaggle(self, url: str, rest: str, wanted: Wanted) -> Location:
+        handle, _, number = rest.partition("/versions/")
+        query = f"?datasetVersionNumber={number}" if number else ""
+        headers = _kaggle_login()
+        target = KAGGLE.format(handle=handle) + query
+        try:
+            # Asked for the first byte only: what matters is whether Kaggle lets us in.
+            with self._net.open(target, {**headers, "Range": "bytes=0-0"}):
+                return Location(target, headers)
+        except AttemptError as error:
+            if error.status not in (401, 403, 404):
+                raise
+            known = (
+                "with the credentials found here" if headers else "without credentials, and none were found"
+            )
+            msg = f"Kaggle does not give {handle} {known} (HTTP {error.status})"
+            hint = (
+                "set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, or keep ~/.kaggle/kaggle.json"
+                f" (https://www.kaggle.com/settings, API), and accept the terms at"
+                f" https://www.kaggle.com/datasets/{handle}"
+            )
+            raise AttemptError(msg, status=error.status, hint=hint) from error
+
+    def _hub(self, url: str, rest: str, wanted: Wanted) -> Location:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url  # noqa: PLC0415
+        from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415
+
+        kind, owner, name, path = rest.split("/", 3)
+        name, _, revision = name.partition("@")
+        endpoint = os.environ.get("HF_ENDPOINT")
+        target = hf_hub_url(
+            f"{owner}/{name}", path, repo_type=kind.rstrip("s"), revision=revision or None, endpoint=endpoint
+        )
+        try:
+            found = get_hf_file_metadata(target, endpoint=endpoint)
+        except HfHubHTTPError as error:
+            status = error.response.status_code if error.response is not None else None
+            msg = f"the Hub does not give {owner}/{name}: {str(error).splitlines()[0]}"
+            hint = "for a gated or private set, accept its terms on its page and run `hf auth login`"
+            raise AttemptError(msg, status=status, again=(status or 500) >= 500, hint=hint) from error
+        except Exception as error:
+            # Which HTTP library the Hub's own client uses, and so what it raises, changes with its version.
+            msg = f"the Hub cannot be reached: {error}"
+            raise AttemptError(msg, again=True) from error
+        # The token goes to the Hub alone: `location` is a signed link to its storage.
+        headers = build_hf_headers() if found.location.startswith(target.partition("/resolve/")[0]) else {}
+        sha256 = found.etag if found.etag and re.fullmatch(r"[0-9a-f]{64}", found.etag) else None
+        return Location(found.location, headers, f"sha256:{sha256}" if sha256 else None, found.size)
+
+
+def _confirmed(page: str) -> str:
+    """The link behind Drive's page that a large file was not scanned for viruses."""
+    from gdown.download import get_url_from_gdrive_confirmation  # noqa: PLC0415
+    from gdown.exceptions import FileURLRetrievalError  # noqa: PLC0415
+
+    lowered = page.lower()
+    if "quota" in lowered or "too many users" in lowered:
+        msg = "Google Drive's quota for this file is used up"
+        hint = "come back in 24 hours, or fetch it in a browser and give the archive with --source"
+        raise AttemptError(msg, hint=hint)
+    try:
+        return str(get_url_from_gdrive_confirmation(page))
+    except FileURLRetrievalError as error:
+        msg = "Google Drive answers with a page that offers no download"
+        hint = "the file may be private or gone; fetch it in a browser and give the archive with --source"
+        raise AttemptError(msg, hint=hint) from error
+
+
+def _kaggle_login() -> dict[str, str]:
+    from kagglehub.config import get_kaggle_credentials  # noqa: PLC0415
+
+    found = get_kaggle_credentials()
+    if found is None:
+        return {}
+    if found.api_key:
+        return {"Authorization": f"Bearer {found.api_key}"}
+    pair = base64.b64encode(f"{found.username}:{found.key}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}

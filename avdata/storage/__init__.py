@@ -1,0 +1,1 @@
+"""Paths, atomic writes, hashes and remote storage."""

@@ -1,0 +1,103 @@
+"""Atomic."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from avdata.errors import AvdataError, SourceError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class DiskError(SourceError):
+    """The disk does not take what is downloaded; every further file would fail as well."""
+
+
+class explained:  # read as a verb; a generator would take twice the time of a small write
+    """Turn the disk's errors, inside `with`, into one that says what is full or forbidden."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Nothing to begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raise DiskError in place of an OSError."""
+        if not isinstance(error, OSError):
+            return
+        if error.errno in _FULL:
+            msg = f"the disk is full: {self._path} could not be written ({error.strerror})"
+            hint = "make room, or set AVDATA_CACHE to a larger disk; the next run goes on from here"
+            raise DiskError(msg, hint=hint) from error
+        msg = f"{self._path} cannot be written: {error.strerror or error}"
+        raise DiskError(msg) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole, or as before: temporary sibling, sync, rename, sync.
+
+    Raises:
+        AvdataError: the disk is full or the place cannot be written.
+    """
+    with explained_writing(path):
+        if path.is_dir():  # found before the part is written, which would be left beside it
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        # The process is in the name: a worker that outlives its run must not write into the next one's file.
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as stream:
+                stream.write(data)
+                sync(stream.fileno())
+        except OSError:
+            # What is half written would fill a full disk for good.
+            part.unlink(missing_ok=True)
+            raise
+        rename(part, path)
+
+
+def rename(part: Path, final: Path) -> None:
+    """Give a synced file its final name, and sync the folder so that the name lasts."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    part.replace(final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        sync(folder)
+    finally:
+        os.close(folder)
+
+
+def sync(fd: int) -> None:
+    """fsync, on file systems that have it."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+
+
+@contextmanager
+def explained_writing(path: Path) -> Iterator[None]:
+    """Turn the errors of writing into one sentence with what to do.
+
+    Raises:
+        AvdataError: instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            msg = f"the disk is full: {path} could not be written"
+            hint = "make room and give the same command again to go on: what was finished is kept"
+        elif error.errno == errno.EFBIG:
+            msg = f"{path} would grow beyond the allowed file size"
+            hint = "finished shards are kept; raise the limit or lower shards.samples"
+        else:
+            msg = f"{path} cannot be written ({error.strerror})"
+            hint = "choose another place, or make this one writable"
+        raise AvdataError(msg, hint=hint) from error

@@ -1,0 +1,48 @@
+"""Where avdata keeps what it can always fetch or compute again."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+
+from avdata.errors import UsageError
+
+
+def check_spelling(path: object) -> None:
+    """See that a name can be written down: pyarrow and FFmpeg take paths in UTF-8.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        msg = f"the name {str(path)!a} is not UTF-8"
+        raise UsageError(msg, hint="rename it; if it looks right to you, set PYTHONUTF8=1") from error
+
+
+def cache_root() -> Path:
+    """The cache folder: `AVDATA_CACHE`, else `~/.cache/avdata`. It need not exist yet."""
+    chosen = os.environ.get("AVDATA_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "avdata"
+
+
+def source_root(name: str) -> Path:
+    """The folder into which the sources of dataset `name` are downloaded by default.
+
+    >>> source_root("cremad") == cache_root() / "sources" / "cremad"
+    True
+    """
+    return cache_root() / "sources" / name
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path stays below the folder it is relative to, on every system.
+
+    >>> is_plain_path("VideoFlash/1001.flv"), is_plain_path("../../etc/passwd"), is_plain_path("C:/boot.ini")
+    (True, False, False)
+    """
+    parts = PurePosixPath(path).parts
+    plain = not re.search(r"[\\\0\n\t]|^[A-Za-z]:", path) and not path.startswith("/")
+    return bool(parts) and ".." not in parts and plain

@@ -1,0 +1,1 @@
+"""Stream prepared shards as samples and batches."""

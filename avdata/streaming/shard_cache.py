@@ -1,0 +1,294 @@
+"""Remote shards on this machine's disk: fetched once a node, proven on arrival, the least used dropped first.
+
+A shard's name in the cache is its SHA-256, so that two sets cannot collide and a new version is a new file.
+The process that fetches holds a lock on `SHA.lock`, which the kernel lets go when the process dies; the data
+becomes `SHA.tar` only when it is complete and proven. `SHA.part` has the length of the whole shard from the
+start, so that fetches side by side see what each of them will take.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from avdata.errors import AvdataError, OutOfReachError
+from avdata.storage.paths import cache_root
+from avdata.storage.remote import filesystem_of, shown
+
+PIECE = 4 << 20  # bytes of one request
+
+CONNECTIONS = 8  # requests of one shard at a time
+
+ATTEMPTS = 6
+
+FIRST_WAIT = 0.2  # seconds; doubled after each failure
+
+LIMIT = 64 << 30  # bytes
+
+_log = logging.getLogger(__name__)
+
+_Made = TypeVar("_Made")
+
+# What each client calls a server that there is no way to, as against one that breaks off.
+_NO_WAY = frozenset(
+    "ConnectError ConnectTimeout ProxyError OfflineModeIsEnabled"  # hf
+    " ClientConnectorError ClientConnectorDNSError ConnectionTimeoutError"  # http, gs, az
+    " EndpointConnectionError ConnectTimeoutError".split()  # s3
+)
+
+_REFUSED, _GONE = frozenset({401, 403}), frozenset({404, 410})
+
+CHANGED = "the shard was changed after it was indexed: open the set again, or else publish it again"
+
+
+class ShardCache:
+    """A folder of shards that holds no more than `limit` bytes, or what is on its way at one time."""
+
+    def __init__(self, folder: str | Path | None = None, limit: int = LIMIT) -> None:
+        self.folder = cache_root() / "stream" if folder is None else Path(folder)
+        self.limit = limit
+
+    def holds(self, sha256: str) -> bool:
+        """Whether a shard is here."""
+        return self._path(sha256).exists()
+
+    def fetch(self, url: str, sha256: str, nbytes: int) -> Path:
+        """The path of a shard; fetched from `url` unless it is here.
+
+        Raises:
+            AvdataError: it cannot be fetched or stored, or what arrives is not what the checksum says.
+        """
+        path = self._path(sha256)
+        with self._kept(url):
+            if not self.fresh(sha256, nbytes):
+                self._fetch(url, path, sha256, nbytes)
+        return path
+
+    @contextmanager
+    def _kept(self, url: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            msg = f"{shown(url)} cannot be kept in {self.folder} ({error.strerror or error})"
+            hint = "free some space, or give another cache= or AVDATA_CACHE"
+            raise OutOfReachError(msg, hint=hint) from error
+
+    def _fetch(self, url: str, path: Path, sha256: str, nbytes: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_suffix(".lock")):
+            # Another process may have fetched it while this one waited.
+            if not self.fresh(sha256, nbytes):
+                part = path.with_suffix(".part")
+                found = self._arrived(url, part, nbytes)
+                if found != sha256:
+                    _log.warning("%s is not what dataset.json says; fetching it again", shown(url))
+                    found = self._arrived(url, part, nbytes)
+                if found != sha256:
+                    part.unlink()
+                    msg = f"{shown(url)} is not the shard of dataset.json: checksum {found}, not {sha256}"
+                    raise AvdataError(msg, hint=CHANGED)
+                part.replace(path)
+
+    def fresh(self, sha256: str, nbytes: int) -> bool:
+        """Whether a shard is here and whole; if so it counts as used now."""
+        path = self._path(sha256)
+        try:
+            if path.stat().st_size != nbytes:
+                return False
+        except OSError:
+            return False
+        with suppress(OSError):  # in another user's cache, or one that is read-only
+            os.utime(path)
+        return True
+
+    def copy(self, url: str, path: Path) -> None:
+        """A small file as it is now, put in place at once.
+
+        It is the first that is asked of a server: where there is no way to it, that is said at once.
+
+        Raises:
+            AvdataError: it cannot be read, or not be stored.
+        """
+        data = _tried(url, lambda: _opened(url)[0].cat_file(_opened(url)[1]), first=True)
+        with self._kept(url):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+            part.write_bytes(data)
+            part.replace(path)
+
+    def read_range(self, url: str, offset: int, nbytes: int) -> bytes:
+        """Some bytes of a remote file; all of it where the server knows no ranges.
+
+        Raises:
+            AvdataError: it cannot be read.
+        """
+
+        def read() -> bytes:
+            files, path = _opened(url)
+            data = bytes(files.cat_file(path, start=offset, end=offset + nbytes))
+            if len(data) < nbytes:
+                msg = f"{len(data):,} of {nbytes:,} bytes arrived"
+                raise OSError(msg)
+            return data
+
+        return _tried(url, read)
+
+    def _path(self, sha256: str) -> Path:
+        return self.folder / "shards" / f"{sha256}.tar"
+
+    def _arrived(self, url: str, part: Path, nbytes: int) -> str:
+        """Write a remote shard to its `.part`, several pieces on their way at a time; its SHA-256."""
+        digest = hashlib.sha256()
+        try:
+            with part.open("wb") as out:
+                with _locked(part.with_name("room.lock")):
+                    self._make_room(part, nbytes)
+                    out.truncate(nbytes)
+                for data in self._pieces(url, nbytes):
+                    digest.update(data)
+                    out.write(data)
+                out.truncate()
+                out.flush()
+                os.fsync(out.fileno())
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        return digest.hexdigest()
+
+    def _pieces(self, url: str, nbytes: int) -> Iterator[bytes]:
+        """The bytes of a remote file in order."""
+        starts = iter(range(0, nbytes, PIECE))
+        pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="avdata-piece")
+
+        def asked(start: int) -> Future[bytes]:
+            return pool.submit(self.read_range, url, start, min(PIECE, nbytes - start))
+
+        try:
+            ahead = deque(asked(start) for start in islice(starts, CONNECTIONS))
+            while ahead:
+                data = ahead.popleft().result()
+                if len(data) > PIECE:
+                    # The server knows no ranges and sent everything.
+                    yield data
+                    return
+                following = next(starts, None)
+                if following is not None:
+                    ahead.append(asked(following))
+                yield data
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _make_room(self, own: Path, nbytes: int) -> None:
+        """Drop what killed fetches left, and the shards used longest ago; who has one mapped keeps it."""
+        held, total = [], nbytes
+        for path in own.parent.iterdir():
+            fetched = path.suffix == ".tar"
+            if not fetched and (path.suffix != ".part" or path == own or _swept(path)):
+                continue
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                total += found.st_size
+                held += [(found.st_mtime_ns, found.st_size, path)] if fetched else []
+        for _, size, path in sorted(held):
+            if total <= self.limit:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    files = _filesystem("/".join(url.split("/")[:3]), os.getpid())
+    return files, files._strip_protocol(url)
+
+
+@lru_cache(maxsize=16)
+def _filesystem(base: str, process: int) -> Any:
+    """One client a server and process: its connections serve all threads, and none crosses a fork."""
+    try:
+        return filesystem_of(base)[0]
+    except ImportError as error:
+        msg = f"{shown(base)} cannot be opened: {error}"
+        raise AvdataError(msg, hint="pip install 'avdata[remote]' brings the clients") from error
+
+
+def _tried(url: str, action: Callable[[], _Made], *, first: bool = False) -> _Made:
+    """The action's result, after several attempts; what is missing or refused is not asked for again.
+
+    A server that cannot be reached is waited for, unless this is the first that is asked of it.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return action()
+        except AvdataError:
+            raise
+        except Exception as error:
+            # Every filesystem has exceptions of its own for a lost connection; some hold the URL.
+            place, said = shown(url), shown(f"{type(error).__name__}: {error}")
+            if _final(error):
+                msg = f"{place} cannot be read ({said})"
+                kind = AvdataError if _missing(error) else OutOfReachError
+                raise kind(msg, hint="check the URL and your credentials for it") from error
+            if first and type(error).__name__ in _NO_WAY:
+                msg = f"{place} cannot be reached ({said})"
+                raise OutOfReachError(msg, hint="check the network, its proxy, and the URL") from error
+            if attempt == ATTEMPTS - 1:
+                msg = f"{place} cannot be read after {ATTEMPTS} attempts ({said})"
+                hint = "check the connection; whole shards that were fetched are kept"
+                raise OutOfReachError(msg, hint=hint) from error
+            _log.warning("%s: %s; trying again", place, said)
+            time.sleep(FIRST_WAIT * 2**attempt)
+    raise AssertionError
+
+
+def _final(error: Exception) -> bool:
+    """Whether another attempt can only end the same way: it is missing, or not for us."""
+    # What s3 says without credentials; what a 403 of gs is known by.
+    nameless = type(error).__name__ == "NoCredentialsError" or str(error).startswith("Forbidden: ")
+    refused = nameless or isinstance(error, PermissionError) or not _REFUSED.isdisjoint(_statuses(error))
+    return refused or _missing(error)
+
+
+def _missing(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError) or not _GONE.isdisjoint(_statuses(error))
+
+
+def _statuses(error: Exception) -> set[int]:
+    """The HTTP status, as http, gs, az and hf have it."""
+    found = [getattr(error, name, None) for name in ("status", "code", "status_code")]
+    found.append(getattr(getattr(error, "response", None), "status_code", None))
+    return {status for status in found if isinstance(status, int)}
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # Closing would not do: a process that was forked meanwhile holds the same open file.
+            fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+def _swept(part: Path) -> bool:
+    """Remove what a fetch has left that is no more; whether it is no more."""
+    with part.with_suffix(".lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        part.unlink(missing_ok=True)
+        fcntl.flock(stream, fcntl.LOCK_UN)
+    return True

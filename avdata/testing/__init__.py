@@ -1,0 +1,1 @@
+"""Generated media and mock datasets for tests and recipe authors."""

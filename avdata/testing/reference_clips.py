@@ -1,0 +1,181 @@
+"""A flash-and-beep clip in every kind of container, clock and sound that the recipes meet, with its truth.
+
+The tests hold alignment and decoders to it; `benchmarks/sync.py` prints it as a table.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avdata.recipe import Clip
+from avdata.testing.media import Scene, Subtype, sound, write_av, write_wav
+
+MOMENT = 1.2
+
+SCENE = Scene(
+    seconds=2.5, flashes=(MOMENT,), beeps=(MOMENT,), size=(160, 120), fps=Fraction(25), rate=48_000, seed=2
+)
+
+X265 = {"x265-params": "log-level=none"}
+
+FAST = {"preset": "ultrafast"}
+
+VP9 = {"deadline": "realtime", "cpu-used": "8"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of being a clip.
+
+    Attributes:
+        suffix: of the video file.
+        write: writes it, given the path of the video.
+        delay: beep minus flash, s.
+        wav: whether a WAV beside the video is the clip's sound.
+        decord: whether decord 0.6 reads it rightly; where not, `why` says what it does.
+        why: likewise.
+    """
+
+    suffix: str
+    write: Callable[[Path], None]
+    delay: float = 0.0
+    wav: bool = False
+    decord: bool = True
+    why: str = ""
+
+    def make(self, folder: Path, name: str) -> Clip:
+        """Write the clip into a folder."""
+        video = folder / f"{name}{self.suffix}"
+        self.write(video)
+        audio = video.with_suffix(".wav") if self.wav else None
+        return Clip(key=name, label="a", group=name, split="train", video=video, audio=audio)
+
+
+def _film(scene: Scene = SCENE, **options: Any) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        write_av(path, scene, **options)
+
+    return write
+
+
+H264: dict[str, Any] = {"vcodec": "libx264", "acodec": "aac", "options": FAST}
+
+
+def _pair(
+    rate: int,
+    subtype: Subtype = "s16",
+    *,
+    channels: int = 1,
+    extensible: bool = False,
+    silent_film: bool = False,
+) -> Callable[[Path], None]:
+    """A video and the same sound as a WAV beside it."""
+
+    def write(path: Path) -> None:
+        film = {**H264, "acodec": None if silent_film else "aac"}
+        write_av(path, SCENE, **film)
+        wave = sound(SCENE, rate)
+        write_wav(
+            path.with_suffix(".wav"), wave, rate, subtype=subtype, channels=channels, extensible=extensible
+        )
+
+    return write
+
+
+def _turned(path: Path) -> None:
+    """H.264 whose display matrix turns it by 90°."""
+    write_av(path, SCENE, **H264)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd")
+    # The picture's track is the one with a size; the matrix stands 40 bytes after the name of its header.
+    while struct.unpack(">I", data[at + 80 : at + 84])[0] == 0:
+        at = data.index(b"tkhd", at + 4)
+    one = 1 << 16
+    data[at + 44 : at + 80] = struct.pack(">9i", 0, one, 0, -one, 0, 0, one * SCENE.size[1], 0, 1 << 30)
+    path.write_bytes(bytes(data))
+
+
+def _uneven() -> list[float]:
+    """Frames 20, 40 or 80 ms apart, one of them at the flash."""
+    dice = np.random.default_rng(0)
+    steps = dice.choice([0.04, 0.08], size=80)
+    before = MOMENT - np.cumsum(steps[:30])[::-1]
+    after = MOMENT + np.cumsum(dice.choice([0.04, 0.08], size=40))
+    times = [*before[before > 0], MOMENT, *after[after < SCENE.seconds]]
+    return [round(float(time), 3) for time in times]
+
+
+def _opus(**options: Any) -> Callable[[Path], None]:
+    return _film(vcodec="libvpx-vp9", acodec="libopus", options=VP9, **options)
+
+
+NO_CODEC = "no decoder"
+
+CASES: dict[str, Case] = {
+    "flv-flv1-mp3": Case(".flv", _film(replace(SCENE, rate=44_100))),
+    "mp4-h264-aac": Case(".mp4", _film(**H264)),
+    "mp4-h264-bframes": Case(
+        ".mp4", _film(vcodec="libx264", acodec="aac", options={"bf": "3"}, keyframes=10)
+    ),
+    "mp4-hevc-aac": Case(".mp4", _film(vcodec="libx265", acodec="aac", options=X265)),
+    "mp4-av1-aac": Case(
+        ".mp4", _film(vcodec="libsvtav1", acodec="aac", options={"preset": "12"}), decord=False, why=NO_CODEC
+    ),
+    "mkv-vp9-opus": Case(".mkv", _opus()),
+    "webm-vp9-opus": Case(".webm", _opus()),
+    "avi-mjpeg-pcm": Case(".avi", _film(vcodec="mjpeg", acodec="pcm_s16le", pix_fmt="yuvj420p")),
+    "mov-h264-aac": Case(".mov", _film(**H264)),
+    "hevc-10-bit": Case(".mp4", _film(vcodec="libx265", acodec="aac", options=X265, pix_fmt="yuv420p10le")),
+    "odd-size": Case(
+        ".mkv", _film(replace(SCENE, size=(161, 121)), vcodec="libx264", acodec="aac", pix_fmt="yuv444p")
+    ),
+    "turned": Case(".mp4", _turned),
+    "uneven-frames": Case(".mkv", _film(**H264, frame_times=_uneven())),
+    "late-sound": Case(".mp4", _film(**H264, audio_start=0.4), delay=0.4),
+    "late-pictures": Case(".mkv", _film(**H264, frame_times=[0.4 + n / 25 for n in range(50)])),
+    "stereo": Case(".mp4", _film(replace(SCENE, channels=2), **H264)),
+    "five-one": Case(".mp4", _film(replace(SCENE, channels=6), **H264)),
+    "pcm-8k": Case(
+        ".avi", _film(replace(SCENE, rate=8_000), vcodec="mjpeg", acodec="pcm_s16le", pix_fmt="yuvj420p")
+    ),
+    "flac-192k": Case(
+        ".mkv", _film(replace(SCENE, rate=192_000), vcodec="libx264", acodec="flac", options=FAST)
+    ),
+    "wav-16k": Case(".mp4", _pair(16_000), wav=True),
+    "wav-11024-u8": Case(".mp4", _pair(11_024, "u8"), wav=True),
+    "wav-192k-s24": Case(".mp4", _pair(192_000, "s24"), wav=True),
+    "wav-s32-5.1": Case(".mp4", _pair(44_100, "s32", channels=6, extensible=True), wav=True),
+    "wav-float": Case(".mp4", _pair(48_000, "float", channels=2), wav=True),
+    "wav-silent-film": Case(".mp4", _pair(16_000, silent_film=True), wav=True),
+}
+
+
+def onsets(clip: Clip) -> tuple[float, float]:
+    """When the beep sets in in a clip's mel, and when the flash comes on screen, s on the clip's axis.
+
+    Steps of 20 ms, so that every frame is at some step's middle; mel columns of 5 ms.
+    """
+    from avdata.config.schema import build_config  # noqa: PLC0415
+    from avdata.features.extract import extract  # noqa: PLC0415
+
+    config = build_config({"video": {"frames": 128, "size": 16}, "audio": {"n_fft": 512}})
+    got = extract(clip, config)
+    mel = np.concatenate(list(got.mel.astype(np.float32)), axis=1)
+    band = mel[40:60].max(axis=0)
+    # Half of the window's amplitude, 6 dB below the top, is reached when its centre is on the onset.
+    column = int(np.argmax(band > band.max() - 6.02))
+    white = got.frames.mean(axis=(1, 2, 3)) > 190
+    beep = got.window[0] + column * config.audio.hop / config.audio.sample_rate
+    return beep, got.frame_times[int(np.argmax(white))]
+
+
+def tolerance() -> float:
+    """Half a frame of the corpus, or one mel column, whichever is longer, s."""
+    return max(0.5 / float(SCENE.fps), 0.005)

@@ -1,0 +1,73 @@
+"""Images."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+
+MOST_FRAMES = 10
+
+FRAME_HEIGHT = 112
+
+SPECTROGRAM = (640, 112)
+"""Largest width and height in pixels."""
+
+
+def frame_pictures(frames: np.ndarray) -> list[tuple[float, float, str]]:
+    """At most ten frames, each over the steps it stands for: (start, width, data URI), shares of the axis."""
+    steps = len(frames)
+    each = -(-steps // MOST_FRAMES)
+    return [
+        (step / steps, min(each, steps - step) / steps, _picture(frames[min(step + each // 2, steps - 1)]))
+        for step in range(0, steps, each)
+    ]
+
+
+def _picture(frame: np.ndarray) -> str:
+    from PIL import Image  # noqa: PLC0415
+
+    image = Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
+    image.thumbnail((FRAME_HEIGHT, FRAME_HEIGHT))
+    return _webp(image)
+
+
+def spectrogram_picture(mel: np.ndarray) -> str:
+    """A spectrogram [F, columns], low bands below, as a data URI."""
+    from PIL import Image  # noqa: PLC0415
+
+    # Padding is far below any sound: were it the darkest colour's value, all else would look alike.
+    sounding = mel[mel > mel.min()]
+    low, high = (float(np.percentile(sounding, 1)), float(mel.max())) if sounding.size else (0.0, 1.0)
+    image = Image.fromarray(coloured(mel, low, high))
+    image.thumbnail((max(SPECTROGRAM[0], 1), 10_000))
+    if image.height > SPECTROGRAM[1]:
+        image = image.resize((image.width, SPECTROGRAM[1]))
+    return _webp(image)
+
+
+def coloured(mel: np.ndarray, low: float, high: float) -> np.ndarray:
+    """A spectrogram [F, columns] as uint8 [F, columns, 3], low bands below; dark at `low`."""
+    from matplotlib import colormaps  # noqa: PLC0415
+
+    shares = np.clip((mel[::-1] - low) / max(high - low, 1e-6), 0, 1)
+    return np.asarray(colormaps["magma"](shares)[..., :3] * 255).astype(np.uint8)
+
+
+def picture_uri(pixels: np.ndarray) -> str:
+    """A picture, uint8 [H, W, 3], as a data URI."""
+    from PIL import Image  # noqa: PLC0415
+
+    return _webp(Image.fromarray(pixels))
+
+
+def _webp(image: Any) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=80, method=4)
+    return _uri(buffer.getvalue(), "image/webp")
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
