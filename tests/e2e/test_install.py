@@ -48,7 +48,7 @@ def test_the_wheel_made_from_the_sdist_brings_recipes_and_manifests(tmp_path: Pa
     assert (files, title) == ("14884", "AVE")
     pages = (
         "from importlib.resources import files;"
-        "print(files('avdata.reporting.report').joinpath('templates/page.js').is_file(),"
+        "print(files('avdata.reporting').joinpath('templates/page.js').is_file(),"
         "files('snnergy').joinpath('templates/run.html').is_file())"
     )
     assert run(python, "-c", pages, cwd=tmp_path).split() == ["True", "True"]
