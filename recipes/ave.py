@@ -34,7 +34,6 @@ LABELS = (
 EVENT = re.compile(r"[A-Za-z0-9_-]{11}&[^&]*&(?:[0-9]|10)&(?:[0-9]|10)")
 HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
-EXPECTED = {"train": 3339, "val": 402, "test": 402}
 
 
 @dataclass(frozen=True, slots=True)
