@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, cast
 
 from avdata.config import Config, Overrides, build_config, merge, nearest
 from avdata.errors import AvdataError, Flag, UsageError
@@ -47,6 +48,9 @@ class Clip:
     extras: Mapping[str, Any] = field(default_factory=dict)
 
 
+MockWriter = Callable[[Path, int | None, bool, int], None]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that is true of one dataset and of no other.
@@ -62,7 +66,8 @@ class Recipe:
         default_split: the one used when nobody asks.
         clips: `(root, split_by) -> clips`: every clip the folder's metadata or files name, sorted by key.
             Raises SourceError, naming what was looked for, when the folder is not this dataset.
-        mock: `(out, clips, bad, seed) -> None`: writes a small faithful copy with its `manifest.json`.
+        mock: `(out, clips, bad, seed) -> None`, or a reference to it, `package.module:function`, that is
+            imported when a mock is made: writes a small faithful copy with its `manifest.json`.
         presets: adaptations of the shared presets, and presets of its own, by name.
         known_bad: clips broken at the source, by key, with the reason; `clips` marks them `excluded`.
         generated: the data is made by `mock`; `prepare` needs no source and makes it.
@@ -79,7 +84,7 @@ class Recipe:
     splits: Mapping[str, str]
     default_split: str
     clips: Callable[[Path, str], Sequence[Clip]]
-    mock: Callable[[Path, int | None, bool, int], None]
+    mock: MockWriter | str
     label_orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     background: str | None = None
     presets: Mapping[str, Overrides] = field(default_factory=dict)
@@ -114,6 +119,27 @@ class Recipe:
             msg = f"{self.name} has no split {split_by!r}"
             raise UsageError(msg, hint=nearest(split_by, list(self.splits)))
         return split_by
+
+    def mock_writer(self) -> MockWriter:
+        """Return the function that writes the mock, importing its module if `mock` is a reference.
+
+        Raises:
+            AvdataError: the reference does not name a function.
+        """
+        if not isinstance(self.mock, str):
+            return self.mock
+        try:
+            writer = resolve_name(self.mock)
+        except (ValueError, ImportError, AttributeError) as error:
+            msg = f"Mock {self.mock!r} of the recipe {self.name} cannot be imported: {error}"
+            raise AvdataError(msg, hint=_REFERENCE) from error
+        if not callable(writer):
+            msg = f"Mock {self.mock!r} of the recipe {self.name} is not a function"
+            raise AvdataError(msg, hint=_REFERENCE)
+        return cast("MockWriter", writer)
+
+
+_REFERENCE = "write the reference as package.module:function"
 
 
 def recipe_names() -> list[str]:

@@ -163,13 +163,6 @@ def _read_list(root: Path, name: str, source: Source) -> str:
     return data.decode("utf-8-sig")
 
 
-def mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
-    """Write a small CREMA-D of generated media; see `recipes.cremad_mock`."""
-    from avdata.recipes.cremad_mock import write_mock  # noqa: PLC0415  # encoders load only when needed
-
-    write_mock(out, count, bad=bad, seed=seed)
-
-
 def _fold_actors(fold: int) -> list[str]:
     return sorted(actor for actor, held in ACTOR_FACTS["fold"].items() if int(held) == fold)
 
@@ -198,7 +191,7 @@ RECIPE = Recipe(
     splits=SPLITS,
     default_split="speaker",
     clips=clips,
-    mock=mock,
+    mock="avdata.recipes.cremad_mock:write_mock",
     known_bad=CLIP_FACTS["known_bad"],
     listed=listed,
 )

@@ -1,7 +1,8 @@
-"""A recipe of one's own that does not work: the file and line of it, and no traceback of ours."""
+"""Recipes: how they are found and loaded, their mock writers, and errors in a recipe file."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,22 @@ def prepared(tmp_path: Path, text: str) -> None:
 def test_what_fails_in_ones_own_file_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(AvdataError, match=said):
         prepared(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("reference", "detail"),
+    [
+        ("avdata.recipes.ave_mock:write_mocks", "cannot be imported: .*no attribute 'write_mocks'"),
+        (
+            "avdata.recipes.eva_mock:write_mock",
+            "cannot be imported: No module named 'avdata.recipes.eva_mock'",
+        ),
+        ("write mock", "cannot be imported: invalid format"),
+        ("avdata.recipes.ave_mock:FAST", "is not a function"),
+    ],
+)
+def test_mock_names_a_reference_that_does_not_resolve(tmp_path: Path, reference: str, detail: str) -> None:
+    recipe = replace(avdata.load_recipe("ave"), mock=reference)
+    with pytest.raises(AvdataError, match=f"Mock '{reference}' of the recipe ave {detail}") as caught:
+        avdata.mock(recipe, tmp_path / "mock")  # type: ignore[arg-type]
+    assert "package.module:function" in str(caught.value.hint)
