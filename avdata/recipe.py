@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from pkgutil import resolve_name
+from pkgutil import iter_modules, resolve_name
+from types import ModuleType
 from typing import Any, cast
 
 from avdata.config import Config, Overrides, build_config, merge, nearest
@@ -143,12 +145,27 @@ _REFERENCE = "write the reference as package.module:function"
 
 
 def recipe_names() -> list[str]:
-    """Names of the installed recipes, sorted."""
-    return sorted({point.name for point in entry_points(group="avdata.recipes")})
+    """Return the sorted names of the bundled recipes and of the entry points of group `avdata.recipes`."""
+    return sorted(_bundled_modules().keys() | _entry_points().keys())
+
+
+def _bundled_modules() -> dict[str, str]:
+    """Return the module of each bundled recipe by the recipe's name, without importing one."""
+    package = importlib.import_module("avdata.recipes")
+    modules = [module.name for module in iter_modules(package.__path__)]
+    return {
+        name.replace("_", "-"): f"avdata.recipes.{name}" for name in modules if not name.endswith("_mock")
+    }
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="avdata.recipes")}
 
 
 def load_recipe(which: str | Path | Recipe) -> Recipe:
     """The recipe of a name, of a path to a Python file that defines `RECIPE`, or itself.
+
+    A bundled recipe comes before an entry point of the same name.
 
     Raises:
         UsageError: there is no such recipe or file.
@@ -158,14 +175,18 @@ def load_recipe(which: str | Path | Recipe) -> Recipe:
         return which
     if str(which).endswith(".py"):
         return _load_file(Path(which))
-    points = {point.name: point for point in entry_points(group="avdata.recipes")}
+    bundled, installed = _bundled_modules(), _entry_points()
+    names = bundled.keys() | installed.keys()
     name, _, task = str(which).rpartition("-")
-    name, task = (str(which), "") if str(which) in points else (name, task)
-    if name not in points:
+    name, task = (str(which), "") if str(which) in names else (name, task)
+    if name not in names:
         msg = f"there is no recipe {str(which)!r}"
-        raise UsageError(msg, hint=nearest(str(which), sorted(points)))
-    recipe = points[name].load()
-    assert isinstance(recipe, Recipe)
+        raise UsageError(msg, hint=nearest(str(which), sorted(names)))
+    if name in bundled:
+        recipe = _recipe_of(importlib.import_module(bundled[name]), bundled[name])
+    else:
+        recipe = installed[name].load()
+        assert isinstance(recipe, Recipe)
     return of_task(recipe, task) if task else recipe
 
 
@@ -215,9 +236,13 @@ def _load_file(path: Path) -> Recipe:
     module = importlib.util.module_from_spec(spec)
     with explained_code(str(path)):
         spec.loader.exec_module(module)
+    return _recipe_of(module, str(path))
+
+
+def _recipe_of(module: ModuleType, where: str) -> Recipe:
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
-        msg = f"{path} defines no RECIPE of type avdata.Recipe"
+        msg = f"{where} defines no RECIPE of type avdata.Recipe"
         raise AvdataError(
             msg, hint="end it with RECIPE = Recipe(...); recipes/synthetic.py is the shortest example"
         )
