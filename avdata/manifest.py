@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from collections.abc import Collection
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Annotated, Literal
@@ -153,3 +154,31 @@ def _read_line(line: str, number: int, path: Path) -> FileFacts:
     # model_construct: the line was checked above, and validating 15,000 models takes a tenth of a second.
     size = int(fields[2]) if fields[2] else None
     return FileFacts.model_construct(path=fields[0], checksum=fields[1], bytes=size)
+
+
+def load_facts(table: str, *, facts: Collection[str], keys: str) -> dict[str, dict[str, str]]:
+    """Return a bundled table of facts about clips or groups: values by key, by fact.
+
+    A table is `manifests/NAME.clips.tsv` or `NAME.actors.tsv` with the columns `key`, `fact`, `value` and
+    `source` (where the fact comes from), separated by tabs, after a header line, sorted.
+
+    Args:
+        table: file name.
+        facts: names of the facts that the table may state; each is a key of the result.
+        keys: regular expression that matches every key.
+
+    Raises:
+        AvdataError: a line is malformed, names an unknown fact or key, or repeats one; the message gives its
+            number.
+    """
+    found: dict[str, dict[str, str]] = {fact: {} for fact in facts}
+    lines = package_files("avdata.manifests").joinpath(table).read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        key, fact, value, source = fields if len(fields := line.split("\t")) == 4 else ("",) * 4
+        if number == 1 and fields == ["key", "fact", "value", "source"]:
+            continue
+        if fact not in found or not re.fullmatch(keys, key) or not source or key in found[fact]:
+            msg = f"{table} line {number}: expected a new key, a fact of {', '.join(facts)}, value and source"
+            raise AvdataError(msg)
+        found[fact][key] = value
+    return found

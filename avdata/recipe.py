@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from pkgutil import iter_modules, resolve_name
+from types import ModuleType
+from typing import Any, cast
 
 from avdata.config.overrides import Overrides, merge
 from avdata.config.presets import PRESETS
@@ -48,6 +51,9 @@ class Clip:
     extras: Mapping[str, Any] = field(default_factory=dict)
 
 
+MockWriter = Callable[[Path, int | None, bool, int], None]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that is true of one dataset and of no other.
@@ -63,7 +69,8 @@ class Recipe:
         default_split: the one used when nobody asks.
         clips: `(root, split_by) -> clips`: every clip the folder's metadata or files name, sorted by key.
             Raises SourceError, naming what was looked for, when the folder is not this dataset.
-        mock: `(out, clips, bad, seed) -> None`: writes a small faithful copy with its `manifest.json`.
+        mock: `(out, clips, bad, seed) -> None`, or a reference to it, `package.module:function`, that is
+            imported when a mock is made: writes a small faithful copy with its `manifest.json`.
         presets: adaptations of the shared presets, and presets of its own, by name.
         known_bad: clips broken at the source, by key, with the reason; `clips` marks them `excluded`.
         generated: the data is made by `mock`; `prepare` needs no source and makes it.
@@ -80,7 +87,7 @@ class Recipe:
     splits: Mapping[str, str]
     default_split: str
     clips: Callable[[Path, str], Sequence[Clip]]
-    mock: Callable[[Path, int | None, bool, int], None]
+    mock: MockWriter | str
     label_orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     background: str | None = None
     presets: Mapping[str, Overrides] = field(default_factory=dict)
@@ -116,14 +123,50 @@ class Recipe:
             raise UsageError(msg, hint=nearest(split_by, list(self.splits)))
         return split_by
 
+    def mock_writer(self) -> MockWriter:
+        """Return the function that writes the mock, importing its module if `mock` is a reference.
+
+        Raises:
+            AvdataError: the reference does not name a function.
+        """
+        if not isinstance(self.mock, str):
+            return self.mock
+        try:
+            writer = resolve_name(self.mock)
+        except (ValueError, ImportError, AttributeError) as error:
+            msg = f"Mock {self.mock!r} of the recipe {self.name} cannot be imported: {error}"
+            raise AvdataError(msg, hint=_REFERENCE) from error
+        if not callable(writer):
+            msg = f"Mock {self.mock!r} of the recipe {self.name} is not a function"
+            raise AvdataError(msg, hint=_REFERENCE)
+        return cast("MockWriter", writer)
+
+
+_REFERENCE = "write the reference as package.module:function"
+
 
 def recipe_names() -> list[str]:
-    """Names of the installed recipes, sorted."""
-    return sorted({point.name for point in entry_points(group="avdata.recipes")})
+    """Return the sorted names of the bundled recipes and of the entry points of group `avdata.recipes`."""
+    return sorted(_bundled_modules().keys() | _entry_points().keys())
+
+
+def _bundled_modules() -> dict[str, str]:
+    """Return the module of each bundled recipe by the recipe's name, without importing one."""
+    package = importlib.import_module("avdata.recipes")
+    modules = [module.name for module in iter_modules(package.__path__)]
+    return {
+        name.replace("_", "-"): f"avdata.recipes.{name}" for name in modules if not name.endswith("_mock")
+    }
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="avdata.recipes")}
 
 
 def load_recipe(which: str | Path | Recipe) -> Recipe:
     """The recipe of a name, of a path to a Python file that defines `RECIPE`, or itself.
+
+    A bundled recipe comes before an entry point of the same name.
 
     Raises:
         UsageError: there is no such recipe or file.
@@ -133,14 +176,18 @@ def load_recipe(which: str | Path | Recipe) -> Recipe:
         return which
     if str(which).endswith(".py"):
         return _load_file(Path(which))
-    points = {point.name: point for point in entry_points(group="avdata.recipes")}
+    bundled, installed = _bundled_modules(), _entry_points()
+    names = bundled.keys() | installed.keys()
     name, _, task = str(which).rpartition("-")
-    name, task = (str(which), "") if str(which) in points else (name, task)
-    if name not in points:
+    name, task = (str(which), "") if str(which) in names else (name, task)
+    if name not in names:
         msg = f"there is no recipe {str(which)!r}"
-        raise UsageError(msg, hint=nearest(str(which), sorted(points)))
-    recipe = points[name].load()
-    assert isinstance(recipe, Recipe)
+        raise UsageError(msg, hint=nearest(str(which), sorted(names)))
+    if name in bundled:
+        recipe = _recipe_of(importlib.import_module(bundled[name]), bundled[name])
+    else:
+        recipe = installed[name].load()
+        assert isinstance(recipe, Recipe)
     return of_task(recipe, task) if task else recipe
 
 
@@ -190,9 +237,13 @@ def _load_file(path: Path) -> Recipe:
     module = importlib.util.module_from_spec(spec)
     with explained_code(str(path)):
         spec.loader.exec_module(module)
+    return _recipe_of(module, str(path))
+
+
+def _recipe_of(module: ModuleType, where: str) -> Recipe:
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
-        msg = f"{path} defines no RECIPE of type avdata.Recipe"
+        msg = f"{where} defines no RECIPE of type avdata.Recipe"
         raise AvdataError(
             msg, hint="end it with RECIPE = Recipe(...); recipes/synthetic.py is the shortest example"
         )

@@ -37,8 +37,6 @@ HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 
-EXPECTED = {"train": 3339, "val": 402, "test": 402}
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -143,13 +141,6 @@ def _check_annotations(base: Path, splits: dict[str, list[Row]]) -> None:
         log.warning("%d rows differ between Annotations.txt and the split files; the latter were used", apart)
 
 
-def mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
-    """Write a small AVE of generated media; see `recipes.ave_mock`."""
-    from avdata.recipes.ave_mock import write_mock  # noqa: PLC0415  # encoders load only when a mock is made
-
-    write_mock(out, count, bad=bad, seed=seed)
-
-
 RECIPE = Recipe(
     name="ave",
     version=1,
@@ -160,7 +151,7 @@ RECIPE = Recipe(
     splits={"official": "3,339, 402 and 402 rows, as published; 18 videos are in train and in another split"},
     default_split="official",
     clips=clips,
-    mock=mock,
+    mock="avdata.recipes.ave_mock:write_mock",
     presets={
         # Ten steps of one second, as the dataset's labels have it.
         "snnergy": {

@@ -26,7 +26,7 @@ class _Case:
     silent_film: bool = False
 
 
-def write_mock(out: Path, count: int | None, *, bad: bool, seed: int) -> None:
+def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
     """Write the mock; `truth.json` says of each row when it flashes and beeps and what is to become of it."""
     cases = [_plain(number, seed) for number in range(count or 12)] + _special(seed)
     if bad:

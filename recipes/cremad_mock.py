@@ -34,7 +34,7 @@ class _Clip:
     flags: list[str] = field(default_factory=list)
 
 
-def write_mock(out: Path, count: int | None, *, bad: bool, seed: int) -> None:
+def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
     """Write the mock; `truth.json` says when each clip flashes and beeps and what is to become of it."""
     most = len((*ACTORS, *OTHERS)) * len(LABELS) * len(SENTENCES)
     if count is not None and count > most:

@@ -210,13 +210,6 @@ def _same_bytes(images: Mapping[str, Path]) -> set[str]:
     return {stem for stems in by_hash.values() if len(stems) > 1 for stem in stems}
 
 
-def mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
-    """Write a small UrbanSound8K-AV of generated media; see `recipes.urbansound8k_av_mock`."""
-    from avdata.recipes.urbansound8k_av_mock import write_mock  # noqa: PLC0415  # encoders load when needed
-
-    write_mock(out, count, bad=bad, seed=seed)
-
-
 SPLITS = {
     **{
         f"fold:{fold}": f"fold {fold} test, fold {fold % FOLDS + 1} validates" for fold in range(1, FOLDS + 1)
@@ -234,7 +227,7 @@ RECIPE = Recipe(
     splits=SPLITS,
     default_split="fold:10",
     clips=clips,
-    mock=mock,
+    mock="avdata.recipes.urbansound8k_av_mock:write_mock",
     presets={
         # The slices are of four seconds at most: four steps of one second.
         "snnergy": {

@@ -23,7 +23,7 @@ SIZES = ((320, 240), (200, 300), (257, 191))
 BEEP = 0.15
 
 
-def write_mock(out: Path, count: int | None, *, bad: bool, seed: int) -> None:
+def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
     """Write the mock; `truth.json` says of each slice when it beeps and what is to become of it."""
     rows: list[tuple[str, int]] = []
     truth: dict[str, dict[str, Any]] = {}

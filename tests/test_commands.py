@@ -140,7 +140,7 @@ def test_the_examples_work_when_pasted_one_after_the_other(tmp_path: Path) -> No
 def test_tables_and_help_fit_80_columns(cremad_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     asked = [
-        ["recipes"], *(["info", name] for name in ("ave", "cremad", "synthetic", "urbansound8k-av")),
+        ["recipes"], *(["info", name] for name in avdata.recipe_names()),
         ["inspect", str(cremad_set)], ["manifest", "check"], ["prepare", "--help"], ["report", "--help"],
     ]  # fmt: skip
     for words in asked:

@@ -116,12 +116,6 @@ def test_every_message_in_troubleshooting_is_one_that_can_appear() -> None:
     assert [message for message in quoted if message not in code] == []
 
 
-def test_each_recipe_has_its_page() -> None:
-    pages = {page.stem for page in PAGES}
-    # CREMA-D's page is docs/cremad.md, beside alignment.
-    assert set(avdata.recipe_names()) - {"cremad"} <= pages
-
-
 def test_the_performance_page_names_each_benchmark_and_no_other() -> None:
     named = re.findall(r"python benchmarks/(\w+\.py)`", (DOCS / "performance.md").read_text(encoding="utf-8"))
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from avdata.errors import AvdataError, UsageError
-from avdata.manifest import load_manifest, manifest_names
+from avdata.manifest import load_facts, load_manifest, manifest_names
 from avdata.sources.manifest_check import check, check_all
 from avdata.storage.paths import is_plain_path
 
@@ -115,3 +115,39 @@ def test_a_manifest_that_is_not_there_is_named(tmp_path):
 )
 def test_paths_that_are_not_plain(path):
     assert not is_plain_path(path)
+
+
+HEADER = "key\tfact\tvalue\tsource"
+
+
+def facts(folder, monkeypatch, *lines):
+    (folder / "tiny.clips.tsv").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr("avdata.manifest.package_files", lambda package: folder)
+    return load_facts("tiny.clips.tsv", facts=("black", "twin"), keys=r"c\d")
+
+
+def test_load_facts_returns_values_by_fact_and_key(tmp_path, monkeypatch):
+    found = facts(tmp_path, monkeypatch, HEADER, "c1\ttwin\tc2\tchecksums", "c2\ttwin\tc1\tchecksums")
+    assert found == {"black": {}, "twin": {"c1": "c2", "c2": "c1"}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "c1\tblack\tframes",  # a column is missing
+        "d1\tblack\t\tframes",  # unknown key
+        "c10\tblack\t\tframes",  # a key that begins like one
+        "c1\tgrey\t\tframes",  # unknown fact
+        "c1\tblack\t\t",  # no source
+        "c0\tblack\t\tframes",  # repeated
+    ],
+)
+def test_load_facts_names_the_malformed_line(tmp_path, monkeypatch, line):
+    with pytest.raises(AvdataError, match=r"tiny\.clips\.tsv line 3"):
+        facts(tmp_path, monkeypatch, HEADER, "c0\tblack\t\tframes", line)
+
+
+def test_load_facts_requires_the_header(tmp_path, monkeypatch):
+    with pytest.raises(AvdataError, match="line 1"):
+        facts(tmp_path, monkeypatch, "key\tvalue", "c1\tblack\t\tframes")

@@ -1,13 +1,18 @@
-"""A recipe of one's own that does not work: the file and line of it, and no traceback of ours."""
+"""Recipes: how they are found and loaded, their mock writers, and errors in a recipe file."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 import avdata
 from avdata.errors import AvdataError
+from avdata.manifest import load_manifest
 
 WORKING = (Path(__file__).parents[1] / "docs" / "own_recipe.py").read_text(encoding="utf-8")
 LINE = WORKING[: WORKING.index("    films = ")].count("\n") + 1
@@ -34,3 +39,56 @@ def prepared(tmp_path: Path, text: str) -> None:
 def test_what_fails_in_ones_own_file_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(AvdataError, match=said):
         prepared(tmp_path, text)
+
+
+def test_recipe_names_imports_no_recipe_and_no_torch() -> None:
+    code = (
+        "import sys, avdata; names = avdata.recipe_names();"
+        "print(len(names), [name for name in sys.modules if name == 'torch' or '.recipes.' in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, _, loaded = done.stdout.strip().partition(" ")
+    assert int(count) >= 4
+    assert loaded == "[]"
+
+
+@pytest.mark.parametrize("name", avdata.recipe_names())
+def test_bundled_recipe_has_manifest_page_and_tests(name: str) -> None:
+    root, module = Path(__file__).parents[1], name.replace("-", "_")
+    recipe = avdata.load_recipe(name)
+    assert recipe.name == name
+    assert callable(recipe.mock_writer())
+    assert load_manifest(name).name == name
+    assert (root / "recipes" / f"{module}.py").is_file()
+    assert (root / "tests" / "recipes" / f"test_{module}.py").is_file()
+    assert list((root / "docs").rglob(f"{name}.md"))
+
+
+def test_load_recipe_finds_entry_points_and_prefers_bundled_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [
+        EntryPoint(name, "avdata.recipes.synthetic:RECIPE", "avdata.recipes") for name in ("ave", "other")
+    ]
+    monkeypatch.setattr("avdata.recipe.entry_points", lambda group: points)
+    assert set(avdata.recipe_names()) > {"other", "ave"}
+    assert avdata.load_recipe("other").name == "synthetic"
+    assert avdata.load_recipe("other-agree").name == "synthetic-agree"
+    assert avdata.load_recipe("ave").name == "ave"
+
+
+@pytest.mark.parametrize(
+    ("reference", "detail"),
+    [
+        ("avdata.recipes.ave_mock:write_mocks", "cannot be imported: .*no attribute 'write_mocks'"),
+        (
+            "avdata.recipes.eva_mock:write_mock",
+            "cannot be imported: No module named 'avdata.recipes.eva_mock'",
+        ),
+        ("write mock", "cannot be imported: invalid format"),
+        ("avdata.recipes.ave_mock:FAST", "is not a function"),
+    ],
+)
+def test_mock_names_a_reference_that_does_not_resolve(tmp_path: Path, reference: str, detail: str) -> None:
+    recipe = replace(avdata.load_recipe("ave"), mock=reference)
+    with pytest.raises(AvdataError, match=f"Mock '{reference}' of the recipe ave {detail}") as caught:
+        avdata.mock(recipe, tmp_path / "mock")  # type: ignore[arg-type]
+    assert "package.module:function" in str(caught.value.hint)

@@ -181,7 +181,7 @@ def _generated(recipe: Recipe) -> Path:
     with explained_writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as draft:
-            recipe.mock(Path(draft, "whole"), None, False, 0)
+            recipe.mock_writer()(Path(draft, "whole"), None, False, 0)
             if not (folder / "manifest.json").is_file():
                 shutil.rmtree(folder, ignore_errors=True)
                 with suppress(FileExistsError):

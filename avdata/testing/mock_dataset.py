@@ -42,7 +42,7 @@ def make_mock(name: str, out: str | Path, clips: int | None = None, bad: bool = 
         raise AvdataError(msg, hint="give a new or empty folder; nothing was written")
     try:
         _remove_earlier(folder)
-        recipe.mock(folder, clips, bad, seed)
+        recipe.mock_writer()(folder, clips, bad, seed)
     except OSError as error:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise

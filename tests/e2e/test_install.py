@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import avdata
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,12 +42,13 @@ def test_the_wheel_made_from_the_sdist_brings_recipes_and_manifests(tmp_path: Pa
     code = (
         "import avdata, avdata.recipe, avdata.manifest;"
         "print(avdata.__file__, *avdata.recipe_names());"
-        "print(len(avdata.manifest.load_manifest('cremad').files), avdata.load_recipe('ave').title)"
+        "print(len(avdata.manifest.load_manifest('cremad').files), avdata.load_recipe('ave').title,"
+        "len(avdata.load_recipe('cremad').known_bad))"
     )
-    where, *names, files, title = run(python, "-c", code, cwd=tmp_path).split()
+    where, *names, files, title, known_bad = run(python, "-c", code, cwd=tmp_path).split()
     assert Path(where).is_relative_to(site)
-    assert names == ["ave", "cremad", "synthetic", "urbansound8k-av"]
-    assert (files, title) == ("14884", "AVE")
+    assert names == avdata.recipe_names()
+    assert (files, title, known_bad) == ("14884", "AVE", "4")
     pages = (
         "from importlib.resources import files;"
         "print(files('avdata.reporting').joinpath('templates/page.js').is_file(),"

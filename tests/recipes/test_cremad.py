@@ -78,8 +78,19 @@ def test_78_clips_are_flagged_as_mismatched_and_three_pairs_as_twins(stems: list
     assert flags["dup_audio_of"] == 6
     assert flags["reencoded"] == 31
     checksums = {facts.path: facts.checksum for facts in load_manifest("cremad").files}
-    for one, other in cremad.SAME_AUDIO:
+    for one, other in cremad.CLIP_FACTS["dup_audio_of"].items():
+        assert cremad.CLIP_FACTS["dup_audio_of"][other] == one
         assert checksums[f"AudioWAV/{one}.wav"] == checksums[f"AudioWAV/{other}.wav"]
+
+
+def test_cremad_facts_name_clips_and_actors_of_the_file_table(stems: list[str]) -> None:
+    assert {key for values in cremad.CLIP_FACTS.values() for key in values} <= set(stems)
+    actors = {stem[:4] for stem in stems}
+    assert {fact: set(values) for fact, values in cremad.ACTOR_FACTS.items()} == {
+        "fold": actors,
+        "speaker": actors,
+    }
+    assert Counter(cremad.ACTOR_FACTS["speaker"].values()) == {"train": 63, "val": 9, "test": 19}
 
 
 def test_the_ogmge_lists_may_have_a_byte_order_mark_and_crlf() -> None:
