@@ -112,18 +112,27 @@ def cremad_mock(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cremad_bad(once: Once) -> Path:
-    return once("cremad-bad", lambda out: avdata.mock("cremad", out, clips=7, bad=True))
+def bad_mock(once: Once) -> Callable[[str], Path]:
+    """Mock of a recipe that includes its bad cases."""
+    clips = {"ave": 4, "cremad": 7, "urbansound8k-av": 20}
+    return lambda name: once(
+        f"{name}-bad", lambda out: avdata.mock(name, out, clips=clips.get(name, 8), bad=True)
+    )
 
 
 @pytest.fixture(scope="session")
-def ave_bad(once: Once) -> Path:
-    return once("ave-bad", lambda out: avdata.mock("ave", out, clips=4, bad=True))
+def cremad_bad(bad_mock: Callable[[str], Path]) -> Path:
+    return bad_mock("cremad")
 
 
 @pytest.fixture(scope="session")
-def urbansound_bad(once: Once) -> Path:
-    return once("us8k-bad", lambda out: avdata.mock("urbansound8k-av", out, clips=20, bad=True))
+def ave_bad(bad_mock: Callable[[str], Path]) -> Path:
+    return bad_mock("ave")
+
+
+@pytest.fixture(scope="session")
+def urbansound_bad(bad_mock: Callable[[str], Path]) -> Path:
+    return bad_mock("urbansound8k-av")
 
 
 @pytest.fixture(scope="session")

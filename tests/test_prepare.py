@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,7 @@ from avdata.pipeline.shard_job import ShardJob, run_shard
 from avdata.shards.reader import read_index, read_info, read_quarantine
 
 SETTINGS = {"video": {"size": 32}, "shards": {"samples": 3}}
-BAD_MOCKS = ["cremad_bad", "ave_bad", "urbansound_bad"]
-NAMES = {"cremad_bad": "cremad", "ave_bad": "ave", "urbansound_bad": "urbansound8k-av"}
+RECORDED = [name for name in avdata.recipe_names() if not avdata.load_recipe(name).generated]
 
 KILLED = """
 import os, sys, avdata, json
@@ -42,12 +42,12 @@ def run_and_kill(name: str, source: Path, out: Path, workers: int, after: float)
     assert done.returncode == -9
 
 
-@pytest.mark.parametrize("mock", BAD_MOCKS)
+@pytest.mark.parametrize("name", RECORDED)
 def test_every_clip_of_a_mock_becomes_what_its_truth_says(
-    mock: str, tmp_path: Path, request: pytest.FixtureRequest
+    name: str, tmp_path: Path, bad_mock: Callable[[str], Path]
 ) -> None:
-    source: Path = request.getfixturevalue(mock)
-    done = avdata.prepare(NAMES[mock], source=source, out=tmp_path / "out", config=SETTINGS, workers=0)
+    source = bad_mock(name)
+    done = avdata.prepare(name, source=source, out=tmp_path / "out", config=SETTINGS, workers=0)
     truth = json.loads((source / "truth.json").read_text())
     lost = {row["key"]: row["reason"] for row in read_quarantine(done.root).to_pylist()}
     kept = {row["key"]: row["flags"] for row in read_index(done.root).to_pylist()}
@@ -61,12 +61,11 @@ def test_every_clip_of_a_mock_becomes_what_its_truth_says(
     assert avdata.verify(done.root).problems == ()
 
 
-@pytest.mark.parametrize("mock", BAD_MOCKS)
+@pytest.mark.parametrize("name", RECORDED)
 def test_a_killed_run_resumes_to_the_same_bytes_with_any_number_of_workers(
-    mock: str, tmp_path: Path, request: pytest.FixtureRequest
+    name: str, tmp_path: Path, bad_mock: Callable[[str], Path]
 ) -> None:
-    source: Path = request.getfixturevalue(mock)
-    name = NAMES[mock]
+    source = bad_mock(name)
     avdata.prepare(name, source=source, out=tmp_path / "one", config=SETTINGS, workers=1)
     run_and_kill(name, source, tmp_path / "two", workers=2, after=0.5)
     assert not (tmp_path / "two" / "dataset.json").exists()
