@@ -43,8 +43,8 @@ acceptance: $(VENV)/.installed  ## CMQKA solves the audio-visual XOR, concatenat
 quick: $(VENV)/.installed  ## the suite without the slow tests
 	$(BIN)/python -m pytest $(SPREAD) -m 'not slow and not acceptance and not pages'
 
-lint: $(VENV)/.installed
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: $(VENV)/.installed  ## style, types and spelling
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell
 
 docs: $(VENV)/.installed  ## the pages: what they say runs, and a warning is an error
 	$(BIN)/python -m pytest $(SPREAD) -m pages
