@@ -14,8 +14,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import surroundings
-from stores import store
+from support import environment as surroundings
+from support.object_stores import store
 
 import avdata
 from avdata.storage.remote import filesystem_of

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import killer
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from trees import digest_tree
+from support import kill as killer
+from support.trees import digest_tree
 
 import avdata
 from avdata.errors import AvdataError, Reason, UsageError
@@ -118,7 +118,7 @@ def test_a_clip_that_kills_its_workers_is_left_out_alone_on_either_engine(
     cluster: Cluster, cremad_mock: Path, cremad_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = read_index(cremad_set).to_pylist()
-    monkeypatch.setenv("PYTHONPATH", str(Path(killer.__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(killer.__file__).parents[1]))
     monkeypatch.setattr("avdata.pipeline.shard_job.run_shard", killer.killing)
     (tmp_path / killer.KEY).write_text(whole[1]["key"], encoding="utf-8")
     for engine in ("local", "ray"):

@@ -18,7 +18,7 @@ from avdata.errors import Flag, Reason
 from snnergy.model import FUSIONS, ModelConfig
 from snnergy.settings import AugmentConfig, TrainConfig
 
-PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
 def said(value: object) -> str:

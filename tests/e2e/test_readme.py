@@ -16,7 +16,7 @@ import snnergy.cli
 from avdata.config.schema import AlignConfig, setting_names
 from avdata.errors import Reason
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 BIN = Path(sys.executable).parent
 
 
@@ -65,11 +65,13 @@ def test_the_alignment_page_names_settings_and_reasons_that_exist() -> None:
     assert reasons <= {reason.value for reason in Reason}
 
 
-def test_the_readmes_links_lead_somewhere_and_to_every_page() -> None:
+def test_readme_links_exist_and_reach_every_page_or_its_index() -> None:
     linked = set(re.findall(r"\]\((docs/[^)#]+)\)", README.read_text(encoding="utf-8")))
     assert all((README.parent / link).is_file() for link in linked)
     pages = {page.relative_to(README.parent).as_posix() for page in (README.parent / "docs").rglob("*.md")}
-    assert pages - linked == {"docs/index.md"}
+    # Pages of datasets and decisions are listed by the site; a new one needs no line in the README.
+    listed = {page for page in pages if page.startswith(("docs/datasets/", "docs/decisions/"))}
+    assert pages - linked - listed == {"docs/index.md"}
 
 
 def test_the_readme_shows_a_picture_that_is_small() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from trees import digest_tree
+from support.trees import digest_tree
 
 import avdata
 from avdata.errors import AvdataError, Reason

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from stream.servers import HUB_SET, Site, served
+from support.dataset_servers import HUB_SET, Site, served
 
 import avdata
 from avdata.storage.remote import filesystem_of

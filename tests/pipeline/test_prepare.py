@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trees import digest_tree
+from support.trees import digest_tree
 
 import avdata
 from avdata.config.overrides import merge, parse_setting, read_config_file

@@ -14,7 +14,7 @@ from collections import defaultdict, deque
 from pathlib import Path
 
 import pytest
-from stream.servers import Handler, Site, unavailable
+from support.dataset_servers import Handler, Site, unavailable
 
 import avdata
 from avdata.errors import AvdataError

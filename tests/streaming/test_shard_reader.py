@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
-from stream.servers import HUB_SET, Site, dropped, flipped, served, trickled, unavailable
+from support.dataset_servers import HUB_SET, Site, dropped, flipped, served, trickled, unavailable
 from torch.utils.data import DataLoader
 
 import avdata

@@ -25,7 +25,7 @@ import snnergy.cli
 from avdata.manifest import load_manifest
 from avdata.shards.reader import read_index
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 README = ROOT / "README.md"

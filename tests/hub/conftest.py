@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
-from publish.hub_server import TOKEN, HubServer
+from support.hub_server import TOKEN, HubServer
 
 from avdata.streaming import shard_cache as shardcache
 

@@ -11,7 +11,7 @@ import huggingface_hub
 import mlcroissant
 import pytest
 from huggingface_hub import DatasetCard
-from publish.hub_server import HubServer
+from support.hub_server import HubServer
 
 import avdata
 from avdata.shards.reader import read_index, read_info

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from trees import digest_tree
+from support.trees import digest_tree
 
 from avdata.cli.console import _Warnings, run_command
 from avdata.cli.main import app as whole_app

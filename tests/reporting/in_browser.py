@@ -1,6 +1,6 @@
 """The page in a real browser: Chromium without a window, driven by playwright.
 
-Run by test_browser.py, in a process of its own; `pytest tests/report/in_browser.py` runs it too.
+Run by test_browser.py, in a process of its own; `pytest tests/reporting/in_browser.py` runs it too.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import constants
-from publish.hub_server import TOKEN, Fault, HubServer
-from trees import digest_tree
+from support.hub_server import TOKEN, Fault, HubServer
+from support.trees import digest_tree
 from typer.testing import CliRunner
 
 import avdata

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trees import digest_tree
+from support.trees import digest_tree
 
 import avdata
 from avdata.errors import AvdataError, SourceError, UsageError
