@@ -30,7 +30,6 @@ import snnergy
 import snnergy.attention
 from snnergy.attention import CrossModalAttention
 from snnergy.baselines import QuadraticAttention
-from snnergy.lean import HalvingPool, SpikeConv2d
 from snnergy.neuron import Neuron
 
 KINDS = "without checkpoints", "with checkpoints"
@@ -90,21 +89,12 @@ class JellyNeuron(nn.Module):
 
 
 def exchanged(model: nn.Module, made: type[nn.Module]) -> nn.Module:
-    """The same network with every neuron replaced, and torch's own layers for the lean ones."""
+    """The same network with every neuron replaced."""
     for part in list(model.modules()):
         for name, child in part.named_children():
             if isinstance(child, Neuron):
                 setattr(part, name, made(child.threshold))
-            elif isinstance(child, HalvingPool):
-                setattr(part, name, nn.MaxPool2d(3, 2, 1))
-            elif isinstance(child, SpikeConv2d):
-                child.__class__ = nn.Conv2d
     return model
-
-
-def plain_heads(spikes: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """Channels cut in parts and heads, as torch differentiates it."""
-    return tuple(part.unflatten(2, (heads, -1)) for part in spikes.chunk(parts, dim=2))
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -193,8 +183,8 @@ def attention(rounds: int, largest: int, plot: Path | None) -> None:
     """CMQKA and quadratic attention over more and more tokens."""
     tokens = [n for n in (64, 256, 1024, 4096, 16384) if n <= largest]
     parts = {
-        "cmqka": CrossModalAttention(32, 1, spikes=True).to(DEVICE),
-        "ccssa": QuadraticAttention(32, 1, spikes=True).to(DEVICE),
+        "cmqka": CrossModalAttention(32, 1).to(DEVICE),
+        "ccssa": QuadraticAttention(32, 1).to(DEVICE),
     }
     times: dict[str, list[float]] = {name: [] for name in parts}
     sizes: dict[str, list[int]] = {name: [] for name in parts}
@@ -249,11 +239,9 @@ def training(rounds: int, preset: str, size: int, batch: int) -> None:
         networks[name] = (network if made is None else exchanged(network, made)).to(DEVICE)
 
     def forward(name: str) -> Tensor:
-        # A peer multiplies masks and keys, and cuts channels, as anyone would.
-        plain: dict[str, Any] = {"passed": torch.mul, "by_head": plain_heads}
-        if not name.endswith("channels_last"):
-            plain["pixelwise"] = torch.Tensor.contiguous
-        with nullcontext() if name == "ours" else patch.multiple(snnergy.attention, **plain):
+        plain = name not in ("ours", "plain, channels_last")
+        layout = patch.object(snnergy.attention, "pixelwise", torch.Tensor.contiguous)
+        with layout if plain else nullcontext():
             return networks[name](audio, video)
 
     def step(name: str) -> None:

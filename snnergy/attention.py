@@ -11,16 +11,12 @@ spatiotemporal features, with learnable residual fusion.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from snnergy.config import Combine, Kind, Side, SumNorm
-from snnergy.joined import fired
-from snnergy.lean import HalvingPool, SpikeConv2d, passed
 from snnergy.neuron import Cell
 
 LIF = Cell()
@@ -43,30 +39,9 @@ def pixelwise(pictures: Tensor) -> Tensor:
     return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
-class _Heads(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, spikes: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-        ctx.shape = list(spikes.shape)
-        return spikes.unflatten(2, (parts, heads, -1)).unbind(2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        steps, samples, channels, *grid = ctx.shape
-        # Written once, whatever is an expanded sum, and laid out as channels_last.
-        made = grads[0].new_empty((steps, samples, *grid, channels))
-        by_head = made.unflatten(-1, (len(grads), grads[0].shape[2], -1))
-        for number, grad in enumerate(grads):
-            by_head.select(4, number).copy_(grad.permute(0, 1, 4, 5, 2, 3))
-        return made.permute(0, 1, 4, 2, 3), None, None
-
-
 def by_head(spikes: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """[T, B, parts · C, H, W] as `parts` views [T, B, h, C / h, H, W]."""
-    if not torch.is_grad_enabled() or torch.compiler.is_exporting():
-        return spikes.unflatten(2, (parts, heads, -1)).unbind(2)
-    made: tuple[Tensor, ...] = _Heads.apply(spikes, parts, heads)
-    return made
+    return spikes.unflatten(2, (parts, heads, -1)).unbind(2)
 
 
 class ConvNorm(nn.Module):
@@ -78,7 +53,6 @@ class ConvNorm(nn.Module):
         kernel: side of the convolution's.
         stride: of the convolution.
         pool: halve the grid after the norm, by max pooling.
-        spikes: it is fed zeros and ones only, and may keep them as bits.
     """
 
     def __init__(
@@ -89,22 +63,15 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         *,
         pool: bool = False,
-        spikes: bool = False,
     ) -> None:
         super().__init__()
-        made = SpikeConv2d if spikes else nn.Conv2d
-        self.conv = made(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
-        self.pool = HalvingPool() if pool else None
-
-    def convolved(self, x: Tensor) -> Tensor:
-        """The convolution's result, not yet normalised."""
-        y: Tensor = self.conv(fold(x) if x.is_cuda else pixelwise(fold(x)))
-        return y.unflatten(0, x.shape[:2])
+        self.pool = nn.MaxPool2d(3, 2, 1) if pool else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised (and pooled) result, real-valued."""
-        y = self.norm(fold(self.convolved(x)))
+        y: Tensor = self.norm(self.conv(fold(x) if x.is_cuda else pixelwise(fold(x))))
         y = y if self.pool is None else self.pool(y)
         return y.unflatten(0, x.shape[:2])
 
@@ -145,7 +112,6 @@ class QKAttention(nn.Module):
         kind: `token`, an OR over the head's channels at each token; `channel`, over tokens for each channel.
         sum_norm: how sums over tokens are normalised.
         cell: kind of neuron.
-        spikes: it is fed zeros and ones only, and may keep them as bits.
     """
 
     def __init__(
@@ -155,27 +121,24 @@ class QKAttention(nn.Module):
         kind: Kind,
         sum_norm: SumNorm = "bn",
         cell: Cell = LIF,
-        *,
-        spikes: bool = False,
     ) -> None:
         super().__init__()
         self.heads, self.kind = heads, kind
-        self.query_key = ConvNorm(dim, 2 * dim, spikes=spikes)
+        self.query_key = ConvNorm(dim, 2 * dim)
         self.neuron = cell.neuron()
         self.token = cell.gate() if kind == "token" else None
         self.channel = SumNeuron(dim, sum_norm, cell) if kind == "channel" else None
-        self.out = ConvNorm(dim, dim, spikes=True)
+        self.out = ConvNorm(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes [T, B, C, H, W] to currents of the same shape."""
-        query, key = by_head(fired(self.query_key, self.neuron, x), 2, self.heads)
+        query, key = by_head(self.neuron(self.query_key(x)), 2, self.heads)
         if self.token is not None:
             mask = self.token(query.sum(3, keepdim=True))
         else:
             assert self.channel is not None
             mask = self.channel(query)
-        masked = passed(mask, key).flatten(2, 3)
-        return self.out(masked)
+        return self.out((key * mask).flatten(2, 3))
 
 
 class SelfAttention(nn.Module):
@@ -186,12 +149,12 @@ class SelfAttention(nn.Module):
 
     SCALE = 0.125
 
-    def __init__(self, dim: int, heads: int, cell: Cell = LIF, *, spikes: bool = False) -> None:
+    def __init__(self, dim: int, heads: int, cell: Cell = LIF) -> None:
         super().__init__()
         self.heads = heads
-        self.query_key_value = ConvNorm(dim, 3 * dim, spikes=spikes)
+        self.query_key_value = ConvNorm(dim, 3 * dim)
         self.neuron, self.fire = cell.neuron(), cell.ready()
-        self.out = ConvNorm(dim, dim, spikes=True)
+        self.out = ConvNorm(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes [T, B, C, H, W] to currents of the same shape."""
@@ -225,7 +188,6 @@ class CrossModalAttention(nn.Module):
         combine: branches stand beside one another, or are joined by OR, or added.
         query_source: `source` exchanges the parts: the source asks, the target's Key answers.
         cell: kind of neuron.
-        spikes: it is fed zeros and ones only, and may keep them as bits.
     """
 
     def __init__(
@@ -238,19 +200,17 @@ class CrossModalAttention(nn.Module):
         combine: Combine = "concat",
         query_source: Side = "target",
         cell: Cell = LIF,
-        spikes: bool = False,
     ) -> None:
         super().__init__()
         self.heads, self.branches, self.combine, self.query_source = heads, branches, combine, query_source
-        self.query = ConvNorm(dim, len(branches) * dim, spikes=spikes)
-        self.key = ConvNorm(dim, len(branches) * dim, spikes=spikes)
+        self.query = ConvNorm(dim, len(branches) * dim)
+        self.key = ConvNorm(dim, len(branches) * dim)
         self.query_neuron, self.key_neuron = cell.neuron(), cell.neuron()
         self.spatial = cell.gate() if set("so") & set(branches) else None
         self.temporal = SumNeuron(heads, sum_norm, cell) if "t" in branches else None
         self.channel = SumNeuron(dim, sum_norm, cell) if "o" in branches else None
         width = (len(branches) if combine == "concat" else 1) * dim
-        # Branches that are added make twos.
-        self.out = ConvNorm(width, dim, spikes=combine != "sum")
+        self.out = ConvNorm(width, dim)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""
@@ -258,8 +218,8 @@ class CrossModalAttention(nn.Module):
             source = align_grid(source, target.shape[-2:])
         asks, answers = (target, source) if self.query_source == "target" else (source, target)
         parts = len(self.branches), self.heads
-        queries = by_head(fired(self.query, self.query_neuron, asks), *parts)
-        keys = by_head(fired(self.key, self.key_neuron, answers), *parts)
+        queries = by_head(self.query_neuron(self.query(asks)), *parts)
+        keys = by_head(self.key_neuron(self.key(answers)), *parts)
         masked = [
             self._mask(branch, query, key)
             for branch, query, key in zip(self.branches, queries, keys, strict=True)
@@ -286,4 +246,4 @@ class CrossModalAttention(nn.Module):
             assert self.channel is not None
             # The token mask of the one times the channel mask of the other, whatever that one's grid is.
             key = self.channel(key)
-        return passed(mask, key).flatten(2, 3)
+        return (key * mask).flatten(2, 3)

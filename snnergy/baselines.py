@@ -28,16 +28,15 @@ class QuadraticAttention(nn.Module):
         dim: channels C of both.
         heads: h.
         cell: kind of neuron.
-        spikes: it is fed zeros and ones only, and may keep them as bits.
     """
 
-    def __init__(self, dim: int, heads: int, cell: Cell = LIF, *, spikes: bool = False) -> None:
+    def __init__(self, dim: int, heads: int, cell: Cell = LIF) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value = (ConvNorm(dim, 2 * dim, spikes=spikes) for _ in range(3))
+        self.query, self.key, self.value = (ConvNorm(dim, 2 * dim) for _ in range(3))
         self.neurons = nn.ModuleList(cell.neuron() for _ in range(3))
         self.spatial, self.temporal = cell.ready(), cell.ready()
-        self.out = ConvNorm(2 * dim, dim, spikes=True)
+        self.out = ConvNorm(2 * dim, dim)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""
@@ -68,16 +67,15 @@ class SpikingCrossAttention(nn.Module):
         dim: channels C of both.
         heads: h.
         cell: kind of neuron.
-        spikes: it is fed zeros and ones only, and may keep them as bits.
     """
 
-    def __init__(self, dim: int, heads: int, cell: Cell = LIF, *, spikes: bool = False) -> None:
+    def __init__(self, dim: int, heads: int, cell: Cell = LIF) -> None:
         super().__init__()
         self.heads = heads
-        self.query = ConvNorm(dim, dim, spikes=spikes)
-        self.key_value = ConvNorm(dim, 2 * dim, spikes=spikes)
+        self.query = ConvNorm(dim, dim)
+        self.key_value = ConvNorm(dim, 2 * dim)
         self.query_neuron, self.key_neuron, self.fire = cell.neuron(), cell.neuron(), cell.ready()
-        self.out = ConvNorm(dim, dim, spikes=True)
+        self.out = ConvNorm(dim, dim)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""

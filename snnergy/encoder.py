@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from snnergy.again import Run, once
 from snnergy.attention import LIF, ConvNorm, QKAttention, SelfAttention
 from snnergy.config import Kind, Residual, SumNorm
-from snnergy.joined import fired
 from snnergy.neuron import Cell
 
 
@@ -58,13 +57,12 @@ class PatchEmbedding(nn.Module):
         held = dim // 2 if first else inputs
         self.embed = nn.Sequential(ConvNorm(inputs, held, 3, pool=True), cell.neuron()) if first else None
         self.enter = None if first else Entry(residual, cell)
-        spikes = first or residual == "membrane"
         self.main = nn.Sequential(
-            ConvNorm(held, dim, 3, pool=True, spikes=spikes),
+            ConvNorm(held, dim, 3, pool=True),
             cell.neuron(),
-            ConvNorm(dim, dim, 3, spikes=True),
+            ConvNorm(dim, dim, 3),
         )
-        self.shortcut = ConvNorm(held, dim, 1, stride=2, spikes=spikes)
+        self.shortcut = ConvNorm(held, dim, 1, stride=2)
         self.exit_main, self.exit_shortcut = Exit(residual, cell), Exit(residual, cell)
 
     def forward(self, x: Tensor, steps: int) -> Tensor:
@@ -88,15 +86,14 @@ class Perceptron(nn.Module):
         super().__init__()
         self.enter, self.exit = Entry(residual, cell), Exit(residual, cell)
         self.layers = nn.Sequential(
-            ConvNorm(dim, ratio * dim, spikes=residual == "membrane"),
+            ConvNorm(dim, ratio * dim),
             cell.neuron(),
-            ConvNorm(ratio * dim, dim, spikes=True),
+            ConvNorm(ratio * dim, dim),
         )
 
     def forward(self, stream: Tensor) -> Tensor:
         """The stream with it added."""
-        first, neuron, second = self.layers
-        return stream + self.exit(second(fired(first, neuron, self.enter(stream))))  # type: ignore[arg-type]
+        return stream + self.exit(self.layers(self.enter(stream)))
 
 
 class Position(nn.Module):
@@ -105,7 +102,7 @@ class Position(nn.Module):
     def __init__(self, dim: int, residual: Residual, cell: Cell = LIF) -> None:
         super().__init__()
         self.enter, self.exit = Entry(residual, cell), Exit(residual, cell)
-        self.near = ConvNorm(dim, dim, 3, spikes=residual == "membrane")
+        self.near = ConvNorm(dim, dim, 3)
 
     def forward(self, stream: Tensor) -> Tensor:
         """The stream with it added."""
@@ -127,11 +124,10 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.enter, self.exit = Entry(residual, cell), Exit(residual, cell)
-        spikes = residual == "membrane"
         self.attention = (
-            SelfAttention(dim, heads, cell, spikes=spikes)
+            SelfAttention(dim, heads, cell)
             if kind == "ssa"
-            else QKAttention(dim, heads, kind, sum_norm, cell, spikes=spikes)
+            else QKAttention(dim, heads, kind, sum_norm, cell)
         )
         self.mlp = Perceptron(dim, ratio, residual, cell)
 

@@ -96,15 +96,13 @@ class Exchange(nn.Module):
 def _direction(config: ModelConfig, stage: int, cell: Cell) -> Direction:
     dim, heads = config.dims[stage], config.heads[stage]
     message: nn.Module
-    # With `sew` streams hold sums of spikes.
-    spikes = config.residual == "membrane"
     if config.fusion == "ccssa":
-        message = QuadraticAttention(dim, heads, cell, spikes=spikes)
+        message = QuadraticAttention(dim, heads, cell)
     elif config.fusion == "sca":
-        message = SpikingCrossAttention(dim, heads, cell, spikes=spikes)
+        message = SpikingCrossAttention(dim, heads, cell)
     else:
         message = CrossModalAttention(
             dim, heads, config.branches, config.sum_norm,
-            combine=config.combine, query_source=config.query_source, cell=cell, spikes=spikes,
+            combine=config.combine, query_source=config.query_source, cell=cell,
         )  # fmt: skip
     return Direction(message, dim, config.alpha_shape, config.alpha_init, learn=config.learn_alpha)

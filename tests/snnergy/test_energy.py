@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 import snnergy
 from avdata.errors import UsageError
-from snnergy import lean
 from snnergy.cli import app
 from snnergy.cli_energy import _row
 from snnergy.energy import AC_PJ, MAC_PJ, Energy, draw_energy, measure
@@ -35,9 +34,7 @@ def energy() -> Energy:
     return measure(settled(), [inputs()])
 
 
-def test_synaptic_operations_are_spikingjellys(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Its counter knows torch's convolution, and not the compiled one.
-    monkeypatch.setattr(lean, "_conv_kernels", lambda: None)
+def test_synaptic_operations_are_spikingjellys() -> None:
     model, given = settled(), inputs()
     counter = SynOpCounter()
     with torch.no_grad(), DispatchCounterMode([counter]):

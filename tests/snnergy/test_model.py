@@ -229,7 +229,7 @@ def memory(part: torch.nn.Module, side: int, steps: int) -> int:
 
 
 def test_cmqkas_memory_is_linear_in_tokens_and_steps_and_the_quadratic_ones_is_not() -> None:
-    cmqka, quadratic = CrossModalAttention(64, 4, spikes=True), QuadraticAttention(64, 4, spikes=True)
+    cmqka, quadratic = CrossModalAttention(64, 4), QuadraticAttention(64, 4)
     assert memory(cmqka, 64, 2) / memory(cmqka, 32, 2) == pytest.approx(4, rel=0.03)
     assert memory(cmqka, 16, 16) / memory(cmqka, 16, 4) == pytest.approx(4, rel=0.03)
     assert memory(quadratic, 48, 2) / memory(quadratic, 24, 2) > 9
@@ -260,7 +260,7 @@ def work(part: torch.nn.Module, side: int) -> int:
 
 
 def test_cmqkas_work_is_linear_in_tokens_and_the_quadratic_ones_is_not() -> None:
-    cmqka, quadratic = CrossModalAttention(32, 1, spikes=True), QuadraticAttention(32, 1, spikes=True)
+    cmqka, quadratic = CrossModalAttention(32, 1), QuadraticAttention(32, 1)
     assert work(cmqka, 64) / work(cmqka, 32) == pytest.approx(4, rel=0.03)
     assert work(quadratic, 32) / work(quadratic, 16) > 10
 

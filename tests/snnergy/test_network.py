@@ -127,8 +127,16 @@ def test_every_part_has_the_size_of_its_closed_form(half: int, heads: int, ratio
     }
 
 
-def test_in_membrane_mode_every_convolution_but_the_first_sees_spikes_only() -> None:
-    model = settled()
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"branches": "o"}, {"combine": "or"}, {"stage3": "ssa"}, {"fusion": "ccssa"}, {"fusion": "sca"},
+     {"fusion_mlp": True}],
+    ids=str,
+)  # fmt: skip
+def test_in_membrane_mode_every_convolution_but_the_first_sees_spikes_only(
+    options: dict[str, object],
+) -> None:
+    model = settled(**options)
     seen: dict[str, bool] = {}
     for name, part in model.named_modules():
         if isinstance(part, ConvNorm):
