@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 
 import snnergy
-import snnergy.attention
-from snnergy.attention import CrossModalAttention
-from snnergy.baselines import QuadraticAttention
-from snnergy.neuron import Neuron
+import snnergy.layers.conv_norm
+from snnergy.fusion.cmqka import CrossModalAttention
+from snnergy.fusion.cross_attention import QuadraticAttention
+from snnergy.layers.neurons import Neuron
 
 KINDS = "without checkpoints", "with checkpoints"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -240,7 +240,7 @@ def training(rounds: int, preset: str, size: int, batch: int) -> None:
 
     def forward(name: str) -> Tensor:
         plain = name not in ("ours", "plain, channels_last")
-        layout = patch.object(snnergy.attention, "pixelwise", torch.Tensor.contiguous)
+        layout = patch.object(snnergy.layers.conv_norm, "pixelwise", torch.Tensor.contiguous)
         with layout if plain else nullcontext():
             return networks[name](audio, video)
 

@@ -21,9 +21,9 @@ from torch.nn import functional
 
 import avdata
 from snnergy.data import open_split, to_device
-from snnergy.model import build
-from snnergy.settings import settle
-from snnergy.train import train
+from snnergy.models.network import build
+from snnergy.training.config import settle
+from snnergy.training.trainer import train
 
 
 def bare(where: Path, steps: int) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from snnergy.model import FUSIONS, PRESETS, ModelConfig, SNNergy, build, recalibrate
-    from snnergy.report import report
+    from snnergy.analysis.report import report
+    from snnergy.fusion.registry import FUSIONS
+    from snnergy.models.config import PRESETS, ModelConfig
+    from snnergy.models.network import SNNergy, build, recalibrate
 
 _DOORS = {
-    **dict.fromkeys(("FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "build", "recalibrate"), "model"),
-    "report": "report",
+    "FUSIONS": "fusion.registry",
+    **dict.fromkeys(("PRESETS", "ModelConfig"), "models.config"),
+    **dict.fromkeys(("SNNergy", "build", "recalibrate"), "models.network"),
+    "report": "analysis.report",
 }
 
 __all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "build", "recalibrate", "report"]
@@ -25,14 +27,3 @@ def __getattr__(name: str) -> Any:
         msg = f"module 'snnergy' has no attribute {name!r}"
         raise AttributeError(msg)
     return getattr(importlib.import_module(f"snnergy.{_DOORS[name]}"), name)
-
-
-class _Package(ModuleType):
-    """Keeps `snnergy.report` the function: importing a submodule would put the module in its place."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _DOORS and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -1,4 +1,4 @@
-"""The `snnergy` command: each subcommand parses, calls one public function, and prints."""
+"""The command about energy: `snnergy energy`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from avdata.cli.console import Version, print_json, print_table, run_command, say, show_progress
-from snnergy.cli_energy import energy
+from avdata.cli.console import Version, as_count, print_json, print_table, run_command, say, show_progress
 
 if TYPE_CHECKING:
-    from snnergy.settings import TrainConfig
+    from snnergy.analysis.energy import Layer
+    from snnergy.training.config import TrainConfig
 
 app = typer.Typer(
     name="snnergy",
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
@@ -74,7 +75,7 @@ def train(
 
     On many GPUs or machines: torchrun --nproc-per-node 8 -m snnergy.cli train …
     """
-    from snnergy.train import train as run
+    from snnergy.training.trainer import train as run
 
     given = {
         "preset": preset, "fusion": fusion, "steps": steps, "epochs": epochs, "batch_size": batch_size,
@@ -98,9 +99,9 @@ def _settled(
     resumed: Path | None, regime: str | None, file: Path | None, short: dict[str, Any], settings: list[str]
 ) -> TrainConfig:
     """A file's settings under the options under --set; below all, the regime or the resumed run's own."""
-    from snnergy.checkpoints import read_config
     from snnergy.data import merge, parse_setting, read_config_file
-    from snnergy.settings import parse, settle
+    from snnergy.training.checkpoint import read_config
+    from snnergy.training.config import parse, settle
 
     layers = [read_config_file(file) if file else {}, short, *map(parse_setting, settings)]
     if resumed is None or not (resumed / "config.json").is_file():
@@ -130,8 +131,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a trained network on the validation and test splits."""
-    from snnergy.evaluation import CLASS_COLUMNS, class_table
-    from snnergy.train import evaluate as measure
+    from snnergy.training.evaluation import CLASS_COLUMNS, class_table
+    from snnergy.training.trainer import evaluate as measure
 
     best = run / "best.ckpt"
     checkpoint = (best if best.is_file() else run / "last.ckpt") if run.is_dir() else run
@@ -167,7 +168,7 @@ def compare(
     """Train fusions by one protocol over several seeds; interrupted, the same command goes on."""
     from dataclasses import asdict
 
-    from snnergy.compare import compare as run
+    from snnergy.analysis.comparison import compare as run
 
     given = {"preset": preset, "steps": steps, "epochs": epochs}
     short = {name: value for name, value in given.items() if value is not None}
@@ -204,7 +205,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one page that shows a run: curves, confusion, classes, firing rates, and masks on samples."""
-    from snnergy.report import report as write
+    from snnergy.analysis.report import report as write
 
     path = write(run, page, prepared=prepared)
     if as_json:
@@ -215,12 +216,6 @@ def report(
         import webbrowser
 
         webbrowser.open(path.resolve().as_uri())
-
-
-app.command(
-    short_help="Estimate a trained network's energy, layer by layer.",
-    epilog="Example:  snnergy energy runs/cremad out/cremad",
-)(energy)
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> None:
@@ -236,6 +231,68 @@ def _show(result: dict[str, Any], *, as_json: bool) -> None:
         say("the set has neither a val nor a test split: nothing was measured")
         return
     print_table(("split", "accuracy", "loss", "samples"), rows)
+
+
+_PLAIN = frozenset({"encoders", "embedding", "attention", "message", "layers", "conv"})
+"""Parts of a layer's path that tell it from no other, and would not fit on a terminal's line."""
+
+
+@app.command(
+    short_help="Estimate a trained network's energy, layer by layer.",
+    epilog="Example:  snnergy energy runs/cremad out/cremad",
+)
+def energy(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint in it.")],
+    prepared: Annotated[Path, typer.Argument(help="Folder of a prepared set; its test split is used.")],
+    batches: Annotated[int, typer.Option(min=1, help="Batches to measure on.")] = 16,
+    out: Annotated[Path | None, typer.Option(help="The bar chart; the run's energy.png without.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Count a trained network's operations on the test split, layer by layer, and estimate its energy."""
+    from dataclasses import asdict
+
+    from snnergy.analysis.energy import draw_energy, measure
+    from snnergy.data import open_split, pairs
+    from snnergy.training.checkpoint import load_network
+    from snnergy.training.evaluation import check_fits
+
+    best = run / "best.ckpt"
+    checkpoint = (best if best.is_file() else run / "last.ckpt") if run.is_dir() else run
+    network, config = load_network(checkpoint)
+    data = open_split(prepared, "test")
+    check_fits(network, data)
+    loader = data.loader(config.batch_size, num_workers=0)
+    measured = measure(network, pairs(loader, batches))
+    picture = out or checkpoint.parent / "energy.png"
+    draw_energy(measured, picture)
+    totals = measured.totals()
+    if as_json:
+        print_json({"network": str(checkpoint), "set": str(prepared), **asdict(measured), **totals})
+        return
+    if quiet:
+        return
+    print_table(
+        ("layer", "rate", "MACs", "SOPs by rate", "exact", "mJ"), [_row(one) for one in measured.layers]
+    )
+    say(
+        f"{totals['mj_exact']:.4g} mJ a sample ({totals['mj_rate']:.4g} by rate), the same network without "
+        f"spikes {totals['mj_reference']:.4g} mJ; with memory traffic about {totals['mj_with_memory']:.4g} mJ"
+    )
+    say(f"{measured.attention:,.0f} additions of attention, {measured.updates:,.0f} membranes updated "
+        f"(not in the headline); see {picture}")  # fmt: skip
+    say(f"rates of {checkpoint} on {measured.samples:,} test samples of {prepared}, T = {measured.steps:g}")
+
+
+def _row(layer: Layer) -> tuple[str, ...]:
+    name = ".".join(part for part in layer.name.split(".") if part not in _PLAIN)
+    # A layer that is fed real values has no spikes: it multiplies.
+    counts = (
+        (f"{layer.rate:.4f}", as_count(layer.macs), as_count(layer.sops_rate), as_count(layer.sops_exact))
+        if layer.spiking
+        else ("–", as_count(layer.macs), "–", "–")
+    )
+    return (name, *counts, f"{layer.millijoules:.2e}")
 
 
 def main() -> None:

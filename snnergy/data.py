@@ -23,6 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 

@@ -15,8 +15,9 @@ from pydantic.fields import FieldInfo
 
 from avdata.config.schema import Config
 from avdata.errors import Flag, Reason
-from snnergy.model import FUSIONS, ModelConfig
-from snnergy.settings import AugmentConfig, TrainConfig
+from snnergy.fusion.registry import FUSIONS
+from snnergy.models.config import ModelConfig
+from snnergy.training.config import AugmentConfig, TrainConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 

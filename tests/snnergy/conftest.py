@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import avdata
-from snnergy.settings import TrainConfig, settle
+from snnergy.training.config import TrainConfig, settle
 
 TINY = {"dims": [4, 8, 8], "heads": [1, 1, 1]}
 SMALL_PICTURES = {

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from avdata.errors import AvdataError, UsageError
 from snnergy.cli import _show, app, main
-from snnergy.config import configure
 from snnergy.data import open_split
-from snnergy.evaluation import check_fits
-from snnergy.model import SNNergy
-from snnergy.settings import REGIMES, settle
+from snnergy.models.config import configure
+from snnergy.models.network import SNNergy
+from snnergy.training.config import REGIMES, settle
+from snnergy.training.evaluation import check_fits
 
 TINY = ("--set", "model.dims=[4, 8, 8]", "--set", "model.heads=[1, 1, 1]", "--batch-size", "8")
 
@@ -34,7 +34,7 @@ def settled(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> dict[str, An
         seen.update(config.model_dump())
         return {"labels": [], "num_classes": 0}
 
-    monkeypatch.setattr("snnergy.train.train", train)
+    monkeypatch.setattr("snnergy.training.trainer.train", train)
     done = CliRunner().invoke(app, ["train", "set", "--json", *map(str, words)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return seen
@@ -47,7 +47,9 @@ def test_help_is_quick_to_import() -> None:
 
 
 def test_a_network_is_judged_and_measured_without_lightning() -> None:
-    code = "import sys, snnergy.train, snnergy.compare; print('lightning' in sys.modules)"
+    code = (
+        "import sys, snnergy.training.trainer, snnergy.analysis.comparison; print('lightning' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -175,7 +177,7 @@ def test_ctrl_c_in_training_says_how_to_train_on(
     def interrupted(*given: Any, **named: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("snnergy.train.train", interrupted)
+    monkeypatch.setattr("snnergy.training.trainer.train", interrupted)
     monkeypatch.setattr("sys.argv", ["snnergy", "train", str(tiny_set), "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from avdata.errors import AvdataError, UsageError
-from snnergy.checkpoints import load_network
-from snnergy.compare import compare, training_bytes
+from snnergy.analysis.comparison import compare, training_bytes
+from snnergy.analysis.energy import Energy, measure
 from snnergy.data import Batch, open_split, pairs
-from snnergy.energy import Energy, measure
-from snnergy.settings import TrainConfig
+from snnergy.training.checkpoint import load_network
+from snnergy.training.config import TrainConfig
 
 Quick = Callable[..., TrainConfig]
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnergy.augment import augment, dice, mixup, shift, spec_augment
 from snnergy.data import IMAGENET_MEAN, IMAGENET_STD, Batch, open_split, pairs, to_batch
-from snnergy.settings import AugmentConfig
+from snnergy.training.augment import augment, dice, mixup, shift, spec_augment
+from snnergy.training.config import AugmentConfig
 
 B, T, F, L, SIZE = 3, 4, 12, 8, 16
 EVERYTHING = AugmentConfig(bands=4, columns=4, shift=2, flip=0.5, rotate=10, jitter=0.3)

@@ -24,8 +24,8 @@ from pathlib import Path
 import pytest
 
 import avdata
-from snnergy.checkpoints import load
-from snnergy.processes import PATIENCE
+from snnergy.training.checkpoint import load
+from snnergy.training.distributed import PATIENCE
 
 # Twelve samples a step: the last of an epoch has eight, and four places that are padding.
 SAMPLES, STEPS_AN_EPOCH = 32, 3
@@ -35,14 +35,14 @@ WORKER = '''
 import json, os, signal, sys
 from pathlib import Path
 
-import snnergy.learner
-from snnergy.settings import parse
-from snnergy.train import train
+import snnergy.training.train_step
+from snnergy.training.config import parse
+from snnergy.training.trainer import train
 
 folder, where, settings, kill_rank, kill_step, resume = sys.argv[1:]
 rank = int(os.environ["RANK"])
 log = Path(folder, f"keys-{os.environ['WORLD_SIZE']}-{rank}.jsonl")
-learn = snnergy.learner.Learner.learn
+learn = snnergy.training.train_step.Learner.learn
 
 def watched(self, batches, **options):
     if rank == int(kill_rank) and self.step == int(kill_step):
@@ -53,10 +53,10 @@ def watched(self, batches, **options):
         lines.write(json.dumps({"step": self.step, "epoch": options["epoch"], "keys": keys}) + "\\n")
     return made
 
-snnergy.learner.Learner.learn = watched
+snnergy.training.train_step.Learner.learn = watched
 try:
     train(where, Path(folder, "run"), parse(json.loads(settings)), device="cpu", resume=resume == "resume")
-except snnergy.train.AvdataError as error:
+except snnergy.training.trainer.AvdataError as error:
     sys.exit(f"error: {error.message} / {error.hint}")
 '''
 
@@ -144,7 +144,7 @@ def two_machines() -> Iterator[tuple[list[Machine], str]]:
 
 def words_of(folder: Path, where: Path, steps: int) -> list[str]:
     """The worker and its arguments, but for the last three."""
-    from snnergy.settings import settle
+    from snnergy.training.config import settle
 
     script = folder / "worker.py"
     script.write_text(WORKER)

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 import snnergy
 from avdata.errors import UsageError
-from snnergy.cli import app
-from snnergy.cli_energy import _row
-from snnergy.energy import AC_PJ, MAC_PJ, Energy, draw_energy, measure
-from snnergy.train import TrainConfig, train
+from snnergy.analysis.energy import AC_PJ, MAC_PJ, Energy, draw_energy, measure
+from snnergy.cli import _row, app
+from snnergy.training.config import TrainConfig
+from snnergy.training.trainer import train
 
 
 def inputs(batch: int = 2, steps: int = 2) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import snnergy
 from avdata.errors import UsageError
-from snnergy.export import export, export_onnx, fold
+from snnergy.models.export import export, export_onnx, fold
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

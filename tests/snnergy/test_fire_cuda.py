@@ -16,7 +16,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from snnergy import fire_cpu, fire_cuda
+from snnergy.kernels import lif_cpu as fire_cpu
+from snnergy.kernels import lif_triton as fire_cuda
 
 # (steps, neurons): one and several blocks, whole and not; leak; decay; threshold; surrogate.
 CASES = list(
@@ -25,7 +26,7 @@ CASES = list(
 # Triton decides when it is imported whether kernels are interpreted.
 INTERPRETED = """
 import sys, torch
-from snnergy import fire_cuda
+from snnergy.kernels import lif_triton as fire_cuda
 told = []
 for current, grad, leaky, decay, threshold, surrogate in torch.load(sys.argv[1]):
     spikes = fire_cuda.forward(current, threshold, decay, leaky=leaky)

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnergy.data import Batch
-from snnergy.evaluation import measure
-from snnergy.health import first_not_finite, warnings_of, watch_rates
-from snnergy.model import SNNergy, build
-from snnergy.neuron import Neuron
-from snnergy.ogm import Modulation, slowed
+from snnergy.layers.neurons import Neuron
+from snnergy.models.network import SNNergy, build
+from snnergy.training.diagnostics import first_not_finite, warnings_of, watch_rates
+from snnergy.training.evaluation import measure
+from snnergy.training.gradient_modulation import Modulation, slowed
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import snnergy
 from avdata.errors import UsageError
-from snnergy.attention import CrossModalAttention
-from snnergy.baselines import QuadraticAttention
-from snnergy.config import FUSIONS
+from snnergy.fusion.cmqka import CrossModalAttention
+from snnergy.fusion.cross_attention import QuadraticAttention
+from snnergy.fusion.registry import FUSIONS
 
 
 @pytest.fixture(autouse=True)
@@ -294,7 +294,7 @@ def test_no_part_that_is_computed_again_needs_half_of_what_all_do(monkeypatch: p
         parts.append(saved_bytes(lambda: part(*given), part.parameters()))
         return part(*given)
 
-    monkeypatch.setattr("snnergy.model.once", noted)
+    monkeypatch.setattr("snnergy.models.network.once", noted)
     model(*given)
     assert len(parts) == 3 * (2 * 2 + 1)
     assert max(parts) < whole / 2

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 import snnergy
 from avdata.errors import UsageError
-from snnergy.attention import ConvNorm, CrossModalAttention, QKAttention, SumNeuron, align_grid
-from snnergy.baselines import QuadraticAttention
-from snnergy.encoder import PatchEmbedding, Perceptron
-from snnergy.fusion import Direction
-from snnergy.neuron import Neuron
+from snnergy.fusion.block import Direction
+from snnergy.fusion.cmqka import CrossModalAttention
+from snnergy.fusion.cross_attention import QuadraticAttention
+from snnergy.layers.attention import QKAttention, SumNeuron, align_grid
+from snnergy.layers.conv_norm import ConvNorm
+from snnergy.layers.neurons import Neuron
+from snnergy.layers.residual import Perceptron
+from snnergy.models.encoder import PatchEmbedding
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from spikingjelly.activation_based import neuron as sj_neuron
 from spikingjelly.activation_based import surrogate as sj_surrogate
 from torch import Tensor, nn
 
-from snnergy import neuron as rooms
-from snnergy.neuron import Neuron
+from snnergy.layers import neurons as rooms
+from snnergy.layers.neurons import Neuron
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 NODES = {"lif": sj_neuron.LIFNode, "if": sj_neuron.IFNode, "plif": sj_neuron.ParametricLIFNode}
@@ -140,7 +140,7 @@ def test_neither_transposed_currents_nor_gradients_mislead_the_kernel() -> None:
 def test_kernels_are_compiled_where_nothing_may_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     from numba.core import caching
 
-    from snnergy import fire_cpu
+    from snnergy.kernels import lif_cpu as fire_cpu
 
     assert fire_cpu._kept()
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from avdata.errors import AvdataError
-from snnergy.evidence import shaded, watch
-from snnergy.model import build
-from snnergy.report import classes, curves, describe, report
-from snnergy.train import TrainConfig, train
+from snnergy.analysis.attention_masks import shaded, watch
+from snnergy.analysis.report import classes, curves, describe, report
+from snnergy.models.network import build
+from snnergy.training.config import TrainConfig
+from snnergy.training.trainer import train
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from avdata.errors import AvdataError, UsageError
-from snnergy.checkpoints import load, save
-from snnergy.settings import TrainConfig
-from snnergy.train import evaluate, train
+from snnergy.training.checkpoint import load, save
+from snnergy.training.config import TrainConfig
+from snnergy.training.trainer import evaluate, train
 
 Quick = Callable[..., TrainConfig]
 
@@ -70,7 +70,7 @@ def test_a_run_killed_at_the_end_of_an_epoch_whose_last_step_has_fewer_parts_is_
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("snnergy.train.calibrate", killed)
+        patch.setattr("snnergy.training.trainer.calibrate", killed)
         with pytest.raises(Killed):
             train(tiny_set, tmp_path / "parts", config, device="cpu")
     train(tiny_set, tmp_path / "parts", device="cpu", resume=True)
@@ -85,7 +85,7 @@ def test_a_run_killed_while_it_draws_is_not_finished_and_goes_on(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("snnergy.train.draw_confusion", killed)
+        patch.setattr("snnergy.training.trainer.draw_confusion", killed)
         with pytest.raises(Killed):
             train(tiny_set, tmp_path, quick(steps=1), device="cpu")
     train(tiny_set, tmp_path, device="cpu", resume=True)

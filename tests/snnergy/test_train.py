@@ -22,15 +22,15 @@ from torch import nn
 
 import avdata
 from avdata.errors import AvdataError, UsageError
-from snnergy.checkpoints import load
-from snnergy.compare import compare
+from snnergy.analysis.comparison import compare
 from snnergy.data import AVBatch, AVDataset, open_split
-from snnergy.learner import Learner
-from snnergy.model import build
-from snnergy.pictures import draw_confusion
-from snnergy.processes import share_statistics, start
-from snnergy.settings import TrainConfig, settle
-from snnergy.train import evaluate, load_network, train
+from snnergy.models.network import build
+from snnergy.training.checkpoint import load, load_network
+from snnergy.training.config import TrainConfig, settle
+from snnergy.training.distributed import share_statistics, start
+from snnergy.training.plots import draw_confusion
+from snnergy.training.train_step import Learner
+from snnergy.training.trainer import evaluate, train
 
 Quick = Callable[..., TrainConfig]
 

@@ -227,7 +227,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, and waits that are short."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("AVDATA_CACHE", str(folder))
-    monkeypatch.setattr("avdata.sources.rate_limit.backoff", lambda attempt: 0.01)
+    monkeypatch.setattr("avdata.sources.fetcher.backoff", lambda attempt: 0.01)
     return folder
 
 

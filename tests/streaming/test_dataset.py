@@ -108,7 +108,7 @@ def test_a_local_sample_does_not_read_the_whole_index_again(
     synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = avdata.open(synthetic_set, "train")
-    monkeypatch.setattr("avdata.shards.reader.read_index", None)
+    monkeypatch.setattr("avdata.streaming.dataset.read_index", None)
     assert data[0].key == data.keys[0]
 
 

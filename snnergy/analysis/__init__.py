@@ -1,0 +1,1 @@
+"""Energy, attention masks, comparisons and run reports."""

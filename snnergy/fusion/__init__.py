@@ -1,0 +1,1 @@
+"""Audio-visual fusion: CMQKA and the methods it is compared with."""

@@ -1,0 +1,1 @@
+"""LIF kernels for CPU (numba) and GPU (Triton)."""

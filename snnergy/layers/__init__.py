@@ -1,0 +1,1 @@
+"""Spiking neurons, convolutions, attention and residuals."""

@@ -1,0 +1,21 @@
+"""Types."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal["token", "channel", "ssa"]
+
+SumNorm = Literal["bn", "none"]
+
+Residual = Literal["membrane", "sew"]
+
+Combine = Literal["concat", "or", "sum"]
+
+Side = Literal["target", "source"]
+
+AlphaShape = Literal["scalar", "channel"]
+
+NeuronKind = Literal["lif", "if", "plif"]
+
+Surrogate = Literal["sigmoid", "atan"]

@@ -1,0 +1,1 @@
+"""The SNNergy network, its configuration and its export."""

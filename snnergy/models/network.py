@@ -1,0 +1,308 @@
+"""SNNergy: two encoders of three stages, fused at every stage by CMQKA, and a linear head on firing rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+from torch.nn import functional
+
+from avdata.errors import UsageError
+from snnergy.fusion.block import Exchange, Streams
+from snnergy.fusion.late import JOINS, Join
+from snnergy.fusion.registry import FUSIONS
+from snnergy.layers.checkpointing import again, norms_of, once
+from snnergy.layers.monitor import watched
+from snnergy.layers.neurons import Cell, Membranes, Neuron, carried
+from snnergy.layers.residual import Entry
+from snnergy.layers.types import Kind
+from snnergy.models.config import PRESETS, ModelConfig, configure
+from snnergy.models.encoder import Stage
+
+__all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "StreamState", "build", "recalibrate"]
+
+AUDIO_KINDS: tuple[Kind, ...] = ("channel", "channel", "token")
+
+VIDEO_KINDS: tuple[Kind, ...] = ("token", "token", "channel")
+
+Layout = Literal["TBCHW", "BTCHW"]
+
+Present = Mapping[str, Tensor | None]
+
+
+def build(preset: str = "nano", **options: Any) -> SNNergy:
+    """A model of a preset's size.
+
+    >>> sum(weight.numel() for weight in build("nano", num_classes=6, video_channels=1).parameters())
+    297784
+
+    Args:
+        preset: one of `PRESETS`.
+        options: fields of `ModelConfig` to change, `num_classes`, `video_channels` and `fusion` among them.
+
+    Raises:
+        UsageError: a name is unknown, or settings do not go together.
+    """
+    return SNNergy(configure(preset, **options))
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """Where a stream stands between two steps: membranes, features summed so far, and steps seen."""
+
+    membranes: Membranes = field(default_factory=dict)
+    total: Tensor | None = None
+    steps: int = 0
+
+
+class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["audio-visual", "snn"]):
+    """The network. It keeps nothing from one call to the next.
+
+    `save_pretrained`, `from_pretrained` and `push_to_hub` write and read `config.json` and
+    `model.safetensors`; a checkpoint is never unpickled.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        cell = Cell(config.neuron, config.surrogate)
+        used = {"audio": ("audio",), "video": ("video",)}.get(config.fusion, ("audio", "video"))
+        channels = {"audio": 1, "video": config.video_channels}
+        kinds = {"audio": AUDIO_KINDS, "video": VIDEO_KINDS}
+        self.encoders = nn.ModuleDict({name: _encoder(config, channels[name], kinds[name]) for name in used})
+        self.fusions = nn.ModuleDict(
+            {str(stage): Exchange(config, stage - 1) for stage in config.fusion_stages}
+        )
+        self.rates = nn.ModuleDict({name: Entry(config.residual, cell) for name in used})
+        plain = JOINS["sum"] if config.head == "sum" else Join
+        self.join = JOINS.get(config.fusion, plain)(used, config.dims[-1], cell)
+        self.head = nn.Linear(self.join.width, config.num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        audio: Tensor,
+        video: Tensor,
+        mask_a: Tensor | None = None,
+        mask_v: Tensor | None = None,
+        *,
+        layout: Layout = "TBCHW",
+        return_aux: bool = False,
+    ) -> Any:
+        """Logits [B, K]; with `return_aux`, also a dict of what happened inside.
+
+        Args:
+            audio: [T, B, 1, F, L], or static [B, 1, F, L], which `audio_mode` turns into T steps.
+            video: [T, B, C, H, W], or static [B, C, H, W], shown at every step.
+            mask_a: bool [B], the samples that have sound; None: all.
+            mask_v: bool [B], the samples that have pictures; None: all.
+            layout: `BTCHW` for inputs with samples before steps, as loaders deliver them.
+            return_aux: add `stages` (streams of each modality after each stage), `masks` (attention masks,
+                bool) and `rates` (mean firing rates) by the neuron's name, `features` [B, W] of the head and
+                `step_logits` [T, B, K].
+
+        Raises:
+            ValueError: the shapes do not fit together.
+        """
+        audio, video, steps = _arrange(audio, video, self.config, layout)
+        present = {"audio": mask_a, "video": mask_v}
+        if not return_aux:
+            return self._judge(self._features(audio, video, present, steps).mean(0))
+        aux: dict[str, Any] = {"stages": [], "masks": {}, "rates": {}}
+
+        def look(name: str, neuron: Neuron, spikes: Tensor) -> None:
+            aux["rates"][name] = spikes.float().mean()
+            if neuron.mask:
+                aux["masks"][name] = spikes.bool()
+
+        with watched(self, look):
+            features = self._features(audio, video, present, steps, aux["stages"])
+        logits, aux["features"] = self._judge(features.mean(0)), self.join.mix(features.mean(0))
+        aux["step_logits"] = torch.stack([self._judge(step) for step in features])
+        return logits, aux
+
+    def init_state(self) -> StreamState:
+        """The state of a stream that has not begun."""
+        return StreamState()
+
+    @torch.no_grad()
+    def step(
+        self,
+        audio: Tensor,
+        video: Tensor,
+        state: StreamState,
+        mask_a: Tensor | None = None,
+        mask_v: Tensor | None = None,
+    ) -> tuple[Tensor, StreamState]:
+        """One time step of a stream: logits [B, K] of all steps so far, and the state to go on from.
+
+        After T steps the logits are those of `forward` on the T steps. The state given stays valid.
+
+        Args:
+            audio: [B, 1, F, L] of this step.
+            video: [B, C, H, W] of this step.
+            state: of `init_state`, or of the step before.
+            mask_a: bool [B], the samples that have sound.
+            mask_v: bool [B], the samples that have pictures.
+
+        Raises:
+            UsageError: the network is in training mode, or looks at all steps at once.
+            ValueError: the shapes do not fit together.
+        """
+        if self.training:
+            msg = "a network in training mode cannot be run step by step"
+            raise UsageError(msg, hint="call model.eval() first")
+        if self.config.fusion == "ccssa":
+            msg = "CCSSA compares every time step with every other and cannot be run step by step"
+            raise UsageError(msg, hint="give all steps at once, or choose fusion='cmqka'")
+        audio, video, _ = _arrange(audio[None], video[None], self.config, "TBCHW")
+        with carried(state.membranes) as membranes:
+            features = self._features(audio, video, {"audio": mask_a, "video": mask_v}, 1)[0]
+        total, steps = features if state.total is None else state.total + features, state.steps + 1
+        return self._judge(total / steps), StreamState(membranes, total, steps)
+
+    def _features(
+        self,
+        audio: Tensor,
+        video: Tensor,
+        present: Present,
+        steps: int,
+        stages: list[Streams] | None = None,
+    ) -> Tensor:
+        """What the head is given of each step: [T, B, W]."""
+        given = {"audio": audio, "video": video}
+        streams = {name: given[name] for name in self.encoders}
+        for stage in range(3):
+            streams = self._stage(stage, streams, present, steps)
+            if stages is not None:
+                stages.append(streams)
+        rates = {}
+        for name, stream in streams.items():
+            rate, mask = self.rates[name](stream).mean((3, 4)), present[name]
+            rates[name] = rate if mask is None else rate * mask[None, :, None]
+        return self.join.collect(rates)
+
+    def _stage(self, stage: int, streams: Streams, present: Present, steps: int) -> Streams:
+        run = again if self.config.checkpoint and torch.is_grad_enabled() else once
+        streams = {name: self.encoders[name][stage](x, steps, run) for name, x in streams.items()}  # type: ignore[index]
+        if str(stage + 1) in self.fusions:
+            streams = run(self.fusions[str(stage + 1)], streams, present)
+        return streams
+
+    def _judge(self, features: Tensor) -> Tensor:
+        """Logits [B, K] of features [B, W]."""
+        return self.head(self.join.mix(features))
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for an optimiser: norms, biases, leaks and residual weights do not decay."""
+        spared = {id(weight) for name, weight in self.named_parameters() if name.endswith("alpha")}
+        groups: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
+        for weight in self.parameters():
+            groups[weight.ndim < 2 or id(weight) in spared].append(weight)
+        decayed, plain = groups
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+    @classmethod
+    def _from_pretrained(cls, *, config: Mapping[str, Any], **options: Any) -> SNNergy:  # type: ignore[override]
+        read: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
+        }
+        return super()._from_pretrained(config=ModelConfig(**read), **options)
+
+
+def _encoder(config: ModelConfig, channels: int, kinds: tuple[Kind, ...]) -> nn.ModuleList:
+    inputs = (channels, *config.dims[:-1])
+    if config.stage3 == "ssa":
+        kinds = (*kinds[:2], "ssa")
+    return nn.ModuleList(
+        Stage(
+            inputs[stage], config.dims[stage], config.heads[stage], config.depths[stage], kinds[stage],
+            config.ratio, config.residual, config.sum_norm, Cell(config.neuron, config.surrogate),
+            first=stage == 0, rpe=config.rpe,
+        )
+        for stage in range(3)
+    )  # fmt: skip
+
+
+def _arrange(audio: Tensor, video: Tensor, config: ModelConfig, layout: Layout) -> tuple[Tensor, Tensor, int]:
+    """Both as [T, B, C, H, W], what is static with T = 1, and T."""
+    stated = f"audio {list(audio.shape)} and video {list(video.shape)}"
+    given = [
+        part.transpose(0, 1) if part.ndim == 5 and layout == "BTCHW" else part for part in (audio, video)
+    ]
+    steps = {len(part) for part in given if part.ndim == 5} or {config.steps}
+    if not {part.ndim for part in given} <= {4, 5} or len(steps) > 1:
+        msg = f"{stated} must be [T, B, C, H, W] of one T, or [B, C, H, W] where they are static"
+        raise ValueError(msg)
+    (count,) = steps
+    if given[0].ndim == 4:
+        cut = config.audio_mode == "segment"
+        given[0] = _segments(given[0], count) if cut else given[0][None]
+    if given[1].ndim == 4:
+        given[1] = given[1][None]
+    audio, video = given
+    if audio.shape[1] != video.shape[1]:
+        msg = f"{stated} are of {audio.shape[1]} and {video.shape[1]} samples"
+        raise ValueError(msg)
+    if audio.shape[2] != 1 or video.shape[2] != config.video_channels:
+        msg = f"{audio.shape[2]} and {video.shape[2]} channels were given, not 1 and {config.video_channels}"
+        raise ValueError(msg)
+    if min(*audio.shape[3:], *video.shape[3:]) < 16:
+        msg = f"{stated} need at least 16 rows and columns"
+        raise ValueError(msg)
+    return audio, video, count
+
+
+def _segments(audio: Tensor, steps: int) -> Tensor:
+    """Static sound [B, 1, F, L] cut into T equal segments, each stretched to the length of the whole."""
+    parts = [
+        functional.interpolate(part, size=audio.shape[-2:], mode="bilinear", align_corners=False)
+        for part in audio.tensor_split(steps, dim=3)
+    ]
+    return torch.stack(parts)
+
+
+@contextmanager
+def _cumulative(model: nn.Module) -> Iterator[None]:
+    norms = norms_of(model)
+    before, training = [norm.momentum for norm in norms], model.training
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.train()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+        model.train(training)
+
+
+def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Set the batch norms' statistics to the mean over some training batches.
+
+    Spikes are sparse, so the moving averages of a short training are far from what the layers see, and a
+    network evaluated with them is nearly silent. Do this before every evaluation and before saving.
+
+    Args:
+        model: any module with batch norms.
+        batches: (audio [T, B, 1, F, L], video [T, B, C, H, W]); 10 to 32 of them are enough.
+
+    Raises:
+        UsageError: there are no batches.
+    """
+    given = iter(batches)
+    first = next(given, None)
+    if first is None:
+        msg = "there are no batches to recalibrate on"
+        raise UsageError(msg, hint="give some of the train split")
+    with torch.no_grad(), _cumulative(model):
+        for audio, video in chain([first], given):
+            model(audio, video)

@@ -1,0 +1,1 @@
+"""The trainer, its configuration, evaluation and checkpoints."""

@@ -1,0 +1,93 @@
+"""OGM-GE: the encoder of the modality that leads learns more slowly (arXiv 2203.15332, CVPR 2022).
+
+The head on concatenated features is a sum of two; the score of a modality is the probability that its part,
+with half of the bias, gives the true label. ρ is the ratio of a modality's score to the other's, and the
+gradients of the one with ρ > 1 are multiplied by 1 − tanh(α·ρ) and given zero-mean noise of their own
+deviation, which keeps them from settling early.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avdata.errors import UsageError
+from snnergy.models.network import SNNergy
+from snnergy.training.evaluation import Reduce
+
+MODALITIES = ("audio", "video")
+
+
+class Modulation:
+    """Watches the head in forward passes, then changes the encoders' gradients."""
+
+    def __init__(self, network: SNNergy, alpha: float) -> None:
+        """Watch a network.
+
+        Raises:
+            UsageError: it has not two modalities whose features the head concatenates.
+        """
+        head, width = network.head, 2 * network.config.dims[-1]
+        both = set(network.encoders) == set(MODALITIES)
+        if not isinstance(head, nn.Linear) or not both or head.in_features != width:
+            msg = f"ogm_ge balances two encoders with a linear head, and {network.config.fusion} is not that"
+            raise UsageError(msg, hint="choose --fusion concat or cmqka, or leave ogm_ge out")
+        self._network, self._head, self._alpha = network, head, alpha
+        self._features: Tensor | None = None
+        self._scores = torch.zeros(2, dtype=torch.float64)
+        head.register_forward_pre_hook(self._see)
+
+    def _see(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if module.training:
+            self._features = inputs[0].detach().float()
+
+    @torch.no_grad()
+    def count(self, label: Tensor, weight: Tensor) -> None:
+        """Add the scores of the batch that has just passed: label int64 [B], weight float32 [B]."""
+        assert self._features is not None
+        half = self._head.in_features // 2
+        scores = []
+        for part, weights in zip(
+            self._features.split(half, 1), self._head.weight.split(half, 1), strict=True
+        ):
+            logits = part @ weights.float().T + self._head.bias.float() / 2
+            truth = logits.softmax(1).gather(1, label[:, None]).squeeze(1)
+            scores.append((truth * weight).sum())
+        self._scores = self._scores.to(label.device) + torch.stack(scores).double()
+
+    @torch.no_grad()
+    def apply(self, seed: int, add_up: Reduce) -> dict[str, float]:
+        """Change the gradients of the leading modality's encoder, alike in all processes.
+
+        Args:
+            seed: of the noise: of the run and the step.
+            add_up: sums a tensor over all processes.
+
+        Returns:
+            The factor of each modality's gradients.
+        """
+        audio, video = add_up(self._scores).clamp_min(1e-12).tolist()
+        self._scores = torch.zeros_like(self._scores)
+        ratios = {"audio": audio / video, "video": video / audio}
+        factors = {name: slowed(ratio, self._alpha) for name, ratio in ratios.items()}
+        for name, factor in factors.items():
+            if factor < 1:
+                generator = torch.Generator().manual_seed(seed)
+                for weight in self._network.encoders[name].parameters():
+                    # As published, weights of convolutions only.
+                    if weight.grad is not None and weight.grad.ndim == 4:
+                        deviation = weight.grad.std() + 1e-8
+                        noise = torch.randn(weight.shape, generator=generator).to(weight.grad)
+                        weight.grad.mul_(factor).add_(noise * deviation)
+        return factors
+
+
+def slowed(ratio: float, alpha: float) -> float:
+    """The factor of a modality whose score is `ratio` times the other's.
+
+    >>> slowed(0.5, 0.8), round(slowed(2.0, 0.8), 4)
+    (1.0, 0.0783)
+    """
+    return 1.0 if ratio <= 1 else float(1 - torch.tanh(torch.tensor(alpha * ratio)))
