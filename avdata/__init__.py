@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from avdata.config.schema import Config
-    from avdata.errors import AvdataError, Flag, Reason, SourceError, UsageError
+    from avdata.errors import AvdataError, QuarantineReason, SampleFlag, SourceError, UsageError
     from avdata.hub.publish import publish
     from avdata.hub.pull import pull
     from avdata.pipeline.prepare import PreparedSet, prepare
-    from avdata.progress import bars
+    from avdata.progress import tqdm_progress
     from avdata.recipe import Clip, Recipe, load_recipe, recipe_names
     from avdata.reporting.report import report
     from avdata.shards.verify import verify
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
     from avdata.streaming.batch import AVBatch
     from avdata.streaming.dataset import open_dataset as open
     from avdata.streaming.mixture import mix
-    from avdata.testing.mock_dataset import make_mock as mock
+    from avdata.testing.mock_dataset import create_mock_dataset as mock
 
-_DOORS = {
+_EXPORTS = {
     "AVBatch": ("streaming.batch", "AVBatch"),
     "AvdataError": ("errors", "AvdataError"),
     "Clip": ("recipe", "Clip"),
     "Config": ("config.schema", "Config"),
-    "Flag": ("errors", "Flag"),
+    "SampleFlag": ("errors", "SampleFlag"),
     "PreparedSet": ("pipeline.prepare", "PreparedSet"),
-    "Reason": ("errors", "Reason"),
+    "QuarantineReason": ("errors", "QuarantineReason"),
     "Recipe": ("recipe", "Recipe"),
     "SourceError": ("errors", "SourceError"),
     "UsageError": ("errors", "UsageError"),
-    "bars": ("progress", "bars"),
+    "tqdm_progress": ("progress", "tqdm_progress"),
     "download": ("sources.download", "download"),
     "load_recipe": ("recipe", "load_recipe"),
     "mix": ("streaming.mixture", "mix"),
-    "mock": ("testing.mock_dataset", "make_mock"),
+    "mock": ("testing.mock_dataset", "create_mock_dataset"),
     "open": ("streaming.dataset", "open_dataset"),
     "prepare": ("pipeline.prepare", "prepare"),
     "publish": ("hub.publish", "publish"),
@@ -60,13 +60,12 @@ __all__ = [
     "AvdataError",
     "Clip",
     "Config",
-    "Flag",
     "PreparedSet",
-    "Reason",
+    "QuarantineReason",
     "Recipe",
+    "SampleFlag",
     "SourceError",
     "UsageError",
-    "bars",
     "download",
     "load_recipe",
     "mix",
@@ -77,6 +76,7 @@ __all__ = [
     "pull",
     "recipe_names",
     "report",
+    "tqdm_progress",
     "verify",
 ]
 
@@ -87,8 +87,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # noqa: PLC0415  # a third of what the import would cost
 
         return version("avdata")
-    if name not in _DOORS:
+    if name not in _EXPORTS:
         msg = f"module 'avdata' has no attribute {name!r}"
         raise AttributeError(msg)
-    module, attribute = _DOORS[name]
+    module, attribute = _EXPORTS[name]
     return getattr(importlib.import_module(f"avdata.{module}"), attribute)

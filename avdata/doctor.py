@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from avdata.storage.paths import cache_root
+from avdata.storage.paths import cache_dir
 
-PROOF_SECONDS = 120
+PROBE_TIMEOUT_S = 120
 
-LOW_DISK = 10_000_000_000
+LOW_DISK_BYTES = 10_000_000_000
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing looked at.
 
     Attributes:
@@ -50,7 +50,7 @@ class _Library:
     """A library: its distribution, a line of Python that proves it, and what to do where that fails."""
 
     name: str
-    proof: str
+    probe: str
     needed: bool
     use: str
     advice: str
@@ -61,7 +61,7 @@ _TORCH = (
     'pip install "torch>=2.11,<2.15" "torchvision>=0.26,<0.29.2" "torchaudio>=2.11,<2.12"'
 )
 
-_GRAPHICS = _Library(
+_GPU = _Library(
     "GPU",
     "import torch; cuda = torch.cuda.is_available();"
     "said = (torch.cuda.get_device_name(0) if cuda else"
@@ -80,7 +80,7 @@ _TORCH_FAMILY = (
     ),
     _Library("torchaudio", "import torchaudio.transforms", False, "augmentation in training", _TORCH),
     _Library("lightning", "from lightning.fabric import Fabric", False, "training", "pip install lightning"),
-    _GRAPHICS,
+    _GPU,
 )  # fmt: skip
 
 _OTHERS = (
@@ -102,10 +102,10 @@ _OTHERS = (
     ),
 )  # fmt: skip
 
-_CHAINS = (_TORCH_FAMILY, _OTHERS)
+_LIBRARY_GROUPS = (_TORCH_FAMILY, _OTHERS)
 """What is proven in one process, in turn; the chains run side by side."""
 
-_PROVER = """
+_PROBE_SCRIPT = """
 import json, os, sys
 out = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # what a library prints is no answer
@@ -134,21 +134,19 @@ _TOKEN_ADVICE = {
 }
 
 
-def examine() -> list[Finding]:
+def check_environment() -> list[Check]:
     """Look at this machine: libraries, decoders, ffmpeg, GPU, disk, cache and tokens."""
     found = [
-        Finding("avdata", True, True, _version("avdata") or "not installed as a package"),
-        Finding(
-            "python", sys.version_info >= (3, 11), True, f"{platform.python_version()}, {sys.executable}"
-        ),
-        Finding("machine", None, False, f"{platform.platform()}, {os.cpu_count()} processors"),
+        Check("avdata", True, True, _version("avdata") or "not installed as a package"),
+        Check("python", sys.version_info >= (3, 11), True, f"{platform.python_version()}, {sys.executable}"),
+        Check("machine", None, False, f"{platform.platform()}, {os.cpu_count()} processors"),
     ]
-    known = [library for chain in _CHAINS for library in chain]
+    known = [library for chain in _LIBRARY_GROUPS for library in chain]
     with ThreadPoolExecutor() as pool:
-        asked = [[one for one in chain if one is _GRAPHICS or _version(one.name)] for chain in _CHAINS]
-        answers = {name: answer for held in pool.map(_prove, asked) for name, answer in held.items()}
-    found += [_library(one, answers) for one in known if one is not _GRAPHICS]
-    return [*found, _decoders(), _ffmpeg(), _gpu(answers), *_room(), *_tokens()]
+        asked = [[one for one in chain if one is _GPU or _version(one.name)] for chain in _LIBRARY_GROUPS]
+        answers = {name: answer for held in pool.map(_probe, asked) for name, answer in held.items()}
+    found += [_library(one, answers) for one in known if one is not _GPU]
+    return [*found, _decoders(), _ffmpeg(), _gpu(answers), *_disk_space(), *_tokens()]
 
 
 def _version(name: str) -> str | None:
@@ -158,19 +156,19 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _library(library: _Library, answers: Mapping[str, tuple[str | None, str]]) -> Finding:
+def _library(library: _Library, answers: Mapping[str, tuple[str | None, str]]) -> Check:
     installed = _version(library.name)
     if installed is None:
         state = f"not installed ({library.use})"
-        return Finding(library.name, False if library.needed else None, library.needed, state, library.advice)
+        return Check(library.name, False if library.needed else None, library.needed, state, library.advice)
     trouble, _ = answers[library.name]
     if trouble is None:
-        return Finding(library.name, True, library.needed, f"{installed}: {library.use}")
+        return Check(library.name, True, library.needed, f"{installed}: {library.use}")
     said = f"{installed} does not work: {trouble}"
-    return Finding(library.name, False, library.needed, said, library.advice)
+    return Check(library.name, False, library.needed, said, library.advice)
 
 
-def _prove(libraries: Sequence[_Library]) -> dict[str, tuple[str | None, str]]:
+def _probe(libraries: Sequence[_Library]) -> dict[str, tuple[str | None, str]]:
     """By name, what went wrong with each library, None where nothing did, and what its proof found.
 
     A process that ends or hangs ends at the library whose answer is missing; the others get a new process.
@@ -178,7 +176,7 @@ def _prove(libraries: Sequence[_Library]) -> dict[str, tuple[str | None, str]]:
     answers: dict[str, tuple[str | None, str]] = {}
     left = list(libraries)
     while left:
-        said, end = _answers([one.proof for one in left])
+        said, end = _answers([one.probe for one in left])
         given = [json.loads(line) for line in said.splitlines()]
         answers |= {one.name: (trouble, text) for one, (trouble, text) in zip(left, given, strict=False)}
         left = left[len(given) :]
@@ -191,25 +189,25 @@ def _answers(proofs: Sequence[str]) -> tuple[str, str]:
     """What one process answers to proofs, a line each, and how it ended."""
     try:
         done = subprocess.run(  # noqa: S603  # our own interpreter, and lines of this file
-            [sys.executable, "-c", _PROVER],
-            input=json.dumps(proofs), capture_output=True, text=True, timeout=PROOF_SECONDS, check=False,
+            [sys.executable, "-c", _PROBE_SCRIPT],
+            input=json.dumps(proofs), capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as late:
         said = late.stdout or b""
-        return said.decode() if isinstance(said, bytes) else said, f"not loaded within {PROOF_SECONDS} s"
+        return said.decode() if isinstance(said, bytes) else said, f"not loaded within {PROBE_TIMEOUT_S} s"
     return done.stdout, f"it ended the process with code {done.returncode}"
 
 
-def _decoders() -> Finding:
+def _decoders() -> Check:
     try:
         import av  # noqa: PLC0415
     except ImportError:
-        return Finding("decoders", False, True, "none: PyAV does not load", "pip install --upgrade av")
+        return Check("decoders", False, True, "none: PyAV does not load", "pip install --upgrade av")
     missing = [name for name in _CODECS if not _can_decode(name)]
     opens = ", ".join(name for name in _CODECS if name not in missing)
     advice = f"clips in {', '.join(missing)} cannot be used: pip install --upgrade av" if missing else None
     library = ".".join(map(str, av.library_versions.get("libavcodec", ())))
-    return Finding("decoders", not missing, False, f"libavcodec {library} opens {opens}", advice)
+    return Check("decoders", not missing, False, f"libavcodec {library} opens {opens}", advice)
 
 
 def _can_decode(name: str) -> bool:
@@ -222,18 +220,18 @@ def _can_decode(name: str) -> bool:
     return True
 
 
-def _ffmpeg() -> Finding:
+def _ffmpeg() -> Check:
     path = shutil.which("ffmpeg")
-    return Finding("ffmpeg", None, False, f"{path or 'no program'}; not needed, PyAV brings its libraries")
+    return Check("ffmpeg", None, False, f"{path or 'no program'}; not needed, PyAV brings its libraries")
 
 
-def _gpu(answers: Mapping[str, tuple[str | None, str]]) -> Finding:
-    _, name = answers.get(_GRAPHICS.name, (None, ""))
-    return Finding("GPU", None, False, name or "none that torch sees; only training would use it")
+def _gpu(answers: Mapping[str, tuple[str | None, str]]) -> Check:
+    _, name = answers.get(_GPU.name, (None, ""))
+    return Check("GPU", None, False, name or "none that torch sees; only training would use it")
 
 
-def _room() -> list[Finding]:
-    cache = cache_root()
+def _disk_space() -> list[Check]:
+    cache = cache_dir()
     there = next(path for path in (cache, *cache.parents) if path.exists())
     found = []
     for name, place in (("disk here", Path.cwd()), ("cache", there)):
@@ -242,21 +240,21 @@ def _room() -> list[Finding]:
         advice = "CREMA-D wants 3 GB, UrbanSound8K 12 GB" + (
             "; AVDATA_CACHE moves the cache" if name == "cache" else ""
         )
-        low = free < LOW_DISK
+        low = free < LOW_DISK_BYTES
         said = f"{where}, {free / 1e9:.1f} GB free"
-        found.append(Finding(name, not low, False, said, advice if low else None))
+        found.append(Check(name, not low, False, said, advice if low else None))
     if not os.access(there, os.W_OK):
         advice = "set AVDATA_CACHE to a folder you may write to"
-        found.append(Finding("cache", False, True, f"{cache} cannot be written", advice))
+        found.append(Check("cache", False, True, f"{cache} cannot be written", advice))
     return found
 
 
-def _tokens() -> list[Finding]:
+def _tokens() -> list[Check]:
     found = []
     for service, (variables, files) in _TOKENS.items():
         named = [name for name in variables if os.environ.get(name)]
         kept = [file for file in files if Path(file).expanduser().is_file()]
         where = ", ".join([*named, *kept])
         advice = None if where else _TOKEN_ADVICE[service]
-        found.append(Finding(f"{service} token", None, False, f"in {where}" if where else "none", advice))
+        found.append(Check(f"{service} token", None, False, f"in {where}" if where else "none", advice))
     return found

@@ -31,20 +31,20 @@ class SourceError(AvdataError):
     """A source is missing, incomplete, or not what its manifest says."""
 
 
-class OutOfReachError(AvdataError):
+class UnavailableError(AvdataError):
     """Something cannot be reached or kept at the moment; nothing says that it is damaged."""
 
 
-class Reason(StrEnum):
+class QuarantineReason(StrEnum):
     """Why a clip is not in the shards. The value is stable: people filter on it."""
 
-    sentence: str
+    description: str
 
-    def __new__(cls, value: str, sentence: str = "") -> Reason:
+    def __new__(cls, value: str, sentence: str = "") -> QuarantineReason:
         """Make a member that carries its sentence for people."""
         member = str.__new__(cls, value)
         member._value_ = value
-        member.sentence = sentence
+        member.description = sentence
         return member
 
     MISSING_VIDEO = "missing_video", "the recipe names a video or image that is not on disk"
@@ -79,16 +79,16 @@ class Reason(StrEnum):
     CRASH = "crash", "the decoder crashed the worker on this clip"
 
 
-class Flag(StrEnum):
+class SampleFlag(StrEnum):
     """What a sample's user should know of it. The value is stable: people filter on it."""
 
-    sentence: str
+    description: str
 
-    def __new__(cls, value: str, sentence: str = "") -> Flag:
+    def __new__(cls, value: str, sentence: str = "") -> SampleFlag:
         """Make a member that carries its sentence for people."""
         member = str.__new__(cls, value)
         member._value_ = value
-        member.sentence = sentence
+        member.description = sentence
         return member
 
     DUP_AUDIO = "dup_audio_of", "another clip with another label has the same audio, byte for byte"
@@ -120,20 +120,20 @@ class Flag(StrEnum):
 class MediaError(Exception):
     """A clip cannot be prepared; `prepare` turns this into a quarantine row and goes on."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: QuarantineReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type[MediaError], tuple[Reason, str]]:
+    def __reduce__(self) -> tuple[type[MediaError], tuple[QuarantineReason, str]]:
         """Cross process borders with both parts."""
         return MediaError, (self.reason, self.detail)
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
+def did_you_mean(word: str, known: Sequence[str]) -> str:
     """A hint that names the closest known word, or all of them.
 
-    >>> nearest("crema", ["cremad", "ave"])
+    >>> did_you_mean("crema", ["cremad", "ave"])
     'did you mean cremad?'
     """
     close = difflib.get_close_matches(word, known, n=1)

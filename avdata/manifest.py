@@ -22,11 +22,11 @@ from avdata.errors import AvdataError, UsageError
 Checksum = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")]
 
 
-class _Facts(BaseModel):
+class _ManifestModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FileFacts(_Facts):
+class FileEntry(_ManifestModel):
     """One file: its path below the dataset's root, its checksum and, where it is known, its size in bytes."""
 
     path: str
@@ -34,7 +34,7 @@ class FileFacts(_Facts):
     bytes: int | None = Field(None, ge=0)
 
 
-class Licence(_Facts):
+class License(_ManifestModel):
     """What the data's owner allows."""
 
     id: str = Field(description="as the Hugging Face Hub spells it: odbl, cc-by-nc-3.0, other, unknown")
@@ -44,7 +44,7 @@ class Licence(_Facts):
     note: str = Field(description="a sentence for people: conditions, or why not")
 
 
-class Source(_Facts):
+class Source(_ManifestModel):
     """Something that is downloaded."""
 
     name: str
@@ -64,7 +64,7 @@ class Source(_Facts):
     )
 
 
-class Manifest(_Facts):
+class Manifest(_ManifestModel):
     """Facts about one dataset."""
 
     format: Literal[1] = 1
@@ -72,7 +72,7 @@ class Manifest(_Facts):
     title: str
     homepage: str
     commit: str | None = None
-    licence: Licence
+    licence: License
     citation: str
     ethics: str | None = Field(
         None, description="what a user owes the people who can be recognised, where there are any"
@@ -81,9 +81,9 @@ class Manifest(_Facts):
         default_factory=dict, description="counts by name: clips, train, test, …"
     )
     sources: tuple[Source, ...] = ()
-    files: tuple[FileFacts, ...] = ()
+    files: tuple[FileEntry, ...] = ()
     mock: bool = Field(False, description="the files are generated and stand for the dataset")
-    tables: dict[str, tuple[FileFacts, ...]] = Field(
+    tables: dict[str, tuple[FileEntry, ...]] = Field(
         default_factory=dict, exclude=True, description="the sources' file lists by name, read in on loading"
     )
 
@@ -124,7 +124,7 @@ def _parse(text: str, name: str, folder: Path) -> Manifest:
         msg = f"the manifest {name} is not valid: {where} {detail['msg']}"
         raise AvdataError(msg) from error
     names = {source.table for source in manifest.sources if source.table}
-    tables = {table: tuple(read_table(folder / table)) for table in sorted(names)}
+    tables = {table: tuple(read_file_table(folder / table)) for table in sorted(names)}
     listed = [facts for table in tables.values() for facts in table]
     return manifest.model_copy(update={"files": (*manifest.files, *listed), "tables": tables})
 
@@ -135,7 +135,7 @@ def manifest_names() -> list[str]:
     return sorted(entry.name.removesuffix(".json") for entry in bundled if entry.name.endswith(".json"))
 
 
-def read_table(path: Path) -> list[FileFacts]:
+def read_file_table(path: Path) -> list[FileEntry]:
     """The files of a `*.files.tsv.gz`.
 
     Raises:
@@ -146,14 +146,14 @@ def read_table(path: Path) -> list[FileFacts]:
         return [_read_line(line, number, path) for number, line in enumerate(lines, start=2)]
 
 
-def _read_line(line: str, number: int, path: Path) -> FileFacts:
+def _read_line(line: str, number: int, path: Path) -> FileEntry:
     fields = line.rstrip("\n").split("\t")
     if not re.fullmatch(r"[^\t]+\t(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})\t\d*", line.rstrip("\n")):
         msg = f"{path} line {number} is not path, checksum and bytes (or nothing) separated by tabs"
         raise AvdataError(msg)
     # model_construct: the line was checked above, and validating 15,000 models takes a tenth of a second.
     size = int(fields[2]) if fields[2] else None
-    return FileFacts.model_construct(path=fields[0], checksum=fields[1], bytes=size)
+    return FileEntry.model_construct(path=fields[0], checksum=fields[1], bytes=size)
 
 
 def load_facts(table: str, *, facts: Collection[str], keys: str) -> dict[str, dict[str, str]]:

@@ -8,10 +8,10 @@ from typing import Any
 Progress = Callable[[str, int, int], None]
 
 
-def bars() -> Progress:
+def tqdm_progress() -> Progress:
     """A `progress` for `prepare`, `download`, `verify` and `report` that draws tqdm's bars.
 
-    >>> show = bars()
+    >>> show = tqdm_progress()
     """
     from tqdm.auto import tqdm  # noqa: PLC0415
 

@@ -14,10 +14,10 @@ from pkgutil import iter_modules, resolve_name
 from types import ModuleType
 from typing import Any, cast
 
-from avdata.config.overrides import Overrides, merge
+from avdata.config.overrides import Overrides, merge_overrides
 from avdata.config.presets import PRESETS
 from avdata.config.schema import Config, build_config
-from avdata.errors import AvdataError, Flag, UsageError, nearest
+from avdata.errors import AvdataError, SampleFlag, UsageError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Clip:
     audio: Path | None = None
     still: bool = False
     event: tuple[float, float] | None = None
-    flags: tuple[Flag, ...] = ()
+    flags: tuple[SampleFlag, ...] = ()
     excluded: str | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
 
@@ -74,7 +74,8 @@ class Recipe:
         presets: adaptations of the shared presets, and presets of its own, by name.
         known_bad: clips broken at the source, by key, with the reason; `clips` marks them `excluded`.
         generated: the data is made by `mock`; `prepare` needs no source and makes it.
-        listed: `(root, paths, split_by) -> clips`: the clips that a manifest's file table names, before they
+        clips_from_paths: `(root, paths, split_by) -> clips`: the clips that a manifest's file table names,
+        before they
             are on disk, with `video` and `audio` relative to the root; raises SourceError when the root lacks
             the lists that the split is made from. None for a dataset that comes in archives.
         tasks: other sets of the same file, by name; they are called `name-task`.
@@ -93,7 +94,7 @@ class Recipe:
     presets: Mapping[str, Overrides] = field(default_factory=dict)
     known_bad: Mapping[str, str] = field(default_factory=dict)
     generated: bool = False
-    listed: Callable[[Path, Sequence[str], str], Sequence[Clip]] | None = None
+    clips_from_paths: Callable[[Path, Sequence[str], str], Sequence[Clip]] | None = None
     tasks: Mapping[str, Recipe] = field(default_factory=dict)
 
     def configure(self, preset: str | None, *overrides: Overrides) -> Config:
@@ -105,8 +106,8 @@ class Recipe:
         name = preset or "snnergy"
         if name not in PRESETS and name not in self.presets:
             msg = f"there is no preset {name!r}"
-            raise UsageError(msg, hint=nearest(name, sorted({*PRESETS, *self.presets})))
-        settled = build_config(merge(PRESETS.get(name, {}), self.presets.get(name, {})), *overrides)
+            raise UsageError(msg, hint=did_you_mean(name, sorted({*PRESETS, *self.presets})))
+        settled = build_config(merge_overrides(PRESETS.get(name, {}), self.presets.get(name, {})), *overrides)
         split_by = self.check_split(settled.select.split_by)
         return build_config(settled.model_dump(), {"select": {"split_by": split_by}})
 
@@ -120,7 +121,7 @@ class Recipe:
             return self.default_split
         if split_by not in self.splits:
             msg = f"{self.name} has no split {split_by!r}"
-            raise UsageError(msg, hint=nearest(split_by, list(self.splits)))
+            raise UsageError(msg, hint=did_you_mean(split_by, list(self.splits)))
         return split_by
 
     def mock_writer(self) -> MockWriter:
@@ -182,16 +183,16 @@ def load_recipe(which: str | Path | Recipe) -> Recipe:
     name, task = (str(which), "") if str(which) in names else (name, task)
     if name not in names:
         msg = f"there is no recipe {str(which)!r}"
-        raise UsageError(msg, hint=nearest(str(which), sorted(names)))
+        raise UsageError(msg, hint=did_you_mean(str(which), sorted(names)))
     if name in bundled:
         recipe = _recipe_of(importlib.import_module(bundled[name]), bundled[name])
     else:
         recipe = installed[name].load()
         assert isinstance(recipe, Recipe)
-    return of_task(recipe, task) if task else recipe
+    return task_recipe(recipe, task) if task else recipe
 
 
-def of_task(recipe: Recipe, task: str) -> Recipe:
+def task_recipe(recipe: Recipe, task: str) -> Recipe:
     """One of a recipe's other tasks.
 
     Raises:
@@ -199,15 +200,15 @@ def of_task(recipe: Recipe, task: str) -> Recipe:
     """
     if task not in recipe.tasks:
         msg = f"the recipe {recipe.name} has no task {task!r}"
-        raise UsageError(msg, hint=nearest(task, list(recipe.tasks)) if recipe.tasks else None)
+        raise UsageError(msg, hint=did_you_mean(task, list(recipe.tasks)) if recipe.tasks else None)
     return recipe.tasks[task]
 
 
-_SHOWN = "--debug shows how it came there"
+_DEBUG_HINT = "--debug shows how it came there"
 
 
 @contextmanager
-def explained_code(file: str) -> Iterator[None]:
+def recipe_errors(file: str) -> Iterator[None]:
     """What a recipe raises that is no word of ours, told with the line of its file.
 
     Raises:
@@ -219,12 +220,12 @@ def explained_code(file: str) -> Iterator[None]:
         raise
     except SyntaxError as error:
         msg = f"{file}:{error.lineno} raised SyntaxError: {error.msg}"
-        raise AvdataError(msg, hint=_SHOWN) from error
+        raise AvdataError(msg, hint=_DEBUG_HINT) from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [one.lineno for one in frames if Path(one.filename).name == Path(file).name]
         msg = f"{file}:{own[-1] if own else '?'} raised {type(error).__name__}: {error}"
-        raise AvdataError(msg, hint=_SHOWN) from error
+        raise AvdataError(msg, hint=_DEBUG_HINT) from error
 
 
 def _load_file(path: Path) -> Recipe:
@@ -235,7 +236,7 @@ def _load_file(path: Path) -> Recipe:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with explained_code(str(path)):
+    with recipe_errors(str(path)):
         spec.loader.exec_module(module)
     return _recipe_of(module, str(path))
 

@@ -8,29 +8,34 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from avdata.config.schema import SelectConfig
-from avdata.errors import AvdataError, Flag, Reason
+from avdata.errors import AvdataError, QuarantineReason, SampleFlag
 from avdata.recipe import Clip
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
+class QuarantinedClip:
     """A clip left out: why, what exactly, and which of its media is good all the same."""
 
     key: str
-    reason: Reason
+    reason: QuarantineReason
     detail: str
     kept: Literal["", "audio", "video"] = ""
 
 
-def select_clips(clips: Sequence[Clip], select: SelectConfig) -> tuple[list[Clip], list[Quarantined]]:
+def select_clips(clips: Sequence[Clip], select: SelectConfig) -> tuple[list[Clip], list[QuarantinedClip]]:
     """The clips to prepare, flagged where groups leak, and those out by the recipe's word or for leaking."""
-    out = [Quarantined(clip.key, Reason.KNOWN_BAD, clip.excluded) for clip in clips if clip.excluded]
+    out = [
+        QuarantinedClip(clip.key, QuarantineReason.KNOWN_BAD, clip.excluded)
+        for clip in clips
+        if clip.excluded
+    ]
     chosen = _flag_leaks([clip for clip in clips if not clip.excluded])
     if select.leaks == "drop-train":
         held_out = {clip.group for clip in chosen if clip.split != "train"}
         leaking = [clip for clip in chosen if clip.split == "train" and clip.group in held_out]
         out += [
-            Quarantined(clip.key, Reason.LEAK, f"group {clip.group} is also held out") for clip in leaking
+            QuarantinedClip(clip.key, QuarantineReason.LEAK, f"group {clip.group} is also held out")
+            for clip in leaking
         ]
         gone = {clip.key for clip in leaking}
         chosen = [clip for clip in chosen if clip.key not in gone]
@@ -42,7 +47,7 @@ def _flag_leaks(clips: Sequence[Clip]) -> list[Clip]:
     for clip in clips:
         splits.setdefault(clip.group, set()).add(clip.split)
     return [
-        replace(clip, flags=(*clip.flags, Flag.LEAK)) if len(splits[clip.group]) > 1 else clip
+        replace(clip, flags=(*clip.flags, SampleFlag.LEAK)) if len(splits[clip.group]) > 1 else clip
         for clip in clips
     ]
 
@@ -62,7 +67,7 @@ def hash_order(key: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 
-KEY_LENGTH = 89
+MAX_KEY_LENGTH = 89
 """Characters of a key, so that a member's name has room in a tar's header."""
 
 
@@ -75,9 +80,9 @@ def check_clips(clips: Iterable[Clip], labels: Sequence[str], splits: Sequence[s
     seen: set[str] = set()
     for clip in clips:
         plain = clip.key.replace("-", "").replace("_", "")
-        named = plain.isascii() and plain.isalnum() and len(clip.key) <= KEY_LENGTH
+        named = plain.isascii() and plain.isalnum() and len(clip.key) <= MAX_KEY_LENGTH
         if not named or clip.key.startswith("__") or clip.key in seen:
-            odd = f"which is not made of at most {KEY_LENGTH} of A-Z a-z 0-9 _ -, or starts with __"
+            odd = f"which is not made of at most {MAX_KEY_LENGTH} of A-Z a-z 0-9 _ -, or starts with __"
             what = "twice" if clip.key in seen else odd
             msg = f"the recipe yields the key {clip.key!r} {what}"
             raise AvdataError(msg, hint="a recipe's keys must be unique and fit for file names")

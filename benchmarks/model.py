@@ -29,8 +29,8 @@ from torch import Tensor, nn
 import snnergy
 import snnergy.layers.conv_norm
 from snnergy.fusion.cmqka import CrossModalAttention
-from snnergy.fusion.cross_attention import QuadraticAttention
-from snnergy.layers.neurons import Neuron
+from snnergy.fusion.cross_attention import CCSSA
+from snnergy.layers.neurons import SpikingNeuron
 
 KINDS = "without checkpoints", "with checkpoints"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -92,7 +92,7 @@ def exchanged(model: nn.Module, made: type[nn.Module]) -> nn.Module:
     """The same network with every neuron replaced."""
     for part in list(model.modules()):
         for name, child in part.named_children():
-            if isinstance(child, Neuron):
+            if isinstance(child, SpikingNeuron):
                 setattr(part, name, made(child.threshold))
     return model
 
@@ -152,7 +152,7 @@ def neuron(rounds: int) -> None:
     shape = (4, 8, 96, 64, 64)
     current, grad = torch.randn(shape, device=DEVICE) * 2, torch.randn(shape, device=DEVICE)
     one, two = torch.empty_like(current), torch.empty_like(current)
-    layers = {"ours": Neuron(), "plain autograd": PlainNeuron(), "SpikingJelly": JellyNeuron()}
+    layers = {"ours": SpikingNeuron(), "plain autograd": PlainNeuron(), "SpikingJelly": JellyNeuron()}
     given = current.requires_grad_()
 
     def floor() -> None:
@@ -184,7 +184,7 @@ def attention(rounds: int, largest: int, plot: Path | None) -> None:
     tokens = [n for n in (64, 256, 1024, 4096, 16384) if n <= largest]
     parts = {
         "cmqka": CrossModalAttention(32, 1).to(DEVICE),
-        "ccssa": QuadraticAttention(32, 1).to(DEVICE),
+        "ccssa": CCSSA(32, 1).to(DEVICE),
     }
     times: dict[str, list[float]] = {name: [] for name in parts}
     sizes: dict[str, list[int]] = {name: [] for name in parts}
@@ -240,7 +240,7 @@ def training(rounds: int, preset: str, size: int, batch: int) -> None:
 
     def forward(name: str) -> Tensor:
         plain = name not in ("ours", "plain, channels_last")
-        layout = patch.object(snnergy.layers.conv_norm, "pixelwise", torch.Tensor.contiguous)
+        layout = patch.object(snnergy.layers.conv_norm, "to_channels_last", torch.Tensor.contiguous)
         with layout if plain else nullcontext():
             return networks[name](audio, video)
 

@@ -29,10 +29,10 @@ def planned(samples: int) -> tuple[float, float]:
     """Seconds and peak MB of the order of an epoch, in a process of its own."""
     code = (
         "import sys, time, numpy as np\n"
-        "from avdata.streaming.sampling import Order, batch_places, epoch_order\n"
+        "from avdata.streaming.sampling import ShuffleConfig, batch_indices, epoch_order\n"
         "n = int(sys.argv[1]); began = time.perf_counter()\n"
-        "order = epoch_order(np.full(n // 1000, 1000), Order(), 0)\n"
-        "order[batch_places(n, 0, seen=0, batch_size=32, rank=0, world=8)[0]]\n"
+        "order = epoch_order(np.full(n // 1000, 1000), ShuffleConfig(), 0)\n"
+        "order[batch_indices(n, 0, seen=0, batch_size=32, rank=0, world=8)[0]]\n"
         "print(time.perf_counter() - began)\n"
         "print([l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')][0])\n"
     )

@@ -45,7 +45,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 
 def make_clips(folder: Path, kind: str, count: int) -> None:
     """Write `count` clips of a kind; three differ, the rest are copies under other names."""
-    from avdata.testing.media import Scene, picture, sound, write_av, write_wav
+    from avdata.testing.media import Scene, scene_audio, scene_frame, write_av, write_wav
 
     folder.mkdir(parents=True)
     for number in range(count):
@@ -63,12 +63,12 @@ def make_clips(folder: Path, kind: str, count: int) -> None:
         dice = np.random.default_rng(number)
         grain = dice.integers(0, 60, (*scene.size[::-1], 3), dtype=np.uint8) // 4 * 4
         pixels = [
-            np.clip(picture(scene, n).astype(np.int16) + np.roll(grain, n, 1), 0, 255).astype(np.uint8)
+            np.clip(scene_frame(scene, n).astype(np.int16) + np.roll(grain, n, 1), 0, 255).astype(np.uint8)
             for n in range(scene.frames)
         ]
         if kind == "cremad":
             write_av(name, scene, pixels=pixels)
-            write_wav(name.with_suffix(".wav"), sound(scene, 16_000), 16_000)
+            write_wav(name.with_suffix(".wav"), scene_audio(scene, 16_000), 16_000)
         else:
             options = {"preset": "medium", "crf": "28"}
             write_av(
@@ -95,7 +95,7 @@ def floor(folder: Path, out: Path, count: int) -> None:
 
     from avdata.config.schema import AudioConfig, QualityConfig
     from avdata.features.audio.spectrogram import spectrogram
-    from avdata.media.audio import Soundtrack
+    from avdata.media.audio import AudioTrackDecoder
 
     del out
     for path in videos(folder, count):
@@ -104,7 +104,7 @@ def floor(folder: Path, out: Path, count: int) -> None:
             video, audio = container.streams.video[0], container.streams.audio[0]
             video.thread_count = 1
             held = []
-            track = Soundtrack(path, audio, QualityConfig())
+            track = AudioTrackDecoder(path, audio, QualityConfig())
             for packet in container.demux(video, audio):
                 if packet.stream is video:
                     held.append(packet)
@@ -174,7 +174,7 @@ def parts(folder: Path, out: Path, count: int) -> None:
     from avdata.features import extract as features
     from avdata.pipeline import planning as shardplan
     from avdata.pipeline import shard_job as job
-    from avdata.pipeline.finalize import finish
+    from avdata.pipeline.finalize import finalize_dataset
     from avdata.pipeline.journal import Journal
     from avdata.shards.writer import ShardWriter
 
@@ -193,16 +193,16 @@ def parts(folder: Path, out: Path, count: int) -> None:
 
         setattr(owner, name, wrapper)
 
-    timed(shardplan, "survey", "proving files")
-    timed(features, "_beside", "measuring the offset")
-    for gate in ("judge_files", "judge_sound", "judge_clock", "judge_frames"):
+    timed(shardplan, "validate_clips", "proving files")
+    timed(features, "_align_audio", "measuring the offset")
+    for gate in ("check_file_sizes", "check_audio", "check_durations", "check_frames"):
         timed(features, gate, "gates")
     timed(job, "encode_members", "JPEG, npy, JSON")
     timed(ShardWriter, "add", "tar, checksums")
     timed(job, "_sha256", "tar, checksums")
-    timed(job._MelSums, "add", "statistics")
+    timed(job._MelStatistics, "add", "statistics")
     timed(Journal, "commit", "journal, index")
-    timed(sys.modules["avdata.pipeline.prepare"], finish.__name__, "journal, index")
+    timed(sys.modules["avdata.pipeline.prepare"], finalize_dataset.__name__, "journal, index")
     os.environ["AVDATA_CACHE"] = str(out / "cache")
     prepare(folder, out / "second", count, workers=0)
     told = ", ".join(f"{part} {seconds / count * 1e3:.2f}" for part, seconds in spent.items())
@@ -303,7 +303,7 @@ def start_up(folder: Path) -> float:
     code = (
         "import sys; from pathlib import Path\n"
         "import avdata.pipeline.engines.local, avdata.pipeline.shard_job\n"
-        "from avdata.config.schema import Config; from avdata.features.extract import extract\n"
+        "from avdata.config.schema import Config; from avdata.features.extract import extract_features\n"
         "from avdata.recipe import Clip\n"
         "extract(Clip('k', 'a', 'g', 'train', Path(sys.argv[1])), Config())"
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from avdata.testing.reference_clips import CASES
+from avdata.testing.reference_clips import REFERENCE_CLIPS
 
 BLOCK = 1 << 16
 
@@ -82,7 +82,7 @@ class Ranged(io.RawIOBase):
 
 
 def read_as_prepare_does(file: Any) -> None:
-    """Every packet of the pictures and of the first sound, as `avdata.media.video.open_film` takes them."""
+    """Every packet of the pictures and of the first sound, as `avdata.media.video.open_video` takes them."""
     import av
 
     with av.open(file, buffer_size=BLOCK) as container:
@@ -100,7 +100,7 @@ def main() -> None:
         ways = {"as asked": lambda file: file, "in blocks": partial(io.BufferedReader, buffer_size=BLOCK)}
         print(f"{'case':18}{'bytes':>10}" + "".join(f"{way:>12}" for way in ways))
         shares = []
-        for case_name, case in CASES.items():
+        for case_name, case in REFERENCE_CLIPS.items():
             path = case.make(Path(name), case_name).video
             size, row = path.stat().st_size, []
             for wrap in ways.values():

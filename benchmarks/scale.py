@@ -30,8 +30,8 @@ from typing import Any
 import avdata
 from avdata.pipeline.engines import local as engine
 from avdata.pipeline.engines import ray as engine_ray
-from avdata.pipeline.planning import plan
-from avdata.pipeline.shard_job import ShardJob, ban, run_shard
+from avdata.pipeline.planning import plan_preparation
+from avdata.pipeline.shard_job import ShardJob, exclude_clip, run_shard_job
 
 SHARD = 64
 
@@ -43,7 +43,7 @@ def cpu() -> float:
 
 
 def jobs_of(source: Path, out: Path) -> list[ShardJob]:
-    planned = plan("synthetic", source=source, config={"shards": {"samples": SHARD}})
+    planned = plan_preparation("synthetic", source=source, config={"shards": {"samples": SHARD}})
     recipe, config = planned.recipe, planned.config
     return [
         ShardJob(out, name, clips, config, recipe.labels, recipe.background) for name, clips in planned.jobs
@@ -75,7 +75,10 @@ def slope(sizes: Sequence[int], costs: Sequence[float]) -> float:
 def timed(run: Callable[..., Any], jobs: list[ShardJob], **more: Any) -> tuple[float, float, float]:
     """Wall seconds from the first shard's end to the last's, CPU seconds of all, and what the start took."""
     began, used = time.perf_counter(), cpu()
-    ends = [time.perf_counter() for _ in run(run_shard, jobs, item_timeout=600.0, ban=ban, **more)]
+    ends = [
+        time.perf_counter()
+        for _ in run(run_shard_job, jobs, item_timeout=600.0, exclude=exclude_clip, **more)
+    ]
     wall = ends[-1] - ends[0]
     return wall, cpu() - used, ends[0] - began - wall / max(len(jobs) - 1, 1)
 
@@ -101,7 +104,7 @@ def compare(source: Path, folder: Path, rounds: int) -> None:
         for name, held in taken.items()
     }
     floor = middle["plain loop"]
-    clips = sum(len(job.candidates) for job in jobs[1:])
+    clips = sum(len(job.clips) for job in jobs[1:])
     print(f"\nengines over {clips:,} clips in {len(jobs) - 1} shards, medians of {rounds} rounds")
     for name, (wall, used, start) in middle.items():
         spent = f"{used / floor[1] - 1:+7.1%} cpu" if name != "ray" else " " * 11
@@ -111,11 +114,11 @@ def compare(source: Path, folder: Path, rounds: int) -> None:
 def own_share(source: Path, folder: Path) -> float:
     """Share of the plain loop's time in functions of avdata itself."""
     jobs = jobs_of(source, folder / "profile")
-    run_shard(jobs[0], lambda item: None)  # loads the libraries
+    run_shard_job(jobs[0], lambda item: None)  # loads the libraries
     profile = cProfile.Profile()
     profile.enable()
     for job in jobs[1:]:
-        run_shard(job, lambda item: None)
+        run_shard_job(job, lambda item: None)
     profile.disable()
     stats: dict[Any, Any] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
     home = str(Path(avdata.__file__).parent)

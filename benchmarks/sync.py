@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from avdata.config.schema import QualityConfig
-from avdata.media.decoders.decord import read_pictures_decord
-from avdata.media.video import read_clock, read_pictures
-from avdata.testing.reference_clips import CASES, onsets, tolerance
+from avdata.media.decoders.decord import read_frames_decord
+from avdata.media.video import read_frame_times, read_frames
+from avdata.testing.reference_clips import REFERENCE_CLIPS, onsets, tolerance
 
 QUALITY = QualityConfig()
 
@@ -65,18 +65,18 @@ def main() -> None:
     head = ("true ms", "found ms", "of allowed", "pyav ms", "decord ms", "apart", " torchcodec ms")
     print(f"{'case':18}" + "".join(f"{word:>12}" for word in head))
     with tempfile.TemporaryDirectory() as folder:
-        for name, case in CASES.items():
+        for name, case in REFERENCE_CLIPS.items():
             clip = case.make(Path(folder), name)
             beep, flash = onsets(clip)
             share = abs(beep - flash - case.delay) / tolerance()
             worst = max(worst, share)
-            ours = best(lambda video=clip.video: read_pictures(video, moments, QUALITY))  # type: ignore[misc]
+            ours = best(lambda video=clip.video: read_frames(video, moments, QUALITY))  # type: ignore[misc]
             theirs, apart, winner, took = "-", case.why, "pyav", float("inf")
             if case.decord:
-                clock = read_clock(clip.video, QUALITY)
-                a = read_pictures(clip.video, moments, QUALITY)
-                b = read_pictures_decord(clip.video, clock, moments)
-                took = best(lambda video=clip.video, clock=clock: read_pictures_decord(video, clock, moments))  # type: ignore[misc]
+                clock = read_frame_times(clip.video, QUALITY)
+                a = read_frames(clip.video, moments, QUALITY)
+                b = read_frames_decord(clip.video, clock, moments)
+                took = best(lambda video=clip.video, clock=clock: read_frames_decord(video, clock, moments))  # type: ignore[misc]
                 gaps = [np.abs(x.pixels.astype(int) - y.pixels).mean() for x, y in zip(a, b, strict=True)]
                 theirs, apart = f"{took:.1f}", f"{max(gaps):.2f}"
                 if took < ours:

@@ -22,7 +22,7 @@ from torch.nn import functional
 import avdata
 from snnergy.data import open_split, to_device
 from snnergy.models.network import build
-from snnergy.training.config import settle
+from snnergy.training.config import resolve_config
 from snnergy.training.trainer import train
 
 
@@ -58,7 +58,7 @@ def main(steps: int, rounds: int) -> None:
                     train,
                     where,
                     Path(folder) / f"run{number}",
-                    settle("quick", {"steps": many}),
+                    resolve_config("quick", {"steps": many}),
                     device="cpu",
                 ),
             }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from avdata import Clip, Recipe, SourceError
 from avdata.testing.media import Scene, write_av
-from avdata.testing.mock_dataset import write_truth
+from avdata.testing.mock_dataset import write_ground_truth
 
 LABELS = ("clap", "knock")
 HELD_OUT = {"a": "test", "b": "val"}
@@ -29,7 +29,7 @@ def mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
         label, group = LABELS[number % 2], "abcd"[number // 2 % 4]
         scene = Scene(seconds=2.6, beeps=(1.0,), flashes=(1.0,), seed=seed + number)
         write_av(out / label / f"{group}-{number}.mp4", scene, vcodec="mpeg4", acodec="aac")
-    write_truth(out, {})
+    write_ground_truth(out, {})
 
 
 RECIPE = Recipe(

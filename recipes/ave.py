@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from avdata.errors import Flag, SourceError
+from avdata.errors import SampleFlag, SourceError
 from avdata.recipe import Clip, Recipe
 
 log = logging.getLogger(__name__)
@@ -86,8 +86,8 @@ def make_clips(splits: dict[str, list[Row]], videos: dict[str, Path], missing: P
     clips = []
     for split, number, row in rows:
         noticed = (
-            (Flag.MULTI_LABEL, len(labels[row.video]) > 1),
-            (Flag.ZERO_LENGTH_EVENT, row.start >= row.end),
+            (SampleFlag.MULTI_LABEL, len(labels[row.video]) > 1),
+            (SampleFlag.ZERO_LENGTH_EVENT, row.start >= row.end),
         )
         clips.append(
             Clip(

@@ -10,7 +10,7 @@ from typing import Any
 from avdata.recipes.ave import HEADER, LABELS, SPLIT_FILES, Row
 
 from avdata.testing.media import Scene, write_av
-from avdata.testing.mock_dataset import write_manifest, write_truth
+from avdata.testing.mock_dataset import write_ground_truth, write_manifest
 
 FAST = {"preset": "ultrafast"}
 
@@ -42,7 +42,7 @@ def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
         _spoil(folder)
     truth = _write_lists(folder.parent, cases)
     write_manifest(out, "ave")
-    write_truth(out, truth)
+    write_ground_truth(out, truth)
 
 
 def _scene(seed: int, start: int, end: int) -> Scene:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from avdata.errors import Flag, SourceError, UsageError, nearest
+from avdata.errors import SampleFlag, SourceError, UsageError, did_you_mean
 from avdata.manifest import Source, load_facts, load_manifest
 from avdata.recipe import Clip, Recipe
 
@@ -31,7 +31,7 @@ CLIP_FACTS = load_facts(
     facts=("av_mismatch", "black_frames", "dup_audio_of", "former_name", "known_bad", "reencoded"),
     keys=STEM.pattern,
 )
-FLAGS = (Flag.DUP_AUDIO, Flag.AV_MISMATCH, Flag.BLACK_FRAMES, Flag.REENCODED)
+FLAGS = (SampleFlag.DUP_AUDIO, SampleFlag.AV_MISMATCH, SampleFlag.BLACK_FRAMES, SampleFlag.REENCODED)
 """Flags whose clips are listed in the table, in the order in which a clip carries them."""
 FORMER_NAMES = CLIP_FACTS["former_name"]
 
@@ -116,7 +116,7 @@ def find_files(root: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
-def listed(root: Path, paths: Sequence[str], split_by: str) -> Sequence[Clip]:
+def clips_from_paths(root: Path, paths: Sequence[str], split_by: str) -> Sequence[Clip]:
     """Every clip of which the paths name a file; `root` holds the lists that the split is made from."""
     stems = {PurePosixPath(path).stem for path in paths if path.startswith(("AudioWAV/", "VideoFlash/"))}
     files = {stem: (Path("VideoFlash", f"{stem}.flv"), Path("AudioWAV", f"{stem}.wav")) for stem in stems}
@@ -131,7 +131,7 @@ def _splitter(root: Path, split_by: str, files: Iterable[str]) -> Callable[[str]
         return lambda stem: fold_split(stem[:4], fold)
     if split_by != "ogmge":
         msg = f"cremad has no split {split_by!r}"
-        raise UsageError(msg, hint=nearest(split_by, list(SPLITS)))
+        raise UsageError(msg, hint=did_you_mean(split_by, list(SPLITS)))
     sources = {source.name: source for source in load_manifest("cremad").sources}
     lists = {
         name: parse_ogmge(_read_list(root, name, sources[f"ogmge-{name}"])) for name in ("train", "test")
@@ -194,5 +194,5 @@ RECIPE = Recipe(
     clips=clips,
     mock="avdata.recipes.cremad_mock:write_mock",
     known_bad=CLIP_FACTS["known_bad"],
-    listed=listed,
+    clips_from_paths=clips_from_paths,
 )

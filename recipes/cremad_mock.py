@@ -10,8 +10,8 @@ from typing import Any
 from avdata.recipes.cremad import LABELS, SENTENCES
 
 from avdata.errors import UsageError
-from avdata.testing.media import NTSC, Scene, sound, write_av, write_wav
-from avdata.testing.mock_dataset import write_manifest, write_truth
+from avdata.testing.media import NTSC, Scene, scene_audio, write_av, write_wav
+from avdata.testing.mock_dataset import write_ground_truth, write_manifest
 
 # Three train, two validate and two test under the speaker split.
 ACTORS = ("1001", "1002", "1003", "1015", "1020", "1010", "1013")
@@ -49,7 +49,7 @@ def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
     write_manifest(out, "cremad")
     if bad:
         _spoil_after_listing(out)
-    write_truth(out, {clip.stem: _truth(clip) for clip in clips})
+    write_ground_truth(out, {clip.stem: _truth(clip) for clip in clips})
 
 
 def _plain(number: int, seed: int) -> _Clip:
@@ -82,7 +82,7 @@ def _write_pair(out: Path, clip: _Clip) -> None:
     write_av(flv, clip.scene)
     _add_personal_metadata(flv)
     heard = clip.wav or clip.scene
-    write_wav(out / "AudioWAV" / f"{clip.stem}.wav", sound(heard, WAV_RATE), WAV_RATE)
+    write_wav(out / "AudioWAV" / f"{clip.stem}.wav", scene_audio(heard, WAV_RATE), WAV_RATE)
 
 
 def _add_personal_metadata(flv: Path) -> None:

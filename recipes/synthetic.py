@@ -24,7 +24,7 @@ import numpy as np
 from avdata.errors import SourceError
 from avdata.recipe import Clip, Recipe
 from avdata.testing.media import Scene, write_av
-from avdata.testing.mock_dataset import write_manifest, write_truth
+from avdata.testing.mock_dataset import write_ground_truth, write_manifest
 
 COUNTS = {"train": 1024, "val": 128, "test": 256}
 
@@ -48,18 +48,18 @@ class Task:
         prefix: of the keys.
         places: K, of the tone and of the blob.
         labels: the label texts.
-        hides: noise hides one modality in each film, and both say the label.
+        has_hidden: noise hides one modality in each film, and both say the label.
     """
 
     prefix: str
     places: int
     labels: tuple[str, ...]
-    hides: bool = False
+    has_hidden: bool = False
 
     def draw(self, number: int) -> tuple[int | None, int | None, int]:
         """Places of tone and blob (None: hidden) and the label of film `number`; all kinds equally often."""
         first, second = number % self.places, number // self.places % self.places
-        if not self.hides:
+        if not self.has_hidden:
             return first, second, (first + second) % self.places
         # The second number is as good as a coin.
         return (None, first, first) if second % 2 else (first, None, first)
@@ -68,7 +68,7 @@ class Task:
 TASKS = {
     "xor": Task("xor", 2, ("same", "different")),
     "xor4": Task("xor4", 4, ("0", "1", "2", "3")),
-    "agree": Task("agree", 4, ("first", "second", "third", "fourth"), hides=True),
+    "agree": Task("agree", 4, ("first", "second", "third", "fourth"), has_hidden=True),
 }
 
 
@@ -108,27 +108,30 @@ def _mock(task: Task, out: Path, count: int | None, bad: bool, seed: int) -> Non
         scene = Scene(seconds=SECONDS, fps=FPS, size=(SIZE, SIZE), rate=RATE)
         write_av(
             out / "clips" / f"{key}.mkv", scene, vcodec="ffv1", acodec="pcm_s16le", pix_fmt="bgr0",
-            pixels=_film(scene, blob, task.places, dice), samples=_tone(tone, task.places, dice), keyframes=1,
+            pixels=_frames(scene, blob, task.places, dice), samples=_tone(tone, task.places, dice),
+            keyframes=1,
         )  # fmt: skip
         rows.append((key, split, tone, blob, task.labels[label]))
     with (out / "clips.csv").open("w", newline="", encoding="utf-8") as lines:
         csv.writer(lines, lineterminator="\n").writerows([("key", "split", "tone", "blob", "label"), *rows])
-    write_truth(out, {row[0]: {"tone": row[2], "blob": row[3], "reason": None, "flags": []} for row in rows})
+    write_ground_truth(
+        out, {row[0]: {"tone": row[2], "blob": row[3], "reason": None, "flags": []} for row in rows}
+    )
     write_manifest(out, "synthetic")
 
 
-def _film(scene: Scene, blob: int | None, places: int, dice: np.random.Generator) -> np.ndarray:
+def _frames(scene: Scene, blob: int | None, places: int, dice: np.random.Generator) -> np.ndarray:
     """Frames uint8 [n, H, W, 3]: noise, and a bright blob that wanders up and down in its place."""
-    film = dice.integers(0, 110, size=(scene.frames, SIZE, SIZE, 3), dtype=np.uint8)
+    video_file = dice.integers(0, 110, size=(scene.frames, SIZE, SIZE, 3), dtype=np.uint8)
     if blob is None:
-        return film
+        return video_file
     first, last, width = BLOBS[places]
     column = int(dice.integers(first, last)) + blob * SIZE // places
     row = int(dice.integers(2, SIZE - 10))
-    for number, frame in enumerate(film):
+    for number, frame in enumerate(video_file):
         top = (row + number) % (SIZE - 9)
         frame[top : top + 8, column : column + width] = 230
-    return film
+    return video_file
 
 
 def _tone(tone: int | None, places: int, dice: np.random.Generator) -> np.ndarray:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from avdata.errors import Flag, SourceError, UsageError, nearest
+from avdata.errors import SampleFlag, SourceError, UsageError, did_you_mean
 from avdata.recipe import Clip, Recipe
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def splitter(split_by: str, slices: Sequence[Slice], where: str) -> Callable[[Sl
         return lambda piece: published[piece.stem]
     if split_by not in SPLITS:
         msg = f"urbansound8k-av has no split {split_by!r}"
-        raise UsageError(msg, hint=nearest(split_by, list(SPLITS)))
+        raise UsageError(msg, hint=did_you_mean(split_by, list(SPLITS)))
     unknown = [piece.stem for piece in slices if piece.fold is None]
     if unknown:
         msg = f"the folds of {len(unknown)} slices ({unknown[0]} …) are unknown: {where}"
@@ -138,7 +138,7 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
             key=piece.stem, label=piece.label, group=piece.fs_id, split=split_of(piece),
             video=images.get(piece.stem, vision / piece.label / f"{piece.stem}.jpg"),
             audio=sounds.get(piece.stem, sound / piece.label / f"{piece.stem}.wav"),
-            still=True, flags=(Flag.DUP_IMAGE,) if piece.stem in twins else (),
+            still=True, flags=(SampleFlag.DUP_IMAGE,) if piece.stem in twins else (),
             extras={"fs_id": piece.fs_id, **({"fold": piece.fold} if piece.fold else {})},
         )
         for piece in slices

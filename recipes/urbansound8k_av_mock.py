@@ -7,8 +7,8 @@ from typing import Any
 
 from avdata.recipes.urbansound8k_av import LABELS
 
-from avdata.testing.media import Scene, Subtype, picture, sound, write_still, write_wav
-from avdata.testing.mock_dataset import write_manifest, write_truth
+from avdata.testing.media import Scene, Subtype, scene_audio, scene_frame, write_image, write_wav
+from avdata.testing.mock_dataset import write_ground_truth, write_manifest
 
 # Rate, sample type, channels, extensible header: the kinds that the real files are of.
 KINDS: tuple[tuple[int, Subtype, int, bool], ...] = (
@@ -40,7 +40,7 @@ def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
             truth[stem] = facts
     _write_csv(out, rows)
     write_manifest(out, "urbansound8k-av")
-    write_truth(out, truth)
+    write_ground_truth(out, truth)
 
 
 def _paths(out: Path, stem: str) -> tuple[Path, Path]:
@@ -60,9 +60,9 @@ def _write_slice(out: Path, stem: str, number: int, seed: int, *, silent: bool =
         size=SIZES[number % len(SIZES)],
         silent=silent,
     )
-    write_wav(wav, sound(scene, rate), rate, subtype=subtype, channels=channels, extensible=extensible)
+    write_wav(wav, scene_audio(scene, rate), rate, subtype=subtype, channels=channels, extensible=extensible)
     mode = ("RGB", "L", "CMYK", "RGB")[number % 4]
-    write_still(image, picture(scene, number), mode=mode, turned=number % 5 == 3)
+    write_image(image, scene_frame(scene, number), mode=mode, turned=number % 5 == 3)
 
 
 def _bad(out: Path, seed: int) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from snnergy.models.config import PRESETS, ModelConfig
     from snnergy.models.network import SNNergy, build, recalibrate
 
-_DOORS = {
+_EXPORTS = {
     "FUSIONS": "fusion.registry",
     **dict.fromkeys(("PRESETS", "ModelConfig"), "models.config"),
     **dict.fromkeys(("SNNergy", "build", "recalibrate"), "models.network"),
@@ -23,7 +23,7 @@ __all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "build", "recalibrate
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
-    if name not in _DOORS:
+    if name not in _EXPORTS:
         msg = f"module 'snnergy' has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(importlib.import_module(f"snnergy.{_DOORS[name]}"), name)
+    return getattr(importlib.import_module(f"snnergy.{_EXPORTS[name]}"), name)

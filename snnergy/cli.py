@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from avdata.cli.console import Version, as_count, print_json, print_table, run_command, say, show_progress
+from avdata.cli.console import (
+    Version,
+    format_count,
+    print_json,
+    print_line,
+    print_table,
+    run_command,
+    show_progress,
+)
 
 if TYPE_CHECKING:
     from snnergy.analysis.energy import Layer
@@ -82,33 +90,33 @@ def train(
         "lr": lr, "seed": seed,
     }  # fmt: skip
     short = {name: value for name, value in given.items() if value is not None}
-    settled = _settled(out if resume else None, regime, config, short, settings or [])
+    settled = _resolve_config(out if resume else None, regime, config, short, settings or [])
     with show_progress(quiet=quiet or as_json) as progress:
         result = run(prepared, out, settled, progress=progress, resume=resume, device=_device(device))
     if int(os.environ.get("RANK", "0")):
         return
     _show(result, as_json=as_json)
     if not as_json:
-        say(
+        print_line(
             f"{result['steps']:,} step{'s' * (result['steps'] != 1)} in {result['seconds']:.0f} s,"
             f" {result['params']:,} weights; look at it with: snnergy report {out}"
         )
 
 
-def _settled(
+def _resolve_config(
     resumed: Path | None, regime: str | None, file: Path | None, short: dict[str, Any], settings: list[str]
 ) -> TrainConfig:
     """A file's settings under the options under --set; below all, the regime or the resumed run's own."""
-    from snnergy.data import merge, parse_setting, read_config_file
+    from snnergy.data import merge_overrides, parse_setting, read_config_file
     from snnergy.training.checkpoint import read_config
-    from snnergy.training.config import parse, settle
+    from snnergy.training.config import parse, resolve_config
 
     layers = [read_config_file(file) if file else {}, short, *map(parse_setting, settings)]
     if resumed is None or not (resumed / "config.json").is_file():
-        return settle(regime, *layers)
+        return resolve_config(regime, *layers)
     settled = read_config(resumed)["config"]
     for layer in [{} if regime is None else {"regime": regime}, *layers]:
-        settled = merge(settled, layer)
+        settled = merge_overrides(settled, layer)
     return parse(settled)
 
 
@@ -168,11 +176,11 @@ def compare(
     """Train fusions by one protocol over several seeds; interrupted, the same command goes on."""
     from dataclasses import asdict
 
-    from snnergy.analysis.comparison import compare as run
+    from snnergy.analysis.comparison import compare_fusions as run
 
     given = {"preset": preset, "steps": steps, "epochs": epochs}
     short = {name: value for name, value in given.items() if value is not None}
-    settled = _settled(None, regime, config, short, settings or [])
+    settled = _resolve_config(None, regime, config, short, settings or [])
     chosen = [name for name in fusions.split(",") if name]
     with show_progress(quiet=quiet or as_json) as progress:
         rows = run(
@@ -192,7 +200,7 @@ def compare(
         for row in rows
     ]  # fmt: skip
     print_table(("fusion", "accuracy", "std", "weights", "ms a sample", "MB", "MSOPs", "mJ"), cells)
-    say(f"{out / 'table.md'}, table.csv and table.png are written; the runs are in {out / 'runs'}")
+    print_line(f"{out / 'table.md'}, table.csv and table.png are written; the runs are in {out / 'runs'}")
 
 
 @app.command(short_help="Write one page that shows a run.", epilog="Example:  snnergy report runs/cremad")
@@ -211,7 +219,7 @@ def report(
     if as_json:
         print_json({"page": str(path), "bytes": path.stat().st_size})
     elif not quiet:
-        say(f"{path} is written; it needs no network")
+        print_line(f"{path} is written; it needs no network")
     if show:
         import webbrowser
 
@@ -228,7 +236,7 @@ def _show(result: dict[str, Any], *, as_json: bool) -> None:
         for split, held in measured.items()
     ]
     if not rows:
-        say("the set has neither a val nor a test split: nothing was measured")
+        print_line("the set has neither a val nor a test split: nothing was measured")
         return
     print_table(("split", "accuracy", "loss", "samples"), rows)
 
@@ -252,20 +260,20 @@ def energy(
     """Count a trained network's operations on the test split, layer by layer, and estimate its energy."""
     from dataclasses import asdict
 
-    from snnergy.analysis.energy import draw_energy, measure
-    from snnergy.data import open_split, pairs
+    from snnergy.analysis.energy import measure_energy, plot_energy
+    from snnergy.data import audio_video_batches, open_split
     from snnergy.training.checkpoint import load_network
-    from snnergy.training.evaluation import check_fits
+    from snnergy.training.evaluation import check_compatible
 
     best = run / "best.ckpt"
     checkpoint = (best if best.is_file() else run / "last.ckpt") if run.is_dir() else run
     network, config = load_network(checkpoint)
     data = open_split(prepared, "test")
-    check_fits(network, data)
+    check_compatible(network, data)
     loader = data.loader(config.batch_size, num_workers=0)
-    measured = measure(network, pairs(loader, batches))
+    measured = measure_energy(network, audio_video_batches(loader, batches))
     picture = out or checkpoint.parent / "energy.png"
-    draw_energy(measured, picture)
+    plot_energy(measured, picture)
     totals = measured.totals()
     if as_json:
         print_json({"network": str(checkpoint), "set": str(prepared), **asdict(measured), **totals})
@@ -275,22 +283,29 @@ def energy(
     print_table(
         ("layer", "rate", "MACs", "SOPs by rate", "exact", "mJ"), [_row(one) for one in measured.layers]
     )
-    say(
+    print_line(
         f"{totals['mj_exact']:.4g} mJ a sample ({totals['mj_rate']:.4g} by rate), the same network without "
         f"spikes {totals['mj_reference']:.4g} mJ; with memory traffic about {totals['mj_with_memory']:.4g} mJ"
     )
-    say(f"{measured.attention:,.0f} additions of attention, {measured.updates:,.0f} membranes updated "
+    print_line(f"{measured.attention:,.0f} additions of attention, {measured.updates:,.0f} membranes updated "
         f"(not in the headline); see {picture}")  # fmt: skip
-    say(f"rates of {checkpoint} on {measured.samples:,} test samples of {prepared}, T = {measured.steps:g}")
+    print_line(
+        f"rates of {checkpoint} on {measured.samples:,} test samples of {prepared}, T = {measured.steps:g}"
+    )
 
 
 def _row(layer: Layer) -> tuple[str, ...]:
     name = ".".join(part for part in layer.name.split(".") if part not in _PLAIN)
     # A layer that is fed real values has no spikes: it multiplies.
     counts = (
-        (f"{layer.rate:.4f}", as_count(layer.macs), as_count(layer.sops_rate), as_count(layer.sops_exact))
+        (
+            f"{layer.rate:.4f}",
+            format_count(layer.macs),
+            format_count(layer.sops_rate),
+            format_count(layer.sops_exact),
+        )
         if layer.spiking
-        else ("–", as_count(layer.macs), "–", "–")
+        else ("–", format_count(layer.macs), "–", "–")
     )
     return (name, *counts, f"{layer.millijoules:.2e}")
 

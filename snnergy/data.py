@@ -10,16 +10,28 @@ import torch
 from torch import Tensor
 
 import avdata
-from avdata.config.overrides import differences, merge, parse_setting, read_config_file
-from avdata.config.schema import why
-from avdata.errors import nearest
+from avdata.config.overrides import diff_settings, merge_overrides, parse_setting, read_config_file
+from avdata.config.schema import format_validation_error
+from avdata.errors import did_you_mean
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
-from avdata.streaming.loader import Loader
+from avdata.streaming.loader import AVLoader
 
 __all__ = [
-    "AVBatch", "AVDataset", "Batch", "Loader", "batches", "differences", "merge", "nearest", "open_split",
-    "pairs", "parse_setting", "read_config_file", "to_batch", "why",
+    "AVBatch",
+    "AVDataset",
+    "AVLoader",
+    "Batch",
+    "audio_video_batches",
+    "batches",
+    "did_you_mean",
+    "diff_settings",
+    "format_validation_error",
+    "merge_overrides",
+    "open_split",
+    "parse_setting",
+    "read_config_file",
+    "to_batch",
 ]  # fmt: skip
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -59,19 +71,21 @@ def to_batch(mel: Tensor, frames: Tensor, label: Tensor, weight: Tensor) -> Batc
         label: int64 [B].
         weight: float32 [B].
     """
-    colour = frames.shape[2] == 3
-    mean = torch.tensor(IMAGENET_MEAN if colour else (0.5,), device=frames.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD if colour else (0.5,), device=frames.device)[:, None, None]
+    color = frames.shape[2] == 3
+    mean = torch.tensor(IMAGENET_MEAN if color else (0.5,), device=frames.device)[:, None, None]
+    std = torch.tensor(IMAGENET_STD if color else (0.5,), device=frames.device)[:, None, None]
     video = frames.transpose(0, 1).contiguous().float().mul_(1 / (255 * std)).sub_(mean / std)
     return Batch(audio=mel.transpose(0, 1).contiguous(), video=video, label=label, weight=weight)
 
 
 def to_device(batch: AVBatch, device: torch.device | str | None = None) -> Batch:
     """A batch of the stream as it is, in the network's layout, on a device."""
-    return to_batch(*moved(batch, device))
+    return to_batch(*move_to_device(batch, device))
 
 
-def moved(batch: AVBatch, device: torch.device | str | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def move_to_device(
+    batch: AVBatch, device: torch.device | str | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mel, frames (still uint8: a quarter of the bytes), label and weight of a batch on a device."""
     parts = (batch.mel, batch.frames, batch.label, batch.weight)
     mel, frames, label, weight = (part.to(device, non_blocking=True) for part in parts)
@@ -86,7 +100,7 @@ def batches(
         yield to_device(batch, device)
 
 
-def pairs(
+def audio_video_batches(
     loader: Iterable[AVBatch], count: int, device: torch.device | str | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(audio, video) of the first `count` batches without padding, to recalibrate or to count energy."""

@@ -18,7 +18,7 @@ from support import environment as surroundings
 from support.object_stores import store
 
 import avdata
-from avdata.storage.remote import filesystem_of
+from avdata.storage.remote import open_filesystem
 
 surroundings.forget()
 
@@ -79,8 +79,8 @@ def bucket(
         monkeypatch.setenv(name, value)
     url = f"{scheme}://b{uuid.uuid4().hex}"
     # A client that another test left behind knows another server.
-    type(filesystem_of(url)[0]).clear_instance_cache()
-    files, name = filesystem_of(url)
+    type(open_filesystem(url)[0]).clear_instance_cache()
+    files, name = open_filesystem(url)
     files.mkdir(name)
     return url
 

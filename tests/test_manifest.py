@@ -9,8 +9,8 @@ import pytest
 
 from avdata.errors import AvdataError, UsageError
 from avdata.manifest import load_facts, load_manifest, manifest_names
-from avdata.sources.manifest_check import check, check_all
-from avdata.storage.paths import is_plain_path
+from avdata.sources.manifest_check import check_manifest, check_manifests
+from avdata.storage.paths import is_safe_relative_path
 
 SHA = "sha256:" + "a" * 64
 
@@ -41,7 +41,7 @@ def source(**changes):
 
 
 def test_every_bundled_manifest_is_in_order():
-    found = check_all()
+    found = check_manifests()
     assert set(found) == set(manifest_names()) >= {"cremad"}
     assert {name: problems for name, problems in found.items() if problems} == {}
 
@@ -57,7 +57,7 @@ def test_cremads_table_is_that_of_the_pinned_commit():
 
 def test_a_manifest_in_order_has_no_problems(tmp_path):
     manifest = load_manifest(write(tmp_path))
-    assert check(manifest) == []
+    assert check_manifest(manifest) == []
     assert [facts.path for facts in manifest.files] == ["a.flv", "b.flv"]
 
 
@@ -79,7 +79,7 @@ def test_a_manifest_in_order_has_no_problems(tmp_path):
     ],
 )
 def test_what_is_wrong_with_a_manifest_is_said(tmp_path, changes, problem):
-    problems = check(load_manifest(write(tmp_path, **changes)))
+    problems = check_manifest(load_manifest(write(tmp_path, **changes)))
     assert any(problem in found for found in problems), problems
 
 
@@ -114,7 +114,7 @@ def test_a_manifest_that_is_not_there_is_named(tmp_path):
     "path", ["", ".", "..", "../a", "a/../../b", "/a", "a\\b", "C:/a", "a\0b", "a\tb", "a\nb"]
 )
 def test_paths_that_are_not_plain(path):
-    assert not is_plain_path(path)
+    assert not is_safe_relative_path(path)
 
 
 HEADER = "key\tfact\tvalue\tsource"

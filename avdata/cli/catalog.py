@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from avdata.cli.console import (
-    as_size,
+    format_bytes,
     print_json,
+    print_line,
     print_table,
-    say,
 )
 from avdata.cli.options import Json, Name
 
@@ -37,7 +37,7 @@ def recipes(
         return
     if quiet:
         for recipe, _ in found:
-            say(recipe.name)
+            print_line(recipe.name)
         return
     rows = [(recipe.name, recipe.title, str(len(recipe.labels)), facts.licence.id) for recipe, facts in found]
     print_table(("recipe", "dataset", "labels", "licence"), rows)
@@ -51,7 +51,7 @@ def info(
     """Licence, citation, size, splits, labels, defaults and known bad clips of a dataset."""
     from avdata.recipe import load_recipe
 
-    recipe, facts = load_recipe(name), _facts(name)
+    recipe, facts = load_recipe(name), _source_facts(name)
     said: dict[str, Any] = {
         "name": recipe.name,
         "title": recipe.title,
@@ -75,7 +75,7 @@ def info(
         _show_info(said)
 
 
-def _facts(name: str) -> Manifest | None:
+def _source_facts(name: str) -> Manifest | None:
     """The facts of a recipe's source; a task's are its recipe's, and a recipe file has none."""
     from avdata.manifest import load_manifest
     from avdata.recipe import recipe_names
@@ -91,7 +91,9 @@ def _show_info(said: dict[str, Any]) -> None:
         ("labels", ", ".join(f"{index} {label}" for index, label in enumerate(said["labels"]))),
         (
             "splits",
-            "\n".join(_marked(name, text, said["default_split"]) for name, text in said["splits"].items()),
+            "\n".join(
+                _mark_default(name, text, said["default_split"]) for name, text in said["splits"].items()
+            ),
         ),
         ("known bad", "\n".join(f"{key}: {why}" for key, why in said["known_bad"].items()) or "none"),
         ("defaults", _defaults(said["defaults"])),
@@ -110,12 +112,12 @@ def _source_rows(said: dict[str, Any]) -> list[tuple[str, str]]:
             f"{licence['name']}\npublishing prepared shards: {licence['publish']}. {licence['note']}",
         ),
         ("citation", said["citation"]),
-        ("download", as_size(said["bytes"]) if said["bytes"] else "unknown"),
+        ("download", format_bytes(said["bytes"]) if said["bytes"] else "unknown"),
         ("expected", ", ".join(f"{name} {count:,}" for name, count in said["expected"].items())),
     ]
 
 
-def _marked(name: str, text: str, default: str) -> str:
+def _mark_default(name: str, text: str, default: str) -> str:
     return f"{name}{' (default)' if name == default else ''}: {text}"
 
 

@@ -22,17 +22,17 @@ def _console() -> Any:
     return Console(highlight=False)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a sentence."""
     _console().print(text, markup=False, soft_wrap=True)
 
 
-def remark(text: str) -> None:
+def print_note(text: str) -> None:
     """Print a sentence to stderr, beside what the command is asked for."""
     typer.echo(text, err=True)
 
 
-def complain(message: str, hint: str | None) -> None:
+def print_error(message: str, hint: str | None) -> None:
     """Print an error and its hint to stderr."""
     from rich.console import Console
     from rich.text import Text
@@ -83,10 +83,10 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, he
     typer.echo("\n".join(line.rstrip() for line in held.get().splitlines()))
 
 
-def as_size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Bytes for people.
 
-    >>> as_size(1234567)
+    >>> format_bytes(1234567)
     '1.23 MB'
     """
     for unit in ("B", "kB", "MB", "GB"):
@@ -96,10 +96,10 @@ def as_size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def as_count(value: float) -> str:
+def format_count(value: float) -> str:
     """A number for people.
 
-    >>> as_count(4718592), as_count(768)
+    >>> format_count(4718592), format_count(768)
     ('4.72 M', '768')
     """
     for unit in ("", " k", " M", " G"):
@@ -109,10 +109,10 @@ def as_count(value: float) -> str:
     return f"{value:.3g} T"
 
 
-def as_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds for people.
 
-    >>> as_duration(600)
+    >>> format_duration(600)
     '10 min'
     """
     if seconds < 90:
@@ -124,9 +124,9 @@ Progress = Callable[[str, int, int], None]
 
 Number = Callable[[float], str]
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 
-GO_ON = "what was finished is kept; to go on, give the same command again"
+RESUME_HINT = "what was finished is kept; to go on, give the same command again"
 
 
 @contextmanager
@@ -138,12 +138,12 @@ def show_progress(*, quiet: bool, number: Number = "{:,.0f}".format) -> Iterator
     if quiet:
         yield lambda stage, done, total: None
     elif sys.stderr.isatty():
-        yield from _bars(number)
+        yield from _progress_bars(number)
     else:
-        yield _lines(number)
+        yield _progress_lines(number)
 
 
-def _bars(number: Number) -> Iterator[Progress]:
+def _progress_bars(number: Number) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -165,7 +165,7 @@ def _bars(number: Number) -> Iterator[Progress]:
         yield show
 
 
-def _lines(number: Number) -> Progress:
+def _progress_lines(number: Number) -> Progress:
     import time
 
     began: dict[str, tuple[float, int]] = {}
@@ -181,7 +181,7 @@ def _lines(number: Number) -> Progress:
             left = took / made * (total - done)
             rate = _rate(made / took, number)
             typer.echo(
-                f"{stage}: {number(done)}/{number(total)}, {rate}/s, {as_duration(left)} left", err=True
+                f"{stage}: {number(done)}/{number(total)}, {rate}/s, {format_duration(left)} left", err=True
             )
         tenths[stage] = max(tenth, tenths.get(stage, 0))
 
@@ -216,7 +216,7 @@ def _set_debug(value: bool) -> None:
 
 
 @_debug_only.command()
-def _nothing(
+def _debug_callback(
     debug: Annotated[
         bool,
         typer.Option(
@@ -227,7 +227,7 @@ def _nothing(
     """Do nothing."""
 
 
-class _Warnings(logging.Handler):
+class _LogHandler(logging.Handler):
     """Says what is logged, once, on what stderr is then: above the bars while they are drawn."""
 
     def __init__(self) -> None:
@@ -241,46 +241,48 @@ class _Warnings(logging.Handler):
             sys.stderr.write(text)
 
 
-def run_command(app: typer.Typer, go_on: str = GO_ON) -> None:
+def run_command(app: typer.Typer, resume_hint: str = RESUME_HINT) -> None:
     """Run a command line; errors end in one sentence and their exit code, without a traceback.
 
-    `go_on` is said after Ctrl-C.
+    `resume_hint` is said after Ctrl-C.
     """
     command = command_line(app)
-    logging.basicConfig(format="%(message)s", handlers=[_Warnings()], level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", handlers=[_LogHandler()], level=logging.WARNING)
     try:
         code = command(standalone_mode=False)
     except AvdataError as error:
         if os.environ.get("AVDATA_DEBUG"):
             raise
-        _end(error.exit_code, error.message, error.hint)
+        _exit_with_error(error.exit_code, error.message, error.hint)
     except OSError as error:  # the machine's, not ours: no room, no permission
         if os.environ.get("AVDATA_DEBUG"):
             raise
         what = error.strerror or str(error)
-        _end(1, f"{error.filename}: {what}" if error.filename else what, "--debug shows where it happened")
+        _exit_with_error(
+            1, f"{error.filename}: {what}" if error.filename else what, "--debug shows where it happened"
+        )
     except Exception as error:
-        _end_usage(error, go_on)
+        _exit_with_usage_error(error, resume_hint)
         raise
-    if code == INTERRUPTED:  # typer turns Ctrl-C into this and says nothing
-        _end(1, "stopped", go_on)
+    if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this and says nothing
+        _exit_with_error(1, "stopped", resume_hint)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _end(code: int, message: str, hint: str | None) -> NoReturn:
+def _exit_with_error(code: int, message: str, hint: str | None) -> NoReturn:
     """End in one sentence; for machines, as what `--json` prints as well."""
-    complain(message, hint)
+    print_error(message, hint)
     if "--json" in sys.argv:
         with suppress(OSError):  # it may be stdout that is full
             print_json({"error": message, "hint": hint, "exit_code": code})
     sys.exit(code)
 
 
-def _end_usage(error: Exception, go_on: str) -> None:
+def _exit_with_usage_error(error: Exception, resume_hint: str) -> None:
     """End where the command line itself is wrong: typer's own errors, whatever library it has them from."""
     kind = type(error).__name__
     if kind == "Abort":
-        _end(1, "stopped", go_on)
+        _exit_with_error(1, "stopped", resume_hint)
     if not hasattr(error, "format_message"):
         return
     if kind == "NoArgsIsHelpError":
@@ -289,4 +291,4 @@ def _end_usage(error: Exception, go_on: str) -> None:
     message = error.format_message()
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path} --help" if context else None
-    _end(getattr(error, "exit_code", 2), message[:1].lower() + message[1:].rstrip("."), hint)
+    _exit_with_error(getattr(error, "exit_code", 2), message[:1].lower() + message[1:].rstrip("."), hint)

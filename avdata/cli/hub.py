@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from avdata.cli.console import as_size, print_json, say, show_progress
+from avdata.cli.console import format_bytes, print_json, print_line, show_progress
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -44,17 +44,19 @@ def publish(
         return
     if dry_run:
         for name in done.uploaded:
-            say(f"would upload {name}")
+            print_line(f"would upload {name}")
         for name in done.removed:
-            say(f"would remove {name}")
+            print_line(f"would remove {name}")
     verb = "would be uploaded" if dry_run else "uploaded"
-    say(f"{len(done.uploaded):,} files, {as_size(done.bytes)}, {verb}; {len(done.removed):,} removed")
+    print_line(
+        f"{len(done.uploaded):,} files, {format_bytes(done.bytes)}, {verb}; {len(done.removed):,} removed"
+    )
     if dry_run:
         return
     at = "" if revision == "main" else f"@{revision}"
-    say(f"{done.url} ({done.revision}, tag {done.tag})")
-    say("import avdata")
-    say(f'data = avdata.open("hf://datasets/{done.repo}{at}", split="train", shuffle=True)')
+    print_line(f"{done.url} ({done.revision}, tag {done.tag})")
+    print_line("import avdata")
+    print_line(f'data = avdata.open("hf://datasets/{done.repo}{at}", split="train", shuffle=True)')
 
 
 def pull(
@@ -75,4 +77,4 @@ def pull(
     if as_json:
         print_json({"out": str(root), "repo": repo, "revision": revision})
         return
-    say(f"{root}: fetched; look at it with: avdata verify {root}")
+    print_line(f"{root}: fetched; look at it with: avdata verify {root}")

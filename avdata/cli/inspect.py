@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from avdata.cli.console import (
-    as_size,
-    complain,
+    format_bytes,
+    print_error,
     print_json,
+    print_line,
     print_table,
-    say,
     show_progress,
 )
 from avdata.cli.options import Quiet
 
 if TYPE_CHECKING:
-    from avdata.doctor import Finding
+    from avdata.doctor import Check
 
 
 def verify(
@@ -38,12 +38,12 @@ def verify(
         )
     else:
         for problem in verdict.problems:
-            say(f"{problem.where}: {problem.what}")
+            print_line(f"{problem.where}: {problem.what}")
         if verdict.ok:
-            say(f"{out}: {verdict.samples:,} samples, {as_size(verdict.bytes)}, all as written")
+            print_line(f"{out}: {verdict.samples:,} samples, {format_bytes(verdict.bytes)}, all as written")
         else:
             count = len(verdict.problems)
-            complain(
+            print_error(
                 f"{out}: {count:,} problem{'s' if count > 1 else ''}",
                 "prepare the set again with --overwrite",
             )
@@ -64,34 +64,36 @@ def inspect(
     sample = load_sample(out, key)
     shapes = {"mel": list(sample.mel.shape), "frames": list(sample.frames.shape)}
     if as_json:
-        print_json({**sample.row, **shapes, "facts": sample.facts, "members": sample.members})
+        print_json({**sample.row, **shapes, "facts": sample.metadata, "members": sample.members})
     elif not quiet:
         low, high = float(sample.mel.min()), float(sample.mel.max())
-        rows = [(name, _shown(value)) for name, value in sample.row.items() if name != "sha256"]
+        rows = [(name, _format_value(value)) for name, value in sample.row.items() if name != "sha256"]
         rows += [
             ("mel", f"{shapes['mel']} float16, {low:.2f} … {high:.2f}"),
             ("frames", f"{shapes['frames']} uint8"),
         ]
         rows += [
-            ("frame times", _shown(sample.facts["frame_times"])),
-            ("step times", _shown(sample.facts["step_times"])),
+            ("frame times", _format_value(sample.metadata["frame_times"])),
+            ("step times", _format_value(sample.metadata["step_times"])),
         ]
-        rows += [("members", ", ".join(f"{name} {as_size(size)}" for name, size in sample.members.items()))]
-        rows += [(f"{role} file", file["path"]) for role, file in sample.facts["sources"].items()]
+        rows += [
+            ("members", ", ".join(f"{name} {format_bytes(size)}" for name, size in sample.members.items()))
+        ]
+        rows += [(f"{role} file", file["path"]) for role, file in sample.metadata["sources"].items()]
         print_table(("", ""), rows, header=False)
     if save_png:
-        from avdata.reporting.sample_plot import save_picture
+        from avdata.reporting.sample_plot import save_sample_plot
 
-        save_picture(sample, save_png)
+        save_sample_plot(sample, save_png)
         if not (quiet or as_json):
-            say(f"picture: {save_png}")
+            print_line(f"picture: {save_png}")
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, list):
-        return ", ".join(_shown(item) for item in value) or "–"
+        return ", ".join(_format_value(item) for item in value) or "–"
     return "–" if value is None else str(value)
 
 
@@ -113,7 +115,7 @@ def export(
         print_json([str(path) for path in written])
         return
     for path in written:
-        say(str(path))
+        print_line(str(path))
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -137,7 +139,7 @@ def report(
     if as_json:
         print_json({"page": str(path), "bytes": size})
     else:
-        say(f"{path} is written, {as_size(size)}; it needs no network")
+        print_line(f"{path} is written, {format_bytes(size)}; it needs no network")
     if show:
         import webbrowser
 
@@ -149,18 +151,20 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say what this machine has, and what to do about what is missing."""
-    from avdata.doctor import examine
+    from avdata.doctor import check_environment
 
-    findings = examine()
+    findings = check_environment()
     if as_json:
         print_json([vars(one) for one in findings])
     else:
         marks = {True: "ok", False: "no", None: "–"}
-        rows = [(marks[one.ok], one.name, _told(one)) for one in findings if one.ok is False or not quiet]
+        rows = [
+            (marks[one.ok], one.name, _format_check(one)) for one in findings if one.ok is False or not quiet
+        ]
         print_table(("", "", ""), rows, header=False)
     if any(one.ok is False and one.needed for one in findings):
         raise typer.Exit(1)
 
 
-def _told(one: Finding) -> str:
+def _format_check(one: Check) -> str:
     return one.found + (f"\n→ {one.advice}" if one.advice else "")

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avdata.cli.console import as_duration, as_size, complain, print_json, print_table, say, show_progress
+from avdata.cli.console import (
+    format_bytes,
+    format_duration,
+    print_error,
+    print_json,
+    print_line,
+    print_table,
+    show_progress,
+)
 from avdata.cli.options import Rehash, Task, complete_recipe
-from avdata.cli.sources import say_licence
+from avdata.cli.sources import print_license
 
 if TYPE_CHECKING:
-    from avdata.pipeline.planning import Plan
+    from avdata.pipeline.planning import PreparationPlan
     from avdata.pipeline.prepare import PreparedSet
 
 EXIT_QUARANTINE = 3
@@ -72,9 +80,9 @@ def prepare(
 ) -> None:
     """Turn a dataset into aligned, verified WebDataset shards; interrupted, the same command goes on."""
     from avdata import prepare as pipeline
-    from avdata.config.overrides import merge, parse_setting, read_config_file
+    from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
     from avdata.errors import UsageError
-    from avdata.pipeline.planning import plan
+    from avdata.pipeline.planning import plan_preparation
     from avdata.recipe import load_recipe
 
     if workers is None:
@@ -96,17 +104,17 @@ def prepare(
     }
     given = [f"{name}={value}" for name, value in shorts.items() if value is not None]
     for setting in [*given, *(settings or [])]:
-        overrides = merge(overrides, parse_setting(setting))
+        overrides = merge_overrides(overrides, parse_setting(setting))
     settled = load_recipe(recipe).configure(preset, overrides)
     common: dict[str, Any] = {
         "source": source, "config": settled, "manifest": manifest, "checksums": checksums == "on",
         "workers": workers, "rehash": rehash,
     }  # fmt: skip
     if source is None and not (quiet or as_json):
-        say_licence(recipe)
+        print_license(recipe)
     with show_progress(quiet=quiet or as_json) as progress:
         if dry_run:
-            planned = plan(recipe, progress=progress, **common)
+            planned = plan_preparation(recipe, progress=progress, **common)
         else:
             done = pipeline(
                 recipe,
@@ -127,14 +135,14 @@ def prepare(
         raise typer.Exit(EXIT_QUARANTINE)
 
 
-def _show_plan(planned: Plan, out: str, workers: int, *, as_json: bool) -> None:
+def _show_plan(planned: PreparationPlan, out: str, workers: int, *, as_json: bool) -> None:
     from collections import Counter
 
-    from avdata.pipeline.planning import seconds_a_clip
+    from avdata.pipeline.planning import estimate_seconds_per_clip
 
     counts = planned.counts()
     lost = dict(Counter(str(one.reason) for one in planned.quarantined))
-    seconds = seconds_a_clip(planned) * len(planned.clips) / max(workers, 1)
+    seconds = estimate_seconds_per_clip(planned) * len(planned.clips) / max(workers, 1)
     said = {
         "recipe": planned.recipe.name,
         "out": str(out),
@@ -153,12 +161,15 @@ def _show_plan(planned: Plan, out: str, workers: int, *, as_json: bool) -> None:
     rows = [(label, *(f"{held.get(label, 0):,}" for held in counts.values())) for label in labels]
     total = ("all", *(f"{sum(held.values()):,}" for held in counts.values()))
     print_table(("label", *counts), [*rows, total])
-    say(
-        f"{len(planned.clips):,} clips → {len(planned.jobs):,} shards of {as_size(planned.bytes())}, in {out}"
+    print_line(
+        f"{len(planned.clips):,} clips → {len(planned.jobs):,} shards of "
+        f"{format_bytes(planned.bytes())}, in {out}"
     )
-    say(f"about {as_duration(max(seconds, 1))} with {max(workers, 1)} workers, by the first clips' time")
+    print_line(
+        f"about {format_duration(max(seconds, 1))} with {max(workers, 1)} workers, by the first clips' time"
+    )
     for reason, count in sorted(lost.items()):
-        say(f"quarantine: {count:,} {reason}")
+        print_line(f"quarantine: {count:,} {reason}")
 
 
 def _show_prepared(done: PreparedSet, *, as_json: bool) -> None:
@@ -182,7 +193,7 @@ def _show_prepared(done: PreparedSet, *, as_json: bool) -> None:
             name,
             f"{split['samples']:,}",
             f"{len(split['shards']):,}",
-            as_size(sum(s["bytes"] for s in split["shards"])),
+            format_bytes(sum(s["bytes"] for s in split["shards"])),
         )
         for name, split in done.info["splits"].items()
     ]
@@ -192,17 +203,17 @@ def _show_prepared(done: PreparedSet, *, as_json: bool) -> None:
         if is_url(done.root)
         else f"look at them with: avdata report {shlex.quote(str(done.root))}"
     )
-    say(f"{done.samples:,} sample{'s' * (done.samples != 1)} in {done.root}; {look}")
+    print_line(f"{done.samples:,} sample{'s' * (done.samples != 1)} in {done.root}; {look}")
     _show_quarantine(done)
 
 
 def _show_quarantine(done: PreparedSet) -> None:
-    from avdata.errors import Reason
+    from avdata.errors import QuarantineReason
 
     for reason, count in done.quarantined.items():
-        say(f"quarantine: {count:,} {reason}: {Reason(reason).sentence}")
+        print_line(f"quarantine: {count:,} {reason}: {QuarantineReason(reason).description}")
     if done.over_quarantine:
-        complain(
+        print_error(
             f"{done.quarantine_share:.1%} of the clips were left out, and --max-quarantine is"
             f" {done.max_quarantine:.1%}",
             f"the samples that are there are good; {done.root}/quarantine.parquet names each clip, and"

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from avdata.cli.console import as_size, print_json, print_table, remark, say, show_progress
+from avdata.cli.console import format_bytes, print_json, print_line, print_note, print_table, show_progress
 from avdata.cli.options import Name, Rehash, Task
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
-def say_licence(name: str) -> None:
+def print_license(name: str) -> None:
     """Say what the owner of a dataset allows, before it is downloaded."""
     from avdata.manifest import load_manifest
     from avdata.recipe import load_recipe
@@ -22,7 +22,7 @@ def say_licence(name: str) -> None:
     recipe = load_recipe(name)
     if not recipe.generated:
         facts = load_manifest(recipe.name)
-        remark(f"licence of {facts.title}: {facts.licence.name}. {facts.licence.note}")
+        print_note(f"licence of {facts.title}: {facts.licence.name}. {facts.licence.note}")
 
 
 def download(
@@ -39,7 +39,7 @@ def download(
     as_json: Json = False,
 ) -> None:
     """Download a dataset's sources, proven byte for byte; interrupted, the same command goes on."""
-    from avdata.sources.download import Moment
+    from avdata.sources.download import DownloadProgress
     from avdata.sources.download import download as fetch
 
     wanted: dict[str, Any] = {
@@ -59,10 +59,10 @@ def download(
         }  # fmt: skip
     else:
         if not (quiet or as_json):
-            say_licence(name)
-        with show_progress(quiet=quiet or as_json, number=as_size) as progress:
+            print_license(name)
+        with show_progress(quiet=quiet or as_json, number=format_bytes) as progress:
 
-            def show(moment: Moment) -> None:
+            def show(moment: DownloadProgress) -> None:
                 progress(moment.phase, moment.bytes_done, moment.bytes or moment.bytes_done)
 
             report = fetch(name, connections=connections, bandwidth=bandwidth, progress=show, **wanted)
@@ -77,7 +77,7 @@ def download(
     sizes = {"bytes", "free", "received"}
     print_table(
         ("", ""),
-        [(key, as_size(value) if key in sizes else str(value)) for key, value in said.items()],
+        [(key, format_bytes(value) if key in sizes else str(value)) for key, value in said.items()],
         header=False,
     )
 
@@ -104,7 +104,7 @@ def mock(
     elif not quiet:
         places = f"{shlex.quote(name)} --source {shlex.quote(str(out))}"
         command = f"avdata prepare {places} --out PREPARED" + " --checksums off" * (not proven)
-        say(f"{out}: a mock of {name}; prepare it with: {command}")
+        print_line(f"{out}: a mock of {name}; prepare it with: {command}")
 
 
 manifests = typer.Typer(
@@ -118,9 +118,9 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check all bundled manifests, offline."""
-    from avdata.sources.manifest_check import check_all
+    from avdata.sources.manifest_check import check_manifests
 
-    found = check_all()
+    found = check_manifests()
     if as_json:
         print_json(found)
     elif any(found.values()) or not quiet:
@@ -142,10 +142,10 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Make a table of files from the LFS pointers of a git checkout."""
-    from avdata.sources.git_lfs import build_table
+    from avdata.sources.git_lfs import build_file_table
 
-    build_table(checkout, out, folders, commit=commit)
+    build_file_table(checkout, out, folders, commit=commit)
     if as_json:
         print_json({"table": str(out), "bytes": out.stat().st_size})
     elif not quiet:
-        say(f"{out} is written")
+        print_line(f"{out} is written")

@@ -13,30 +13,32 @@ from avdata.errors import UsageError
 Overrides = Mapping[str, Any]
 
 
-def merge(base: Overrides, over: Overrides) -> dict[str, Any]:
+def merge_overrides(base: Overrides, over: Overrides) -> dict[str, Any]:
     """`base` with `over` laid on top, dictionaries merged key by key.
 
-    >>> merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
+    >>> merge_overrides({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
     {'a': {'x': 1, 'y': 3}}
     """
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = (
+            merge_overrides(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        )
     return merged
 
 
-def differences(old: Overrides, new: Overrides, prefix: str = "") -> list[tuple[str, Any, Any]]:
+def diff_settings(old: Overrides, new: Overrides, prefix: str = "") -> list[tuple[str, Any, Any]]:
     """What differs between two dumped configs: (setting, there, now).
 
-    >>> differences({"audio": {"n_mels": 64}}, {"audio": {"n_mels": 128}})
+    >>> diff_settings({"audio": {"n_mels": 64}}, {"audio": {"n_mels": 128}})
     [('audio.n_mels', 64, 128)]
     """
     rows: list[tuple[str, Any, Any]] = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            rows += differences(a, b, f"{prefix}{key}.")
+            rows += diff_settings(a, b, f"{prefix}{key}.")
         elif a != b:
             rows.append((prefix + key, a, b))
     return rows
@@ -58,7 +60,7 @@ def parse_setting(text: str) -> dict[str, Any]:
     try:
         value: Any = yaml.safe_load(raw) if raw else ""
     except yaml.YAMLError as error:
-        msg = f"--set {text!r}: the value cannot be read ({_yaml_trouble(error)})"
+        msg = f"--set {text!r}: the value cannot be read ({_yaml_error(error)})"
         raise UsageError(msg, hint="it is read as YAML; quote what is special in it") from error
     for key in reversed(path.split(".")):
         value = {key: value}
@@ -66,7 +68,7 @@ def parse_setting(text: str) -> dict[str, Any]:
     return value
 
 
-def _yaml_trouble(error: Exception) -> str:
+def _yaml_error(error: Exception) -> str:
     """What is wrong, on one line."""
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}: " if mark else ""
@@ -85,7 +87,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         msg = f"the config file {path} cannot be read ({error.strerror})"
         raise UsageError(msg, hint="--config is a YAML file, such as: video: {frames: 8}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"the config file {path} cannot be read ({_yaml_trouble(error)})"
+        msg = f"the config file {path} cannot be read ({_yaml_error(error)})"
         raise UsageError(msg, hint="write it like: video: {frames: 8}") from error
     if not isinstance(value, dict):
         msg = f"the config file {path} holds no mapping"

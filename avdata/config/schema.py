@@ -13,12 +13,12 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from avdata.config.overrides import Overrides, merge
-from avdata.errors import UsageError, nearest
+from avdata.config.overrides import Overrides, merge_overrides
+from avdata.errors import UsageError, did_you_mean
 
-LEAST_FLOOR = 1e-37
+MIN_AMIN = 1e-37
 
-JPEG_WIDTH = 65_500
+MAX_JPEG_WIDTH = 65_500
 """Pixels that a JPEG can be wide, as libjpeg has it."""
 
 
@@ -213,7 +213,7 @@ class Config(_Settings):
     select: SelectConfig = SelectConfig()
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_consistency(self) -> Self:
         if (self.align.seconds is None) != (self.align.window == "whole"):
             msg = "align.seconds is a length unless align.window is whole, and is null when it is"
             raise ValueError(msg)
@@ -236,20 +236,21 @@ class Config(_Settings):
             if self.audio.resize:
                 msg = "audio.resize works on the whole picture: set audio.layout=repeat with it"
                 raise ValueError(msg)
-        self._sound_is_finite()
+        self._check_audio_finite()
         width = self.video.frames * self.video.size
-        if self.video.storage == "jpeg" and width > JPEG_WIDTH:
+        if self.video.storage == "jpeg" and width > MAX_JPEG_WIDTH:
             msg = (
                 f"a JPEG strip of video.frames {self.video.frames} × video.size {self.video.size} would be"
-                f" {width:,} pixels wide, and {JPEG_WIDTH:,} are possible: set video.storage to png or npy"
+                f" {width:,} pixels wide, and {MAX_JPEG_WIDTH:,} are possible: set video.storage to "
+                f"png or npy"
             )
             raise ValueError(msg)
         return self
 
-    def _sound_is_finite(self) -> None:
+    def _check_audio_finite(self) -> None:
         audio = self.audio
-        if audio.floor < LEAST_FLOOR:
-            msg = f"audio.floor {audio.floor:g} is none in float32: from {LEAST_FLOOR:g} on it is one"
+        if audio.floor < MIN_AMIN:
+            msg = f"audio.floor {audio.floor:g} is none in float32: from {MIN_AMIN:g} on it is one"
             raise ValueError(msg)
         top = audio.fmax or audio.sample_rate / 2
         if top > audio.sample_rate / 2:
@@ -305,7 +306,7 @@ def build_config(*layers: Overrides) -> Config:
     """
     merged: Overrides = {}
     for layer in layers:
-        merged = merge(merged, layer)
+        merged = merge_overrides(merged, layer)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -316,16 +317,16 @@ def _explain(error: ValidationError) -> UsageError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return UsageError(f"unknown setting {where}", hint=nearest(where, setting_names()))
+        return UsageError(f"unknown setting {where}", hint=did_you_mean(where, setting_names()))
     if not where:
-        return UsageError(f"the settings do not fit together: {why(first)}")
+        return UsageError(f"the settings do not fit together: {format_validation_error(first)}")
     if where in Config.model_fields:
         some = [name for name in setting_names() if name.startswith(f"{where}.")]
         return UsageError(f"{where} is a section of settings", hint=f"settings of it: {', '.join(some)}")
-    return UsageError(f"setting {where}={first['input']!r}: {why(first)}")
+    return UsageError(f"setting {where}={first['input']!r}: {format_validation_error(first)}")
 
 
-def why(error: ErrorDetails) -> str:
+def format_validation_error(error: ErrorDetails) -> str:
     """What pydantic says is wrong, as the rest of a sentence."""
     message = error["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
     return message[:1].lower() + message[1:]

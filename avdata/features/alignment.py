@@ -29,12 +29,12 @@ class Window:
         return self.end - self.start
 
 
-def step_times(window: Window, steps: int, segment: float | None = None) -> np.ndarray:
+def step_centers(window: Window, steps: int, segment: float | None = None) -> np.ndarray:
     """Middles of the steps of a window, in seconds on the clip's axis.
 
-    >>> step_times(Window(0.0, 2.0), steps=4).tolist()
+    >>> step_centers(Window(0.0, 2.0), steps=4).tolist()
     [0.25, 0.75, 1.25, 1.75]
-    >>> step_times(Window(0.0, 2.0), steps=3, segment=1.0).tolist()
+    >>> step_centers(Window(0.0, 2.0), steps=3, segment=1.0).tolist()
     [0.5, 1.0, 1.5]
 
     Args:
@@ -50,11 +50,13 @@ def step_times(window: Window, steps: int, segment: float | None = None) -> np.n
     return window.start + np.arange(steps) * stride + length / 2
 
 
-def measure_offset(separate: np.ndarray, own: np.ndarray, rate: int, max_lag: float) -> tuple[float, float]:
+def estimate_av_offset(
+    separate: np.ndarray, own: np.ndarray, rate: int, max_lag: float
+) -> tuple[float, float]:
     """Where a separate sound lies within the container's own, by normalised cross-correlation.
 
     >>> noise = np.random.default_rng(0).normal(size=16000)
-    >>> offset, peak = measure_offset(noise[160:], noise, 16000, 0.5)
+    >>> offset, peak = estimate_av_offset(noise[160:], noise, 16000, 0.5)
     >>> round(offset, 4), round(peak, 2)
     (0.01, 1.0)
 
@@ -69,10 +71,10 @@ def measure_offset(separate: np.ndarray, own: np.ndarray, rate: int, max_lag: fl
         fraction of a sample by a parabola through the three highest points; and the correlation there, 1 for
         equal sounds and 0 when there is nothing to compare.
     """
-    a, b = _centred(separate), _centred(own)
+    a, b = _centered(separate), _centered(own)
     reach = int(min(max_lag * rate, len(a) - 1, len(b) - 1))
     # Long enough that no lag within reach meets the other end of the circle.
-    size = _fast_length(max(len(a), len(b)) + reach)
+    size = _fast_fft_length(max(len(a), len(b)) + reach)
     # Half the width is half the time, and moves the parabola by less than a hundredth of a sample.
     circular = np.fft.irfft(np.fft.rfft(b, size) * np.conj(np.fft.rfft(a, size)), size)
     lags = np.arange(-reach, reach + 1)
@@ -94,7 +96,7 @@ def measure_offset(separate: np.ndarray, own: np.ndarray, rate: int, max_lag: fl
     return float((lags[best] + shift) / rate), float(np.clip(scores[best], 0.0, 1.0))
 
 
-def _centred(samples: np.ndarray) -> np.ndarray:
+def _centered(samples: np.ndarray) -> np.ndarray:
     """Without their mean, float32."""
     narrow = samples.astype(np.float32, copy=False)
     return narrow - np.float32(narrow.mean(dtype=np.float64))
@@ -115,10 +117,10 @@ def _energy(samples: np.ndarray, head: int, tail: int) -> np.ndarray:
     return sums
 
 
-def _fast_length(least: int) -> int:
+def _fast_fft_length(least: int) -> int:
     """A length, from `least` on, that is quick to transform: a power of two times a small odd number.
 
-    >>> _fast_length(48_001)
+    >>> _fast_fft_length(48_001)
     49152
     """
     return min(odd << (-(-least // odd) - 1).bit_length() for odd in (1, 3, 5, 9, 15, 25, 45))
@@ -128,7 +130,7 @@ Loudness = Callable[[], tuple[np.ndarray, int, float]]
 """Gives the squares of a sound's samples [n], their rate in Hz, and when the first one is heard, s."""
 
 
-def choose_window(
+def select_window(
     align: AlignConfig,
     spans: Sequence[tuple[float, float]],
     *,
@@ -167,7 +169,7 @@ def choose_window(
     return Window(begin, begin + align.seconds)
 
 
-LOUDEST_GRID = 0.01
+LOUDEST_STEP_S = 0.01
 """Seconds between the places where the loudest window may begin."""
 
 
@@ -175,7 +177,9 @@ def _loudest(
     squares: np.ndarray, rate: int, start: float, first: float, last: float, seconds: float
 ) -> float:
     """Where between `first` and `last - seconds` a window hears the most energy."""
-    places = first + LOUDEST_GRID * np.arange(max(int((last - seconds - first) / LOUDEST_GRID + 1e-6), 0) + 1)
+    places = first + LOUDEST_STEP_S * np.arange(
+        max(int((last - seconds - first) / LOUDEST_STEP_S + 1e-6), 0) + 1
+    )
     summed = np.r_[0.0, np.cumsum(squares)]
 
     def until(when: np.ndarray) -> np.ndarray:
@@ -197,7 +201,7 @@ def pad_fraction(window: Window, spans: Sequence[tuple[float, float]]) -> float:
     return round(1.0 - covered / window.seconds, 6)
 
 
-def cut(samples: np.ndarray, rate: int, start: float, window: Window, pad: str) -> np.ndarray:
+def slice_audio(samples: np.ndarray, rate: int, start: float, window: Window, pad: str) -> np.ndarray:
     """A window's samples of a sound that starts at `start`, padded where there are none.
 
     Args:

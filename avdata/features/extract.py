@@ -10,17 +10,24 @@ from typing import Any
 import numpy as np
 
 from avdata.config.schema import Config, VideoConfig
-from avdata.errors import Flag, MediaError
-from avdata.features.alignment import Window, choose_window, cut, measure_offset, pad_fraction, step_times
-from avdata.features.audio.spectrogram import log_mel, resample
-from avdata.features.face_crop import face_square
-from avdata.features.quality import judge_clock, judge_files, judge_frames, judge_sound
-from avdata.media.audio import read_sound
-from avdata.media.decoders.decord import read_pictures_decord
-from avdata.media.image import read_still
-from avdata.media.resize import fit_picture
-from avdata.media.types import Clock, Picture, Sound
-from avdata.media.video import Film, open_film
+from avdata.errors import MediaError, SampleFlag
+from avdata.features.alignment import (
+    Window,
+    estimate_av_offset,
+    pad_fraction,
+    select_window,
+    slice_audio,
+    step_centers,
+)
+from avdata.features.audio.spectrogram import compute_audio_feature, resample
+from avdata.features.face_crop import detect_face_box
+from avdata.features.quality import check_audio, check_durations, check_file_sizes, check_frames
+from avdata.media.audio import decode_audio
+from avdata.media.decoders.decord import read_frames_decord
+from avdata.media.image import read_image
+from avdata.media.resize import resize_image
+from avdata.media.types import AudioTrack, Frame, FrameTimes
+from avdata.media.video import VideoFile, open_video
 from avdata.recipe import Clip
 
 CORRELATION_RATE = 16_000
@@ -55,70 +62,74 @@ class Features:
     duration_video: float | None
     pad_fraction: float
     frame_times: tuple[float, ...]
-    flags: tuple[Flag, ...]
+    flags: tuple[SampleFlag, ...]
     source: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
+class _AlignedAudio:
     """A sound on the clip's axis."""
 
-    sound: Sound
+    audio: AudioTrack
     start: float
     offset: float | None = None
     peak: float | None = None
-    flags: tuple[Flag, ...] = ()
+    flags: tuple[SampleFlag, ...] = ()
 
     @property
     def span(self) -> tuple[float, float]:
-        return self.start, self.start + len(self.sound.samples) / self.sound.rate
+        return self.start, self.start + len(self.audio.samples) / self.audio.rate
 
     def loudness(self) -> tuple[np.ndarray, int, float]:
         """The samples' squares, their rate, and when the first one is heard."""
-        return np.square(self.sound.samples, dtype=np.float64), self.sound.rate, self.start
+        return np.square(self.audio.samples, dtype=np.float64), self.audio.rate, self.start
 
 
-def extract(clip: Clip, config: Config) -> Features:
+def extract_features(clip: Clip, config: Config) -> Features:
     """Decode a clip and make its sample.
 
     Raises:
         MediaError: the clip cannot become a sample; the reason says why.
     """
-    judge_files((clip.video, clip.audio), config.quality)
+    check_file_sizes((clip.video, clip.audio), config.quality)
     if clip.still:
-        return _assemble(clip, None, _separate_sound(clip, config), config)
+        return _assemble(clip, None, _separate_audio(clip, config), config)
     has_own = clip.audio is None or config.audio.source == "container" or not clip.audio.is_file()
-    with open_film(clip.video, config.quality, sound=has_own or config.align.correct != "none") as film:
+    with open_video(
+        clip.video, config.quality, audio=has_own or config.align.correct != "none"
+    ) as video_file:
         if has_own:
-            own = film.own_sound()
+            own = video_file.audio_track()
             # Where the dataset has no separate sound, the video's own is no exception.
-            placed = _Placed(own, own.start, flags=() if clip.audio is None else (Flag.CONTAINER_AUDIO,))
+            placed = _AlignedAudio(
+                own, own.start, flags=() if clip.audio is None else (SampleFlag.CONTAINER_AUDIO,)
+            )
         else:
-            placed = _beside(film, _separate_sound(clip, config), config)
-        return _assemble(clip, film, placed, config)
+            placed = _align_audio(video_file, _separate_audio(clip, config), config)
+        return _assemble(clip, video_file, placed, config)
 
 
-def _assemble(clip: Clip, film: Film | None, placed: _Placed, config: Config) -> Features:
-    """The features of a clip whose sound has its place; `film` is None for a still."""
-    flags = [*placed.flags, *judge_sound(placed.sound, config.quality)]
+def _assemble(clip: Clip, video_file: VideoFile | None, placed: _AlignedAudio, config: Config) -> Features:
+    """The features of a clip whose sound has its place; `video_file` is None for a still."""
+    flags = [*placed.flags, *check_audio(placed.audio, config.quality)]
     spans = [placed.span]
-    clock = None
-    if film is not None:
-        clock = film.clock
-        spans.append((clock.start, clock.end))
-        flags += judge_clock(placed.span, clock, config)
-    window = choose_window(
+    frame_times = None
+    if video_file is not None:
+        frame_times = video_file.frame_times
+        spans.append((frame_times.start, frame_times.end))
+        flags += check_durations(placed.span, frame_times, config)
+    window = select_window(
         config.align, spans, steps=config.video.frames, event=clip.event, loudness=placed.loudness
     )
-    pictures, noticed = _pictures(clip, film, window, config)
+    pictures, noticed = _step_frames(clip, video_file, window, config)
     flags += noticed
-    frames = np.stack([picture.pixels for picture in pictures])
-    times = tuple(round(picture.time, 6) for picture in pictures)
-    flags += [Flag.STATIC_FRAMES] if film is None else judge_frames(frames, times, config.quality)
+    frames = np.stack([frame.pixels for frame in pictures])
+    times = tuple(round(frame.time, 6) for frame in pictures)
+    flags += [SampleFlag.STATIC_FRAMES] if video_file is None else check_frames(frames, times, config.quality)
     rate = config.audio.sample_rate
-    samples = resample(placed.sound.samples, placed.sound.rate, rate)
-    waveform = cut(samples, rate, placed.start, window, config.align.pad)
-    mel = log_mel(waveform, config)
+    samples = resample(placed.audio.samples, placed.audio.rate, rate)
+    waveform = slice_audio(samples, rate, placed.start, window, config.align.pad)
+    mel = compute_audio_feature(waveform, config)
     return Features(
         mel=mel.astype(np.float16),
         frames=frames,
@@ -127,30 +138,30 @@ def _assemble(clip: Clip, film: Film | None, placed: _Placed, config: Config) ->
         av_offset=placed.offset if placed.offset is None else round(placed.offset, 7),
         av_peak=placed.peak if placed.peak is None else round(placed.peak, 6),
         duration_audio=round(placed.span[1] - placed.span[0], 6),
-        duration_video=None if clock is None else round(clock.end - clock.start, 6),
+        duration_video=None if frame_times is None else round(frame_times.end - frame_times.start, 6),
         pad_fraction=pad_fraction(window, spans),
         frame_times=times,
         flags=tuple(sorted(set(flags))),
-        source={**(clock.facts if clock else {}), **placed.sound.facts},
+        source={**(frame_times.metadata if frame_times else {}), **placed.audio.metadata},
     )
 
 
-def _separate_sound(clip: Clip, config: Config) -> _Placed:
+def _separate_audio(clip: Clip, config: Config) -> _AlignedAudio:
     """The sound of a clip's own audio file, beginning at 0; of a still's file when it has no other."""
     path = clip.audio if clip.audio is not None and clip.audio.is_file() else clip.video
-    return _Placed(read_sound(path, config.quality), 0.0)
+    return _AlignedAudio(decode_audio(path, config.quality), 0.0)
 
 
-def _beside(film: Film, placed: _Placed, config: Config) -> _Placed:
+def _align_audio(video_file: VideoFile, placed: _AlignedAudio, config: Config) -> _AlignedAudio:
     """A separate sound where the config wants it on the axis of the film."""
     if config.align.correct == "none":
         return placed
     try:
-        own = film.own_sound()
+        own = video_file.audio_track()
     except MediaError:
-        return replace(placed, flags=(Flag.LOW_CORRELATION,))
-    separate = placed.sound
-    lag, peak = measure_offset(
+        return replace(placed, flags=(SampleFlag.LOW_CORRELATION,))
+    separate = placed.audio
+    lag, peak = estimate_av_offset(
         resample(separate.samples, separate.rate, CORRELATION_RATE),
         resample(own.samples, own.rate, CORRELATION_RATE),
         CORRELATION_RATE,
@@ -158,46 +169,46 @@ def _beside(film: Film, placed: _Placed, config: Config) -> _Placed:
     )
     offset = own.start + lag
     believed = peak >= config.align.min_peak
-    flags = [] if believed else [Flag.LOW_CORRELATION]
+    flags = [] if believed else [SampleFlag.LOW_CORRELATION]
     start = offset if believed and config.align.correct == "measured" else own.start
     if own.end - (start + len(separate.samples) / separate.rate) > config.align.max_mismatch:
-        flags.append(Flag.AUDIO_TRUNCATED)
-    return _Placed(separate, start, offset, peak, tuple(flags))
+        flags.append(SampleFlag.AUDIO_TRUNCATED)
+    return _AlignedAudio(separate, start, offset, peak, tuple(flags))
 
 
-def _pictures(
-    clip: Clip, film: Film | None, window: Window, config: Config
-) -> tuple[list[Picture], list[Flag]]:
+def _step_frames(
+    clip: Clip, video_file: VideoFile | None, window: Window, config: Config
+) -> tuple[list[Frame], list[SampleFlag]]:
     """The picture of each step, uint8 [size, size, C], and what was noticed of them."""
     video = config.video
-    if film is None:
-        return _fitted([read_still(clip.video, config.quality)] * video.frames, video)
-    moments = _moments(clip, film.clock, window, config)
+    if video_file is None:
+        return _resized_frames([read_image(clip.video, config.quality)] * video.frames, video)
+    times = _step_frame_times(clip, video_file.frame_times, window, config)
     if video.decoder == "decord":
-        return _fitted(read_pictures_decord(clip.video, film.clock, moments), video)
+        return _resized_frames(read_frames_decord(clip.video, video_file.frame_times, times), video)
     if video.fit == "face":
-        return _fitted(film.pictures(moments, seek=video.seek), video)
-    return film.pictures(moments, seek=video.seek, video=video), []
+        return _resized_frames(video_file.frames_at(times, seek=video.seek), video)
+    return video_file.frames_at(times, seek=video.seek, video=video), []
 
 
-def _fitted(pictures: Sequence[Picture], video: VideoConfig) -> tuple[list[Picture], list[Flag]]:
+def _resized_frames(frames: Sequence[Frame], video: VideoConfig) -> tuple[list[Frame], list[SampleFlag]]:
     """Whole pictures as squares; one that stands for several steps is made once."""
-    whole = {id(picture): picture for picture in pictures}
-    square = face_square([picture.pixels for picture in whole.values()]) if video.fit == "face" else None
+    whole = {id(frame): frame for frame in frames}
+    square = detect_face_box([frame.pixels for frame in whole.values()]) if video.fit == "face" else None
     made = {
-        name: replace(one, pixels=fit_picture(square.of(one.pixels) if square else one.pixels, video))
+        name: replace(one, pixels=resize_image(square.crop(one.pixels) if square else one.pixels, video))
         for name, one in whole.items()
     }
     missed = video.fit == "face" and square is None
-    return [made[id(picture)] for picture in pictures], [Flag.NO_FACE] if missed else []
+    return [made[id(frame)] for frame in frames], [SampleFlag.NO_FACE] if missed else []
 
 
-def _moments(clip: Clip, clock: Clock, window: Window, config: Config) -> list[float]:
+def _step_frame_times(clip: Clip, frame_times: FrameTimes, window: Window, config: Config) -> list[float]:
     """The moment whose frame stands for each step, s."""
     video = config.video
     if video.pick == "middle":
-        return [float(moment) for moment in step_times(window, video.frames, config.align.segment)]
-    every = clock.times[:: video.every]
+        return [float(moment) for moment in step_centers(window, video.frames, config.align.segment)]
+    every = frame_times.times[:: video.every]
     if video.pick == "random-of-every":
         number = int.from_bytes(hashlib.sha256(clip.key.encode()).digest()[:8])
         return [float(every[number % len(every)])] * video.frames

@@ -14,24 +14,24 @@ import numpy as np
 
 from avdata.errors import UsageError
 
-LOOKED_AT = 320
+MAX_DETECTION_SIDE = 320
 """Pixels of the longer side of the pictures that are searched; larger ones are made smaller first."""
 
-SMALLEST = 24
+MIN_FACE_SIDE = 24
 """Pixels of the smallest face found there."""
 
 MARGIN = 0.25
 """What is kept on each side of the face, as a share of its width: hair, chin and ears."""
 
 
-class Square(NamedTuple):
+class CropBox(NamedTuple):
     """A square part of a picture, in pixels."""
 
     top: int
     left: int
     side: int
 
-    def of(self, pixels: np.ndarray) -> np.ndarray:
+    def crop(self, pixels: np.ndarray) -> np.ndarray:
         """That part of a picture [H, W, C]."""
         return pixels[self.top : self.top + self.side, self.left : self.left + self.side]
 
@@ -45,27 +45,27 @@ def require_detector() -> None:
     _cascade()
 
 
-def face_square(pictures: Sequence[np.ndarray]) -> Square | None:
+def detect_face_box(frames: Sequence[np.ndarray]) -> CropBox | None:
     """The square around the face that pictures of one size show, with a margin, inside the picture.
 
     It is the median of the largest face of each picture that shows one, so that the frames of a clip share
     it and one that was misjudged moves nothing.
 
     Args:
-        pictures: each uint8 [H, W, 3], RGB.
+        frames: each uint8 [H, W, 3], RGB.
 
     Returns:
         None when no picture shows a face.
     """
-    faces = [face for pixels in pictures if (face := _largest_face(pixels)) is not None]
+    faces = [face for pixels in frames if (face := _largest_face(pixels)) is not None]
     if not faces:
         return None
     across, down, width = np.median(faces, axis=0).tolist()
-    height, wide = pictures[0].shape[:2]
+    height, wide = frames[0].shape[:2]
     side = min(round(width * (1 + 2 * MARGIN)), height, wide)
     top = min(max(round(down - side / 2), 0), height - side)
     left = min(max(round(across - side / 2), 0), wide - side)
-    return Square(top, left, side)
+    return CropBox(top, left, side)
 
 
 def _largest_face(pixels: np.ndarray) -> tuple[float, float, float] | None:
@@ -73,11 +73,11 @@ def _largest_face(pixels: np.ndarray) -> tuple[float, float, float] | None:
     import cv2  # noqa: PLC0415
 
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    scale = min(LOOKED_AT / max(grey.shape), 1.0)
+    scale = min(MAX_DETECTION_SIDE / max(grey.shape), 1.0)
     if scale < 1:
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     found = _cascade().detectMultiScale(
-        cv2.equalizeHist(grey), scaleFactor=1.1, minNeighbors=5, minSize=(SMALLEST, SMALLEST)
+        cv2.equalizeHist(grey), scaleFactor=1.1, minNeighbors=5, minSize=(MIN_FACE_SIDE, MIN_FACE_SIDE)
     )
     if not len(found):
         return None

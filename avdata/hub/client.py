@@ -14,21 +14,21 @@ from typing import Any, TypeVar
 
 from avdata.errors import AvdataError, UsageError
 
-KIND = "dataset"
+REPO_TYPE = "dataset"
 
-ATTEMPTS = 4
+MAX_ATTEMPTS = 4
 
-FIRST_WAIT = 1.0  # seconds; doubled after each failure
+INITIAL_DELAY_S = 1.0  # seconds; doubled after each failure
 
-LONGEST_WAIT = 60.0
+MAX_DELAY_S = 60.0
 
-ANSWER_WITHIN = 5.0  # seconds, for the Hub's first answer
+PING_TIMEOUT_S = 5.0  # seconds, for the Hub's first answer
 
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 _TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{6,}|(?<=Bearer )\S+")
 
-_Made = TypeVar("_Made")
+_Result = TypeVar("_Result")
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class HubUnreachableError(AvdataError):
 
 
 @dataclass(frozen=True, slots=True)
-class There:
+class RemoteFile:
     """A file in a repository: its bytes, and its SHA-256 (LFS) or git blob id (small files)."""
 
     size: int
@@ -62,10 +62,10 @@ def check_repo(repo: str) -> str:
     return plain
 
 
-def without_secrets(text: str, *secrets: str | None) -> str:
+def redact_tokens(text: str, *secrets: str | None) -> str:
     """A text without tokens: those given, and what looks like one.
 
-    >>> without_secrets("refused: hf_abcdefgh1234 (Bearer xyz)")
+    >>> redact_tokens("refused: hf_abcdefgh1234 (Bearer xyz)")
     'refused: [token] (Bearer [token]'
     """
     for secret in secrets:
@@ -74,16 +74,16 @@ def without_secrets(text: str, *secrets: str | None) -> str:
     return _TOKEN.sub("[token]", text)
 
 
-def holds_secret(text: str, token: str | None) -> bool:
+def contains_token(text: str, token: str | None) -> bool:
     """Whether a text that is to be published holds the token in use, or another of the Hub's.
 
-    >>> holds_secret("the bearer of good news writes hf_hub_download", None)
+    >>> contains_token("the bearer of good news writes hf_hub_download", None)
     False
     """
     return bool(token and token in text) or re.search(r"\bhf_[A-Za-z0-9]{30,}", text) is not None
 
 
-def token_in_use(token: str | None) -> str | None:
+def active_token(token: str | None) -> str | None:
     """The token that the client would send."""
     from huggingface_hub import get_token  # noqa: PLC0415
 
@@ -91,7 +91,7 @@ def token_in_use(token: str | None) -> str | None:
 
 
 @contextmanager
-def explained_hub(repo: str, token: str | None) -> Iterator[None]:
+def hub_errors(repo: str, token: str | None) -> Iterator[None]:
     """Turn the client's errors into one sentence with what to do, and no token in it.
 
     Raises:
@@ -103,15 +103,15 @@ def explained_hub(repo: str, token: str | None) -> Iterator[None]:
         raise
     except Exception as error:
         status = _status(error)
-        if status is None and not _of_transport(error) and not isinstance(error, (OSError, ValueError)):
+        if status is None and not _is_transport_error(error) and not isinstance(error, (OSError, ValueError)):
             raise
-        said = without_secrets(_first_line(error), token)
-        msg = f"{repo}: {_what(status, error)} ({said})"
+        said = redact_tokens(_first_line(error), token)
+        msg = f"{repo}: {_status_message(status, error)} ({said})"
         # Not `from error`: its own text may carry what was just left out.
-        raise AvdataError(msg, hint=_hint(status)) from None
+        raise AvdataError(msg, hint=_status_hint(status)) from None
 
 
-_SAID = {
+_STATUS_MESSAGES = {
     401: "the Hub refuses the token",
     403: "the Hub does not allow this",
     404: "there is no such repository or revision, or the token does not see it",
@@ -121,15 +121,15 @@ _SAID = {
 }
 
 
-def _what(status: int | None, error: Exception) -> str:
+def _status_message(status: int | None, error: Exception) -> str:
     if status is not None:
-        return _SAID.get(status, f"the Hub answered {status}")
+        return _STATUS_MESSAGES.get(status, f"the Hub answered {status}")
     if isinstance(error, ValueError):
         return "the Hub's client refuses this"
     return "the connection to the Hub broke"
 
 
-def _hint(status: int | None) -> str:
+def _status_hint(status: int | None) -> str:
     if status in (401, 403):
         return "log in with `hf auth login`, with a token that may write here; then the same command goes on"
     if status == 404:
@@ -137,7 +137,7 @@ def _hint(status: int | None) -> str:
     return "give the same command again: what was uploaded is not uploaded twice"
 
 
-def reach(api: Any, repo: str) -> None:
+def check_reachable(api: Any, repo: str) -> None:
     """See that the Hub answers, before anything long is begun; whether the repository is there is no matter.
 
     A connection that breaks later is waited for, because work would be lost. Here there is none to lose.
@@ -149,7 +149,7 @@ def reach(api: Any, repo: str) -> None:
 
     def ask() -> None:
         try:
-            api.repo_info(repo, repo_type=KIND, timeout=ANSWER_WITHIN)
+            api.repo_info(repo, repo_type=REPO_TYPE, timeout=PING_TIMEOUT_S)
         except RepositoryNotFoundError:
             return
         except Exception as error:
@@ -158,9 +158,9 @@ def reach(api: Any, repo: str) -> None:
             raise
 
     try:
-        tried(ask, unanswered=2)
+        retry(ask, unanswered=2)
     except Exception as error:
-        if _status(error) is None and _of_transport(error):
+        if _status(error) is None and _is_transport_error(error):
             raise _unreachable(api, error) from None
         raise
 
@@ -175,23 +175,25 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
-def tried(action: Callable[[], _Made], *, unanswered: int = ATTEMPTS) -> _Made:
+def retry(action: Callable[[], _Result], *, unanswered: int = MAX_ATTEMPTS) -> _Result:
     """The action's result; what the network or the Hub's load broke is tried again, as long as they ask.
 
     Args:
         action: what can be done twice.
         unanswered: attempts while there is no answer at all.
     """
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         try:
             return action()
         except Exception as error:
             status = _status(error)
-            passing = status in _AGAIN or (status is None and _of_transport(error) and not _offline(error))
-            if not passing or attempt == (unanswered if status is None else ATTEMPTS) - 1:
+            passing = status in _RETRYABLE_STATUSES or (
+                status is None and _is_transport_error(error) and not _is_offline(error)
+            )
+            if not passing or attempt == (unanswered if status is None else MAX_ATTEMPTS) - 1:
                 raise
-            asked = _asked_to_wait(error)
-            wait = min(FIRST_WAIT * 2**attempt if asked is None else asked, LONGEST_WAIT)
+            asked = _retry_after(error)
+            wait = min(INITIAL_DELAY_S * 2**attempt if asked is None else asked, MAX_DELAY_S)
             log.warning("the Hub failed (%s); trying again in %.0f s", status or type(error).__name__, wait)
             time.sleep(wait)
     raise AssertionError
@@ -212,7 +214,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _of_transport(error: Exception) -> bool:
+def _is_transport_error(error: Exception) -> bool:
     # httpx, httpx2 or xet, by version of huggingface-hub, and in 1.0 the cause of a RuntimeError: known by
     # where they come from.
     chain = list(_causes(error))
@@ -220,36 +222,36 @@ def _of_transport(error: Exception) -> bool:
     return bool(homes & {"httpx", "httpx2", "httpcore", "hf_xet"}) or isinstance(error, ConnectionError)
 
 
-def _offline(error: Exception) -> bool:
+def _is_offline(error: Exception) -> bool:
     """Whether the user told the client not to use the network."""
     return type(error).__name__ == "OfflineModeIsEnabled"
 
 
-def _asked_to_wait(error: Exception) -> float | None:
+def _retry_after(error: Exception) -> float | None:
     value = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
     return float(value) if str(value).isdigit() else None
 
 
-def listing(api: Any, repo: str, revision: str) -> dict[str, There]:
+def list_repo_files(api: Any, repo: str, revision: str) -> dict[str, RemoteFile]:
     """The files of a repository at a revision, by path; of one that has no such revision, none."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError  # noqa: PLC0415
     from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
 
-    def look() -> dict[str, There]:
-        entries = api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=KIND)
+    def look() -> dict[str, RemoteFile]:
+        entries = api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=REPO_TYPE)
         return {
-            entry.path: There(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
+            entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
             for entry in entries
             if isinstance(entry, RepoFile)
         }
 
     try:
-        return tried(look)
+        return retry(look)
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return {}
 
 
-def is_same(there: There | None, content: bytes | Path, sha256: str | None = None) -> bool:
+def is_same(there: RemoteFile | None, content: bytes | Path, sha256: str | None = None) -> bool:
     """Whether a file in a repository holds these bytes.
 
     Args:
@@ -274,6 +276,6 @@ def _sha256(content: bytes | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def shard_facts(info: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def shard_metadata(info: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What dataset.json says of each shard, by path."""
     return {shard["path"]: shard for split in info["splits"].values() for shard in split["shards"]}

@@ -19,33 +19,33 @@ from typing import Any
 
 from avdata.errors import AvdataError, UsageError
 from avdata.hub.client import (
-    KIND,
+    REPO_TYPE,
     HubUnreachableError,
-    There,
+    RemoteFile,
+    active_token,
+    check_reachable,
     check_repo,
-    explained_hub,
-    holds_secret,
+    contains_token,
+    hub_errors,
     is_same,
-    listing,
-    reach,
-    shard_facts,
-    token_in_use,
-    tried,
+    list_repo_files,
+    retry,
+    shard_metadata,
 )
-from avdata.shards.card import HUB_SPLITS, MADE_HERE, PERMISSION, dataset_card
+from avdata.shards.card import CARD_MARKER, HUB_SPLITS, PERMISSION, dataset_card
 from avdata.shards.reader import read_info
 from avdata.shards.verify import Progress, verify
-from avdata.storage.atomic import write_whole
+from avdata.storage.atomic import atomic_write
 
 WORK_BRANCH = "avdata-upload"
 
-SMALL = ("index.parquet", "quarantine.parquet", "croissant.json", "README.md", "dataset.json")
+METADATA_FILES = ("index.parquet", "quarantine.parquet", "croissant.json", "README.md", "dataset.json")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishResult:
     """What a publication did, or with `dry_run` would do.
 
     `compared` is false for a dry run that could not see what lies on the Hub: it lists every file.
@@ -64,7 +64,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class _Set:
+class _LocalDataset:
     """A set as it is to lie in the repository."""
 
     root: Path
@@ -73,11 +73,11 @@ class _Set:
 
     @property
     def shards(self) -> dict[str, Mapping[str, Any]]:
-        return shard_facts(self.info)
+        return shard_metadata(self.info)
 
     @property
-    def small(self) -> dict[str, bytes]:
-        there = {name: self.root / name for name in SMALL if (self.root / name).is_file()}
+    def metadata_files(self) -> dict[str, bytes]:
+        there = {name: self.root / name for name in METADATA_FILES if (self.root / name).is_file()}
         return {**{name: path.read_bytes() for name, path in there.items()}, "README.md": self.card}
 
     @property
@@ -95,7 +95,7 @@ def publish(
     dry_run: bool = False,
     token: str | None = None,
     progress: Progress = lambda stage, done, total: None,
-) -> Published:
+) -> PublishResult:
     """Publish a prepared set as a dataset repository.
 
     Args:
@@ -121,23 +121,25 @@ def publish(
         msg = f"the branch {WORK_BRANCH} is where shards wait, and is removed when they are published"
         raise UsageError(msg, hint="choose another --revision")
     info = read_info(root)
-    _check_licence(info, allowed=i_have_permission)
-    api, secret = HfApi(token=token, library_name="avdata"), token_in_use(token)
-    with explained_hub(repo, secret):
-        compared = _reached(api, repo, dry_run=dry_run)
-    _check_whole(root, progress)
-    permission = i_have_permission and not _may_publish(info)
-    ours = _Set(root, info, _card(root, info, repo, permission=permission))
+    _check_license(info, allowed=i_have_permission)
+    api, secret = HfApi(token=token, library_name="avdata"), active_token(token)
+    with hub_errors(repo, secret):
+        compared = _is_reachable(api, repo, dry_run=dry_run)
+    _check_complete(root, progress)
+    permission = i_have_permission and not _is_publishable(info)
+    ours = _LocalDataset(root, info, _card(root, info, repo, permission=permission))
     _check_secrets(ours, secret)
-    with explained_hub(repo, secret):
+    with hub_errors(repo, secret):
         _check_card(ours.card)
-        return _published(api, ours, repo, revision, private=private, dry_run=dry_run, compared=compared)
+        return _publish_changes(
+            api, ours, repo, revision, private=private, dry_run=dry_run, compared=compared
+        )
 
 
-def _reached(api: Any, repo: str, *, dry_run: bool) -> bool:
+def _is_reachable(api: Any, repo: str, *, dry_run: bool) -> bool:
     """Whether the Hub answers; only a dry run goes on without."""
     try:
-        reach(api, repo)
+        check_reachable(api, repo)
     except HubUnreachableError as error:
         if not dry_run:
             raise
@@ -146,12 +148,12 @@ def _reached(api: Any, repo: str, *, dry_run: bool) -> bool:
     return True
 
 
-def _may_publish(info: Mapping[str, Any]) -> bool:
+def _is_publishable(info: Mapping[str, Any]) -> bool:
     return bool(info["licence"]) and info["licence"]["publish"] == "yes"
 
 
-def _check_licence(info: Mapping[str, Any], *, allowed: bool) -> None:
-    if allowed or _may_publish(info):
+def _check_license(info: Mapping[str, Any], *, allowed: bool) -> None:
+    if allowed or _is_publishable(info):
         return
     licence = info["licence"]
     why = (
@@ -164,7 +166,7 @@ def _check_licence(info: Mapping[str, Any], *, allowed: bool) -> None:
     raise AvdataError(msg, hint=hint)
 
 
-def _check_whole(root: Path, progress: Progress) -> None:
+def _check_complete(root: Path, progress: Progress) -> None:
     verdict = verify(root, progress=progress)
     if not verdict.ok:
         first, count = verdict.problems[0], len(verdict.problems)
@@ -175,8 +177,8 @@ def _check_whole(root: Path, progress: Progress) -> None:
 def _card(root: Path, info: Mapping[str, Any], repo: str, *, permission: bool) -> bytes:
     """The card to publish: ours made anew, somebody's own as it is but for the permission."""
     path = root / "README.md"
-    held = path.read_text(encoding="utf-8") if path.is_file() else MADE_HERE
-    if MADE_HERE in held:
+    held = path.read_text(encoding="utf-8") if path.is_file() else CARD_MARKER
+    if CARD_MARKER in held:
         return dataset_card(info, repo=repo, permission=permission).encode()
     return (f"{held.rstrip()}\n\n{PERMISSION}\n" if permission and PERMISSION not in held else held).encode()
 
@@ -195,51 +197,53 @@ def _check_card(card: bytes) -> None:
         raise AvdataError(msg, hint="mend it, or delete the file to have it written anew")
 
 
-def _check_secrets(ours: _Set, token: str | None) -> None:
-    for name, data in ours.small.items():
+def _check_secrets(ours: _LocalDataset, token: str | None) -> None:
+    for name, data in ours.metadata_files.items():
         if name.endswith(".parquet"):
             continue
-        if holds_secret(data.decode(errors="replace"), token):
+        if contains_token(data.decode(errors="replace"), token):
             msg = f"{ours.root / name} holds what looks like an access token"
             raise AvdataError(msg, hint="take it out, and revoke the token if the file was ever shared")
 
 
-def _published(
-    api: Any, ours: _Set, repo: str, revision: str, *, private: bool, dry_run: bool, compared: bool
-) -> Published:
+def _publish_changes(
+    api: Any, ours: _LocalDataset, repo: str, revision: str, *, private: bool, dry_run: bool, compared: bool
+) -> PublishResult:
     # A branch that is not there yet is made of main, and begins with what main holds.
-    there = (listing(api, repo, revision) or listing(api, repo, "main")) if compared else {}
-    _check_alone(repo, there, ours.info)
+    there = (list_repo_files(api, repo, revision) or list_repo_files(api, repo, "main")) if compared else {}
+    _check_same_dataset(repo, there, ours.info)
     shards, small = _changed(ours, there)
     gone = [path for path in there if _is_shard(path, ours.info) and path not in ours.shards]
     commit = None
     if not dry_run:
         _make_repo(api, repo, revision, private=private)
         if ours.card != _read(ours.root / "README.md"):
-            write_whole(ours.root / "README.md", ours.card)
+            atomic_write(ours.root / "README.md", ours.card)
         if shards:
             _stage(api, ours, repo, revision, shards)
         if shards or small or gone:
-            commit = _take_over(api, ours, repo, revision, shards, small, gone)
-        _settle(api, ours, repo, revision)
-    sizes = [ours.shards[path]["bytes"] for path in shards] + [len(ours.small[name]) for name in small]
-    return Published(
+            commit = _commit_dataset(api, ours, repo, revision, shards, small, gone)
+        _tag_and_clean_up(api, ours, repo, revision)
+    sizes = [ours.shards[path]["bytes"] for path in shards] + [
+        len(ours.metadata_files[name]) for name in small
+    ]
+    return PublishResult(
         repo, f"{api.endpoint}/datasets/{repo}", revision, ours.tag, commit, (*shards, *small), tuple(gone),
         sum(sizes), dry_run, compared,
     )  # fmt: skip
 
 
-def _changed(ours: _Set, there: Mapping[str, There]) -> tuple[list[str], list[str]]:
+def _changed(ours: _LocalDataset, there: Mapping[str, RemoteFile]) -> tuple[list[str], list[str]]:
     """The shards and the small files that are not there as they are here."""
     shards = [
         path
         for path, shard in ours.shards.items()
         if not is_same(there.get(path), ours.root / path, shard["sha256"])
     ]
-    return shards, [name for name, data in ours.small.items() if not is_same(there.get(name), data)]
+    return shards, [name for name, data in ours.metadata_files.items() if not is_same(there.get(name), data)]
 
 
-def _check_alone(repo: str, there: Mapping[str, There], info: Mapping[str, Any]) -> None:
+def _check_same_dataset(repo: str, there: Mapping[str, RemoteFile], info: Mapping[str, Any]) -> None:
     """Refuse a repository of another dataset: the card's patterns would take in the shards of both."""
     for path in there:
         if path.partition("/")[0] in HUB_SPLITS and path.endswith(".tar") and not _is_shard(path, info):
@@ -258,67 +262,77 @@ def _read(path: Path) -> bytes:
 
 
 def _make_repo(api: Any, repo: str, revision: str, *, private: bool) -> None:
-    tried(lambda: api.create_repo(repo, repo_type=KIND, private=private or None, exist_ok=True))
-    if private and not tried(lambda: api.repo_info(repo, repo_type=KIND)).private:
+    retry(lambda: api.create_repo(repo, repo_type=REPO_TYPE, private=private or None, exist_ok=True))
+    if private and not retry(lambda: api.repo_info(repo, repo_type=REPO_TYPE)).private:
         msg = f"{repo} is there already and everybody can see it"
         raise AvdataError(msg, hint="choose another name, or make it private in its settings first")
     if revision != "main":
-        tried(lambda: api.create_branch(repo, branch=revision, repo_type=KIND, exist_ok=True))
+        retry(lambda: api.create_branch(repo, branch=revision, repo_type=REPO_TYPE, exist_ok=True))
 
 
-def _stage(api: Any, ours: _Set, repo: str, revision: str, shards: list[str]) -> None:
+def _stage(api: Any, ours: _LocalDataset, repo: str, revision: str, shards: list[str]) -> None:
     """Bring shards to the work branch, those that an earlier run brought there left out."""
-    tried(
-        lambda: api.create_branch(repo, branch=WORK_BRANCH, revision=revision, repo_type=KIND, exist_ok=True)
+    retry(
+        lambda: api.create_branch(
+            repo, branch=WORK_BRANCH, revision=revision, repo_type=REPO_TYPE, exist_ok=True
+        )
     )
-    there = listing(api, repo, WORK_BRANCH)
-    needed = [path for path in shards if not _staged(there, ours, path)]
+    there = list_repo_files(api, repo, WORK_BRANCH)
+    needed = [path for path in shards if not _is_staged(there, ours, path)]
     if needed:
-        tried(
+        retry(
             lambda: api.upload_folder(
-                repo_id=repo, repo_type=KIND, folder_path=ours.root, revision=WORK_BRANCH,
+                repo_id=repo, repo_type=REPO_TYPE, folder_path=ours.root, revision=WORK_BRANCH,
                 allow_patterns=needed, commit_message="Shards on their way",
             )
         )  # fmt: skip
 
 
-def _staged(there: Mapping[str, There], ours: _Set, path: str) -> bool:
+def _is_staged(there: Mapping[str, RemoteFile], ours: _LocalDataset, path: str) -> bool:
     return is_same(there.get(path), ours.root / path, ours.shards[path]["sha256"])
 
 
-def _take_over(
-    api: Any, ours: _Set, repo: str, revision: str, shards: list[str], small: list[str], gone: list[str]
+def _commit_dataset(
+    api: Any,
+    ours: _LocalDataset,
+    repo: str,
+    revision: str,
+    shards: list[str],
+    small: list[str],
+    gone: list[str],
 ) -> str:
     """The one commit that a reader sees; shards come from the work branch, by reference."""
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete  # noqa: PLC0415
 
     def commit() -> str:
-        head = api.repo_info(repo, repo_type=KIND, revision=revision).sha
+        head = api.repo_info(repo, repo_type=REPO_TYPE, revision=revision).sha
         operations = [
             *(CommitOperationCopy(path, path, src_revision=WORK_BRANCH) for path in shards),
-            *(CommitOperationAdd(name, ours.small[name]) for name in small),
+            *(CommitOperationAdd(name, ours.metadata_files[name]) for name in small),
             *(CommitOperationDelete(path) for path in gone),
         ]
         made = api.create_commit(
-            repo, operations, repo_type=KIND, revision=revision, parent_commit=head,
+            repo, operations, repo_type=REPO_TYPE, revision=revision, parent_commit=head,
             commit_message=f"{ours.info['title']}: {ours.tag}",
         )  # fmt: skip
         return str(made.oid)
 
-    return tried(commit)
+    return retry(commit)
 
 
-def _settle(api: Any, ours: _Set, repo: str, revision: str) -> None:
+def _tag_and_clean_up(api: Any, ours: _LocalDataset, repo: str, revision: str) -> None:
     """Tag what is published, and remove the work branch."""
-    refs = tried(lambda: api.list_repo_refs(repo, repo_type=KIND))
+    refs = retry(lambda: api.list_repo_refs(repo, repo_type=REPO_TYPE))
     has = ours.tag in {one.name for one in refs.tags}
     # Looked at, not remembered: an earlier run may have been killed before it moved the tag.
-    stale = has and any(_changed(ours, listing(api, repo, ours.tag)))
+    stale = has and any(_changed(ours, list_repo_files(api, repo, ours.tag)))
     if stale:
-        tried(lambda: api.delete_tag(repo, tag=ours.tag, repo_type=KIND))
+        retry(lambda: api.delete_tag(repo, tag=ours.tag, repo_type=REPO_TYPE))
     if stale or not has:
-        tried(lambda: api.create_tag(repo, tag=ours.tag, revision=revision, repo_type=KIND, exist_ok=True))
+        retry(
+            lambda: api.create_tag(repo, tag=ours.tag, revision=revision, repo_type=REPO_TYPE, exist_ok=True)
+        )
     if WORK_BRANCH in {one.name for one in refs.branches}:
         # Left behind it harms nobody, and the next publication removes it.
         with suppress(OSError):
-            api.delete_branch(repo, branch=WORK_BRANCH, repo_type=KIND)
+            api.delete_branch(repo, branch=WORK_BRANCH, repo_type=REPO_TYPE)

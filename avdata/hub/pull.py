@@ -10,21 +10,21 @@ from typing import Any
 
 from avdata.errors import AvdataError
 from avdata.hub.client import (
-    KIND,
-    There,
+    REPO_TYPE,
+    RemoteFile,
+    active_token,
+    check_reachable,
     check_repo,
-    explained_hub,
+    hub_errors,
     is_same,
-    listing,
-    reach,
-    shard_facts,
-    token_in_use,
-    tried,
+    list_repo_files,
+    retry,
+    shard_metadata,
 )
-from avdata.hub.publish import SMALL
-from avdata.shards.format import FORMAT
-from avdata.storage.atomic import write_whole
-from avdata.storage.paths import is_plain_path
+from avdata.hub.publish import METADATA_FILES
+from avdata.shards.format import FORMAT_VERSION
+from avdata.storage.atomic import atomic_write
+from avdata.storage.paths import is_safe_relative_path
 
 
 def pull(repo: str, into: str | Path, *, revision: str = "main", token: str | None = None) -> Path:
@@ -50,34 +50,34 @@ def pull(repo: str, into: str | Path, *, revision: str = "main", token: str | No
     repo, root = check_repo(repo), Path(into)
     _check_folder(root)
     api = HfApi(token=token, library_name="avdata")
-    secret = token_in_use(token)
-    with explained_hub(repo, secret):
-        reach(api, repo)
+    secret = active_token(token)
+    with hub_errors(repo, secret):
+        check_reachable(api, repo)
         # One commit for all files: somebody may publish a new set meanwhile.
-        commit = str(tried(lambda: api.repo_info(repo, repo_type=KIND, revision=revision)).sha)
-        there = listing(api, repo, commit)
+        commit = str(retry(lambda: api.repo_info(repo, repo_type=REPO_TYPE, revision=revision)).sha)
+        there = list_repo_files(api, repo, commit)
         if "dataset.json" not in there:
             msg = f"{repo} at {revision} is not a prepared set: it has no dataset.json"
             raise AvdataError(msg, hint="check the name; `avdata publish` makes such repositories")
-        common: dict[str, Any] = {"repo_id": repo, "repo_type": KIND, "revision": commit, "token": token}
+        common: dict[str, Any] = {"repo_id": repo, "repo_type": REPO_TYPE, "revision": commit, "token": token}
         staging = root / ".avdata-pull"
-        description = tried(lambda: hf_hub_download(filename="dataset.json", local_dir=staging, **common))
+        description = retry(lambda: hf_hub_download(filename="dataset.json", local_dir=staging, **common))
         text = Path(description).read_bytes()
         if not is_same(there["dataset.json"], text):
             msg = f"dataset.json of {repo} did not arrive as the Hub lists it"
             raise AvdataError(msg, hint="give the same command again")
-        wanted = _wanted(text, repo, there)
+        wanted = _files_to_fetch(text, repo, there)
         _check_same(root, json.loads(text), repo)
-        left = [name for name in wanted if not _held(root, name, there)]
+        left = [name for name in wanted if not _is_present(root, name, there)]
         if left:
             # From here on the folder is not a finished set, until dataset.json stands in it again.
             (root / "dataset.json").unlink(missing_ok=True)
-            tried(lambda: snapshot_download(local_dir=staging, allow_patterns=left, **common))
+            retry(lambda: snapshot_download(local_dir=staging, allow_patterns=left, **common))
         for name in left:
-            _put(staging / name, root / name, there[name], repo)
+            _move_into_place(staging / name, root / name, there[name], repo)
     for stray in set(root.glob("*/*.tar")) - {root / name for name in wanted}:
         stray.unlink()
-    write_whole(root / "dataset.json", text)
+    atomic_write(root / "dataset.json", text)
     shutil.rmtree(staging)
     return root
 
@@ -86,7 +86,7 @@ def _check_folder(root: Path) -> None:
     if root.exists() and not root.is_dir():
         msg = f"the output {root} is a file"
         raise AvdataError(msg, hint="give a folder with --into")
-    ours = {*SMALL, "train", "val", "test", ".avdata-pull"}
+    ours = {*METADATA_FILES, "train", "val", "test", ".avdata-pull"}
     if root.is_dir() and (other := sorted({entry.name for entry in root.iterdir()} - ours)):
         msg = f"{root} holds {other[0]}, which is no part of a prepared set"
         raise AvdataError(msg, hint="choose an empty or new folder for --into")
@@ -102,30 +102,30 @@ def _check_same(root: Path, info: dict[str, Any], repo: str) -> None:
             raise AvdataError(msg, hint="choose an empty or new folder for --into")
 
 
-def _wanted(text: bytes, repo: str, there: dict[str, There]) -> list[str]:
+def _files_to_fetch(text: bytes, repo: str, there: dict[str, RemoteFile]) -> list[str]:
     """The files that make the set, but for dataset.json."""
     try:
         info = json.loads(text)
-        known, shards = info["format"], list(shard_facts(info))
+        known, shards = info["format"], list(shard_metadata(info))
     except (ValueError, KeyError, TypeError) as error:
         msg = f"dataset.json of {repo} is not that of a prepared set ({error!r})"
         raise AvdataError(msg) from error
-    if known != FORMAT:
-        msg = f"{repo} is of format {known!r}, and this version reads format {FORMAT}"
+    if known != FORMAT_VERSION:
+        msg = f"{repo} is of format {known!r}, and this version reads format {FORMAT_VERSION}"
         raise AvdataError(msg, hint="install the avdata that wrote it")
-    wanted = [name for name in SMALL[:-1] if name in there] + shards
-    bad = [name for name in wanted if not is_plain_path(name) or name not in there]
+    wanted = [name for name in METADATA_FILES[:-1] if name in there] + shards
+    bad = [name for name in wanted if not is_safe_relative_path(name) or name not in there]
     if bad:
         msg = f"{repo} is not whole: {bad[0]} is in its dataset.json, but not in the repository"
         raise AvdataError(msg, hint="ask its owner to publish it again")
     return wanted
 
 
-def _held(root: Path, name: str, there: dict[str, There]) -> bool:
+def _is_present(root: Path, name: str, there: dict[str, RemoteFile]) -> bool:
     return (root / name).is_file() and is_same(there[name], root / name)
 
 
-def _put(part: Path, final: Path, there: There, repo: str) -> None:
+def _move_into_place(part: Path, final: Path, there: RemoteFile, repo: str) -> None:
     if not is_same(there, part):
         part.unlink(missing_ok=True)
         msg = f"{final.name} of {repo} did not arrive as the Hub lists it"

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 
 from avdata.config.schema import QualityConfig
-from avdata.errors import MediaError, Reason
-from avdata.media.container import opened, sniff
-from avdata.media.integrity import check_whole
-from avdata.media.types import Sound
+from avdata.errors import MediaError, QuarantineReason
+from avdata.media.container import detect_format, open_container
+from avdata.media.integrity import check_not_truncated
+from avdata.media.types import AudioTrack
 
-GAP = 0.05
+MIN_GAP_S = 0.05
 """Seconds of missing timestamps in a sound track that count as a hole, and are filled with silence."""
 
-HELD = 256
+MAX_BUFFERED_FRAMES = 256
 """Decoded frames that are made samples of at once: a film of 2.5 s has a hundred, and numpy takes as long
 over each as the decoder."""
 
 
-class Soundtrack:
+class AudioTrackDecoder:
     """Collects a track's packets; `finish` gives its sound, priming, edit lists and late starts honoured."""
 
     def __init__(self, path: Path, stream: Any, quality: QualityConfig) -> None:
@@ -56,20 +56,25 @@ class Soundtrack:
         longest = self._quality.max_seconds
         if self._start is None:
             self._start = 0.0 if frame.time is None else float(frame.time)
-        elif frame.time is not None and (hole := frame.time - self._start - self._count / self._rate) > GAP:
+        elif (
+            frame.time is not None
+            and (hole := frame.time - self._start - self._count / self._rate) > MIN_GAP_S
+        ):
             if hole > longest:
-                raise MediaError(Reason.TOO_LONG, f"{self._name}: a hole of {hole:.0f} s in the sound")
+                raise MediaError(
+                    QuarantineReason.TOO_LONG, f"{self._name}: a hole of {hole:.0f} s in the sound"
+                )
             self._convert()
             self._pieces.append(np.zeros(round(hole * self._rate), np.float32))
             self._count += len(self._pieces[-1])
         kind = frame.format.name, frame.layout.nb_channels
-        if kind != self._kind or len(self._held) == HELD:
+        if kind != self._kind or len(self._held) == MAX_BUFFERED_FRAMES:
             self._convert()
             self._kind = kind
         self._held.append(frame)
         self._count += frame.samples
         if self._count > longest * self._rate:
-            raise MediaError(Reason.TOO_LONG, f"{self._name}: sound longer than {longest:g} s")
+            raise MediaError(QuarantineReason.TOO_LONG, f"{self._name}: sound longer than {longest:g} s")
 
     def _convert(self) -> None:
         """Make samples of the frames that are held."""
@@ -77,7 +82,7 @@ class Soundtrack:
             self._pieces.append(_mono(self._held, *self._kind))
             self._held = []
 
-    def finish(self) -> Sound:
+    def finish(self) -> AudioTrack:
         """The whole sound.
 
         Raises:
@@ -86,70 +91,71 @@ class Soundtrack:
         self._convert()
         if self._start is None:
             detail = f"{self._name}: not one sample of sound could be decoded"
-            raise MediaError(Reason.NO_AUDIO_STREAM, detail)
+            raise MediaError(QuarantineReason.NO_AUDIO_STREAM, detail)
         # The first packet of a stream that was cut out of another one often lacks what it refers to.
         if self._lost > max(1, self._quality.max_corrupt_audio * self._packets):
             detail = f"{self._name}: {self._lost} of {self._packets} packets"
-            raise MediaError(Reason.CORRUPT_AUDIO, detail)
+            raise MediaError(QuarantineReason.CORRUPT_AUDIO, detail)
         facts = {
             "audio_codec": self._stream.codec_context.name,
             "audio_rate": self._rate,
             "audio_channels": int(self._stream.channels),
         }
-        return Sound(np.concatenate(self._pieces), self._rate, self._start, facts)
+        return AudioTrack(np.concatenate(self._pieces), self._rate, self._start, facts)
 
 
-PCM = {
+PCM_CODECS = {
     "PCM_U8": "pcm_u8", "PCM_16": "pcm_s16le", "PCM_24": "pcm_s24le", "PCM_32": "pcm_s32le",
     "FLOAT": "pcm_f32le", "DOUBLE": "pcm_f64le",
 }  # fmt: skip
 """libsndfile's names of what a WAV can hold uncompressed, and ffmpeg's."""
 
 
-def read_sound(path: Path, quality: QualityConfig) -> Sound:
+def decode_audio(path: Path, quality: QualityConfig) -> AudioTrack:
     """Decode a file's first sound track to mono.
 
     Raises:
-        MediaError: NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED or what `sniff` finds.
+        MediaError: NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED or what `detect_format`
+        finds.
     """
-    if sniff(path) == "wav" and (plain := _read_plain(path, quality)) is not None:
+    if detect_format(path) == "wav" and (plain := _read_wav(path, quality)) is not None:
         return plain
-    with opened(path, quality) as container:
+    with open_container(path, quality) as container:
         if not container.streams.audio:
-            raise MediaError(Reason.NO_AUDIO_STREAM, f"{path.name} holds no sound")
-        track = Soundtrack(path, container.streams.audio[0], quality)
+            raise MediaError(QuarantineReason.NO_AUDIO_STREAM, f"{path.name} holds no sound")
+        track = AudioTrackDecoder(path, container.streams.audio[0], quality)
         for packet in container.demux(container.streams.audio[0]):
             track.add(packet)
         return track.finish()
 
 
-def _read_plain(path: Path, quality: QualityConfig) -> Sound | None:
+def _read_wav(path: Path, quality: QualityConfig) -> AudioTrack | None:
     """A WAV without compression, by libsndfile, which takes a tenth of the time; None for any other.
 
     Its values are those of ffmpeg, bit for bit, and such a file starts at 0.
     """
     import soundfile  # noqa: PLC0415
 
-    check_whole(path, "wav")
+    check_not_truncated(path, "wav")
     try:
         with soundfile.SoundFile(path) as file:
-            if file.format not in {"WAV", "WAVEX"} or file.subtype not in PCM or not file.frames:
+            if file.format not in {"WAV", "WAVEX"} or file.subtype not in PCM_CODECS or not file.frames:
                 return None
             if file.frames > quality.max_seconds * file.samplerate:
                 detail = f"{path.name}: sound longer than {quality.max_seconds:g} s"
-                raise MediaError(Reason.TOO_LONG, detail)
+                raise MediaError(QuarantineReason.TOO_LONG, detail)
             samples = file.read(dtype="float32", always_2d=True)
             facts = {
-                "audio_codec": PCM[file.subtype],
+                "audio_codec": PCM_CODECS[file.subtype],
                 "audio_rate": file.samplerate,
                 "audio_channels": file.channels,
             }
-            return Sound(_mixed(samples.T), file.samplerate, 0.0, facts)
+            return AudioTrack(_downmix(samples.T), file.samplerate, 0.0, facts)
     except soundfile.LibsndfileError:
         return None
 
 
-def _mixed(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+def _downmix(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """The mean of the channels, float32 [C, n] to [n], summed in their order."""
     if len(channels) == 1:
         return channels[0]
@@ -160,7 +166,7 @@ def _mixed(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     return np.asarray(total)
 
 
-TYPES = {
+SAMPLE_TYPES = {
     "u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64,
 }  # fmt: skip
 """ffmpeg's names of sample formats; those of planar ones end with a p."""
@@ -174,7 +180,7 @@ def _mono(frames: Sequence[Any], name: str, count: int) -> np.ndarray:
         name: of their sample format; planar ones have a plane a channel.
         count: of their channels.
     """
-    kind = np.dtype(TYPES[name.removesuffix("p")])
+    kind = np.dtype(SAMPLE_TYPES[name.removesuffix("p")])
     planar = name.endswith("p")
     width = kind.itemsize * (1 if planar else count)
     held = [(frame.planes, frame.samples * width) for frame in frames]
@@ -183,10 +189,10 @@ def _mono(frames: Sequence[Any], name: str, count: int) -> np.ndarray:
         np.frombuffer(b"".join([memoryview(planes[place])[:size] for planes, size in held]), kind)
         for place in range(count if planar else 1)
     ]
-    return _mixed([_scaled(values) for values in (joined if planar else joined[0].reshape(-1, count).T)])
+    return _downmix([_to_float(values) for values in (joined if planar else joined[0].reshape(-1, count).T)])
 
 
-def _scaled(values: np.ndarray) -> np.ndarray:
+def _to_float(values: np.ndarray) -> np.ndarray:
     """Samples of any type as float32 in [-1, 1]."""
     if values.dtype == np.float32:
         return values

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from avdata.config.schema import QualityConfig
-from avdata.errors import MediaError, Reason
-from avdata.media.integrity import check_whole
+from avdata.errors import MediaError, QuarantineReason
+from avdata.media.integrity import check_not_truncated
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 
-MAGIC: tuple[tuple[int, bytes, str], ...] = (
+MAGIC_BYTES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"FLV\x01", "flv"),
     (8, b"WAVE", "wav"),
     (8, b"AVI ", "avi"),
@@ -36,10 +36,10 @@ MAGIC: tuple[tuple[int, bytes, str], ...] = (
 )
 """Offset, bytes and ffmpeg's name of each container and image type that is opened; nothing else is."""
 
-STILLS = frozenset({"jpeg", "png", "webp"})
+IMAGE_FORMATS = frozenset({"jpeg", "png", "webp"})
 
 
-def sniff(path: Path) -> str:
+def detect_format(path: Path) -> str:
     """The format of a file by its first bytes.
 
     Raises:
@@ -49,31 +49,31 @@ def sniff(path: Path) -> str:
     with path.open("rb") as stream:
         head = stream.read(64)
     if not head:
-        raise MediaError(Reason.EMPTY_FILE, "0 bytes")
+        raise MediaError(QuarantineReason.EMPTY_FILE, "0 bytes")
     if head.startswith(LFS_POINTER):
-        raise MediaError(Reason.LFS_POINTER, "git-LFS pointer text")
-    for offset, magic, name in MAGIC:
+        raise MediaError(QuarantineReason.LFS_POINTER, "git-LFS pointer text")
+    for offset, magic, name in MAGIC_BYTES:
         if head[offset : offset + len(magic)] == magic:
             return name
     if head[:1] == b"\xff" and head[1:2] and head[1] & 0xE6 == 0xE2:
         return "mp3"
     shown = repr(head[:16]).removeprefix("b")
-    raise MediaError(Reason.NOT_MEDIA, f"it begins with {shown}")
+    raise MediaError(QuarantineReason.NOT_MEDIA, f"it begins with {shown}")
 
 
 @contextmanager
-def opened(path: Path, quality: QualityConfig) -> Iterator[Any]:
+def open_container(path: Path, quality: QualityConfig) -> Iterator[Any]:
     """The container of a file: of the format its first bytes tell, whole, and of that one file only.
 
     Raises:
-        MediaError: TRUNCATED, UNREADABLE, NOT_MEDIA for a still image, or what `sniff` finds.
+        MediaError: TRUNCATED, UNREADABLE, NOT_MEDIA for a still image, or what `detect_format` finds.
     """
     import av  # noqa: PLC0415
 
-    name = sniff(path)
-    if name in STILLS:
-        raise MediaError(Reason.NOT_MEDIA, f"{path.name} is a still image ({name})")
-    check_whole(path, name)
+    name = detect_format(path)
+    if name in IMAGE_FORMATS:
+        raise MediaError(QuarantineReason.NOT_MEDIA, f"{path.name} is a still image ({name})")
+    check_not_truncated(path, name)
     try:
         # max_pixels is for the decoders that look at the first frames to learn what they are.
         options = {"protocol_whitelist": "file", "enable_drefs": "0", "max_pixels": str(quality.max_pixels)}
@@ -82,4 +82,4 @@ def opened(path: Path, quality: QualityConfig) -> Iterator[Any]:
         ) as container:
             yield container
     except av.FFmpegError as error:
-        raise MediaError(Reason.UNREADABLE, f"{path.name}: {error.strerror or error}") from error
+        raise MediaError(QuarantineReason.UNREADABLE, f"{path.name}: {error.strerror or error}") from error

@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from avdata.config.schema import QualityConfig
-from avdata.errors import MediaError, Reason
-from avdata.media.container import STILLS, sniff
-from avdata.media.types import Picture
+from avdata.errors import MediaError, QuarantineReason
+from avdata.media.container import IMAGE_FORMATS, detect_format
+from avdata.media.types import Frame
 
 
 @contextmanager
-def _unwarned(kind: type[Warning]) -> Iterator[None]:
+def _without_warnings(kind: type[Warning]) -> Iterator[None]:
     # PIL warns of half of what it refuses; the limit that counts is ours.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", kind)
         yield
 
 
-def read_still(path: Path, quality: QualityConfig) -> Picture:
+def read_image(path: Path, quality: QualityConfig) -> Frame:
     """A still image as RGB, turned as its EXIF says.
 
     Raises:
@@ -31,16 +31,21 @@ def read_still(path: Path, quality: QualityConfig) -> Picture:
     """
     from PIL import Image, ImageOps  # noqa: PLC0415
 
-    name = sniff(path)
-    if name not in STILLS:
-        raise MediaError(Reason.NOT_MEDIA, f"{path.name} is {name}, not a still image")
+    name = detect_format(path)
+    if name not in IMAGE_FORMATS:
+        raise MediaError(QuarantineReason.NOT_MEDIA, f"{path.name} is {name}, not a still image")
     try:
-        with _unwarned(Image.DecompressionBombWarning), Image.open(path, formats=[name.upper()]) as image:
+        with (
+            _without_warnings(Image.DecompressionBombWarning),
+            Image.open(path, formats=[name.upper()]) as image,
+        ):
             if image.width * image.height > quality.max_pixels:
-                raise MediaError(Reason.TOO_LARGE, f"{path.name}: {image.width}×{image.height} pixels")
+                raise MediaError(
+                    QuarantineReason.TOO_LARGE, f"{path.name}: {image.width}×{image.height} pixels"
+                )
             turned = ImageOps.exif_transpose(image)
-            return Picture(np.array(turned.convert("RGB")), 0.0)
+            return Frame(np.array(turned.convert("RGB")), 0.0)
     except Image.DecompressionBombError as error:
-        raise MediaError(Reason.TOO_LARGE, f"{path.name}: {error}") from error
+        raise MediaError(QuarantineReason.TOO_LARGE, f"{path.name}: {error}") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise MediaError(Reason.UNREADABLE, f"{path.name}: {error}") from error
+        raise MediaError(QuarantineReason.UNREADABLE, f"{path.name}: {error}") from error

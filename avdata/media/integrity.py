@@ -8,7 +8,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import BinaryIO
 
-from avdata.errors import MediaError, Reason
+from avdata.errors import MediaError, QuarantineReason
 
 _OPEN_SIZES = {0, 0xFFFFFFFF}
 
@@ -16,7 +16,7 @@ _FLV_TAGS = {8, 9, 18}
 """Sound, pictures and data."""
 
 
-def check_whole(path: Path, name: str) -> None:
+def check_not_truncated(path: Path, name: str) -> None:
     """Walk the outermost structure of a RIFF, FLV or MP4 file.
 
     Args:
@@ -33,7 +33,9 @@ def check_whole(path: Path, name: str) -> None:
         size = os.fstat(stream.fileno()).st_size
         end = walk(stream, size)
     if end > size:
-        raise MediaError(Reason.TRUNCATED, f"{path.name} has {size:,} bytes, its header speaks of {end:,}")
+        raise MediaError(
+            QuarantineReason.TRUNCATED, f"{path.name} has {size:,} bytes, its header speaks of {end:,}"
+        )
 
 
 def _wav_end(stream: BinaryIO, size: int) -> int:

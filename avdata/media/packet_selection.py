@@ -7,26 +7,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-CLOSE = 1e-9
+TIME_TOLERANCE_S = 1e-9
 """Seconds by which two ways of turning ticks into seconds may differ; a frame that comes so soon has come."""
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class PacketSelection:
     """The way through a video's packets.
 
     Attributes:
         runs: first and last place of each stretch to decode, each beginning with a keyframe, ascending.
-        shown: places of the packets whose frames are wanted.
+        selected: places of the packets whose frames are wanted.
         times: when the wanted frames come on screen, s ascending.
     """
 
     runs: tuple[tuple[int, int], ...]
-    shown: frozenset[int]
+    selected: frozenset[int]
     times: tuple[float, ...]
 
     @classmethod
-    def of(cls, packets: Sequence[Any], moments: Sequence[float], base: float, *, seek: bool) -> Route | None:
+    def select_packets(
+        cls, packets: Sequence[Any], moments: Sequence[float], base: float, *, seek: bool
+    ) -> PacketSelection | None:
         """The way to the frames on screen at ascending moments.
 
         Args:
@@ -48,7 +50,7 @@ class Route:
         times = [tick * base for tick in seen]
         wanted: set[int] = set()
         for moment in moments:
-            for nudged in (moment - CLOSE, moment + CLOSE):
+            for nudged in (moment - TIME_TOLERANCE_S, moment + TIME_TOLERANCE_S):
                 wanted.add(seen[max(bisect_right(times, nudged) - 1, 0)])
         keys = [place for place, packet in enumerate(packets) if packet.is_keyframe]
         places = {tick: place_of[tick] for tick in sorted(wanted)}

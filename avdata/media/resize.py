@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
-SCALED_BY_SWSCALE = 32
+MIN_SWSCALE_SIDE = 32
 """How many times smaller swscale makes a picture; its filters end at 256 pixels."""
 
 
@@ -47,7 +47,7 @@ def _layout(height: int, width: int, video: VideoConfig) -> _Layout:
     return _Layout((tall, wide), (round((tall - size) / 2), round((wide - size) / 2), size, size))
 
 
-def fit_picture(pixels: np.ndarray, video: VideoConfig) -> np.ndarray:
+def resize_image(pixels: np.ndarray, video: VideoConfig) -> np.ndarray:
     """A picture as a square of the config's size and colour: uint8 [H, W, 3] to uint8 [size, size, C].
 
     Scaling is Pillow's antialiased bilinear one, of which torchvision's is a copy: one value in some hundred
@@ -55,11 +55,11 @@ def fit_picture(pixels: np.ndarray, video: VideoConfig) -> np.ndarray:
     """
     height, width = pixels.shape[:2]
     layout = _layout(height, width, video)
-    return _finished(_scaled(pixels, layout.size, layout.part), layout, video)
+    return _place_in_square(_scaled(pixels, layout.size, layout.part), layout, video)
 
 
-def fit_frame(frame: Any, video: VideoConfig, convert: VideoReformatter) -> np.ndarray:
-    """A decoded frame as `fit_picture` makes it of its pixels, turned as the display matrix says.
+def resize_frame(frame: Any, video: VideoConfig, convert: VideoReformatter) -> np.ndarray:
+    """A decoded frame as `resize_image` makes it of its pixels, turned as the display matrix says.
 
     A frame that becomes smaller is scaled by swscale while its colours are converted, in a third of the time:
     so exactly that the mean difference from the antialiased scaling of exact colours is well below 1 of 255.
@@ -76,14 +76,14 @@ def fit_frame(frame: Any, video: VideoConfig, convert: VideoReformatter) -> np.n
     height, width = (frame.width, frame.height) if turned else (frame.height, frame.width)
     layout = _layout(height, width, video)
     tall, wide = layout.size
-    if not all(to <= of <= to * SCALED_BY_SWSCALE for of, to in ((height, tall), (width, wide))):
-        return fit_picture(frame_pixels(frame, convert), video)
-    pixels = frame_pixels(frame, convert, (wide, tall) if turned else (tall, wide))
+    if not all(to <= of <= to * MIN_SWSCALE_SIDE for of, to in ((height, tall), (width, wide))):
+        return resize_image(frame_to_rgb(frame, convert), video)
+    pixels = frame_to_rgb(frame, convert, (wide, tall) if turned else (tall, wide))
     top, left, kept_height, kept_width = layout.part
-    return _finished(pixels[top : top + kept_height, left : left + kept_width], layout, video)
+    return _place_in_square(pixels[top : top + kept_height, left : left + kept_width], layout, video)
 
 
-def frame_pixels(frame: Any, convert: VideoReformatter, size: tuple[int, int] | None = None) -> np.ndarray:
+def frame_to_rgb(frame: Any, convert: VideoReformatter, size: tuple[int, int] | None = None) -> np.ndarray:
     """A decoded frame's pixels, uint8 [H, W, 3], turned as the display matrix says.
 
     Args:
@@ -110,7 +110,7 @@ def frame_pixels(frame: Any, convert: VideoReformatter, size: tuple[int, int] | 
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
 
 
-def _finished(part: np.ndarray, layout: _Layout, video: VideoConfig) -> np.ndarray:
+def _place_in_square(part: np.ndarray, layout: _Layout, video: VideoConfig) -> np.ndarray:
     """The kept part of a scaled picture in its place in the square, in the config's colour."""
     image = part
     if part.shape[:2] != (video.size, video.size):

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from avdata.errors import Flag
+from avdata.errors import SampleFlag
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class AudioTrack:
     """A decoded sound track: mono float32 samples in [-1, 1], rate, when the first one is heard, facts."""
 
     samples: np.ndarray
     rate: int
     start: float
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def end(self) -> float:
@@ -26,13 +26,13 @@ class Sound:
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class FrameTimes:
     """When each frame of a video comes on screen, s ascending; when the last one ends; facts; flags."""
 
     times: np.ndarray
     end: float
-    facts: dict[str, Any]
-    flags: tuple[Flag, ...]
+    metadata: dict[str, Any]
+    flags: tuple[SampleFlag, ...]
 
     @property
     def start(self) -> float:
@@ -41,7 +41,7 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Frame:
     """A frame: uint8 [H, W, 3] and when it comes on screen, s."""
 
     pixels: np.ndarray

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from avdata.config.schema import QualityConfig, VideoConfig
-from avdata.errors import Flag, MediaError, Reason
-from avdata.media.audio import Soundtrack
-from avdata.media.container import opened
-from avdata.media.packet_selection import CLOSE, Route
-from avdata.media.resize import fit_frame, frame_pixels
-from avdata.media.types import Clock, Picture, Sound
+from avdata.errors import MediaError, QuarantineReason, SampleFlag
+from avdata.media.audio import AudioTrackDecoder
+from avdata.media.container import open_container
+from avdata.media.packet_selection import TIME_TOLERANCE_S, PacketSelection
+from avdata.media.resize import frame_to_rgb, resize_frame
+from avdata.media.types import AudioTrack, Frame, FrameTimes
 
-HOLD = 64 << 20
+MAX_BUFFERED_BYTES = 64 << 20
 """Bytes of compressed pictures that are kept in memory; a larger file is read a second time."""
 
 SKIPPABLE = frozenset({"h264", "hevc"})
@@ -36,35 +36,35 @@ VP6 and MJPEG, decode damage in silence but for the log."""
 
 
 @dataclass
-class Film:
-    """A video that `open_film` has read.
+class VideoFile:
+    """A video that `open_video` has read.
 
     Attributes:
-        clock: when its frames come on screen.
-        sound: its first sound track, or why there is none; None when it was not asked for.
+        frame_times: when its frames come on screen.
+        audio: its first sound track, or why there is none; None when it was not asked for.
     """
 
-    clock: Clock
-    sound: Sound | MediaError | None
+    frame_times: FrameTimes
+    audio: AudioTrack | MediaError | None
     _path: Path
     _quality: QualityConfig
     _stream: Any
     _packets: list[Any] | None = field(repr=False)
 
-    def own_sound(self) -> Sound:
+    def audio_track(self) -> AudioTrack:
         """Its first sound track.
 
         Raises:
             MediaError: NO_AUDIO_STREAM or CORRUPT_AUDIO.
         """
-        assert self.sound is not None
-        if isinstance(self.sound, MediaError):
-            raise self.sound
-        return self.sound
+        assert self.audio is not None
+        if isinstance(self.audio, MediaError):
+            raise self.audio
+        return self.audio
 
-    def pictures(
-        self, moments: Sequence[float], *, seek: bool = False, video: VideoConfig | None = None
-    ) -> list[Picture]:
+    def frames_at(
+        self, times: Sequence[float], *, seek: bool = False, video: VideoConfig | None = None
+    ) -> list[Frame]:
         """The frame on screen at each of ascending moments: the last one that has come by then.
 
         Before the first frame that is the first, after the last frame the last. Frames that are neither
@@ -77,28 +77,28 @@ class Film:
         """
         if self._packets is not None:
             base = float(self._stream.time_base)
-            route = Route.of(self._packets[:-1], moments, base, seek=seek)
-            frames = _frames(self._path, self._stream, self._packets, route, moments, self._quality)
-            return _shown(frames, video)
-        with opened(self._path, self._quality) as container:
+            route = PacketSelection.select_packets(self._packets[:-1], times, base, seek=seek)
+            frames = _frames(self._path, self._stream, self._packets, route, times, self._quality)
+            return _resized(frames, video)
+        with open_container(self._path, self._quality) as container:
             stream = _video_stream(container, self._path)
-            frames = _frames(self._path, stream, container.demux(stream), None, moments, self._quality)
-            return _shown(frames, video)
+            frames = _frames(self._path, stream, container.demux(stream), None, times, self._quality)
+            return _resized(frames, video)
 
 
 @contextmanager
-def open_film(path: Path, quality: QualityConfig, *, sound: bool = True) -> Iterator[Film]:
+def open_video(path: Path, quality: QualityConfig, *, audio: bool = True) -> Iterator[VideoFile]:
     """Read a video: its clock and, when asked for, its sound; its pictures can be had until it is closed.
 
     Raises:
         MediaError: NO_VIDEO_STREAM, NO_FRAMES, TOO_LARGE, TOO_LONG, UNREADABLE or what `sniff` finds.
     """
-    with opened(path, quality) as container:
+    with open_container(path, quality) as container:
         stream = _video_stream(container, path)
         _check_size(path, stream.codec_context, quality)
-        tracks = container.streams.audio if sound else ()
-        track = Soundtrack(path, tracks[0], quality) if tracks else None
-        ticks = _Ticks(path, float(stream.time_base), quality.max_seconds)
+        tracks = container.streams.audio if audio else ()
+        track = AudioTrackDecoder(path, tracks[0], quality) if tracks else None
+        ticks = _PacketTimes(path, float(stream.time_base), quality.max_seconds)
         packets: list[Any] | None = []
         held = 0
         for packet in container.demux(stream, *tracks[:1]):
@@ -109,41 +109,43 @@ def open_film(path: Path, quality: QualityConfig, *, sound: bool = True) -> Iter
             held += packet.size
             if packets is not None:
                 packets.append(packet)
-                packets = packets if held <= HOLD else None
-        clock = _clock(path, container, stream, ticks)
-        yield Film(clock, _heard(path, track, asked=sound), path, quality, stream, packets)
+                packets = packets if held <= MAX_BUFFERED_BYTES else None
+        frame_times = _frame_times(path, container, stream, ticks)
+        yield VideoFile(frame_times, _read_audio(path, track, asked=audio), path, quality, stream, packets)
 
 
-def _heard(path: Path, track: Soundtrack | None, *, asked: bool) -> Sound | MediaError | None:
+def _read_audio(
+    path: Path, track: AudioTrackDecoder | None, *, asked: bool
+) -> AudioTrack | MediaError | None:
     if not asked:
         return None
     if track is None:
-        return MediaError(Reason.NO_AUDIO_STREAM, f"{path.name} holds no sound")
+        return MediaError(QuarantineReason.NO_AUDIO_STREAM, f"{path.name} holds no sound")
     try:
         return track.finish()
     except MediaError as error:
         return error
 
 
-def read_clock(path: Path, quality: QualityConfig) -> Clock:
+def read_frame_times(path: Path, quality: QualityConfig) -> FrameTimes:
     """The presentation times of a file's first video track, from its packets, without decoding.
 
     Raises:
-        MediaError: as `open_film`.
+        MediaError: as `open_video`.
     """
-    with open_film(path, quality, sound=False) as film:
-        return film.clock
+    with open_video(path, quality, audio=False) as video_file:
+        return video_file.frame_times
 
 
-def read_pictures(
-    path: Path, moments: Sequence[float], quality: QualityConfig, *, seek: bool = False
-) -> list[Picture]:
-    """`Film.pictures` of a file that is opened for nothing else."""
-    with open_film(path, quality, sound=False) as film:
-        return film.pictures(moments, seek=seek)
+def read_frames(
+    path: Path, times: Sequence[float], quality: QualityConfig, *, seek: bool = False
+) -> list[Frame]:
+    """`VideoFile.frames_at` of a file that is opened for nothing else."""
+    with open_video(path, quality, audio=False) as video_file:
+        return video_file.frames_at(times, seek=seek)
 
 
-class _Ticks:
+class _PacketTimes:
     """The presentation times of packets, and no more of them than the limit allows."""
 
     def __init__(self, path: Path, base: float, max_seconds: float) -> None:
@@ -162,13 +164,13 @@ class _Ticks:
         # Said here, so that a hundred hours are not read to their end first.
         if (when - self.low) * self.base > self.max_seconds:
             raise MediaError(
-                Reason.TOO_LONG, f"{self.path.name}: pictures longer than {self.max_seconds:g} s"
+                QuarantineReason.TOO_LONG, f"{self.path.name}: pictures longer than {self.max_seconds:g} s"
             )
 
 
-def _clock(path: Path, container: Any, stream: Any, ticks: _Ticks) -> Clock:
+def _frame_times(path: Path, container: Any, stream: Any, ticks: _PacketTimes) -> FrameTimes:
     if not ticks.all:
-        raise MediaError(Reason.NO_FRAMES, f"{path.name} holds no frames")
+        raise MediaError(QuarantineReason.NO_FRAMES, f"{path.name} holds no frames")
     # Plain numbers: of a short film there are few, and each call of numpy takes longer than the loop.
     ordered = sorted(ticks.all)
     times = np.array(ordered, np.float64) * ticks.base
@@ -182,35 +184,37 @@ def _clock(path: Path, container: Any, stream: Any, ticks: _Ticks) -> Clock:
     # A container's own duration of the last packet is often missing or that of a clock tick.
     end = float(times[-1]) + usual
     if end - times[0] > ticks.max_seconds:
-        raise MediaError(Reason.TOO_LONG, f"{path.name}: pictures longer than {ticks.max_seconds:g} s")
+        raise MediaError(
+            QuarantineReason.TOO_LONG, f"{path.name}: pictures longer than {ticks.max_seconds:g} s"
+        )
     context = stream.codec_context
     facts = {
         "container": container.format.name.partition(",")[0], "video_codec": context.name,
         "width": context.width, "height": context.height, "frames": len(times),
         "fps": round(1 / usual, 4) if usual else 0.0,
     }  # fmt: skip
-    flags = [Flag.MULTIPLE_STREAMS] if len(container.streams.video) > 1 else []
+    flags = [SampleFlag.MULTIPLE_STREAMS] if len(container.streams.video) > 1 else []
     if uneven:
-        flags.append(Flag.VARIABLE_RATE)
-    return Clock(times, end, facts, tuple(flags))
+        flags.append(SampleFlag.VARIABLE_RATE)
+    return FrameTimes(times, end, facts, tuple(flags))
 
 
 def _video_stream(container: Any, path: Path) -> Any:
     # A cover picture in a sound file is a video stream to ffmpeg.
     moving = [stream for stream in container.streams.video if not stream.disposition & 0x400]
     if not moving:
-        raise MediaError(Reason.NO_VIDEO_STREAM, f"{path.name} holds no pictures")
+        raise MediaError(QuarantineReason.NO_VIDEO_STREAM, f"{path.name} holds no pictures")
     return moving[0]
 
 
-def _check_size(path: Path, picture: Any, quality: QualityConfig) -> None:
-    width, height = picture.width, picture.height
+def _check_size(path: Path, frame: Any, quality: QualityConfig) -> None:
+    width, height = frame.width, frame.height
     if width * height > quality.max_pixels:
-        raise MediaError(Reason.TOO_LARGE, f"{path.name}: {width}×{height} pixels")
+        raise MediaError(QuarantineReason.TOO_LARGE, f"{path.name}: {width}×{height} pixels")
 
 
 @dataclass
-class _Chosen:
+class _DecodedFrames:
     """What decoding brought: the frame for each moment so far, frames seen, and how many were damaged."""
 
     frames: list[Any]
@@ -222,8 +226,8 @@ def _frames(
     path: Path,
     stream: Any,
     packets: Iterable[Any],
-    route: Route | None,
-    moments: Sequence[float],
+    route: PacketSelection | None,
+    times: Sequence[float],
     quality: QualityConfig,
 ) -> list[Any]:
     """The decoded frame for each moment."""
@@ -232,59 +236,61 @@ def _frames(
     stream.codec_context.options = {"max_pixels": str(quality.max_pixels)}
     chosen = None
     if route is not None and isinstance(packets, list):
-        found = _choose(_along(stream, packets, route), moments)
-        chosen = found if _arrived(found, route, quality) else None
+        found = _choose(_selected_packets(stream, packets, route), times)
+        chosen = found if _is_complete(found, route, quality) else None
         stream.codec_context.flush_buffers()
     if chosen is None:
-        chosen = _choose(_all(stream, packets), moments)
+        chosen = _choose(_all_packets(stream, packets), times)
     if not chosen.frames:
-        raise MediaError(Reason.NO_FRAMES, f"{path.name}: not one frame could be decoded")
+        raise MediaError(QuarantineReason.NO_FRAMES, f"{path.name}: not one frame could be decoded")
     if chosen.corrupt > quality.max_corrupt * chosen.seen:
         detail = f"{path.name}: {chosen.corrupt} of {chosen.seen} frames"
-        raise MediaError(Reason.CORRUPT_FRAMES, detail)
+        raise MediaError(QuarantineReason.CORRUPT_FRAMES, detail)
     return chosen.frames
 
 
-def _choose(decoded: Iterable[tuple[Any, bool]], moments: Sequence[float]) -> _Chosen:
-    chosen = _Chosen([], 0, 0)
+def _choose(decoded: Iterable[tuple[Any, bool]], times: Sequence[float]) -> _DecodedFrames:
+    chosen = _DecodedFrames([], 0, 0)
     on_screen = None
     with closing(decoded), count_errors():  # type: ignore[type-var]
         for frame, damaged in decoded:
             chosen.seen, chosen.corrupt = chosen.seen + 1, chosen.corrupt + damaged
             if frame is None:
                 continue
-            while len(chosen.frames) < len(moments) and on_screen is not None:
-                if moments[len(chosen.frames)] + CLOSE >= frame.time:
+            while len(chosen.frames) < len(times) and on_screen is not None:
+                if times[len(chosen.frames)] + TIME_TOLERANCE_S >= frame.time:
                     break
                 chosen.frames.append(on_screen)
-            if len(chosen.frames) == len(moments):
+            if len(chosen.frames) == len(times):
                 return chosen
             on_screen = frame
     if on_screen is not None:
-        chosen.frames += [on_screen] * (len(moments) - len(chosen.frames))
+        chosen.frames += [on_screen] * (len(times) - len(chosen.frames))
     return chosen
 
 
-def _arrived(chosen: _Chosen, route: Route, quality: QualityConfig) -> bool:
+def _is_complete(chosen: _DecodedFrames, route: PacketSelection, quality: QualityConfig) -> bool:
     """Whether the short way showed what the whole way would; if in doubt, the whole way decides."""
     if not chosen.frames or chosen.corrupt > quality.max_corrupt * chosen.seen:
         return False
     return all(any(abs(frame.time - time) < 1e-6 for time in route.times) for frame in chosen.frames)
 
 
-def _all(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+def _all_packets(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
     stream.codec_context.skip_frame = "DEFAULT"
     return _decoded(stream, packets)
 
 
-def _along(stream: Any, packets: Sequence[Any], route: Route) -> Iterator[tuple[Any, bool]]:
+def _selected_packets(
+    stream: Any, packets: Sequence[Any], route: PacketSelection
+) -> Iterator[tuple[Any, bool]]:
     context = stream.codec_context
     skips = context.name in SKIPPABLE
 
     def run(first: int, last: int) -> Iterator[Any]:
         for place in range(first, last + 1):
             if skips:
-                context.skip_frame = "DEFAULT" if place in route.shown else "NONREF"
+                context.skip_frame = "DEFAULT" if place in route.selected else "NONREF"
             yield packets[place]
         # The last packet is empty: it asks for the frames that the decoder holds back.
         yield packets[-1]
@@ -313,16 +319,16 @@ def _decoded(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
                 yield frame, bool(frame.is_corrupt) or logged
 
 
-def _shown(frames: Sequence[Any], video: VideoConfig | None) -> list[Picture]:
+def _resized(frames: Sequence[Any], video: VideoConfig | None) -> list[Frame]:
     """The pictures of frames; one that stands for several moments is made once."""
     from av.video.reformatter import VideoReformatter  # noqa: PLC0415
 
-    made: dict[int, Picture] = {}
+    made: dict[int, Frame] = {}
     convert = VideoReformatter()
     for frame in frames:
         if id(frame) not in made:
-            pixels = fit_frame(frame, video, convert) if video else frame_pixels(frame, convert)
-            made[id(frame)] = Picture(pixels, float(frame.time))
+            pixels = resize_frame(frame, video, convert) if video else frame_to_rgb(frame, convert)
+            made[id(frame)] = Frame(pixels, float(frame.time))
     return [made[id(frame)] for frame in frames]
 
 

@@ -19,11 +19,11 @@ from typing import Any
 from avdata.config.schema import Config
 from avdata.manifest import Manifest
 from avdata.recipe import Recipe
-from avdata.selection import Quarantined
+from avdata.selection import QuarantinedClip
 from avdata.shards.card import dataset_card
 from avdata.shards.croissant import croissant
-from avdata.shards.format import FORMAT, index_schema, parquet_bytes, quarantine_schema
-from avdata.storage.atomic import write_whole
+from avdata.shards.format import FORMAT_VERSION, index_schema, parquet_bytes, quarantine_schema
+from avdata.storage.atomic import atomic_write
 
 TOOLS = (
     "avdata",
@@ -52,11 +52,11 @@ class Provenance:
         return hashlib.sha256("\n".join(self.fingerprints).encode()).hexdigest()
 
 
-def finish(
+def finalize_dataset(
     root: Path,
     provenance: Provenance,
     entries: Sequence[Mapping[str, Any]],
-    quarantined: Sequence[Quarantined],
+    quarantined: Sequence[QuarantinedClip],
 ) -> dict[str, Any]:
     """Write everything but the shards, and return what dataset.json holds.
 
@@ -78,11 +78,11 @@ def finish(
     index = parquet_bytes(rows, index_schema())
     # The index says where samples are and what they must be: it is proven like a shard.
     info["index"] = {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()}
-    write_whole(root / "index.parquet", index)
-    write_whole(root / "quarantine.parquet", parquet_bytes(lost, quarantine_schema()))
-    write_whole(root / "croissant.json", croissant(info, info["index"]["sha256"]))
-    write_whole(root / "README.md", dataset_card(info).encode())
-    write_whole(root / "dataset.json", (json.dumps(info, indent=1, ensure_ascii=False) + "\n").encode())
+    atomic_write(root / "index.parquet", index)
+    atomic_write(root / "quarantine.parquet", parquet_bytes(lost, quarantine_schema()))
+    atomic_write(root / "croissant.json", croissant(info, info["index"]["sha256"]))
+    atomic_write(root / "README.md", dataset_card(info).encode())
+    atomic_write(root / "dataset.json", (json.dumps(info, indent=1, ensure_ascii=False) + "\n").encode())
     return info
 
 
@@ -94,14 +94,14 @@ def _info(
 ) -> dict[str, Any]:
     recipe, config, manifest = provenance.recipe, provenance.config, provenance.manifest
     return {
-        "format": FORMAT,
+        "format": FORMAT_VERSION,
         "name": recipe.name,
         "title": recipe.title,
         "recipe": {"name": recipe.name, "version": recipe.version},
         "config": config.model_dump(mode="json"),
         "config_hash": config.hash,
         "plan": provenance.plan_hash,
-        "source": source_facts(manifest),
+        "source": checksum_facts(manifest),
         "licence": manifest.licence.model_dump() if manifest else None,
         "citation": manifest.citation if manifest else None,
         "ethics": manifest.ethics if manifest else None,
@@ -120,7 +120,7 @@ def _info(
     }
 
 
-def source_facts(manifest: Manifest | None) -> dict[str, Any]:
+def checksum_facts(manifest: Manifest | None) -> dict[str, Any]:
     """Which facts the files were proven against."""
     if manifest is None:
         return {"checksums": "off"}

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from avdata.errors import AvdataError
-from avdata.storage.atomic import explained_writing, rename, write_whole
+from avdata.storage.atomic import atomic_rename, atomic_write, write_errors
 
-FOLDER = ".avdata"
+STATE_DIR = ".avdata"
 
 
 class Journal:
@@ -29,16 +29,16 @@ class Journal:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.folder = root / FOLDER
+        self.folder = root / STATE_DIR
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Hold the folder for one run; the lock ends with the process, however it ends.
 
         Raises:
             AvdataError: another run holds it.
         """
-        with explained_writing(self.folder):
+        with write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             stream = (self.folder / "lock").open("w")
         with stream:
@@ -63,9 +63,9 @@ class Journal:
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Record what is being prepared, before the first shard."""
-        write_whole(self.folder / "plan.json", json.dumps(plan).encode())
+        atomic_write(self.folder / "plan.json", json.dumps(plan).encode())
 
-    def part(self, shard: str) -> Path:
+    def partial_path(self, shard: str) -> Path:
         """Where this process writes a shard before it is complete."""
         # On a shared disk, processes of two machines may have the same number.
         return self.folder / "parts" / f"{Path(shard).name}.{socket.gethostname()}.{os.getpid()}"
@@ -75,12 +75,12 @@ class Journal:
 
     def commit(self, shard: str, entry: dict[str, Any]) -> None:
         """Enter a shard whose part is written and synced, then give it its final name."""
-        part = self.part(shard)
-        write_whole(self._entry(shard), json.dumps({**entry, "part": part.name}).encode())
+        part = self.partial_path(shard)
+        atomic_write(self._entry(shard), json.dumps({**entry, "part": part.name}).encode())
         if part.exists():
-            rename(part, self.root / shard)
+            atomic_rename(part, self.root / shard)
 
-    def recall(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
+    def load_entry(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
         """The entry of a shard made by the same job and complete on disk; None when it must be made again."""
         try:
             entry: dict[str, Any] = json.loads(self._entry(shard).read_text(encoding="utf-8"))
@@ -90,7 +90,7 @@ class Journal:
             return None
         part, final = self.folder / "parts" / entry["part"], self.root / shard
         if part.exists():
-            rename(part, final)
+            atomic_rename(part, final)
         found = final.stat().st_size if final.is_file() else 0
         return entry if found == entry["bytes"] else None
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from avdata.config.overrides import differences
+from avdata.config.overrides import diff_settings
 from avdata.errors import AvdataError
-from avdata.pipeline.journal import FOLDER, Journal
+from avdata.pipeline.journal import STATE_DIR, Journal
 from avdata.shards.reader import read_info
 
 
-def check_out(root: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
+def check_output_dir(root: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
     """See that a folder is new, holds an unfinished run of the same preparation, or the finished set.
 
     Args:
@@ -30,7 +30,7 @@ def check_out(root: Path, identity: Mapping[str, Any], *, overwrite: bool) -> No
     if not root.is_dir():
         msg = f"the output {root} is a file"
         raise AvdataError(msg, hint="give a folder with --out")
-    there = _what_is_there(root)
+    there = _describe_contents(root)
     if there is None or overwrite:
         return
     replace = "choose another --out, or --overwrite to replace it"
@@ -40,7 +40,7 @@ def check_out(root: Path, identity: Mapping[str, Any], *, overwrite: bool) -> No
     if there["version"] != identity["version"]:
         msg = f"{root} was prepared by version {there['version']} of the recipe, not {identity['version']}"
         raise AvdataError(msg, hint=replace)
-    other = differences(there["config"], identity["config"])
+    other = diff_settings(there["config"], identity["config"])
     if other:
         shown = ", ".join(f"{name}: {old} there, {new} now" for name, old, new in other[:3])
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""
@@ -50,12 +50,12 @@ def check_out(root: Path, identity: Mapping[str, Any], *, overwrite: bool) -> No
         raise AvdataError(msg, hint=f"choose another --out{as_there}, or --overwrite to replace it")
 
 
-def _what_is_there(root: Path) -> dict[str, Any] | None:
+def _describe_contents(root: Path) -> dict[str, Any] | None:
     if (root / "dataset.json").is_file():
         info = read_info(root)
         return {**info["recipe"], "config": info["config"]}
     plan = Journal(root).read_plan()
-    if plan is None and any(entry.name != FOLDER for entry in root.iterdir()):
+    if plan is None and any(entry.name != STATE_DIR for entry in root.iterdir()):
         msg = f"the output folder {root} holds files that are not a prepared set"
         raise AvdataError(msg, hint="choose an empty or new folder for --out")
     return plan
@@ -73,16 +73,16 @@ def check_finished(
         name: the set as the user called it.
 
     Raises:
-        AvdataError: the source files have changed since, or `check_whole` finds a shard amiss.
+        AvdataError: the source files have changed since, or `check_complete` finds a shard amiss.
     """
     info = read_info(root)
     if info["plan"] != plan_hash:
         msg = f"{name} was prepared from other source files than are there now"
         raise AvdataError(msg, hint="choose another --out, or --overwrite to replace it")
-    return check_whole(info, size_of, name)
+    return check_complete(info, size_of, name)
 
 
-def check_whole(info: dict[str, Any], size_of: Callable[[str], int | None], name: str) -> dict[str, Any]:
+def check_complete(info: dict[str, Any], size_of: Callable[[str], int | None], name: str) -> dict[str, Any]:
     """The dataset.json of a finished set all of whose shards are there; the arguments are `check_finished`'s.
 
     Raises:
@@ -96,7 +96,7 @@ def check_whole(info: dict[str, Any], size_of: Callable[[str], int | None], name
     return info
 
 
-def sweep(root: Path, name: str, keep: Collection[str]) -> None:
+def remove_stale_shards(root: Path, name: str, keep: Collection[str]) -> None:
     """Remove the shards of a dataset that another plan left: one of fewer or other files, broken off.
 
     Args:
@@ -109,13 +109,13 @@ def sweep(root: Path, name: str, keep: Collection[str]) -> None:
             path.unlink()
 
 
-def clear(root: Path) -> None:
+def remove_dataset_files(root: Path) -> None:
     """Remove a set's own files, dataset.json first so that a half-removed set is not taken for whole."""
     ours = (
         "dataset.json", "index.parquet", "quarantine.parquet", "croissant.json", "README.md", "report.html",
     )  # fmt: skip
     for name in ours:
         (root / name).unlink(missing_ok=True)
-    for folder in ("train", "val", "test", f"{FOLDER}/done", f"{FOLDER}/parts"):
+    for folder in ("train", "val", "test", f"{STATE_DIR}/done", f"{STATE_DIR}/parts"):
         if (root / folder).is_dir():
             shutil.rmtree(root / folder)

@@ -17,38 +17,38 @@ from pathlib import Path
 from typing import Any
 
 from avdata.errors import AvdataError
-from avdata.pipeline.journal import FOLDER, Journal
-from avdata.storage.atomic import write_whole
-from avdata.storage.remote import explained_store, filesystem_of, local_copy, sizes_below
+from avdata.pipeline.journal import STATE_DIR, Journal
+from avdata.storage.atomic import atomic_write
+from avdata.storage.remote import local_mirror_dir, open_filesystem, relative_sizes, storage_errors
 
-COMMITTING = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+ATOMIC_UPLOAD_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 """Protocols whose uploads are visible whole or not at all, several parts or one."""
 
 SMALL = ("index.parquet", "quarantine.parquet", "croissant.json", "README.md", "dataset.json")
 
 
-class Store:
+class ObjectStoreOutput:
     """A set's place in object storage."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        with explained_store(self.url):
-            self._files, self._base = filesystem_of(self.url)
+        with storage_errors(self.url):
+            self._files, self._base = open_filesystem(self.url)
             # Listings that another node's shards are missing from would make finished work look lost.
             self._files.invalidate_cache()
         # A run's own: another run's must not be cleared away under it.
-        self.scratch = local_copy(self.url, "out") / f"{socket.gethostname()}-{os.getpid()}"
+        self.scratch = local_mirror_dir(self.url, "out") / f"{socket.gethostname()}-{os.getpid()}"
 
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}"
 
-    def put(self, part: Path, name: str) -> None:
+    def upload(self, part: Path, name: str) -> None:
         """Bring a file up: readers see it whole or not at all."""
-        with explained_store(f"{self.url}/{name}"):
-            if self.url.partition("://")[0] in COMMITTING:
+        with storage_errors(f"{self.url}/{name}"):
+            if self.url.partition("://")[0] in ATOMIC_UPLOAD_SCHEMES:
                 self._files.put_file(str(part), self._path(name))
                 return
-            held = self._path(f"{FOLDER}/parts/{part.name}")
+            held = self._path(f"{STATE_DIR}/parts/{part.name}")
             for path in (held, self._path(name)):
                 self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._files.put_file(str(part), held)
@@ -56,20 +56,20 @@ class Store:
 
     def fetch(self, name: str, path: Path) -> bool:
         """Bring a small file here; False when there is none."""
-        with explained_store(f"{self.url}/{name}"):
+        with storage_errors(f"{self.url}/{name}"):
             try:
                 data = self._files.cat_file(self._path(name))
             except FileNotFoundError:
                 return False
-        write_whole(path, data)
+        atomic_write(path, data)
         return True
 
-    def sizes(self) -> dict[str, int]:
+    def file_sizes(self) -> dict[str, int]:
         """Bytes of every file of the set, by its path below the set."""
-        with explained_store(self.url):
+        with storage_errors(self.url):
             self._files.invalidate_cache()
             found = self._files.find(self._base, detail=True)
-        return sizes_below(self._base, found)
+        return relative_sizes(self._base, found)
 
     def fetch_state(self) -> None:
         """Bring here what a run must know of the set: dataset.json, the plan and the journal's entries."""
@@ -79,38 +79,38 @@ class Store:
             if left == self.scratch or (host == socket.gethostname() and not _is_alive(int(process))):
                 shutil.rmtree(left, ignore_errors=True)  # another run may be removing it too
         self.scratch.mkdir(parents=True)
-        there = self.sizes()
-        state = [name for name in there if name.startswith((f"{FOLDER}/done/", f"{FOLDER}/plan.json"))]
+        there = self.file_sizes()
+        state = [name for name in there if name.startswith((f"{STATE_DIR}/done/", f"{STATE_DIR}/plan.json"))]
         for name in state + (["dataset.json"] if "dataset.json" in there else []):
             self.fetch(name, self.scratch / name)
-        strange = [name for name in there if not name.startswith(f"{FOLDER}/")]
+        strange = [name for name in there if not name.startswith(f"{STATE_DIR}/")]
         if strange and not state and "dataset.json" not in there:
             msg = f"{self.url} holds files that are not a prepared set ({strange[0]})"
             raise AvdataError(msg, hint="choose an empty or new place for --out")
 
-    def clear(self) -> None:
+    def remove(self) -> None:
         """Remove the set's own files, dataset.json first."""
         ours = [
             name
-            for name in self.sizes()
-            if name in SMALL or name.startswith(("train/", "val/", "test/", f"{FOLDER}/"))
+            for name in self.file_sizes()
+            if name in SMALL or name.startswith(("train/", "val/", "test/", f"{STATE_DIR}/"))
         ]
         for name in sorted(ours, key=lambda name: name != "dataset.json"):
             self._remove(name)
 
     def _remove(self, name: str) -> None:
-        with explained_store(f"{self.url}/{name}"):
+        with storage_errors(f"{self.url}/{name}"):
             self._files.rm_file(self._path(name))
 
-    def finish(self) -> None:
+    def finalize(self) -> None:
         """Bring up what `finalize` wrote, dataset.json last, and remove all that is not the set's."""
         for name in SMALL:
-            self.put(self.scratch / name, name)
+            self.upload(self.scratch / name, name)
         splits = json.loads((self.scratch / "dataset.json").read_bytes())["splits"].values()
         known = {shard["path"] for split in splits for shard in split["shards"]}
-        for name in self.sizes():
+        for name in self.file_sizes():
             # A shard of another plan that was broken off is none of this set.
-            if name.startswith(f"{FOLDER}/") or (name.endswith(".tar") and name not in known):
+            if name.startswith(f"{STATE_DIR}/") or (name.endswith(".tar") and name not in known):
                 self._remove(name)
         shutil.rmtree(self.scratch)
 
@@ -125,10 +125,10 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-class StoreJournal(Journal):
+class ObjectStoreJournal(Journal):
     """The journal of a set that is prepared into a store; its folder here is scratch space."""
 
-    def __init__(self, root: Path, store: Store) -> None:
+    def __init__(self, root: Path, store: ObjectStoreOutput) -> None:
         super().__init__(root)
         self._store = store
         self._sizes: dict[str, int] | None = None
@@ -136,21 +136,21 @@ class StoreJournal(Journal):
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Record what is being prepared, here and in the store."""
         super().write_plan(plan)
-        self._store.put(self.folder / "plan.json", f"{FOLDER}/plan.json")
+        self._store.upload(self.folder / "plan.json", f"{STATE_DIR}/plan.json")
 
     def commit(self, shard: str, entry: dict[str, Any]) -> None:
         """Bring a finished part up under its final name, then its entry, and free the disk."""
-        part, path = self.part(shard), self._entry(shard)
+        part, path = self.partial_path(shard), self._entry(shard)
         if part.exists():
-            self._store.put(part, shard)
+            self._store.upload(part, shard)
             part.unlink()
-        write_whole(path, json.dumps({**entry, "part": ""}).encode())
-        self._store.put(path, path.relative_to(self.root).as_posix())
+        atomic_write(path, json.dumps({**entry, "part": ""}).encode())
+        self._store.upload(path, path.relative_to(self.root).as_posix())
 
-    def recall(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
+    def load_entry(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
         """The entry of a shard made by the same job and whole in the store."""
         if self._sizes is None:
-            self._sizes = self._store.sizes()
+            self._sizes = self._store.file_sizes()
         try:
             entry: dict[str, Any] = json.loads(self._entry(shard).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -159,16 +159,16 @@ class StoreJournal(Journal):
         return entry if entry["fingerprint"] == fingerprint and whole else None
 
     def close(self) -> None:
-        """Nothing: `Store.finish` removes the journal when the set is whole."""
+        """Nothing: `ObjectStoreOutput.finalize` removes the journal when the set is whole."""
 
 
-def journal_of(root: Path, store: str | None) -> Journal:
+def open_journal(root: Path, store: str | None) -> Journal:
     """The journal of a set in a folder, or of one in a store."""
-    return Journal(root) if store is None else StoreJournal(root, Store(store))
+    return Journal(root) if store is None else ObjectStoreJournal(root, ObjectStoreOutput(store))
 
 
-def size_in(root: Path, store: Store | None) -> Callable[[str], int | None]:
+def file_sizes(root: Path, store: ObjectStoreOutput | None) -> Callable[[str], int | None]:
     """How large a file of the set is, by its path below the set; None when there is none."""
     if store is None:
         return lambda name: (root / name).stat().st_size if (root / name).is_file() else None
-    return store.sizes().get
+    return store.file_sizes().get

@@ -19,17 +19,17 @@ from tempfile import TemporaryDirectory
 
 from avdata.config.overrides import Overrides
 from avdata.config.schema import Config
-from avdata.errors import MediaError, Reason, SourceError, UsageError
+from avdata.errors import MediaError, QuarantineReason, SourceError, UsageError
 from avdata.features.face_crop import require_detector
-from avdata.manifest import FileFacts, Manifest, load_manifest
-from avdata.pipeline.validation import Candidate, Files, FilesListed, FilesOnDisk, survey
-from avdata.recipe import Clip, Recipe, explained_code, load_recipe
-from avdata.selection import Quarantined, check_clips, hash_order, select_clips
+from avdata.manifest import FileEntry, Manifest, load_manifest
+from avdata.pipeline.validation import FileLookup, LocalFiles, ManifestFiles, ValidClip, validate_clips
+from avdata.recipe import Clip, Recipe, load_recipe, recipe_errors
+from avdata.selection import QuarantinedClip, check_clips, hash_order, select_clips
 from avdata.shards.format import shard_name
-from avdata.sources.checksums import Proofs
-from avdata.sources.object_storage import mirror
-from avdata.storage.atomic import explained_writing
-from avdata.storage.paths import cache_root
+from avdata.sources.checksums import ChecksumCache
+from avdata.sources.object_storage import mirror_source
+from avdata.storage.atomic import write_errors
+from avdata.storage.paths import cache_dir
 from avdata.storage.remote import is_url
 
 log = logging.getLogger(__name__)
@@ -41,16 +41,16 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Plan:
+class PreparationPlan:
     """What a preparation will do, before anything is decoded."""
 
     recipe: Recipe
     config: Config
     source: Path
     manifest: Manifest | None
-    jobs: tuple[tuple[str, tuple[Candidate, ...]], ...]
-    quarantined: tuple[Quarantined, ...]
-    arrives: bool = False
+    jobs: tuple[tuple[str, tuple[ValidClip, ...]], ...]
+    quarantined: tuple[QuarantinedClip, ...]
+    pending_files: bool = False
     """Whether the files are still to be downloaded, while clips are prepared."""
 
     @property
@@ -80,7 +80,7 @@ class Plan:
         return int(len(self.clips) * (mel + frames + sound + 5_000))
 
 
-def plan(
+def plan_preparation(
     recipe: str | Path | Recipe,
     *,
     source: str | Path | None = None,
@@ -91,7 +91,7 @@ def plan(
     rehash: bool = False,
     workers: int = 1,
     progress: Progress = lambda stage, done, total: None,
-) -> Plan:
+) -> PreparationPlan:
     """Survey a source and plan its shards; writes no shard. The arguments are those of `prepare`.
 
     Without `source`, a dataset of single files is planned from its manifest, and only the lists that its
@@ -105,17 +105,17 @@ def plan(
     split_by = recipe.check_split(settled.select.split_by)
     with ExitStack() as stack:
         if files:
-            from avdata.pipeline.source_prefetch import listed_clips  # noqa: PLC0415  # see `_sources`
+            from avdata.pipeline.source_prefetch import clips_from_manifest  # noqa: PLC0415  # see `_sources`
 
-            clips = listed_clips(recipe, folder, files, split_by)
-            found: Files = FilesListed(folder, files)
+            clips = clips_from_manifest(recipe, folder, files, split_by)
+            found: FileLookup = ManifestFiles(folder, files)
         else:
-            with explained_code(getattr(recipe.clips, "__code__", plan.__code__).co_filename):
+            with recipe_errors(getattr(recipe.clips, "__code__", plan_preparation.__code__).co_filename):
                 clips = list(recipe.clips(folder, split_by))
-            found = FilesOnDisk(folder, facts, None if rehash else stack.enter_context(Proofs(folder)))
+            found = LocalFiles(folder, facts, None if rehash else stack.enter_context(ChecksumCache(folder)))
         check_clips(clips, recipe.labels, SPLITS)
         if facts is not None:
-            _warn_of_counts(facts, clips, folder, usual=split_by == recipe.default_split)
+            _warn_about_counts(facts, clips, folder, usual=split_by == recipe.default_split)
         chosen, left_out = select_clips(clips, settled.select)
         done = 0
         progress("survey", 0, len(chosen))
@@ -125,12 +125,14 @@ def plan(
             done += count
             progress("survey", done, len(chosen))
 
-        good, bad = survey(chosen, found, settled.audio, threads=max(workers, 1), advance=advance)
+        good, bad = validate_clips(chosen, found, settled.audio, threads=max(workers, 1), advance=advance)
     if not good:
-        raise _nothing_usable(folder, clips, bad)
-    _warn_of_leaks(good)
+        raise _no_usable_clips(folder, clips, bad)
+    _warn_about_leaks(good)
     jobs = _shards(recipe, good, settled)
-    return Plan(recipe, settled, folder, facts, jobs, tuple(left_out + bad), arrives=bool(files))
+    return PreparationPlan(
+        recipe, settled, folder, facts, jobs, tuple(left_out + bad), pending_files=bool(files)
+    )
 
 
 def _sources(
@@ -140,19 +142,19 @@ def _sources(
     manifest: str | Path | None,
     checksums: bool,
     progress: Progress,
-) -> tuple[Path, Manifest | None, tuple[FileFacts, ...]]:
+) -> tuple[Path, Manifest | None, tuple[FileEntry, ...]]:
     """The source's folder, what it is proven against, and the files that will arrive there."""
     if source is not None or recipe.generated:
         folder = _generated(recipe) if source is None else _given(recipe, source)
         return folder, _manifest(recipe, folder, manifest) if checksums else None, ()
-    from avdata.pipeline.source_prefetch import single_files  # noqa: PLC0415  # the downloader loads only when needed
-    from avdata.sources.download import Moment, download  # noqa: PLC0415
+    from avdata.pipeline.source_prefetch import streamable_files  # noqa: PLC0415  # the downloader loads only when needed
+    from avdata.sources.download import DownloadProgress, download  # noqa: PLC0415
 
-    def show(moment: Moment) -> None:
+    def show(moment: DownloadProgress) -> None:
         progress(moment.phase, moment.files_done, moment.files)
 
     facts = _facts(recipe, Path(manifest) if manifest is not None else recipe.name)
-    files = single_files(recipe, facts) if checksums else ()
+    files = streamable_files(recipe, facts) if checksums else ()
     keys = () if files else None
     limit = None if files else config.select.limit
     report = download(
@@ -162,23 +164,23 @@ def _sources(
 
 
 def _given(recipe: Recipe, given: str | Path) -> Path:
-    source = mirror(str(given)) if is_url(given) else Path(given)
+    source = mirror_source(str(given)) if is_url(given) else Path(given)
     if source.is_dir():
         return source
     if source.is_file():
-        from avdata.sources.source_dir import unpack_local  # noqa: PLC0415  # only for archives
+        from avdata.sources.source_dir import unpack_archive_file  # noqa: PLC0415  # only for archives
 
-        return unpack_local(recipe, source)
+        return unpack_archive_file(recipe, source)
     msg = f"the source {source} does not exist"
     raise SourceError(msg, hint="give the folder or the archive that holds the dataset with --source")
 
 
 def _generated(recipe: Recipe) -> Path:
-    folder = cache_root() / "generated" / f"{recipe.name}-{recipe.version}"
+    folder = cache_dir() / "generated" / f"{recipe.name}-{recipe.version}"
     if (folder / "manifest.json").is_file():
         return folder
     # Made aside, as another run may be making it just now; whichever is ready first is taken.
-    with explained_writing(folder):
+    with write_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as draft:
             recipe.mock_writer()(Path(draft, "whole"), None, False, 0)
@@ -203,22 +205,24 @@ def _facts(recipe: Recipe, which: str | Path) -> Manifest:
     return facts
 
 
-def _nothing_usable(folder: Path, clips: Sequence[Clip], bad: Sequence[Quarantined]) -> SourceError:
+def _no_usable_clips(folder: Path, clips: Sequence[Clip], bad: Sequence[QuarantinedClip]) -> SourceError:
     counted = Counter(one.reason for one in bad).most_common()
     why = ", ".join(f"{count} {reason}" for reason, count in counted) or "none are left by the selection"
     first = f"; the first: {bad[0].detail}" if bad else ""
     message = f"not one of the {len(clips)} clips in {folder} can be prepared ({why}{first})"
     hints = {
-        Reason.LFS_POINTER: "the media were never fetched: run `git lfs pull` there",
-        Reason.CHECKSUM: "fetch the files again, or give --checksums off if you changed them yourself",
-        Reason.MISSING_AUDIO: "use the videos' own sound with --audio auto, or fetch the audio files",
-        Reason.MISSING_VIDEO: "fetch the videos; sound alone makes no audio-visual sample",
+        QuarantineReason.LFS_POINTER: "the media were never fetched: run `git lfs pull` there",
+        QuarantineReason.CHECKSUM: "fetch the files again, or give --checksums off if you changed "
+        "them yourself",
+        QuarantineReason.MISSING_AUDIO: "use the videos' own sound with --audio auto, or fetch the "
+        "audio files",
+        QuarantineReason.MISSING_VIDEO: "fetch the videos; sound alone makes no audio-visual sample",
     }
-    hint = hints.get(counted[0][0], counted[0][0].sentence) if counted else "change --limit or --leaks"
+    hint = hints.get(counted[0][0], counted[0][0].description) if counted else "change --limit or --leaks"
     return SourceError(message, hint=hint)
 
 
-def _warn_of_counts(manifest: Manifest, clips: Sequence[Clip], folder: Path, *, usual: bool) -> None:
+def _warn_about_counts(manifest: Manifest, clips: Sequence[Clip], folder: Path, *, usual: bool) -> None:
     """Say where the clips are not as many as the manifest expects; a mock is smaller on purpose."""
     if manifest.mock:
         return
@@ -235,7 +239,7 @@ def _warn_of_counts(manifest: Manifest, clips: Sequence[Clip], folder: Path, *, 
         log.warning("%s is not all of %s: it holds %s", folder, manifest.title, ", ".join(apart))
 
 
-def _warn_of_leaks(candidates: Sequence[Candidate]) -> None:
+def _warn_about_leaks(candidates: Sequence[ValidClip]) -> None:
     groups: dict[str, set[str]] = {}
     for candidate in candidates:
         groups.setdefault(candidate.clip.group, set()).add(candidate.clip.split)
@@ -252,8 +256,8 @@ def _warn_of_leaks(candidates: Sequence[Candidate]) -> None:
 
 
 def _shards(
-    recipe: Recipe, candidates: Sequence[Candidate], config: Config
-) -> tuple[tuple[str, tuple[Candidate, ...]], ...]:
+    recipe: Recipe, candidates: Sequence[ValidClip], config: Config
+) -> tuple[tuple[str, tuple[ValidClip, ...]], ...]:
     jobs = []
     for split in SPLITS:
         held = [candidate for candidate in candidates if candidate.clip.split == split]
@@ -266,16 +270,16 @@ def _shards(
     return tuple(jobs)
 
 
-def seconds_a_clip(planned: Plan, clips: int = 3) -> float:
+def estimate_seconds_per_clip(planned: PreparationPlan, clips: int = 3) -> float:
     """Seconds a clip takes on one core, by preparing the first few; bad ones count as they are."""
-    from avdata.features.extract import extract  # noqa: PLC0415
+    from avdata.features.extract import extract_features  # noqa: PLC0415
 
     tried = planned.clips[: clips + 1]
     times = []
     for clip in tried:
         began = time.perf_counter()
         with suppress(MediaError):
-            extract(clip, planned.config)
+            extract_features(clip, planned.config)
         times.append(time.perf_counter() - began)
     # The first one loads the libraries.
     return statistics.median(times[1:] or times)

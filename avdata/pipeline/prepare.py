@@ -17,22 +17,28 @@ from typing import TYPE_CHECKING, Any
 
 from avdata.config.overrides import Overrides
 from avdata.config.schema import Config
-from avdata.errors import Reason, SourceError, UsageError
+from avdata.errors import QuarantineReason, SourceError, UsageError
 from avdata.manifest import load_manifest
 from avdata.pipeline.engines.local import run_jobs
-from avdata.pipeline.finalize import Provenance, finish, source_facts
-from avdata.pipeline.output_dir import check_finished, check_out, check_whole, clear, sweep
-from avdata.pipeline.output_store import Store, journal_of, size_in
-from avdata.pipeline.planning import Plan, Progress, plan
+from avdata.pipeline.finalize import Provenance, checksum_facts, finalize_dataset
+from avdata.pipeline.output_dir import (
+    check_complete,
+    check_finished,
+    check_output_dir,
+    remove_dataset_files,
+    remove_stale_shards,
+)
+from avdata.pipeline.output_store import ObjectStoreOutput, file_sizes, open_journal
+from avdata.pipeline.planning import PreparationPlan, Progress, plan_preparation
 from avdata.recipe import Recipe, load_recipe
 from avdata.shards.reader import read_info
-from avdata.storage.paths import check_spelling, source_root
+from avdata.storage.paths import check_path_encoding, source_dir
 from avdata.storage.remote import is_url
 
 if TYPE_CHECKING:
     from avdata.pipeline.journal import Journal
     from avdata.pipeline.shard_job import ShardJob
-    from avdata.pipeline.source_prefetch import Arrivals
+    from avdata.pipeline.source_prefetch import SourcePrefetcher
 
 ENGINES = ("local", "ray")
 
@@ -58,7 +64,9 @@ class PreparedSet:
     @property
     def quarantine_share(self) -> float:
         """Clips that should have become samples and did not, as a share of those that should have."""
-        chosen_out = sum(self.quarantined.get(reason, 0) for reason in (Reason.KNOWN_BAD, Reason.LEAK))
+        chosen_out = sum(
+            self.quarantined.get(reason, 0) for reason in (QuarantineReason.KNOWN_BAD, QuarantineReason.LEAK)
+        )
         lost = sum(self.quarantined.values()) - chosen_out
         return lost / max(lost + self.samples, 1)
 
@@ -125,20 +133,20 @@ def prepare(
         msg = "sources can only be removed as they are used with --engine local"
         raise UsageError(msg, hint="leave out --keep-sources no, or prepare on this machine")
     for place in (out, source or ""):
-        check_spelling(place)
-    store = Store(str(out)) if is_url(out) else None
+        check_path_encoding(place)
+    store = ObjectStoreOutput(str(out)) if is_url(out) else None
     root = store.scratch if store else Path(out)
     if store:
         store.fetch_state()
     settled = config if isinstance(config, Config) else recipe.configure(preset, config or {})
     identity = {"name": recipe.name, "version": recipe.version, "config": settled.model_dump(mode="json")}
-    check_out(root, identity, overwrite=overwrite)
+    check_output_dir(root, identity, overwrite=overwrite)
     if source is None and not recipe.generated and not overwrite:
         done = _already_finished(root, recipe, settled, manifest) if checksums else None
         if done is not None:
-            check_whole(done, size_in(root, store), str(out))
+            check_complete(done, file_sizes(root, store), str(out))
             return PreparedSet(store.url if store else root, done, max_quarantine)
-    planned = plan(
+    planned = plan_preparation(
         recipe,
         source=source,
         config=settled,
@@ -149,23 +157,23 @@ def prepare(
         progress=progress,
     )
     where = {"store": store.url if store else None, "source": str(source) if is_url(source) else None}
-    run = _Run(root, where, planned, workers, keep_sources, progress)
+    run = _PreparationRun(root, where, planned, workers, keep_sources, progress)
     if (root / "dataset.json").is_file() and not overwrite:
-        found = check_finished(root, run.provenance.plan_hash, size_in(root, store), str(out))
+        found = check_finished(root, run.provenance.plan_hash, file_sizes(root, store), str(out))
         return PreparedSet(store.url if store else root, found, max_quarantine)
-    journal = journal_of(root, where["store"])
-    with journal.locked():
+    journal = open_journal(root, where["store"])
+    with journal.lock():
         if overwrite:
-            clear(root)
+            remove_dataset_files(root)
             if store:
-                store.clear()
+                store.remove()
         journal.write_plan(identity)
         entries = run.entries(journal, None if engine == "local" else ray_address)
-        info = finish(root, run.provenance, entries, planned.quarantined)
+        info = finalize_dataset(root, run.provenance, entries, planned.quarantined)
         journal.close()
         if store:
-            store.finish()
-    if not (keep_sources or planned.arrives):
+            store.finalize()
+    if not (keep_sources or planned.pending_files):
         shutil.rmtree(planned.source)
     return PreparedSet(store.url if store else root, info, max_quarantine)
 
@@ -180,27 +188,27 @@ def _already_finished(
     """
     if not (root / "dataset.json").is_file():
         return None
-    from avdata.pipeline.source_prefetch import listed_clips, single_files  # noqa: PLC0415  # only for downloads
+    from avdata.pipeline.source_prefetch import clips_from_manifest, streamable_files  # noqa: PLC0415  # only for downloads
 
     facts = load_manifest(Path(manifest) if manifest is not None else recipe.name)
     info = read_info(root)
-    files = single_files(recipe, facts)
+    files = streamable_files(recipe, facts)
     if files:
         split_by = recipe.check_split(config.select.split_by)
         with suppress(SourceError):
-            listed_clips(recipe, source_root(recipe.name), files, split_by)
+            clips_from_manifest(recipe, source_dir(recipe.name), files, split_by)
             return None
-    return info if info["source"] == source_facts(facts) else None
+    return info if info["source"] == checksum_facts(facts) else None
 
 
-class _Run:
+class _PreparationRun:
     """The shard jobs of a plan, and what carries them out."""
 
     def __init__(
         self,
         root: Path,
         where: Mapping[str, str | None],
-        planned: Plan,
+        planned: PreparationPlan,
         workers: int,
         keep_sources: bool,
         progress: Progress,
@@ -235,12 +243,12 @@ class _Run:
             journal: of the set.
             cluster: address of the Ray cluster that makes the shards; None makes them on this machine.
         """
-        from avdata.pipeline.shard_job import ban, run_shard  # noqa: PLC0415  # torch loads only for decoding
+        from avdata.pipeline.shard_job import exclude_clip, run_shard_job  # noqa: PLC0415  # torch loads only for decoding
 
         entries = {
-            job.shard: entry for job in self.jobs if (entry := journal.recall(job.shard, job.fingerprint))
+            job.shard: entry for job in self.jobs if (entry := journal.load_entry(job.shard, job.fingerprint))
         }
-        sweep(journal.root, self.planned.recipe.name, entries)
+        remove_stale_shards(journal.root, self.planned.recipe.name, entries)
         total = len(self.planned.clips)
         done = sum(len(entry["rows"]) + len(entry["quarantine"]) for entry in entries.values())
         self.progress("prepare", done, total)
@@ -252,38 +260,38 @@ class _Run:
 
         left = {job.shard: job for job in self.jobs if job.shard not in entries}
         with ExitStack() as stack:
-            arrivals = self._arrivals(stack, list(left.values()), entries, cluster)
+            arrivals = self._source_prefetcher(stack, list(left.values()), entries, cluster)
             results = _engine(cluster, arrivals)(
-                run_shard,
+                run_shard_job,
                 list(left.values()),
                 workers=self.workers,
                 item_timeout=self.planned.config.quality.timeout,
-                ban=ban,
+                exclude=exclude_clip,
                 on_item=advance,
             )
             for entry in stack.enter_context(closing(results)):
                 entries[entry["shard"]] = entry
                 if arrivals:
-                    arrivals.finished(left[entry["shard"]])
+                    arrivals.release(left[entry["shard"]])
         return [entries[job.shard] for job in self.jobs]
 
-    def _arrivals(
+    def _source_prefetcher(
         self, stack: ExitStack, left: Sequence[ShardJob], entries: Mapping[str, Any], cluster: str | None
-    ) -> Arrivals | None:
+    ) -> SourcePrefetcher | None:
         """The download of what is left to do, under way until the stack is left; done first for a cluster."""
         planned = self.planned
-        if not planned.arrives or planned.manifest is None:
+        if not planned.pending_files or planned.manifest is None:
             return None
-        from avdata.pipeline.source_prefetch import arriving, remove_sources, wait_for_all  # noqa: PLC0415  # only for downloads
+        from avdata.pipeline.source_prefetch import prefetch_sources, remove_source_files, wait_for_all  # noqa: PLC0415  # only for downloads
 
         if not self.keep_sources:
             for job in self.jobs:
                 if job.shard in entries:
-                    remove_sources(job)
+                    remove_source_files(job)
         window = None if self.keep_sources else max(self.workers, 1)
         split_by = planned.recipe.check_split(planned.config.select.split_by)
         arrivals = stack.enter_context(
-            arriving(
+            prefetch_sources(
                 planned.recipe, planned.manifest, planned.source, left,
                 split_by=split_by, window=window, progress=self.progress,
             )
@@ -293,9 +301,9 @@ class _Run:
         return arrivals
 
 
-def _engine(cluster: str | None, arrivals: Arrivals | None) -> Callable[..., Any]:
+def _engine(cluster: str | None, arrivals: SourcePrefetcher | None) -> Callable[..., Any]:
     if cluster is None:
-        return partial(run_jobs, may_begin=arrivals.may_begin) if arrivals else run_jobs
+        return partial(run_jobs, is_ready=arrivals.is_ready) if arrivals else run_jobs
     from avdata.pipeline.engines import ray as engine_ray  # noqa: PLC0415  # Ray is an extra
 
     return partial(engine_ray.run_jobs, address=cluster)

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from avdata.config.schema import Config
-from avdata.errors import MediaError, Reason, SourceError
-from avdata.features.alignment import Window, step_times
-from avdata.features.extract import Features, extract
+from avdata.errors import MediaError, QuarantineReason, SourceError
+from avdata.features.alignment import Window, step_centers
+from avdata.features.extract import Features, extract_features
 from avdata.pipeline.engines.base import NO_ITEM, Report
-from avdata.pipeline.output_store import journal_of
-from avdata.pipeline.validation import Candidate, SourceFile
+from avdata.pipeline.output_store import open_journal
+from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.recipe import Clip
 from avdata.shards.writer import ShardWriter, encode_members
-from avdata.sources.object_storage import bring
-from avdata.storage.atomic import explained_writing, sync
+from avdata.sources.object_storage import fetch_source_file
+from avdata.storage.atomic import fsync, write_errors
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,22 @@ class ShardJob:
     Attributes:
         root: the set's folder.
         shard: path of the shard below it.
-        candidates: its clips, in the order of the shard.
+        clips: its clips, in the order of the shard.
         config: the settings.
         labels: label names in canonical order.
         background: label of the steps outside a clip's event, or None.
-        banned: clips that lost their workers: reason and detail by key.
+        excluded: clips that lost their workers: reason and detail by key.
         store: URL of the set when it is prepared into a store; `root` is then scratch space.
         source: URL of the source when it lies in a store; its files are fetched as they are needed.
     """
 
     root: Path
     shard: str
-    candidates: tuple[Candidate, ...]
+    clips: tuple[ValidClip, ...]
     config: Config
     labels: tuple[str, ...]
     background: str | None
-    banned: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
+    excluded: Mapping[str, tuple[QuarantineReason, str]] = field(default_factory=dict)
     store: str | None = None
     source: str | None = None
 
@@ -63,32 +63,32 @@ class ShardJob:
             "config": self.config.canonical(),
             "labels": self.labels,
             "background": self.background,
-            "clips": [_identity(candidate) for candidate in self.candidates],
+            "clips": [_identity(candidate) for candidate in self.clips],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _identity(candidate: Candidate) -> dict[str, Any]:
-    clip = {name: getattr(candidate.clip, name) for name in _DECIDING}
-    audio = candidate.audio and _file_facts(candidate.audio)
-    return {"clip": clip, "video": _file_facts(candidate.video), "audio": audio}
+def _identity(candidate: ValidClip) -> dict[str, Any]:
+    clip = {name: getattr(candidate.clip, name) for name in _FINGERPRINT_FIELDS}
+    audio = candidate.audio and _file_entry(candidate.audio)
+    return {"clip": clip, "video": _file_entry(candidate.video), "audio": audio}
 
 
 # Where the source folder lies does not decide any byte; the files' names below it and checksums do.
-_DECIDING = tuple(field.name for field in fields(Clip) if field.name not in {"video", "audio"})
+_FINGERPRINT_FIELDS = tuple(field.name for field in fields(Clip) if field.name not in {"video", "audio"})
 
 
-def _file_facts(file: SourceFile) -> dict[str, Any]:
+def _file_entry(file: SourceFile) -> dict[str, Any]:
     """What `dataclasses.asdict` gives, in a tenth of the time: there are hundreds of thousands."""
     return {"path": file.path, "sha256": file.sha256, "bytes": file.bytes}
 
 
-def ban(job: ShardJob, key: str, reason: Reason, detail: str) -> ShardJob:
+def exclude_clip(job: ShardJob, key: str, reason: QuarantineReason, detail: str) -> ShardJob:
     """The job without one clip, which goes to quarantine for the reason."""
-    return replace(job, banned={**job.banned, key: (reason, detail)})
+    return replace(job, excluded={**job.excluded, key: (reason, detail)})
 
 
-def run_shard(job: ShardJob, report: Report) -> dict[str, Any]:
+def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
     """Make the shard and enter it into the journal; returns the entry.
 
     Args:
@@ -98,26 +98,26 @@ def run_shard(job: ShardJob, report: Report) -> dict[str, Any]:
     Raises:
         AvdataError: the shard cannot be written.
     """
-    journal = journal_of(job.root, job.store)
-    part = journal.part(job.shard)
+    journal = open_journal(job.root, job.store)
+    part = journal.partial_path(job.shard)
     quarantine: list[dict[str, str]] = []
-    statistics = _MelSums()
-    with explained_writing(part):
+    statistics = _MelStatistics()
+    with write_errors(part):
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as stream:
             writer = ShardWriter(stream, job.shard)
-            for candidate in job.candidates:
+            for candidate in job.clips:
                 try:
                     features = _extract(job, candidate, report)
                 except MediaError as error:
-                    quarantine.append(_left_out(candidate, error))
+                    quarantine.append(_quarantine_row(candidate, error))
                     continue
                 statistics.add(features.mel)
                 _add(writer, job, candidate, features)
             report(NO_ITEM)
             writer.close()
             stream.flush()
-            sync(stream.fileno())
+            fsync(stream.fileno())
         if not writer.rows:
             part.unlink()
         entry = {
@@ -133,18 +133,18 @@ def run_shard(job: ShardJob, report: Report) -> dict[str, Any]:
     return entry
 
 
-def _extract(job: ShardJob, candidate: Candidate, report: Report) -> Features:
+def _extract(job: ShardJob, candidate: ValidClip, report: Report) -> Features:
     key = candidate.clip.key
-    if key in job.banned:
-        raise MediaError(*job.banned[key])
+    if key in job.excluded:
+        raise MediaError(*job.excluded[key])
     report(key)
     if job.source is not None:
         media = ((candidate.clip.video, candidate.video), (candidate.clip.audio, candidate.audio))
         for path, proven in media:
             if path is not None and proven is not None:
-                bring(job.source, path, proven.bytes)
+                fetch_source_file(job.source, path, proven.bytes)
     try:
-        return extract(candidate.clip, job.config)
+        return extract_features(candidate.clip, job.config)
     except OSError as error:
         # Not left to whoever writes the shard, who would speak of that.
         msg = f"{error.filename or key} cannot be read ({error.strerror or error})"
@@ -152,11 +152,11 @@ def _extract(job: ShardJob, candidate: Candidate, report: Report) -> Features:
         raise SourceError(msg, hint=hint) from error
 
 
-def _left_out(candidate: Candidate, error: MediaError) -> dict[str, str]:
+def _quarantine_row(candidate: ValidClip, error: MediaError) -> dict[str, str]:
     return {"key": candidate.clip.key, "reason": error.reason, "detail": error.detail, "kept": ""}
 
 
-def _add(writer: ShardWriter, job: ShardJob, candidate: Candidate, features: Features) -> None:
+def _add(writer: ShardWriter, job: ShardJob, candidate: ValidClip, features: Features) -> None:
     clip = candidate.clip
     label = job.labels.index(clip.label)
     flags = sorted({*clip.flags, *features.flags})
@@ -192,16 +192,16 @@ def _add(writer: ShardWriter, job: ShardJob, candidate: Candidate, features: Fea
     writer.add(clip.key, encode_members(features, label, facts, job.config), row)
 
 
-def _sources(candidate: Candidate) -> dict[str, dict[str, Any]]:
+def _sources(candidate: ValidClip) -> dict[str, dict[str, Any]]:
     files: dict[str, SourceFile | None] = {"video": candidate.video, "audio": candidate.audio}
-    return {role: _file_facts(file) for role, file in files.items() if file is not None}
+    return {role: _file_entry(file) for role, file in files.items() if file is not None}
 
 
-def _steps(job: ShardJob, candidate: Candidate, features: Features) -> dict[str, Any]:
+def _steps(job: ShardJob, candidate: ValidClip, features: Features) -> dict[str, Any]:
     """Times of the steps and, where a label holds only for part of the clip, the label index of each."""
     start, end = features.window
     align, steps = job.config.align, job.config.video.frames
-    middles = [round(float(middle), 6) for middle in step_times(Window(start, end), steps, align.segment)]
+    middles = [round(float(middle), 6) for middle in step_centers(Window(start, end), steps, align.segment)]
     if job.background is None:
         return {"step_times": middles}
     label, background = job.labels.index(candidate.clip.label), len(job.labels)
@@ -213,7 +213,7 @@ def _steps(job: ShardJob, candidate: Candidate, features: Features) -> dict[str,
     }
 
 
-class _MelSums:
+class _MelStatistics:
     """Sums over a shard's mels, by band, in double precision and in the order of the shard."""
 
     def __init__(self) -> None:

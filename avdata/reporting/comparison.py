@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from avdata.config.overrides import differences
+from avdata.config.overrides import diff_settings
 from avdata.errors import AvdataError
 from avdata.reporting.statistics import BINS, Histogram, index_batches
-from avdata.shards.sample import read_bytes, sample_of
+from avdata.shards.sample import parse_sample, read_sample_bytes
 
-COMPARED = 32
+MAX_COMPARED_SAMPLES = 32
 """Samples opened in both sets, to compare what the network would be given."""
 
 
@@ -68,7 +68,7 @@ class _Rows:
     offset: np.ndarray
 
 
-def compare(a: Path, b: Path, info_a: Mapping[str, Any], info_b: Mapping[str, Any]) -> Comparison:
+def compare_datasets(a: Path, b: Path, info_a: Mapping[str, Any], info_b: Mapping[str, Any]) -> Comparison:
     """Compare two prepared sets.
 
     Args:
@@ -85,8 +85,8 @@ def compare(a: Path, b: Path, info_a: Mapping[str, Any], info_b: Mapping[str, An
     moves = other.offset[there] - one.offset[here]
     note, features, opened = _features(a, b, info_a, info_b, one.key[here])
     return Comparison(
-        settings=differences(info_a["config"], info_b["config"]),
-        about=differences(_about(info_a), _about(info_b)),
+        settings=diff_settings(info_a["config"], info_b["config"]),
+        about=diff_settings(_about(info_a), _about(info_b)),
         counts=_counts(info_a, info_b),
         only_a=len(one.key) - len(here),
         only_b=len(other.key) - len(there),
@@ -153,14 +153,16 @@ def _features(
 ) -> tuple[str, list[tuple[str, float, float]], int]:
     if info_a["shape"] != info_b["shape"]:
         return f"their shapes differ: {info_a['shape']} and {info_b['shape']}", [], 0
-    wanted = set(np.sort(common)[:: max(1, len(common) // COMPARED)][:COMPARED].tolist())
-    here, there = (_wanted_rows(root, wanted) for root in (a, b))
+    wanted = set(
+        np.sort(common)[:: max(1, len(common) // MAX_COMPARED_SAMPLES)][:MAX_COMPARED_SAMPLES].tolist()
+    )
+    here, there = (_selected_rows(root, wanted) for root in (a, b))
     gaps: dict[str, list[np.ndarray]] = {"mel": [], "frames": []}
     opened = 0
     for key in sorted(here.keys() & there.keys()):
         try:
-            one = sample_of(info_a, here[key], read_bytes(a, here[key]))
-            other = sample_of(info_b, there[key], read_bytes(b, there[key]))
+            one = parse_sample(info_a, here[key], read_sample_bytes(a, here[key]))
+            other = parse_sample(info_b, there[key], read_sample_bytes(b, there[key]))
         except AvdataError as error:
             return f"a sample cannot be read: {error.message}", [], opened
         opened += 1
@@ -175,7 +177,7 @@ def _features(
     return "" if opened else "they have no sample in common", measured, opened
 
 
-def _wanted_rows(root: Path, wanted: set[int]) -> dict[str, Mapping[str, Any]]:
+def _selected_rows(root: Path, wanted: set[int]) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
     for batch in index_batches(root):
         for number, key in enumerate(batch.column("key").to_pylist()):

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 
 from avdata.errors import AvdataError
-from avdata.reporting.sample_plot import frame_moments, whole_mel
-from avdata.reporting.selection import Pick
+from avdata.reporting.sample_plot import join_mel_steps, visible_frame_times
+from avdata.reporting.selection import SelectedRow
 from avdata.shards.reader import read_members
-from avdata.shards.sample import read_bytes, sample_of
-from avdata.visualization.images import _uri, frame_pictures, spectrogram_picture
+from avdata.shards.sample import parse_sample, read_sample_bytes
+from avdata.visualization.images import _uri, frame_images, spectrogram_image
 
-PICTURE_BYTES = 2_000_000
+MAX_IMAGE_BYTES = 2_000_000
 
-SOUND_BYTES = 2_000_000
+MAX_AUDIO_BYTES = 2_000_000
 """What pictures and sound may take of a page, in base64; the rest of its 5 MB is text."""
 
-MOST_CARDS = 60
+MAX_CARDS = 60
 
 
 @dataclass(frozen=True)
@@ -75,40 +75,42 @@ class Opened:
     in_dbfs: bool
 
 
-def make_cards(root: Path, info: Mapping[str, Any], picks: Sequence[Pick]) -> tuple[list[Card], list[str]]:
+def build_gallery(
+    root: Path, info: Mapping[str, Any], picks: Sequence[SelectedRow]
+) -> tuple[list[Card], list[str]]:
     """Cards of the picks that fit, in the order given, and what was wrong with those that cannot be read."""
     cards: list[Card] = []
     problems: list[str] = []
     pictures = sounds = 0
     for pick in picks:
-        if len(cards) == MOST_CARDS:
+        if len(cards) == MAX_CARDS:
             break
         try:
-            card = _card(root, info, pick, sound_left=SOUND_BYTES - sounds)
+            card = _card(root, info, pick, sound_left=MAX_AUDIO_BYTES - sounds)
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
             problems.append(f"{pick.row['key']}: {error}")
             continue
         pictures += len(card.spectrogram) + sum(len(uri) for _, _, uri in card.frames)
-        if pictures > PICTURE_BYTES:
+        if pictures > MAX_IMAGE_BYTES:
             break
         sounds += len(card.audio or "")
         cards.append(card)
     return cards, problems
 
 
-def _card(root: Path, info: Mapping[str, Any], pick: Pick, *, sound_left: int) -> Card:
-    data = _proven(root, pick.row)
-    sample = sample_of(info, pick.row, data)
+def _card(root: Path, info: Mapping[str, Any], pick: SelectedRow, *, sound_left: int) -> Card:
+    data = _read_verified(root, pick.row)
+    sample = parse_sample(info, pick.row, data)
     start, end = pick.row["window_start"], pick.row["window_end"]
     flac = read_members(data).get("flac")
     audio = None if flac is None else _uri(bytes(flac), "audio/flac")
     return Card(
         row=pick.row,
         why=pick.why,
-        facts=sample.facts,
-        frames=tuple(frame_pictures(sample.frames)),
-        spectrogram=spectrogram_picture(whole_mel(sample)),
-        moments=tuple((moment - start) / (end - start) for moment in frame_moments(sample)),
+        facts=sample.metadata,
+        frames=tuple(frame_images(sample.frames)),
+        spectrogram=spectrogram_image(join_mel_steps(sample)),
+        moments=tuple((moment - start) / (end - start) for moment in visible_frame_times(sample)),
         audio=audio if audio and len(audio) <= sound_left else None,
         loudness=None if flac is None else _dbfs(bytes(flac)),
     )
@@ -129,7 +131,7 @@ def open_drawn(root: Path, info: Mapping[str, Any], rows: Sequence[Mapping[str, 
     keeps_sound = bool(info["config"]["audio"]["flac"])
     for row in rows:
         try:
-            members = read_members(_proven(root, row))
+            members = read_members(_read_verified(root, row))
             rate = json.loads(bytes(members["json"])).get("media", {}).get("fps")
             level = _dbfs(bytes(members["flac"])) if keeps_sound else _mean_level(members)
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
@@ -142,9 +144,9 @@ def open_drawn(root: Path, info: Mapping[str, Any], rows: Sequence[Mapping[str, 
     return Opened(whole, tuple(problems), dict(sorted(fps.items())), np.array(levels), keeps_sound)
 
 
-def _proven(root: Path, row: Mapping[str, Any]) -> bytes:
+def _read_verified(root: Path, row: Mapping[str, Any]) -> bytes:
     """The bytes of a sample, if they are those the index speaks of."""
-    data = read_bytes(root, row)
+    data = read_sample_bytes(root, row)
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
         msg = f"its bytes in {row['shard']} are not those the index speaks of"
         raise AvdataError(msg)

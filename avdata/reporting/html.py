@@ -33,7 +33,7 @@ def render(template: str, package: str = "avdata.reporting", **context: Any) -> 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(size=size, count=count, said=said, share=share)
+    environment.filters.update(size=size, count=count, said=format_value, share=share)
     folder = files("avdata.reporting").joinpath("templates")
     for name in ("style.css", "page.js"):
         # Our own files: they are markup already.
@@ -73,10 +73,10 @@ def share(value: float) -> str:
     return f"{round(value * 100, 3):g}%"
 
 
-def said(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Any value of a row or a setting, for people.
 
-    >>> said(0.0250568), said(["a", "b"]), said(None)
+    >>> format_value(0.0250568), format_value(["a", "b"]), format_value(None)
     ('0.025057', 'a, b', '–')
     """
     if value is None or value == []:
@@ -86,7 +86,7 @@ def said(value: Any) -> str:
     if isinstance(value, float | np.floating):
         return f"{value:.5g}"
     if isinstance(value, list | tuple):
-        return ", ".join(said(item) for item in value)
+        return ", ".join(format_value(item) for item in value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {said(item)}" for name, item in value.items())
+        return ", ".join(f"{name} {format_value(item)}" for name, item in value.items())
     return str(value)

@@ -3,7 +3,8 @@
     avdata.report("out/cremad")          # writes out/cremad/report.html
 
 The page needs no network and no server. `facts` streams the index, `choose` picks samples, `gallery` makes
-pictures of them, `charts` the drawings, `compare` sets two preparations side by side, `page` renders.
+pictures of them, `charts` the drawings, `compare_datasets` sets two preparations side by side, `page`
+renders.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from typing import Any
 import numpy as np
 
 from avdata.reporting.charts import Chart, band, histogram
-from avdata.reporting.comparison import Comparison, compare
-from avdata.reporting.statistics import Facts, Histogram, gather
+from avdata.reporting.comparison import Comparison, compare_datasets
+from avdata.reporting.statistics import DatasetStatistics, Histogram, collect_statistics
 
 __all__ = ["report"]
 
 NAME = "report.html"
 
-MOST_QUARANTINED = 2_000
+MAX_QUARANTINED_ROWS = 2_000
 """Rows of the quarantine table; its counts by reason are always whole."""
 
-VERIFIED_BYTES = 256_000_000
+MAX_VERIFIED_BYTES = 256_000_000
 """Sets up to this size are verified whole while the report is made."""
 
 Progress = Callable[[str, int, int], None]
@@ -58,32 +59,34 @@ def report(
         AvdataError: a folder is not a prepared set, or the page cannot be written.
     """
     from avdata.reporting.html import render  # noqa: PLC0415
-    from avdata.storage.atomic import write_whole  # noqa: PLC0415
+    from avdata.storage.atomic import atomic_write  # noqa: PLC0415
 
     root = Path(out)
     path = root / NAME if page is None else Path(page)
-    context = describe(root, None if against is None else Path(against), seed=seed, progress=progress)
-    write_whole(path, render("set.html", **context).encode())
+    context = collect_page_data(
+        root, None if against is None else Path(against), seed=seed, progress=progress
+    )
+    atomic_write(path, render("set.html", **context).encode())
     return path
 
 
-def describe(root: Path, other: Path | None, *, seed: int, progress: Progress) -> dict[str, Any]:
+def collect_page_data(root: Path, other: Path | None, *, seed: int, progress: Progress) -> dict[str, Any]:
     """Everything the page shows, as its template wants it. The arguments are those of `report`."""
-    from avdata.config.overrides import differences  # noqa: PLC0415
+    from avdata.config.overrides import diff_settings  # noqa: PLC0415
     from avdata.config.schema import Config  # noqa: PLC0415
-    from avdata.reporting.gallery import make_cards, open_drawn  # noqa: PLC0415
+    from avdata.reporting.gallery import build_gallery, open_drawn  # noqa: PLC0415
     from avdata.shards.reader import read_info  # noqa: PLC0415
 
     info = read_info(root)
     against = None if other is None else read_info(other)
     progress("index", 0, 1)
-    facts = gather(root, seed=seed)
+    facts = collect_statistics(root, seed=seed)
     progress("samples", 0, 1)
     opened = open_drawn(root, info, facts.drawn)
     checked = _check(root, info, progress)
     progress("gallery", 0, 1)
-    cards, unread = make_cards(root, info, facts.picks)
-    comparison = None if against is None or other is None else compare(root, other, info, against)
+    cards, unread = build_gallery(root, info, facts.picks)
+    comparison = None if against is None or other is None else compare_datasets(root, other, info, against)
     progress("gallery", 1, 1)
     defaults = Config().model_dump(mode="json")
     return {
@@ -91,12 +94,12 @@ def describe(root: Path, other: Path | None, *, seed: int, progress: Progress) -
         "facts": facts,
         "bytes": sum(shard["bytes"] for split in info["splits"].values() for shard in split["shards"]),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "pace": _pace(root, info),
+        "pace": _throughput(root, info),
         "checked": checked,
         "problems": [*opened.problems, *unread],
         "opened": opened,
         "settings": _settings(info["config"]),
-        "changed": {name for name, _, _ in differences(defaults, info["config"])},
+        "changed": {name for name, _, _ in diff_settings(defaults, info["config"])},
         "flags": _flags(info),
         "quarantine": _quarantine(root, info),
         "cards": cards,
@@ -114,7 +117,7 @@ def _check(root: Path, info: Mapping[str, Any], progress: Progress) -> dict[str,
     from avdata.shards.verify import verify  # noqa: PLC0415
 
     shards = [shard for split in info["splits"].values() for shard in split["shards"]]
-    if sum(shard["bytes"] for shard in shards) <= VERIFIED_BYTES:
+    if sum(shard["bytes"] for shard in shards) <= MAX_VERIFIED_BYTES:
         verdict = verify(root, progress=progress)
         return {"whole": True, "problems": [f"{one.where}: {one.what}" for one in verdict.problems]}
     problems = []
@@ -127,7 +130,7 @@ def _check(root: Path, info: Mapping[str, Any], progress: Progress) -> dict[str,
     return {"whole": False, "problems": problems}
 
 
-def _pace(root: Path, info: Mapping[str, Any]) -> dict[str, Any] | None:
+def _throughput(root: Path, info: Mapping[str, Any]) -> dict[str, Any] | None:
     """When the set was prepared and how fast, as its files' times tell.
 
     dataset.json holds no times, so that equal preparations are equal to the byte. A copy that did not keep
@@ -157,11 +160,11 @@ def _settings(config: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def _flags(info: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    from avdata.errors import Flag  # noqa: PLC0415
+    from avdata.errors import SampleFlag  # noqa: PLC0415
 
-    known = set(Flag)
+    known = set(SampleFlag)
     return [
-        (name, held, Flag(name).sentence if name in known else "a flag this version does not know")
+        (name, held, SampleFlag(name).description if name in known else "a flag this version does not know")
         for name, held in info["flags"].items()
     ]
 
@@ -173,9 +176,9 @@ def _quarantine(root: Path, info: Mapping[str, Any]) -> dict[str, Any]:
 
     rows: list[dict[str, Any]] = []
     file = pq.ParquetFile(root / "quarantine.parquet")
-    for batch in file.iter_batches(batch_size=MOST_QUARANTINED):
-        rows += batch.slice(0, MOST_QUARANTINED - len(rows)).to_pylist()
-        if len(rows) == MOST_QUARANTINED:
+    for batch in file.iter_batches(batch_size=MAX_QUARANTINED_ROWS):
+        rows += batch.slice(0, MAX_QUARANTINED_ROWS - len(rows)).to_pylist()
+        if len(rows) == MAX_QUARANTINED_ROWS:
             break
     return {
         "rows": rows,
@@ -184,7 +187,7 @@ def _quarantine(root: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _charts(info: Mapping[str, Any], facts: Facts, opened: Any) -> list[Chart]:
+def _charts(info: Mapping[str, Any], facts: DatasetStatistics, opened: Any) -> list[Chart]:
     held = facts.histograms
     if not held:
         return []

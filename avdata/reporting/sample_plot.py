@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from avdata.shards.sample import Sample
-from avdata.storage.atomic import write_whole
+from avdata.shards.sample import StoredSample
+from avdata.storage.atomic import atomic_write
 
 SOUND = 3.6
 
-WIDEST = 36.0
+MAX_WIDTH = 36.0
 """Height of the spectrogram and largest width of the axis, inches."""
 
 
-def save_picture(sample: Sample, path: str | Path) -> None:
+def save_sample_plot(sample: StoredSample, path: str | Path) -> None:
     """Draw a sample into a PNG.
 
     Args:
@@ -30,11 +30,11 @@ def save_picture(sample: Sample, path: str | Path) -> None:
 
     start, end = sample.row["window_start"], sample.row["window_end"]
     steps = len(sample.frames)
-    axis = min(max(6.6, 1.8 * steps), WIDEST)
+    axis = min(max(6.6, 1.8 * steps), MAX_WIDTH)
     square = axis / steps  # a frame keeps its shape
     figure = Figure(figsize=(axis + 1.4, SOUND + square + 1.1), layout="constrained")
     sound, sight = figure.subplots(2, 1, sharex=True, height_ratios=[SOUND, square])
-    picture = whole_mel(sample)
+    picture = join_mel_steps(sample)
     image = sound.imshow(
         picture, origin="lower", aspect="auto", extent=(start, end, 0, picture.shape[0]), cmap="magma"
     )
@@ -54,7 +54,7 @@ def save_picture(sample: Sample, path: str | Path) -> None:
     for edge in np.linspace(start, end, steps + 1):
         sound.axvline(edge, color="white", linewidth=0.7, linestyle=":")
         sight.axvline(edge, color="black", linewidth=0.7)
-    moments = frame_moments(sample)
+    moments = visible_frame_times(sample)
     for moment in moments:
         sight.plot([moment], [1.0], marker="v", color="tab:red", clip_on=False, markersize=6)
     sight.set_xlim(start, end)
@@ -64,24 +64,24 @@ def save_picture(sample: Sample, path: str | Path) -> None:
     sight.set_xlabel(f"time on the clip's axis (s){marks}")
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110, metadata={"Software": None})
-    write_whole(Path(path), drawn.getvalue())
+    atomic_write(Path(path), drawn.getvalue())
 
 
-def whole_mel(sample: Sample) -> np.ndarray:
+def join_mel_steps(sample: StoredSample) -> np.ndarray:
     """The spectrogram of the whole window, float32 [F, columns], whatever its layout."""
     mel = sample.mel.astype(np.float32)
     return mel[0] if sample.layout == "repeat" else np.concatenate(list(mel), axis=1)
 
 
-def frame_moments(sample: Sample) -> list[float]:
+def visible_frame_times(sample: StoredSample) -> list[float]:
     """When each frame came on screen, s on the clip's axis; those outside the window and stills left out."""
     if "frames_are_static" in sample.row["flags"]:
         return []
     start, end = sample.row["window_start"], sample.row["window_end"]
-    return [moment for moment in sample.facts["frame_times"] if start <= moment <= end]
+    return [moment for moment in sample.metadata["frame_times"] if start <= moment <= end]
 
 
-def _title(sample: Sample) -> str:
+def _title(sample: StoredSample) -> str:
     row = sample.row
     offset = "" if row["av_offset"] is None else f"   audio offset {row['av_offset'] * 1000:+.2f} ms"
     flags = f"   [{', '.join(row['flags'])}]" if row["flags"] else ""

@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-EACH_LABEL = 2
+ROWS_PER_LABEL = 2
 """Samples of each label in each split."""
 
-EACH_FLAG = 12
+ROWS_PER_FLAG = 12
 
-EXTREMES = 2
+ROWS_PER_EXTREME = 2
 
-DRAWN = 256
+RANDOM_ROWS = 256
 """Samples opened for what the index does not tell: loudness and frame rates."""
 
-MOST_SHELVES = 4_096
+MAX_LABEL_GROUPS = 4_096
 """Labels times splits that are told apart."""
 
-LARGEST = {
+EXTREME_COLUMNS = {
     "latest sound": ("av_offset", 1.0),
     "earliest sound": ("av_offset", -1.0),
     "longest sound": ("duration_audio", 1.0),
@@ -38,7 +38,7 @@ LARGEST = {
 
 
 @dataclass(frozen=True)
-class Pick:
+class SelectedRow:
     """A row of the index, and why it was picked."""
 
     row: Row
@@ -52,7 +52,7 @@ class _Best:
         self.count = count
         self.held: list[tuple[float, int, Row]] = []
 
-    def offer(self, scores: np.ndarray, batch: pa.RecordBatch, rows: np.ndarray, first: int) -> None:
+    def update(self, scores: np.ndarray, batch: pa.RecordBatch, rows: np.ndarray, first: int) -> None:
         """Offer rows of a batch, `scores` one each; `first` is the number of the batch's first row."""
         worst = self.held[-1][0] if len(self.held) == self.count else np.inf
         good = np.flatnonzero(scores < worst)
@@ -69,30 +69,30 @@ class _Best:
         return [row for _, _, row in self.held]
 
 
-class Chooser:
+class SampleSelector:
     """Chooses rows from an index that passes by in batches."""
 
     def __init__(self, seed: int) -> None:
         self._dice = np.random.default_rng(seed)
         self._seen = 0
-        self._shelves: dict[tuple[str, str], _Best] = {}
+        self._groups: dict[tuple[str, str], _Best] = {}
         self._flags: dict[str, _Best] = {}
-        self._extremes = {name: _Best(EXTREMES) for name in LARGEST}
-        self._drawn = _Best(DRAWN)
+        self._extremes = {name: _Best(ROWS_PER_EXTREME) for name in EXTREME_COLUMNS}
+        self._drawn = _Best(RANDOM_ROWS)
 
-    def offer(self, batch: pa.RecordBatch) -> None:
+    def update(self, batch: pa.RecordBatch) -> None:
         """Look at the next rows of the index."""
         drawn, everyone = self._dice.random(batch.num_rows), np.arange(batch.num_rows)
-        self._drawn.offer(drawn, batch, everyone, self._seen)
-        for name, (column, sign) in LARGEST.items():
+        self._drawn.update(drawn, batch, everyone, self._seen)
+        for name, (column, sign) in EXTREME_COLUMNS.items():
             values = batch.column(column).to_numpy(zero_copy_only=False).astype(np.float64)
             known = np.flatnonzero(np.isfinite(values))
-            self._extremes[name].offer(-sign * values[known], batch, known, self._seen)
-        self._offer_labels(batch, drawn)
-        self._offer_flags(batch, drawn)
+            self._extremes[name].update(-sign * values[known], batch, known, self._seen)
+        self._update_labels(batch, drawn)
+        self._update_flags(batch, drawn)
         self._seen += batch.num_rows
 
-    def _offer_labels(self, batch: pa.RecordBatch, drawn: np.ndarray) -> None:
+    def _update_labels(self, batch: pa.RecordBatch, drawn: np.ndarray) -> None:
         labels = batch.column("label_name").dictionary_encode()
         splits = batch.column("split").dictionary_encode()
         width = len(splits.dictionary)
@@ -100,14 +100,14 @@ class Chooser:
         order = np.lexsort((drawn, shelf))
         starts = np.flatnonzero(np.diff(shelf[order], prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-            rows = order[start : min(start + EACH_LABEL, end)]
+            rows = order[start : min(start + ROWS_PER_LABEL, end)]
             label, split = divmod(int(shelf[rows[0]]), width)
             pair = (labels.dictionary[label].as_py(), splits.dictionary[split].as_py())
-            if pair in self._shelves or len(self._shelves) < MOST_SHELVES:
-                best = self._shelves.setdefault(pair, _Best(EACH_LABEL))
-                best.offer(drawn[rows], batch, rows, self._seen)
+            if pair in self._groups or len(self._groups) < MAX_LABEL_GROUPS:
+                best = self._groups.setdefault(pair, _Best(ROWS_PER_LABEL))
+                best.update(drawn[rows], batch, rows, self._seen)
 
-    def _offer_flags(self, batch: pa.RecordBatch, drawn: np.ndarray) -> None:
+    def _update_flags(self, batch: pa.RecordBatch, drawn: np.ndarray) -> None:
         import pyarrow.compute as pc  # noqa: PLC0415
 
         lists = batch.column("flags")
@@ -116,9 +116,9 @@ class Chooser:
         codes = flat.indices.to_numpy()
         for code, flag in enumerate(flat.dictionary.to_pylist()):
             rows = parents[codes == code]
-            self._flags.setdefault(flag, _Best(EACH_FLAG)).offer(drawn[rows], batch, rows, self._seen)
+            self._flags.setdefault(flag, _Best(ROWS_PER_FLAG)).update(drawn[rows], batch, rows, self._seen)
 
-    def picks(self) -> list[Pick]:
+    def selected_rows(self) -> list[SelectedRow]:
         """The rows for the gallery, most telling first, each once with all its reasons.
 
         The flagged and the extremes come first; then a first sample of each label and split, then a second.
@@ -128,12 +128,12 @@ class Chooser:
             _note(found, self._flags[flag].rows, "flagged")
         for name, best in self._extremes.items():
             _note(found, best.rows, name)
-        for depth in range(EACH_LABEL):
-            for pair in sorted(self._shelves):
-                _note(found, self._shelves[pair].rows[depth : depth + 1], "of its label")
-        return [Pick(row, tuple(why)) for row, why in found.values()]
+        for depth in range(ROWS_PER_LABEL):
+            for pair in sorted(self._groups):
+                _note(found, self._groups[pair].rows[depth : depth + 1], "of its label")
+        return [SelectedRow(row, tuple(why)) for row, why in found.values()]
 
-    def drawn(self) -> list[Row]:
+    def random_rows(self) -> list[Row]:
         """Rows drawn evenly from the whole index."""
         return self._drawn.rows
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avdata.errors import Flag
-from avdata.reporting.selection import Chooser, Pick
-from avdata.shards.reader import explained_table
+from avdata.errors import SampleFlag
+from avdata.reporting.selection import SampleSelector, SelectedRow
+from avdata.shards.reader import table_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,13 +24,13 @@ BATCH = 65_536
 
 BINS = 40
 
-MANY_GROUPS = 50_000
+MAX_GROUPS = 50_000
 """Groups counted one by one; of more, only dataset.json's totals are told."""
 
-LEAST_OFFSETS, LEAST_SECONDS = 0.02, 0.5
+MIN_OFFSET_RANGE, MIN_DURATION_RANGE = 0.02, 0.5
 """Shortest axes, s: a histogram of offsets that differ by microseconds would look like news."""
 
-TIMING_FLAGS = (Flag.AV_MISMATCH, Flag.AUDIO_TRUNCATED, Flag.LOW_CORRELATION)
+TIMING_FLAGS = (SampleFlag.AV_MISMATCH, SampleFlag.AUDIO_TRUNCATED, SampleFlag.LOW_CORRELATION)
 """The flags that make a measured offset doubtful."""
 
 NUMBERS = ("av_offset", "duration_audio", "duration_video", "pad_fraction")
@@ -55,7 +55,7 @@ class Histogram:
 
 
 @dataclass
-class Facts:
+class DatasetStatistics:
     """What the index holds.
 
     Attributes:
@@ -71,7 +71,7 @@ class Facts:
     histograms: dict[str, Histogram] = field(default_factory=dict)
     offset_median: float | None = None
     largest_groups: dict[str, tuple[str, int]] = field(default_factory=dict)
-    picks: Sequence[Pick] = ()
+    picks: Sequence[SelectedRow] = ()
     drawn: Sequence[Mapping[str, Any]] = ()
 
 
@@ -84,13 +84,13 @@ def index_batches(root: Path, columns: Sequence[str] | None = None) -> Iterator[
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     path = root / "index.parquet"
-    with explained_table(path):
+    with table_errors(path):
         # Without a buffer size, a whole column of a row group is fetched at once.
         file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         yield from file.iter_batches(BATCH, columns=list(columns) if columns else None, use_threads=False)
 
 
-def gather(root: Path, *, seed: int = 0) -> Facts:
+def collect_statistics(root: Path, *, seed: int = 0) -> DatasetStatistics:
     """Read the index of a set twice: for ranges and the gallery's rows, then for the histograms.
 
     Args:
@@ -100,17 +100,17 @@ def gather(root: Path, *, seed: int = 0) -> Facts:
     Raises:
         AvdataError: the index cannot be read.
     """
-    facts = Facts()
+    facts = DatasetStatistics()
     ranges = dict.fromkeys(NUMBERS, (np.inf, -np.inf))
-    chooser, groups = Chooser(seed), _Groups()
+    chooser, groups = SampleSelector(seed), _Groups()
     for batch in index_batches(root):
         facts.samples += batch.num_rows
         for name in NUMBERS:
             ranges[name] = _widened(ranges[name], _numbers(batch, name))
         groups.add(batch)
-        chooser.offer(batch)
+        chooser.update(batch)
     facts.largest_groups = groups.largest()
-    facts.picks, facts.drawn = chooser.picks(), chooser.drawn()
+    facts.picks, facts.drawn = chooser.selected_rows(), chooser.random_rows()
     if facts.samples:
         _fill_histograms(root, facts, ranges)
     return facts
@@ -128,13 +128,15 @@ def _numbers(batch: pa.RecordBatch, name: str) -> np.ndarray:
     return batch.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
 
 
-def _fill_histograms(root: Path, facts: Facts, ranges: Mapping[str, tuple[float, float]]) -> None:
+def _fill_histograms(root: Path, facts: DatasetStatistics, ranges: Mapping[str, tuple[float, float]]) -> None:
     low, high = ranges["duration_audio"]
     seconds = (min(low, ranges["duration_video"][0]), max(high, ranges["duration_video"][1]))
-    offsets = _Bins(_at_least(ranges["av_offset"], LEAST_OFFSETS), ("believed", "flagged"))
+    offsets = _Bins(_widen_to(ranges["av_offset"], MIN_OFFSET_RANGE), ("believed", "flagged"))
     # The median of a million offsets, to a thousandth of their range, needs a thousand counters.
     fine = _Bins(ranges["av_offset"], ("all",), bins=1000)
-    durations = {name: _Bins(_at_least(seconds, LEAST_SECONDS), (name,)) for name in ("sound", "picture")}
+    durations = {
+        name: _Bins(_widen_to(seconds, MIN_DURATION_RANGE), (name,)) for name in ("sound", "picture")
+    }
     pads = _Bins((0.0, 1.0), ("samples",))
     for batch in index_batches(root, [*NUMBERS, "flags"]):
         doubtful, offset = flagged(batch, TIMING_FLAGS), _numbers(batch, "av_offset")
@@ -149,7 +151,7 @@ def _fill_histograms(root: Path, facts: Facts, ranges: Mapping[str, tuple[float,
     facts.offset_median = _median(fine.done())
 
 
-def _at_least(span: tuple[float, float], least: float) -> tuple[float, float]:
+def _widen_to(span: tuple[float, float], least: float) -> tuple[float, float]:
     """The span, widened on both sides to a length at which differences mean something."""
     short = max(least - (span[1] - span[0]), 0.0) / 2
     return (span[0] - short, span[1] + short) if span[0] <= span[1] else span
@@ -210,7 +212,7 @@ class _Groups:
         for row in counted.to_pylist():
             pair = (row["split"], row["group"])
             self.counts[pair] = self.counts.get(pair, 0) + row["count_all"]
-        if len(self.counts) > MANY_GROUPS:
+        if len(self.counts) > MAX_GROUPS:
             self.counts = None
 
     def largest(self) -> dict[str, tuple[str, int]]:

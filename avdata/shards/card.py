@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from avdata.errors import Reason
+from avdata.errors import QuarantineReason
 
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
-MADE_HERE = (
+CARD_MARKER = (
     "<!-- Written by avdata and written anew by `avdata publish`; without this line it is left as it is. -->"
 )
 
@@ -39,7 +39,7 @@ def dataset_card(info: Mapping[str, Any], *, repo: str = "USER/NAME", permission
         permission: whoever publishes stated to have the owners' permission.
     """
     parts = [
-        _head(info), [MADE_HERE], [f"# {info['title']}, prepared with avdata"],
+        _head(info), [CARD_MARKER], [f"# {info['title']}, prepared with avdata"],
         [PERMISSION] if permission else [], _what(info), _splits(info), _labels(info), _preprocessing(info),
         _exclusions(info), _loading(info, repo), _provenance(info), _ethics(info), _rights(info),
     ]  # fmt: skip
@@ -192,7 +192,7 @@ def _preprocessing(info: Mapping[str, Any]) -> list[str]:
 
 def _exclusions(info: Mapping[str, Any]) -> list[str]:
     lost = [
-        f"| {count:,} | `{reason}` | {Reason(reason).sentence} |"
+        f"| {count:,} | `{reason}` | {QuarantineReason(reason).description} |"
         for reason, count in info["quarantine"].items()
     ]
     if not lost:

@@ -21,9 +21,9 @@ from typing import Self
 
 import numpy as np
 
-from avdata.errors import AvdataError, UsageError, nearest
+from avdata.errors import AvdataError, UsageError, did_you_mean
 from avdata.shards.reader import decode_frames, decode_mel, read_index, read_info, read_members
-from avdata.storage.atomic import explained_writing, rename, sync, write_whole
+from avdata.storage.atomic import atomic_rename, atomic_write, fsync, write_errors
 
 Progress = Callable[[int, int], None]
 
@@ -39,7 +39,7 @@ def export(
     Args:
         root: the prepared set.
         out: folder to write; files of the same name are replaced, each at once when it is whole.
-        layout: one of `LAYOUTS`.
+        layout: one of `EXPORT_LAYOUTS`.
         progress: called with samples done and in all.
 
     Returns:
@@ -49,10 +49,10 @@ def export(
         UsageError: the layout is unknown.
         AvdataError: the set cannot be read, or the folder cannot be written.
     """
-    if layout not in LAYOUTS:
+    if layout not in EXPORT_LAYOUTS:
         msg = f"there is no layout {layout!r}"
-        raise UsageError(msg, hint=nearest(layout, list(LAYOUTS)))
-    return LAYOUTS[layout](Path(root), Path(out), progress)
+        raise UsageError(msg, hint=did_you_mean(layout, list(EXPORT_LAYOUTS)))
+    return EXPORT_LAYOUTS[layout](Path(root), Path(out), progress)
 
 
 def _author_npy(root: Path, out: Path, progress: Progress) -> list[Path]:
@@ -61,7 +61,7 @@ def _author_npy(root: Path, out: Path, progress: Progress) -> list[Path]:
     _, bins, columns = info["shape"]["mel"]
     written: list[Path] = []
     done = 0
-    with explained_writing(out):
+    with write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for split in info["splits"]:
             rows = [row for row in index if row["split"] == split]
@@ -81,12 +81,12 @@ def _author_npy(root: Path, out: Path, progress: Progress) -> list[Path]:
                     progress(done, len(index))
                 written += [array.finish() for array in (audio, video, labels)]
             keys = out / f"keys_{split}.txt"
-            write_whole(keys, "".join(f"{row['key']}\n" for row in rows).encode())
+            atomic_write(keys, "".join(f"{row['key']}\n" for row in rows).encode())
             written.append(keys)
     return written
 
 
-LAYOUTS: dict[str, Callable[[Path, Path, Progress], list[Path]]] = {"author-npy": _author_npy}
+EXPORT_LAYOUTS: dict[str, Callable[[Path, Path, Progress], list[Path]]] = {"author-npy": _author_npy}
 
 
 class _Array:
@@ -108,8 +108,8 @@ class _Array:
 
     def finish(self) -> Path:
         self._stream.flush()
-        sync(self._stream.fileno())
-        rename(self._part, self.path)
+        fsync(self._stream.fileno())
+        atomic_rename(self._part, self.path)
         return self.path
 
     def __enter__(self) -> Self:

@@ -32,13 +32,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 1
+FORMAT_VERSION = 1
 
 EXTENSIONS = ("mel.npy", "frames.jpg", "frames.png", "frames.npy", "cls", "json", "flac")
 
-BLOCK = 512
+TAR_BLOCK = 512
 
-RECORD = 10_240
+TAR_RECORD = 10_240
 
 IndexRow = dict[str, Any]
 

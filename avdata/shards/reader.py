@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avdata.errors import AvdataError
-from avdata.shards.format import BLOCK, FORMAT
-from avdata.storage.paths import check_spelling
+from avdata.shards.format import FORMAT_VERSION, TAR_BLOCK
+from avdata.storage.paths import check_path_encoding
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 @contextmanager
-def explained_table(path: Path) -> Iterator[None]:
+def table_errors(path: Path) -> Iterator[None]:
     """Turn what reading a table raises into a sentence.
 
     Raises:
@@ -53,8 +53,8 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
     view = memoryview(buffer)
     members: dict[str, memoryview] = {}
     at, end = 0, len(view)
-    while at + BLOCK <= end and view[at]:
-        header = bytes(view[at : at + BLOCK])
+    while at + TAR_BLOCK <= end and view[at]:
+        header = bytes(view[at : at + TAR_BLOCK])
         # The index proves where members are, their names whose; the sum over each header would cost a tenth
         # of the stream's time and is `verify`'s to check.
         if header[257:262] != b"ustar":
@@ -68,13 +68,13 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
             msg = f"its place holds the member {name}, of another sample"
             hint = "index.parquet is not of this shard: prepare or download the set again"
             raise AvdataError(msg, hint=hint)
-        start = at + BLOCK
+        start = at + TAR_BLOCK
         at = start + _octal(header[124:135])
         if at > end:
             msg = f"the member {name} is cut off"
             raise AvdataError(msg)
         members[extension] = view[start:at]
-        at += -at % BLOCK
+        at += -at % TAR_BLOCK
     if not members:
         msg = "its place holds no member"
         raise AvdataError(msg)
@@ -170,7 +170,7 @@ def read_quarantine(root: str | Path) -> pa.Table:
 def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    with explained_table(path):
+    with table_errors(path):
         return pq.read_table(path, columns=columns)
 
 
@@ -180,7 +180,7 @@ def read_info(root: str | Path) -> dict[str, Any]:
     Raises:
         AvdataError: there is none, it is not JSON, or it is of a newer format than this version reads.
     """
-    check_spelling(root)
+    check_path_encoding(root)
     path = Path(root) / "dataset.json"
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
@@ -203,8 +203,8 @@ def read_info(root: str | Path) -> dict[str, Any]:
     except ValueError as error:
         msg = f"{path} cannot be read ({error})"
         raise AvdataError(msg, hint="prepare the set again with --overwrite, or fetch it again") from error
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
+    if not isinstance(info, dict) or info.get("format") != FORMAT_VERSION:
         found = info.get("format") if isinstance(info, dict) else None
-        msg = f"{path} is of format {found!r}, and this version reads format {FORMAT}"
+        msg = f"{path} is of format {found!r}, and this version reads format {FORMAT_VERSION}"
         raise AvdataError(msg, hint="install the avdata that wrote it, or prepare the set again")
     return info

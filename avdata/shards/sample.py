@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from avdata.errors import AvdataError, UsageError, nearest
+from avdata.errors import AvdataError, UsageError, did_you_mean
 from avdata.shards.reader import decode_frames, decode_mel, read_index, read_info, read_members
-from avdata.visualization.html import picture_of
+from avdata.visualization.html import render_sample
 
 
 @dataclass(frozen=True)
-class Sample:
+class StoredSample:
     """A sample's arrays and facts.
 
     Attributes:
         row: its row of the index.
-        facts: its JSON.
+        metadata: its JSON.
         mel: float16 [T, F, L].
         frames: uint8 [T, H, W, C].
         members: bytes of each member by extension.
@@ -30,17 +30,17 @@ class Sample:
     """
 
     row: Mapping[str, Any]
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     mel: np.ndarray
     frames: np.ndarray
     members: Mapping[str, int]
     layout: str
 
     def _repr_html_(self) -> str:
-        return picture_of(self.mel.astype(np.float32), self.frames, self.facts)
+        return render_sample(self.mel.astype(np.float32), self.frames, self.metadata)
 
 
-def load_sample(root: str | Path, key: str | None = None) -> Sample:
+def load_sample(root: str | Path, key: str | None = None) -> StoredSample:
     """The sample of a key, or the first one of the index.
 
     Raises:
@@ -57,12 +57,12 @@ def load_sample(root: str | Path, key: str | None = None) -> Sample:
         msg = f"{root} has no sample {key!r}"
         # Of a large set, comparing every key would take longer than looking it up.
         close = difflib.get_close_matches(key, keys, n=1) if len(keys) < 20_000 else []
-        raise UsageError(msg, hint=nearest(key, close or keys[:3]))
+        raise UsageError(msg, hint=did_you_mean(key, close or keys[:3]))
     row = index.slice(keys.index(key) if key else 0, 1).to_pylist()[0]
-    return sample_of(info, row, read_bytes(root, row))
+    return parse_sample(info, row, read_sample_bytes(root, row))
 
 
-def sample_of(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -> Sample:
+def parse_sample(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -> StoredSample:
     """The sample of a row of the index.
 
     Args:
@@ -74,9 +74,9 @@ def sample_of(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -> S
         AvdataError: the bytes are not a whole sample.
     """
     members = read_members(data)
-    return Sample(
+    return StoredSample(
         row=row,
-        facts=json.loads(bytes(members["json"])),
+        metadata=json.loads(bytes(members["json"])),
         mel=decode_mel(members),
         frames=decode_frames(members, info["shape"]["frames"][0]),
         members={extension: len(content) for extension, content in members.items()},
@@ -84,7 +84,7 @@ def sample_of(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -> S
     )
 
 
-def read_bytes(root: Path, row: Mapping[str, Any]) -> bytes:
+def read_sample_bytes(root: Path, row: Mapping[str, Any]) -> bytes:
     """The bytes of a row's sample in its shard.
 
     Raises:

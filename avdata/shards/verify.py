@@ -35,7 +35,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerificationReport:
     """The outcome of a check."""
 
     root: Path
@@ -49,7 +49,7 @@ class Verdict:
         return not self.problems
 
 
-def verify(root: str | Path, *, progress: Progress = lambda stage, done, total: None) -> Verdict:
+def verify(root: str | Path, *, progress: Progress = lambda stage, done, total: None) -> VerificationReport:
     """Read every byte of a prepared set and compare it with dataset.json and the index.
 
     Args:
@@ -65,14 +65,14 @@ def verify(root: str | Path, *, progress: Progress = lambda stage, done, total: 
     if index.schema != index_schema():
         odd = sorted(set(index.schema.names) ^ set(index_schema().names)) or ["the types"]
         problem = Problem("index.parquet", f"its columns are not those of the format: {', '.join(odd)}")
-        return Verdict(root, index.num_rows, 0, (problem,))
+        return VerificationReport(root, index.num_rows, 0, (problem,))
     rows = index.to_pylist()
     problems = [
         *_counts(info, rows),
         *_index(root, info),
         *_quarantine(root, info, rows),
         *_leaks(info, rows),
-        *_strays(root, info),
+        *_unexpected_files(root, info),
     ]
     done = 0
     by_shard: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -84,7 +84,7 @@ def verify(root: str | Path, *, progress: Progress = lambda stage, done, total: 
         problems += _shard(root, info, shard, by_shard.get(shard["path"], []))
         done += shard["samples"]
         progress("verify", done, len(rows))
-    return Verdict(root, len(rows), sum(shard["bytes"] for shard in shards), tuple(problems))
+    return VerificationReport(root, len(rows), sum(shard["bytes"] for shard in shards), tuple(problems))
 
 
 def _index(root: Path, info: Mapping[str, Any]) -> Iterator[Problem]:
@@ -138,7 +138,7 @@ def _leaks(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterat
         yield Problem("splits", f"leaks were dropped, yet {left[0]} is in train and held out")
 
 
-def _strays(root: Path, info: Mapping[str, Any]) -> Iterator[Problem]:
+def _unexpected_files(root: Path, info: Mapping[str, Any]) -> Iterator[Problem]:
     known = {shard["path"] for split in info["splits"].values() for shard in split["shards"]}
     for path in sorted(root.glob("*/*.tar")):
         if path.relative_to(root).as_posix() not in known:

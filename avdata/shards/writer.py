@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from avdata.shards.format import BLOCK, RECORD, IndexRow
+from avdata.shards.format import TAR_BLOCK, TAR_RECORD, IndexRow
 
 if TYPE_CHECKING:
     from avdata.config.schema import Config
@@ -91,7 +91,7 @@ class ShardWriter:
         offset = self._offset
         digest = hashlib.sha256()
         for extension, data in members.items():
-            for part in (tar_header(f"{key}.{extension}", len(data)), data, bytes(-len(data) % BLOCK)):
+            for part in (tar_header(f"{key}.{extension}", len(data)), data, bytes(-len(data) % TAR_BLOCK)):
                 self._write(part)
                 digest.update(part)
         full = {
@@ -111,8 +111,8 @@ class ShardWriter:
 
     def close(self) -> None:
         """Write the end of the archive; the stream stays open."""
-        self._write(bytes(2 * BLOCK))
-        self._write(bytes(-self._offset % RECORD))
+        self._write(bytes(2 * TAR_BLOCK))
+        self._write(bytes(-self._offset % TAR_RECORD))
 
 
 def tar_header(name: str, size: int) -> bytes:

@@ -28,7 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from avdata.errors import SourceError
-from avdata.storage.atomic import explained
+from avdata.storage.atomic import download_write_errors
 
 _BLOCK = 1 << 20
 
@@ -38,13 +38,20 @@ _OVERHEAD = 16 << 20
 
 _MEMBER_OVERHEAD = 4096
 
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, NotImplementedError)
+_CORRUPT_ERRORS = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    EOFError,
+    zlib.error,
+    NotImplementedError,
+)
 
-Kind = Literal["zip", "tar.gz"]
+ArchiveKind = Literal["zip", "tar.gz"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ArchiveLimits:
     """How much an archive may hold.
 
     Attributes:
@@ -61,7 +68,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ExtractedFile:
     """A file that was unpacked: its path below the folder, its size, its checksum in the asked algorithm."""
 
     path: str
@@ -77,17 +84,17 @@ class _Entry:
     crc: int | None = None
 
 
-def unpack(
+def extract_archive(
     archive: Path,
-    kind: Kind,
+    kind: ArchiveKind,
     into: Path,
     *,
     staging: Path,
-    limits: Limits | None = None,
+    limits: ArchiveLimits | None = None,
     algorithm: str = "sha256",
-    check: Callable[[Path, list[Member]], None] | None = None,
+    check: Callable[[Path, list[ExtractedFile]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Member]:
+) -> list[ExtractedFile]:
     """Unpack an archive into a folder, all of it or nothing.
 
     Args:
@@ -107,15 +114,15 @@ def unpack(
         SourceError: the archive is broken, or holds what is refused; nothing is under a final name then.
         DiskError: the disk is full.
     """
-    writer = _Writer(archive, staging, limits or Limits(), algorithm, progress)
-    with _explained(archive):
+    writer = _Writer(archive, staging, limits or ArchiveLimits(), algorithm, progress)
+    with _archive_errors(archive):
         members = list(_zip(archive, writer) if kind == "zip" else _tar(archive, writer))
     if not members:
         msg = f"{archive} holds no files"
         raise SourceError(msg)
     if check:
         check(staging, members)
-    with explained(into):
+    with download_write_errors(into):
         with ThreadPoolExecutor(_SYNC_THREADS) as pool:
             list(pool.map(lambda member: _sync(staging / member.path), members))
         for member in members:
@@ -131,7 +138,7 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _zip(archive: Path, writer: _Writer) -> Iterator[Member]:
+def _zip(archive: Path, writer: _Writer) -> Iterator[ExtractedFile]:
     with zipfile.ZipFile(archive) as opened:
         entries = []
         for info in opened.infolist():
@@ -151,7 +158,7 @@ def _zip(archive: Path, writer: _Writer) -> Iterator[Member]:
                 yield writer.write(entry, content)
 
 
-def _tar(archive: Path, writer: _Writer) -> Iterator[Member]:
+def _tar(archive: Path, writer: _Writer) -> Iterator[ExtractedFile]:
     # gzip.open, not tarfile's own reader: that one neither checks the CRC nor notices a missing end.
     with gzip.open(archive) as plain:
         stream = _Metered(plain, writer)
@@ -192,7 +199,7 @@ class _Writer:
         self,
         archive: Path,
         staging: Path,
-        limits: Limits,
+        limits: ArchiveLimits,
         algorithm: str,
         progress: Callable[[int, int], None] | None,
     ) -> None:
@@ -247,16 +254,16 @@ class _Writer:
         if len(self._seen) + self._folders > self._limits.members:
             raise self.refused(name, f"one more than the limit of {self._limits.members:,} members")
 
-    def write(self, entry: _Entry, content: IO[bytes]) -> Member:
+    def write(self, entry: _Entry, content: IO[bytes]) -> ExtractedFile:
         """Stage a member, unless an earlier run did."""
         target = self._staging / entry.path
-        with explained(target):
+        with download_write_errors(target):
             checksum = self._staged(entry, target) or self._copy(entry, content, target)
         self._done += 1
         self._written += entry.bytes
         if self._progress:
             self._progress(self._done, self._written)
-        return Member(entry.path.as_posix(), entry.bytes, checksum)
+        return ExtractedFile(entry.path.as_posix(), entry.bytes, checksum)
 
     def _staged(self, entry: _Entry, target: Path) -> str | None:
         if entry.crc is None or not target.is_file() or target.stat().st_size != entry.bytes:
@@ -288,12 +295,12 @@ class _Writer:
 
 
 @contextmanager
-def _explained(archive: Path) -> Iterator[None]:
+def _archive_errors(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (*_BROKEN, OSError) as error:
+    except (*_CORRUPT_ERRORS, OSError) as error:
         # A damaged directory makes zipfile seek to before the file's start, which is an invalid argument.
-        if not isinstance(error, _BROKEN) and error.errno != errno.EINVAL:
+        if not isinstance(error, _CORRUPT_ERRORS) and error.errno != errno.EINVAL:
             raise
         msg = f"{archive} is broken or cut short: {error}"
         raise SourceError(msg, hint="delete it and download it again") from error

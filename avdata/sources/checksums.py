@@ -18,24 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from avdata.manifest import FileFacts
-from avdata.storage.paths import cache_root
+from avdata.manifest import FileEntry
+from avdata.storage.paths import cache_dir
 
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20
 
-Remembered = tuple[str, int, int, int]
+CacheRecord = tuple[str, int, int, int]
 
 
-def digest(path: Path, algorithm: str) -> str:
+def hash_file(path: Path, algorithm: str) -> str:
     """The checksum of a file as `algorithm:hex`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     name = Path(folder, "empty")
     ...     name.touch()
-    ...     digest(name, "md5")
+    ...     hash_file(name, "md5")
     'md5:d41d8cd98f00b204e9800998ecf8427e'
     """
     with path.open("rb") as file:
@@ -45,20 +45,20 @@ def digest(path: Path, algorithm: str) -> str:
     return f"{algorithm}:{hasher.hexdigest()}"
 
 
-class Proofs:
+class ChecksumCache:
     """What is known of the files below one root; a context manager, safe to use from many threads."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
-        self._path = cache_root() / "proofs" / f"{name}.jsonl"
-        self._known: dict[str, Remembered] = {}
+        self._path = cache_dir() / "proofs" / f"{name}.jsonl"
+        self._known: dict[str, CacheRecord] = {}
         self._lock = threading.Lock()
         self._file: TextIO | None = None
         for path, checksum, *numbers in self._read():
             self._known[str(path)] = (str(checksum), int(numbers[0]), int(numbers[1]), int(numbers[2]))
 
-    def __enter__(self) -> Proofs:
+    def __enter__(self) -> ChecksumCache:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,7 +81,7 @@ class Proofs:
             if isinstance(record, list) and len(record) == 5:
                 yield record
 
-    def known(self, path: str) -> str | None:
+    def get(self, path: str) -> str | None:
         """The checksum of the file as it is on disk now; None when it is not known."""
         remembered = self._known.get(path)
         if remembered is None:
@@ -93,11 +93,11 @@ class Proofs:
         same = (now.st_size, now.st_mtime_ns, now.st_ino) == remembered[1:]
         return remembered[0] if same else None
 
-    def holds(self, facts: FileFacts) -> bool:
+    def matches(self, facts: FileEntry) -> bool:
         """Whether the file is known to be exactly what `facts` says, without reading it."""
-        return self.known(facts.path) == facts.checksum
+        return self.get(facts.path) == facts.checksum
 
-    def remember(self, path: str, checksum: str, stat: os.stat_result) -> None:
+    def store(self, path: str, checksum: str, stat: os.stat_result) -> None:
         """Note that the file with this `stat` was hashed; if the note cannot be kept, the run goes on."""
         record = (checksum, stat.st_size, stat.st_mtime_ns, stat.st_ino)
         with self._lock:
@@ -125,7 +125,7 @@ class Proofs:
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
+class VerificationResult:
     """What became of the files that were to be proven, as paths below the root, in the order asked.
 
     Attributes:
@@ -141,14 +141,14 @@ class Proven:
     hashed: int
 
 
-def prove(
+def verify_files(
     root: Path,
-    files: Sequence[FileFacts],
+    files: Sequence[FileEntry],
     *,
     rehash: bool = False,
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
-) -> Proven:
+) -> VerificationResult:
     """Compare files with what a manifest says of them, reading only those not proven before.
 
     Args:
@@ -158,11 +158,11 @@ def prove(
         threads: how many files are read at a time.
         progress: called with the number of files and of bytes done.
     """
-    with Proofs(root) as proofs:
+    with ChecksumCache(root) as checksums:
         verdicts: dict[str, str] = {}
         unread = []
         for facts in files:
-            verdict = _at_a_glance(root, facts, None if rehash else proofs)
+            verdict = _at_a_glance(root, facts, None if rehash else checksums)
             if verdict is None:
                 unread.append(facts)
             else:
@@ -170,7 +170,7 @@ def prove(
         done = sum(facts.bytes or 0 for facts in files if facts.path in verdicts)
         with ThreadPoolExecutor(threads) as pool:
             for facts, verdict in zip(
-                unread, pool.map(lambda facts: _read(root, facts, proofs), unread), strict=True
+                unread, pool.map(lambda facts: _read(root, facts, checksums), unread), strict=True
             ):
                 verdicts[facts.path] = verdict
                 done += facts.bytes or 0
@@ -180,26 +180,26 @@ def prove(
     def those(kind: str) -> tuple[str, ...]:
         return tuple(facts.path for facts in files if verdicts[facts.path] == kind)
 
-    return Proven(those("good"), those("missing"), those("wrong"), hashed=len(unread))
+    return VerificationResult(those("good"), those("missing"), those("wrong"), hashed=len(unread))
 
 
-def _at_a_glance(root: Path, facts: FileFacts, proofs: Proofs | None) -> str | None:
+def _at_a_glance(root: Path, facts: FileEntry, checksums: ChecksumCache | None) -> str | None:
     try:
         size = (root / facts.path).stat().st_size
     except OSError:
         return "missing"
     if facts.bytes is not None and size != facts.bytes:
         return "wrong"
-    return "good" if proofs is not None and proofs.holds(facts) else None
+    return "good" if checksums is not None and checksums.matches(facts) else None
 
 
-def _read(root: Path, facts: FileFacts, proofs: Proofs) -> str:
+def _read(root: Path, facts: FileEntry, checksums: ChecksumCache) -> str:
     path = root / facts.path
     try:
         stat = path.stat()
-        checksum = digest(path, facts.checksum.partition(":")[0])
+        checksum = hash_file(path, facts.checksum.partition(":")[0])
     except OSError as error:
         logger.warning("%s cannot be read: %s", path, error)
         return "wrong"
-    proofs.remember(facts.path, checksum, stat)
+    checksums.store(facts.path, checksum, stat)
     return "good" if checksum == facts.checksum else "wrong"

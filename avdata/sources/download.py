@@ -17,26 +17,33 @@ from typing import Literal, Protocol, overload
 from avdata.errors import SourceError, UsageError
 from avdata.manifest import Manifest, Source, load_manifest
 from avdata.recipe import Recipe, load_recipe
-from avdata.sources.checksums import Proofs, prove
-from avdata.sources.download_plan import Choice, DownloadPlan, files_of, make_plan
-from avdata.sources.fetcher import Arrived, AttemptLog, Missed
-from avdata.sources.source_dir import STATE, alone, archive_path, free_bytes, sync_folders, unpack_source
+from avdata.sources.checksums import ChecksumCache, verify_files
+from avdata.sources.download_plan import ClipChoice, DownloadPlan, listed_files, plan_download
+from avdata.sources.fetcher import AttemptLog, FailedFile, FetchedFile
+from avdata.sources.source_dir import (
+    STATE_DIR,
+    archive_path,
+    extract_source,
+    free_bytes,
+    fsync_dirs,
+    lock_source_dir,
+)
 from avdata.sources.transfer import transfer
-from avdata.sources.types import Wanted
+from avdata.sources.types import FileRequest
 from avdata.storage.atomic import DiskError
-from avdata.storage.paths import source_root
+from avdata.storage.paths import source_dir
 
 logger = logging.getLogger(__name__)
 
-_RESERVE = 64 << 20
+_RESERVED_BYTES = 64 << 20
 
-_LOOK_EVERY = 1.0
+_DISK_CHECK_INTERVAL_S = 1.0
 
 Phase = Literal["proving", "fetching", "unpacking"]
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class DownloadProgress:
     """How far a download is.
 
     Attributes:
@@ -57,7 +64,7 @@ class Moment:
 class Progress(Protocol):
     """Something that is shown how far a download is, about ten times a second, in the caller's thread."""
 
-    def __call__(self, moment: Moment, /) -> None:
+    def __call__(self, moment: DownloadProgress, /) -> None:
         """Show the moment."""
 
 
@@ -194,15 +201,15 @@ def download(
         msg = f"{recipe.name} has no sources to download"
         hint = "its clips are generated: run avdata prepare" if recipe.generated else None
         raise UsageError(msg, hint=hint)
-    root = Path(into) if into is not None else source_root(recipe.name)
-    choice = Choice(recipe.check_split(split_by), limit, split, None if keys is None else tuple(keys))
+    root = Path(into) if into is not None else source_dir(recipe.name)
+    choice = ClipChoice(recipe.check_split(split_by), limit, split, None if keys is None else tuple(keys))
     if dry_run:
-        return make_plan(recipe, facts, root, choice, rehash=rehash)
-    run = _Run(facts, progress or (lambda moment: None), arrived or (lambda path: None))
+        return plan_download(recipe, facts, root, choice, rehash=rehash)
+    run = _DownloadRun(facts, progress or (lambda moment: None), arrived or (lambda path: None))
     lost: set[str] = set()
-    with alone(root):
+    with lock_source_dir(root):
         while True:
-            plan = make_plan(recipe, facts, root, choice, lost=lost, rehash=rehash)
+            plan = plan_download(recipe, facts, root, choice, lost=lost, rehash=rehash)
             try:
                 report = run.all(plan, connections, bandwidth)
             except IncompleteError as error:
@@ -213,7 +220,7 @@ def download(
                 rehash = False
 
 
-class _Run:
+class _DownloadRun:
     """One download under way: what was learned so far."""
 
     plan: DownloadPlan
@@ -226,21 +233,21 @@ class _Run:
         self.started = time.monotonic()
         self.present = self.received = self.fetched = self.failed = self.unpacked = 0
         self.checksums: dict[str, str] = {}
-        self.looked = 0.0
+        self.disk_checked = 0.0
 
     def all(self, plan: DownloadPlan, connections: int | None, bandwidth: float | None) -> DownloadReport:
         """Carry out a plan; the report is of all plans so far."""
         self.plan, self.present = plan, plan.present
-        self.log = AttemptLog(plan.root / STATE / "attempts.jsonl")
-        files = self.prove()
+        self.log = AttemptLog(plan.root / STATE_DIR / "attempts.jsonl")
+        files = self.verify()
         self.check_space(files)
-        with Proofs(self.plan.root) as proofs:
-            missed = self.fetch(files, proofs, connections, bandwidth)
+        with ChecksumCache(self.plan.root) as checksums:
+            missed = self.fetch(files, checksums, connections, bandwidth)
             if missed:
                 raise _incomplete(self.plan, missed, len(files), self.log)
             for source in self.plan.unpacked:
-                self.unpack(source, proofs)
-        sync_folders(plan.root, (wanted.path for wanted in files))
+                self.unpack(source, checksums)
+        fsync_dirs(plan.root, (request.path for request in files))
         return DownloadReport(
             name=self.plan.name,
             root=self.plan.root,
@@ -254,35 +261,37 @@ class _Run:
             log=self.log.path,
         )
 
-    def prove(self) -> tuple[Wanted, ...]:
+    def verify(self) -> tuple[FileRequest, ...]:
         """Read what was found on disk and not proven yet; what is still to be fetched."""
-        unproven = self.plan.unproven
+        unproven = self.plan.unverified
         if not unproven:
             return self.plan.files
         total = sum(facts.bytes or 0 for facts in unproven)
-        proven = prove(
+        proven = verify_files(
             self.plan.root,
             unproven,
             rehash=True,
-            progress=lambda files, done: self.progress(Moment("proving", files, len(unproven), done, total)),
+            progress=lambda files, done: self.progress(
+                DownloadProgress("proving", files, len(unproven), done, total)
+            ),
         )
         for path in proven.wrong:
             logger.warning("%s is not what the manifest says, and is fetched again", self.plan.root / path)
         good = set(proven.good)
         self.present += len(good)
-        for wanted in self.plan.files:
-            if wanted.path in good:
-                self.arrived(self.plan.root / wanted.path)
-        return tuple(wanted for wanted in self.plan.files if wanted.path not in good)
+        for request in self.plan.files:
+            if request.path in good:
+                self.arrived(self.plan.root / request.path)
+        return tuple(request for request in self.plan.files if request.path not in good)
 
-    def check_space(self, files: tuple[Wanted, ...]) -> None:
-        needed = sum(wanted.bytes or 0 for wanted in files)
-        parts = [self.plan.root / f"{wanted.path}.part" for wanted in files]
+    def check_space(self, files: tuple[FileRequest, ...]) -> None:
+        needed = sum(request.bytes or 0 for request in files)
+        parts = [self.plan.root / f"{request.path}.part" for request in files]
         needed -= sum(part.stat().st_size for part in parts if part.is_file())
         # An archive and what comes out of it lie side by side for a while.
         needed += sum(source.bytes or 0 for source in self.plan.unpacked)
         free = free_bytes(self.plan.root)
-        if files and needed + _RESERVE > free:
+        if files and needed + _RESERVED_BYTES > free:
             msg = f"{self.plan.name} needs {needed:,} bytes, and {self.plan.root} has {free:,} free"
             hint = (
                 "make room, or set AVDATA_CACHE (or --into) to a larger disk;"
@@ -291,28 +300,32 @@ class _Run:
             raise DiskError(msg, hint=hint)
 
     def fetch(
-        self, files: tuple[Wanted, ...], proofs: Proofs, connections: int | None, bandwidth: float | None
-    ) -> list[Missed]:
+        self,
+        files: tuple[FileRequest, ...],
+        checksums: ChecksumCache,
+        connections: int | None,
+        bandwidth: float | None,
+    ) -> list[FailedFile]:
         if not files:
             return []
-        total = sum(wanted.bytes or 0 for wanted in files) if not self.plan.unknown else None
-        missed: list[Missed] = []
+        total = sum(request.bytes or 0 for request in files) if not self.plan.unknown else None
+        missed: list[FailedFile] = []
         fetched, received = self.fetched, self.received
 
         def tick(on_disk: int, over_network: int) -> None:
             self.received = received + over_network
-            self.look()
-            self.progress(Moment("fetching", self.fetched - fetched, len(files), on_disk, total))
+            self.check_disk()
+            self.progress(DownloadProgress("fetching", self.fetched - fetched, len(files), on_disk, total))
 
         outcomes = transfer(
             self.plan.root, files, self.log, connections=connections, bandwidth=bandwidth, tick=tick
         )
         try:
             for outcome in outcomes:
-                if isinstance(outcome, Missed):
+                if isinstance(outcome, FailedFile):
                     missed.append(outcome)
                 else:
-                    self.took(outcome, proofs)
+                    self.record(outcome, checksums)
         finally:
             # Ctrl-C may reach this frame: left to the collector, the generator's threads would go on.
             outcomes.close()
@@ -320,40 +333,42 @@ class _Run:
             self.failed += self.log.count
         return missed
 
-    def took(self, outcome: Arrived, proofs: Proofs) -> None:
-        wanted = outcome.wanted
-        proofs.remember(wanted.path, outcome.checksum, outcome.stat)
+    def record(self, outcome: FetchedFile, checksums: ChecksumCache) -> None:
+        request = outcome.request
+        checksums.store(request.path, outcome.checksum, outcome.stat)
         self.fetched += 1
-        if not self.listed(wanted):
-            self.checksums[wanted.source] = outcome.checksum
-        if not wanted.path.startswith(f"{STATE}/"):
-            self.arrived(self.plan.root / wanted.path)
+        if not self.listed(request):
+            self.checksums[request.source] = outcome.checksum
+        if not request.path.startswith(f"{STATE_DIR}/"):
+            self.arrived(self.plan.root / request.path)
 
-    def listed(self, wanted: Wanted) -> bool:
-        return any(source.name == wanted.source and source.table for source in self.manifest.sources)
+    def listed(self, request: FileRequest) -> bool:
+        return any(source.name == request.source and source.table for source in self.manifest.sources)
 
-    def look(self) -> None:
+    def check_disk(self) -> None:
         """Stop before the disk is so full that other programs suffer."""
         now = time.monotonic()
-        if now - self.looked < _LOOK_EVERY:
+        if now - self.disk_checked < _DISK_CHECK_INTERVAL_S:
             return
-        self.looked = now
+        self.disk_checked = now
         free = free_bytes(self.plan.root)
-        if free < _RESERVE // 2:
+        if free < _RESERVED_BYTES // 2:
             msg = f"the disk of {self.plan.root} is nearly full: {free:,} bytes are free"
             raise DiskError(msg, hint="make room; the next run goes on from here")
 
-    def unpack(self, source: Source, proofs: Proofs) -> None:
+    def unpack(self, source: Source, checksums: ChecksumCache) -> None:
         root = self.plan.root
         archive = root / archive_path(source)
-        table = files_of(source, self.manifest) if source.table else ()
-        members = unpack_source(
+        table = listed_files(source, self.manifest) if source.table else ()
+        members = extract_source(
             root,
             source,
             archive,
             table=table,
-            proofs=proofs,
-            progress=lambda files, done: self.progress(Moment("unpacking", files, len(table), done, None)),
+            checksums=checksums,
+            progress=lambda files, done: self.progress(
+                DownloadProgress("unpacking", files, len(table), done, None)
+            ),
         )
         self.unpacked += len(members)
         archive.unlink()
@@ -370,14 +385,14 @@ def _replaceable(error: IncompleteError, manifest: Manifest, lost: Collection[st
     return error.sources
 
 
-def _incomplete(plan: DownloadPlan, missed: list[Missed], count: int, log: AttemptLog) -> IncompleteError:
+def _incomplete(plan: DownloadPlan, missed: list[FailedFile], count: int, log: AttemptLog) -> IncompleteError:
     first = missed[0]
     files = "file" if count == 1 else "files"
     msg = (
         f"{len(missed):,} of {count:,} {files} of {plan.name} could not be downloaded;"
-        f" {first.wanted.path}: {first.why}"
+        f" {first.request.path}: {first.reason}"
     )
     hint = next((one.hint for one in missed if one.hint), None)
     rest = f"the next run fetches only what is missing; every failed attempt is in {log.path}"
-    sources = {one.wanted.source for one in missed}
+    sources = {one.request.source for one in missed}
     return IncompleteError(msg, hint=f"{hint}; {rest}" if hint else rest, sources=sources)

@@ -13,18 +13,18 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from avdata.errors import AvdataError, SourceError, UsageError
-from avdata.manifest import FileFacts, Licence, Manifest, Source
+from avdata.manifest import FileEntry, License, Manifest, Source
 from avdata.recipe import Clip, Recipe
 from avdata.selection import limit_clips
-from avdata.sources.checksums import Proofs
+from avdata.sources.checksums import ChecksumCache
 from avdata.sources.source_dir import archive_path, free_bytes, is_unpacked
-from avdata.sources.types import Wanted
-from avdata.sources.url_schemes import fill
-from avdata.storage.paths import is_plain_path
+from avdata.sources.types import FileRequest
+from avdata.sources.url_schemes import expand_url
+from avdata.storage.paths import is_safe_relative_path
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ClipChoice:
     """Which clips are wanted; everything when nothing is said.
 
     Attributes:
@@ -55,7 +55,7 @@ class DownloadPlan:
         files: what is fetched, in order; archives are below `.avdata/`.
         bytes: of those files, as far as the manifest knows, less what lies there in parts.
         unknown: how many of them have no size in the manifest.
-        unproven: files on disk that are read and proven first; those that are wrong are fetched.
+        unverified: files on disk that are read and proven first; those that are wrong are fetched.
         present: how many files are there and proven.
         unpacked: sources that are archives and still have to be unpacked.
         sources: names of the sources that are needed.
@@ -68,25 +68,25 @@ class DownloadPlan:
 
     name: str
     root: Path
-    files: tuple[Wanted, ...]
+    files: tuple[FileRequest, ...]
     bytes: int
     unknown: int
-    unproven: tuple[FileFacts, ...]
+    unverified: tuple[FileEntry, ...]
     present: int
     unpacked: tuple[Source, ...]
     sources: tuple[str, ...]
     hosts: tuple[str, ...]
     free: int
-    licence: Licence
+    licence: License
     notes: tuple[str, ...]
     partial: bool = False
 
 
-def make_plan(
+def plan_download(
     recipe: Recipe,
     manifest: Manifest,
     root: Path,
-    choice: Choice,
+    choice: ClipChoice,
     *,
     lost: Collection[str] = (),
     rehash: bool = False,
@@ -100,23 +100,23 @@ def make_plan(
         AvdataError: the manifest names a path outside of the dataset's folder.
     """
     applying = [source for source in manifest.sources if _applies(source, choice.split_by)]
-    needed = _stand_in(applying, root, lost)
+    needed = _with_substitutes(applying, root, lost)
     order = _order(recipe, manifest, root, choice, needed)
     if order.partial:
-        needed = [source for source in needed if not lists_files(source) and not source.unpack]
-    with Proofs(root) as proofs:
-        state = _State(root, proofs, rehash=rehash)
+        needed = [source for source in needed if not has_file_list(source) and not source.unpack]
+    with ChecksumCache(root) as checksums:
+        state = _State(root, checksums, rehash=rehash)
         for source in needed:
-            state.add(source, manifest, order.places)
-    places = order.places or {}
+            state.add(source, manifest, order.positions)
+    places = order.positions or {}
     files = sorted(state.files, key=lambda wanted: places.get(wanted.path, -1))
     return DownloadPlan(
         name=manifest.name,
         root=root,
         files=tuple(files),
-        bytes=sum(_missing_bytes(root, wanted) for wanted in files),
-        unknown=sum(wanted.bytes is None for wanted in files),
-        unproven=tuple(state.unproven),
+        bytes=sum(_missing_bytes(root, request) for request in files),
+        unknown=sum(request.bytes is None for request in files),
+        unverified=tuple(state.unverified),
         present=state.present,
         unpacked=tuple(state.unpacked),
         sources=tuple(source.name for source in needed),
@@ -128,7 +128,7 @@ def make_plan(
     )
 
 
-def files_of(source: Source, manifest: Manifest) -> tuple[FileFacts, ...]:
+def listed_files(source: Source, manifest: Manifest) -> tuple[FileEntry, ...]:
     """The files that a source lists, by its table or, without one, by the manifest."""
     return manifest.tables[source.table] if source.table else manifest.files
 
@@ -136,12 +136,12 @@ def files_of(source: Source, manifest: Manifest) -> tuple[FileFacts, ...]:
 class _State:
     """Sorts what the sources list into what is there and what is not."""
 
-    def __init__(self, root: Path, proofs: Proofs, *, rehash: bool) -> None:
+    def __init__(self, root: Path, checksums: ChecksumCache, *, rehash: bool) -> None:
         self.root = root
-        self.proofs = proofs
+        self.checksums = checksums
         self.rehash = rehash
-        self.files: list[Wanted] = []
-        self.unproven: list[FileFacts] = []
+        self.files: list[FileRequest] = []
+        self.unverified: list[FileEntry] = []
         self.unpacked: list[Source] = []
         self.present = 0
 
@@ -151,40 +151,46 @@ class _State:
                 self.present += 1
                 return
             self.unpacked.append(source)
-            self._want(Wanted(archive_path(source), source.urls, source.checksum, source.bytes, source.name))
-        elif lists_files(source):
-            for facts in files_of(source, manifest):
+            self._request(
+                FileRequest(archive_path(source), source.urls, source.checksum, source.bytes, source.name)
+            )
+        elif has_file_list(source):
+            for facts in listed_files(source, manifest):
                 if chosen is None or facts.path in chosen:
                     name = (
                         facts.path.removeprefix(f"{source.into.rstrip('/')}/") if source.into else facts.path
                     )
-                    urls = tuple(fill(url, name) for url in source.urls)
-                    self._want(Wanted(facts.path, urls, facts.checksum, facts.bytes, source.name))
+                    urls = tuple(expand_url(url, name) for url in source.urls)
+                    self._request(FileRequest(facts.path, urls, facts.checksum, facts.bytes, source.name))
         else:
-            self._want(Wanted(_single(source), source.urls, source.checksum, source.bytes, source.name))
+            self._request(
+                FileRequest(_single(source), source.urls, source.checksum, source.bytes, source.name)
+            )
 
-    def _want(self, wanted: Wanted) -> None:
-        if not is_plain_path(wanted.path):
-            msg = f"the manifest names the path {wanted.path!r}, which is not below the dataset's folder"
+    def _request(self, request: FileRequest) -> None:
+        if not is_safe_relative_path(request.path):
+            msg = f"the manifest names the path {request.path!r}, which is not below the dataset's folder"
             raise AvdataError(msg)
         try:
-            size = (self.root / wanted.path).stat().st_size
+            size = (self.root / request.path).stat().st_size
         except OSError:
-            self.files.append(wanted)
+            self.files.append(request)
             return
-        if wanted.bytes is not None and size != wanted.bytes:
-            self.files.append(wanted)
-        elif wanted.checksum is None or (not self.rehash and self._proven(wanted)):
+        if request.bytes is not None and size != request.bytes:
+            self.files.append(request)
+        elif request.checksum is None or (not self.rehash and self._verified(request)):
             self.present += 1
         else:
-            self.unproven.append(FileFacts(path=wanted.path, checksum=wanted.checksum, bytes=wanted.bytes))
-            self.files.append(wanted)
+            self.unverified.append(
+                FileEntry(path=request.path, checksum=request.checksum, bytes=request.bytes)
+            )
+            self.files.append(request)
 
-    def _proven(self, wanted: Wanted) -> bool:
-        return self.proofs.known(wanted.path) == wanted.checksum
+    def _verified(self, request: FileRequest) -> bool:
+        return self.checksums.get(request.path) == request.checksum
 
 
-def lists_files(source: Source) -> bool:
+def has_file_list(source: Source) -> bool:
     """Whether a source is many files, each with its own URL."""
     return not source.unpack and (source.table is not None or any("{path}" in url for url in source.urls))
 
@@ -201,7 +207,7 @@ def _applies(source: Source, split_by: str) -> bool:
     return not source.splits or not ways.isdisjoint(source.splits)
 
 
-def _stand_in(sources: Sequence[Source], root: Path, lost: Collection[str]) -> list[Source]:
+def _with_substitutes(sources: Sequence[Source], root: Path, lost: Collection[str]) -> list[Source]:
     """The sources without those that are lost, or without those that would stand in for what is not."""
     primary = [source for source in sources if source.instead_of is None]
     for source in primary:
@@ -224,36 +230,38 @@ def _host(url: str) -> str:
     return parts.netloc.rpartition("@")[2] if "+" in parts.scheme or parts.scheme.startswith("http") else url
 
 
-def _missing_bytes(root: Path, wanted: Wanted) -> int:
-    part = root / f"{wanted.path}.part"
-    return max(0, (wanted.bytes or 0) - (part.stat().st_size if part.is_file() else 0))
+def _missing_bytes(root: Path, request: FileRequest) -> int:
+    part = root / f"{request.path}.part"
+    return max(0, (request.bytes or 0) - (part.stat().st_size if part.is_file() else 0))
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
+class _FetchOrder:
     """Each wanted path's place in the order of fetching; None when all files come as they are listed."""
 
-    places: Mapping[str, int] | None
+    positions: Mapping[str, int] | None
     note: str = ""
     partial: bool = False
 
 
 def _order(
-    recipe: Recipe, manifest: Manifest, root: Path, choice: Choice, needed: Sequence[Source]
-) -> _Order:
-    paths = [facts.path for source in needed if lists_files(source) for facts in files_of(source, manifest)]
-    if recipe.listed is None or not paths:
+    recipe: Recipe, manifest: Manifest, root: Path, choice: ClipChoice, needed: Sequence[Source]
+) -> _FetchOrder:
+    paths = [
+        facts.path for source in needed if has_file_list(source) for facts in listed_files(source, manifest)
+    ]
+    if recipe.clips_from_paths is None or not paths:
         whole = f"{recipe.name} comes in archives: all of it is fetched, and the choice is made afterwards"
-        return _Order(None, "" if choice.everything else whole)
+        return _FetchOrder(None, "" if choice.everything else whole)
     try:
-        clips = recipe.listed(root, paths, choice.split_by)
+        clips = recipe.clips_from_paths(root, paths, choice.split_by)
     except SourceError:
-        lists = [source for source in needed if not lists_files(source) and not source.unpack]
+        lists = [source for source in needed if not has_file_list(source) and not source.unpack]
         if not choice.everything and all(_is_there(source, root) for source in lists):
             raise
         first = f"the lists of the split {choice.split_by} come first; they say which clips are wanted"
-        return _Order(None) if choice.everything else _Order(None, first, partial=True)
-    picked = _pick(clips, choice)
+        return _FetchOrder(None) if choice.everything else _FetchOrder(None, first, partial=True)
+    picked = _choose_clips(clips, choice)
     if not picked and not choice.everything and choice.keys != ():
         msg = f"no clip of {recipe.name} is left by this choice"
         raise UsageError(msg, hint=f"splits: {', '.join(sorted({clip.split for clip in clips}))}")
@@ -263,10 +271,10 @@ def _order(
     for place, clip in enumerate(picked):
         for path in _paths(clip):
             order.setdefault(path, place)
-    return _Order(order)
+    return _FetchOrder(order)
 
 
-def _pick(clips: Sequence[Clip], choice: Choice) -> list[Clip]:
+def _choose_clips(clips: Sequence[Clip], choice: ClipChoice) -> list[Clip]:
     if choice.everything:
         return list(clips)
     places = None if choice.keys is None else {key: place for place, key in enumerate(choice.keys)}

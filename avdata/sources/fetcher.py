@@ -20,19 +20,19 @@ from urllib.parse import urlsplit
 
 from urllib3.response import BaseHTTPResponse
 
-from avdata.sources.http import AttemptError, Connections, host_of
-from avdata.sources.partial_file import Origin, Part
-from avdata.sources.rate_limit import Bandwidth, Hosts, Stopped, backoff
-from avdata.sources.types import Location, Wanted
-from avdata.sources.url_schemes import Locator, unlike
+from avdata.sources.http import HttpClient, TransferError, host_of
+from avdata.sources.partial_file import PartialFile, RemoteVersion
+from avdata.sources.rate_limit import BandwidthLimiter, Cancelled, HostLimiter, backoff
+from avdata.sources.types import FileRequest, ResolvedUrl
+from avdata.sources.url_schemes import UrlResolver, detect_wrong_content
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_ATTEMPTS = 6
+_MAX_ATTEMPTS = 6
 
-_WRONG_COPIES = 3
+_MAX_MISMATCHES = 3
 
 _PROGRESS = 1 << 20
 
@@ -40,28 +40,28 @@ _CHUNK = 1 << 20
 
 _HEAD = 4096
 
-_WAIT_FOR_MIRROR = 30.0
+_MIRROR_WAIT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class FetchedFile:
     """A file is on disk under its name, and proven."""
 
-    wanted: Wanted
+    request: FileRequest
     checksum: str
     stat: os.stat_result
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
+class FailedFile:
     """A file that could not be had from any of its URLs."""
 
-    wanted: Wanted
-    why: str
+    request: FileRequest
+    reason: str
     hint: str | None
 
 
-class WrongBytesError(AttemptError):
+class ChecksumMismatchError(TransferError):
     """A whole file came, and it is another one."""
 
 
@@ -74,7 +74,7 @@ class AttemptLog:
         self._file: TextIO | None = None
         self.count = 0
 
-    def note(self, path: str, url: str, attempt: int, error: AttemptError, wait: float | None) -> None:
+    def note(self, path: str, url: str, attempt: int, error: TransferError, wait: float | None) -> None:
         """Append a failed attempt; `wait`: seconds until the next at this URL, None when there is none."""
         record = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -101,7 +101,7 @@ class AttemptLog:
             self._file.close()
 
 
-class Meter:
+class TransferStats:
     """Bytes on disk so far, over all threads; bytes that are thrown away are taken off again."""
 
     def __init__(self) -> None:
@@ -127,140 +127,140 @@ class Fetcher:
     def __init__(
         self,
         root: Path,
-        files: Sequence[Wanted],
+        files: Sequence[FileRequest],
         log: AttemptLog,
         *,
         connections: int,
         bandwidth: float | None,
     ) -> None:
         self.stop = threading.Event()
-        self.meter = Meter()
+        self.stats = TransferStats()
         self._root = root
         self._log = log
-        self._net = Connections(connections)
-        self._hosts = Hosts(connections, self.stop)
-        self._bandwidth = Bandwidth(bandwidth, self.stop)
-        self._locator = Locator(self._net, files)
+        self._net = HttpClient(connections)
+        self._hosts = HostLimiter(connections, self.stop)
+        self._bandwidth = BandwidthLimiter(bandwidth, self.stop)
+        self._resolver = UrlResolver(self._net, files)
 
     def halt(self) -> None:
         """Make every thread stop at once; what was received stays in the parts."""
         self.stop.set()
-        self._net.shut()
+        self._net.abort()
 
     def close(self) -> None:
         """Close the connections."""
         self._net.close()
 
-    def fetch(self, wanted: Wanted) -> Arrived | Missed:
+    def fetch(self, request: FileRequest) -> FetchedFile | FailedFile:
         """Try the file's URLs in order until one gives the right bytes.
 
         Raises:
             Stopped: the run ended meanwhile.
             DiskError: the disk is full or may not be written to.
         """
-        algorithm = wanted.checksum.partition(":")[0] if wanted.checksum else "sha256"
-        part = Part(self._root / wanted.path, algorithm, pinned=wanted.checksum is not None)
-        self.meter.add(part.size)
+        algorithm = request.checksum.partition(":")[0] if request.checksum else "sha256"
+        part = PartialFile(self._root / request.path, algorithm, pinned=request.checksum is not None)
+        self.stats.add(part.size)
         failures = []
         try:
-            for number, url in enumerate(wanted.urls, start=1):
-                if self._hosts.given_up(_server(url)):
-                    failures.append((url, AttemptError("given up, as nothing came from there")))
+            for number, url in enumerate(request.urls, start=1):
+                if self._hosts.is_given_up(_server(url)):
+                    failures.append((url, TransferError("given up, as nothing came from there")))
                     continue
-                failure = self._from(url, wanted, part, last=number == len(wanted.urls))
+                failure = self._from(url, request, part, last=number == len(request.urls))
                 if failure is None:
-                    return Arrived(wanted, part.checksum(), part.publish())
+                    return FetchedFile(request, part.checksum(), part.publish())
                 failures.append((url, failure))
-                self._hosts.failed(_server(url))
+                self._hosts.record_failure(_server(url))
         finally:
             part.close()
         why = "; ".join(f"{url}: {failure}" for url, failure in failures)
         hint = next((failure.hint for _, failure in failures if failure.hint), None)
-        return Missed(wanted, why or "the manifest gives no URL", hint)
+        return FailedFile(request, why or "the manifest gives no URL", hint)
 
-    def _from(self, url: str, wanted: Wanted, part: Part, *, last: bool) -> AttemptError | None:
+    def _from(self, url: str, request: FileRequest, part: PartialFile, *, last: bool) -> TransferError | None:
         """All attempts at one URL; None when the part is complete and proven, else why not."""
         attempt = wrong = 0
         while True:
             size = part.size
             try:
-                self._attempt(url, wanted, part)
-            except AttemptError as error:
+                self._attempt(url, request, part)
+            except TransferError as error:
                 if self.stop.is_set():
-                    raise Stopped from error
+                    raise Cancelled from error
                 # A long file on a weak line is cut many times: what counts is whether it advances.
                 attempt = 1 if part.size - size >= _PROGRESS else attempt + 1
-                wrong += isinstance(error, WrongBytesError)
-                again = error.again and attempt < _ATTEMPTS and wrong < _WRONG_COPIES
+                wrong += isinstance(error, ChecksumMismatchError)
+                again = error.retryable and attempt < _MAX_ATTEMPTS and wrong < _MAX_MISMATCHES
                 wait = error.wait if error.wait is not None else backoff(attempt)
-                again = again and (last or wait <= _WAIT_FOR_MIRROR)
-                self._log.note(wanted.path, url, attempt, error, wait if again else None)
+                again = again and (last or wait <= _MIRROR_WAIT_S)
+                self._log.note(request.path, url, attempt, error, wait if again else None)
                 if not again:
                     return error
                 if error.overloaded:
-                    self._hosts.overloaded(error.server or _server(url), wait)
+                    self._hosts.record_overload(error.server or _server(url), wait)
                 elif self.stop.wait(wait):
-                    raise Stopped from error
+                    raise Cancelled from error
             else:
-                self._hosts.served(_server(url))
+                self._hosts.record_success(_server(url))
                 return None
 
-    def _attempt(self, url: str, wanted: Wanted, part: Part) -> None:
-        location = Location(url)
+    def _attempt(self, url: str, request: FileRequest, part: PartialFile) -> None:
+        location = ResolvedUrl(url)
         if not url.startswith("http"):
-            location = self._at(_server(url), lambda: self._locator.locate(url, wanted))
-        self._at(_server(location.url), lambda: self._receive(url, location, wanted, part))
-        expected = wanted.checksum or location.checksum
+            location = self._at(_server(url), lambda: self._resolver.resolve(url, request))
+        self._at(_server(location.url), lambda: self._receive(url, location, request, part))
+        expected = request.checksum or location.checksum
         checksum = part.checksum()
         if expected and checksum != expected:
             size = part.size
             self._restart(part)
             msg = f"{size:,} bytes came with {checksum}, and {expected} was expected"
-            raise WrongBytesError(msg, again=True)
+            raise ChecksumMismatchError(msg, retryable=True)
 
     def _at(self, server: str, step: Callable[[], T]) -> T:
         """Take a step at a server, when it has a place free."""
-        self._hosts.enter(server)
+        self._hosts.acquire(server)
         try:
             found = step()
-        except AttemptError as error:
+        except TransferError as error:
             error.server = server
             raise
         finally:
-            self._hosts.leave(server)
-        self._hosts.served(server)
+            self._hosts.release(server)
+        self._hosts.record_success(server)
         return found
 
-    def _restart(self, part: Part) -> None:
-        self.meter.add(-part.size)
+    def _restart(self, part: PartialFile) -> None:
+        self.stats.add(-part.size)
         part.restart()
 
-    def _receive(self, url: str, location: Location, wanted: Wanted, part: Part) -> None:
-        expected = wanted.bytes if wanted.bytes is not None else location.bytes
-        if part.size and not _can_go_on(url, wanted, part, expected):
+    def _receive(self, url: str, location: ResolvedUrl, request: FileRequest, part: PartialFile) -> None:
+        expected = request.bytes if request.bytes is not None else location.bytes
+        if part.size and not _can_resume(url, request, part, expected):
             self._restart(part)
         if part.size and part.size == expected:
             return
         headers = dict(location.headers)
         if part.size:
             headers["Range"] = f"bytes={part.size}-"
-            if part.origin and part.origin.url == url and part.origin.validator:
-                headers["If-Range"] = part.origin.validator
+            if part.version and part.version.url == url and part.version.validator:
+                headers["If-Range"] = part.version.validator
         with self._net.open(location.url, headers) as response:
             total = self._begin(url, response, part)
             if expected is not None and total is not None and total != expected:
                 head = response.read(_HEAD) if not part.size else b""
-                raise unlike(head, wanted.path) or _length_error(total, expected)
-            self._copy(response, wanted, part)
+                raise detect_wrong_content(head, request.path) or _length_error(total, expected)
+            self._copy(response, request, part)
         whole = total if total is not None else expected
         if whole is not None and part.size < whole:
             msg = f"the connection was cut after {part.size:,} of {whole:,} bytes"
-            raise AttemptError(msg, again=True)
+            raise TransferError(msg, retryable=True)
         if whole is not None and part.size > whole:
             self._restart(part)
             raise _length_error(part.size, whole)
 
-    def _begin(self, url: str, response: BaseHTTPResponse, part: Part) -> int | None:
+    def _begin(self, url: str, response: BaseHTTPResponse, part: PartialFile) -> int | None:
         """See where the answer's bytes belong; the size of the whole file, where the server tells."""
         etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
         if response.status == 200:
@@ -269,25 +269,25 @@ class Fetcher:
             total = int(length) if length.isdigit() else None
         else:
             span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-            changed = part.origin and part.origin.url == url and part.origin.etag not in (None, etag)
+            changed = part.version and part.version.url == url and part.version.etag not in (None, etag)
             if response.status == 416 or not span or int(span[1]) != part.size or changed:
                 self._restart(part)
                 msg = "the server cannot go on where the part ends: the file has changed there"
-                raise AttemptError(msg, again=True)
+                raise TransferError(msg, retryable=True)
             total = int(span[2]) if span[2] != "*" else None
-        if part.origin is None or part.origin.url != url:
-            part.belongs_to(Origin(url, etag, modified, total))
+        if part.version is None or part.version.url != url:
+            part.set_version(RemoteVersion(url, etag, modified, total))
         return total
 
-    def _copy(self, response: BaseHTTPResponse, wanted: Wanted, part: Part) -> None:
+    def _copy(self, response: BaseHTTPResponse, request: FileRequest, part: PartialFile) -> None:
         while chunk := response.read1(_CHUNK):
             if self.stop.is_set():
-                raise Stopped
-            if part.size == 0 and (wrong := unlike(chunk, wanted.path)):
+                raise Cancelled
+            if part.size == 0 and (wrong := detect_wrong_content(chunk, request.path)):
                 raise wrong
             part.write(chunk)
-            self.meter.receive(len(chunk))
-            self._bandwidth.take(len(chunk))
+            self.stats.receive(len(chunk))
+            self._bandwidth.consume(len(chunk))
 
 
 def _server(url: str) -> str:
@@ -296,14 +296,14 @@ def _server(url: str) -> str:
     return f"{parts.scheme}://{host_of(url)}" if parts.netloc else url
 
 
-def _can_go_on(url: str, wanted: Wanted, part: Part, expected: int | None) -> bool:
+def _can_resume(url: str, request: FileRequest, part: PartialFile, expected: int | None) -> bool:
     if expected is not None and part.size > expected:
         return False
-    if wanted.checksum:
+    if request.checksum:
         return True
     # Without a checksum, only the same server's word that the file is the same joins two runs.
-    return part.origin is not None and part.origin.url == url and part.origin.validator is not None
+    return part.version is not None and part.version.url == url and part.version.validator is not None
 
 
-def _length_error(total: int, expected: int) -> AttemptError:
-    return AttemptError(f"the server has {total:,} bytes, and {expected:,} were expected")
+def _length_error(total: int, expected: int) -> TransferError:
+    return TransferError(f"the server has {total:,} bytes, and {expected:,} were expected")

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from avdata.errors import AvdataError, SourceError
-from avdata.manifest import FileFacts
-from avdata.sources.http import AttemptError, Connections
-from avdata.sources.types import Location, Wanted
+from avdata.manifest import FileEntry
+from avdata.sources.http import HttpClient, TransferError
+from avdata.sources.types import FileRequest, ResolvedUrl
 
 _VERSION = b"version https://git-lfs.github.com/spec/v1"
 
@@ -48,7 +48,7 @@ def parse_pointer(data: bytes) -> tuple[str, int] | None:
     return (match[1].decode(), int(match[2])) if match else None
 
 
-def list_checkout(checkout: Path, folders: Sequence[str] = (), *, commit: str = "HEAD") -> list[FileFacts]:
+def list_lfs_files(checkout: Path, folders: Sequence[str] = (), *, commit: str = "HEAD") -> list[FileEntry]:
     """The files of a git checkout below `folders` (all of it when empty) at a commit, sorted by path.
 
     Files under git-LFS are listed by their pointers, so that nothing but the git history is needed
@@ -94,12 +94,12 @@ def _batch(output: bytes) -> Iterator[bytes]:
         stream.read(1)
 
 
-def _facts(path: str, data: bytes) -> FileFacts:
+def _facts(path: str, data: bytes) -> FileEntry:
     checksum, size = parse_pointer(data) or (f"sha256:{hashlib.sha256(data).hexdigest()}", len(data))
-    return FileFacts(path=path, checksum=checksum, bytes=size)
+    return FileEntry(path=path, checksum=checksum, bytes=size)
 
 
-def write_table(path: Path, files: Sequence[FileFacts]) -> None:
+def write_file_table(path: Path, files: Sequence[FileEntry]) -> None:
     """Write a manifest's file table, gzipped; equal lists give equal bytes."""
     lines = ["path\tchecksum\tbytes\n"]
     lines += [
@@ -109,9 +109,9 @@ def write_table(path: Path, files: Sequence[FileFacts]) -> None:
     path.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
 
 
-def build_table(
+def build_file_table(
     checkout: Path, out: Path, folders: Sequence[str] = (), *, commit: str = "HEAD"
-) -> list[FileFacts]:
+) -> list[FileEntry]:
     """Make a manifest's file table anew from a git checkout; its files.
 
         build_table(Path("CREMA-D"), Path("manifests/cremad.files.tsv.gz"), ["AudioWAV", "VideoFlash"])
@@ -119,8 +119,8 @@ def build_table(
     Raises:
         SourceError: `checkout` is not a git checkout, or has no such commit or folder.
     """
-    files = list_checkout(checkout, folders, commit=commit)
-    write_table(out, files)
+    files = list_lfs_files(checkout, folders, commit=commit)
+    write_file_table(out, files)
     return files
 
 
@@ -129,30 +129,30 @@ _LFS_TYPE = "application/vnd.git-lfs+json"
 _LFS_BATCH = 100
 
 
-class _LfsStore:
+class LfsClient:
     """One repository's objects: asked for a hundred at a time, ahead of their turn."""
 
-    def __init__(self, net: Connections, repository: str, files: Sequence[Wanted]) -> None:
+    def __init__(self, net: HttpClient, repository: str, files: Sequence[FileRequest]) -> None:
         self._net = net
         self._endpoint = f"{_repository(repository)}/info/lfs/objects/batch"
         self._groups = [files[start : start + _LFS_BATCH] for start in range(0, len(files), _LFS_BATCH)]
         self._place = {file.path: number for number, file in enumerate(files)}
         self._locks = [threading.Lock() for _ in self._groups]
-        self._found: list[dict[str, Location | AttemptError] | None] = [None] * len(self._groups)
+        self._found: list[dict[str, ResolvedUrl | TransferError] | None] = [None] * len(self._groups)
 
-    def locate(self, wanted: Wanted) -> Location:
+    def resolve(self, request: FileRequest) -> ResolvedUrl:
         """The object's link; each is given once, so that another attempt asks for a fresh one."""
-        if not _oid(wanted):
+        if not _oid(request):
             msg = "git-LFS needs the file's sha256 and size, and the manifest does not give them"
-            raise AttemptError(msg)
-        group, place = divmod(self._place[wanted.path], _LFS_BATCH)
+            raise TransferError(msg)
+        group, place = divmod(self._place[request.path], _LFS_BATCH)
         if place == _LFS_BATCH // 2:
             self._ahead(group + 1)
         with self._locks[group]:
-            found = self._resolved(group).pop(wanted.path, None)
+            found = self._resolved(group).pop(request.path, None)
         if found is None:
-            found = self._ask([wanted])[wanted.path]
-        if isinstance(found, AttemptError):
+            found = self._ask([request])[request.path]
+        if isinstance(found, TransferError):
             raise found
         return found
 
@@ -163,13 +163,13 @@ class _LfsStore:
             finally:
                 self._locks[group].release()
 
-    def _resolved(self, group: int) -> dict[str, Location | AttemptError]:
+    def _resolved(self, group: int) -> dict[str, ResolvedUrl | TransferError]:
         found = self._found[group]
         if found is None:
             found = self._found[group] = self._ask(self._groups[group])
         return found
 
-    def _ask(self, files: Sequence[Wanted]) -> dict[str, Location | AttemptError]:
+    def _ask(self, files: Sequence[FileRequest]) -> dict[str, ResolvedUrl | TransferError]:
         objects = [{"oid": _oid(file), "size": file.bytes} for file in files if _oid(file)]
         request = {"operation": "download", "transfers": ["basic"], "hash_algo": "sha256", "objects": objects}
         headers = {"Accept": _LFS_TYPE, "Content-Type": _LFS_TYPE}
@@ -180,8 +180,8 @@ class _LfsStore:
             links = {entry["oid"]: _link(entry) for entry in json.loads(answer)["objects"]}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             msg = f"{self._endpoint} does not answer as a git-LFS server does"
-            raise AttemptError(msg) from error
-        absent = AttemptError("the git-LFS server does not know the object")
+            raise TransferError(msg) from error
+        absent = TransferError("the git-LFS server does not know the object")
         return {file.path: links.get(_oid(file), absent) for file in files}
 
 
@@ -191,14 +191,16 @@ def _repository(url: str) -> str:
     return base + ".git" if git else url.rstrip("/")
 
 
-def _oid(file: Wanted) -> str:
+def _oid(file: FileRequest) -> str:
     algorithm, _, digest = (file.checksum or "").partition(":")
     return digest if algorithm == "sha256" and file.bytes is not None else ""
 
 
-def _link(entry: Mapping[str, Any]) -> Location | AttemptError:
+def _link(entry: Mapping[str, Any]) -> ResolvedUrl | TransferError:
     if "error" in entry:
         code = int(entry["error"].get("code", 0))
-        return AttemptError(f"git-LFS: {entry['error'].get('message', code)}", again=code >= 500, status=code)
+        return TransferError(
+            f"git-LFS: {entry['error'].get('message', code)}", retryable=code >= 500, status=code
+        )
     action = entry["actions"]["download"]
-    return Location(action["href"], action.get("header") or {}, bytes=entry.get("size"))
+    return ResolvedUrl(action["href"], action.get("header") or {}, bytes=entry.get("size"))

@@ -23,11 +23,11 @@ import urllib3
 from urllib3 import exceptions as http_errors
 from urllib3.response import BaseHTTPResponse
 
-CONNECT_TIMEOUT = 15.0
+CONNECT_TIMEOUT_S = 15.0
 
-READ_TIMEOUT = 45.0
+READ_TIMEOUT_S = 45.0
 
-LONGEST_WAIT = 600.0
+MAX_RETRY_AFTER_S = 600.0
 
 _MAX_REDIRECTS = 10
 
@@ -35,18 +35,18 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 _OVERLOADED = frozenset({429, 503})
 
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+_RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 
-_SECRETS = frozenset({"authorization", "cookie", "proxy-authorization"})
+_SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 _PROXY_HINT = "if a proxy here inspects TLS, set SSL_CERT_FILE to its certificate authority"
 
 
-class AttemptError(Exception):
+class TransferError(Exception):
     """One attempt at a file failed.
 
     Attributes:
-        again: the same URL may well work a little later.
+        retryable: the same URL may well work a little later.
         wait: seconds the server asked to be left alone.
         status: the HTTP status, where there was one.
         overloaded: the server asked for fewer requests.
@@ -58,13 +58,13 @@ class AttemptError(Exception):
         self,
         message: str,
         *,
-        again: bool = False,
+        retryable: bool = False,
         wait: float | None = None,
         status: int | None = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.again = again
+        self.retryable = retryable
         self.wait = wait
         self.status = status
         self.overloaded = status in _OVERLOADED or (status is not None and wait is not None)
@@ -81,7 +81,7 @@ def host_of(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
-class Connections:
+class HttpClient:
     """Connections to any number of hosts, shared by the threads of one run."""
 
     def __init__(self, size: int) -> None:
@@ -103,7 +103,7 @@ class Connections:
             return self._pools[proxy, parts.scheme]
 
     def _make_pool(self, proxy: str | None, scheme: str) -> urllib3.PoolManager:
-        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
+        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
         # The certificates take a tenth of a second to load.
         secure = "https" in (scheme, urlsplit(proxy or "").scheme)
         context = _certificates() if secure else None
@@ -133,7 +133,7 @@ class Connections:
         Raises:
             AttemptError: there is none, now or for good.
         """
-        with _explained(url):
+        with _transfer_errors(url):
             response = self._follow(url, headers, method, body)
             self._active.add(response)
             try:
@@ -169,12 +169,12 @@ class Connections:
             following = urljoin(url, target)
             _check_redirect(url, following, seen)
             if host_of(following) != host_of(url):
-                sent = {name: value for name, value in sent.items() if name.lower() not in _SECRETS}
+                sent = {name: value for name, value in sent.items() if name.lower() not in _SECRET_HEADERS}
             url = following
         msg = f"more than {_MAX_REDIRECTS} redirects"
-        raise AttemptError(msg)
+        raise TransferError(msg)
 
-    def shut(self) -> None:
+    def abort(self) -> None:
         """Cut every response that is being read, so that the threads that wait for bytes wake up."""
         for response in tuple(self._active):
             # A response that ended meanwhile has no socket any more.
@@ -196,12 +196,12 @@ def _certificates() -> ssl.SSLContext:
 def _check_redirect(url: str, following: str, seen: set[str]) -> None:
     if following in seen:
         msg = f"the server redirects in a circle, back to {_bare(following)}"
-        raise AttemptError(msg)
+        raise TransferError(msg)
     seen.add(following)
     scheme = urlsplit(following).scheme
     if scheme not in ("https", urlsplit(url).scheme):
         msg = f"the server redirects from {urlsplit(url).scheme} to {_bare(following)}, which is not followed"
-        raise AttemptError(msg)
+        raise TransferError(msg)
 
 
 def _bare(url: str) -> str:
@@ -216,15 +216,15 @@ def _check_status(response: BaseHTTPResponse, url: str) -> None:
         return
     wait = _retry_after(response.headers.get("Retry-After"))
     exhausted = response.headers.get("x-ratelimit-remaining") == "0"
-    again = status in _AGAIN or (status == 403 and (wait is not None or exhausted))
+    again = status in _RETRYABLE_STATUSES or (status == 403 and (wait is not None or exhausted))
     hint = None
     if status in (401, 403):
         hint = f"{host_of(url)} refuses this file without (other) credentials, or its quota is used up"
-    if wait is not None and wait > LONGEST_WAIT:
+    if wait is not None and wait > MAX_RETRY_AFTER_S:
         msg = f"HTTP {status}: {host_of(url)} asks to come back in {wait:,.0f} s"
-        raise AttemptError(msg, status=status, wait=wait, hint="run the command again later; it goes on")
-    raise AttemptError(
-        f"HTTP {status} {response.reason or ''}".strip(), again=again, wait=wait, status=status, hint=hint
+        raise TransferError(msg, status=status, wait=wait, hint="run the command again later; it goes on")
+    raise TransferError(
+        f"HTTP {status} {response.reason or ''}".strip(), retryable=again, wait=wait, status=status, hint=hint
     )
 
 
@@ -241,29 +241,29 @@ def _retry_after(value: str | None) -> float | None:
 
 
 @contextmanager
-def _explained(url: str) -> Iterator[None]:
+def _transfer_errors(url: str) -> Iterator[None]:
     host = host_of(url)
     try:
         yield
     except http_errors.SSLError as error:
         refused = "CERTIFICATE_VERIFY_FAILED" in str(error) or "doesn't match" in str(error)
         msg = f"no secure connection to {host}: {error}"
-        raise AttemptError(msg, again=not refused, hint=_PROXY_HINT) from error
+        raise TransferError(msg, retryable=not refused, hint=_PROXY_HINT) from error
     except http_errors.ProxyError as error:
         msg = f"the proxy does not connect to {host}: {error}"
-        raise AttemptError(msg, again=True, hint="see HTTPS_PROXY, HTTP_PROXY and NO_PROXY") from error
+        raise TransferError(msg, retryable=True, hint="see HTTPS_PROXY, HTTP_PROXY and NO_PROXY") from error
     except http_errors.NameResolutionError as error:
         msg = f"the name {host} cannot be resolved"
-        raise AttemptError(msg, again=True, hint="is this machine online?") from error
+        raise TransferError(msg, retryable=True, hint="is this machine online?") from error
     except http_errors.NewConnectionError as error:
         msg = f"no connection to {host}: {error}"
-        raise AttemptError(msg, again=True, hint="is this machine online?") from error
+        raise TransferError(msg, retryable=True, hint="is this machine online?") from error
     except http_errors.TimeoutError as error:
-        msg = f"{host} did not answer within {READ_TIMEOUT:g} s"
-        raise AttemptError(msg, again=True) from error
+        msg = f"{host} did not answer within {READ_TIMEOUT_S:g} s"
+        raise TransferError(msg, retryable=True) from error
     except (http_errors.LocationParseError, http_errors.URLSchemeUnknown) as error:
         msg = f"the URL cannot be opened: {error}"
-        raise AttemptError(msg) from error
+        raise TransferError(msg) from error
     except (http_errors.HTTPError, ssl.SSLError, ConnectionError, TimeoutError) as error:
         msg = f"the connection to {host} broke: {error}"
-        raise AttemptError(msg, again=True) from error
+        raise TransferError(msg, retryable=True) from error

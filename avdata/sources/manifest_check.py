@@ -6,14 +6,14 @@ import re
 from collections import Counter
 
 from avdata.errors import AvdataError
-from avdata.manifest import FileFacts, Manifest, Source, load_manifest, manifest_names
-from avdata.storage.paths import is_plain_path
+from avdata.manifest import FileEntry, Manifest, Source, load_manifest, manifest_names
+from avdata.storage.paths import is_safe_relative_path
 
 
-def check_all() -> dict[str, list[str]]:
+def check_manifests() -> dict[str, list[str]]:
     """What is wrong with each bundled manifest, by name; an empty list where nothing is. Works offline.
 
-    >>> all(isinstance(problems, list) for problems in check_all().values())
+    >>> all(isinstance(problems, list) for problems in check_manifests().values())
     True
     """
     found: dict[str, list[str]] = {}
@@ -24,11 +24,11 @@ def check_all() -> dict[str, list[str]]:
             found[name] = [error.message]
         else:
             misnamed = f"its name is {manifest.name!r}, and its file's {name!r}"
-            found[name] = [misnamed] * (manifest.name != name) + check(manifest)
+            found[name] = [misnamed] * (manifest.name != name) + check_manifest(manifest)
     return found
 
 
-def check(manifest: Manifest) -> list[str]:
+def check_manifest(manifest: Manifest) -> list[str]:
     """What is wrong with a manifest, a sentence each: what its types do not catch."""
     names = Counter(source.name for source in manifest.sources)
     problems = [f"two sources are named {name!r}" for name, count in names.items() if count > 1]
@@ -42,9 +42,9 @@ def check(manifest: Manifest) -> list[str]:
 
 
 def _check_source(source: Source, manifest: Manifest) -> list[str]:
-    from avdata.sources.url_schemes import is_url  # noqa: PLC0415  # the HTTP library loads only where it is needed
+    from avdata.sources.url_schemes import is_source_url  # noqa: PLC0415  # the HTTP library loads only where it is needed
 
-    problems = [f"{url} has no scheme that can be fetched" for url in source.urls if not is_url(url)]
+    problems = [f"{url} has no scheme that can be fetched" for url in source.urls if not is_source_url(url)]
     if not source.urls:
         problems.append("it has no URL")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", source.name):
@@ -52,7 +52,7 @@ def _check_source(source: Source, manifest: Manifest) -> list[str]:
     primary = {one.name for one in manifest.sources if one.instead_of is None}
     if source.instead_of is not None and source.instead_of not in primary:
         problems.append(f"it stands in for {source.instead_of!r}, which is no source of its own")
-    if source.into and not is_plain_path(source.into):
+    if source.into and not is_safe_relative_path(source.into):
         problems.append(f"{source.into!r} is not below the dataset's folder")
     each = ["{path}" in url or url.startswith("lfs+") for url in source.urls]
     if source.table and not source.unpack:
@@ -66,9 +66,11 @@ def _check_source(source: Source, manifest: Manifest) -> list[str]:
     return problems
 
 
-def _check_files(files: tuple[FileFacts, ...]) -> list[str]:
+def _check_files(files: tuple[FileEntry, ...]) -> list[str]:
     paths = [facts.path for facts in files]
-    problems = [f"{path!r} is not below the dataset's folder" for path in paths if not is_plain_path(path)]
+    problems = [
+        f"{path!r} is not below the dataset's folder" for path in paths if not is_safe_relative_path(path)
+    ]
     folded = Counter(path.casefold() for path in paths)
     problems += [
         f"{path!r} is there twice, or differs from another path by case only"

@@ -10,15 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from avdata.errors import SourceError
-from avdata.storage.paths import is_plain_path
-from avdata.storage.remote import explained_store, filesystem_of, local_copy, shown, sizes_below
+from avdata.storage.paths import is_safe_relative_path
+from avdata.storage.remote import (
+    local_mirror_dir,
+    open_filesystem,
+    redact_url,
+    relative_sizes,
+    storage_errors,
+)
 
 CONNECTIONS = 16
 
-_SAME = 1e-3  # seconds; file systems round
+_MTIME_TOLERANCE_S = 1e-3  # seconds; file systems round
 
 
-def mirror(url: str) -> Path:
+def mirror_source(url: str) -> Path:
     """A folder with all files of a source, fetched unless they are here, as large and as old as there.
 
     The survey proves every file against the manifest, so all of them are needed on the node that plans.
@@ -27,39 +33,39 @@ def mirror(url: str) -> Path:
         SourceError: there is nothing at the URL.
         AvdataError: it cannot be read.
     """
-    root = local_copy(url, "mirror")
-    with explained_store(url):
-        files, base = filesystem_of(url.rstrip("/"))
+    root = local_mirror_dir(url, "mirror")
+    with storage_errors(url):
+        files, base = open_filesystem(url.rstrip("/"))
         files.invalidate_cache()
         found = files.find(base, detail=True)
-        wanted = sizes_below(base, found)
+        wanted = relative_sizes(base, found)
         if not wanted:
-            msg = f"there is nothing at the source {shown(url)}"
+            msg = f"there is nothing at the source {redact_url(url)}"
             raise SourceError(msg, hint="give the URL of the folder that holds the dataset's files")
-        outside = next((name for name in wanted if not is_plain_path(name)), None)
+        outside = next((name for name in wanted if not is_safe_relative_path(name)), None)
         if outside is not None:
-            msg = f"the source {shown(url)} holds {outside!r}, which is not the name of a file below it"
+            msg = f"the source {redact_url(url)} holds {outside!r}, which is not the name of a file below it"
             raise SourceError(msg, hint="rename or remove it there")
-        dates = {path[len(base) :].lstrip("/"): _changed(facts) for path, facts in found.items()}
+        dates = {path[len(base) :].lstrip("/"): _modified_time(facts) for path, facts in found.items()}
         left = [name for name, size in wanted.items() if not _is_here(root / name, size, dates[name])]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             list(pool.map(lambda name: _fetch(files, f"{base}/{name}", root / name, dates[name]), left))
     return root
 
 
-def bring(url: str, path: Path, size: int) -> None:
+def fetch_source_file(url: str, path: Path, size: int) -> None:
     """Fetch one file of a mirrored source, if this node does not have it yet in this size."""
     if _is_here(path, size, None):
         return
-    with explained_store(url):
-        files, base = filesystem_of(url.rstrip("/"))
+    with storage_errors(url):
+        files, base = open_filesystem(url.rstrip("/"))
         # The path is the planning node's, whose AVDATA_CACHE may be another than this one's.
-        mirrored = local_copy(url, "mirror").name
+        mirrored = local_mirror_dir(url, "mirror").name
         inside = path.parts[path.parts.index(mirrored) + 1 :]
         _fetch(files, "/".join((base, *inside)), path)
 
 
-def _changed(facts: Mapping[str, Any]) -> float | None:
+def _modified_time(facts: Mapping[str, Any]) -> float | None:
     """When a file was last changed, as s3, az, gs and local folders have it; None where nobody says."""
     known = (facts.get(name) for name in ("LastModified", "last_modified", "updated", "mtime"))
     value = next((one for one in known if one is not None), None)
@@ -73,7 +79,7 @@ def _is_here(path: Path, size: int, changed: float | None) -> bool:
         found = path.stat()
     except FileNotFoundError:
         return False
-    return found.st_size == size and (changed is None or abs(found.st_mtime - changed) < _SAME)
+    return found.st_size == size and (changed is None or abs(found.st_mtime - changed) < _MTIME_TOLERANCE_S)
 
 
 def _fetch(files: Any, remote: str, path: Path, changed: float | None = None) -> None:

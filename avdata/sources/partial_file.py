@@ -16,11 +16,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from avdata.storage.atomic import explained
+from avdata.storage.atomic import download_write_errors
 
 _STATE_FROM = 4 << 20
 
-_HASH_ASIDE_FROM = 16 << 20
+_THREADED_HASH_FROM = 16 << 20
 
 _SYNC_EVERY = 256 << 20
 
@@ -28,7 +28,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class RemoteVersion:
     """Which file, at which server, the bytes of a part belong to."""
 
     url: str
@@ -44,13 +44,13 @@ class Origin:
         return self.modified
 
 
-class Part:
+class PartialFile:
     """The part of one file; used by one thread.
 
     Attributes:
         size: bytes on disk.
-        origin: whose bytes they are, where that is known.
-        inherited: an earlier run wrote some of the bytes.
+        version: whose bytes they are, where that is known.
+        resumed_bytes: an earlier run wrote some of the bytes.
     """
 
     def __init__(self, final: Path, algorithm: str, *, pinned: bool) -> None:
@@ -67,21 +67,21 @@ class Part:
             self.size = os.stat(self.path).st_size
         except OSError:
             self.size = 0
-        self.origin = self._read_state() if self.size else None
-        self.inherited = self.size > 0
+        self.version = self._read_state() if self.size else None
+        self.resumed_bytes = self.size > 0
 
-    def _read_state(self) -> Origin | None:
+    def _read_state(self) -> RemoteVersion | None:
         try:
             with open(self._state, encoding="utf-8") as file:
-                return Origin(**json.load(file))
+                return RemoteVersion(**json.load(file))
         except (OSError, ValueError, TypeError):
             return None
 
-    def belongs_to(self, origin: Origin) -> None:
+    def set_version(self, origin: RemoteVersion) -> None:
         """Note whose bytes follow, on disk where the next run may need it."""
-        self.origin = origin
+        self.version = origin
         if not self._pinned or (origin.bytes or 0) >= _STATE_FROM:
-            with explained(self._state):
+            with download_write_errors(self._state):
                 os.makedirs(os.path.dirname(self._state), exist_ok=True)
                 with open(self._state, "w", encoding="utf-8") as file:
                     json.dump(asdict(origin), file)
@@ -90,12 +90,12 @@ class Part:
         """Forget the bytes so far."""
         if not self.size and self._file is None:
             return
-        with explained(self.path):
+        with download_write_errors(self.path):
             self._close()
             for path in (self.path, self._state):
                 with suppress(FileNotFoundError):
                     os.unlink(path)
-        self.size, self.origin, self.inherited = 0, None, False
+        self.size, self.version, self.resumed_bytes = 0, None, False
 
     def write(self, data: bytes) -> None:
         """Append bytes.
@@ -103,7 +103,7 @@ class Part:
         Raises:
             DiskError: the disk is full, or may not be written to.
         """
-        with explained(self.path):
+        with download_write_errors(self.path):
             file, hasher = self._open()
             hasher.update(data)
             view = memoryview(data)
@@ -117,8 +117,8 @@ class Part:
 
     def _open(self) -> tuple[int, _Hash]:
         if self._file is None or self._hash is None:
-            large = self.origin is not None and (self.origin.bytes or 0) >= _HASH_ASIDE_FROM
-            self._hash = _HashAside(self._algorithm) if large else _Hash(self._algorithm)
+            large = self.version is not None and (self.version.bytes or 0) >= _THREADED_HASH_FROM
+            self._hash = _ThreadedHash(self._algorithm) if large else _Hash(self._algorithm)
             self._file = self._open_file()
             while self.size and (block := os.read(self._file, _BLOCK)):
                 self._hash.update(block)
@@ -135,13 +135,13 @@ class Part:
 
     def checksum(self) -> str:
         """`algorithm:hex` of all bytes."""
-        with explained(self.path):
+        with download_write_errors(self.path):
             _, hasher = self._open()
             return f"{self._algorithm}:{hasher.hexdigest()}"
 
     def publish(self) -> os.stat_result:
         """Sync the bytes and give them their name; the file's stat."""
-        with explained(self.path):
+        with download_write_errors(self.path):
             file, _ = self._open()
             os.fsync(file)
             stat = os.fstat(file)
@@ -161,7 +161,7 @@ class Part:
 
     def close(self) -> None:
         """Let go of the file; its bytes stay for the next run."""
-        with explained(self.path):
+        with download_write_errors(self.path):
             self._close()
 
 
@@ -181,7 +181,7 @@ class _Hash:
         pass
 
 
-class _HashAside(_Hash):
+class _ThreadedHash(_Hash):
     """The same in a thread of its own: on one connection, hashing would take a third of the speed."""
 
     def __init__(self, algorithm: str) -> None:

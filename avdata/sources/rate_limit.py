@@ -1,6 +1,7 @@
 """How fast to go: waits between attempts, how many requests a host gets at once, the bandwidth cap.
 
-A host that answers 429 or 503 gets half as many requests at once, and one more again after every `_EASE`
+A host that answers 429 or 503 gets half as many requests at once, and one more again after every
+`_FILES_PER_INCREASE`
 files (additive increase, multiplicative decrease); `Retry-After` holds all its requests back. A host that
 only fails is given up for the rest of the run, so that a dead mirror costs seconds, not hours.
 """
@@ -12,14 +13,14 @@ import threading
 import time
 from dataclasses import dataclass
 
-_EASE = 20
+_FILES_PER_INCREASE = 20
 
-_STRIKES = 8
+_MAX_FAILURES = 8
 
 _LONGEST_BACKOFF = 20.0
 
 
-class Stopped(Exception):
+class Cancelled(Exception):
     """The run was stopped: by the user, or because it cannot go on."""
 
 
@@ -41,7 +42,7 @@ class _Host:
     served: int = 0
 
 
-class Hosts:
+class HostLimiter:
     """How many requests each host gets at once, and when; safe to use from many threads."""
 
     def __init__(self, limit: int, stop: threading.Event) -> None:
@@ -50,8 +51,8 @@ class Hosts:
         self._hosts: dict[str, _Host] = {}
         self._changed = threading.Condition()
 
-    def enter(self, name: str) -> None:
-        """Wait for one of the host's places and take it; `leave` gives it back.
+    def acquire(self, name: str) -> None:
+        """Wait for one of the host's places and take it; `release` gives it back.
 
         Raises:
             Stopped: the run ended meanwhile.
@@ -61,10 +62,10 @@ class Hosts:
             while (wait := self._closed_for(host)) > 0:
                 self._changed.wait(min(wait, 0.2))
                 if self._stop.is_set():
-                    raise Stopped
+                    raise Cancelled
             host.busy += 1
 
-    def leave(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """Give the place back."""
         with self._changed:
             self._hosts[name].busy -= 1
@@ -78,16 +79,16 @@ class Hosts:
         pause = host.open_at - time.monotonic()
         return max(pause, 1.0 if host.busy >= int(host.limit) else 0.0)
 
-    def served(self, name: str) -> None:
+    def record_success(self, name: str) -> None:
         """A file came whole: the host is well, and may be asked for a little more."""
         with self._changed:
             host = self._host(name)
             host.strikes = 0
             host.served += 1
-            if host.served % _EASE == 0 and host.limit < self._limit:
+            if host.served % _FILES_PER_INCREASE == 0 and host.limit < self._limit:
                 host.limit += 1
 
-    def overloaded(self, name: str, wait: float) -> None:
+    def record_overload(self, name: str, wait: float) -> None:
         """The host asked for less: halve what it gets, and leave it alone for `wait` seconds."""
         with self._changed:
             host = self._host(name)
@@ -97,18 +98,18 @@ class Hosts:
                 host.limit = max(1.0, host.limit / 2)
             host.open_at = max(host.open_at, now + wait)
 
-    def failed(self, name: str) -> None:
+    def record_failure(self, name: str) -> None:
         """A file was given up at this host."""
         with self._changed:
             self._host(name).strikes += 1
 
-    def given_up(self, name: str) -> bool:
+    def is_given_up(self, name: str) -> bool:
         """Whether many files in a row failed at this host, so that it is not worth asking."""
         with self._changed:
-            return self._host(name).strikes >= _STRIKES
+            return self._host(name).strikes >= _MAX_FAILURES
 
 
-class Bandwidth:
+class BandwidthLimiter:
     """A cap on bytes a second over all connections together; None is no cap."""
 
     def __init__(self, limit: float | None, stop: threading.Event) -> None:
@@ -117,7 +118,7 @@ class Bandwidth:
         self._free_at = 0.0
         self._lock = threading.Lock()
 
-    def take(self, count: int) -> None:
+    def consume(self, count: int) -> None:
         """Account for `count` bytes received, and wait as long as they should have taken.
 
         Raises:
@@ -130,4 +131,4 @@ class Bandwidth:
             self._free_at = max(self._free_at, now) + count / self._limit
             wait = self._free_at - now
         if self._stop.wait(wait):
-            raise Stopped
+            raise Cancelled

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from avdata.errors import SourceError, UsageError
-from avdata.manifest import FileFacts, Source, load_manifest
+from avdata.manifest import FileEntry, Source, load_manifest
 from avdata.recipe import Recipe, load_recipe
-from avdata.sources.archives import Kind, Member, unpack
-from avdata.sources.checksums import Proofs
-from avdata.storage.atomic import explained
-from avdata.storage.paths import source_root
+from avdata.sources.archives import ArchiveKind, ExtractedFile, extract_archive
+from avdata.sources.checksums import ChecksumCache
+from avdata.storage.atomic import download_write_errors
+from avdata.storage.paths import source_dir
 
-STATE = ".avdata"
+STATE_DIR = ".avdata"
 
 _TARS = (".tar.gz", ".tgz")
 
@@ -32,12 +32,12 @@ def free_bytes(folder: Path) -> int:
 
 def archive_path(source: Source) -> str:
     """Where an archive is kept until it is unpacked, below the dataset's root."""
-    return f"{STATE}/{source.name}.{source.unpack}"
+    return f"{STATE_DIR}/{source.name}.{source.unpack}"
 
 
 def unpacked_list(root: Path, source: Source) -> Path:
     """The list of what an archive held, written when all of it was in place."""
-    return root / STATE / f"{source.name}.json"
+    return root / STATE_DIR / f"{source.name}.json"
 
 
 def is_unpacked(root: Path, source: Source) -> bool:
@@ -49,15 +49,15 @@ def is_unpacked(root: Path, source: Source) -> bool:
         return False
 
 
-def unpack_source(
+def extract_source(
     root: Path,
     source: Source,
     archive: Path,
     *,
-    table: tuple[FileFacts, ...],
-    proofs: Proofs,
+    table: tuple[FileEntry, ...],
+    checksums: ChecksumCache,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Member]:
+) -> list[ExtractedFile]:
     """Unpack a source's archive into the dataset's root, held against the source's table where it has one.
 
     Returns:
@@ -70,7 +70,7 @@ def unpack_source(
     prefix = f"{source.into.rstrip('/')}/" if source.into else ""
     algorithm = table[0].checksum.partition(":")[0] if table else "sha256"
 
-    def check(staging: Path, members: list[Member]) -> None:
+    def check(staging: Path, members: list[ExtractedFile]) -> None:
         held = {prefix + member.path: member.checksum for member in members}
         bad = [facts.path for facts in table if held.get(facts.path) != facts.checksum]
         if bad:
@@ -81,11 +81,11 @@ def unpack_source(
             )
             raise SourceError(msg, hint="delete it and download it again")
         for member in members:
-            proofs.remember(prefix + member.path, member.checksum, (staging / member.path).stat())
+            checksums.store(prefix + member.path, member.checksum, (staging / member.path).stat())
 
-    kind: Kind = source.unpack
-    staging = root / STATE / f"{source.name}.unpacking"
-    unpacked = unpack(
+    kind: ArchiveKind = source.unpack
+    staging = root / STATE_DIR / f"{source.name}.unpacking"
+    unpacked = extract_archive(
         archive,
         kind,
         root / source.into,
@@ -94,12 +94,14 @@ def unpack_source(
         check=check,
         progress=progress,
     )
-    members = [Member(prefix + member.path, member.bytes, member.checksum) for member in unpacked]
+    members = [ExtractedFile(prefix + member.path, member.bytes, member.checksum) for member in unpacked]
     listing = unpacked_list(root, source)
-    with explained(listing):
+    with download_write_errors(listing):
         draft = listing.with_name(listing.name + ".part")
         draft.write_text(
-            json.dumps({"members": [[one.path, one.bytes] for one in members], "archive": _mark(archive)}),
+            json.dumps(
+                {"members": [[one.path, one.bytes] for one in members], "archive": _archive_id(archive)}
+            ),
             encoding="utf-8",
         )
         draft.replace(listing)
@@ -109,7 +111,7 @@ def unpack_source(
 _TAIL = 1 << 20
 
 
-def _mark(archive: Path) -> str:
+def _archive_id(archive: Path) -> str:
     """What tells an archive from another of the same name, without reading it: its size and its end.
 
     There a zip has the checksums of its members, and a tar.gz that of all its content.
@@ -120,7 +122,7 @@ def _mark(archive: Path) -> str:
         return f"{size}:{hashlib.sha256(stream.read()).hexdigest()}"
 
 
-def sync_folders(root: Path, paths: Iterable[str]) -> None:
+def fsync_dirs(root: Path, paths: Iterable[str]) -> None:
     """Make the names of files below the root durable; their bytes are already."""
     if os.name == "nt":
         return
@@ -133,10 +135,10 @@ def sync_folders(root: Path, paths: Iterable[str]) -> None:
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
+def lock_source_dir(root: Path) -> Iterator[None]:
     """Hold the folder for one run; the hold ends with the process, however it ends."""
-    state = root / STATE
-    with explained(state):
+    state = root / STATE_DIR
+    with download_write_errors(state):
         state.mkdir(parents=True, exist_ok=True)
         stream = (state / "lock").open("a+")
     with stream, _locked(stream.fileno(), root):
@@ -162,7 +164,7 @@ def _locked(file: int, root: Path) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def unpack_local(name_or_recipe: str | Path | Recipe, archive: Path | str) -> Path:
+def unpack_archive_file(name_or_recipe: str | Path | Recipe, archive: Path | str) -> Path:
     """Unpack an archive that the user fetched; it stays where it is, and its files go where a download's go.
 
         avdata.prepare("ave", source=unpack_local("ave", "AVE_Dataset.zip"), out="out")
@@ -175,7 +177,9 @@ def unpack_local(name_or_recipe: str | Path | Recipe, archive: Path | str) -> Pa
         SourceError: it is broken, unsafe, or not what the manifest says.
     """
     path = Path(archive)
-    kind: Kind | None = "zip" if path.suffix == ".zip" else "tar.gz" if path.name.endswith(_TARS) else None
+    kind: ArchiveKind | None = (
+        "zip" if path.suffix == ".zip" else "tar.gz" if path.name.endswith(_TARS) else None
+    )
     if kind is None or not path.is_file():
         msg = f"{path} is not an archive (.zip, .tar.gz or .tgz)"
         raise UsageError(msg, hint="--source is the folder or the archive that holds the dataset's files")
@@ -183,15 +187,15 @@ def unpack_local(name_or_recipe: str | Path | Recipe, archive: Path | str) -> Pa
     manifest = load_manifest(recipe.name)
     ours = [source for source in manifest.sources if source.unpack == kind and source.instead_of is None]
     source = ours[0] if ours else Source(name="given", urls=(), unpack=kind)
-    root = source_root(recipe.name)
+    root = source_dir(recipe.name)
     if is_unpacked(root, source):
         held = json.loads(unpacked_list(root, source).read_text(encoding="utf-8")).get("archive")
-        if held not in (None, _mark(path)):
+        if held not in (None, _archive_id(path)):
             msg = f"{root} holds what was unpacked from another archive than {path}"
             hint = f"remove {root}, or unpack the archive yourself and give its folder with --source"
             raise SourceError(msg, hint=hint)
     else:
         table = manifest.tables[source.table] if source.table else ()
-        with alone(root), Proofs(root) as proofs:
-            unpack_source(root, source, path, table=table, proofs=proofs)
+        with lock_source_dir(root), ChecksumCache(root) as checksums:
+            extract_source(root, source, path, table=table, checksums=checksums)
     return root

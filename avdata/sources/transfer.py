@@ -12,45 +12,46 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
-from avdata.sources.fetcher import Arrived, AttemptLog, Fetcher, Missed
-from avdata.sources.http import AttemptError
-from avdata.sources.rate_limit import Stopped
-from avdata.sources.types import Wanted
+from avdata.sources.fetcher import AttemptLog, FailedFile, FetchedFile, Fetcher
+from avdata.sources.http import TransferError
+from avdata.sources.rate_limit import Cancelled
+from avdata.sources.types import FileRequest
 
-MANY = 16
+SMALL_FILE_CONNECTIONS = 16
 
-FEW = 4
+LARGE_FILE_CONNECTIONS = 4
 
 _LARGE = 8 << 20
 
-_AHEAD = 32
+_QUEUE_SIZE = 32
 
-_TICK = 0.1
+_TICK_S = 0.1
 
-_GRACE = 0.6
+_GRACE_S = 0.6
 
 Tick = Callable[[int, int], None]
 
 
-def connections_for(files: Sequence[Wanted]) -> int:
+def default_connections(files: Sequence[FileRequest]) -> int:
     """How many connections suit the files: many for small ones, a few for large ones.
 
-    >>> connections_for([Wanted("a.wav", (), bytes=80_000)]), connections_for([Wanted("a.zip", ())])
+    >>> default_connections([FileRequest("a.wav", (), bytes=80_000)]),
+    default_connections([FileRequest("a.zip", ())])
     (16, 4)
     """
     sizes = [file.bytes if file.bytes is not None else _LARGE for file in files]
-    return MANY if sizes and sum(sizes) / len(sizes) < _LARGE else FEW
+    return SMALL_FILE_CONNECTIONS if sizes and sum(sizes) / len(sizes) < _LARGE else LARGE_FILE_CONNECTIONS
 
 
 def transfer(
     root: Path,
-    files: Sequence[Wanted],
+    files: Sequence[FileRequest],
     log: AttemptLog,
     *,
     connections: int | None = None,
     bandwidth: float | None = None,
     tick: Tick = lambda on_disk, received: None,
-) -> Generator[Arrived | Missed, None, None]:
+) -> Generator[FetchedFile | FailedFile, None, None]:
     """Fetch files into `root`, yielding each as it arrives or is given up.
 
     Leaving the loop early, by an exception or Ctrl-C, stops all threads; the next call goes on from the byte.
@@ -66,19 +67,19 @@ def transfer(
     Raises:
         DiskError: the disk is full or may not be written to.
     """
-    count = connections or connections_for(files)
+    count = connections or default_connections(files)
     fetcher = Fetcher(root, files, log, connections=count, bandwidth=bandwidth)
-    done: queue.Queue[Arrived | Missed | BaseException] = queue.Queue(_AHEAD)
+    done: queue.Queue[FetchedFile | FailedFile | BaseException] = queue.Queue(_QUEUE_SIZE)
     todo = iter(files)
     lock = threading.Lock()
 
     def work() -> None:
         while not fetcher.stop.is_set():
             with lock:
-                wanted = next(todo, None)
-            if wanted is None:
+                request = next(todo, None)
+            if request is None:
                 return
-            outcome = _guarded(fetcher, wanted)
+            outcome = _fetch_safely(fetcher, request)
             if outcome is None or not _hand_over(done, outcome, fetcher.stop):
                 return
 
@@ -88,34 +89,34 @@ def transfer(
     try:
         for thread in threads:
             thread.start()
-        yield from _outcomes(done, len(files), lambda: tick(fetcher.meter.bytes, fetcher.meter.received))
+        yield from _outcomes(done, len(files), lambda: tick(fetcher.stats.bytes, fetcher.stats.received))
     finally:
         fetcher.halt()
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + _GRACE_S
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         fetcher.close()
 
 
-def _guarded(fetcher: Fetcher, wanted: Wanted) -> Arrived | Missed | BaseException | None:
+def _fetch_safely(fetcher: Fetcher, request: FileRequest) -> FetchedFile | FailedFile | BaseException | None:
     try:
-        return fetcher.fetch(wanted)
-    except Stopped:
+        return fetcher.fetch(request)
+    except Cancelled:
         return None
-    except AttemptError as error:
-        return Missed(wanted, str(error), error.hint)
+    except TransferError as error:
+        return FailedFile(request, str(error), error.hint)
     except BaseException as error:  # raised again by the consumer's thread
         return error
 
 
 def _hand_over(
-    done: queue.Queue[Arrived | Missed | BaseException],
-    outcome: Arrived | Missed | BaseException,
+    done: queue.Queue[FetchedFile | FailedFile | BaseException],
+    outcome: FetchedFile | FailedFile | BaseException,
     stop: threading.Event,
 ) -> bool:
     while not stop.is_set():
         try:
-            done.put(outcome, timeout=_TICK)
+            done.put(outcome, timeout=_TICK_S)
         except queue.Full:
             continue
         return True
@@ -123,15 +124,15 @@ def _hand_over(
 
 
 def _outcomes(
-    done: queue.Queue[Arrived | Missed | BaseException], count: int, tick: Callable[[], None]
-) -> Iterator[Arrived | Missed]:
+    done: queue.Queue[FetchedFile | FailedFile | BaseException], count: int, tick: Callable[[], None]
+) -> Iterator[FetchedFile | FailedFile]:
     told = time.monotonic()
     while count:
         try:
-            outcome = done.get(timeout=_TICK)
+            outcome = done.get(timeout=_TICK_S)
         except queue.Empty:
             outcome = None
-        if time.monotonic() - told >= _TICK:
+        if time.monotonic() - told >= _TICK_S:
             tick()
             told = time.monotonic()
         if isinstance(outcome, BaseException):

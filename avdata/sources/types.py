@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class FileRequest:
     """A file to fetch: its path below the root, its URLs in order of preference, and what is known of it."""
 
     path: str
@@ -18,7 +18,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Location:
+class ResolvedUrl:
     """Where a file's bytes are at this moment, and what the scheme says of them."""
 
     url: str

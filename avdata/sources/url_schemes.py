@@ -18,13 +18,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
-from avdata.sources.git_lfs import _LfsStore, is_pointer
-from avdata.sources.http import AttemptError, Connections
-from avdata.sources.types import Location, Wanted
+from avdata.sources.git_lfs import LfsClient, is_pointer
+from avdata.sources.http import HttpClient, TransferError
+from avdata.sources.types import FileRequest, ResolvedUrl
 
-DRIVE = "https://drive.google.com/uc?export=download&id={id}"
+DRIVE_URL = "https://drive.google.com/uc?export=download&id={id}"
 
-KAGGLE = "https://www.kaggle.com/api/v1/datasets/download/{handle}"
+KAGGLE_URL = "https://www.kaggle.com/api/v1/datasets/download/{handle}"
 
 _PAGE_BYTES = 1 << 20
 
@@ -34,46 +34,46 @@ _BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Ch
 _URL = re.compile(r"(?P<scheme>lfs\+https?|https?|gdrive|kaggle|hf):(?://)?(?P<rest>.+)")
 
 
-def is_url(url: str) -> bool:
+def is_source_url(url: str) -> bool:
     """Whether a URL has a scheme that can be fetched.
 
-    >>> is_url("hf:datasets/someone/something/videos.zip"), is_url("ftp://example.org/a")
+    >>> is_source_url("hf:datasets/someone/something/videos.zip"), is_source_url("ftp://example.org/a")
     (True, False)
     """
     return _URL.fullmatch(url) is not None
 
 
-def fill(url: str, path: str) -> str:
+def expand_url(url: str, path: str) -> str:
     """A source's URL for one of its files.
 
-    >>> fill("https://example.org/{path}", "a b/1.wav")
+    >>> expand_url("https://example.org/{path}", "a b/1.wav")
     'https://example.org/a%20b/1.wav'
     """
     return url.replace("{path}", quote(path))
 
 
-def unlike(head: bytes, path: str) -> AttemptError | None:
+def detect_wrong_content(head: bytes, path: str) -> TransferError | None:
     """What a file certainly is instead of what its path says, by its first bytes; None when it may be it."""
     start = head[:512].lstrip().lower()
     if is_pointer(head):
-        return AttemptError("git-LFS pointer text instead of the file")
+        return TransferError("git-LFS pointer text instead of the file")
     if start.startswith((b"<!doctype html", b"<html", b"<head")) and not path.endswith((".html", ".htm")):
-        return AttemptError("a web page instead of the file")
+        return TransferError("a web page instead of the file")
     magic = {".zip": b"PK", ".gz": b"\x1f\x8b"}.get(path[path.rfind(".") :])
     if magic and not head.startswith(magic[: len(head)]):
-        return AttemptError(f"something else instead of a {path[path.rfind('.') :]} file")
+        return TransferError(f"something else instead of a {path[path.rfind('.') :]} file")
     return None
 
 
-class Locator:
+class UrlResolver:
     """Finds where files are; shared by the threads of one run."""
 
-    def __init__(self, net: Connections, files: Sequence[Wanted]) -> None:
+    def __init__(self, net: HttpClient, files: Sequence[FileRequest]) -> None:
         self._net = net
         self._files = files
-        self._stores: dict[str, _LfsStore] = {}
+        self._stores: dict[str, LfsClient] = {}
         self._lock = threading.Lock()
-        self._schemes: Mapping[str, Callable[[str, str, Wanted], Location]] = {
+        self._schemes: Mapping[str, Callable[[str, str, FileRequest], ResolvedUrl]] = {
             "https": self._https,
             "http": self._https,
             "lfs+https": self._lfs,
@@ -83,8 +83,8 @@ class Locator:
             "hf": self._hub,
         }
 
-    def locate(self, url: str, wanted: Wanted) -> Location:
-        """Where the bytes of `wanted` are, by one of its URLs.
+    def resolve(self, url: str, request: FileRequest) -> ResolvedUrl:
+        """Where the bytes of `request` are, by one of its URLs.
 
         Raises:
             AttemptError: the scheme's server does not say.
@@ -92,40 +92,40 @@ class Locator:
         match = _URL.fullmatch(url)
         if match is None:
             msg = f"no such scheme: {url}"
-            raise AttemptError(
+            raise TransferError(
                 msg, hint="a manifest's URLs begin with https, lfs+https, gdrive, kaggle or hf"
             )
-        return self._schemes[match["scheme"]](url, match["rest"], wanted)
+        return self._schemes[match["scheme"]](url, match["rest"], request)
 
-    def _https(self, url: str, rest: str, wanted: Wanted) -> Location:
-        return Location(url)
+    def _https(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
+        return ResolvedUrl(url)
 
-    def _lfs(self, url: str, rest: str, wanted: Wanted) -> Location:
+    def _lfs(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
         with self._lock:
             if url not in self._stores:
                 mine = [file for file in self._files if url in file.urls]
-                self._stores[url] = _LfsStore(self._net, url.removeprefix("lfs+"), mine)
+                self._stores[url] = LfsClient(self._net, url.removeprefix("lfs+"), mine)
             store = self._stores[url]
-        return store.locate(wanted)
+        return store.resolve(request)
 
-    def _drive(self, url: str, rest: str, wanted: Wanted) -> Location:
-        first = DRIVE.format(id=quote(rest, safe=""))
+    def _drive(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
+        first = DRIVE_URL.format(id=quote(rest, safe=""))
         with self._net.open(first, _BROWSER) as response:
             if "text/html" not in response.headers.get("Content-Type", ""):
-                return Location(first, _BROWSER)
+                return ResolvedUrl(first, _BROWSER)
             page = response.read(_PAGE_BYTES).decode(errors="replace")
-        return Location(_confirmed(page), _BROWSER)
+        return ResolvedUrl(_confirmed(page), _BROWSER)
 
-    def _kaggle(self, url: str, rest: str, wanted: Wanted) -> Location:
+    def _kaggle(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
         handle, _, number = rest.partition("/versions/")
         query = f"?datasetVersionNumber={number}" if number else ""
         headers = _kaggle_login()
-        target = KAGGLE.format(handle=handle) + query
+        target = KAGGLE_URL.format(handle=handle) + query
         try:
             # Asked for the first byte only: what matters is whether Kaggle lets us in.
             with self._net.open(target, {**headers, "Range": "bytes=0-0"}):
-                return Location(target, headers)
-        except AttemptError as error:
+                return ResolvedUrl(target, headers)
+        except TransferError as error:
             if error.status not in (401, 403, 404):
                 raise
             known = (
@@ -137,9 +137,9 @@ class Locator:
                 f" (https://www.kaggle.com/settings, API), and accept the terms at"
                 f" https://www.kaggle.com/datasets/{handle}"
             )
-            raise AttemptError(msg, status=error.status, hint=hint) from error
+            raise TransferError(msg, status=error.status, hint=hint) from error
 
-    def _hub(self, url: str, rest: str, wanted: Wanted) -> Location:
+    def _hub(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url  # noqa: PLC0415
         from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415
@@ -156,15 +156,15 @@ class Locator:
             status = error.response.status_code if error.response is not None else None
             msg = f"the Hub does not give {owner}/{name}: {str(error).splitlines()[0]}"
             hint = "for a gated or private set, accept its terms on its page and run `hf auth login`"
-            raise AttemptError(msg, status=status, again=(status or 500) >= 500, hint=hint) from error
+            raise TransferError(msg, status=status, retryable=(status or 500) >= 500, hint=hint) from error
         except Exception as error:
             # Which HTTP library the Hub's own client uses, and so what it raises, changes with its version.
             msg = f"the Hub cannot be reached: {error}"
-            raise AttemptError(msg, again=True) from error
+            raise TransferError(msg, retryable=True) from error
         # The token goes to the Hub alone: `location` is a signed link to its storage.
         headers = build_hf_headers() if found.location.startswith(target.partition("/resolve/")[0]) else {}
         sha256 = found.etag if found.etag and re.fullmatch(r"[0-9a-f]{64}", found.etag) else None
-        return Location(found.location, headers, f"sha256:{sha256}" if sha256 else None, found.size)
+        return ResolvedUrl(found.location, headers, f"sha256:{sha256}" if sha256 else None, found.size)
 
 
 def _confirmed(page: str) -> str:
@@ -176,13 +176,13 @@ def _confirmed(page: str) -> str:
     if "quota" in lowered or "too many users" in lowered:
         msg = "Google Drive's quota for this file is used up"
         hint = "come back in 24 hours, or fetch it in a browser and give the archive with --source"
-        raise AttemptError(msg, hint=hint)
+        raise TransferError(msg, hint=hint)
     try:
         return str(get_url_from_gdrive_confirmation(page))
     except FileURLRetrievalError as error:
         msg = "Google Drive answers with a page that offers no download"
         hint = "the file may be private or gone; fetch it in a browser and give the archive with --source"
-        raise AttemptError(msg, hint=hint) from error
+        raise TransferError(msg, hint=hint) from error
 
 
 def _kaggle_login() -> dict[str, str]:

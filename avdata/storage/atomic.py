@@ -10,14 +10,14 @@ from pathlib import Path
 
 from avdata.errors import AvdataError, SourceError
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class DiskError(SourceError):
     """The disk does not take what is downloaded; every further file would fail as well."""
 
 
-class explained:  # read as a verb; a generator would take twice the time of a small write
+class download_write_errors:  # read as a verb; a generator would take twice the time of a small write
     """Turn the disk's errors, inside `with`, into one that says what is full or forbidden."""
 
     def __init__(self, path: Path | str) -> None:
@@ -30,7 +30,7 @@ class explained:  # read as a verb; a generator would take twice the time of a s
         """Raise DiskError in place of an OSError."""
         if not isinstance(error, OSError):
             return
-        if error.errno in _FULL:
+        if error.errno in _DISK_FULL:
             msg = f"the disk is full: {self._path} could not be written ({error.strerror})"
             hint = "make room, or set AVDATA_CACHE to a larger disk; the next run goes on from here"
             raise DiskError(msg, hint=hint) from error
@@ -38,13 +38,13 @@ class explained:  # read as a verb; a generator would take twice the time of a s
         raise DiskError(msg) from error
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole, or as before: temporary sibling, sync, rename, sync.
 
     Raises:
         AvdataError: the disk is full or the place cannot be written.
     """
-    with explained_writing(path):
+    with write_errors(path):
         if path.is_dir():  # found before the part is written, which would be left beside it
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         # The process is in the name: a worker that outlives its run must not write into the next one's file.
@@ -53,26 +53,26 @@ def write_whole(path: Path, data: bytes) -> None:
         try:
             with part.open("wb") as stream:
                 stream.write(data)
-                sync(stream.fileno())
+                fsync(stream.fileno())
         except OSError:
             # What is half written would fill a full disk for good.
             part.unlink(missing_ok=True)
             raise
-        rename(part, path)
+        atomic_rename(part, path)
 
 
-def rename(part: Path, final: Path) -> None:
+def atomic_rename(part: Path, final: Path) -> None:
     """Give a synced file its final name, and sync the folder so that the name lasts."""
     final.parent.mkdir(parents=True, exist_ok=True)
     part.replace(final)
     folder = os.open(final.parent, os.O_RDONLY)
     try:
-        sync(folder)
+        fsync(folder)
     finally:
         os.close(folder)
 
 
-def sync(fd: int) -> None:
+def fsync(fd: int) -> None:
     """fsync, on file systems that have it."""
     try:
         os.fsync(fd)
@@ -82,7 +82,7 @@ def sync(fd: int) -> None:
 
 
 @contextmanager
-def explained_writing(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Turn the errors of writing into one sentence with what to do.
 
     Raises:

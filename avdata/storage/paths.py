@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from avdata.errors import UsageError
 
 
-def check_spelling(path: object) -> None:
+def check_path_encoding(path: object) -> None:
     """See that a name can be written down: pyarrow and FFmpeg take paths in UTF-8.
 
     Raises:
@@ -22,25 +22,26 @@ def check_spelling(path: object) -> None:
         raise UsageError(msg, hint="rename it; if it looks right to you, set PYTHONUTF8=1") from error
 
 
-def cache_root() -> Path:
+def cache_dir() -> Path:
     """The cache folder: `AVDATA_CACHE`, else `~/.cache/avdata`. It need not exist yet."""
     chosen = os.environ.get("AVDATA_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "avdata"
 
 
-def source_root(name: str) -> Path:
+def source_dir(name: str) -> Path:
     """The folder into which the sources of dataset `name` are downloaded by default.
 
-    >>> source_root("cremad") == cache_root() / "sources" / "cremad"
+    >>> source_dir("cremad") == cache_dir() / "sources" / "cremad"
     True
     """
-    return cache_root() / "sources" / name
+    return cache_dir() / "sources" / name
 
 
-def is_plain_path(path: str) -> bool:
+def is_safe_relative_path(path: str) -> bool:
     """Whether a path stays below the folder it is relative to, on every system.
 
-    >>> is_plain_path("VideoFlash/1001.flv"), is_plain_path("../../etc/passwd"), is_plain_path("C:/boot.ini")
+    >>> is_safe_relative_path("VideoFlash/1001.flv"), is_safe_relative_path("../../etc/passwd"),
+    is_safe_relative_path("C:/boot.ini")
     (True, False, False)
     """
     parts = PurePosixPath(path).parts

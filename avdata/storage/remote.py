@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avdata.errors import AvdataError, UsageError
-from avdata.storage.paths import cache_root
+from avdata.storage.paths import cache_dir
 
 
 def is_url(place: object) -> bool:
@@ -22,13 +22,13 @@ def is_url(place: object) -> bool:
     return "://" in str(place)
 
 
-def local_copy(url: str, kind: str) -> Path:
+def local_mirror_dir(url: str, kind: str) -> Path:
     """Where this node keeps what it needs of a URL."""
-    return cache_root() / kind / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:32]
+    return cache_dir() / kind / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:32]
 
 
 @contextmanager
-def explained_store(url: str) -> Iterator[None]:
+def storage_errors(url: str) -> Iterator[None]:
     """Turn a store's errors into one sentence with what to do.
 
     Raises:
@@ -40,15 +40,15 @@ def explained_store(url: str) -> Iterator[None]:
     except AvdataError:
         raise
     except (ImportError, ValueError) as error:
-        msg = shown(f"{url} cannot be opened ({error})")
+        msg = redact_url(f"{url} cannot be opened ({error})")
         raise UsageError(msg, hint="s3:// needs `pip install s3fs`, gs:// gcsfs, az:// adlfs") from error
     except Exception as error:  # every file system has exceptions of its own
-        msg = shown(f"{url} cannot be read or written ({type(error).__name__}: {error})")
+        msg = redact_url(f"{url} cannot be read or written ({type(error).__name__}: {error})")
         hint = "check the URL, your credentials and the connection; finished shards are kept"
         raise AvdataError(msg, hint=hint) from error
 
 
-def sizes_below(base: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+def relative_sizes(base: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """Bytes of each file by its path below a place, of what a file system's `find` found there.
 
     Consoles mark a folder that they make by an empty object whose name ends in a slash; it is no file.
@@ -57,10 +57,10 @@ def sizes_below(base: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     return {name: size for name, size in sizes.items() if name and not name.endswith("/")}
 
 
-def filesystem_of(url: str) -> tuple[Any, str]:
+def open_filesystem(url: str) -> tuple[Any, str]:
     """A file system and the URL's path in it.
 
-    >>> filesystem_of("memory://set/train")[1]
+    >>> open_filesystem("memory://set/train")[1]
     '/set/train'
 
     Raises:
@@ -79,10 +79,10 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     return files, path
 
 
-def shown(text: object) -> str:
+def redact_url(text: object) -> str:
     """A text as people may see it, with no name and password in its web addresses.
 
-    >>> shown("https://me:secret@example.org/set cannot be read")
+    >>> redact_url("https://me:secret@example.org/set cannot be read")
     'https://example.org/set cannot be read'
     """
     return re.sub(r"(https?://)[^/@\s]*@", r"\1", str(text))

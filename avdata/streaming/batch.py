@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from avdata.visualization.html import picture_of
+from avdata.visualization.html import render_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,13 @@ class AVSample:
     frames: torch.Tensor
     label: int
     key: str
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     weight: float = 1.0
 
     def _repr_html_(self) -> str:
-        return picture_of(self.mel.squeeze(1).numpy(), self.frames.permute(0, 2, 3, 1).numpy(), self.facts)
+        return render_sample(
+            self.mel.squeeze(1).numpy(), self.frames.permute(0, 2, 3, 1).numpy(), self.metadata
+        )
 
 
 @dataclass(frozen=True, slots=True)

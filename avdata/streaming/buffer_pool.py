@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 
-class Buffers:
+class BufferPool:
     """Arrays of one shape and type; one is free when only this class refers to it.
 
     A tensor that `torch.from_numpy` made, and every view of it, refers to its array as long as it lives.
 
-    >>> buffers = Buffers((2, 3), np.float32, keep=4)
+    >>> buffers = BufferPool((2, 3), np.float32, keep=4)
     >>> held = buffers.tensor()
     >>> view = held[0]
     >>> del held

@@ -15,7 +15,7 @@ _MELS = 8  # mels that are scaled together: as many as stay in a processor's cac
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class SampleShape:
     """The shapes of a set: mel (T, F, L) and frames (T, H, W, C)."""
 
     mel: tuple[int, ...]
@@ -42,23 +42,23 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class MelNormalization:
     """What makes a set's mels even: float32 [F, L] each."""
 
     mean: torch.Tensor
     factor: torch.Tensor
 
 
-def scale_of(stats: Mapping[str, list[float]], shape: Shape) -> Scale:
+def mel_normalization(stats: Mapping[str, list[float]], shape: SampleShape) -> MelNormalization:
     """The scale of statistics of each mel band."""
     # As large as a step: over a band's few columns alone torch's loops are too short to be quick.
     mean, deviation = (
         torch.tensor(stats[name])[:, None].expand(shape.mel[1:]).contiguous() for name in ("mean", "std")
     )
-    return Scale(mean, 1 / deviation.clamp(min=1e-5))
+    return MelNormalization(mean, 1 / deviation.clamp(min=1e-5))
 
 
-class Copies:
+class BatchAssembler:
     """What is copied into a batch: each sample at once, or for threads side by side in a few long calls.
 
     Threads take turns at the interpreter's lock, and waking up for it lasts as long as copying a sample: with
@@ -70,11 +70,15 @@ class Copies:
 
     def __init__(self, *, at_once: bool = True) -> None:
         self._together = 1 if at_once else _MELS
-        self._mels: list[tuple[torch.Tensor, torch.Tensor, Scale | None]] = []
+        self._mels: list[tuple[torch.Tensor, torch.Tensor, MelNormalization | None]] = []
         self._frames: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def mel(
-        self, members: Mapping[str, memoryview], shape: Shape, scale: Scale | None, out: torch.Tensor
+        self,
+        members: Mapping[str, memoryview],
+        shape: SampleShape,
+        scale: MelNormalization | None,
+        out: torch.Tensor,
     ) -> None:
         """A sample's mel, stored as float16 [T, F, L], into `out`, float32 [T, F, L], in that scale.
 
@@ -86,10 +90,10 @@ class Copies:
         shape.check(stored, shape.mel, np.float16)
         self._mels.append((out, torch.from_numpy(stored), scale))
         if len(self._mels) == self._together:
-            self._finish_mels()
+            self._flush_mels()
 
     def frames(
-        self, members: Mapping[str, memoryview], shape: Shape, out: torch.Tensor, *, strip: bool
+        self, members: Mapping[str, memoryview], shape: SampleShape, out: torch.Tensor, *, strip: bool
     ) -> None:
         """A sample's frames into `out`, uint8 in the layout of their storage; a strip is decoded at once.
 
@@ -112,14 +116,14 @@ class Copies:
         else:
             self._frames.append((out, torch.from_numpy(stored)))
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """Copy what is left."""
         if self._mels:
-            self._finish_mels()
+            self._flush_mels()
         if self._frames:
             torch._foreach_copy_([out for out, _ in self._frames], [stored for _, stored in self._frames])
 
-    def _finish_mels(self) -> None:
+    def _flush_mels(self) -> None:
         torch._foreach_copy_([out for out, _, _ in self._mels], [stored for _, stored, _ in self._mels])
         scaled = [(out, scale) for out, _, scale in self._mels if scale is not None]
         if scaled:

@@ -18,22 +18,29 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from avdata.errors import AvdataError, Flag, OutOfReachError, UsageError, nearest
+from avdata.errors import AvdataError, SampleFlag, UnavailableError, UsageError, did_you_mean
 from avdata.shards.format import index_schema
 from avdata.shards.reader import read_index, read_info, read_members
 from avdata.streaming.batch import AVBatch, AVSample
-from avdata.streaming.collate import Copies, Shape, scale_of
-from avdata.streaming.filter import condition
-from avdata.streaming.iterator import Samples, Told
-from avdata.streaming.loader import Loader
-from avdata.streaming.sampling import Order, cached_order, epoch_order, first_uses, seat, weighted_counts
-from avdata.streaming.shard_cache import LIMIT, ShardCache
-from avdata.streaming.shard_reader import Shelf
-from avdata.visualization.html import SHOWN, dataset_html
+from avdata.streaming.collate import BatchAssembler, SampleShape, mel_normalization
+from avdata.streaming.filter import parse_filter
+from avdata.streaming.iterator import SampleIterator, SharedEpoch
+from avdata.streaming.loader import AVLoader
+from avdata.streaming.sampling import (
+    ShuffleConfig,
+    cached_order,
+    epoch_order,
+    first_uses,
+    plan_rank,
+    weighted_counts,
+)
+from avdata.streaming.shard_cache import DEFAULT_LIMIT_BYTES, ShardCache
+from avdata.streaming.shard_reader import ShardReader
+from avdata.visualization.html import SAMPLES_SHOWN, render_dataset
 
 _COLUMNS = ("key", "split", "shard", "offset", "nbytes", "label", "flags")  # what a stream always needs
 
-__all__ = ["AVBatch", "AVDataset", "AVSample", "Loader", "open_dataset"]
+__all__ = ["AVBatch", "AVDataset", "AVLoader", "AVSample", "open_dataset"]
 
 
 def open_dataset(
@@ -47,11 +54,11 @@ def open_dataset(
     weights: str | Sequence[float] | np.ndarray | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     canonical_nodes: int | None = None,
-    block: int = Order.block,
+    block: int = ShuffleConfig.block,
     rank: int | None = None,
     world_size: int | None = None,
     cache: str | Path | None = None,
-    cache_bytes: int = LIMIT,
+    cache_bytes: int = DEFAULT_LIMIT_BYTES,
 ) -> AVDataset:
     """Open one split of a prepared set.
 
@@ -66,7 +73,7 @@ def open_dataset(
             after the filter; or a column of the index, such as `label`, whose values are to come equally
             often. An epoch stays as long as the set: some samples come several times, others not in each.
         on_error: what becomes of a sample that cannot be read: `raise`, or `skip`, which gives its place
-            weight 0 and counts it in `Loader.skipped`; iterated, or through torch's `DataLoader`, another
+            weight 0 and counts it in `AVLoader.skipped`; iterated, or through torch's `DataLoader`, another
             sample stands in, with weight 0 and the reason in `facts["skipped"]`. A place that cannot be
             reached is no sample's fault, and raises.
         canonical_nodes: spans that are read side by side; choose a multiple of the number of machines, so
@@ -84,21 +91,21 @@ def open_dataset(
     if on_error not in {"raise", "skip"}:
         msg = f"on_error={on_error!r}: it is 'raise' or 'skip'"
         raise UsageError(msg)
-    shelf = Shelf(where, ShardCache(cache, cache_bytes))
-    info = read_info(shelf.root)
+    reader = ShardReader(where, ShardCache(cache, cache_bytes))
+    info = read_info(reader.root)
     if split not in info["splits"]:
-        msg = f"{shelf.name} has no split {split!r}"
-        raise UsageError(msg, hint=nearest(split, list(info["splits"])))
-    shelf.expect(info, split)
-    nodes = canonical_nodes or (Order.canonical_nodes if shuffle else 1)
+        msg = f"{reader.name} has no split {split!r}"
+        raise UsageError(msg, hint=did_you_mean(split, list(info["splits"])))
+    reader.set_expected(info, split)
+    nodes = canonical_nodes or (ShuffleConfig.canonical_nodes if shuffle else 1)
     for name, number, least in (("seed", seed, 0), ("canonical_nodes", nodes, 1), ("block", block, 1)):
         if not isinstance(number, (int, np.integer)) or number < least:
             msg = f"{name}={number!r}: it is a whole number, at least {least}"
             raise UsageError(msg)
-    order = Order(seed=seed, shuffle=shuffle, canonical_nodes=nodes, block=block)
+    order = ShuffleConfig(seed=seed, shuffle=shuffle, canonical_nodes=nodes, block=block)
     place = _world() if rank is None or world_size is None else (0, 1, 1)
     return AVDataset(
-        shelf, split, info, order=order, normalize=normalize, chosen=filter, weights=weights,
+        reader, split, info, order=order, normalize=normalize, chosen=filter, weights=weights,
         on_error=on_error,
         rank=place[0] if rank is None else rank, world_size=place[1] if world_size is None else world_size,
         ranks_a_node=place[2] if rank is None and world_size is None else 1,
@@ -123,11 +130,11 @@ class AVDataset(IterableDataset[AVSample]):
 
     def __init__(
         self,
-        shelf: Shelf,
+        reader: ShardReader,
         split: str,
         info: Mapping[str, Any],
         *,
-        order: Order,
+        order: ShuffleConfig,
         normalize: bool,
         chosen: str | None,
         weights: str | Sequence[float] | np.ndarray | None,
@@ -143,21 +150,21 @@ class AVDataset(IterableDataset[AVSample]):
 
         named = f"{chosen} {weights if isinstance(weights, str) else ''}"
         index = read_index(
-            shelf.root, [name for name in index_schema().names if name in _COLUMNS or name in named]
+            reader.root, [name for name in index_schema().names if name in _COLUMNS or name in named]
         )
         index = index.filter(pc.equal(index["split"], split))
         if chosen is not None:
-            index = index.filter(condition(chosen, index_schema()))
+            index = index.filter(parse_filter(chosen, index_schema()))
         self.split, self.info, self.order, self.on_error = split, info, order, on_error
         self.filter = chosen
-        self.epoch, self._told = 0, Told()
+        self.epoch, self._shared_epoch = 0, SharedEpoch()
         self.rank, self.world_size = rank, world_size
-        self.seat = seat(rank, world_size, ranks_a_node)
+        self.plan_rank = plan_rank(rank, world_size, ranks_a_node)
         self.labels: list[str] = list(info["labels"])
-        self.shape = Shape(tuple(info["shape"]["mel"]), tuple(info["shape"]["frames"]))
+        self.shape = SampleShape(tuple(info["shape"]["mel"]), tuple(info["shape"]["frames"]))
         # Whether frames are stored as JPEG strips.
-        self.strip = info["config"].get("video", {}).get("storage", "npy") in {"jpeg", "png"}
-        self._shelf = shelf
+        self.is_strip = info["config"].get("video", {}).get("storage", "npy") in {"jpeg", "png"}
+        self._reader = reader
         self._sha256: dict[tuple[str, int], str] | None = None
         self._index = index.combine_chunks()
         self._label = index["label"].to_numpy().astype(np.int64)
@@ -171,18 +178,18 @@ class AVDataset(IterableDataset[AVSample]):
         silent = pc.list_flatten(self._index["flags"])
         owner = pc.list_parent_indices(self._index["flags"])
         self._present = np.ones((len(self._label), 2), bool)
-        for modality, flag in enumerate((Flag.SILENT_AUDIO, Flag.BLACK_FRAMES)):
+        for modality, flag in enumerate((SampleFlag.SILENT_AUDIO, SampleFlag.BLACK_FRAMES)):
             self._present[owner.filter(pc.equal(silent, str(flag))).to_numpy(), modality] = False
         stats = info["mel_stats"] if normalize else None
-        self._scale = None if stats is None else scale_of(stats, self.shape)
+        self._normalization = None if stats is None else mel_normalization(stats, self.shape)
 
     def __len__(self) -> int:
         return len(self._label)
 
     def _repr_html_(self) -> str:
         # Of a remote set nothing is fetched just to be looked at.
-        shown = 0 if self._shelf.remote else min(SHOWN, len(self))
-        return dataset_html(
+        shown = 0 if self._reader.remote else min(SAMPLES_SHOWN, len(self))
+        return render_dataset(
             self.info, self.split, len(self), {"mel": self.shape.mel, "frames": self.shape.frames},
             [self[number]._repr_html_() for number in range(shown)], self.filter,
         )  # fmt: skip
@@ -190,7 +197,7 @@ class AVDataset(IterableDataset[AVSample]):
     @property
     def root(self) -> Path:
         """The folder of dataset.json and index.parquet; of a remote set, that of their copies."""
-        return self._shelf.root
+        return self._reader.root
 
     @cached_property
     def keys(self) -> list[str]:
@@ -209,8 +216,8 @@ class AVDataset(IterableDataset[AVSample]):
         if self._sha256 is None:
             # Half of the index, and wanted only for single samples from afar. Another process may have opened
             # the set since, after it was published anew, and have its index here.
-            self._shelf.expect(self.info, self.split)
-            index = read_index(self._shelf.root, ["shard", "offset", "sha256"])
+            self._reader.set_expected(self.info, self.split)
+            index = read_index(self._reader.root, ["shard", "offset", "sha256"])
             known = zip(*(index[name].to_pylist() for name in index.column_names), strict=True)
             self._sha256 = {(shard, offset): sha256 for shard, offset, sha256 in known}
         return self._sha256[self._shard[self.shard_of[number]], int(self._offset[number])]
@@ -223,11 +230,11 @@ class AVDataset(IterableDataset[AVSample]):
         """Choose the epoch, which decides the order together with the seed; `DataLoader`s hear of it."""
         self.epoch = epoch
         if get_worker_info() is None:
-            self._told.tell(epoch)
+            self._shared_epoch.set(epoch)
 
-    def epoch_told(self) -> int:
+    def shared_epoch(self) -> int:
         """The epoch that this process is to give; one that a `DataLoader` keeps has an old dataset."""
-        return self.epoch if get_worker_info() is None else self._told.heard()
+        return self.epoch if get_worker_info() is None else self._shared_epoch.get()
 
     def epoch_order(self) -> np.ndarray:
         """The numbers of the split's samples in the order of the epoch, over all ranks."""
@@ -249,8 +256,8 @@ class AVDataset(IterableDataset[AVSample]):
             UsageError: the split has no such key.
         """
         if key not in self._number:
-            msg = f"split {self.split} of {self._shelf.name} has no sample {key!r}"
-            raise UsageError(msg, hint=nearest(key, self.keys) if len(self) < 100_000 else None)
+            msg = f"split {self.split} of {self._reader.name} has no sample {key!r}"
+            raise UsageError(msg, hint=did_you_mean(key, self.keys) if len(self) < 100_000 else None)
         return self[self._number[key]]
 
     def __getitem__(self, number: int) -> AVSample:
@@ -262,14 +269,14 @@ class AVDataset(IterableDataset[AVSample]):
     def sample(self, number: int, *, whole: bool = True) -> AVSample:
         """One sample; `whole` fetches its whole shard of a remote set, for those that follow."""
         mel = torch.empty(self.shape.mel)
-        frames = torch.empty((1, *self.shape.layout(strip=self.strip)), dtype=torch.uint8)
-        copies = Copies()
-        facts = self.fill(number, mel, frames[0], copies, whole=whole, told=True)
-        copies.finish()
+        frames = torch.empty((1, *self.shape.layout(strip=self.is_strip)), dtype=torch.uint8)
+        copies = BatchAssembler()
+        facts = self.fill(number, mel, frames[0], copies, whole=whole, shared_epoch=True)
+        copies.flush()
         return AVSample(
             mel=mel.unsqueeze(1),
-            frames=self.shape.tensor(frames, strip=self.strip)[0],
-            label=int(self._label[number]), key=self.key(number), facts=facts,
+            frames=self.shape.tensor(frames, strip=self.is_strip)[0],
+            label=int(self._label[number]), key=self.key(number), metadata=facts,
         )  # fmt: skip
 
     def fill(
@@ -277,22 +284,22 @@ class AVDataset(IterableDataset[AVSample]):
         number: int,
         mel: torch.Tensor,
         frames: torch.Tensor,
-        copies: Copies,
+        copies: BatchAssembler,
         *,
         key: str | None = None,
         whole: bool = True,
-        told: bool = False,
+        shared_epoch: bool = False,
     ) -> dict[str, Any]:
         """Read sample `number` into mel, float32 [T, F, L], and frames, uint8 in the layout of their storage.
 
         Args:
             number: the sample's number in the index.
             mel: filled.
-            frames: filled; see `Shape.layout`.
+            frames: filled; see `SampleShape.layout`.
             copies: takes on what need not be done at once.
             key: its key, where the caller knows it.
             whole: fetch the whole shard of a remote set, as a stream wants it, not this sample alone.
-            told: the sample's JSON is wanted whatever it holds.
+            shared_epoch: the sample's JSON is wanted whatever it holds.
 
         Returns:
             The sample's JSON where it is wanted or labels steps; parsing it takes time.
@@ -304,21 +311,21 @@ class AVDataset(IterableDataset[AVSample]):
         offset, nbytes = int(self._offset[number]), int(self._nbytes[number])
         try:
             if whole:
-                data = self._shelf.view(shard)[offset : offset + nbytes]
+                data = self._reader.read_shard(shard)[offset : offset + nbytes]
             else:
-                data = self._shelf.sample(shard, offset, nbytes, lambda: self._sha256_of(number))
+                data = self._reader.read_sample(shard, offset, nbytes, lambda: self._sha256_of(number))
             members = read_members(data, key)
-            copies.mel(members, self.shape, self._scale, mel)
-            copies.frames(members, self.shape, frames, strip=self.strip)
+            copies.mel(members, self.shape, self._normalization, mel)
+            copies.frames(members, self.shape, frames, strip=self.is_strip)
             facts = bytes(members["json"])
-            return dict(json.loads(facts)) if told or b'"step_labels"' in facts else {}
+            return dict(json.loads(facts)) if shared_epoch or b'"step_labels"' in facts else {}
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
             reason = f"member {error} is missing" if isinstance(error, KeyError) else str(error)
             msg = f"sample {key} in {shard} cannot be read: {reason}"
             hint = (
-                f"avdata verify {self._shelf.name} lists all that is wrong; on_error='skip' goes on without"
+                f"avdata verify {self._reader.name} lists all that is wrong; on_error='skip' goes on without"
             )
-            kind = OutOfReachError if isinstance(error, OutOfReachError) else AvdataError
+            kind = UnavailableError if isinstance(error, UnavailableError) else AvdataError
             raise kind(msg, hint=getattr(error, "hint", None) or hint) from error
 
     def present_of(self, numbers: np.ndarray) -> np.ndarray:
@@ -331,11 +338,11 @@ class AVDataset(IterableDataset[AVSample]):
 
     def prefetch(self, number: int) -> None:
         """Bring the shard of a sample here."""
-        self._shelf.prefetch(self._shard[self.shard_of[number]])
+        self._reader.prefetch(self._shard[self.shard_of[number]])
 
     def first_uses(self, numbers: np.ndarray) -> Iterator[tuple[int, int]]:
         """(place, sample) where a remote shard is needed for the first time, of samples in this order."""
-        return first_uses(self.shard_of, numbers if self._shelf.remote else numbers[:0])
+        return first_uses(self.shard_of, numbers if self._reader.remote else numbers[:0])
 
     def identity(self) -> dict[str, Any]:
         """What a state must have in common with the stream that goes on from it."""
@@ -348,14 +355,14 @@ class AVDataset(IterableDataset[AVSample]):
             "config_hash": self.info["config_hash"], "index": self.info.get("index", {}).get("sha256"),
         }  # fmt: skip
 
-    def __iter__(self) -> Samples:
-        return Samples(self)
+    def __iter__(self) -> SampleIterator:
+        return SampleIterator(self)
 
     def loader(
         self, batch_size: int, *, num_workers: int = 2, drop_last: bool = False, pin_memory: bool = False
-    ) -> Loader:
+    ) -> AVLoader:
         """Batches of this rank, made ahead by `num_workers` threads; 0 makes each when it is asked for."""
-        return Loader(self, batch_size, num_workers=num_workers, drop_last=drop_last, pin_memory=pin_memory)
+        return AVLoader(self, batch_size, num_workers=num_workers, drop_last=drop_last, pin_memory=pin_memory)
 
 
 def _weights(weights: str | Sequence[float] | np.ndarray, index: Any) -> np.ndarray:
@@ -363,7 +370,7 @@ def _weights(weights: str | Sequence[float] | np.ndarray, index: Any) -> np.ndar
     if isinstance(weights, str):
         if weights not in index.column_names or weights == "flags":  # it holds lists
             msg = f"the index has no column {weights!r} to weigh samples by"
-            raise UsageError(msg, hint=nearest(weights, index.column_names))
+            raise UsageError(msg, hint=did_you_mean(weights, index.column_names))
         _, which, counts = np.unique(
             index[weights].to_numpy(zero_copy_only=False), return_inverse=True, return_counts=True
         )

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from avdata.errors import UsageError, nearest
+from avdata.errors import UsageError, did_you_mean
 
 _COMPARED: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
@@ -17,12 +17,12 @@ _COMPARED: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 
-def condition(text: str, schema: Any) -> Any:
+def parse_filter(text: str, schema: Any) -> Any:
     """A condition as an expression of pyarrow: comparisons of columns with values, `and`, `or`, `not`, `in`.
 
     >>> import pyarrow as pa
     >>> index = pa.schema([("label", pa.int32()), ("group", pa.string())])
-    >>> str(condition("label in (0, 1) and not group == 'a'", index))[:15]
+    >>> str(parse_filter("label in (0, 1) and not group == 'a'", index))[:15]
     '(is_in(label, {'
 
     Args:
@@ -60,7 +60,7 @@ def _expression(node: ast.expr, columns: list[str]) -> Any:
         ):
             if name not in columns:
                 msg = f"the index has no column {name!r}"
-                raise UsageError(msg, hint=nearest(name, columns))
+                raise UsageError(msg, hint=did_you_mean(name, columns))
             literal = ast.literal_eval(value)
             return _COMPARED[type(compared)](
                 pc.field(name), list(literal) if isinstance(literal, tuple) else literal

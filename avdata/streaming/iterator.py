@@ -13,28 +13,28 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from avdata.errors import AvdataError, OutOfReachError
+from avdata.errors import AvdataError, UnavailableError
 from avdata.streaming.batch import AVSample
 from avdata.streaming.protocols import SampleSource
 
 _log = logging.getLogger(__name__)
 
 
-class Told:
+class SharedEpoch:
     """The epoch, in memory that the processes of a `DataLoader` see; with `persistent_workers` they stay."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
         self._epoch = _shared(torch.zeros((), dtype=torch.int64))
 
-    def tell(self, epoch: int) -> None:
+    def set(self, epoch: int) -> None:
         """Say it to processes that are there, and to those that come."""
         if self._owner != os.getpid():
             # A process that was given the dataset by another tells its own workers alone.
             self._owner, self._epoch = os.getpid(), _shared(torch.zeros_like(self._epoch))
         self._epoch.fill_(epoch)
 
-    def heard(self) -> int:
+    def get(self) -> int:
         """What was said last."""
         return int(self._epoch)
 
@@ -50,7 +50,7 @@ def _shared(number: torch.Tensor) -> torch.Tensor:
     return number
 
 
-class Samples(Iterator[AVSample]):
+class SampleIterator(Iterator[AVSample]):
     """A rank's samples in the epoch's order; the processes of a `DataLoader` share them out.
 
     All ranks get as many: where the order ends, a sample that the rank had before comes again with weight 0.
@@ -64,13 +64,13 @@ class Samples(Iterator[AVSample]):
         self._dataset = dataset
         self._last: AVSample | None = None
         self._turn, self._turns = (worker.id, worker.num_workers) if worker else (0, 1)
-        self._start(dataset.epoch_told(), 0)
+        self._start(dataset.shared_epoch(), 0)
 
     def _start(self, epoch: int, given: int) -> None:
         data = self._dataset
         self._epoch, self._given = epoch, given
         order = data.order_of(epoch)
-        own = order[data.seat :: data.world_size]
+        own = order[data.plan_rank :: data.world_size]
         missing = -(-len(order) // data.world_size) - len(own)
         # At most one, and only where ranks share unevenly is the order copied.
         numbers = np.append(own, (own if len(own) else order)[:missing]) if missing else own
@@ -85,19 +85,19 @@ class Samples(Iterator[AVSample]):
         try:
             self._last = self._dataset.sample(number)
         except AvdataError as error:
-            if self._dataset.on_error == "raise" or isinstance(error, OutOfReachError):
+            if self._dataset.on_error == "raise" or isinstance(error, UnavailableError):
                 raise
             _log.warning("skipped: %s", error)
             # The message goes along, since what is counted in a worker process stays there.
-            return replace(self._stand_in(error), facts={"skipped": str(error)}, weight=0.0)
+            return replace(self._substitute(error), metadata={"skipped": str(error)}, weight=0.0)
         return self._last if real else replace(self._last, weight=0.0)
 
-    def _stand_in(self, error: AvdataError) -> AVSample:
+    def _substitute(self, error: AvdataError) -> AVSample:
         """The sample given last; at the beginning the next that can be read, without which nothing can be."""
         for number in self._numbers[self._given :].tolist() if self._last is None else ():
             try:
                 self._last = self._dataset.sample(number)
-            except OutOfReachError:
+            except UnavailableError:
                 raise
             except AvdataError:
                 continue

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from avdata.errors import AvdataError, OutOfReachError, UsageError
+from avdata.errors import AvdataError, UnavailableError, UsageError
 from avdata.streaming.batch import AVBatch
-from avdata.streaming.buffer_pool import Buffers
-from avdata.streaming.collate import Copies
-from avdata.streaming.prefetch import Ahead
+from avdata.streaming.buffer_pool import BufferPool
+from avdata.streaming.collate import BatchAssembler
+from avdata.streaming.prefetch import ShardPrefetcher
 from avdata.streaming.protocols import StreamSource
-from avdata.streaming.sampling import batch_places, batches_left
+from avdata.streaming.sampling import batch_indices, remaining_batches
 
 _log = logging.getLogger(__name__)
 
 
-class Loader:
+class AVLoader:
     """Iterates one epoch of batches a time; knows what it has delivered, and goes on from there.
 
     >>> # state = loader.state_dict(); later, on any number of ranks: loader.load_state_dict(state)
@@ -56,14 +56,14 @@ class Loader:
         # What `_seen` counts; the dataset's own moves on when another loader of it ends a pass.
         self._epoch = dataset.epoch
         shape, kept = dataset.shape, num_workers + 3
-        self._mel = Buffers((batch_size, *shape.mel), np.float32, keep=kept)
-        self._frames = Buffers((batch_size, *shape.layout(strip=dataset.strip)), np.uint8, keep=kept)
+        self._mel = BufferPool((batch_size, *shape.mel), np.float32, keep=kept)
+        self._frames = BufferPool((batch_size, *shape.layout(strip=dataset.is_strip)), np.uint8, keep=kept)
 
     def __len__(self) -> int:
         return self._batches(0)
 
     def _batches(self, seen: int) -> int:
-        return batches_left(
+        return remaining_batches(
             len(self.dataset), seen=seen, batch_size=self.batch_size, world=self.dataset.world_size,
             drop_last=self.drop_last,
         )  # fmt: skip
@@ -114,23 +114,23 @@ class Loader:
         data, step = self.dataset, self.batch_size * self.dataset.world_size
         order, count = data.epoch_order(), self._batches(start)
 
-        mine = order[start:][(data.seat - start) % data.world_size :: data.world_size]
-        ahead = Ahead(data.first_uses(mine), data.prefetch)
+        mine = order[start:][(data.plan_rank - start) % data.world_size :: data.world_size]
+        ahead = ShardPrefetcher(data.first_uses(mine), data.prefetch)
 
         def job(number: int) -> tuple[np.ndarray, np.ndarray]:
-            ahead.reached((number + 1) * self.batch_size)
-            places, weight = batch_places(
+            ahead.advance_to((number + 1) * self.batch_size)
+            places, weight = batch_indices(
                 len(data),
                 number,
                 seen=start,
                 batch_size=self.batch_size,
-                rank=data.seat,
+                rank=data.plan_rank,
                 world=data.world_size,
             )
             return order[places], weight
 
         try:
-            for batch in self._made(job, count):
+            for batch in self._batches_ahead(job, count):
                 # What is handed out now is delivered, whatever else the threads have made.
                 self._seen += step
                 yield batch
@@ -139,7 +139,9 @@ class Loader:
         if count:
             self._end_epoch()
 
-    def _made(self, job: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int) -> Iterator[AVBatch]:
+    def _batches_ahead(
+        self, job: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int
+    ) -> Iterator[AVBatch]:
         if self.num_workers == 0:
             for number in range(count):
                 yield self._batch(*job(number))
@@ -163,19 +165,19 @@ class Loader:
     def _batch(self, numbers: np.ndarray, weight: np.ndarray) -> AVBatch:
         data = self.dataset
         mel, frames = self._mel.tensor(), self._frames.tensor()
-        mels, pictures, copies = mel.unbind(), frames.unbind(), Copies(at_once=self.num_workers < 2)
+        mels, pictures, copies = mel.unbind(), frames.unbind(), BatchAssembler(at_once=self.num_workers < 2)
         keys, bad = data.keys_of(numbers), []
         facts: list[dict[str, Any]] = []
         for place, number in enumerate(numbers.tolist()):
             try:
                 facts.append(data.fill(number, mels[place], pictures[place], copies, key=keys[place]))
             except AvdataError as error:
-                if data.on_error == "raise" or isinstance(error, OutOfReachError):
+                if data.on_error == "raise" or isinstance(error, UnavailableError):
                     raise
                 self._skip(str(error))
                 facts.append({})
                 bad.append(place)
-        copies.finish()
+        copies.flush()
         good = next((place for place in range(len(numbers)) if place not in bad), None)
         for place in bad:
             mel[place] = 0 if good is None else mel[good]
@@ -183,7 +185,7 @@ class Loader:
             weight[place] = 0
         batch = AVBatch(
             mel=mel.unsqueeze(2),
-            frames=data.shape.tensor(frames, strip=data.strip),
+            frames=data.shape.tensor(frames, strip=data.is_strip),
             label=torch.from_numpy(data.label_of(numbers)),
             key=keys,
             weight=torch.from_numpy(weight),

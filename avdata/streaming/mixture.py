@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from avdata.errors import UsageError
-from avdata.streaming.collate import Copies
+from avdata.streaming.collate import BatchAssembler
 from avdata.streaming.dataset import AVDataset
-from avdata.streaming.loader import Loader
-from avdata.streaming.sampling import first_uses, mixed_order
+from avdata.streaming.loader import AVLoader
+from avdata.streaming.sampling import first_uses, mixture_order
 
 
-def mix(sets: Sequence[AVDataset], weights: Sequence[float] | None = None) -> Mixture:
+def mix(sets: Sequence[AVDataset], weights: Sequence[float] | None = None) -> MixedDataset:
     """One stream of several sets, whose batches hold samples of all of them.
 
     >>> # both = avdata.mix([avdata.open("a", shuffle=True), avdata.open("b", shuffle=True, seed=7)], [3, 1])
@@ -35,7 +35,7 @@ def mix(sets: Sequence[AVDataset], weights: Sequence[float] | None = None) -> Mi
         raise UsageError(msg)
     first = sets[0]
     for other in sets[1:]:
-        if (other.shape, other.strip) != (first.shape, first.strip):
+        if (other.shape, other.is_strip) != (first.shape, first.is_strip):
             msg = f"{other.root} and {first.root} differ: {other.shape} and {first.shape}"
             raise UsageError(msg, hint="prepare both with the same audio and video settings")
         if (other.rank, other.world_size) != (first.rank, first.world_size):
@@ -43,7 +43,7 @@ def mix(sets: Sequence[AVDataset], weights: Sequence[float] | None = None) -> Mi
             raise UsageError(msg, hint="open all sets of a mixture with the same rank and world_size")
     lengths = [len(one) for one in sets]
     if weights is None:
-        return Mixture(sets, lengths)
+        return MixedDataset(sets, lengths)
     share = np.asarray(weights, np.float64)
     if share.shape != (len(sets),) or (share < 0).any() or not share.any() or not all(lengths):
         msg = f"weights {list(weights)} are not one a set, not negative and not all 0"
@@ -52,10 +52,10 @@ def mix(sets: Sequence[AVDataset], weights: Sequence[float] | None = None) -> Mi
     counts = np.floor(due).astype(np.int64)
     # The largest remainders make up what rounding down took.
     counts[np.argsort(counts - due, kind="stable")[: sum(lengths) - int(counts.sum())]] += 1
-    return Mixture(sets, counts.tolist())
+    return MixedDataset(sets, counts.tolist())
 
 
-class Mixture:
+class MixedDataset:
     """What `mix` made: it is read through its loader.
 
     Attributes:
@@ -66,10 +66,10 @@ class Mixture:
 
     def __init__(self, sets: Sequence[AVDataset], counts: Sequence[int]) -> None:
         first = sets[0]
-        self.sets, self.counts = list(sets), list(counts)
+        self.datasets, self.counts = list(sets), list(counts)
         self.order, self.epoch = first.order, 0
-        self.shape, self.strip, self.on_error = first.shape, first.strip, first.on_error
-        self.rank, self.world_size, self.seat = first.rank, first.world_size, first.seat
+        self.shape, self.is_strip, self.on_error = first.shape, first.is_strip, first.on_error
+        self.rank, self.world_size, self.plan_rank = first.rank, first.world_size, first.plan_rank
         self.labels = list(dict.fromkeys(label for one in sets for label in one.labels))
         self._label = [np.array([self.labels.index(name) for name in one.labels], np.int64) for one in sets]
         # Steps are labelled where a set labels them: the background of all sets comes after all labels.
@@ -85,16 +85,16 @@ class Mixture:
 
     def epoch_order(self) -> np.ndarray:
         """The numbers of the epoch's samples over all ranks; a set's follow those of the sets before."""
-        made = mixed_order([one.order_of for one in self.sets], self.counts, self.order, self.epoch)
+        made = mixture_order([one.order_of for one in self.datasets], self.counts, self.order, self.epoch)
         return np.asarray(self._starts[made[:, 0]] + made[:, 1])
 
     def identity(self) -> dict[str, Any]:
         """What a state must have in common with the stream that goes on from it."""
-        return {"counts": self.counts, "sets": [one.identity() for one in self.sets]}
+        return {"counts": self.counts, "sets": [one.identity() for one in self.datasets]}
 
     def _place(self, number: int) -> tuple[AVDataset, int]:
         which = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return self.sets[which], number - int(self._starts[which])
+        return self.datasets[which], number - int(self._starts[which])
 
     def _each(self, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(set, places in `numbers`, numbers in the set)."""
@@ -112,7 +112,7 @@ class Mixture:
         """The keys of samples."""
         made = [""] * len(numbers)
         for which, places, own in self._each(numbers):
-            for place, key in zip(places.tolist(), self.sets[which].keys_of(own), strict=True):
+            for place, key in zip(places.tolist(), self.datasets[which].keys_of(own), strict=True):
                 made[place] = key
         return made
 
@@ -120,18 +120,24 @@ class Mixture:
         """Labels of samples, int64, as numbers of `labels`."""
         made = np.empty(len(numbers), np.int64)
         for which, places, own in self._each(numbers):
-            made[places] = self._label[which][self.sets[which].label_of(own)]
+            made[places] = self._label[which][self.datasets[which].label_of(own)]
         return made
 
     def present_of(self, numbers: np.ndarray) -> np.ndarray:
         """Which modalities samples have, bool [B, 2]."""
         made = np.empty((len(numbers), 2), bool)
         for which, places, own in self._each(numbers):
-            made[places] = self.sets[which].present_of(own)
+            made[places] = self.datasets[which].present_of(own)
         return made
 
     def fill(
-        self, number: int, mel: torch.Tensor, frames: torch.Tensor, copies: Copies, *, key: str | None = None
+        self,
+        number: int,
+        mel: torch.Tensor,
+        frames: torch.Tensor,
+        copies: BatchAssembler,
+        *,
+        key: str | None = None,
     ) -> dict[str, Any]:
         """Read one sample, its mel in the scale of its own set; see `AVDataset.fill`."""
         which = int(np.searchsorted(self._starts, number, side="right")) - 1
@@ -150,13 +156,13 @@ class Mixture:
     def first_uses(self, numbers: np.ndarray) -> Iterator[tuple[int, int]]:
         """(place, sample) where a shard is needed for the first time."""
         parts, before = [], 0
-        for one in self.sets:
+        for one in self.datasets:
             parts.append(one.shard_of + before)
             before += int(one.shard_of.max(initial=-1)) + 1
         return first_uses(np.concatenate(parts), numbers)
 
     def loader(
         self, batch_size: int, *, num_workers: int = 2, drop_last: bool = False, pin_memory: bool = False
-    ) -> Loader:
+    ) -> AVLoader:
         """Batches of this rank; see `AVDataset.loader`."""
-        return Loader(self, batch_size, num_workers=num_workers, drop_last=drop_last, pin_memory=pin_memory)
+        return AVLoader(self, batch_size, num_workers=num_workers, drop_last=drop_last, pin_memory=pin_memory)

@@ -6,17 +6,19 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-FETCHES = 4  # shards on their way at a time
+CONCURRENT_FETCHES = 4  # shards on their way at a time
 
-AHEAD = 8  # shards fetched before their first sample's turn; more would push others out of a small cache
+SHARDS_AHEAD = (
+    8  # shards fetched before their first sample's turn; more would push others out of a small cache
+)
 
 
-class Ahead:
+class ShardPrefetcher:
     """Keeps shards coming while samples are delivered.
 
     >>> fetched = []
-    >>> ahead = Ahead(iter([(0, 7), (30, 9)]), fetched.append)
-    >>> ahead.reached(1)
+    >>> ahead = ShardPrefetcher(iter([(0, 7), (30, 9)]), fetched.append)
+    >>> ahead.advance_to(1)
     >>> ahead.close(wait=True)
     >>> sorted(fetched)
     [7, 9]
@@ -32,16 +34,16 @@ class Ahead:
         self._closed = False
         self._asked: list[int] = []  # places of the first uses that were asked for, and not yet reached
 
-    def reached(self, place: int) -> None:
+    def advance_to(self, place: int) -> None:
         """The samples before `place` are wanted now: ask for their shards, and for some more."""
         with self._lock:
             self._asked = [first for first in self._asked if first >= place]
-            while len(self._asked) < AHEAD and not self._closed:
+            while len(self._asked) < SHARDS_AHEAD and not self._closed:
                 use = next(self._uses, None)
                 if use is None:
                     return
                 if self._pool is None:
-                    self._pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="avdata-fetch")
+                    self._pool = ThreadPoolExecutor(CONCURRENT_FETCHES, thread_name_prefix="avdata-fetch")
                 self._pool.submit(self._fetch, use[1])
                 if use[0] >= place:
                     self._asked.append(use[0])

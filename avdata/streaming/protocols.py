@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from avdata.streaming.batch import AVSample
-from avdata.streaming.collate import Copies, Shape
+from avdata.streaming.collate import BatchAssembler, SampleShape
 
 
 class StreamSource(Protocol):
@@ -17,9 +17,9 @@ class StreamSource(Protocol):
 
     epoch: int
     on_error: str
-    seat: int
-    shape: Shape
-    strip: bool
+    plan_rank: int
+    shape: SampleShape
+    is_strip: bool
     world_size: int
 
     def __len__(self) -> int: ...
@@ -44,7 +44,13 @@ class StreamSource(Protocol):
         ...
 
     def fill(
-        self, number: int, mel: torch.Tensor, frames: torch.Tensor, copies: Copies, *, key: str | None = None
+        self,
+        number: int,
+        mel: torch.Tensor,
+        frames: torch.Tensor,
+        copies: BatchAssembler,
+        *,
+        key: str | None = None,
     ) -> dict[str, Any]:
         """Read a sample into `mel`, float32 [T, F, L], and `frames`, uint8; return its JSON if needed."""
         ...
@@ -65,7 +71,7 @@ class StreamSource(Protocol):
 class SampleSource(StreamSource, Protocol):
     """Samples that `Samples` iterates one by one: `AVDataset`."""
 
-    def epoch_told(self) -> int:
+    def shared_epoch(self) -> int:
         """Return the epoch that this process iterates."""
         ...
 

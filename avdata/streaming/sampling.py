@@ -23,13 +23,13 @@ from itertools import pairwise
 import numpy as np
 
 # Eight pieces a span, so that no span is made of one end of the set alone.
-PIECES_A_SPAN = 8
+CHUNKS_PER_SPAN = 8
 
 _STRETCH = 1 << 16  # samples looked through at a time, so that an epoch of any length begins at once
 
 
 @dataclass(frozen=True)
-class Order:
+class ShuffleConfig:
     """How the samples of a split are ordered.
 
     Attributes:
@@ -45,14 +45,14 @@ class Order:
     block: int = 16_384
 
 
-def spans(shard_sizes: np.ndarray, order: Order) -> list[np.ndarray]:
+def assign_spans(shard_sizes: np.ndarray, order: ShuffleConfig) -> list[np.ndarray]:
     """The pieces of shards that each canonical node owns, in every epoch: int64 [pieces, 2] of (first, end).
 
     With shuffling, the shards (or equal pieces of the set, where they are few) are dealt out in rounds, in an
     order drawn from the seed alone, so that each span holds something of every part of the set and all have
     the same length, give or take one sample.
 
-    >>> [s.tolist() for s in spans(np.array([4, 3]), Order(shuffle=False, canonical_nodes=2))]
+    >>> [s.tolist() for s in assign_spans(np.array([4, 3]), ShuffleConfig(shuffle=False, canonical_nodes=2))]
     [[[0, 4]], [[4, 7]]]
 
     Args:
@@ -64,27 +64,27 @@ def spans(shard_sizes: np.ndarray, order: Order) -> list[np.ndarray]:
         return [np.zeros((0, 2), np.int64) for _ in range(nodes)]
     ends = np.cumsum(shard_sizes, dtype=np.int64)
     edges = np.concatenate([[0], ends])
-    wanted = PIECES_A_SPAN * nodes
+    wanted = CHUNKS_PER_SPAN * nodes
     if order.shuffle and nodes > 1 and len(edges) <= wanted:
         edges = np.arange(wanted + 1) * total // wanted
     edges = np.unique(edges)
     pieces = np.stack([edges[:-1], edges[1:]], 1)
     if order.shuffle:
-        pieces = pieces[_dealt(len(pieces), nodes, order.seed)]
+        pieces = pieces[_deal_to_nodes(len(pieces), nodes, order.seed)]
     # Node c owns the places c, c + nodes, …: the first `total % nodes` of them have one more.
     lengths = np.full(nodes, total // nodes, np.int64)
     lengths[: total % nodes] += 1
-    return _cut(pieces, lengths)
+    return _cut_into_spans(pieces, lengths)
 
 
-def _dealt(count: int, nodes: int, seed: int) -> np.ndarray:
+def _deal_to_nodes(count: int, nodes: int, seed: int) -> np.ndarray:
     """Pieces in the order of their nodes: every `nodes` neighbours are dealt to different ones."""
     rounds = -(-count // nodes)
     drawn = np.random.default_rng([seed, 0]).permuted(np.tile(np.arange(nodes), (rounds, 1)), axis=1)
     return np.argsort(drawn.ravel()[:count], kind="stable")
 
 
-def _cut(pieces: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+def _cut_into_spans(pieces: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
     """The row of pieces cut into runs of the given lengths; a piece on a border is parted."""
     sizes = pieces[:, 1] - pieces[:, 0]
     starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -101,12 +101,12 @@ def _cut(pieces: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
     return made
 
 
-def epoch_order(shard_sizes: np.ndarray, order: Order, epoch: int) -> np.ndarray:
+def epoch_order(shard_sizes: np.ndarray, order: ShuffleConfig, epoch: int) -> np.ndarray:
     """The global order of an epoch: each sample of the split once, int32 (int64 from 2³¹ samples on).
 
-    >>> epoch_order(np.array([2, 2]), Order(shuffle=False, canonical_nodes=1), epoch=0).tolist()
+    >>> epoch_order(np.array([2, 2]), ShuffleConfig(shuffle=False, canonical_nodes=1), epoch=0).tolist()
     [0, 1, 2, 3]
-    >>> sorted(epoch_order(np.array([2, 2]), Order(seed=3), epoch=1).tolist())
+    >>> sorted(epoch_order(np.array([2, 2]), ShuffleConfig(seed=3), epoch=1).tolist())
     [0, 1, 2, 3]
 
     Args:
@@ -117,17 +117,17 @@ def epoch_order(shard_sizes: np.ndarray, order: Order, epoch: int) -> np.ndarray
     total = int(np.sum(shard_sizes))
     made = np.empty(total, np.int32 if total < 2**31 else np.int64)
     nodes = order.canonical_nodes
-    for node, pieces in enumerate(spans(shard_sizes, order)):
+    for node, pieces in enumerate(assign_spans(shard_sizes, order)):
         generator = np.random.default_rng([order.seed, 1, epoch, node])
         run = pieces[generator.permutation(len(pieces))] if order.shuffle else pieces
-        samples = _expanded(run, made.dtype)
+        samples = _sample_numbers(run, made.dtype)
         if order.shuffle:
             _shuffle_blocks(samples, order.block, generator)
         made[node::nodes] = samples
     return made
 
 
-def _expanded(pieces: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _sample_numbers(pieces: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The sample numbers of pieces, one after the other."""
     if len(pieces) == 0:
         return np.zeros(0, dtype)
@@ -147,20 +147,20 @@ def _shuffle_blocks(samples: np.ndarray, block: int, generator: np.random.Genera
 
 
 @lru_cache(maxsize=2)  # of 100 million samples each holds 400 MB
-def cached_order(shard_sizes: tuple[int, ...], order: Order, epoch: int) -> np.ndarray:
+def cached_order(shard_sizes: tuple[int, ...], order: ShuffleConfig, epoch: int) -> np.ndarray:
     """`epoch_order`, kept for the loaders of one process that ask for the same again; read-only."""
     made = epoch_order(np.array(shard_sizes, np.int64), order, epoch)
     made.flags.writeable = False
     return made
 
 
-def weighted_counts(weights: np.ndarray, order: Order, epoch: int) -> np.ndarray:
+def weighted_counts(weights: np.ndarray, order: ShuffleConfig, epoch: int) -> np.ndarray:
     """How often an epoch of weighted samples has each of them: int64 [samples], as many as there are samples.
 
     A sample that is due 2.3 times comes twice or three times, never more or less; which of them come once
     more is drawn anew each epoch.
 
-    >>> weighted_counts(np.array([3.0, 1, 0, 0]), Order(), epoch=0).tolist()
+    >>> weighted_counts(np.array([3.0, 1, 0, 0]), ShuffleConfig(), epoch=0).tolist()
     [3, 1, 0, 0]
 
     Args:
@@ -181,8 +181,8 @@ def weighted_counts(weights: np.ndarray, order: Order, epoch: int) -> np.ndarray
     return counts
 
 
-def mixed_order(
-    orders: Sequence[Callable[[int], np.ndarray]], counts: Sequence[int], order: Order, epoch: int
+def mixture_order(
+    orders: Sequence[Callable[[int], np.ndarray]], counts: Sequence[int], order: ShuffleConfig, epoch: int
 ) -> np.ndarray:
     """The global order of an epoch of several sets: int64 [places, 2] of (set, sample of that set).
 
@@ -190,7 +190,8 @@ def mixed_order(
     up in epochs of its own. Samples stay in the column of places that their set's canonical node has, but
     for the last few of an epoch.
 
-    >>> mixed_order([lambda _: np.arange(2), lambda _: np.arange(3)], [2, 1], Order(0, False, 1), 1).tolist()
+    >>> mixture_order([lambda _: np.arange(2), lambda _: np.arange(3)], [2, 1], ShuffleConfig(0, False, 1),
+    1).tolist()
     [[0, 0], [1, 1], [0, 1]]
 
     Args:
@@ -211,11 +212,11 @@ def mixed_order(
     row = np.empty(len(made), np.float64)
     for node in range(order.canonical_nodes):
         mine = np.flatnonzero(made[:, 2] == node)
-        row[mine] = _interleaved(made[mine, 0], np.random.default_rng([order.seed, 3, epoch, node]), order)
+        row[mine] = _interleave(made[mine, 0], np.random.default_rng([order.seed, 3, epoch, node]), order)
     return made[np.lexsort([made[:, 2], row])][:, :2]
 
 
-def _interleaved(sets: np.ndarray, generator: np.random.Generator, order: Order) -> np.ndarray:
+def _interleave(sets: np.ndarray, generator: np.random.Generator, order: ShuffleConfig) -> np.ndarray:
     """The row of each sample of a column: sets are mixed, and the samples of one keep their order."""
     if order.shuffle:
         turns = np.argsort(generator.permutation(sets), kind="stable")
@@ -246,26 +247,26 @@ def first_uses(parts: np.ndarray, numbers: np.ndarray) -> Iterator[tuple[int, in
             yield place, int(numbers[place])
 
 
-def batches_left(samples: int, *, seen: int, batch_size: int, world: int, drop_last: bool) -> int:
+def remaining_batches(samples: int, *, seen: int, batch_size: int, world: int, drop_last: bool) -> int:
     """Batches that each of `world` ranks gets of the places from `seen` on.
 
-    >>> batches_left(100, seen=0, batch_size=8, world=4, drop_last=False)
+    >>> remaining_batches(100, seen=0, batch_size=8, world=4, drop_last=False)
     4
-    >>> batches_left(100, seen=64, batch_size=8, world=2, drop_last=True)
+    >>> remaining_batches(100, seen=64, batch_size=8, world=2, drop_last=True)
     2
     """
     whole, left = divmod(max(samples - seen, 0), batch_size * world)
     return whole + (left > 0 and not drop_last)
 
 
-def batch_places(
+def batch_indices(
     samples: int, number: int, *, seen: int, batch_size: int, rank: int, world: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places in the global order of one rank's batch, and their weights: int64 and float32 [batch_size].
 
     Where the order ends, places that the rank had earlier stand in with weight 0; they cost no other shards.
 
-    >>> [part.tolist() for part in batch_places(5, 0, seen=0, batch_size=3, rank=1, world=2)]
+    >>> [part.tolist() for part in batch_indices(5, 0, seen=0, batch_size=3, rank=1, world=2)]
     [[1, 3, 1], [1.0, 1.0, 0.0]]
 
     Args:
@@ -273,7 +274,7 @@ def batch_places(
         number: which batch, counted from `seen`.
         seen: places that all ranks together had before.
         batch_size: samples a batch of one rank.
-        rank: which rank, 0 … world - 1; see `seat`.
+        rank: which rank, 0 … world - 1; see `plan_rank`.
         world: how many.
     """
     start = seen + number * batch_size * world
@@ -288,13 +289,13 @@ def batch_places(
     return places, weight
 
 
-def seat(rank: int, world: int, ranks_a_node: int) -> int:
+def plan_rank(rank: int, world: int, ranks_a_node: int) -> int:
     """A rank's number in the plan, such that the ranks of one node share spans.
 
     Ranks are numbered node by node; the plan deals places out round, and places that are congruent by the
     number of nodes have spans in common.
 
-    >>> [seat(rank, 4, 2) for rank in range(4)]
+    >>> [plan_rank(rank, 4, 2) for rank in range(4)]
     [0, 2, 1, 3]
     """
     if world % ranks_a_node:

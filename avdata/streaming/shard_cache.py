@@ -23,26 +23,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from avdata.errors import AvdataError, OutOfReachError
-from avdata.storage.paths import cache_root
-from avdata.storage.remote import filesystem_of, shown
+from avdata.errors import AvdataError, UnavailableError
+from avdata.storage.paths import cache_dir
+from avdata.storage.remote import open_filesystem, redact_url
 
-PIECE = 4 << 20  # bytes of one request
+CHUNK_BYTES = 4 << 20  # bytes of one request
 
 CONNECTIONS = 8  # requests of one shard at a time
 
-ATTEMPTS = 6
+MAX_ATTEMPTS = 6
 
-FIRST_WAIT = 0.2  # seconds; doubled after each failure
+INITIAL_DELAY_S = 0.2  # seconds; doubled after each failure
 
-LIMIT = 64 << 30  # bytes
+DEFAULT_LIMIT_BYTES = 64 << 30  # bytes
 
 _log = logging.getLogger(__name__)
 
-_Made = TypeVar("_Made")
+_Result = TypeVar("_Result")
 
 # What each client calls a server that there is no way to, as against one that breaks off.
-_NO_WAY = frozenset(
+_UNREACHABLE_ERRORS = frozenset(
     "ConnectError ConnectTimeout ProxyError OfflineModeIsEnabled"  # hf
     " ClientConnectorError ClientConnectorDNSError ConnectionTimeoutError"  # http, gs, az
     " EndpointConnectionError ConnectTimeoutError".split()  # s3
@@ -50,17 +50,17 @@ _NO_WAY = frozenset(
 
 _REFUSED, _GONE = frozenset({401, 403}), frozenset({404, 410})
 
-CHANGED = "the shard was changed after it was indexed: open the set again, or else publish it again"
+CHANGED_HINT = "the shard was changed after it was indexed: open the set again, or else publish it again"
 
 
 class ShardCache:
     """A folder of shards that holds no more than `limit` bytes, or what is on its way at one time."""
 
-    def __init__(self, folder: str | Path | None = None, limit: int = LIMIT) -> None:
-        self.folder = cache_root() / "stream" if folder is None else Path(folder)
+    def __init__(self, folder: str | Path | None = None, limit: int = DEFAULT_LIMIT_BYTES) -> None:
+        self.folder = cache_dir() / "stream" if folder is None else Path(folder)
         self.limit = limit
 
-    def holds(self, sha256: str) -> bool:
+    def __contains__(self, sha256: str) -> bool:
         """Whether a shard is here."""
         return self._path(sha256).exists()
 
@@ -71,37 +71,39 @@ class ShardCache:
             AvdataError: it cannot be fetched or stored, or what arrives is not what the checksum says.
         """
         path = self._path(sha256)
-        with self._kept(url):
-            if not self.fresh(sha256, nbytes):
+        with self._lock_path(url):
+            if not self.touch(sha256, nbytes):
                 self._fetch(url, path, sha256, nbytes)
         return path
 
     @contextmanager
-    def _kept(self, url: str) -> Iterator[None]:
+    def _lock_path(self, url: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            msg = f"{shown(url)} cannot be kept in {self.folder} ({error.strerror or error})"
+            msg = f"{redact_url(url)} cannot be kept in {self.folder} ({error.strerror or error})"
             hint = "free some space, or give another cache= or AVDATA_CACHE"
-            raise OutOfReachError(msg, hint=hint) from error
+            raise UnavailableError(msg, hint=hint) from error
 
     def _fetch(self, url: str, path: Path, sha256: str, nbytes: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
             # Another process may have fetched it while this one waited.
-            if not self.fresh(sha256, nbytes):
+            if not self.touch(sha256, nbytes):
                 part = path.with_suffix(".part")
-                found = self._arrived(url, part, nbytes)
+                found = self._download(url, part, nbytes)
                 if found != sha256:
-                    _log.warning("%s is not what dataset.json says; fetching it again", shown(url))
-                    found = self._arrived(url, part, nbytes)
+                    _log.warning("%s is not what dataset.json says; fetching it again", redact_url(url))
+                    found = self._download(url, part, nbytes)
                 if found != sha256:
                     part.unlink()
-                    msg = f"{shown(url)} is not the shard of dataset.json: checksum {found}, not {sha256}"
-                    raise AvdataError(msg, hint=CHANGED)
+                    msg = (
+                        f"{redact_url(url)} is not the shard of dataset.json: checksum {found}, not {sha256}"
+                    )
+                    raise AvdataError(msg, hint=CHANGED_HINT)
                 part.replace(path)
 
-    def fresh(self, sha256: str, nbytes: int) -> bool:
+    def touch(self, sha256: str, nbytes: int) -> bool:
         """Whether a shard is here and whole; if so it counts as used now."""
         path = self._path(sha256)
         try:
@@ -121,8 +123,8 @@ class ShardCache:
         Raises:
             AvdataError: it cannot be read, or not be stored.
         """
-        data = _tried(url, lambda: _opened(url)[0].cat_file(_opened(url)[1]), first=True)
-        with self._kept(url):
+        data = _retry(url, lambda: _opened(url)[0].cat_file(_opened(url)[1]), first=True)
+        with self._lock_path(url):
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
             part.write_bytes(data)
@@ -143,12 +145,12 @@ class ShardCache:
                 raise OSError(msg)
             return data
 
-        return _tried(url, read)
+        return _retry(url, read)
 
     def _path(self, sha256: str) -> Path:
         return self.folder / "shards" / f"{sha256}.tar"
 
-    def _arrived(self, url: str, part: Path, nbytes: int) -> str:
+    def _download(self, url: str, part: Path, nbytes: int) -> str:
         """Write a remote shard to its `.part`, several pieces on their way at a time; its SHA-256."""
         digest = hashlib.sha256()
         try:
@@ -169,17 +171,17 @@ class ShardCache:
 
     def _pieces(self, url: str, nbytes: int) -> Iterator[bytes]:
         """The bytes of a remote file in order."""
-        starts = iter(range(0, nbytes, PIECE))
+        starts = iter(range(0, nbytes, CHUNK_BYTES))
         pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="avdata-piece")
 
         def asked(start: int) -> Future[bytes]:
-            return pool.submit(self.read_range, url, start, min(PIECE, nbytes - start))
+            return pool.submit(self.read_range, url, start, min(CHUNK_BYTES, nbytes - start))
 
         try:
             ahead = deque(asked(start) for start in islice(starts, CONNECTIONS))
             while ahead:
                 data = ahead.popleft().result()
-                if len(data) > PIECE:
+                if len(data) > CHUNK_BYTES:
                     # The server knows no ranges and sent everything.
                     yield data
                     return
@@ -195,7 +197,7 @@ class ShardCache:
         held, total = [], nbytes
         for path in own.parent.iterdir():
             fetched = path.suffix == ".tar"
-            if not fetched and (path.suffix != ".part" or path == own or _swept(path)):
+            if not fetched and (path.suffix != ".part" or path == own or _remove_stale(path)):
                 continue
             with suppress(FileNotFoundError):
                 found = path.stat()
@@ -217,50 +219,50 @@ def _opened(url: str) -> tuple[Any, str]:
 def _filesystem(base: str, process: int) -> Any:
     """One client a server and process: its connections serve all threads, and none crosses a fork."""
     try:
-        return filesystem_of(base)[0]
+        return open_filesystem(base)[0]
     except ImportError as error:
-        msg = f"{shown(base)} cannot be opened: {error}"
+        msg = f"{redact_url(base)} cannot be opened: {error}"
         raise AvdataError(msg, hint="pip install 'avdata[remote]' brings the clients") from error
 
 
-def _tried(url: str, action: Callable[[], _Made], *, first: bool = False) -> _Made:
+def _retry(url: str, action: Callable[[], _Result], *, first: bool = False) -> _Result:
     """The action's result, after several attempts; what is missing or refused is not asked for again.
 
     A server that cannot be reached is waited for, unless this is the first that is asked of it.
     """
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         try:
             return action()
         except AvdataError:
             raise
         except Exception as error:
             # Every filesystem has exceptions of its own for a lost connection; some hold the URL.
-            place, said = shown(url), shown(f"{type(error).__name__}: {error}")
-            if _final(error):
+            place, said = redact_url(url), redact_url(f"{type(error).__name__}: {error}")
+            if _is_final(error):
                 msg = f"{place} cannot be read ({said})"
-                kind = AvdataError if _missing(error) else OutOfReachError
+                kind = AvdataError if _is_missing(error) else UnavailableError
                 raise kind(msg, hint="check the URL and your credentials for it") from error
-            if first and type(error).__name__ in _NO_WAY:
+            if first and type(error).__name__ in _UNREACHABLE_ERRORS:
                 msg = f"{place} cannot be reached ({said})"
-                raise OutOfReachError(msg, hint="check the network, its proxy, and the URL") from error
-            if attempt == ATTEMPTS - 1:
-                msg = f"{place} cannot be read after {ATTEMPTS} attempts ({said})"
+                raise UnavailableError(msg, hint="check the network, its proxy, and the URL") from error
+            if attempt == MAX_ATTEMPTS - 1:
+                msg = f"{place} cannot be read after {MAX_ATTEMPTS} attempts ({said})"
                 hint = "check the connection; whole shards that were fetched are kept"
-                raise OutOfReachError(msg, hint=hint) from error
+                raise UnavailableError(msg, hint=hint) from error
             _log.warning("%s: %s; trying again", place, said)
-            time.sleep(FIRST_WAIT * 2**attempt)
+            time.sleep(INITIAL_DELAY_S * 2**attempt)
     raise AssertionError
 
 
-def _final(error: Exception) -> bool:
+def _is_final(error: Exception) -> bool:
     """Whether another attempt can only end the same way: it is missing, or not for us."""
     # What s3 says without credentials; what a 403 of gs is known by.
     nameless = type(error).__name__ == "NoCredentialsError" or str(error).startswith("Forbidden: ")
     refused = nameless or isinstance(error, PermissionError) or not _REFUSED.isdisjoint(_statuses(error))
-    return refused or _missing(error)
+    return refused or _is_missing(error)
 
 
-def _missing(error: Exception) -> bool:
+def _is_missing(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError) or not _GONE.isdisjoint(_statuses(error))
 
 
@@ -282,7 +284,7 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_UN)
 
 
-def _swept(part: Path) -> bool:
+def _remove_stale(part: Path) -> bool:
     """Remove what a fetch has left that is no more; whether it is no more."""
     with part.with_suffix(".lock").open("a") as stream:
         try:

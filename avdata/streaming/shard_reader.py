@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from avdata.errors import AvdataError, UsageError
-from avdata.storage.remote import shown
-from avdata.streaming.shard_cache import CHANGED, ShardCache
+from avdata.storage.remote import redact_url
+from avdata.streaming.shard_cache import CHANGED_HINT, ShardCache
 
 SCHEMES = ("file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
 
-MISSES = 10  # times that a shard may be lost from a cache too small for all who read
+MAX_EVICTIONS = 10  # times that a shard may be lost from a cache too small for all who read
 
 
-class Shelf:
+class ShardReader:
     """Opens the shards of one set by their path below its root.
 
     Attributes:
@@ -29,7 +29,7 @@ class Shelf:
     """
 
     def __init__(self, where: str | Path, cache: ShardCache) -> None:
-        self.name, self._where = shown(where), str(where)
+        self.name, self._where = redact_url(where), str(where)
         self._cache = cache
         self._maps: dict[str, memoryview] = {}
         self._used: set[str] = set()
@@ -44,7 +44,7 @@ class Shelf:
         self.remote = bool(separator) and scheme != "file"
         self.root = self._copied() if self.remote else Path(rest if separator else where)
 
-    def expect(self, info: Mapping[str, Any], split: str) -> None:
+    def set_expected(self, info: Mapping[str, Any], split: str) -> None:
         """Take from dataset.json what the index and the shards of a split must be.
 
         Raises:
@@ -57,7 +57,7 @@ class Shelf:
             )
         self._expected = {shard["path"]: shard for shard in info["splits"][split]["shards"]}
 
-    def view(self, shard: str) -> memoryview:
+    def read_shard(self, shard: str) -> memoryview:
         """A whole shard, mapped; a remote one is fetched first.
 
         Raises:
@@ -69,26 +69,25 @@ class Shelf:
             mapped = self._mapped(shard)
         return mapped
 
-    def sample(self, shard: str, offset: int, nbytes: int, sha256: Callable[[], str]) -> memoryview:
+    def read_sample(self, shard: str, offset: int, nbytes: int, sha256: Callable[[], str]) -> memoryview:
         """The bytes of one sample; of a remote shard that is not here, no more than these are fetched."""
-        known = shard in self._maps or not self.remote or self._cache.holds(self._proof(shard)["sha256"])
+        known = shard in self._maps or not self.remote or self._expected_shard(shard)["sha256"] in self._cache
         if known:
-            return self.view(shard)[offset : offset + nbytes]
+            return self.read_shard(shard)[offset : offset + nbytes]
         expected = sha256()
         data = self._cache.read_range(self._url(shard), offset, nbytes)
         if len(data) > nbytes:
             # The server knows no ranges.
             data = data[offset : offset + nbytes]
         if hashlib.sha256(data).hexdigest() != expected:
-            msg = (
-                f"bytes {offset} to {offset + nbytes} of {shown(self._url(shard))} are not those of the index"
-            )
-            raise AvdataError(msg, hint=CHANGED)
+            msg = f"bytes {offset} to {offset + nbytes} of {redact_url(self._url(shard))} are not those"
+            msg += " of the index"
+            raise AvdataError(msg, hint=CHANGED_HINT)
         return memoryview(bytearray(data))
 
     def _mapped(self, shard: str) -> memoryview:
         hint = f"avdata verify {self.name} lists all that is wrong"
-        expected = int(self._proof(shard)["bytes"])
+        expected = int(self._expected_shard(shard)["bytes"])
         try:
             with self._file(shard) as stream:
                 # Private and writable, since torch warns of memory that is not; nobody writes to it.
@@ -103,28 +102,28 @@ class Shelf:
             return self._maps.setdefault(shard, memoryview(made))
 
     def _file(self, shard: str) -> BinaryIO:
-        for _ in range(MISSES if self.remote else 0):
+        for _ in range(MAX_EVICTIONS if self.remote else 0):
             # Another process may make room with it before it is open.
             with suppress(FileNotFoundError):
                 return self._fetched(shard).open("rb")
         return (self.root / shard).open("rb")
 
-    def _proof(self, shard: str) -> Mapping[str, Any]:
+    def _expected_shard(self, shard: str) -> Mapping[str, Any]:
         if shard not in self._expected:
             msg = f"the shard {shard} is in the index of {self.name}, but not in its dataset.json"
             raise AvdataError(msg, hint="index.parquet and dataset.json are of different preparations")
         return self._expected[shard]
 
     def _fetched(self, shard: str) -> Path:
-        proof = self._proof(shard)
+        proof = self._expected_shard(shard)
         # Reading a mapped shard leaves no trace on disk: what is in use must not look the oldest.
         used, self._used = self._used, set()
         for name in used & self._expected.keys():
-            self._cache.fresh(self._expected[name]["sha256"], int(self._expected[name]["bytes"]))
+            self._cache.touch(self._expected[name]["sha256"], int(self._expected[name]["bytes"]))
         path = self._cache.fetch(self._url(shard), proof["sha256"], int(proof["bytes"]))
         with self._lock:
             # A shard that was evicted takes disk space as long as it is mapped.
-            gone = [name for name in self._maps if not self._cache.holds(self._expected[name]["sha256"])]
+            gone = [name for name in self._maps if self._expected[name]["sha256"] not in self._cache]
             for name in gone:
                 del self._maps[name]
         return path
@@ -132,7 +131,7 @@ class Shelf:
     def prefetch(self, shard: str) -> None:
         """Bring a remote shard here; what fails is raised when the shard is read."""
         if self.remote and shard not in self._maps:
-            self.view(shard)
+            self.read_shard(shard)
 
     def _url(self, shard: str) -> str:
         return f"{self._where.rstrip('/')}/{shard}"
@@ -146,7 +145,7 @@ class Shelf:
             try:
                 info = json.loads((folder / "dataset.json").read_bytes())
             except ValueError as error:
-                msg = f"{shown(self._url('dataset.json'))} is not JSON"
+                msg = f"{redact_url(self._url('dataset.json'))} is not JSON"
                 raise AvdataError(msg, hint="check that the URL is a prepared set's folder") from error
             if _is_index_of(info, folder / "index.parquet"):
                 break

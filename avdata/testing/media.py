@@ -1,6 +1,7 @@
 """Generated media whose truth is known: a moving picture that flashes, a hum that beeps, when asked to.
 
-A recipe's own `mock` puts such media into its dataset's layout; `make_mock` is the door to all of them.
+A recipe's own `mock` puts such media into its dataset's layout; `create_mock_dataset` is the door to all of
+them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Scene:
         return round(self.seconds * self.fps)
 
 
-def picture(scene: Scene, number: int) -> np.ndarray:
+def scene_frame(scene: Scene, number: int) -> np.ndarray:
     """Frame `number` of a scene, uint8 [H, W, 3]: colour bands that move, white during a flash."""
     width, height = scene.size
     when = number / float(scene.fps)
@@ -73,7 +74,7 @@ def picture(scene: Scene, number: int) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(bands, (height, width, 3)))
 
 
-def sound(scene: Scene, rate: int | None = None) -> np.ndarray:
+def scene_audio(scene: Scene, rate: int | None = None) -> np.ndarray:
     """The sound of a scene as mono float32 [n]: a faint hum and noise, with beeps."""
     rate = rate or scene.rate
     count = round(scene.seconds * rate)
@@ -138,17 +139,17 @@ def write_av(
             sees.codec_context.flags |= av.codec.context.Flags.bitexact
             sees.codec_context.time_base = 1 / scene.fps if frame_times is None else MILLISECOND
         if hears is not None:
-            _encode_sound(container, hears, scene, audio_start, samples)
+            _encode_audio(container, hears, scene, audio_start, samples)
         if sees is not None:
-            _encode_pictures(container, sees, scene, pixels, frame_times)
+            _encode_frames(container, sees, scene, pixels, frame_times)
 
 
-def _encode_sound(
+def _encode_audio(
     container: Any, stream: Any, scene: Scene, start: float, samples: np.ndarray | None
 ) -> None:
     import av  # noqa: PLC0415
 
-    mono = sound(scene) if samples is None else samples
+    mono = scene_audio(scene) if samples is None else samples
     wave = np.repeat(mono[None], scene.channels, axis=0).astype(np.float32)
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave), format="fltp", layout=stream.layout.name)
     frame.sample_rate, frame.time_base = scene.rate, Fraction(1, scene.rate)
@@ -163,7 +164,7 @@ def _encode_sound(
     container.mux(stream.encode(None))
 
 
-def _encode_pictures(
+def _encode_frames(
     container: Any, stream: Any, scene: Scene, pixels: Any, times: Sequence[float] | None
 ) -> None:
     import av  # noqa: PLC0415
@@ -172,7 +173,7 @@ def _encode_pictures(
     for number in range(count):
         shown = number if times is None else round(times[number] * scene.fps)
         frame = av.VideoFrame.from_ndarray(
-            picture(scene, shown) if pixels is None else pixels[number], format="rgb24"
+            scene_frame(scene, shown) if pixels is None else pixels[number], format="rgb24"
         )
         frame.pts, frame.time_base = number, 1 / scene.fps
         if times is not None:
@@ -230,7 +231,7 @@ def _pcm(samples: np.ndarray, subtype: Subtype) -> bytes:
     return full.view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()
 
 
-def write_still(path: Path, pixels: np.ndarray, *, mode: str = "RGB", turned: bool = False) -> None:
+def write_image(path: Path, pixels: np.ndarray, *, mode: str = "RGB", turned: bool = False) -> None:
     """Write a picture, uint8 [H, W, 3], as JPEG or PNG; `turned` stores it on its side, with EXIF."""
     from PIL import Image  # noqa: PLC0415
 

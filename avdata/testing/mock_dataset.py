@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from avdata.errors import AvdataError
-from avdata.manifest import FileFacts, Manifest, load_manifest
+from avdata.manifest import FileEntry, Manifest, load_manifest
 from avdata.recipe import load_recipe
-from avdata.storage.paths import is_plain_path
+from avdata.storage.paths import is_safe_relative_path
 
 
-def make_mock(name: str, out: str | Path, clips: int | None = None, bad: bool = False, seed: int = 0) -> Path:
+def create_mock_dataset(
+    name: str, out: str | Path, clips: int | None = None, bad: bool = False, seed: int = 0
+) -> Path:
     """Write a small, structurally faithful copy of a dataset with generated media.
 
     Args:
@@ -58,7 +60,7 @@ def _remove_earlier(folder: Path) -> None:
     if earlier is None or not earlier.mock:
         return
     for facts in earlier.files:
-        if is_plain_path(facts.path):
+        if is_safe_relative_path(facts.path):
             (folder / facts.path).unlink(missing_ok=True)
     listed.unlink()  # the next one need not write any
 
@@ -67,7 +69,7 @@ def write_manifest(root: Path, name: str) -> None:
     """List every file below a mock's root, with checksum and size, in its `manifest.json`, the last file."""
     base = load_manifest(name)
     files = tuple(
-        FileFacts(path=path.relative_to(root).as_posix(), checksum=_sha256(path), bytes=path.stat().st_size)
+        FileEntry(path=path.relative_to(root).as_posix(), checksum=_sha256(path), bytes=path.stat().st_size)
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.name not in {"manifest.json", "truth.json"}
     )
@@ -78,7 +80,7 @@ def write_manifest(root: Path, name: str) -> None:
     (root / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def write_truth(root: Path, truth: Mapping[str, Mapping[str, Any]]) -> None:
+def write_ground_truth(root: Path, truth: Mapping[str, Mapping[str, Any]]) -> None:
     """Record what each clip of a mock holds and what is to become of it."""
     (root / "truth.json").write_text(json.dumps(truth, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -15,12 +15,18 @@ from typing import Any
 import numpy as np
 
 from avdata.recipe import Clip
-from avdata.testing.media import Scene, Subtype, sound, write_av, write_wav
+from avdata.testing.media import Scene, Subtype, scene_audio, write_av, write_wav
 
-MOMENT = 1.2
+EVENT_TIME = 1.2
 
 SCENE = Scene(
-    seconds=2.5, flashes=(MOMENT,), beeps=(MOMENT,), size=(160, 120), fps=Fraction(25), rate=48_000, seed=2
+    seconds=2.5,
+    flashes=(EVENT_TIME,),
+    beeps=(EVENT_TIME,),
+    size=(160, 120),
+    fps=Fraction(25),
+    rate=48_000,
+    seed=2,
 )
 
 X265 = {"x265-params": "log-level=none"}
@@ -31,7 +37,7 @@ VP9 = {"deadline": "realtime", "cpu-used": "8"}
 
 
 @dataclass(frozen=True)
-class Case:
+class ReferenceClip:
     """One way of being a clip.
 
     Attributes:
@@ -58,7 +64,7 @@ class Case:
         return Clip(key=name, label="a", group=name, split="train", video=video, audio=audio)
 
 
-def _film(scene: Scene = SCENE, **options: Any) -> Callable[[Path], None]:
+def _video(scene: Scene = SCENE, **options: Any) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         write_av(path, scene, **options)
 
@@ -79,9 +85,9 @@ def _pair(
     """A video and the same sound as a WAV beside it."""
 
     def write(path: Path) -> None:
-        film = {**H264, "acodec": None if silent_film else "aac"}
-        write_av(path, SCENE, **film)
-        wave = sound(SCENE, rate)
+        video_file = {**H264, "acodec": None if silent_film else "aac"}
+        write_av(path, SCENE, **video_file)
+        wave = scene_audio(SCENE, rate)
         write_wav(
             path.with_suffix(".wav"), wave, rate, subtype=subtype, channels=channels, extensible=extensible
         )
@@ -89,7 +95,7 @@ def _pair(
     return write
 
 
-def _turned(path: Path) -> None:
+def _rotated(path: Path) -> None:
     """H.264 whose display matrix turns it by 90°."""
     write_av(path, SCENE, **H264)
     data = bytearray(path.read_bytes())
@@ -102,58 +108,60 @@ def _turned(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
-def _uneven() -> list[float]:
+def _variable_rate() -> list[float]:
     """Frames 20, 40 or 80 ms apart, one of them at the flash."""
     dice = np.random.default_rng(0)
     steps = dice.choice([0.04, 0.08], size=80)
-    before = MOMENT - np.cumsum(steps[:30])[::-1]
-    after = MOMENT + np.cumsum(dice.choice([0.04, 0.08], size=40))
-    times = [*before[before > 0], MOMENT, *after[after < SCENE.seconds]]
+    before = EVENT_TIME - np.cumsum(steps[:30])[::-1]
+    after = EVENT_TIME + np.cumsum(dice.choice([0.04, 0.08], size=40))
+    times = [*before[before > 0], EVENT_TIME, *after[after < SCENE.seconds]]
     return [round(float(time), 3) for time in times]
 
 
 def _opus(**options: Any) -> Callable[[Path], None]:
-    return _film(vcodec="libvpx-vp9", acodec="libopus", options=VP9, **options)
+    return _video(vcodec="libvpx-vp9", acodec="libopus", options=VP9, **options)
 
 
 NO_CODEC = "no decoder"
 
-CASES: dict[str, Case] = {
-    "flv-flv1-mp3": Case(".flv", _film(replace(SCENE, rate=44_100))),
-    "mp4-h264-aac": Case(".mp4", _film(**H264)),
-    "mp4-h264-bframes": Case(
-        ".mp4", _film(vcodec="libx264", acodec="aac", options={"bf": "3"}, keyframes=10)
+REFERENCE_CLIPS: dict[str, ReferenceClip] = {
+    "flv-flv1-mp3": ReferenceClip(".flv", _video(replace(SCENE, rate=44_100))),
+    "mp4-h264-aac": ReferenceClip(".mp4", _video(**H264)),
+    "mp4-h264-bframes": ReferenceClip(
+        ".mp4", _video(vcodec="libx264", acodec="aac", options={"bf": "3"}, keyframes=10)
     ),
-    "mp4-hevc-aac": Case(".mp4", _film(vcodec="libx265", acodec="aac", options=X265)),
-    "mp4-av1-aac": Case(
-        ".mp4", _film(vcodec="libsvtav1", acodec="aac", options={"preset": "12"}), decord=False, why=NO_CODEC
+    "mp4-hevc-aac": ReferenceClip(".mp4", _video(vcodec="libx265", acodec="aac", options=X265)),
+    "mp4-av1-aac": ReferenceClip(
+        ".mp4", _video(vcodec="libsvtav1", acodec="aac", options={"preset": "12"}), decord=False, why=NO_CODEC
     ),
-    "mkv-vp9-opus": Case(".mkv", _opus()),
-    "webm-vp9-opus": Case(".webm", _opus()),
-    "avi-mjpeg-pcm": Case(".avi", _film(vcodec="mjpeg", acodec="pcm_s16le", pix_fmt="yuvj420p")),
-    "mov-h264-aac": Case(".mov", _film(**H264)),
-    "hevc-10-bit": Case(".mp4", _film(vcodec="libx265", acodec="aac", options=X265, pix_fmt="yuv420p10le")),
-    "odd-size": Case(
-        ".mkv", _film(replace(SCENE, size=(161, 121)), vcodec="libx264", acodec="aac", pix_fmt="yuv444p")
+    "mkv-vp9-opus": ReferenceClip(".mkv", _opus()),
+    "webm-vp9-opus": ReferenceClip(".webm", _opus()),
+    "avi-mjpeg-pcm": ReferenceClip(".avi", _video(vcodec="mjpeg", acodec="pcm_s16le", pix_fmt="yuvj420p")),
+    "mov-h264-aac": ReferenceClip(".mov", _video(**H264)),
+    "hevc-10-bit": ReferenceClip(
+        ".mp4", _video(vcodec="libx265", acodec="aac", options=X265, pix_fmt="yuv420p10le")
     ),
-    "turned": Case(".mp4", _turned),
-    "uneven-frames": Case(".mkv", _film(**H264, frame_times=_uneven())),
-    "late-sound": Case(".mp4", _film(**H264, audio_start=0.4), delay=0.4),
-    "late-pictures": Case(".mkv", _film(**H264, frame_times=[0.4 + n / 25 for n in range(50)])),
-    "stereo": Case(".mp4", _film(replace(SCENE, channels=2), **H264)),
-    "five-one": Case(".mp4", _film(replace(SCENE, channels=6), **H264)),
-    "pcm-8k": Case(
-        ".avi", _film(replace(SCENE, rate=8_000), vcodec="mjpeg", acodec="pcm_s16le", pix_fmt="yuvj420p")
+    "odd-size": ReferenceClip(
+        ".mkv", _video(replace(SCENE, size=(161, 121)), vcodec="libx264", acodec="aac", pix_fmt="yuv444p")
     ),
-    "flac-192k": Case(
-        ".mkv", _film(replace(SCENE, rate=192_000), vcodec="libx264", acodec="flac", options=FAST)
+    "turned": ReferenceClip(".mp4", _rotated),
+    "uneven-frames": ReferenceClip(".mkv", _video(**H264, frame_times=_variable_rate())),
+    "late-sound": ReferenceClip(".mp4", _video(**H264, audio_start=0.4), delay=0.4),
+    "late-pictures": ReferenceClip(".mkv", _video(**H264, frame_times=[0.4 + n / 25 for n in range(50)])),
+    "stereo": ReferenceClip(".mp4", _video(replace(SCENE, channels=2), **H264)),
+    "five-one": ReferenceClip(".mp4", _video(replace(SCENE, channels=6), **H264)),
+    "pcm-8k": ReferenceClip(
+        ".avi", _video(replace(SCENE, rate=8_000), vcodec="mjpeg", acodec="pcm_s16le", pix_fmt="yuvj420p")
     ),
-    "wav-16k": Case(".mp4", _pair(16_000), wav=True),
-    "wav-11024-u8": Case(".mp4", _pair(11_024, "u8"), wav=True),
-    "wav-192k-s24": Case(".mp4", _pair(192_000, "s24"), wav=True),
-    "wav-s32-5.1": Case(".mp4", _pair(44_100, "s32", channels=6, extensible=True), wav=True),
-    "wav-float": Case(".mp4", _pair(48_000, "float", channels=2), wav=True),
-    "wav-silent-film": Case(".mp4", _pair(16_000, silent_film=True), wav=True),
+    "flac-192k": ReferenceClip(
+        ".mkv", _video(replace(SCENE, rate=192_000), vcodec="libx264", acodec="flac", options=FAST)
+    ),
+    "wav-16k": ReferenceClip(".mp4", _pair(16_000), wav=True),
+    "wav-11024-u8": ReferenceClip(".mp4", _pair(11_024, "u8"), wav=True),
+    "wav-192k-s24": ReferenceClip(".mp4", _pair(192_000, "s24"), wav=True),
+    "wav-s32-5.1": ReferenceClip(".mp4", _pair(44_100, "s32", channels=6, extensible=True), wav=True),
+    "wav-float": ReferenceClip(".mp4", _pair(48_000, "float", channels=2), wav=True),
+    "wav-silent-film": ReferenceClip(".mp4", _pair(16_000, silent_film=True), wav=True),
 }
 
 
@@ -163,10 +171,10 @@ def onsets(clip: Clip) -> tuple[float, float]:
     Steps of 20 ms, so that every frame is at some step's middle; mel columns of 5 ms.
     """
     from avdata.config.schema import build_config  # noqa: PLC0415
-    from avdata.features.extract import extract  # noqa: PLC0415
+    from avdata.features.extract import extract_features  # noqa: PLC0415
 
     config = build_config({"video": {"frames": 128, "size": 16}, "audio": {"n_fft": 512}})
-    got = extract(clip, config)
+    got = extract_features(clip, config)
     mel = np.concatenate(list(got.mel.astype(np.float32)), axis=1)
     band = mel[40:60].max(axis=0)
     # Half of the window's amplitude, 6 dB below the top, is reached when its centre is on the onset.

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from avdata.visualization.images import frame_pictures, spectrogram_picture
+from avdata.visualization.images import frame_images, spectrogram_image
 
-SHOWN = 3
+SAMPLES_SHOWN = 3
 """Samples that a dataset shows of itself."""
 
 _BOX = "max-width:640px;font:13px/1.5 system-ui,sans-serif;margin:0 0 1em"
@@ -22,7 +22,7 @@ _STEPS = (
 )
 
 
-def picture_of(mel: np.ndarray, frames: np.ndarray, facts: Mapping[str, Any]) -> str:
+def render_sample(mel: np.ndarray, frames: np.ndarray, facts: Mapping[str, Any]) -> str:
     """A sample as HTML that stands alone: frames above the spectrogram on one time axis.
 
     Args:
@@ -34,14 +34,14 @@ def picture_of(mel: np.ndarray, frames: np.ndarray, facts: Mapping[str, Any]) ->
     # The same picture in every step is one of the whole window.
     whole = mel[0] if (mel == mel[:1]).all() and steps > 1 else np.concatenate(list(mel), axis=1)
     start, end = facts["window_start"], facts["window_end"]
-    shown = frame_pictures(frames)
+    shown = frame_images(frames)
     strip = "".join(f'<img alt="" src="{uri}" style="width:{width:.3%}">' for _, width, uri in shown)
     flags = "".join(f" · {escape(flag)}" for flag in facts.get("flags", ()))
     return (
         f'<div style="{_BOX}"><b>{escape(facts["key"])}</b> {escape(facts["label_name"])}'
         f" · {escape(facts['split'])}{flags}"
         f'<div style="display:flex">{strip}</div><div style="position:relative;height:96px">'
-        f'<img alt="frames and spectrogram of {escape(facts["key"])}" src="{spectrogram_picture(whole)}"'
+        f'<img alt="frames and spectrogram of {escape(facts["key"])}" src="{spectrogram_image(whole)}"'
         f' style="width:100%;height:100%"><div style="{_STEPS.format(step=round(100 / steps, 4))}">'
         "</div></div>"
         f'<div style="display:flex;justify-content:space-between"><span>{start:.2f}</span>'
@@ -49,7 +49,7 @@ def picture_of(mel: np.ndarray, frames: np.ndarray, facts: Mapping[str, Any]) ->
     )
 
 
-def dataset_html(
+def render_dataset(
     info: Mapping[str, Any],
     split: str,
     count: int,

@@ -8,25 +8,29 @@ from typing import Any
 
 import numpy as np
 
-MOST_FRAMES = 10
+MAX_FRAMES = 10
 
 FRAME_HEIGHT = 112
 
-SPECTROGRAM = (640, 112)
+SPECTROGRAM_SIZE = (640, 112)
 """Largest width and height in pixels."""
 
 
-def frame_pictures(frames: np.ndarray) -> list[tuple[float, float, str]]:
+def frame_images(frames: np.ndarray) -> list[tuple[float, float, str]]:
     """At most ten frames, each over the steps it stands for: (start, width, data URI), shares of the axis."""
     steps = len(frames)
-    each = -(-steps // MOST_FRAMES)
+    each = -(-steps // MAX_FRAMES)
     return [
-        (step / steps, min(each, steps - step) / steps, _picture(frames[min(step + each // 2, steps - 1)]))
+        (
+            step / steps,
+            min(each, steps - step) / steps,
+            _frame_image(frames[min(step + each // 2, steps - 1)]),
+        )
         for step in range(0, steps, each)
     ]
 
 
-def _picture(frame: np.ndarray) -> str:
+def _frame_image(frame: np.ndarray) -> str:
     from PIL import Image  # noqa: PLC0415
 
     image = Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
@@ -34,21 +38,21 @@ def _picture(frame: np.ndarray) -> str:
     return _webp(image)
 
 
-def spectrogram_picture(mel: np.ndarray) -> str:
+def spectrogram_image(mel: np.ndarray) -> str:
     """A spectrogram [F, columns], low bands below, as a data URI."""
     from PIL import Image  # noqa: PLC0415
 
     # Padding is far below any sound: were it the darkest colour's value, all else would look alike.
     sounding = mel[mel > mel.min()]
     low, high = (float(np.percentile(sounding, 1)), float(mel.max())) if sounding.size else (0.0, 1.0)
-    image = Image.fromarray(coloured(mel, low, high))
-    image.thumbnail((max(SPECTROGRAM[0], 1), 10_000))
-    if image.height > SPECTROGRAM[1]:
-        image = image.resize((image.width, SPECTROGRAM[1]))
+    image = Image.fromarray(colorize(mel, low, high))
+    image.thumbnail((max(SPECTROGRAM_SIZE[0], 1), 10_000))
+    if image.height > SPECTROGRAM_SIZE[1]:
+        image = image.resize((image.width, SPECTROGRAM_SIZE[1]))
     return _webp(image)
 
 
-def coloured(mel: np.ndarray, low: float, high: float) -> np.ndarray:
+def colorize(mel: np.ndarray, low: float, high: float) -> np.ndarray:
     """A spectrogram [F, columns] as uint8 [F, columns, 3], low bands below; dark at `low`."""
     from matplotlib import colormaps  # noqa: PLC0415
 
@@ -56,7 +60,7 @@ def coloured(mel: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.asarray(colormaps["magma"](shares)[..., :3] * 255).astype(np.uint8)
 
 
-def picture_uri(pixels: np.ndarray) -> str:
+def image_data_uri(pixels: np.ndarray) -> str:
     """A picture, uint8 [H, W, 3], as a data URI."""
     from PIL import Image  # noqa: PLC0415
 

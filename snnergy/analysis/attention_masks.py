@@ -12,7 +12,7 @@ from snnergy.models.network import SNNergy
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MaskRecord:
     """What was seen while a network looked at a batch.
 
     Attributes:
@@ -28,7 +28,7 @@ class Evidence:
 
 
 @torch.no_grad()
-def watch(network: SNNergy, audio: Tensor, video: Tensor) -> Evidence:
+def record_masks(network: SNNergy, audio: Tensor, video: Tensor) -> MaskRecord:
     """Run samples through a network and note what its neurons and masks do.
 
     Args:
@@ -37,7 +37,7 @@ def watch(network: SNNergy, audio: Tensor, video: Tensor) -> Evidence:
         video: [T, B, C, H, W].
     """
     logits, seen = network(audio, video, return_aux=True)
-    return Evidence(
+    return MaskRecord(
         torch.softmax(logits.float(), 1).numpy(),
         {name: float(rate) for name, rate in seen["rates"].items()},
         # A mask over tokens is [T, B, heads, 1, H, W].
@@ -62,10 +62,10 @@ def _direction(name: str) -> tuple[str, str] | None:
     return None
 
 
-def shaded(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def overlay_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A picture that keeps its light where a mask lets pass, and is dimmed where not.
 
-    >>> shaded(np.full((2, 2, 3), 100, np.uint8), np.array([[1.0, 0.0]]))[:, :, 0].tolist()
+    >>> overlay_mask(np.full((2, 2, 3), 100, np.uint8), np.array([[1.0, 0.0]]))[:, :, 0].tolist()
     [[100, 25], [100, 25]]
 
     Args:

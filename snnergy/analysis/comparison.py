@@ -21,22 +21,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avdata.errors import AvdataError, UsageError
-from avdata.storage.atomic import write_whole
-from snnergy.analysis.energy import Energy, measure
-from snnergy.data import Batch, batches, differences, nearest, open_split, pairs
+from avdata.storage.atomic import atomic_write
+from snnergy.analysis.energy import Energy, measure_energy
+from snnergy.data import Batch, audio_video_batches, batches, did_you_mean, diff_settings, open_split
 from snnergy.fusion.registry import FUSIONS
 from snnergy.models.network import SNNergy
 from snnergy.training.checkpoint import load_network, read_config
 from snnergy.training.config import TrainConfig
 from snnergy.training.distributed import Device
-from snnergy.training.gradient_modulation import Modulation
-from snnergy.training.plots import draw_comparison
-from snnergy.training.trainer import MAY_DIFFER, network_for, train
+from snnergy.training.gradient_modulation import OGMGE
+from snnergy.training.plots import plot_comparison
+from snnergy.training.trainer import RESUME_MAY_CHANGE, network_for, train
 
-MINIMUM = ("audio", "video", "concat", "ccssa", "cmqka")
+DEFAULT_FUSIONS = ("audio", "video", "concat", "ccssa", "cmqka")
 """MODEL.md §9.2: the smallest table that is worth showing."""
 
-TIMED_BATCH, ROUNDS = 8, 5
+TIMING_BATCH_SIZE, TIMING_ROUNDS = 8, 5
 
 ENERGY_BATCHES = 16
 """Of eight samples each: firing rates settle long before."""
@@ -75,7 +75,7 @@ class Row:
         return statistics.stdev(self.accuracy) if len(self.accuracy) > 1 else None
 
 
-def compare(
+def compare_fusions(
     where: str | Path,
     out: str | Path,
     config: TrainConfig,
@@ -91,7 +91,7 @@ def compare(
         where: the prepared set.
         out: the folder of the table and, below `runs/`, of all runs.
         config: the settings of all; its fusion and seed are set.
-        fusions: names of `FUSIONS`; none: those of `MINIMUM`.
+        fusions: names of `FUSIONS`; none: those of `DEFAULT_FUSIONS`.
         seeds: how many, counted from the settings' own.
         device: `auto` takes a GPU where there is one.
         progress: called with a stage (`FUSION seed N`), done and total, in optimiser steps.
@@ -103,11 +103,11 @@ def compare(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         msg = "a comparison is one process, and torchrun started several"
         raise UsageError(msg, hint="train big runs with snnergy train, into OUT/runs/FUSION-seedN")
-    chosen = list(dict.fromkeys(fusions)) or list(MINIMUM)
+    chosen = list(dict.fromkeys(fusions)) or list(DEFAULT_FUSIONS)
     for name in chosen:
         if name not in FUSIONS:
             msg = f"there is no fusion {name!r}"
-            raise UsageError(msg, hint=nearest(name, list(FUSIONS)))
+            raise UsageError(msg, hint=did_you_mean(name, list(FUSIONS)))
     _check(where, [config.model_copy(update={"fusion": name}) for name in chosen])
     folder = Path(out)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
@@ -116,7 +116,7 @@ def compare(
             settled = config.model_copy(update={"fusion": name, "seed": config.seed + offset})
             run = folder / "runs" / f"{name}-seed{settled.seed}"
             stage = f"{name} seed {settled.seed}"
-            found = _trained(where, run, settled, device, _called(stage, progress))
+            found = _train_or_resume(where, run, settled, device, _prefix_progress(stage, progress))
             results[name].append(found)
     networks = {
         name: load_network(folder / "runs" / f"{name}-seed{config.seed}" / results[name][0]["chosen"])[0]
@@ -145,14 +145,14 @@ def _check(where: str | Path, configs: Sequence[TrainConfig]) -> None:
         with torch.device("meta"):
             network = network_for(config, data)
             if config.ogm_ge:
-                Modulation(network, config.ogm_ge)
+                OGMGE(network, config.ogm_ge)
 
 
-def _called(stage: str, progress: Progress) -> Progress:
+def _prefix_progress(stage: str, progress: Progress) -> Progress:
     return lambda _, done, steps: progress(stage, done, steps)
 
 
-def _trained(
+def _train_or_resume(
     where: str | Path, run: Path, config: TrainConfig, device: Device, progress: Progress
 ) -> dict[str, Any]:
     """A run's result: made, gone on with, or found finished."""
@@ -161,8 +161,8 @@ def _trained(
         resume = (run / "config.json").is_file()
         return train(where, run, config, device=device, progress=progress, resume=resume)
     there = read_config(run)
-    rows = differences(there["config"], config.model_dump(mode="json"))
-    other = [row for row in rows if row[0] not in MAY_DIFFER]
+    rows = diff_settings(there["config"], config.model_dump(mode="json"))
+    other = [row for row in rows if row[0] not in RESUME_MAY_CHANGE]
     if other or there["set"] != str(where):
         said = ", ".join(f"{name}: {old} there, {new} now" for name, old, new in other)
         msg = f"{run} holds a run with other settings ({said or 'of the set ' + there['set']})"
@@ -183,10 +183,10 @@ def _costs(
     networks: Mapping[str, SNNergy], where: str | Path, split: str, device: torch.device
 ) -> dict[str, tuple[float, float, Energy]]:
     """Milliseconds a sample, megabytes and energy of each network; the networks are timed in turn."""
-    loader = open_split(where, "train", rank=0, world_size=1).loader(TIMED_BATCH, num_workers=0)
+    loader = open_split(where, "train", rank=0, world_size=1).loader(TIMING_BATCH_SIZE, num_workers=0)
     (batch,) = batches(loader, 1, device)
     times: dict[str, list[float]] = {name: [] for name in networks}
-    for _ in range(ROUNDS + 1):
+    for _ in range(TIMING_ROUNDS + 1):
         for name, network in networks.items():
             times[name].append(_seconds(network.to(device).eval(), batch))
     # The training step moves the batch norms' averages, and firing rates with them: it comes last.
@@ -194,7 +194,7 @@ def _costs(
     return {
         # The first round warms up.
         name: (
-            statistics.median(taken[1:]) / TIMED_BATCH * 1e3,
+            statistics.median(taken[1:]) / TIMING_BATCH_SIZE * 1e3,
             training_bytes(networks[name], batch) / 1e6,
             energies[name],
         )
@@ -203,8 +203,8 @@ def _costs(
 
 
 def _energy(network: SNNergy, where: str | Path, split: str, device: torch.device) -> Energy:
-    loader = open_split(where, split, rank=0, world_size=1).loader(TIMED_BATCH, num_workers=0)
-    return measure(network, pairs(loader, ENERGY_BATCHES, device))
+    loader = open_split(where, split, rank=0, world_size=1).loader(TIMING_BATCH_SIZE, num_workers=0)
+    return measure_energy(network, audio_video_batches(loader, ENERGY_BATCHES, device))
 
 
 @torch.no_grad()
@@ -264,8 +264,8 @@ def _write(folder: Path, rows: Sequence[Row], found: Mapping[str, Any], where: s
             cells = (f"{row.mean:.6f}", std, len(row.accuracy), row.params, f"{row.ms:.4f}")
             spent = (f"{value:.9g}" for value in row.energy.totals().values())
             writer.writerow((row.fusion, *cells, f"{row.megabytes:.3f}", *spent))
-    write_whole(folder / "table.md", _markdown(rows, found, where).encode())
-    draw_comparison(
+    atomic_write(folder / "table.md", _markdown(rows, found, where).encode())
+    plot_comparison(
         [(row.fusion, row.accuracy, row.energy.millijoules()) for row in rows],
         1 / found["num_classes"],
         folder / "table.png",
@@ -282,7 +282,7 @@ def _markdown(rows: Sequence[Row], found: Mapping[str, Any], where: str | Path) 
         f"One protocol: regime {config['regime']}, preset {config['preset']}, {found['steps']:,} steps"
         f" of {config['batch_size']} samples. Selected on validation, measured once on {split}:"
         f" {found[split]['samples']:,} samples, {found['num_classes']} classes. Device: {found['device']},"
-        f" torch {torch.__version__}. Time and memory are of batches of {TIMED_BATCH}.",
+        f" torch {torch.__version__}. Time and memory are of batches of {TIMING_BATCH_SIZE}.",
         "",
         "Synaptic operations (SOPs) and the energy of arithmetic (0.9 pJ an addition, 4.6 pJ a MAC, 45 nm)"
         f" are of each fusion's first seed, counted on {rows[0].energy.samples:,} samples of {split}. Energy"

@@ -26,10 +26,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from avdata.errors import UsageError
-from snnergy.layers.attention import SumNeuron
-from snnergy.layers.conv_norm import fold
-from snnergy.layers.monitor import watched
-from snnergy.layers.neurons import Neuron
+from snnergy.layers.attention import TokenSumMask
+from snnergy.layers.conv_norm import merge_time_batch
+from snnergy.layers.monitor import record_spikes
+from snnergy.layers.neurons import SpikingNeuron
 from snnergy.models.network import SNNergy
 
 MAC_PJ, AC_PJ, BYTE_PJ = 4.6, 0.9, 24.96
@@ -126,9 +126,9 @@ class _Sums:
 
 
 @dataclass
-class _Count:
+class _OpCounter:
     layers: dict[str, _Sums] = field(default_factory=dict)
-    fired: dict[str, list[float]] = field(default_factory=dict)
+    spikes: dict[str, list[float]] = field(default_factory=dict)
     attention: float = 0.0
     updates: float = 0.0
     events: dict[str, Tensor] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class _Count:
 class _Products(TorchFunctionMode):
     """Counts what attention's products of spikes add: the sum of a product of counts is that number."""
 
-    def __init__(self, count: _Count) -> None:
+    def __init__(self, count: _OpCounter) -> None:
         super().__init__()
         self._count = count
 
@@ -148,7 +148,7 @@ class _Products(TorchFunctionMode):
         return result
 
 
-def _convolved(count: _Count, name: str, conv: Any, given: tuple[Tensor], out: Tensor) -> None:
+def _count_conv(count: _OpCounter, name: str, conv: Any, given: tuple[Tensor], out: Tensor) -> None:
     x, sums = count.events.pop(name, given[0]), count.layers.setdefault(name, _Sums())
     per_output = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
     sums.macs += out.numel() * per_output
@@ -163,14 +163,14 @@ def _convolved(count: _Count, name: str, conv: Any, given: tuple[Tensor], out: T
     sums.exact += float(reached.sum()) * conv.out_channels
 
 
-def _mapped(count: _Count, name: str, linear: Any, given: tuple[Tensor], out: Tensor) -> None:
+def _count_linear(count: _OpCounter, name: str, linear: Any, given: tuple[Tensor], out: Tensor) -> None:
     sums = count.layers.setdefault(name, _Sums(spiking=False))
     sums.macs += out.numel() * linear.in_features
     sums.values += float(given[0].double().sum())
     sums.inputs += given[0].numel()
 
 
-def _count_both_streams(model: SNNergy, count: _Count) -> list[Any]:
+def _count_both_streams(model: SNNergy, count: _OpCounter) -> list[Any]:
     """With `sew` a fused stream x + α·Z is two of spikes, fed to W and to α·W: a spike is one event.
 
     These are the next stage's first convolutions, and the fusion's MLP where there is one.
@@ -178,7 +178,7 @@ def _count_both_streams(model: SNNergy, count: _Count) -> list[Any]:
     hooks = []
     for stage, exchange in model.fusions.items():
         held: dict[str, Tensor] = {}
-        hooks.append(exchange.register_forward_pre_hook(partial(_hold, held)))
+        hooks.append(exchange.register_forward_pre_hook(partial(_keep_inputs, held)))
         for name in model.encoders:
             embedding = f"encoders.{name}.{stage}.embedding"
             fed = [f"{embedding}.main.0.conv", f"{embedding}.shortcut.conv"]
@@ -194,22 +194,22 @@ def _count_both_streams(model: SNNergy, count: _Count) -> list[Any]:
     return hooks
 
 
-def _hold(held: dict[str, Tensor], exchange: nn.Module, given: tuple[Any, ...]) -> None:
+def _keep_inputs(held: dict[str, Tensor], exchange: nn.Module, given: tuple[Any, ...]) -> None:
     held.update(given[0])
 
 
 def _add_events(
-    count: _Count, held: dict[str, Tensor], name: str, alpha: Tensor | None, fed: list[str],
+    count: _OpCounter, held: dict[str, Tensor], name: str, alpha: Tensor | None, fed: list[str],
     part: nn.Module, given: Any, spikes: Tensor,
 ) -> None:  # fmt: skip
     held[name] = held[name] + (spikes if alpha is None else spikes * (alpha != 0))
-    count.events.update(dict.fromkeys(fed, fold(held[name])))
+    count.events.update(dict.fromkeys(fed, merge_time_batch(held[name])))
 
 
 @contextmanager
-def _counting(model: SNNergy, count: _Count) -> Iterator[None]:
-    def fired(name: str, neuron: Neuron, spikes: Tensor) -> None:
-        seen = count.fired.setdefault(name, [0.0, 0.0])
+def _count_ops(model: SNNergy, count: _OpCounter) -> Iterator[None]:
+    def fired(name: str, neuron: SpikingNeuron, spikes: Tensor) -> None:
+        seen = count.spikes.setdefault(name, [0.0, 0.0])
         seen[0] += float(spikes.double().sum())
         seen[1] += spikes.numel()
         count.updates += spikes.numel()
@@ -219,19 +219,19 @@ def _counting(model: SNNergy, count: _Count) -> Iterator[None]:
 
     weighted = model.config.residual == "sew" and model.config.fusion_output == "stream"
     hooks = _count_both_streams(model, count) if weighted else []
-    within = {id(part.neuron) for part in model.modules() if isinstance(part, SumNeuron)}
+    within = {id(part.neuron) for part in model.modules() if isinstance(part, TokenSumMask)}
     for name, part in model.named_modules():
         if isinstance(part, nn.Conv2d):
-            hooks.append(part.register_forward_hook(partial(_convolved, count, name)))
+            hooks.append(part.register_forward_hook(partial(_count_conv, count, name)))
         elif isinstance(part, nn.Linear):
-            hooks.append(part.register_forward_hook(partial(_mapped, count, name)))
-        elif isinstance(part, SumNeuron) or (
-            isinstance(part, Neuron) and part.mask and id(part) not in within
+            hooks.append(part.register_forward_hook(partial(_count_linear, count, name)))
+        elif isinstance(part, TokenSumMask) or (
+            isinstance(part, SpikingNeuron) and part.mask and id(part) not in within
         ):
             hooks.append(part.register_forward_pre_hook(summed))
     try:
         with ExitStack() as stack:
-            stack.enter_context(watched(model, fired))
+            stack.enter_context(record_spikes(model, fired))
             stack.enter_context(_Products(count))
             yield
     finally:
@@ -240,7 +240,7 @@ def _counting(model: SNNergy, count: _Count) -> Iterator[None]:
 
 
 @torch.no_grad()
-def measure(model: SNNergy, batches: Iterable[tuple[Tensor, Tensor]]) -> Energy:
+def measure_energy(model: SNNergy, batches: Iterable[tuple[Tensor, Tensor]]) -> Energy:
     """Cost of an inference, the mean over samples of a set.
 
     Firing rates are those of a trained network on data that it has not seen, or they mean nothing.
@@ -255,8 +255,8 @@ def measure(model: SNNergy, batches: Iterable[tuple[Tensor, Tensor]]) -> Energy:
     if model.training:
         msg = "the energy of a network in training mode is not that of an inference"
         raise UsageError(msg, hint="call model.eval() first")
-    count, samples, steps = _Count(), 0, 0
-    with _counting(model, count):
+    count, samples, steps = _OpCounter(), 0, 0
+    with _count_ops(model, count):
         for audio, video in batches:
             size = audio.shape[1] if audio.ndim == 5 else audio.shape[0]
             timed = [len(part) for part in (audio, video) if part.ndim == 5]
@@ -267,10 +267,10 @@ def measure(model: SNNergy, batches: Iterable[tuple[Tensor, Tensor]]) -> Energy:
         msg = "there are no samples to measure energy on"
         raise UsageError(msg, hint="give a split that is not empty")
     weights = sum(weight.numel() for weight in model.parameters()) * 4
-    return _finished(count, samples, weights, steps / samples)
+    return _per_sample(count, samples, weights, steps / samples)
 
 
-def _finished(count: _Count, samples: int, weight_bytes: float, steps: float) -> Energy:
+def _per_sample(count: _OpCounter, samples: int, weight_bytes: float, steps: float) -> Energy:
     layers = []
     for name, sums in count.layers.items():
         rate, macs = sums.values / sums.inputs, sums.macs / samples
@@ -281,14 +281,14 @@ def _finished(count: _Count, samples: int, weight_bytes: float, steps: float) ->
         layers=tuple(layers),
         attention=count.attention / samples,
         updates=count.updates / samples,
-        rates={name: spikes / cells for name, (spikes, cells) in count.fired.items()},
+        rates={name: spikes / cells for name, (spikes, cells) in count.spikes.items()},
         weight_bytes=weight_bytes * steps,
         steps=steps,
         samples=samples,
     )
 
 
-def draw_energy(energy: Energy, path: Path) -> None:
+def plot_energy(energy: Energy, path: Path) -> None:
     """Draw each layer's energy beside that of the same layer in an artificial network, on a log scale."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 

@@ -22,7 +22,7 @@ from avdata.reporting.charts import Chart, lines
 
 if TYPE_CHECKING:
     from avdata.streaming.dataset import AVDataset
-    from snnergy.analysis.attention_masks import Evidence
+    from snnergy.analysis.attention_masks import MaskRecord
     from snnergy.analysis.energy import Energy
 
 NAME = "report.html"
@@ -39,7 +39,7 @@ GROUPS = {
 
 
 @dataclass(frozen=True)
-class Look:
+class SampleView:
     """One sample, and what the network made of it.
 
     Attributes:
@@ -72,19 +72,21 @@ def report(run: str | Path, page: str | Path | None = None, *, prepared: str | P
         AvdataError: the folder holds no run, or the page cannot be written.
     """
     from avdata.reporting.html import render  # noqa: PLC0415
-    from avdata.storage.atomic import write_whole  # noqa: PLC0415
+    from avdata.storage.atomic import atomic_write  # noqa: PLC0415
 
     folder = Path(run)
     path = folder / NAME if page is None else Path(page)
-    write_whole(path, render("run.html", package="snnergy.analysis", **describe(folder, prepared)).encode())
+    atomic_write(
+        path, render("run.html", package="snnergy.analysis", **collect_page_data(folder, prepared)).encode()
+    )
     return path
 
 
-def describe(folder: Path, prepared: str | Path | None = None) -> dict[str, Any]:
+def collect_page_data(folder: Path, prepared: str | Path | None = None) -> dict[str, Any]:
     """Everything the page shows, as its template wants it. The arguments are those of `report`."""
     said = _read(folder / "config.json")
     result = _read(folder / "result.json", missing={})
-    seen, looks, energy, note = _looks(folder, prepared or said.get("set"))
+    seen, looks, energy, note = _sample_views(folder, prepared or said.get("set"))
     settings = said.get("config") or {k: v for k, v in said.items() if k not in {"model", "set"}}
     labels = list(result.get("labels", ()))
     measured = {name: result[name] for name in ("test", "val") if isinstance(result.get(name), Mapping)}
@@ -158,9 +160,9 @@ def classes(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> list[d
     return rows
 
 
-def _looks(
+def _sample_views(
     folder: Path, prepared: str | Path | None
-) -> tuple[Evidence | None, list[Look], Energy | None, str]:
+) -> tuple[MaskRecord | None, list[SampleView], Energy | None, str]:
     """What the best network makes of some samples; a sentence instead where that cannot be told."""
     checkpoint = next(
         (folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None
@@ -170,11 +172,11 @@ def _looks(
     if prepared is None or not (Path(prepared) / "dataset.json").is_file():
         note = f"The prepared set {prepared} is not here: no samples are shown. Give it with --on."
         return None, [], None, note
-    from snnergy.analysis.attention_masks import watch  # noqa: PLC0415
-    from snnergy.analysis.energy import measure  # noqa: PLC0415
+    from snnergy.analysis.attention_masks import record_masks  # noqa: PLC0415
+    from snnergy.analysis.energy import measure_energy  # noqa: PLC0415
     from snnergy.data import open_split, to_device  # noqa: PLC0415
     from snnergy.training.checkpoint import load_network  # noqa: PLC0415
-    from snnergy.training.evaluation import check_fits  # noqa: PLC0415
+    from snnergy.training.evaluation import check_compatible  # noqa: PLC0415
 
     try:
         network, _ = load_network(checkpoint)
@@ -182,43 +184,45 @@ def _looks(
             name for name in ("test", "val", "train") if name in open_split(prepared, "train").info["splits"]
         )
         data = open_split(prepared, split, shuffle=True)
-        check_fits(network, data)
+        check_compatible(network, data)
         batch = next(iter(data.loader(min(SAMPLES, len(data)), num_workers=0)))
         made = to_device(batch)
-        seen = watch(network, made.audio, made.video)
-        energy = measure(network, [(made.audio, made.video)])
+        seen = record_masks(network, made.audio, made.video)
+        energy = measure_energy(network, [(made.audio, made.video)])
     except (AvdataError, RuntimeError, ValueError) as error:
         return None, [], None, f"The network could not be run on {prepared}: {error}"
-    return seen, [_look(data, key, number, seen) for number, key in enumerate(batch.key)], energy, ""
+    return seen, [_sample_view(data, key, number, seen) for number, key in enumerate(batch.key)], energy, ""
 
 
-def _look(data: AVDataset, key: str, number: int, seen: Evidence) -> Look:
+def _sample_view(data: AVDataset, key: str, number: int, seen: MaskRecord) -> SampleView:
     sample = data.find(key)
     said = int(seen.probabilities[number].argmax())
     frames = sample.frames.permute(0, 2, 3, 1).numpy()
-    return Look(
+    return SampleView(
         key=key,
         label=data.labels[sample.label],
         said=data.labels[said],
         sure=float(seen.probabilities[number, said]),
-        pictures=tuple(_pictures(frames, sample.mel.squeeze(1).numpy(), number, seen)),
+        pictures=tuple(_sample_images(frames, sample.mel.squeeze(1).numpy(), number, seen)),
     )
 
 
-def _pictures(frames: np.ndarray, mel: np.ndarray, number: int, seen: Evidence) -> list[tuple[str, str]]:
+def _sample_images(
+    frames: np.ndarray, mel: np.ndarray, number: int, seen: MaskRecord
+) -> list[tuple[str, str]]:
     """Frames and spectrogram side by side by step, then each stage's masks over them."""
-    from avdata.visualization.images import coloured, picture_uri  # noqa: PLC0415
-    from snnergy.analysis.attention_masks import shaded  # noqa: PLC0415
+    from avdata.visualization.images import colorize, image_data_uri  # noqa: PLC0415
+    from snnergy.analysis.attention_masks import overlay_mask  # noqa: PLC0415
 
-    colour = frames if frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)
+    color = frames if frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)
     low, high = float(mel.min()), float(mel.max())
-    sound = np.stack([coloured(step, low, high) for step in mel])
-    made = [("frames", np.concatenate(list(colour), 1)), ("spectrogram", np.concatenate(list(sound), 1))]
+    sound = np.stack([colorize(step, low, high) for step in mel])
+    made = [("frames", np.concatenate(list(color), 1)), ("spectrogram", np.concatenate(list(sound), 1))]
     for (modality, stage), masks in sorted(seen.masks.items(), key=lambda held: held[0][::-1]):
-        steps = colour if modality == "video" else sound
+        steps = color if modality == "video" else sound
         # A spectrogram's low bands are drawn below, and the mask's rows begin with them.
         held = masks[number] if modality == "video" else masks[number][:, ::-1]
-        over = [shaded(step, mask) for step, mask in zip(steps, held, strict=True)]
+        over = [overlay_mask(step, mask) for step, mask in zip(steps, held, strict=True)]
         what = "frames" if modality == "video" else "spectrogram"
         made.append((f"stage {stage}: what of the {what} passes", np.concatenate(over, 1)))
-    return [(what, picture_uri(picture)) for what, picture in made]
+    return [(what, image_data_uri(picture)) for what, picture in made]

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from snnergy.fusion.cmqka import CrossModalAttention
-from snnergy.fusion.cross_attention import QuadraticAttention, SpikingCrossAttention
-from snnergy.layers.neurons import Cell
-from snnergy.layers.residual import Entry, Exit, Perceptron
+from snnergy.fusion.cross_attention import CCSSA, SpikingCrossAttention
+from snnergy.layers.neurons import NeuronSpec
+from snnergy.layers.residual import ResidualInput, ResidualOutput, SpikingMLP
 from snnergy.layers.types import AlphaShape
 from snnergy.models.config import ModelConfig
 
-Streams = dict[str, Tensor]
+ModalityTensors = dict[str, Tensor]
 
 
-class Direction(nn.Module):
+class ResidualFusion(nn.Module):
     """A fusion of one direction as a residual: a message, weighted by α, which may be learned.
 
     Args:
@@ -52,7 +52,7 @@ class Direction(nn.Module):
         return self.message(target, source)
 
 
-class Exchange(nn.Module):
+class BidirectionalFusion(nn.Module):
     """Both directions of a fusion at one stage; each reads the streams as they were before.
 
     Args:
@@ -62,20 +62,28 @@ class Exchange(nn.Module):
 
     def __init__(self, config: ModelConfig, stage: int) -> None:
         super().__init__()
-        cell, dim = Cell(config.neuron, config.surrogate), config.dims[stage]
-        self.audio_neuron, self.video_neuron = Entry(config.residual, cell), Entry(config.residual, cell)
-        self.audio_exit, self.video_exit = Exit(config.residual, cell), Exit(config.residual, cell)
-        self.to_audio = _direction(config, stage, cell)
-        self.to_video = self.to_audio if config.tie_directions else _direction(config, stage, cell)
+        cell, dim = NeuronSpec(config.neuron, config.surrogate), config.dims[stage]
+        self.audio_neuron, self.video_neuron = (
+            ResidualInput(config.residual, cell),
+            ResidualInput(config.residual, cell),
+        )
+        self.audio_exit, self.video_exit = (
+            ResidualOutput(config.residual, cell),
+            ResidualOutput(config.residual, cell),
+        )
+        self.to_audio = _residual_fusion(config, stage, cell)
+        self.to_video = self.to_audio if config.tie_directions else _residual_fusion(config, stage, cell)
         spikes = config.fusion_output == "spike"
-        self.fire = nn.ModuleDict({name: cell.ready() for name in ("audio", "video")} if spikes else {})
+        self.fire = nn.ModuleDict(
+            {name: cell.attention_neuron() for name in ("audio", "video")} if spikes else {}
+        )
         self.mlp = nn.ModuleDict(
-            {name: Perceptron(dim, config.ratio, config.residual, cell) for name in ("audio", "video")}
+            {name: SpikingMLP(dim, config.ratio, config.residual, cell) for name in ("audio", "video")}
             if config.fusion_mlp
             else {}
         )
 
-    def forward(self, streams: Streams, present: Mapping[str, Tensor | None]) -> Streams:
+    def forward(self, streams: ModalityTensors, present: Mapping[str, Tensor | None]) -> ModalityTensors:
         """The streams with the messages; of a sample's modality that is absent there is none."""
         audio, video = self.audio_neuron(streams["audio"]), self.video_neuron(streams["video"])
         for_audio = self.audio_exit(self.to_audio(audio, video))
@@ -94,11 +102,11 @@ class Exchange(nn.Module):
         return fused
 
 
-def _direction(config: ModelConfig, stage: int, cell: Cell) -> Direction:
+def _residual_fusion(config: ModelConfig, stage: int, cell: NeuronSpec) -> ResidualFusion:
     dim, heads = config.dims[stage], config.heads[stage]
     message: nn.Module
     if config.fusion == "ccssa":
-        message = QuadraticAttention(dim, heads, cell)
+        message = CCSSA(dim, heads, cell)
     elif config.fusion == "sca":
         message = SpikingCrossAttention(dim, heads, cell)
     else:
@@ -106,4 +114,4 @@ def _direction(config: ModelConfig, stage: int, cell: Cell) -> Direction:
             dim, heads, config.branches, config.sum_norm,
             combine=config.combine, query_source=config.query_source, cell=cell,
         )  # fmt: skip
-    return Direction(message, dim, config.alpha_shape, config.alpha_init, learn=config.learn_alpha)
+    return ResidualFusion(message, dim, config.alpha_shape, config.alpha_init, learn=config.learn_alpha)

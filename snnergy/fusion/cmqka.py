@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from snnergy.layers.attention import SumNeuron, align_grid, by_head
-from snnergy.layers.conv_norm import ConvNorm, fold
-from snnergy.layers.neurons import LIF, Cell
-from snnergy.layers.types import Combine, Side, SumNorm
+from snnergy.layers.attention import TokenSumMask, align_grid, split_heads
+from snnergy.layers.conv_norm import ConvNorm, merge_time_batch
+from snnergy.layers.neurons import DEFAULT_NEURON, NeuronSpec
+from snnergy.layers.types import Combine, Modality, SumNorm
 
 
 class CrossModalAttention(nn.Module):
@@ -35,17 +35,17 @@ class CrossModalAttention(nn.Module):
         sum_norm: SumNorm = "bn",
         *,
         combine: Combine = "concat",
-        query_source: Side = "target",
-        cell: Cell = LIF,
+        query_source: Modality = "target",
+        cell: NeuronSpec = DEFAULT_NEURON,
     ) -> None:
         super().__init__()
         self.heads, self.branches, self.combine, self.query_source = heads, branches, combine, query_source
         self.query = ConvNorm(dim, len(branches) * dim)
         self.key = ConvNorm(dim, len(branches) * dim)
         self.query_neuron, self.key_neuron = cell.neuron(), cell.neuron()
-        self.spatial = cell.gate() if set("so") & set(branches) else None
-        self.temporal = SumNeuron(heads, sum_norm, cell) if "t" in branches else None
-        self.channel = SumNeuron(dim, sum_norm, cell) if "o" in branches else None
+        self.spatial = cell.mask_neuron() if set("so") & set(branches) else None
+        self.temporal = TokenSumMask(heads, sum_norm, cell) if "t" in branches else None
+        self.channel = TokenSumMask(dim, sum_norm, cell) if "o" in branches else None
         width = (len(branches) if combine == "concat" else 1) * dim
         self.out = ConvNorm(width, dim)
 
@@ -55,8 +55,8 @@ class CrossModalAttention(nn.Module):
             source = align_grid(source, target.shape[-2:])
         asks, answers = (target, source) if self.query_source == "target" else (source, target)
         parts = len(self.branches), self.heads
-        queries = by_head(self.query_neuron(self.query(asks)), *parts)
-        keys = by_head(self.key_neuron(self.key(answers)), *parts)
+        queries = split_heads(self.query_neuron(self.query(asks)), *parts)
+        keys = split_heads(self.key_neuron(self.key(answers)), *parts)
         masked = [
             self._mask(branch, query, key)
             for branch, query, key in zip(self.branches, queries, keys, strict=True)
@@ -66,7 +66,9 @@ class CrossModalAttention(nn.Module):
     def _joined(self, masked: list[Tensor]) -> Tensor:
         if self.combine == "concat":
             # Pictures of four dimensions keep their layout.
-            return torch.cat([fold(part) for part in masked], dim=1).unflatten(0, masked[0].shape[:2])
+            return torch.cat([merge_time_batch(part) for part in masked], dim=1).unflatten(
+                0, masked[0].shape[:2]
+            )
         first, *others = masked
         for other in others:
             first = first + other if self.combine == "sum" else first + other - first * other

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from snnergy.layers.attention import align_grid
 from snnergy.layers.conv_norm import ConvNorm
-from snnergy.layers.neurons import LIF, Cell
+from snnergy.layers.neurons import DEFAULT_NEURON, NeuronSpec
 
 SCALE = 0.125
 
 
-class QuadraticAttention(nn.Module):
+class CCSSA(nn.Module):
     """One direction of CCSSA: every token of the target with every token of the source, and step with step.
 
     The temporal half looks at all steps at once and is not causal. Heads are merged after their own axis has
@@ -25,12 +25,12 @@ class QuadraticAttention(nn.Module):
         cell: kind of neuron.
     """
 
-    def __init__(self, dim: int, heads: int, cell: Cell = LIF) -> None:
+    def __init__(self, dim: int, heads: int, cell: NeuronSpec = DEFAULT_NEURON) -> None:
         super().__init__()
         self.heads = heads
         self.query, self.key, self.value = (ConvNorm(dim, 2 * dim) for _ in range(3))
         self.neurons = nn.ModuleList(cell.neuron() for _ in range(3))
-        self.spatial, self.temporal = cell.ready(), cell.ready()
+        self.spatial, self.temporal = cell.attention_neuron(), cell.attention_neuron()
         self.out = ConvNorm(2 * dim, dim)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
@@ -64,12 +64,12 @@ class SpikingCrossAttention(nn.Module):
         cell: kind of neuron.
     """
 
-    def __init__(self, dim: int, heads: int, cell: Cell = LIF) -> None:
+    def __init__(self, dim: int, heads: int, cell: NeuronSpec = DEFAULT_NEURON) -> None:
         super().__init__()
         self.heads = heads
         self.query = ConvNorm(dim, dim)
         self.key_value = ConvNorm(dim, 2 * dim)
-        self.query_neuron, self.key_neuron, self.fire = cell.neuron(), cell.neuron(), cell.ready()
+        self.query_neuron, self.key_neuron, self.fire = cell.neuron(), cell.neuron(), cell.attention_neuron()
         self.out = ConvNorm(dim, dim)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from avdata.errors import UsageError, nearest
+from avdata.errors import UsageError, did_you_mean
 
 
-def known(value: object, choices: Mapping[str, Any] | tuple[str, ...], what: str) -> None:
+def check_choice(value: object, choices: Mapping[str, Any] | tuple[str, ...], what: str) -> None:
     """Refuse a name that is not among some.
 
     Raises:
@@ -16,7 +16,7 @@ def known(value: object, choices: Mapping[str, Any] | tuple[str, ...], what: str
     """
     if value not in choices:
         msg = f"there is no {what} {value!r}"
-        raise UsageError(msg, hint=nearest(str(value), list(choices)))
+        raise UsageError(msg, hint=did_you_mean(str(value), list(choices)))
 
 
 FUSIONS: Mapping[str, Mapping[str, Any]] = {

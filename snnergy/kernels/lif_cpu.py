@@ -24,7 +24,7 @@ from torch import Tensor
 BLOCK = 512
 
 # Below this many elements a second thread costs more than it brings.
-SHARE = 1 << 16
+MIN_SHARE = 1 << 16
 
 _ONE, _ZERO, _HALF, _MINUS_LIMIT = (np.float32(value) for value in (1.0, 0.0, 0.5, -80.0))
 
@@ -38,16 +38,16 @@ _C5, _C4, _C3, _C2, _C1 = (
 )
 
 
-def _kept() -> bool:
+def _can_cache() -> bool:
     """Whether there is a place for what is compiled: the package's folder, or one of the user's."""
     try:
-        numba.njit(cache=True)(_kept)
+        numba.njit(cache=True)(_can_cache)
     except RuntimeError:
         return False
     return True
 
 
-KEPT = _kept()
+CACHE_COMPILED = _can_cache()
 
 
 @intrinsic
@@ -83,7 +83,7 @@ def _slope(distance: Any, steepness: Any, arctan: Any) -> Any:
     return steepness * small / ((_ONE + small) * (_ONE + small))
 
 
-@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
+@numba.njit(nogil=True, cache=CACHE_COMPILED, error_model="numpy")
 def _forward(
     current: Any, spikes: Any, threshold: Any, decay: Any, leaky: Any, start: int, stop: int
 ) -> None:
@@ -101,7 +101,7 @@ def _forward(
                 kept[i] = _ZERO if over else h
 
 
-@numba.njit(nogil=True, cache=KEPT, error_model="numpy")
+@numba.njit(nogil=True, cache=CACHE_COMPILED, error_model="numpy")
 def _backward(
     grad: Any, current: Any, out: Any, threshold: Any, decay: Any, leaky: Any, steepness: Any, arctan: Any,
     learn: Any, start: int, stop: int,
@@ -137,7 +137,7 @@ def _backward(
     return of_decay
 
 
-@numba.njit(inline="never", nogil=True, cache=KEPT)
+@numba.njit(inline="never", nogil=True, cache=CACHE_COMPILED)
 def _decay_share(
     current: Any, made: Any, membrane: Any, t: int, low: int, width: int, threshold: Any, decay: Any
 ) -> float:
@@ -155,7 +155,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="snnergy-fire")
 
 
-def spread(work: Callable[[int, int], Any], count: int, cost: int, block: int = 1) -> list[Any]:
+def parallel_for(work: Callable[[int, int], Any], count: int, cost: int, block: int = 1) -> list[Any]:
     """Call `work(start, stop)` on ranges that make up `count`, in as many threads as torch may use.
 
     Args:
@@ -164,7 +164,7 @@ def spread(work: Callable[[int, int], Any], count: int, cost: int, block: int = 
         cost: elements that one of them reads.
         block: ranges begin at multiples of it.
     """
-    threads = max(1, min(torch.get_num_threads(), count * cost // SHARE))
+    threads = max(1, min(torch.get_num_threads(), count * cost // MIN_SHARE))
     if threads == 1:
         return [work(0, count)]
     width = -(-count // (threads * block)) * block
@@ -174,7 +174,7 @@ def spread(work: Callable[[int, int], Any], count: int, cost: int, block: int = 
     return [work(*last), *(one.result() for one in waiting)]
 
 
-def fresh(shape: Sequence[int]) -> Tensor:
+def empty_output(shape: Sequence[int]) -> Tensor:
     """Memory for a result; numpy asks for huge pages, without which page faults cost more than the kernel."""
     return torch.from_numpy(np.empty(shape, np.float32))
 
@@ -187,10 +187,10 @@ def _rows(part: Tensor) -> Any:
 
 def forward(current: Tensor, threshold: float, decay: float, *, leaky: bool) -> Tensor:
     """Spikes of a dense float32 current [T, …], laid out as it is."""
-    spikes = fresh((current.numel(),)).as_strided(current.shape, current.stride())
+    spikes = empty_output((current.numel(),)).as_strided(current.shape, current.stride())
     x, s = _rows(current), _rows(spikes)
     options = np.float32(threshold), np.float32(decay), leaky
-    spread(lambda low, high: _forward(x, s, *options, low, high), x.shape[1], x.shape[0], BLOCK)
+    parallel_for(lambda low, high: _forward(x, s, *options, low, high), x.shape[1], x.shape[0], BLOCK)
     return spikes
 
 
@@ -206,9 +206,9 @@ def backward(
     learn: bool,
 ) -> tuple[Tensor, float]:
     """The current's gradient and, with `learn`, the decay's, of dense float32 [T, …] of one layout."""
-    out = fresh((current.numel(),)).as_strided(current.shape, current.stride())
+    out = empty_output((current.numel(),)).as_strided(current.shape, current.stride())
     g, x, o = _rows(grad), _rows(current), _rows(out)
     options = np.float32(threshold), np.float32(decay), leaky, np.float32(steepness), arctan, learn
     work = partial(_backward, g, x, o, *options)
-    shares = spread(work, x.shape[1], x.shape[0], BLOCK)
+    shares = parallel_for(work, x.shape[1], x.shape[0], BLOCK)
     return out, float(sum(shares))

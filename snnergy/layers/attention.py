@@ -16,29 +16,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snnergy.layers.conv_norm import ConvNorm, fold
-from snnergy.layers.neurons import LIF, Cell
-from snnergy.layers.types import Kind, SumNorm
+from snnergy.layers.conv_norm import ConvNorm, merge_time_batch
+from snnergy.layers.neurons import DEFAULT_NEURON, NeuronSpec
+from snnergy.layers.types import AttentionKind, SumNorm
 
 
-def by_head(spikes: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+def split_heads(spikes: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """[T, B, parts · C, H, W] as `parts` views [T, B, h, C / h, H, W]."""
     return spikes.unflatten(2, (parts, heads, -1)).unbind(2)
 
 
-class SumNeuron(nn.Module):
+class TokenSumMask(nn.Module):
     """Fires on sums over tokens: spikes [T, B, h, d, H, W] to a mask of heads or of channels.
 
     A raw sum over hundreds of tokens is nearly never zero, and the mask would always be one; batch norm over
     T·B, with its bias at 1, keeps it open about half of the time. At inference that is one threshold a group.
     """
 
-    def __init__(self, groups: int, sum_norm: SumNorm, cell: Cell = LIF) -> None:
+    def __init__(self, groups: int, sum_norm: SumNorm, cell: NeuronSpec = DEFAULT_NEURON) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(groups) if sum_norm == "bn" else None
         if self.norm is not None:
             nn.init.ones_(self.norm.bias)
-        self.neuron = cell.gate()
+        self.neuron = cell.mask_neuron()
 
     def forward(self, spikes: Tensor, *, of_heads: bool = False) -> Tensor:
         """The mask, [T, B, h, 1, 1, 1] or [T, B, h, d, 1, 1], of the spikes' type."""
@@ -48,7 +48,7 @@ class SumNeuron(nn.Module):
         flat = sums.flatten(2)
         if self.norm is not None:
             tokens = spikes.shape[4] * spikes.shape[5]
-            flat = self.norm(fold(flat / tokens)).unflatten(0, flat.shape[:2])
+            flat = self.norm(merge_time_batch(flat / tokens)).unflatten(0, flat.shape[:2])
         mask: Tensor = self.neuron(flat)
         return mask.reshape(sums.shape).to(spikes.dtype)
 
@@ -68,21 +68,21 @@ class QKAttention(nn.Module):
         self,
         dim: int,
         heads: int,
-        kind: Kind,
+        kind: AttentionKind,
         sum_norm: SumNorm = "bn",
-        cell: Cell = LIF,
+        cell: NeuronSpec = DEFAULT_NEURON,
     ) -> None:
         super().__init__()
         self.heads, self.kind = heads, kind
         self.query_key = ConvNorm(dim, 2 * dim)
         self.neuron = cell.neuron()
-        self.token = cell.gate() if kind == "token" else None
-        self.channel = SumNeuron(dim, sum_norm, cell) if kind == "channel" else None
+        self.token = cell.mask_neuron() if kind == "token" else None
+        self.channel = TokenSumMask(dim, sum_norm, cell) if kind == "channel" else None
         self.out = ConvNorm(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes [T, B, C, H, W] to currents of the same shape."""
-        query, key = by_head(self.neuron(self.query_key(x)), 2, self.heads)
+        query, key = split_heads(self.neuron(self.query_key(x)), 2, self.heads)
         if self.token is not None:
             mask = self.token(query.sum(3, keepdim=True))
         else:
@@ -99,11 +99,11 @@ class SelfAttention(nn.Module):
 
     SCALE = 0.125
 
-    def __init__(self, dim: int, heads: int, cell: Cell = LIF) -> None:
+    def __init__(self, dim: int, heads: int, cell: NeuronSpec = DEFAULT_NEURON) -> None:
         super().__init__()
         self.heads = heads
         self.query_key_value = ConvNorm(dim, 3 * dim)
-        self.neuron, self.fire = cell.neuron(), cell.ready()
+        self.neuron, self.fire = cell.neuron(), cell.attention_neuron()
         self.out = ConvNorm(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,4 +121,6 @@ def align_grid(spikes: Tensor, grid: Sequence[int]) -> Tensor:
     """
     if tuple(spikes.shape[-2:]) == tuple(grid):
         return spikes
-    return functional.adaptive_max_pool2d(fold(spikes), tuple(grid)).unflatten(0, spikes.shape[:2])
+    return functional.adaptive_max_pool2d(merge_time_batch(spikes), tuple(grid)).unflatten(
+        0, spikes.shape[:2]
+    )

@@ -12,19 +12,19 @@ from torch.utils.checkpoint import checkpoint
 Run = Callable[..., Any]
 
 
-def once(part: nn.Module, *given: Any) -> Any:
+def call(part: nn.Module, *given: Any) -> Any:
     """What the part makes of what it is given."""
     return part(*given)
 
 
-def again(part: nn.Module, *given: Any) -> Any:
+def checkpointed(part: nn.Module, *given: Any) -> Any:
     """The same; the part is computed a second time for its gradients, and keeps nothing till then."""
     return checkpoint(
         part, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), _norms_unchanged(part))
     )
 
 
-def norms_of(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     """Its batch norms."""
     return [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
@@ -32,7 +32,7 @@ def norms_of(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 @contextmanager
 def _norms_unchanged(model: nn.Module) -> Iterator[None]:
     """Within it batch norms count nothing: what is computed again has been counted already."""
-    norms = norms_of(model)
+    norms = batch_norms(model)
     before = [(norm, norm.momentum) for norm in norms]
     counts = [norm.num_batches_tracked for norm in norms]
     for norm in norms:

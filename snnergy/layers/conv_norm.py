@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 
-def fold(spikes: Tensor) -> Tensor:
+def merge_time_batch(spikes: Tensor) -> Tensor:
     """[T, B, …] as [T·B, …]."""
     return spikes.flatten(0, 1)
 
 
-def pixelwise(pictures: Tensor) -> Tensor:
+def to_channels_last(pictures: Tensor) -> Tensor:
     """Pictures [N, C, H, W] laid out as channels_last, on processors the quicker way for all that follows.
 
     Of one channel torch does not say so by itself, and would go on in the other layout.
@@ -50,6 +50,8 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised (and pooled) result, real-valued."""
-        y: Tensor = self.norm(self.conv(fold(x) if x.is_cuda else pixelwise(fold(x))))
+        y: Tensor = self.norm(
+            self.conv(merge_time_batch(x) if x.is_cuda else to_channels_last(merge_time_batch(x)))
+        )
         y = y if self.pool is None else self.pool(y)
         return y.unflatten(0, x.shape[:2])

@@ -37,7 +37,7 @@ STEEPNESS = {"sigmoid": 4.0, "atan": 2.0}
 Membranes = Mapping[tuple[nn.Module, int], Tensor]
 
 # The membranes of neurons that are run step by step, while they are: as they were, and as they become.
-_carried: ContextVar[tuple[Membranes, dict[tuple[nn.Module, int], Tensor]] | None] = ContextVar(
+_stream_state: ContextVar[tuple[Membranes, dict[tuple[nn.Module, int], Tensor]] | None] = ContextVar(
     "membranes", default=None
 )
 
@@ -169,23 +169,23 @@ _fire.register_autograd(_differentiate, setup_context=_keep)
 
 
 @contextmanager
-def carried(membranes: Membranes) -> Iterator[Membranes]:
+def stateful(membranes: Membranes) -> Iterator[Membranes]:
     """Within it neurons take up the membranes given; it yields what becomes of them.
 
     This is how a stream is evaluated step by step; it has no backward.
     """
     after: dict[tuple[nn.Module, int], Tensor] = {}
-    token = _carried.set((membranes, after))
+    token = _stream_state.set((membranes, after))
     try:
         yield after
     finally:
-        _carried.reset(token)
+        _stream_state.reset(token)
 
 
-class Neuron(nn.Module):
+class SpikingNeuron(nn.Module):
     """Turns currents into spikes over the first axis; keeps nothing from one call to the next.
 
-    >>> Neuron()(torch.full((8, 1), 1.9)).flatten().tolist()
+    >>> SpikingNeuron()(torch.full((8, 1), 1.9)).flatten().tolist()
     [0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
 
     Args:
@@ -213,7 +213,7 @@ class Neuron(nn.Module):
         A threshold compared in bfloat16 would flip spikes.
         """
         # A compiled graph has no streams; its tracer cannot look into a context variable.
-        held = None if torch.compiler.is_compiling() else _carried.get()
+        held = None if torch.compiler.is_compiling() else _stream_state.get()
         decay = 0.0 if self.kind == "if" else 1 / TAU
         rate = None if self.leak is None else torch.sigmoid(self.leak)
         if held is not None:
@@ -247,23 +247,23 @@ class Neuron(nn.Module):
 
 
 @dataclass(frozen=True)
-class Cell:
+class NeuronSpec:
     """What kind of neuron a network's parts make."""
 
     kind: NeuronKind = "lif"
     surrogate: Surrogate = "sigmoid"
 
-    def neuron(self) -> Neuron:
+    def neuron(self) -> SpikingNeuron:
         """A neuron of this kind, with threshold 1."""
-        return Neuron(1.0, self.kind, self.surrogate)
+        return SpikingNeuron(1.0, self.kind, self.surrogate)
 
-    def gate(self) -> Neuron:
+    def mask_neuron(self) -> SpikingNeuron:
         """An attention mask's: leaky with threshold 0.5, an OR of the spikes it sums."""
-        return Neuron(ATTENTION_THRESHOLD, "lif", self.surrogate, mask=True)
+        return SpikingNeuron(ATTENTION_THRESHOLD, "lif", self.surrogate, mask=True)
 
-    def ready(self) -> Neuron:
+    def attention_neuron(self) -> SpikingNeuron:
         """Leaky with threshold 0.5 as a mask's, but what it fires is passed on."""
-        return Neuron(ATTENTION_THRESHOLD, "lif", self.surrogate)
+        return SpikingNeuron(ATTENTION_THRESHOLD, "lif", self.surrogate)
 
 
-LIF = Cell()
+DEFAULT_NEURON = NeuronSpec()

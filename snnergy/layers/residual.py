@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from snnergy.layers.conv_norm import ConvNorm
-from snnergy.layers.neurons import LIF, Cell
+from snnergy.layers.neurons import DEFAULT_NEURON, NeuronSpec
 from snnergy.layers.types import Residual
 
 
-class Entry(nn.Module):
+class ResidualInput(nn.Module):
     """What a part sees of the stream: spikes of the membrane, or the stream as it is."""
 
-    def __init__(self, residual: Residual, cell: Cell = LIF) -> None:
+    def __init__(self, residual: Residual, cell: NeuronSpec = DEFAULT_NEURON) -> None:
         super().__init__()
         self.neuron = cell.neuron() if residual == "membrane" else None
 
@@ -21,10 +21,10 @@ class Entry(nn.Module):
         return stream if self.neuron is None else self.neuron(stream)
 
 
-class Exit(nn.Module):
+class ResidualOutput(nn.Module):
     """What a part adds to the stream: its current, or the spikes of it."""
 
-    def __init__(self, residual: Residual, cell: Cell = LIF) -> None:
+    def __init__(self, residual: Residual, cell: NeuronSpec = DEFAULT_NEURON) -> None:
         super().__init__()
         self.neuron = cell.neuron() if residual == "sew" else None
 
@@ -33,12 +33,12 @@ class Exit(nn.Module):
         return current if self.neuron is None else self.neuron(current)
 
 
-class Perceptron(nn.Module):
+class SpikingMLP(nn.Module):
     """The spiking MLP, added to the stream."""
 
-    def __init__(self, dim: int, ratio: int, residual: Residual, cell: Cell = LIF) -> None:
+    def __init__(self, dim: int, ratio: int, residual: Residual, cell: NeuronSpec = DEFAULT_NEURON) -> None:
         super().__init__()
-        self.enter, self.exit = Entry(residual, cell), Exit(residual, cell)
+        self.enter, self.exit = ResidualInput(residual, cell), ResidualOutput(residual, cell)
         self.layers = nn.Sequential(
             ConvNorm(dim, ratio * dim),
             cell.neuron(),

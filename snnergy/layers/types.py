@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["token", "channel", "ssa"]
+AttentionKind = Literal["token", "channel", "ssa"]
 
 SumNorm = Literal["bn", "none"]
 
@@ -12,7 +12,7 @@ Residual = Literal["membrane", "sew"]
 
 Combine = Literal["concat", "or", "sum"]
 
-Side = Literal["target", "source"]
+Modality = Literal["target", "source"]
 
 AlphaShape = Literal["scalar", "channel"]
 

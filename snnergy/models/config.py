@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from avdata.errors import UsageError, nearest
-from snnergy.fusion.registry import FUSIONS, known
-from snnergy.layers.types import AlphaShape, Combine, NeuronKind, Residual, Side, SumNorm, Surrogate
+from avdata.errors import UsageError, did_you_mean
+from snnergy.fusion.registry import FUSIONS, check_choice
+from snnergy.layers.types import AlphaShape, Combine, Modality, NeuronKind, Residual, SumNorm, Surrogate
 
 BRANCHES = ("s", "t", "st", "o")
 
@@ -17,7 +17,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "residual": get_args(Residual),
     "sum_norm": get_args(SumNorm),
     "combine": get_args(Combine),
-    "query_source": get_args(Side),
+    "query_source": get_args(Modality),
     "alpha_shape": get_args(AlphaShape),
     "neuron": get_args(NeuronKind),
     "surrogate": get_args(Surrogate),
@@ -101,7 +101,7 @@ class ModelConfig:
     alpha_init: float = 1.0
     learn_alpha: bool = True
     combine: Combine = "concat"
-    query_source: Side = "target"
+    query_source: Modality = "target"
     tie_directions: bool = False
     fusion_output: Literal["stream", "spike"] = "stream"
     fusion_mlp: bool = False
@@ -121,9 +121,9 @@ class ModelConfig:
             UsageError: a value is unknown, or settings do not go together.
         """
         self._check_types()
-        known(self.fusion, FUSIONS, "fusion")
+        check_choice(self.fusion, FUSIONS, "fusion")
         for name, choices in _CHOICES.items():
-            known(getattr(self, name), choices, name)
+            check_choice(getattr(self, name), choices, name)
         for name in ("dims", "heads", "depths"):
             value = getattr(self, name)
             if len(value) != 3 or not all(isinstance(one, int) and one >= 1 for one in value):
@@ -177,12 +177,12 @@ def configure(preset: str, **options: Any) -> ModelConfig:
     Raises:
         UsageError: a name is unknown, or settings do not go together.
     """
-    known(preset, PRESETS, "model preset")
+    check_choice(preset, PRESETS, "model preset")
     names = tuple(field.name for field in fields(ModelConfig))
     for name in options:
         if name not in names:
             msg = f"a model has no option {name!r}"
-            raise UsageError(msg, hint=nearest(name, list(names)))
+            raise UsageError(msg, hint=did_you_mean(name, list(names)))
     fusion = options.get("fusion", "cmqka")
-    known(fusion, FUSIONS, "fusion")
+    check_choice(fusion, FUSIONS, "fusion")
     return replace(PRESETS[preset], **{**FUSIONS[fusion], **options})

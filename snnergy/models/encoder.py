@@ -10,11 +10,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from snnergy.layers.attention import QKAttention, SelfAttention
-from snnergy.layers.checkpointing import Run, once
+from snnergy.layers.checkpointing import Run, call
 from snnergy.layers.conv_norm import ConvNorm
-from snnergy.layers.neurons import LIF, Cell
-from snnergy.layers.residual import Entry, Exit, Perceptron
-from snnergy.layers.types import Kind, Residual, SumNorm
+from snnergy.layers.neurons import DEFAULT_NEURON, NeuronSpec
+from snnergy.layers.residual import ResidualInput, ResidualOutput, SpikingMLP
+from snnergy.layers.types import AttentionKind, Residual, SumNorm
 
 
 class PatchEmbedding(nn.Module):
@@ -30,18 +30,20 @@ class PatchEmbedding(nn.Module):
         first: it is the first stage.
     """
 
-    def __init__(self, inputs: int, dim: int, residual: Residual, cell: Cell = LIF, *, first: bool) -> None:
+    def __init__(
+        self, inputs: int, dim: int, residual: Residual, cell: NeuronSpec = DEFAULT_NEURON, *, first: bool
+    ) -> None:
         super().__init__()
         held = dim // 2 if first else inputs
         self.embed = nn.Sequential(ConvNorm(inputs, held, 3, pool=True), cell.neuron()) if first else None
-        self.enter = None if first else Entry(residual, cell)
+        self.enter = None if first else ResidualInput(residual, cell)
         self.main = nn.Sequential(
             ConvNorm(held, dim, 3, pool=True),
             cell.neuron(),
             ConvNorm(dim, dim, 3),
         )
         self.shortcut = ConvNorm(held, dim, 1, stride=2)
-        self.exit_main, self.exit_shortcut = Exit(residual, cell), Exit(residual, cell)
+        self.exit_main, self.exit_shortcut = ResidualOutput(residual, cell), ResidualOutput(residual, cell)
 
     def forward(self, x: Tensor, steps: int) -> Tensor:
         """[T, B, C, H, W] to a stream of half (first stage: a quarter of) the grid, rounded up.
@@ -57,17 +59,17 @@ class PatchEmbedding(nn.Module):
         return joined
 
 
-class Position(nn.Module):
+class PositionalConv(nn.Module):
     """What a token's neighbours say of its place, added to the stream."""
 
-    def __init__(self, dim: int, residual: Residual, cell: Cell = LIF) -> None:
+    def __init__(self, dim: int, residual: Residual, cell: NeuronSpec = DEFAULT_NEURON) -> None:
         super().__init__()
-        self.enter, self.exit = Entry(residual, cell), Exit(residual, cell)
-        self.near = ConvNorm(dim, dim, 3)
+        self.enter, self.exit = ResidualInput(residual, cell), ResidualOutput(residual, cell)
+        self.conv = ConvNorm(dim, dim, 3)
 
     def forward(self, stream: Tensor) -> Tensor:
         """The stream with it added."""
-        return stream + self.exit(self.near(self.enter(stream)))
+        return stream + self.exit(self.conv(self.enter(stream)))
 
 
 class Block(nn.Module):
@@ -77,20 +79,20 @@ class Block(nn.Module):
         self,
         dim: int,
         heads: int,
-        kind: Kind,
+        kind: AttentionKind,
         ratio: int,
         residual: Residual,
         sum_norm: SumNorm,
-        cell: Cell = LIF,
+        cell: NeuronSpec = DEFAULT_NEURON,
     ) -> None:
         super().__init__()
-        self.enter, self.exit = Entry(residual, cell), Exit(residual, cell)
+        self.enter, self.exit = ResidualInput(residual, cell), ResidualOutput(residual, cell)
         self.attention = (
             SelfAttention(dim, heads, cell)
             if kind == "ssa"
             else QKAttention(dim, heads, kind, sum_norm, cell)
         )
-        self.mlp = Perceptron(dim, ratio, residual, cell)
+        self.mlp = SpikingMLP(dim, ratio, residual, cell)
 
     def forward(self, stream: Tensor) -> Tensor:
         """The stream with both added."""
@@ -106,23 +108,23 @@ class Stage(nn.Module):
         dim: int,
         heads: int,
         depth: int,
-        kind: Kind,
+        kind: AttentionKind,
         ratio: int,
         residual: Residual,
         sum_norm: SumNorm,
-        cell: Cell = LIF,
+        cell: NeuronSpec = DEFAULT_NEURON,
         *,
         first: bool,
         rpe: bool = False,
     ) -> None:
         super().__init__()
         self.embedding = PatchEmbedding(inputs, dim, residual, cell, first=first)
-        self.position = Position(dim, residual, cell) if rpe else None
+        self.position = PositionalConv(dim, residual, cell) if rpe else None
         self.blocks = nn.Sequential(
             *(Block(dim, heads, kind, ratio, residual, sum_norm, cell) for _ in range(depth))
         )
 
-    def forward(self, x: Tensor, steps: int, run: Run = once) -> Tensor:
+    def forward(self, x: Tensor, steps: int, run: Run = call) -> Tensor:
         """The next stage's stream; `run` calls each part."""
         stream: Tensor = run(self.embedding, x, steps)
         if self.position is not None:

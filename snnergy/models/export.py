@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from avdata.errors import UsageError
-from snnergy.fusion.block import Direction
+from snnergy.fusion.block import ResidualFusion
 from snnergy.layers.conv_norm import ConvNorm
 from snnergy.models.network import SNNergy
 
 OPSET = 18
 
 
-def fold(model: SNNergy) -> SNNergy:
+def fold_batch_norm(model: SNNergy) -> SNNergy:
     """A copy in evaluation mode without batch norms after convolutions, and with α in the messages' weights.
 
     It computes the same. With the membrane residual α is then one, and nothing but spikes meets weights;
@@ -37,14 +37,14 @@ def fold(model: SNNergy) -> SNNergy:
     if model.config.residual == "membrane":
         seen: set[int] = set()
         for part in folded.modules():
-            if isinstance(part, Direction) and id(part) not in seen:
+            if isinstance(part, ResidualFusion) and id(part) not in seen:
                 seen.add(id(part))
                 _fold_alpha(part)
     return folded
 
 
 @torch.no_grad()
-def _fold_alpha(part: Direction) -> None:
+def _fold_alpha(part: ResidualFusion) -> None:
     conv = part.message.out.conv  # type: ignore[union-attr]
     assert isinstance(conv, nn.Conv2d)
     assert conv.bias is not None
@@ -67,7 +67,7 @@ def export(model: SNNergy, audio: Tensor, video: Tensor) -> torch.export.Exporte
         ValueError: the shapes do not fit together.
     """
     with torch.no_grad():
-        return torch.export.export(fold(model), (audio, video))
+        return torch.export.export(fold_batch_norm(model), (audio, video))
 
 
 def export_onnx(model: SNNergy, audio: Tensor, video: Tensor, path: str | Path) -> None:

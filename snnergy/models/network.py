@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avdata.errors import UsageError
-from snnergy.fusion.block import Exchange, Streams
-from snnergy.fusion.late import JOINS, Join
+from snnergy.fusion.block import BidirectionalFusion, ModalityTensors
+from snnergy.fusion.late import LATE_FUSIONS, LateFusion
 from snnergy.fusion.registry import FUSIONS
-from snnergy.layers.checkpointing import again, norms_of, once
-from snnergy.layers.monitor import watched
-from snnergy.layers.neurons import Cell, Membranes, Neuron, carried
-from snnergy.layers.residual import Entry
-from snnergy.layers.types import Kind
+from snnergy.layers.checkpointing import batch_norms, call, checkpointed
+from snnergy.layers.monitor import record_spikes
+from snnergy.layers.neurons import Membranes, NeuronSpec, SpikingNeuron, stateful
+from snnergy.layers.residual import ResidualInput
+from snnergy.layers.types import AttentionKind
 from snnergy.models.config import PRESETS, ModelConfig, configure
 from snnergy.models.encoder import Stage
 
 __all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "StreamState", "build", "recalibrate"]
 
-AUDIO_KINDS: tuple[Kind, ...] = ("channel", "channel", "token")
+AUDIO_KINDS: tuple[AttentionKind, ...] = ("channel", "channel", "token")
 
-VIDEO_KINDS: tuple[Kind, ...] = ("token", "token", "channel")
+VIDEO_KINDS: tuple[AttentionKind, ...] = ("token", "token", "channel")
 
 Layout = Literal["TBCHW", "BTCHW"]
 
@@ -71,17 +71,17 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        cell = Cell(config.neuron, config.surrogate)
+        cell = NeuronSpec(config.neuron, config.surrogate)
         used = {"audio": ("audio",), "video": ("video",)}.get(config.fusion, ("audio", "video"))
         channels = {"audio": 1, "video": config.video_channels}
         kinds = {"audio": AUDIO_KINDS, "video": VIDEO_KINDS}
         self.encoders = nn.ModuleDict({name: _encoder(config, channels[name], kinds[name]) for name in used})
         self.fusions = nn.ModuleDict(
-            {str(stage): Exchange(config, stage - 1) for stage in config.fusion_stages}
+            {str(stage): BidirectionalFusion(config, stage - 1) for stage in config.fusion_stages}
         )
-        self.rates = nn.ModuleDict({name: Entry(config.residual, cell) for name in used})
-        plain = JOINS["sum"] if config.head == "sum" else Join
-        self.join = JOINS.get(config.fusion, plain)(used, config.dims[-1], cell)
+        self.rates = nn.ModuleDict({name: ResidualInput(config.residual, cell) for name in used})
+        plain = LATE_FUSIONS["sum"] if config.head == "sum" else LateFusion
+        self.join = LATE_FUSIONS.get(config.fusion, plain)(used, config.dims[-1], cell)
         self.head = nn.Linear(self.join.width, config.num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -114,18 +114,18 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         audio, video, steps = _arrange(audio, video, self.config, layout)
         present = {"audio": mask_a, "video": mask_v}
         if not return_aux:
-            return self._judge(self._features(audio, video, present, steps).mean(0))
+            return self._classify(self._features(audio, video, present, steps).mean(0))
         aux: dict[str, Any] = {"stages": [], "masks": {}, "rates": {}}
 
-        def look(name: str, neuron: Neuron, spikes: Tensor) -> None:
+        def look(name: str, neuron: SpikingNeuron, spikes: Tensor) -> None:
             aux["rates"][name] = spikes.float().mean()
             if neuron.mask:
                 aux["masks"][name] = spikes.bool()
 
-        with watched(self, look):
+        with record_spikes(self, look):
             features = self._features(audio, video, present, steps, aux["stages"])
-        logits, aux["features"] = self._judge(features.mean(0)), self.join.mix(features.mean(0))
-        aux["step_logits"] = torch.stack([self._judge(step) for step in features])
+        logits, aux["features"] = self._classify(features.mean(0)), self.join.combine(features.mean(0))
+        aux["step_logits"] = torch.stack([self._classify(step) for step in features])
         return logits, aux
 
     def init_state(self) -> StreamState:
@@ -163,10 +163,10 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
             msg = "CCSSA compares every time step with every other and cannot be run step by step"
             raise UsageError(msg, hint="give all steps at once, or choose fusion='cmqka'")
         audio, video, _ = _arrange(audio[None], video[None], self.config, "TBCHW")
-        with carried(state.membranes) as membranes:
+        with stateful(state.membranes) as membranes:
             features = self._features(audio, video, {"audio": mask_a, "video": mask_v}, 1)[0]
         total, steps = features if state.total is None else state.total + features, state.steps + 1
-        return self._judge(total / steps), StreamState(membranes, total, steps)
+        return self._classify(total / steps), StreamState(membranes, total, steps)
 
     def _features(
         self,
@@ -174,7 +174,7 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         video: Tensor,
         present: Present,
         steps: int,
-        stages: list[Streams] | None = None,
+        stages: list[ModalityTensors] | None = None,
     ) -> Tensor:
         """What the head is given of each step: [T, B, W]."""
         given = {"audio": audio, "video": video}
@@ -189,16 +189,16 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
             rates[name] = rate if mask is None else rate * mask[None, :, None]
         return self.join.collect(rates)
 
-    def _stage(self, stage: int, streams: Streams, present: Present, steps: int) -> Streams:
-        run = again if self.config.checkpoint and torch.is_grad_enabled() else once
+    def _stage(self, stage: int, streams: ModalityTensors, present: Present, steps: int) -> ModalityTensors:
+        run = checkpointed if self.config.checkpoint and torch.is_grad_enabled() else call
         streams = {name: self.encoders[name][stage](x, steps, run) for name, x in streams.items()}  # type: ignore[index]
         if str(stage + 1) in self.fusions:
             streams = run(self.fusions[str(stage + 1)], streams, present)
         return streams
 
-    def _judge(self, features: Tensor) -> Tensor:
+    def _classify(self, features: Tensor) -> Tensor:
         """Logits [B, K] of features [B, W]."""
-        return self.head(self.join.mix(features))
+        return self.head(self.join.combine(features))
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimiser: norms, biases, leaks and residual weights do not decay."""
@@ -217,14 +217,14 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         return super()._from_pretrained(config=ModelConfig(**read), **options)
 
 
-def _encoder(config: ModelConfig, channels: int, kinds: tuple[Kind, ...]) -> nn.ModuleList:
+def _encoder(config: ModelConfig, channels: int, kinds: tuple[AttentionKind, ...]) -> nn.ModuleList:
     inputs = (channels, *config.dims[:-1])
     if config.stage3 == "ssa":
         kinds = (*kinds[:2], "ssa")
     return nn.ModuleList(
         Stage(
             inputs[stage], config.dims[stage], config.heads[stage], config.depths[stage], kinds[stage],
-            config.ratio, config.residual, config.sum_norm, Cell(config.neuron, config.surrogate),
+            config.ratio, config.residual, config.sum_norm, NeuronSpec(config.neuron, config.surrogate),
             first=stage == 0, rpe=config.rpe,
         )
         for stage in range(3)
@@ -271,7 +271,7 @@ def _segments(audio: Tensor, steps: int) -> Tensor:
 
 @contextmanager
 def _cumulative(model: nn.Module) -> Iterator[None]:
-    norms = norms_of(model)
+    norms = batch_norms(model)
     before, training = [norm.momentum for norm in norms], model.training
     for norm in norms:
         norm.reset_running_stats()

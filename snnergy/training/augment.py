@@ -18,7 +18,7 @@ from snnergy.data import Batch
 from snnergy.training.config import AugmentConfig
 
 
-def dice(seed: int, epoch: int, key: str) -> np.random.Generator:
+def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
     """The draws of one sample in one epoch."""
     return np.random.default_rng([seed, epoch, zlib.crc32(key.encode())])
 
@@ -50,7 +50,7 @@ def augment(
     if config == AugmentConfig():
         return mel, frames
     made = [
-        _sample(mel[place], frames[place], config, dice(seed, epoch, key), repeated=repeated)
+        _sample(mel[place], frames[place], config, sample_rng(seed, epoch, key), repeated=repeated)
         for place, key in enumerate(keys)
     ]
     return torch.stack([sound for sound, _ in made]), torch.stack([sight for _, sight in made])

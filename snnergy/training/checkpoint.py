@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from avdata.errors import AvdataError
-from avdata.storage.atomic import write_whole
+from avdata.storage.atomic import atomic_write
 from snnergy.models.config import ModelConfig
 from snnergy.models.network import SNNergy
 from snnergy.training.config import TrainConfig, parse
@@ -27,7 +27,7 @@ FORMAT = 1
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a mapping for people and machines."""
-    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
+    atomic_write(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     try:
-        write_whole(path, buffer.getvalue())
+        atomic_write(path, buffer.getvalue())
     except AvdataError as error:
         # The same command alone, as elsewhere, begins no run where one is.
         hint = "make room, then train on with --resume (a comparison: with the same command)"

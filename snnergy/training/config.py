@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from avdata.errors import UsageError
-from snnergy.data import merge, nearest, why
+from snnergy.data import did_you_mean, format_validation_error, merge_overrides
 
-LR_FOR_64 = 5e-4
+LR_PER_64_SAMPLES = 5e-4
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -80,7 +80,7 @@ class TrainConfig(BaseModel):
         >>> [round(config.rate(step, 20, 4), 3) for step in (0, 2, 4, 12, 20)]
         [0.0, 0.5, 1.0, 0.5, 0.0]
         """
-        peak = self.lr or LR_FOR_64 * self.batch_size / 64
+        peak = self.lr or LR_PER_64_SAMPLES * self.batch_size / 64
         longest = 0.3 * steps
         rise = longest if self.warmup_epochs is None else min(self.warmup_epochs * steps_an_epoch, longest)
         if step < rise:
@@ -104,7 +104,7 @@ class TrainConfig(BaseModel):
 
 _NO_AUGMENT = AugmentConfig().model_dump()
 
-REGIMES: Mapping[str, Mapping[str, Any]] = {
+TRAIN_PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Ours: MODEL.md §7, the last column.
     "snnergy": {},
     # For generated sets, first runs and anything of a few hundred steps: no part of it hides what is learnt.
@@ -129,14 +129,14 @@ REGIMES: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 
 
-def settle(regime: str | None, *overrides: Mapping[str, Any]) -> TrainConfig:
+def resolve_config(regime: str | None, *overrides: Mapping[str, Any]) -> TrainConfig:
     """A regime's settings with overrides laid over it, the last one on top.
 
-    >>> settle("la", {"epochs": 3}).lr, settle(None, {"steps": 250}).regime
+    >>> resolve_config("la", {"epochs": 3}).lr, resolve_config(None, {"steps": 250}).regime
     (5e-05, 'quick')
 
     Args:
-        regime: one of `REGIMES`; None is `quick` where `steps` is set, and `snnergy` elsewhere.
+        regime: one of `TRAIN_PRESETS`; None is `quick` where `steps` is set, and `snnergy` elsewhere.
         overrides: nested settings.
 
     Raises:
@@ -144,13 +144,13 @@ def settle(regime: str | None, *overrides: Mapping[str, Any]) -> TrainConfig:
     """
     laid: dict[str, Any] = {}
     for layer in overrides:
-        laid = merge(laid, layer)
+        laid = merge_overrides(laid, layer)
     name = regime or laid.get("regime") or ("quick" if laid.get("steps") else "snnergy")
-    if name not in REGIMES:
+    if name not in TRAIN_PRESETS:
         msg = f"there is no regime {name!r}"
-        raise UsageError(msg, hint=nearest(str(name), list(REGIMES)))
-    base = merge(TrainConfig().model_dump(), REGIMES[name])
-    return parse({**merge(base, laid), "regime": name})
+        raise UsageError(msg, hint=did_you_mean(str(name), list(TRAIN_PRESETS)))
+    base = merge_overrides(TrainConfig().model_dump(), TRAIN_PRESETS[name])
+    return parse({**merge_overrides(base, laid), "regime": name})
 
 
 def parse(values: Mapping[str, Any]) -> TrainConfig:
@@ -166,11 +166,11 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             msg = f"there is no training setting {where}"
-            raise UsageError(msg, hint=nearest(where, _names())) from None
+            raise UsageError(msg, hint=did_you_mean(where, _names())) from None
         if where == "augment":
             msg = f"augment is a group of settings, not {first['input']!r}"
             raise UsageError(msg, hint="such as augment.flip=0") from None
-        msg = f"training setting {where}={first['input']!r}: {why(first)}"
+        msg = f"training setting {where}={first['input']!r}: {format_validation_error(first)}"
         raise UsageError(msg) from None
 
 

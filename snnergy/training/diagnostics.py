@@ -14,23 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from snnergy.data import Batch
-from snnergy.layers.neurons import Neuron
+from snnergy.layers.neurons import SpikingNeuron
 
 SILENT, SATURATED = 1e-4, 0.98
 
 MASK_LOW, MASK_HIGH = 0.02, 0.98
 
-SHOWN = 3
+LAYERS_SHOWN = 3
 
-UNSTABLE = "begin again with a lower --lr or --set precision=32; a last.ckpt was written before this"
+UNSTABLE_HINT = "begin again with a lower --lr or --set precision=32; a last.ckpt was written before this"
 """What to do where numbers are no longer finite."""
 
 
 @contextmanager
-def watch_rates(network: nn.Module) -> Iterator[dict[str, float]]:
+def record_firing_rates(network: nn.Module) -> Iterator[dict[str, float]]:
     """Inside, each forward pass sets the rate of every neuron layer: the share of ones.
 
-    >>> # with watch_rates(network) as rates: network(audio, video)
+    >>> # with record_firing_rates(network) as rates: network(audio, video)
     """
     rates: dict[str, float] = {}
     pending: dict[str, Tensor] = {}
@@ -41,7 +41,7 @@ def watch_rates(network: nn.Module) -> Iterator[dict[str, float]]:
 
         return seen
 
-    layers = [(name, part) for name, part in network.named_modules() if isinstance(part, Neuron)]
+    layers = [(name, part) for name, part in network.named_modules() if isinstance(part, SpikingNeuron)]
     handles = [part.register_forward_hook(hook(name)) for name, part in layers]
     try:
         yield rates
@@ -54,9 +54,9 @@ def watch_rates(network: nn.Module) -> Iterator[dict[str, float]]:
             rates.update(zip(pending, values, strict=True))
 
 
-def warnings_of(network: nn.Module, rates: Mapping[str, float]) -> dict[str, list[str]]:
+def diagnose(network: nn.Module, rates: Mapping[str, float]) -> dict[str, list[str]]:
     """What is wrong with the rates, as sentences, each with the layers that it holds for."""
-    masks = {name for name, part in network.named_modules() if isinstance(part, Neuron) and part.mask}
+    masks = {name for name, part in network.named_modules() if isinstance(part, SpikingNeuron) and part.mask}
     found = {
         f"attention masks outside [{MASK_LOW}, {MASK_HIGH}]": [
             name for name, rate in rates.items() if name in masks and not MASK_LOW <= rate <= MASK_HIGH
@@ -71,17 +71,17 @@ def warnings_of(network: nn.Module, rates: Mapping[str, float]) -> dict[str, lis
     return {sentence: layers for sentence, layers in found.items() if layers}
 
 
-def in_words(sentence: str, layers: Sequence[str], rates: Mapping[str, float]) -> str:
+def format_warning(sentence: str, layers: Sequence[str], rates: Mapping[str, float]) -> str:
     """One line of a warning: what, how many, and the first few by name.
 
-    >>> in_words("silent layers", ["a", "b"], {"a": 0.0, "b": 0.0})
+    >>> format_warning("silent layers", ["a", "b"], {"a": 0.0, "b": 0.0})
     '2 silent layers: a (0), b (0)'
     """
-    named = ", ".join(f"{name} ({rates[name]:.2g})" for name in layers[:SHOWN])
-    return f"{len(layers)} {sentence}: {named}{', …' if len(layers) > SHOWN else ''}"
+    named = ", ".join(f"{name} ({rates[name]:.2g})" for name in layers[:LAYERS_SHOWN])
+    return f"{len(layers)} {sentence}: {named}{', …' if len(layers) > LAYERS_SHOWN else ''}"
 
 
-def first_not_finite(network: nn.Module, batches: Sequence[Batch]) -> str:
+def find_non_finite(network: nn.Module, batches: Sequence[Batch]) -> str:
     """Where a step's parts become infinite or NaN: a weight, an input, or the first layer that makes them so.
 
     Run it before the optimiser has stepped, or every weight may be NaN.

@@ -31,10 +31,10 @@ PRECISIONS: Mapping[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 }
 
 # A process that dies closes its connections, which the others notice at once; this is for one that hangs.
-PATIENCE = timedelta(minutes=10)
+TIMEOUT_S = timedelta(minutes=10)
 
 
-def start(device: Device, precision: str, *, sync_batchnorm: bool = False) -> Fabric:
+def init_fabric(device: Device, precision: str, *, sync_batchnorm: bool = False) -> Fabric:
     """The processes, connected.
 
     Raises:
@@ -63,7 +63,7 @@ def start(device: Device, precision: str, *, sync_batchnorm: bool = False) -> Fa
     _quiet()
     chosen = precision if precision != "auto" else "bf16" if kind == "cuda" else "32"
     # Batch norms are recalibrated before their statistics are used: sending those about would be for nothing.
-    strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=PATIENCE)
+    strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=TIMEOUT_S)
     fabric = Fabric(
         accelerator=kind, devices=local, num_nodes=world // local,
         strategy=strategy if world > 1 else "auto", precision=PRECISIONS[chosen],
@@ -82,7 +82,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
 
 
-def total(fabric: Fabric, value: Tensor) -> Tensor:
+def sum_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:
     """The sum of a tensor over all processes."""
     if fabric.world_size == 1:
         return value
@@ -91,7 +91,7 @@ def total(fabric: Fabric, value: Tensor) -> Tensor:
     return summed
 
 
-def share_statistics(fabric: Fabric, network: nn.Module) -> None:
+def sync_batch_norm_stats(fabric: Fabric, network: nn.Module) -> None:
     """Give the batch norms of all processes the mean of their statistics, as if one had seen all batches."""
     if fabric.world_size == 1:
         return
@@ -103,7 +103,7 @@ def share_statistics(fabric: Fabric, network: nn.Module) -> None:
         part.copy_(mean.view_as(part))
 
 
-def on_first(fabric: Fabric, value: bytes | None) -> bytes | None:
+def broadcast_from_rank0(fabric: Fabric, value: bytes | None) -> bytes | None:
     """What the first process has, on all: each machine has disks of its own."""
     if fabric.world_size == 1:
         return value
@@ -111,7 +111,7 @@ def on_first(fabric: Fabric, value: bytes | None) -> bytes | None:
 
 
 @contextmanager
-def lost_processes_named(fabric: Fabric) -> Iterator[None]:
+def explain_lost_ranks(fabric: Fabric) -> Iterator[None]:
     """Say in a sentence that another process of the run has ended.
 
     torch reports it as an error of whatever exchange was under way.

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avdata.errors import AvdataError
-from snnergy.data import AVDataset, Loader, pairs, to_device
+from snnergy.data import AVDataset, AVLoader, audio_video_batches, to_device
 from snnergy.models.network import SNNergy, recalibrate
-from snnergy.training.diagnostics import watch_rates
+from snnergy.training.diagnostics import record_firing_rates
 
 CALIBRATION_BATCHES = 10
 """The fewest that MODEL.md §7 allows; each costs a forward pass in every evaluation."""
@@ -22,7 +22,7 @@ CALIBRATION_BATCHES = 10
 Reduce = Callable[[Tensor], Tensor]
 
 
-def check_fits(network: SNNergy, data: AVDataset) -> None:
+def check_compatible(network: SNNergy, data: AVDataset) -> None:
     """See that a set's labels and pictures are of the kind that a network was trained on.
 
     Raises:
@@ -38,7 +38,9 @@ def check_fits(network: SNNergy, data: AVDataset) -> None:
         raise AvdataError(msg, hint="measure it on a set of the dataset that it was trained on")
 
 
-def calibrate(network: nn.Module, data: AVDataset, batch_size: int, device: torch.device | str) -> None:
+def recalibrate_batch_norm(
+    network: nn.Module, data: AVDataset, batch_size: int, device: torch.device | str
+) -> None:
     """Set the batch norms to what the layers see now: without it a young network is silent.
 
     The batches are the first of epoch 0, unchanged by augmentation, so that a resumed run has the same ones.
@@ -47,13 +49,13 @@ def calibrate(network: nn.Module, data: AVDataset, batch_size: int, device: torc
     data.set_epoch(0)
     whole = len(data) >= batch_size * data.world_size
     loader = data.loader(batch_size, num_workers=0, drop_last=whole)
-    recalibrate(network, pairs(loader, CALIBRATION_BATCHES, device))
+    recalibrate(network, audio_video_batches(loader, CALIBRATION_BATCHES, device))
 
 
 @torch.no_grad()
-def measure(
+def evaluate_split(
     network: nn.Module,
-    loader: Loader,
+    loader: AVLoader,
     labels: Sequence[str],
     device: torch.device | str,
     *,
@@ -79,7 +81,7 @@ def measure(
     for number, batch in enumerate(loader):
         made = to_device(batch, device)
         if number == 0 and rates is not None:
-            with watch_rates(network) as seen:
+            with record_firing_rates(network) as seen:
                 logits = network(made.audio, made.video)
             rates.update(seen)
         else:

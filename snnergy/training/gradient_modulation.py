@@ -20,7 +20,7 @@ from snnergy.training.evaluation import Reduce
 MODALITIES = ("audio", "video")
 
 
-class Modulation:
+class OGMGE:
     """Watches the head in forward passes, then changes the encoders' gradients."""
 
     def __init__(self, network: SNNergy, alpha: float) -> None:
@@ -71,7 +71,7 @@ class Modulation:
         audio, video = add_up(self._scores).clamp_min(1e-12).tolist()
         self._scores = torch.zeros_like(self._scores)
         ratios = {"audio": audio / video, "video": video / audio}
-        factors = {name: slowed(ratio, self._alpha) for name, ratio in ratios.items()}
+        factors = {name: gradient_factor(ratio, self._alpha) for name, ratio in ratios.items()}
         for name, factor in factors.items():
             if factor < 1:
                 generator = torch.Generator().manual_seed(seed)
@@ -84,10 +84,10 @@ class Modulation:
         return factors
 
 
-def slowed(ratio: float, alpha: float) -> float:
+def gradient_factor(ratio: float, alpha: float) -> float:
     """The factor of a modality whose score is `ratio` times the other's.
 
-    >>> slowed(0.5, 0.8), round(slowed(2.0, 0.8), 4)
+    >>> gradient_factor(0.5, 0.8), round(gradient_factor(2.0, 0.8), 4)
     (1.0, 0.0783)
     """
     return 1.0 if ratio <= 1 else float(1 - torch.tanh(torch.tensor(alpha * ratio)))

@@ -13,7 +13,7 @@ from typing import Any
 COLUMNS = ("step", "epoch", "lr", "train_loss", "grad_norm", "val_loss", "val_accuracy")
 
 
-class Log:
+class MetricsLog:
     """Writes one row for each moment that has something to tell."""
 
     def __init__(self, folder: Path, step: int = 0) -> None:

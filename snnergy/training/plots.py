@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-NAMED = 80
+MAX_NAMED_LABELS = 80
 """Labels of which a confusion matrix has names and counts; of more they would need a wall."""
 
 
-def draw_curves(metrics: Path, path: Path) -> None:
+def plot_curves(metrics: Path, path: Path) -> None:
     """Draw loss and accuracy by step from a run's metrics.csv."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -36,33 +36,33 @@ def draw_curves(metrics: Path, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
+def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
     """Draw a confusion matrix: true labels down, predicted ones across, shares of the true label.
 
-    Of more than `NAMED` labels the axes have numbers, as they stand in classes.csv from 0.
+    Of more than `MAX_NAMED_LABELS` labels the axes have numbers, as they stand in classes.csv from 0.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    size = max(4.0, 0.45 * min(len(labels), NAMED) + 2)
+    size = max(4.0, 0.45 * min(len(labels), MAX_NAMED_LABELS) + 2)
     figure = Figure(figsize=(size, size), layout="constrained")
     axis = figure.subplots()
     shares = [[count / held for count in row] for row in confusion for held in [max(sum(row), 1)]]
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
-    places = range(len(labels) if len(labels) <= NAMED else 0)
+    places = range(len(labels) if len(labels) <= MAX_NAMED_LABELS else 0)
     if places:
         axis.set_xticks(places, labels, rotation=90)
         axis.set_yticks(places, labels)
     for row in places:
         for column in places:
             if confusion[row][column]:
-                colour = "white" if shares[row][column] > 0.6 else "black"
-                axis.text(column, row, str(confusion[row][column]), ha="center", va="center", color=colour)
+                color = "white" if shares[row][column] > 0.6 else "black"
+                axis.text(column, row, str(confusion[row][column]), ha="center", va="center", color=color)
     figure.savefig(path, dpi=110)
 
 
-def draw_comparison(rows: Sequence[tuple[str, Sequence[float], float]], chance: float, path: Path) -> None:
+def plot_comparison(rows: Sequence[tuple[str, Sequence[float], float]], chance: float, path: Path) -> None:
     """Draw each name's accuracies beside its energy.
 
     Args:

@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avdata.errors import AvdataError
-from snnergy.data import AVBatch, Batch, moved, to_batch
+from snnergy.data import AVBatch, Batch, move_to_device, to_batch
 from snnergy.models.network import SNNergy
 from snnergy.training.augment import augment, mixup
 from snnergy.training.config import TrainConfig
-from snnergy.training.diagnostics import UNSTABLE, first_not_finite
-from snnergy.training.distributed import total
-from snnergy.training.gradient_modulation import Modulation
+from snnergy.training.diagnostics import UNSTABLE_HINT, find_non_finite
+from snnergy.training.distributed import sum_over_ranks
+from snnergy.training.gradient_modulation import OGMGE
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
-class Learner:
+class TrainStep:
     """A network that learns.
 
     Attributes:
@@ -44,7 +44,7 @@ class Learner:
         self.network = network.to(fabric.device)
         self.average = copy.deepcopy(self.network) if config.ema else self.network
         self.average.requires_grad_(config.ema is None)
-        self._modulation = Modulation(self.network, config.ogm_ge) if config.ogm_ge else None
+        self._modulation = OGMGE(self.network, config.ogm_ge) if config.ogm_ge else None
         trained: nn.Module = self.network
         if config.sync_batchnorm and fabric.world_size > 1:
             trained = nn.SyncBatchNorm.convert_sync_batchnorm(trained)
@@ -56,7 +56,7 @@ class Learner:
         self._trained, self._optimizer = fabric.setup(trained, optimizer)
         self.step = 0
 
-    def learn(
+    def __call__(
         self, batches: Sequence[AVBatch], *, real: int, epoch: int, rate: float
     ) -> tuple[Tensor, Tensor]:
         """Make one optimiser step.
@@ -92,12 +92,12 @@ class Learner:
                 fabric.backward(loss * fabric.world_size)
             lost += loss.detach()
         if self._modulation:
-            self._modulation.apply(self._seed("noise") % 2**63, lambda value: total(fabric, value))
+            self._modulation.apply(self._seed("noise") % 2**63, lambda value: sum_over_ranks(fabric, value))
         norm = self._clip()
         self._check(batches, epoch, lost, norm)
         self._optimizer.step()
         self.step += 1
-        self._follow()
+        self._update_ema()
         return lost, norm
 
     def _seed(self, what: str, *numbers: int) -> int:
@@ -107,7 +107,7 @@ class Learner:
 
     def _batch(self, batch: AVBatch, part: int, epoch: int) -> tuple[Batch, Tensor, float]:
         config = self._config
-        mel, frames, label, weight = moved(batch, self._fabric.device)
+        mel, frames, label, weight = move_to_device(batch, self._fabric.device)
         mel, frames = augment(
             mel, frames, batch.key, config.augment, seed=config.seed, epoch=epoch, repeated=self._repeated
         )
@@ -141,15 +141,15 @@ class Learner:
         # The parts are made again as they were, for any of them may be the one.
         parts = [self._batch(batch, part, epoch)[0] for part, batch in enumerate(batches)]
         with self._fabric.autocast():
-            where = first_not_finite(self.network, parts)
+            where = find_non_finite(self.network, parts)
         msg = (
             f"at step {self.step + 1} the loss is {float(lost):.4g}, the gradient's norm {float(norm):.4g};"
             f" what is first not finite: {where}"
         )
-        raise AvdataError(msg, hint=UNSTABLE)
+        raise AvdataError(msg, hint=UNSTABLE_HINT)
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def _update_ema(self) -> None:
         decay = self._config.ema
         if decay is None:
             return
@@ -169,7 +169,7 @@ class Learner:
             for name, value in network.state_dict().items():
                 if not bool(value.isfinite().all()):
                     msg = f"after step {self.step} the network's {name} is not finite"
-                    raise AvdataError(msg, hint=UNSTABLE)
+                    raise AvdataError(msg, hint=UNSTABLE_HINT)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning goes on from."""

@@ -19,23 +19,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from avdata.errors import AvdataError, UsageError
-from snnergy.data import AVBatch, AVDataset, differences, open_split
+from snnergy.data import AVBatch, AVDataset, diff_settings, open_split
 from snnergy.models.network import SNNergy, build
 from snnergy.training.checkpoint import load, load_all, load_network, read_config, save, write_json
-from snnergy.training.config import TrainConfig, parse, settle
-from snnergy.training.diagnostics import in_words, warnings_of
+from snnergy.training.config import TrainConfig, parse, resolve_config
+from snnergy.training.diagnostics import diagnose, format_warning
 from snnergy.training.distributed import (
     Device,
-    lost_processes_named,
-    on_first,
-    share_statistics,
-    start,
-    total,
+    broadcast_from_rank0,
+    explain_lost_ranks,
+    init_fabric,
+    sum_over_ranks,
+    sync_batch_norm_stats,
 )
-from snnergy.training.evaluation import calibrate, check_fits, measure, write_classes
-from snnergy.training.metrics_log import Log
-from snnergy.training.plots import draw_confusion, draw_curves
-from snnergy.training.train_step import Learner
+from snnergy.training.evaluation import (
+    check_compatible,
+    evaluate_split,
+    recalibrate_batch_norm,
+    write_classes,
+)
+from snnergy.training.metrics_log import MetricsLog
+from snnergy.training.plots import plot_confusion, plot_curves
+from snnergy.training.train_step import TrainStep
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -44,7 +49,7 @@ __all__ = ["TrainConfig", "evaluate", "load_network", "train"]
 
 Progress = Callable[[str, int, int], None]
 
-MAY_DIFFER = {"workers", "save_every", "accumulate"}
+RESUME_MAY_CHANGE = {"workers", "save_every", "accumulate"}
 """Settings that a resumed run may change, for they change no result (but the last bit of a sum)."""
 
 _log = logging.getLogger(__name__)
@@ -83,21 +88,21 @@ def train(
     folder, began = Path(out), time.perf_counter()
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     resume = resume or (restarted and (folder / "config.json").is_file())
-    settled = config or (_settings_of(folder) if resume else settle(None))
-    fabric = start(device, settled.precision, sync_batchnorm=settled.sync_batchnorm)
-    with lost_processes_named(fabric):
+    settled = config or (_settings_of(folder) if resume else resolve_config(None))
+    fabric = init_fabric(device, settled.precision, sync_batchnorm=settled.sync_batchnorm)
+    with explain_lost_ranks(fabric):
         if fabric.world_size > 1:
             # The run's folder, which a resumed run's settings come from, may be on the first machine alone.
-            said = on_first(fabric, settled.model_dump_json().encode())
+            said = broadcast_from_rank0(fabric, settled.model_dump_json().encode())
             settled = TrainConfig.model_validate_json(said or b"")
         _agree(fabric, lambda: _check_folder(folder, settled, resume=resume))
-        run = _Run(fabric, where, folder, settled, progress)
+        run = Trainer(fabric, where, folder, settled, progress)
         run.begin(resume=resume)
         run.work()
         return run.finish(began)
 
 
-class _Run:
+class Trainer:
     """What is open while a run is under way."""
 
     def __init__(
@@ -121,11 +126,11 @@ class _Run:
         self.every = config.evaluation_interval(self.steps, self.epoch_steps)
         self.validates = "val" in self.data.info["splits"]
         repeated = self.data.info["config"].get("audio", {}).get("layout") == "repeat"
-        self.learner = Learner(network_for(config, self.data), config, fabric, repeated=repeated)
+        self.train_step = TrainStep(network_for(config, self.data), config, fabric, repeated=repeated)
         self.best: dict[str, Any] | None = None
         self.evaluated, self.saved = -1, 0
         self.warned: set[str] = set()
-        self.log: Log | None = None
+        self.log: MetricsLog | None = None
 
     @property
     def workers(self) -> int:
@@ -144,30 +149,30 @@ class _Run:
         first = self.fabric.is_global_zero
         last = self.folder / "last.ckpt"
         data = last.read_bytes() if first and resume and last.is_file() else None
-        held = on_first(self.fabric, data)
+        held = broadcast_from_rank0(self.fabric, data)
         if held is not None:
             state = load(held, last)
-            self.learner.load_state_dict(state)
+            self.train_step.load_state_dict(state)
             self.loader.load_state_dict(state["loader"])
             self.best, self.evaluated = state["best"], int(state["evaluated"])
-            self.saved = self.learner.step
+            self.saved = self.train_step.step
         if first:
             self.folder.mkdir(parents=True, exist_ok=True)
             if held is None:
-                shape = asdict(self.learner.network.config)
+                shape = asdict(self.train_step.network.config)
                 about = {"config": self.config.model_dump(), "model": shape, "set": str(self.where)}
                 write_json(self.folder / "config.json", about)
-            self.log = Log(self.folder, self.learner.step)
+            self.log = MetricsLog(self.folder, self.train_step.step)
 
     def work(self) -> None:
         """Epochs until the steps are made, or nothing gets better any more."""
-        while self.learner.step < self.steps and not self._stalled():
+        while self.train_step.step < self.steps and not self._stalled():
             epoch = self.data.epoch
             self.loader.set_epoch(epoch)
             for batches, before in self._groups():
                 real = min(self.config.batch_size, len(self.data) - before)
                 self._step(batches, real, epoch)
-                if self.learner.step == self.steps:
+                if self.train_step.step == self.steps:
                     break
                 if self._save_due() and self._inside(epoch):
                     self.save(calibrated=False)
@@ -176,11 +181,11 @@ class _Run:
                     self.evaluate(epoch)
                 elif self._save_due():
                     self.save(calibrated=False)
-        if self.evaluated != self.learner.step:
+        if self.evaluated != self.train_step.step:
             self.evaluate(self.data.epoch)
 
     def _save_due(self) -> bool:
-        return self.learner.step - self.saved >= self.config.save_every
+        return self.train_step.step - self.saved >= self.config.save_every
 
     def _inside(self, epoch: int) -> bool:
         # After its last step an epoch may be evaluated; the state to go on from is the one after that. Where
@@ -201,11 +206,11 @@ class _Run:
             yield held, before
 
     def _step(self, batches: list[AVBatch], real: int, epoch: int) -> None:
-        learner = self.learner
+        learner = self.train_step
         rate = self.config.rate(learner.step, self.steps, self.epoch_steps)
-        loss, norm = learner.learn(batches, real=real, epoch=epoch, rate=rate)
+        loss, norm = learner(batches, real=real, epoch=epoch, rate=rate)
         if learner.step % max(1, min(10, self.steps // 20)) == 0:
-            loss = total(self.fabric, loss)
+            loss = sum_over_ranks(self.fabric, loss)
             if self.log:
                 self.log.row(
                     step=learner.step, epoch=epoch, lr=rate, train_loss=float(loss), grad_norm=float(norm)
@@ -215,9 +220,9 @@ class _Run:
 
     def evaluate(self, epoch: int) -> None:
         """Recalibrate, validate, keep the best, and save."""
-        network, step = self.learner.average, self.learner.step
-        calibrate(network, self.calibration, self.part, self.fabric.device)
-        share_statistics(self.fabric, network)
+        network, step = self.train_step.average, self.train_step.step
+        recalibrate_batch_norm(network, self.calibration, self.part, self.fabric.device)
+        sync_batch_norm_stats(self.fabric, network)
         self.evaluated = step
         if self.validates:
             rates: dict[str, float] = {}
@@ -236,16 +241,21 @@ class _Run:
     def _measure(self, network: SNNergy, split: str, rates: dict[str, float] | None = None) -> dict[str, Any]:
         loader = self._open(split).loader(self.part, num_workers=self.workers)
         labels, device = self.data.labels, self.fabric.device
-        return measure(
-            network, loader, labels, device, add_up=lambda value: total(self.fabric, value), rates=rates
+        return evaluate_split(
+            network,
+            loader,
+            labels,
+            device,
+            add_up=lambda value: sum_over_ranks(self.fabric, value),
+            rates=rates,
         )
 
     def _warn(self, network: SNNergy, rates: dict[str, float]) -> None:
-        for sentence, layers in warnings_of(network, rates).items():
+        for sentence, layers in diagnose(network, rates).items():
             new = [layer for layer in layers if f"{sentence}: {layer}" not in self.warned]
             self.warned |= {f"{sentence}: {layer}" for layer in layers}
             if new:
-                _log.warning("step %d: %s", self.learner.step, in_words(sentence, new, rates))
+                _log.warning("step %d: %s", self.train_step.step, format_warning(sentence, new, rates))
 
     def _stalled(self) -> bool:
         patience = self.config.patience
@@ -255,13 +265,13 @@ class _Run:
 
     def save(self, *, calibrated: bool, name: str = "last.ckpt") -> None:
         """Write a checkpoint; the first process does."""
-        self.saved = self.learner.step
-        self.learner.check_finite()
+        self.saved = self.train_step.step
+        self.train_step.check_finite()
         if self.fabric.is_global_zero:
             if self.log:
                 self.log.flush()
             state = {
-                **self.learner.state_dict(), "loader": self.loader.state_dict(), "best": self.best,
+                **self.train_step.state_dict(), "loader": self.loader.state_dict(), "best": self.best,
                 "evaluated": self.evaluated, "calibrated": calibrated,
             }  # fmt: skip
             save(self.folder / name, state)
@@ -269,10 +279,10 @@ class _Run:
     def finish(self, began: float) -> dict[str, Any]:
         """The chosen network on the test split, once, and the pictures."""
         chosen = "best.ckpt" if self.best is not None else "last.ckpt"
-        network = self.learner.average
+        network = self.train_step.average
         path = self.folder / chosen
         data = path.read_bytes() if self.fabric.is_global_zero else None
-        held = on_first(self.fabric, data)
+        held = broadcast_from_rank0(self.fabric, data)
         assert held is not None
         state = load(held, path)
         network.load_state_dict(state["ema"] or state["network"])
@@ -285,23 +295,23 @@ class _Run:
             "labels": self.data.labels,
             "num_classes": len(self.data.labels),
             **measured,
-            "steps": self.learner.step,
+            "steps": self.train_step.step,
             "seconds": round(time.perf_counter() - began, 1),
             "params": sum(weight.numel() for weight in network.parameters()),
             "chosen": chosen,
             "best": best or None,
             "processes": self.fabric.world_size,
             "device": str(self.fabric.device),
-            "health": warnings_of(network, rates),
+            "health": diagnose(network, rates),
             "rates": {name: round(rate, 6) for name, rate in rates.items()},
             "config": self.config.model_dump(),
         }
         if self.log:
             self.log.close()
-            draw_curves(self.folder / "metrics.csv", self.folder / "curves.png")
+            plot_curves(self.folder / "metrics.csv", self.folder / "curves.png")
             if "test" in result:
                 write_classes(self.folder / "classes.csv", result["test"], self.data.labels)
-                draw_confusion(result["test"]["confusion"], self.data.labels, self.folder / "confusion.png")
+                plot_confusion(result["test"]["confusion"], self.data.labels, self.folder / "confusion.png")
             # The last of all: what holds it is finished, and is not gone on with.
             write_json(self.folder / "result.json", result)
         return result
@@ -358,7 +368,9 @@ def _check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
         msg = f"{folder} holds no run to go on with"
         raise AvdataError(msg, hint="leave out --resume to begin")
     there = _settings_of(folder).model_dump(mode="json")
-    other = [row for row in differences(there, config.model_dump(mode="json")) if row[0] not in MAY_DIFFER]
+    other = [
+        row for row in diff_settings(there, config.model_dump(mode="json")) if row[0] not in RESUME_MAY_CHANGE
+    ]
     if other:
         said = ", ".join(f"{name}: {old} there, {new} now" for name, old, new in other)
         msg = f"{folder} was begun with other settings ({said})"
@@ -374,7 +386,7 @@ def _agree(fabric: Fabric, check: Callable[[], None]) -> None:
         except AvdataError as error:
             said = (isinstance(error, UsageError), error.message, error.hint)
     if fabric.world_size > 1:
-        data = on_first(fabric, json.dumps(said).encode())
+        data = broadcast_from_rank0(fabric, json.dumps(said).encode())
         said = json.loads(data) if data else None
     if said:
         usage, message, hint = said
@@ -392,14 +404,14 @@ def evaluate(checkpoint: str | Path, where: str | Path, *, device: Device = "aut
     """
     network, config, calibrated = load_all(checkpoint)
     data = open_split(where, "train", shuffle=True, seed=config.seed, rank=0, world_size=1)
-    check_fits(network, data)
+    check_compatible(network, data)
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     network.to(place)
     if not calibrated:
-        calibrate(network, data, config.batch_size, place)
+        recalibrate_batch_norm(network, data, config.batch_size, place)
     measured = {}
     for split in ("val", "test"):
         if split in data.info["splits"]:
             loader = open_split(where, split, rank=0, world_size=1).loader(config.batch_size, num_workers=0)
-            measured[split] = measure(network, loader, data.labels, place)
+            measured[split] = evaluate_split(network, loader, data.labels, place)
     return {"labels": data.labels, "num_classes": len(data.labels), **measured}

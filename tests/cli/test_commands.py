@@ -160,7 +160,7 @@ def test_the_readers_of_logs_get_a_line_for_each_tenth(capsys: pytest.CaptureFix
     with pytest.MonkeyPatch.context() as patch:
         clock = [0.0]
         patch.setattr("time.monotonic", lambda: clock[0])
-        show = terminal._lines("{:,.0f}".format)
+        show = terminal._progress_lines("{:,.0f}".format)
         for done in range(1001):
             clock[0] += 1
             show("prepare", done, 1000)

@@ -10,20 +10,20 @@ from typer.testing import CliRunner
 
 import avdata.doctor as room
 from avdata.cli.main import app
-from avdata.doctor import _Library, examine
+from avdata.doctor import _Library, check_environment
 
 WHOLE = _Library("numpy", "import numpy", True, "arrays", "pip install numpy")
-TRUE_CHAINS = room._CHAINS
+TRUE_CHAINS = room._LIBRARY_GROUPS
 OTHER = _Library("pyarrow", "import pyarrow", True, "tables", "pip install pyarrow")
 
 
 @pytest.fixture(autouse=True)
 def _few_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_CHAINS", ((WHOLE,),))
+    monkeypatch.setattr(room, "_LIBRARY_GROUPS", ((WHOLE,),))
 
 
-def about(name: str) -> room.Finding:
-    return next(one for one in examine() if one.name == name)
+def about(name: str) -> room.Check:
+    return next(one for one in check_environment() if one.name == name)
 
 
 def test_a_library_that_works_is_well() -> None:
@@ -41,7 +41,7 @@ def test_a_broken_library_is_explained_even_where_it_takes_its_process_down(
     monkeypatch: pytest.MonkeyPatch, proof: str, said: str
 ) -> None:
     broken = _Library("numpy", proof, True, "arrays", "mend it so")
-    monkeypatch.setattr(room, "_CHAINS", ((broken, OTHER),))
+    monkeypatch.setattr(room, "_LIBRARY_GROUPS", ((broken, OTHER),))
     found = about("numpy")
     assert found.ok is False
     assert said in found.found
@@ -52,7 +52,7 @@ def test_a_broken_library_is_explained_even_where_it_takes_its_process_down(
 
 def test_a_library_that_is_not_needed_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = _Library("no-such-library", "", False, "nothing", "pip install it")
-    monkeypatch.setattr(room, "_CHAINS", ((WHOLE, absent),))
+    monkeypatch.setattr(room, "_LIBRARY_GROUPS", ((WHOLE, absent),))
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
 
 
@@ -76,15 +76,15 @@ def test_the_decoders_that_public_datasets_need_are_there() -> None:
 
 def test_a_library_that_hangs_is_named_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = _Library("numpy", "import signal; signal.pause()", True, "arrays", "mend it so")
-    monkeypatch.setattr(room, "PROOF_SECONDS", 2)
-    monkeypatch.setattr(room, "_CHAINS", ((stuck, OTHER),))
+    monkeypatch.setattr(room, "PROBE_TIMEOUT_S", 2)
+    monkeypatch.setattr(room, "_LIBRARY_GROUPS", ((stuck, OTHER),))
     assert "within 2 s" in about("numpy").found
     assert about("pyarrow").ok is not None
 
 
 def test_what_a_library_prints_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     loud = _Library("numpy", "print('[null, 1]'); raise OSError('gone')", True, "arrays", "mend it so")
-    monkeypatch.setattr(room, "_CHAINS", ((loud,),))
+    monkeypatch.setattr(room, "_LIBRARY_GROUPS", ((loud,),))
     assert "OSError: gone" in about("numpy").found
 
 

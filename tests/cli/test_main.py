@@ -14,12 +14,12 @@ import pytest
 import typer
 from support.trees import digest_tree
 
-from avdata.cli.console import _Warnings, run_command
+from avdata.cli.console import _LogHandler, run_command
 from avdata.cli.main import app as whole_app
 from avdata.errors import AvdataError
 from avdata.recipe import recipe_names
-from avdata.storage.atomic import write_whole
-from avdata.testing.mock_dataset import make_mock
+from avdata.storage.atomic import atomic_write
+from avdata.testing.mock_dataset import create_mock_dataset
 
 
 def avdata(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -169,14 +169,14 @@ def test_verify_and_inspect_a_set(cremad_set: Path, tmp_path: Path) -> None:
 def test_a_page_that_would_be_a_folder_is_refused_in_a_sentence(place: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with contextlib.chdir(tmp_path), pytest.raises(AvdataError, match="cannot be written"):
-        write_whole(Path(place), b"")
+        atomic_write(Path(place), b"")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_a_mock_over_an_earlier_one_is_the_mock_that_a_new_folder_would_hold(tmp_path: Path) -> None:
     for folder, made in ((tmp_path / "twice", (True, False)), (tmp_path / "once", (False,))):
         for bad in made:
-            make_mock("cremad", folder, clips=2, bad=bad)
+            create_mock_dataset("cremad", folder, clips=2, bad=bad)
     assert digest_tree(tmp_path / "twice") == digest_tree(tmp_path / "once")
 
 
@@ -253,7 +253,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_warning_is_said_once_and_above_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     record = logging.LogRecord("avdata", logging.WARNING, "", 0, "leaks", None, None)
-    handler, stderr = _Warnings(), io.StringIO()
+    handler, stderr = _LogHandler(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)  # as rich does while it draws
     handler.handle(record)
     handler.handle(record)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from avdata.config.schema import Config
-from avdata.errors import Flag, Reason
+from avdata.errors import QuarantineReason, SampleFlag
 from snnergy.fusion.registry import FUSIONS
 from snnergy.models.config import ModelConfig
 from snnergy.training.config import AugmentConfig, TrainConfig
@@ -70,15 +70,15 @@ def model() -> Iterator[str]:
         yield f"| `{field.name}` | {default} | {told[field.name]} |"
 
 
-def words(kind: type[Reason] | type[Flag]) -> Iterator[str]:
-    yield from (f"| {kind.__name__.lower()} | |", "|---|---|")
-    yield from (f"| `{one.value}` | {one.sentence} |" for one in kind)
+def words(kind: type[QuarantineReason] | type[SampleFlag]) -> Iterator[str]:
+    yield from (f"| {'flag' if kind is SampleFlag else 'reason'} | |", "|---|---|")
+    yield from (f"| `{one.value}` | {one.description} |" for one in kind)
 
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "settings": settings,
-    "reasons": lambda: words(Reason),
-    "flags": lambda: words(Flag),
+    "reasons": lambda: words(QuarantineReason),
+    "flags": lambda: words(SampleFlag),
     "training": training,
     "model": model,
 }

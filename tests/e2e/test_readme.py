@@ -14,7 +14,7 @@ from typer.main import get_command
 import avdata.cli
 import snnergy.cli
 from avdata.config.schema import AlignConfig, setting_names
-from avdata.errors import Reason
+from avdata.errors import QuarantineReason
 
 README = Path(__file__).parents[2] / "README.md"
 BIN = Path(sys.executable).parent
@@ -62,7 +62,7 @@ def test_the_alignment_page_names_settings_and_reasons_that_exist() -> None:
     assert set(windows) == set(get_args(AlignConfig.model_fields["window"].annotation))
     refused = text.partition("## What is refused")[2].partition("Clipped")[0]
     reasons = set(re.findall(r"`([a-z]+_[a-z]+)`", refused))
-    assert reasons <= {reason.value for reason in Reason}
+    assert reasons <= {reason.value for reason in QuarantineReason}
 
 
 def test_readme_links_exist_and_reach_every_page_or_its_index() -> None:

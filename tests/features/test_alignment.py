@@ -9,10 +9,17 @@ from hypothesis import strategies as some
 
 from avdata.config.schema import AlignConfig, QualityConfig, build_config
 from avdata.errors import UsageError
-from avdata.features.alignment import Window, choose_window, cut, measure_offset, pad_fraction, step_times
-from avdata.features.audio.spectrogram import log_mel, resample
-from avdata.media.audio import read_sound
-from avdata.testing.media import Scene, sound, write_av
+from avdata.features.alignment import (
+    Window,
+    estimate_av_offset,
+    pad_fraction,
+    select_window,
+    slice_audio,
+    step_centers,
+)
+from avdata.features.audio.spectrogram import compute_audio_feature, resample
+from avdata.media.audio import decode_audio
+from avdata.testing.media import Scene, scene_audio, write_av
 
 RATE = 16_000
 
@@ -20,19 +27,19 @@ RATE = 16_000
 @pytest.mark.parametrize("shift", [-0.2, -0.0371, 0.0, 0.00406, 0.1234, 0.2])
 @pytest.mark.parametrize("gain", [1.0, 0.2])
 def test_a_known_shift_is_measured_to_a_tenth_of_a_millisecond(shift: float, gain: float) -> None:
-    own = sound(Scene(seconds=2.5, beeps=(0.7, 1.9), seed=4), RATE)
+    own = scene_audio(Scene(seconds=2.5, beeps=(0.7, 1.9), seed=4), RATE)
     spectrum = np.fft.rfft(own, 2 * len(own))
     turn = np.exp(2j * np.pi * np.fft.rfftfreq(2 * len(own), 1 / RATE) * shift)
     moved = np.fft.irfft(spectrum * turn)[: len(own)] * gain
     noise = np.random.default_rng(1).normal(size=len(own)) * 0.02 * gain
-    offset, peak = measure_offset(moved + noise, own, RATE, max_lag=0.5)
+    offset, peak = estimate_av_offset(moved + noise, own, RATE, max_lag=0.5)
     assert offset == pytest.approx(shift, abs=1e-4)
     assert peak > 0.8
 
 
 def test_sounds_that_have_nothing_in_common_correlate_little() -> None:
     dice = np.random.default_rng(0)
-    _, peak = measure_offset(dice.normal(size=RATE), dice.normal(size=RATE), RATE, max_lag=0.5)
+    _, peak = estimate_av_offset(dice.normal(size=RATE), dice.normal(size=RATE), RATE, max_lag=0.5)
     assert peak < 0.1
 
 
@@ -49,18 +56,18 @@ def test_the_offset_is_where_the_plain_definition_has_its_peak(separate: int, ow
             x, y = a[first:last], b[first + lag : last + lag]
             scores[lag] = float(x @ y / np.sqrt((x @ x) * (y @ y)))
     best = max(scores, key=scores.__getitem__)
-    offset, peak = measure_offset(a, b, 1000, max_lag=0.3)
+    offset, peak = estimate_av_offset(a, b, 1000, max_lag=0.3)
     assert offset * 1000 == pytest.approx(best, abs=0.51)
     assert peak == pytest.approx(scores[best], abs=1e-4)
 
 
 def test_silence_has_no_correlation_and_raises_nothing() -> None:
-    assert measure_offset(np.zeros(RATE), np.zeros(RATE), RATE, max_lag=0.5)[1] == 0
+    assert estimate_av_offset(np.zeros(RATE), np.zeros(RATE), RATE, max_lag=0.5)[1] == 0
 
 
 @given(some.floats(-5, 5), some.floats(0.1, 20), some.integers(1, 64))
 def test_step_middles_are_even_and_inside(start: float, seconds: float, steps: int) -> None:
-    times = step_times(Window(start, start + seconds), steps)
+    times = step_centers(Window(start, start + seconds), steps)
     assert len(times) == steps
     assert start < times[0]
     assert times[-1] < start + seconds
@@ -70,7 +77,7 @@ def test_step_middles_are_even_and_inside(start: float, seconds: float, steps: i
 @given(some.floats(-1, 1), some.floats(-1, 1), some.sampled_from(["zeros", "repeat", "edge"]))
 def test_a_cut_has_the_windows_length_whatever_the_sound(start: float, begin: float, pad: str) -> None:
     samples = np.arange(1, 801, dtype=np.float32)
-    got = cut(samples, 1000, start, Window(begin, begin + 1.0), pad)
+    got = slice_audio(samples, 1000, start, Window(begin, begin + 1.0), pad)
     assert got.shape == (1000,)
     assert got.dtype == np.float32
 
@@ -78,17 +85,17 @@ def test_a_cut_has_the_windows_length_whatever_the_sound(start: float, begin: fl
 def test_a_cut_puts_each_sample_at_its_time() -> None:
     samples = np.arange(1, 11, dtype=np.float32)
     window = Window(0.0, 0.016)
-    assert cut(samples, 1000, 0.003, window, "zeros").tolist() == [0, 0, 0, *range(1, 11), 0, 0, 0]
-    assert cut(samples, 1000, 0.003, window, "edge").tolist() == [1, 1, 1, *range(1, 11), 10, 10, 10]
-    assert cut(samples, 1000, 0.003, window, "repeat").tolist() == [8, 9, 10, *range(1, 11), 1, 2, 3]
+    assert slice_audio(samples, 1000, 0.003, window, "zeros").tolist() == [0, 0, 0, *range(1, 11), 0, 0, 0]
+    assert slice_audio(samples, 1000, 0.003, window, "edge").tolist() == [1, 1, 1, *range(1, 11), 10, 10, 10]
+    assert slice_audio(samples, 1000, 0.003, window, "repeat").tolist() == [8, 9, 10, *range(1, 11), 1, 2, 3]
 
 
 def test_the_window_begins_with_the_earliest_stream_or_lies_in_the_middle() -> None:
     spans = [(0.5, 4.5), (0.1, 4.1)]
-    assert choose_window(AlignConfig(window="start", seconds=2.0), spans) == Window(0.1, 2.1)
-    middle = choose_window(AlignConfig(window="centre", seconds=2.0), spans)
+    assert select_window(AlignConfig(window="start", seconds=2.0), spans) == Window(0.1, 2.1)
+    middle = select_window(AlignConfig(window="centre", seconds=2.0), spans)
     assert (middle.start, middle.end) == pytest.approx((1.3, 3.3))
-    assert choose_window(AlignConfig(window="whole", seconds=None), spans) == Window(0.1, 4.5)
+    assert select_window(AlignConfig(window="whole", seconds=None), spans) == Window(0.1, 4.5)
 
 
 def test_the_pad_fraction_is_what_not_both_streams_cover() -> None:
@@ -107,7 +114,7 @@ def loud_at(moment: float, seconds: float = 10.0) -> tuple[np.ndarray, int, floa
 def test_the_loudest_window_holds_the_loudest_sound(moment: float) -> None:
     spans = [(0.25, 10.25), (0.0, 10.0)]
     align = AlignConfig(window="loudest", seconds=2.0)
-    window = choose_window(align, spans, loudness=lambda: loud_at(moment))
+    window = select_window(align, spans, loudness=lambda: loud_at(moment))
     assert window.start <= moment - 0.24 or window.start == 0.25
     assert window.end >= moment + 0.24 or window.end > 9.99
     assert window.start >= 0.25
@@ -117,7 +124,7 @@ def test_the_loudest_window_holds_the_loudest_sound(moment: float) -> None:
 def test_of_equally_loud_places_the_earliest_is_taken() -> None:
     align = AlignConfig(window="loudest", seconds=2.0)
     even = np.ones(10_000), 1000, 0.0
-    assert choose_window(align, [(0.0, 10.0), (0.0, 10.0)], loudness=lambda: even) == Window(0.0, 2.0)
+    assert select_window(align, [(0.0, 10.0), (0.0, 10.0)], loudness=lambda: even) == Window(0.0, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -128,19 +135,19 @@ def test_the_window_is_around_the_event_and_inside_the_clip(
     event: tuple[float, float] | None, start: float
 ) -> None:
     align = AlignConfig(window="event", seconds=2.0)
-    window = choose_window(align, [(0.1, 10.1), (0.1, 10.1)], event=event)
+    window = select_window(align, [(0.1, 10.1), (0.1, 10.1)], event=event)
     assert (window.start, window.end) == pytest.approx((start, start + 2.0))
 
 
 def test_segments_are_steps_of_their_own_length_a_hop_apart() -> None:
     ten = AlignConfig(window="segments", seconds=1.0)
-    window = choose_window(ten, [(0.0, 9.7), (0.0, 10.0)], steps=10)
+    window = select_window(ten, [(0.0, 9.7), (0.0, 10.0)], steps=10)
     assert window == Window(0.0, 10.0)
-    assert step_times(window, 10, ten.segment).tolist() == [n + 0.5 for n in range(10)]
+    assert step_centers(window, 10, ten.segment).tolist() == [n + 0.5 for n in range(10)]
     overlapping = AlignConfig(window="segments", seconds=1.0, hop=0.5)
-    window = choose_window(overlapping, [(0.0, 10.0)], steps=4)
+    window = select_window(overlapping, [(0.0, 10.0)], steps=4)
     assert window == Window(0.0, 2.5)
-    assert step_times(window, 4, overlapping.segment).tolist() == [0.5, 1.0, 1.5, 2.0]
+    assert step_centers(window, 4, overlapping.segment).tolist() == [0.5, 1.0, 1.5, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -160,8 +167,8 @@ def through_mp3(wave: np.ndarray, rate: int, folder: Path) -> np.ndarray:
         acodec="libmp3lame",
         samples=wave,
     )
-    heard = read_sound(folder / "a.mkv", QualityConfig())
-    return cut(heard.samples, rate, heard.start, Window(0.0, len(wave) / rate), "zeros")
+    heard = decode_audio(folder / "a.mkv", QualityConfig())
+    return slice_audio(heard.samples, rate, heard.start, Window(0.0, len(wave) / rate), "zeros")
 
 
 def shifted(wave: np.ndarray, rate: int, seconds: float) -> np.ndarray:
@@ -177,7 +184,7 @@ def test_an_offset_is_right_to_a_millisecond_where_it_is_believed(
     tmp_path: Path, treatment: str, shift: float
 ) -> None:
     dice = np.random.default_rng(7)
-    own = sound(Scene(seconds=2.5, beeps=(0.7, 1.9), seed=4), RATE)
+    own = scene_audio(Scene(seconds=2.5, beeps=(0.7, 1.9), seed=4), RATE)
     heard = shifted(own, RATE, shift)
     if treatment in {"resampled", "all"}:
         heard = resample(resample(heard, RATE, 11_025), 11_025, RATE)
@@ -188,7 +195,7 @@ def test_an_offset_is_right_to_a_millisecond_where_it_is_believed(
     if treatment in {"noise", "all"}:
         level = 0.5 * float(np.sqrt(np.mean(heard**2)))
         heard = heard + dice.normal(size=len(heard)).astype(np.float32) * np.float32(level)
-    offset, peak = measure_offset(heard, own, RATE, max_lag=0.5)
+    offset, peak = estimate_av_offset(heard, own, RATE, max_lag=0.5)
     assert peak >= 0.5
     assert abs(offset - shift) <= 1e-3
 
@@ -202,7 +209,7 @@ def test_noise_either_leaves_the_offset_right_or_the_peak_too_low(
     own = np.convolve(own, np.hanning(17) / np.hanning(17).sum(), mode="same").astype(np.float32)
     heard = shifted(own, RATE, shift)
     heard = heard + np.random.default_rng(seed + 1).normal(size=RATE) * noise * heard.std()
-    offset, peak = measure_offset(heard, own, RATE, max_lag=0.5)
+    offset, peak = estimate_av_offset(heard, own, RATE, max_lag=0.5)
     assert peak < 0.5 or abs(offset - shift) <= 1e-3
 
 
@@ -210,5 +217,5 @@ def test_noise_either_leaves_the_offset_right_or_the_peak_too_low(
 @pytest.mark.parametrize("seconds", [2.55998, 2.56, 2.56002])
 def test_a_repeated_picture_is_as_wide_as_the_settings_say(seconds: float, n_fft: int) -> None:
     config = build_config({"audio": {"layout": "repeat", "n_fft": n_fft}, "align": {"seconds": seconds}})
-    waveform = cut(np.zeros(64_000, np.float32), RATE, 0.0, Window(0.0, seconds), "zeros")
-    assert log_mel(waveform, config).shape[2] == config.mel_columns
+    waveform = slice_audio(np.zeros(64_000, np.float32), RATE, 0.0, Window(0.0, seconds), "zeros")
+    assert compute_audio_feature(waveform, config).shape[2] == config.mel_columns

@@ -15,18 +15,18 @@ from torchvision.transforms.v2 import functional as transform
 
 from avdata.config.presets import PRESETS
 from avdata.config.schema import Config, build_config
-from avdata.errors import MediaError, Reason
-from avdata.features.alignment import Window, cut
-from avdata.features.audio.spectrogram import log_mel, pcen, spectrogram
-from avdata.features.extract import extract
-from avdata.media.resize import fit_frame, fit_picture
+from avdata.errors import MediaError, QuarantineReason
+from avdata.features.alignment import Window, slice_audio
+from avdata.features.audio.spectrogram import compute_audio_feature, pcen, spectrogram
+from avdata.features.extract import extract_features
+from avdata.media.resize import resize_frame, resize_image
 from avdata.pipeline.shard_job import ShardJob, _steps
-from avdata.pipeline.validation import Candidate, SourceFile
+from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.recipe import Clip
 from avdata.shards.reader import decode_frames
 from avdata.shards.writer import encode_members
-from avdata.streaming.collate import Copies, Shape
-from avdata.testing.media import NTSC, Scene, sound, write_av, write_still, write_wav
+from avdata.streaming.collate import BatchAssembler, SampleShape
+from avdata.testing.media import NTSC, Scene, scene_audio, write_av, write_image, write_wav
 
 MOMENT = float(30 / NTSC)
 SCENE = Scene(seconds=2.5, flashes=(MOMENT,), beeps=(MOMENT,), size=(160, 120), seed=2)
@@ -43,7 +43,7 @@ def test_the_mel_is_librosas(n_fft: int, hop: int, n_mels: int, power: float) ->
     audio = build_config(
         {"audio": {"n_fft": n_fft, "hop": hop, "n_mels": n_mels, "power": power, "layout": "repeat"}}
     ).audio
-    wave = sound(SCENE, 16_000)
+    wave = scene_audio(SCENE, 16_000)
     ours = spectrogram(wave, audio)
     theirs = librosa.feature.melspectrogram(
         y=wave, sr=16_000, n_fft=n_fft, hop_length=hop, n_mels=n_mels, power=power, pad_mode="constant"
@@ -56,11 +56,11 @@ def test_decibels_are_librosas() -> None:
     config = build_config(
         {"audio": {"reference": "max", "top_db": 80.0, "layout": "repeat"}, "video": {"frames": 1}}
     )
-    wave = sound(SCENE, 16_000)[: 16_000 * 64 // 25]
+    wave = scene_audio(SCENE, 16_000)[: 16_000 * 64 // 25]
     theirs = librosa.power_to_db(
         librosa.feature.melspectrogram(y=wave, sr=16_000, n_fft=1024, hop_length=80, n_mels=128), ref=np.max
     )
-    assert np.abs(log_mel(wave, config)[0] - theirs).max() < 1e-3
+    assert np.abs(compute_audio_feature(wave, config)[0] - theirs).max() < 1e-3
 
 
 def test_the_steps_of_a_mel_are_the_picture_cut_in_pieces() -> None:
@@ -68,7 +68,7 @@ def test_the_steps_of_a_mel_are_the_picture_cut_in_pieces() -> None:
     wave = np.zeros(round(2.56 * 16_000), np.float32)
     # An impulse in the middle of column 300 must come up in step 2, column 300 - 2 · 128.
     wave[300 * 80] = 1.0
-    mel = log_mel(wave, config)
+    mel = compute_audio_feature(wave, config)
     assert mel.shape == (4, 128, 128)
     step, column = np.unravel_index(mel.sum(axis=1).argmax(), (4, 128))
     assert (step, column) == (2, 300 - 256)
@@ -76,7 +76,7 @@ def test_the_steps_of_a_mel_are_the_picture_cut_in_pieces() -> None:
 
 def onsets(features_of: Clip, config: Config) -> tuple[float, float]:
     """When the beep sets in in the mel, and when the flash comes on screen, in seconds on the clip's axis."""
-    got = extract(features_of, config)
+    got = extract_features(features_of, config)
     mel = np.concatenate(list(got.mel.astype(np.float32)), axis=1)
     band = mel[40:60].max(axis=0)
     # Half of the window's amplitude, 6 dB below the top, is reached when its centre is on the onset.
@@ -98,7 +98,7 @@ def test_the_beep_in_the_mel_is_with_the_flash_in_the_frames(tmp_path: Path, kin
     audio = None
     if kind == "pair":
         audio = tmp_path / "clip.wav"
-        write_wav(audio, sound(SCENE, 16_000), 16_000)
+        write_wav(audio, scene_audio(SCENE, 16_000), 16_000)
     beep, flash = onsets(clip(video, audio), config)
     half_a_frame = 0.5 / float(NTSC)
     assert abs(beep - flash - late) <= max(half_a_frame, config.audio.hop / 16_000)
@@ -106,7 +106,7 @@ def test_the_beep_in_the_mel_is_with_the_flash_in_the_frames(tmp_path: Path, kin
 
 @pytest.mark.parametrize("shift", [-0.2, 0.0, 0.03, 0.2])
 def test_the_offset_of_a_wav_is_measured_on_the_containers_axis(tmp_path: Path, shift: float) -> None:
-    wave = sound(SCENE, 16_000)
+    wave = scene_audio(SCENE, 16_000)
     write_av(tmp_path / "a.mp4", SCENE, vcodec="libx264", acodec="aac")
     moved = (
         wave[round(shift * 16_000) :]
@@ -114,7 +114,7 @@ def test_the_offset_of_a_wav_is_measured_on_the_containers_axis(tmp_path: Path, 
         else np.r_[np.zeros(round(-shift * 16_000), np.float32), wave]
     )
     write_wav(tmp_path / "a.wav", moved, 16_000)
-    got = extract(clip(tmp_path / "a.mp4", tmp_path / "a.wav"), Config())
+    got = extract_features(clip(tmp_path / "a.mp4", tmp_path / "a.wav"), Config())
     assert got.av_offset == pytest.approx(shift, abs=0.001)
     assert got.av_peak is not None
     assert got.av_peak > 0.9
@@ -125,21 +125,21 @@ def test_a_wav_of_something_else_is_flagged(tmp_path: Path) -> None:
     write_wav(
         tmp_path / "a.wav", np.random.default_rng(0).normal(size=40_000).astype(np.float32) * 0.1, 16_000
     )
-    got = extract(clip(tmp_path / "a.flv", tmp_path / "a.wav"), Config())
+    got = extract_features(clip(tmp_path / "a.flv", tmp_path / "a.wav"), Config())
     assert "low_correlation" in got.flags
 
 
 def test_the_frame_of_a_step_is_on_screen_at_its_middle(tmp_path: Path) -> None:
     write_av(tmp_path / "a.mkv", SCENE, vcodec="ffv1", acodec="flac", pix_fmt="bgr0")
-    got = extract(clip(tmp_path / "a.mkv"), Config())
+    got = extract_features(clip(tmp_path / "a.mkv"), Config())
     for middle, shown in zip(np.arange(4) * 0.64 + 0.32, got.frame_times, strict=True):
         assert 0 <= middle - shown < 1 / float(NTSC) + 0.001
 
 
 def test_a_still_stands_for_all_steps(tmp_path: Path) -> None:
-    write_still(tmp_path / "a.jpg", np.full((50, 70, 3), 90, np.uint8))
-    write_wav(tmp_path / "a.wav", sound(SCENE, 16_000), 16_000)
-    got = extract(clip(tmp_path / "a.jpg", tmp_path / "a.wav", still=True), Config())
+    write_image(tmp_path / "a.jpg", np.full((50, 70, 3), 90, np.uint8))
+    write_wav(tmp_path / "a.wav", scene_audio(SCENE, 16_000), 16_000)
+    got = extract_features(clip(tmp_path / "a.jpg", tmp_path / "a.wav", still=True), Config())
     assert got.flags == ("frames_are_static",)
     assert got.duration_video is None
     assert all(np.array_equal(frame, got.frames[0]) for frame in got.frames)
@@ -158,7 +158,7 @@ def test_presets_have_the_published_shapes(
     tmp_path: Path, preset: str, mel: tuple[int, ...], frames: tuple[int, ...]
 ) -> None:
     write_av(tmp_path / "a.flv", SCENE)
-    got = extract(clip(tmp_path / "a.flv"), build_config(PRESETS[preset]))
+    got = extract_features(clip(tmp_path / "a.flv"), build_config(PRESETS[preset]))
     assert got.mel.shape == mel
     assert got.frames.shape == frames
     if preset == "snnergy-repeat":
@@ -173,30 +173,30 @@ def test_presets_have_the_published_shapes(
 
 def test_ogmge_is_the_log_of_librosas_stft(tmp_path: Path) -> None:
     config = build_config(PRESETS["ogmge"])
-    wave = np.tile(sound(Scene(seconds=1.5, beeps=(0.2,)), 22_050), 3)[:66_150]
+    wave = np.tile(scene_audio(Scene(seconds=1.5, beeps=(0.2,)), 22_050), 3)[:66_150]
     theirs = np.log(np.abs(librosa.stft(np.clip(wave, -1, 1), n_fft=512, hop_length=353)) + 1e-7)
-    assert np.abs(log_mel(wave, config)[0] - theirs).max() < 2e-2
-    assert np.abs(np.exp(log_mel(wave, config)[0]) - np.exp(theirs)).max() < 1e-4
+    assert np.abs(compute_audio_feature(wave, config)[0] - theirs).max() < 2e-2
+    assert np.abs(np.exp(compute_audio_feature(wave, config)[0]) - np.exp(theirs)).max() < 1e-4
 
 
 def test_silence_darkness_and_shortness_have_their_reasons(tmp_path: Path) -> None:
     write_av(tmp_path / "silent.flv", Scene(seconds=1.0, size=(64, 48), silent=True))
     with pytest.raises(MediaError) as caught:
-        extract(clip(tmp_path / "silent.flv"), Config())
-    assert caught.value.reason is Reason.SILENT_AUDIO
+        extract_features(clip(tmp_path / "silent.flv"), Config())
+    assert caught.value.reason is QuarantineReason.SILENT_AUDIO
     write_av(tmp_path / "black.flv", Scene(seconds=1.0, size=(64, 48), black=True, beeps=(0.5,)))
-    assert "black_frames" in extract(clip(tmp_path / "black.flv"), Config()).flags
+    assert "black_frames" in extract_features(clip(tmp_path / "black.flv"), Config()).flags
     strict = build_config({"quality": {"black": "quarantine"}})
     with pytest.raises(MediaError, match="black_frames"):
-        extract(clip(tmp_path / "black.flv"), strict)
+        extract_features(clip(tmp_path / "black.flv"), strict)
     with pytest.raises(MediaError, match="too_short"):
-        extract(clip(tmp_path / "black.flv"), build_config({"quality": {"min_seconds": 5.0}}))
+        extract_features(clip(tmp_path / "black.flv"), build_config({"quality": {"min_seconds": 5.0}}))
 
 
 @pytest.mark.parametrize("fit", ["crop", "stretch", "letterbox"])
 def test_a_picture_is_fitted_as_torchvision_does(fit: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
-    got = fit_picture(pixels, build_config({"video": {"size": 48, "fit": fit}}).video)
+    got = resize_image(pixels, build_config({"video": {"size": 48, "fit": fit}}).video)
     assert got.shape == (48, 48, 3)
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     if fit == "letterbox":
@@ -240,7 +240,7 @@ def test_a_frame_is_fitted_as_torchvision_fits_its_exact_colours(fit: str, shape
     planes = _graded(*shape, seed=1)
     frame = av.VideoFrame.from_ndarray(planes.reshape(shape[0] * 3 // 2, shape[1]), format="yuv420p")
     frame.colorspace = int(Colorspace.ITU601)
-    got = fit_frame(frame, build_config({"video": {"size": 48, "fit": fit}}).video, VideoReformatter())
+    got = resize_frame(frame, build_config({"video": {"size": 48, "fit": fit}}).video, VideoReformatter())
     image = torch.from_numpy(_as_rgb(planes, *shape)).permute(2, 0, 1)
     short, long = min(shape), max(shape)
     if fit == "stretch":
@@ -261,7 +261,7 @@ def test_a_frame_that_grows_or_shrinks_beyond_swscale_is_fitted_as_well() -> Non
     video = build_config({"video": {"size": 48}}).video
     for shape in ((24, 32), (48, 48), (64, 4096), (1600, 1600)):
         frame = av.VideoFrame.from_ndarray(np.full((*shape, 3), 200, np.uint8), format="rgb24")
-        got = fit_frame(frame, video, VideoReformatter())
+        got = resize_frame(frame, video, VideoReformatter())
         assert got.shape == (48, 48, 3)
         assert np.abs(got.astype(int) - 200).max() <= 1
 
@@ -274,26 +274,26 @@ def test_odd_sizes_and_grey_work(tmp_path: Path) -> None:
         acodec="flac",
         pix_fmt="bgr0",
     )
-    got = extract(clip(tmp_path / "a.mkv"), build_config({"video": {"colour": "grey", "size": 16}}))
+    got = extract_features(clip(tmp_path / "a.mkv"), build_config({"video": {"colour": "grey", "size": 16}}))
     assert got.frames.shape == (4, 16, 16, 1)
 
 
 def test_pcen_is_librosas() -> None:
     audio = build_config({"audio": {"power": 1.0}}).audio
-    wave = np.r_[sound(SCENE, 16_000), np.zeros(960, np.float32)]
+    wave = np.r_[scene_audio(SCENE, 16_000), np.zeros(960, np.float32)]
     energy = spectrogram(wave, audio)
     theirs = librosa.pcen(energy.astype(np.float64) * 2.0**31, sr=16_000, hop_length=80)
     assert np.abs(pcen(energy, 16_000 / 80) - theirs).max() <= 1e-5 * theirs.max()
-    stored = log_mel(wave, build_config({"audio": {"log": "pcen", "power": 1.0}}))
+    stored = compute_audio_feature(wave, build_config({"audio": {"log": "pcen", "power": 1.0}}))
     assert stored.shape == (4, 128, 128)
     assert np.allclose(stored[0], theirs[:, :128], atol=1e-4 * theirs.max())
 
 
 def test_overlapping_segments_share_their_columns() -> None:
-    wave = sound(SCENE, 16_000)
+    wave = scene_audio(SCENE, 16_000)
     apart = build_config({"align": {"window": "segments", "seconds": 0.64, "hop": 0.32}})
     whole = spectrogram(wave[:25_600], apart.audio)
-    mel = log_mel(wave[:25_600], apart)
+    mel = compute_audio_feature(wave[:25_600], apart)
     assert mel.shape == (4, 128, 128)
     for step in range(4):
         expected = 10 * np.log10(np.maximum(whole[:, step * 64 : step * 64 + 128], 1e-10))
@@ -304,10 +304,10 @@ def test_segments_show_the_frame_at_each_middle_and_the_label_of_each_second(tmp
     scene = Scene(seconds=4.0, flashes=(2.45,), beeps=(2.45,), size=(64, 48), fps=Fraction(20))
     write_av(tmp_path / "a.mp4", scene, vcodec="libx264", acodec="aac")
     config = build_config({"align": {"window": "segments", "seconds": 1.0}, "audio": {"hop": 125}})
-    got = extract(clip(tmp_path / "a.mp4"), config)
+    got = extract_features(clip(tmp_path / "a.mp4"), config)
     assert [round(float(frame.mean())) > 200 for frame in got.frames] == [False, False, True, False]
     assert got.frame_times == pytest.approx([0.5, 1.5, 2.5, 3.5], abs=0.051)
-    candidate = Candidate(clip(tmp_path / "a.mp4", event=(2.0, 3.0)), SourceFile("a.mp4", "", 0), None)
+    candidate = ValidClip(clip(tmp_path / "a.mp4", event=(2.0, 3.0)), SourceFile("a.mp4", "", 0), None)
     job = ShardJob(tmp_path, "train/x.tar", (candidate,), config, ("a",), "background")
     assert _steps(job, candidate, got)["step_labels"] == [1, 1, 0, 1]
 
@@ -319,13 +319,13 @@ def test_exact_storage_gives_back_the_frames_it_was_given(tmp_path: Path, storag
     config = build_config(
         {"video": {"storage": storage, "colour": colour, "size": 32}, "audio": {"flac": True}}
     )
-    got = extract(clip(tmp_path / "a.flv"), config)
+    got = extract_features(clip(tmp_path / "a.flv"), config)
     members = {name: memoryview(data) for name, data in encode_members(got, 0, {}, config).items()}
     assert np.array_equal(decode_frames(members, 4), got.frames)
-    shape, strip = Shape(got.mel.shape, got.frames.shape), storage == "png"
-    filled, copies = torch.empty(shape.layout(strip=strip), dtype=torch.uint8), Copies()
+    shape, strip = SampleShape(got.mel.shape, got.frames.shape), storage == "png"
+    filled, copies = torch.empty(shape.layout(strip=strip), dtype=torch.uint8), BatchAssembler()
     copies.frames(members, shape, filled, strip=strip)
-    copies.finish()
+    copies.flush()
     batch = shape.tensor(filled[None], strip=strip).numpy()
     assert np.array_equal(batch[0], got.frames.transpose(0, 3, 1, 2))
     wave, rate = soundfile.read(io.BytesIO(members["flac"]), dtype="float32")
@@ -339,10 +339,12 @@ def test_a_separate_sound_stands_where_the_config_wants_it(
     tmp_path: Path, correct: str, start: float
 ) -> None:
     write_av(tmp_path / "a.mp4", SCENE, vcodec="libx264", acodec="aac")
-    write_wav(tmp_path / "a.wav", sound(SCENE, 16_000)[480:], 16_000)
-    got = extract(clip(tmp_path / "a.mp4", tmp_path / "a.wav"), build_config({"align": {"correct": correct}}))
-    wave = cut(sound(SCENE, 16_000)[480:], 16_000, start, Window(*got.window), "zeros")
-    difference = got.mel.astype(np.float32) - log_mel(wave, Config())
+    write_wav(tmp_path / "a.wav", scene_audio(SCENE, 16_000)[480:], 16_000)
+    got = extract_features(
+        clip(tmp_path / "a.mp4", tmp_path / "a.wav"), build_config({"align": {"correct": correct}})
+    )
+    wave = slice_audio(scene_audio(SCENE, 16_000)[480:], 16_000, start, Window(*got.window), "zeros")
+    difference = got.mel.astype(np.float32) - compute_audio_feature(wave, Config())
     # A fraction of a sample remains.
     assert np.abs(difference).mean() < 0.5
     assert (got.av_offset is None) == (correct == "none")
@@ -350,7 +352,7 @@ def test_a_separate_sound_stands_where_the_config_wants_it(
 
 def test_the_flags_of_two_streams_that_do_not_fit_are_set(tmp_path: Path) -> None:
     write_av(tmp_path / "a.mp4", SCENE, vcodec="libx264", acodec="aac")
-    write_wav(tmp_path / "a.wav", sound(SCENE, 16_000)[:28_000], 16_000)
-    got = extract(clip(tmp_path / "a.mp4", tmp_path / "a.wav"), Config())
+    write_wav(tmp_path / "a.wav", scene_audio(SCENE, 16_000)[:28_000], 16_000)
+    got = extract_features(clip(tmp_path / "a.mp4", tmp_path / "a.wav"), Config())
     assert {"av_mismatch", "audio_truncated"} <= set(got.flags)
     assert got.pad_fraction > 0.2

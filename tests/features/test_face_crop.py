@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from avdata.config.schema import build_config
 from avdata.errors import UsageError
 from avdata.features import face_crop as room
-from avdata.features.extract import extract
-from avdata.features.face_crop import face_square
-from avdata.pipeline.planning import plan
+from avdata.features.extract import extract_features
+from avdata.features.face_crop import detect_face_box
+from avdata.pipeline.planning import plan_preparation
 from avdata.recipe import Clip
 from avdata.testing.media import Scene, write_av
 
@@ -57,7 +57,7 @@ def film(path: Path, picture: np.ndarray) -> Clip:
 
 @pytest.mark.parametrize(("middle", "radius"), [((210, 110), 45), ((90, 130), 60), ((150, 90), 25)])
 def test_the_square_is_around_the_face_with_a_margin(middle: tuple[int, int], radius: int) -> None:
-    square = face_square([drawn(middle, radius)])
+    square = detect_face_box([drawn(middle, radius)])
     assert square is not None
     assert square.left + square.side / 2 == pytest.approx(middle[0], abs=0.15 * radius)
     assert square.top + square.side / 2 == pytest.approx(middle[1], abs=0.15 * radius)
@@ -65,7 +65,7 @@ def test_the_square_is_around_the_face_with_a_margin(middle: tuple[int, int], ra
 
 
 def test_a_large_picture_is_searched_small_and_cut_large() -> None:
-    square = face_square([drawn((1000, 500), 200, (1600, 1200))])
+    square = detect_face_box([drawn((1000, 500), 200, (1600, 1200))])
     assert square is not None
     assert square.left + square.side / 2 == pytest.approx(1000, abs=30)
     assert 500 < square.side < 700
@@ -73,21 +73,21 @@ def test_a_large_picture_is_searched_small_and_cut_large() -> None:
 
 @pytest.mark.parametrize("middle", [(40, 45), (280, 195), (40, 195)])
 def test_a_face_at_the_edge_gets_a_square_inside_the_picture(middle: tuple[int, int]) -> None:
-    square = face_square([drawn(middle, 40)])
+    square = detect_face_box([drawn(middle, 40)])
     assert square is not None
-    assert square.of(drawn()).shape == (square.side, square.side, 3)
+    assert square.crop(drawn()).shape == (square.side, square.side, 3)
 
 
 def test_one_misjudged_picture_moves_nothing() -> None:
-    even = face_square([drawn()])
-    assert face_square([drawn(), drawn((80, 60), 30), drawn(), np.zeros((240, 320, 3), np.uint8)]) == even
+    even = detect_face_box([drawn()])
+    assert detect_face_box([drawn(), drawn((80, 60), 30), drawn(), np.zeros((240, 320, 3), np.uint8)]) == even
 
 
 def test_the_frames_of_a_clip_show_its_face(tmp_path: Path) -> None:
-    got = extract(film(tmp_path / "a.mp4", drawn()), FACE)
-    square = face_square([drawn()])
+    got = extract_features(film(tmp_path / "a.mp4", drawn()), FACE)
+    square = detect_face_box([drawn()])
     assert square is not None
-    true = np.array(Image.fromarray(square.of(drawn())).resize((64, 64), Image.Resampling.BILINEAR))
+    true = np.array(Image.fromarray(square.crop(drawn())).resize((64, 64), Image.Resampling.BILINEAR))
     assert "no_face" not in got.flags
     for frame in got.frames:
         assert np.abs(frame.astype(int) - true).mean() < 8
@@ -96,8 +96,8 @@ def test_the_frames_of_a_clip_show_its_face(tmp_path: Path) -> None:
 def test_without_a_face_the_centre_is_taken_and_flagged(tmp_path: Path) -> None:
     flat = np.full((SIZE[1], SIZE[0], 3), 90, np.uint8)
     clip = film(tmp_path / "a.mp4", flat)
-    got = extract(clip, FACE)
-    centre = extract(clip, build_config({"video": {"fit": "crop", "size": 64}}))
+    got = extract_features(clip, FACE)
+    centre = extract_features(clip, build_config({"video": {"fit": "crop", "size": 64}}))
     assert "no_face" in got.flags
     assert "no_face" not in centre.flags
     assert np.abs(got.frames.astype(int) - centre.frames).mean() < 1
@@ -108,7 +108,7 @@ def test_a_still_shows_its_face(tmp_path: Path) -> None:
     clip = film(path, drawn())
     Image.fromarray(drawn()).save(tmp_path / "a.png")
     still = Clip("a", "a", "a", "train", video=tmp_path / "a.png", audio=path, still=True)
-    one, other = extract(still, FACE), extract(clip, FACE)
+    one, other = extract_features(still, FACE), extract_features(clip, FACE)
     assert np.abs(one.frames.astype(int) - other.frames).mean() < 8
 
 
@@ -118,5 +118,5 @@ def test_without_the_extra_one_sentence_says_so_before_anything_is_done(
     room._cascade.cache_clear()
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UsageError, match=r"video\.fit=face needs OpenCV") as caught:
-        plan("cremad", source=tmp_path / "nothing", config={"video": {"fit": "face"}})
+        plan_preparation("cremad", source=tmp_path / "nothing", config={"video": {"fit": "face"}})
     assert caught.value.hint == "pip install 'avdata[face]'"

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 import avdata
 from avdata.cli.main import app
 from avdata.errors import AvdataError, UsageError
-from avdata.hub.client import tried
+from avdata.hub.client import retry
 from avdata.manifest import load_manifest
 from avdata.shards.card import PERMISSION
 from avdata.shards.reader import read_info
@@ -411,7 +411,7 @@ def test_without_a_way_to_the_hub_each_command_says_so_at_once(
 def test_a_hub_that_does_not_answer_in_time_is_not_asked_again(
     hub: HubServer, slept: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("avdata.hub.client.ANSWER_WITHIN", 0.2)
+    monkeypatch.setattr("avdata.hub.client.PING_TIMEOUT_S", 0.2)
     asked, given_up, waited = threading.Event(), threading.Event(), list[bool]()
 
     def keep_silent() -> None:
@@ -451,7 +451,7 @@ def test_a_lost_connection_is_known_inside_what_older_clients_wrap_it_in(slept: 
             raise RuntimeError(msg) from Gone()
         return "there"
 
-    assert tried(upload) == "there"
+    assert retry(upload) == "there"
 
 
 def test_the_clients_offline_mode_is_taken_at_its_word(

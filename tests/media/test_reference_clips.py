@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from avdata.config.schema import Config, QualityConfig
-from avdata.features.extract import extract
-from avdata.media.decoders.decord import read_pictures_decord
-from avdata.media.video import read_clock, read_pictures
+from avdata.features.extract import extract_features
+from avdata.media.decoders.decord import read_frames_decord
+from avdata.media.video import read_frame_times, read_frames
 from avdata.recipe import Clip
-from avdata.testing.reference_clips import CASES, SCENE, onsets, tolerance
+from avdata.testing.reference_clips import REFERENCE_CLIPS, SCENE, onsets, tolerance
 
 QUALITY = QualityConfig()
 ROUNDING = 3
@@ -33,16 +33,16 @@ MOMENTS = [0.11, 0.51, 1.19, 1.21, 1.75, 2.3]
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Clip]:
     folder = tmp_path_factory.mktemp("corpus")
-    return {name: case.make(folder, name) for name, case in CASES.items()}
+    return {name: case.make(folder, name) for name, case in REFERENCE_CLIPS.items()}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", REFERENCE_CLIPS)
 def test_the_beep_in_the_mel_is_with_the_flash_in_the_frames(corpus: dict[str, Clip], name: str) -> None:
     beep, flash = onsets(corpus[name])
-    assert abs(beep - flash - CASES[name].delay) <= tolerance()
+    assert abs(beep - flash - REFERENCE_CLIPS[name].delay) <= tolerance()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", REFERENCE_CLIPS)
 def test_ffmpeg_itself_shows_the_same_frames_in_the_same_order(corpus: dict[str, Clip], name: str) -> None:
     path = corpus[name].video
     command = ffmpeg.input(str(path)).output(
@@ -52,8 +52,8 @@ def test_ffmpeg_itself_shows_the_same_frames_in_the_same_order(corpus: dict[str,
     done = subprocess.run(
         [imageio_ffmpeg.get_ffmpeg_exe(), *command.get_args()], capture_output=True, timeout=600, check=True
     )
-    clock = read_clock(path, QUALITY)
-    ours = read_pictures(path, [float(time) for time in clock.times], QUALITY)
+    clock = read_frame_times(path, QUALITY)
+    ours = read_frames(path, [float(time) for time in clock.times], QUALITY)
     theirs = np.frombuffer(done.stdout, np.uint8).reshape(len(clock.times), *ours[0].pixels.shape)
     for one, time, frame in zip(ours, clock.times, theirs, strict=True):
         assert one.time == pytest.approx(time, abs=1e-6)
@@ -61,11 +61,11 @@ def test_ffmpeg_itself_shows_the_same_frames_in_the_same_order(corpus: dict[str,
         assert np.abs(one.pixels.astype(int) - frame).mean() < 1.5
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.decord])
+@pytest.mark.parametrize("name", [name for name, case in REFERENCE_CLIPS.items() if case.decord])
 def test_decord_shows_the_same_frames_at_the_same_times(corpus: dict[str, Clip], name: str) -> None:
     path = corpus[name].video
-    ours = read_pictures(path, MOMENTS, QUALITY)
-    theirs = read_pictures_decord(path, read_clock(path, QUALITY), MOMENTS)
+    ours = read_frames(path, MOMENTS, QUALITY)
+    theirs = read_frames_decord(path, read_frame_times(path, QUALITY), MOMENTS)
     for one, other in zip(ours, theirs, strict=True):
         assert one.time == pytest.approx(other.time, abs=1e-6)
         assert np.abs(one.pixels.astype(int) - other.pixels).mean() < ROUNDING
@@ -97,7 +97,7 @@ def torchcodecs(corpus: dict[str, Clip], tmp_path_factory: pytest.TempPathFactor
     """What torchcodec shows of each clip at the times of the frames we show."""
     folder, links = tmp_path_factory.mktemp("torchcodec"), tmp_path_factory.mktemp("links")
     asked = {
-        name: (str(one.video), [shown.time for shown in read_pictures(one.video, MOMENTS, QUALITY)])
+        name: (str(one.video), [shown.time for shown in read_frames(one.video, MOMENTS, QUALITY)])
         for name, one in corpus.items()
     }
     env = {**os.environ, "LD_LIBRARY_PATH": _ffmpegs_libraries(links)}
@@ -109,20 +109,20 @@ def torchcodecs(corpus: dict[str, Clip], tmp_path_factory: pytest.TempPathFactor
 # nothing to compare with.
 if find_spec("torchcodec") and sys.platform == "linux" and torch.version.cuda:
 
-    @pytest.mark.parametrize("name", CASES)
+    @pytest.mark.parametrize("name", REFERENCE_CLIPS)
     def test_torchcodec_shows_the_same_frames_at_the_same_times(
         corpus: dict[str, Clip], torchcodecs: Path, name: str
     ) -> None:
         with np.load(torchcodecs / f"{name}.npz") as shown:
             times, pixels = shown["times"], shown["pixels"]
-        ours = read_pictures(corpus[name].video, MOMENTS, QUALITY)
+        ours = read_frames(corpus[name].video, MOMENTS, QUALITY)
         for one, time, theirs in zip(ours, times, pixels, strict=True):
             assert time == pytest.approx(one.time, abs=1e-3)
             assert np.abs(theirs.astype(int) - one.pixels).mean() < ROUNDING
 
 
 def test_sound_before_or_after_the_pictures_keeps_its_time(corpus: dict[str, Clip]) -> None:
-    late, early = (extract(corpus[name], Config()) for name in ("late-sound", "late-pictures"))
+    late, early = (extract_features(corpus[name], Config()) for name in ("late-sound", "late-pictures"))
     assert late.window[0] == pytest.approx(0.0, abs=0.001)
     assert early.window[0] == pytest.approx(0.0, abs=0.001)
     assert early.frame_times[0] == pytest.approx(0.4, abs=0.001)
@@ -130,11 +130,11 @@ def test_sound_before_or_after_the_pictures_keeps_its_time(corpus: dict[str, Cli
 
 
 def test_uneven_frames_are_flagged_and_even_ones_are_not(corpus: dict[str, Clip]) -> None:
-    assert "variable_frame_rate" in read_clock(corpus["uneven-frames"].video, QUALITY).flags
+    assert "variable_frame_rate" in read_frame_times(corpus["uneven-frames"].video, QUALITY).flags
     for name in ("flv-flv1-mp3", "mkv-vp9-opus", "mp4-h264-bframes"):
-        assert read_clock(corpus[name].video, QUALITY).flags == ()
+        assert read_frame_times(corpus[name].video, QUALITY).flags == ()
 
 
 def test_a_turned_film_is_shown_upright(corpus: dict[str, Clip]) -> None:
-    (shown,) = read_pictures(corpus["turned"].video, [0.1], QUALITY)
+    (shown,) = read_frames(corpus["turned"].video, [0.1], QUALITY)
     assert shown.pixels.shape == (SCENE.size[0], SCENE.size[1], 3)

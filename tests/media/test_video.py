@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from avdata.config.schema import QualityConfig
-from avdata.errors import MediaError, Reason
+from avdata.errors import MediaError, QuarantineReason
 from avdata.media import video as room
-from avdata.media.packet_selection import Route
-from avdata.media.video import open_film, read_clock, read_pictures
-from avdata.testing.media import Scene, picture, write_av
+from avdata.media.packet_selection import PacketSelection
+from avdata.media.video import open_video, read_frame_times, read_frames
+from avdata.testing.media import Scene, scene_frame, write_av
 
 QUALITY = QualityConfig()
 SCENE = Scene(seconds=4.0, flashes=(1.0,), beeps=(1.0,), size=(96, 64), fps=Fraction(25), seed=3)
@@ -40,7 +40,7 @@ def textured(scene: Scene) -> list[np.ndarray]:
     dice = np.random.default_rng(scene.seed)
     grain = dice.integers(0, 90, (*scene.size[::-1], 3), dtype=np.uint8)
     return [
-        np.clip(picture(scene, n).astype(int) + np.roll(grain, n, 1), 0, 255).astype(np.uint8)
+        np.clip(scene_frame(scene, n).astype(int) + np.roll(grain, n, 1), 0, 255).astype(np.uint8)
         for n in range(scene.frames)
     ]
 
@@ -62,10 +62,10 @@ def films(once: Callable[..., Path]) -> dict[str, Path]:
 def test_decoding_only_what_is_needed_shows_what_decoding_all_shows(
     films: dict[str, Path], name: str, seek: bool, moments: list[float]
 ) -> None:
-    short = read_pictures(films[name], moments, QUALITY, seek=seek)
+    short = read_frames(films[name], moments, QUALITY, seek=seek)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "HOLD", 0)
-        whole = read_pictures(films[name], moments, QUALITY)
+        patch.setattr(room, "MAX_BUFFERED_BYTES", 0)
+        whole = read_frames(films[name], moments, QUALITY)
     for one, other in zip(short, whole, strict=True):
         assert one.time == other.time
         assert np.array_equal(one.pixels, other.pixels)
@@ -79,7 +79,7 @@ def test_only_packets_that_are_needed_are_decoded(
     monkeypatch.setattr(
         room, "_decoded", lambda stream, packets: real(stream, (taken.append(one) or one for one in packets))
     )
-    read_pictures(films["mpeg4"], [3.9], QUALITY, seek=True)
+    read_frames(films["mpeg4"], [3.9], QUALITY, seek=True)
     assert 1 < len(taken) <= 12 + 1
 
 
@@ -90,13 +90,16 @@ def test_a_route_begins_at_the_keyframe_that_leading_frames_need() -> None:
 
     # Decoding order; 5 and 6 are shown before the second keyframe, 7, and refer to frames before it.
     packets = [Packet(n, n == 0) for n in range(5)] + [Packet(7, True), Packet(5), Packet(6), Packet(8)]
-    early, late = Route.of(packets, [5.5], 1.0, seek=True), Route.of(packets, [8.5], 1.0, seek=True)
+    early, late = (
+        PacketSelection.select_packets(packets, [5.5], 1.0, seek=True),
+        PacketSelection.select_packets(packets, [8.5], 1.0, seek=True),
+    )
     assert early is not None
     assert late is not None
     assert early.runs == ((0, 6),)
     assert late.runs == ((5, 8),)
-    assert Route.of([*packets, Packet(None)], [5.5], 1.0, seek=True) is None
-    assert Route.of([*packets, Packet(8)], [5.5], 1.0, seek=True) is None
+    assert PacketSelection.select_packets([*packets, Packet(None)], [5.5], 1.0, seek=True) is None
+    assert PacketSelection.select_packets([*packets, Packet(8)], [5.5], 1.0, seek=True) is None
 
 
 def flipped(source: Path, target: Path, count: int = 400) -> Path:
@@ -115,10 +118,10 @@ def test_four_hundred_flipped_bytes_do_not_pass(tmp_path: Path, films: dict[str,
         source = tmp_path / {"mjpeg": "a.avi", "flv": "a.flv"}[name]
         motion: dict[str, Any] = {"vcodec": "mjpeg", "acodec": "pcm_s16le", "pix_fmt": "yuvj420p"}
         write_av(source, SCENE, pixels=textured(SCENE), **(motion if name == "mjpeg" else {}))
-    read_pictures(source, [3.9], QUALITY)
+    read_frames(source, [3.9], QUALITY)
     bad = flipped(source, tmp_path / f"bad{source.suffix}")
     with pytest.raises(MediaError):
-        read_pictures(bad, [0.5, 1.5, 2.5, 3.9], QUALITY)
+        read_frames(bad, [0.5, 1.5, 2.5, 3.9], QUALITY)
 
 
 def test_damage_that_a_decoder_only_logs_counts_as_corrupt(tmp_path: Path) -> None:
@@ -133,19 +136,19 @@ def test_damage_that_a_decoder_only_logs_counts_as_corrupt(tmp_path: Path) -> No
         data[half : half + size // 4] = b"\xfe" * (size // 4)
     path.write_bytes(bytes(data))
     with pytest.raises(MediaError) as caught:
-        read_pictures(path, [3.9], QUALITY)
-    assert caught.value.reason is Reason.CORRUPT_FRAMES
+        read_frames(path, [3.9], QUALITY)
+    assert caught.value.reason is QuarantineReason.CORRUPT_FRAMES
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(room, "MARKING", {"mjpeg"})
-        read_pictures(path, [3.9], QualityConfig(max_corrupt=0.5))
+        read_frames(path, [3.9], QualityConfig(max_corrupt=0.5))
 
 
 def test_a_hundred_hours_end_at_once(tmp_path: Path) -> None:
     path = tmp_path / "long.mkv"
     write_av(path, replace(SCENE, seconds=360_000.0, fps=Fraction(1, 100)), vcodec="mpeg4", acodec=None)
     with pytest.raises(MediaError) as caught:
-        read_clock(path, QUALITY)
-    assert caught.value.reason is Reason.TOO_LONG
+        read_frame_times(path, QUALITY)
+    assert caught.value.reason is QuarantineReason.TOO_LONG
 
 
 def test_frames_larger_than_their_header_says_are_refused_unread(tmp_path: Path) -> None:
@@ -156,6 +159,10 @@ def test_frames_larger_than_their_header_says_are_refused_unread(tmp_path: Path)
     start, end = data.index(b"\xff\xc0\x00\x11\x08") + 5, data.index(b"\xff\xc0\x00\x11\x08") + 9
     lie = (30_000).to_bytes(2, "big") * 2
     path.write_bytes(data.replace(b"\xff\xc0\x00\x11\x08" + data[start:end], b"\xff\xc0\x00\x11\x08" + lie))
-    with pytest.raises(MediaError) as caught, open_film(path, QUALITY, sound=False) as film:
-        film.pictures([1.0])
-    assert caught.value.reason in {Reason.NO_FRAMES, Reason.TOO_LARGE, Reason.UNREADABLE}
+    with pytest.raises(MediaError) as caught, open_video(path, QUALITY, audio=False) as film:
+        film.frames_at([1.0])
+    assert caught.value.reason in {
+        QuarantineReason.NO_FRAMES,
+        QuarantineReason.TOO_LARGE,
+        QuarantineReason.UNREADABLE,
+    }

@@ -16,16 +16,16 @@ from support.trees import digest_tree
 
 import avdata
 from avdata.errors import AvdataError, SourceError, UsageError
-from avdata.pipeline.output_store import Store, StoreJournal
-from avdata.sources.object_storage import bring, mirror
-from avdata.storage.remote import filesystem_of
+from avdata.pipeline.output_store import ObjectStoreJournal, ObjectStoreOutput
+from avdata.sources.object_storage import fetch_source_file, mirror_source
+from avdata.storage.remote import open_filesystem
 
 SETTINGS = {"video": {"size": 48}, "shards": {"samples": 4}}
 each_store = pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
 
 
 def stored(url: str) -> dict[str, str]:
-    files, base = filesystem_of(url)
+    files, base = open_filesystem(url)
     files.invalidate_cache()
     return {
         path[len(base) :].lstrip("/"): hashlib.sha256(files.cat_file(path)).hexdigest()
@@ -55,14 +55,14 @@ def test_a_set_in_a_store_without_atomic_uploads_has_the_same_bytes(
 
 @each_store
 def test_a_source_in_a_store_gives_the_same_bytes(bucket: str, cremad_mock: Path, cremad_set: Path) -> None:
-    files, base = filesystem_of(f"{bucket}/raw")
+    files, base = open_filesystem(f"{bucket}/raw")
     files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
     prepare(f"{bucket}/raw", f"{bucket}/set")
     assert stored(f"{bucket}/set") == digest_tree(cremad_set)
 
 
 def test_what_marks_a_folder_in_a_store_is_no_file(bucket: str, cremad_mock: Path) -> None:
-    files, base = filesystem_of(bucket)
+    files, base = open_filesystem(bucket)
     files.put(f"{cremad_mock}/", f"{base}/raw/", recursive=True)
     for marker in ("raw/", "raw/AudioWAV/", "set/"):
         files.call_s3("put_object", Bucket=base, Key=marker, Body=b"")
@@ -71,7 +71,7 @@ def test_what_marks_a_folder_in_a_store_is_no_file(bucket: str, cremad_mock: Pat
 
 
 def test_a_source_in_a_store_writes_nothing_outside_of_its_copy(bucket: str) -> None:
-    files, base = filesystem_of(bucket)
+    files, base = open_filesystem(bucket)
     files.pipe_file(f"{base}/raw/../../../thief", b"words")
     with pytest.raises(SourceError, match=r"holds '\.\./\.\./\.\./thief'"):
         prepare(f"{bucket}/raw", f"{bucket}/set")
@@ -81,10 +81,10 @@ def test_a_source_in_a_store_writes_nothing_outside_of_its_copy(bucket: str) -> 
 def test_a_source_file_replaced_by_another_of_its_size_is_fetched_again_and_no_other_is(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files, base = filesystem_of(f"{bucket}/raw")
+    files, base = open_filesystem(f"{bucket}/raw")
     for name in ("labels.csv", "clip.wav"):
         files.pipe_file(f"{base}/{name}", b"old")
-    stamps = {path.name: path.stat() for path in mirror(f"{bucket}/raw").iterdir()}
+    stamps = {path.name: path.stat() for path in mirror_source(f"{bucket}/raw").iterdir()}
     find = type(files).find
 
     def later(self: Any, *args: Any, **options: Any) -> Any:
@@ -99,7 +99,7 @@ def test_a_source_file_replaced_by_another_of_its_size_is_fetched_again_and_no_o
 
     files.pipe_file(f"{base}/labels.csv", b"new")
     monkeypatch.setattr(type(files), "find", later)
-    root = mirror(f"{bucket}/raw")
+    root = mirror_source(f"{bucket}/raw")
     assert (root / "labels.csv").read_bytes() == b"new"
     assert (root / "clip.wav").stat().st_ino == stamps["clip.wav"].st_ino
 
@@ -107,17 +107,17 @@ def test_a_source_file_replaced_by_another_of_its_size_is_fetched_again_and_no_o
 def test_a_node_fetches_the_source_files_it_lacks(
     bucket: str, cremad_mock: Path, cremad_set: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    files, base = filesystem_of(f"{bucket}/raw")
+    files, base = open_filesystem(f"{bucket}/raw")
     files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
-    from avdata.pipeline.shard_job import run_shard
+    from avdata.pipeline.shard_job import run_shard_job
 
     def elsewhere(function: Any, jobs: Any, *, on_item: Any, **rest: Any) -> Any:
         monkeypatch.setenv("AVDATA_CACHE", str(tmp_path / "of another node"))
         for job in jobs:
-            for candidate in job.candidates:
+            for candidate in job.clips:
                 candidate.clip.video.unlink(missing_ok=True)
                 candidate.clip.audio.unlink(missing_ok=True)
-            yield run_shard(job, on_item)
+            yield run_shard_job(job, on_item)
 
     monkeypatch.setattr(sys.modules["avdata.pipeline.prepare"], "run_jobs", elsewhere)
     prepare(f"{bucket}/raw", f"{bucket}/set")
@@ -125,11 +125,11 @@ def test_a_node_fetches_the_source_files_it_lacks(
 
 
 def test_what_an_earlier_source_left_on_a_node_is_not_taken_for_this_ones(bucket: str) -> None:
-    files, base = filesystem_of(f"{bucket}/raw")
+    files, base = open_filesystem(f"{bucket}/raw")
     files.pipe_file(f"{base}/clip.wav", b"old")
-    path = mirror(f"{bucket}/raw") / "clip.wav"
+    path = mirror_source(f"{bucket}/raw") / "clip.wav"
     files.pipe_file(f"{base}/clip.wav", b"newer")
-    bring(f"{bucket}/raw", path, 5)
+    fetch_source_file(f"{bucket}/raw", path, 5)
     assert path.read_bytes() == b"newer"
 
 
@@ -141,14 +141,14 @@ def test_a_killed_run_leaves_only_whole_shards_and_goes_on_to_the_same_bytes(
     script.write_text(
         "import os, signal, sys\n"
         "import avdata, avdata.pipeline.output_store\n"
-        "put, done = avdata.pipeline.output_store.Store.put, []\n"
+        "put, done = avdata.pipeline.output_store.ObjectStoreOutput.upload, []\n"
         "def killed(self, part, name):\n"
         "    if name.endswith('.tar'):\n"
         "        done.append(name)\n"
         "    if len(done) == 3:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    put(self, part, name)\n"
-        "avdata.pipeline.output_store.Store.put = killed\n"
+        "avdata.pipeline.output_store.ObjectStoreOutput.upload = killed\n"
         f"avdata.prepare('cremad', source={str(cremad_mock)!r}, out={bucket + '/set'!r},\n"
         f"    config={SETTINGS!r}, workers=0)\n"
     )
@@ -167,17 +167,17 @@ def test_a_killed_run_leaves_only_whole_shards_and_goes_on_to_the_same_bytes(
 def test_shards_in_the_journal_are_not_made_again(
     bucket: str, cremad_mock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, made = StoreJournal.commit, []
+    commit, made = ObjectStoreJournal.commit, []
     limit = 2
 
-    def counted(self: StoreJournal, shard: str, entry: dict[str, Any]) -> None:
+    def counted(self: ObjectStoreJournal, shard: str, entry: dict[str, Any]) -> None:
         if len(made) == limit:
             msg = "stopped"
             raise AvdataError(msg)
         made.append(shard)
         commit(self, shard, entry)
 
-    monkeypatch.setattr(StoreJournal, "commit", counted)
+    monkeypatch.setattr(ObjectStoreJournal, "commit", counted)
     with pytest.raises(AvdataError, match="stopped"):
         prepare(cremad_mock, f"{bucket}/set")
     first, made, limit = made, [], 1000
@@ -200,7 +200,7 @@ def test_a_finished_set_is_found_finished_and_other_settings_are_refused(
 
 
 def test_what_runs_of_processes_that_are_no_more_left_on_the_disk_is_removed(bucket: str) -> None:
-    store = Store(f"{bucket}/set")
+    store = ObjectStoreOutput(f"{bucket}/set")
     host = store.scratch.name.rpartition("-")[0]
     # No process has the first number.
     gone, there = (store.scratch.parent / f"{host}-{number}" for number in (99_999_999, os.getppid()))
@@ -216,7 +216,7 @@ def test_what_runs_of_processes_that_are_no_more_left_on_the_disk_is_removed(buc
 
 
 def test_what_is_not_a_set_is_left_alone(bucket: str, cremad_mock: Path) -> None:
-    files, base = filesystem_of(f"{bucket}/set")
+    files, base = open_filesystem(f"{bucket}/set")
     files.pipe_file(f"{base}/thesis", b"words")
     with pytest.raises(AvdataError, match="not a prepared set"):
         prepare(cremad_mock, f"{bucket}/set")
@@ -239,7 +239,7 @@ def test_an_upload_that_breaks_off_leaves_nothing_under_the_final_name(bucket: s
     class Cut(Exception):
         pass
 
-    store = Store(f"{bucket}/set")
+    store = ObjectStoreOutput(f"{bucket}/set")
     part = tmp_path / "part"
     with part.open("wb") as stream:
         stream.truncate(120 << 20)  # clients send it in several parts
@@ -255,6 +255,6 @@ def test_an_upload_that_breaks_off_leaves_nothing_under_the_final_name(bucket: s
 
     setattr(store._files, call, cut)
     with pytest.raises(AvdataError, match="Cut"):
-        store.put(part, "train/x.tar")
+        store.upload(part, "train/x.tar")
     setattr(store._files, call, upload)
     assert stored(f"{bucket}/set") == {}

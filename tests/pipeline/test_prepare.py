@@ -13,11 +13,11 @@ import pytest
 from support.trees import digest_tree
 
 import avdata
-from avdata.config.overrides import merge, parse_setting, read_config_file
+from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
 from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.pipeline.engines.base import NO_ITEM
-from avdata.pipeline.planning import plan
-from avdata.pipeline.shard_job import ShardJob, run_shard
+from avdata.pipeline.planning import plan_preparation
+from avdata.pipeline.shard_job import ShardJob, run_shard_job
 from avdata.shards.reader import read_index, read_info, read_quarantine
 
 SETTINGS = {"video": {"size": 32}, "shards": {"samples": 3}}
@@ -78,11 +78,11 @@ def test_a_killed_run_resumes_to_the_same_bytes_with_any_number_of_workers(
 def test_a_job_names_each_clip_before_it_and_nobody_before_the_shard_is_put_in_place(
     synthetic_mock: Path, tmp_path: Path
 ) -> None:
-    planned = plan("synthetic", source=synthetic_mock, config={"select": {"limit": 3}})
+    planned = plan_preparation("synthetic", source=synthetic_mock, config={"select": {"limit": 3}})
     name, clips = planned.jobs[0]
     recipe, told = planned.recipe, list[tuple[str, bool]]()
     job = ShardJob(tmp_path, name, clips, planned.config, recipe.labels, recipe.background)
-    run_shard(job, lambda item: told.append((item, (tmp_path / name).exists())))
+    run_shard_job(job, lambda item: told.append((item, (tmp_path / name).exists())))
     assert told == [*((candidate.clip.key, False) for candidate in clips), (NO_ITEM, False)]
     assert (tmp_path / name).exists()
 
@@ -116,7 +116,7 @@ def test_two_runs_may_generate_the_films_at_once(
         for path in synthetic_mock.glob("clips/*"):
             (out / "clips" / path.name).write_bytes(b"half of it")
 
-    planned = plan(replace(recipe, mock=mock))
+    planned = plan_preparation(replace(recipe, mock=mock))
     assert digest_tree(folder) == digest_tree(synthetic_mock)
     assert len(planned.clips) == 44
     assert list(folder.parent.iterdir()) == [folder]
@@ -151,7 +151,7 @@ def test_a_recipes_odd_clip_is_named_before_anything_is_decoded(
         return [replace(first, **odd), *others]  # type: ignore[arg-type]
 
     with pytest.raises(AvdataError, match=said):
-        plan(replace(recipe, clips=clips), source=synthetic_mock)
+        plan_preparation(replace(recipe, clips=clips), source=synthetic_mock)
 
 
 def test_a_resumed_run_makes_no_finished_shard_again(cremad_mock: Path, tmp_path: Path) -> None:
@@ -267,10 +267,10 @@ def test_an_unknown_name_is_answered_with_the_nearest(
 
 def test_a_limit_takes_clips_of_all_splits_and_the_same_ones_each_time(cremad_mock: Path) -> None:
     settings = {"select": {"limit": 6}}
-    first = plan("cremad", source=cremad_mock, config=settings)
+    first = plan_preparation("cremad", source=cremad_mock, config=settings)
     assert len(first.clips) == 6
     assert {clip.split for clip in first.clips} == {"train", "val", "test"}
-    assert [clip.key for clip in plan("cremad", source=cremad_mock, config=settings).clips] == [
+    assert [clip.key for clip in plan_preparation("cremad", source=cremad_mock, config=settings).clips] == [
         clip.key for clip in first.clips
     ]
 
@@ -289,22 +289,22 @@ def test_metadata_of_the_container_never_reaches_a_set(cremad_set: Path, cremad_
 
 
 def test_audio_rules_decide_who_is_missing(cremad_bad: Path) -> None:
-    auto = plan("cremad", source=cremad_bad, config={"audio": {"source": "auto"}})
-    wav = plan("cremad", source=cremad_bad, config={"audio": {"source": "wav"}})
+    auto = plan_preparation("cremad", source=cremad_bad, config={"audio": {"source": "auto"}})
+    wav = plan_preparation("cremad", source=cremad_bad, config={"audio": {"source": "wav"}})
     assert "1003_WSI_DIS_XX" in {clip.key for clip in auto.clips}
     assert ("1003_WSI_DIS_XX", "missing_audio") in {(one.key, one.reason) for one in wav.quarantined}
 
 
 def test_a_still_has_no_sound_of_its_own(urbansound_bad: Path) -> None:
     with pytest.raises(SourceError, match="missing_audio; the first: a still image has no sound") as caught:
-        plan("urbansound8k-av", source=urbansound_bad, config={"audio": {"source": "container"}})
+        plan_preparation("urbansound8k-av", source=urbansound_bad, config={"audio": {"source": "container"}})
     assert "--audio auto" in str(caught.value.hint)
 
 
 def test_what_takes_more_room_is_planned_with_more(cremad_mock: Path) -> None:
     def size(storage: str, flac: bool) -> int:
         config = {"video": {"storage": storage}, "audio": {"flac": flac}}
-        return plan("cremad", source=cremad_mock, config=config).bytes()
+        return plan_preparation("cremad", source=cremad_mock, config=config).bytes()
 
     assert size("jpeg", False) < size("jpeg", True) < size("png", True) < size("npy", True)
     assert size("png", False) < size("png", True)
@@ -313,7 +313,7 @@ def test_what_takes_more_room_is_planned_with_more(cremad_mock: Path) -> None:
 def test_a_config_file_lies_between_the_preset_and_the_single_settings(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("video: {frames: 8, size: 64}\n")
     config = avdata.load_recipe("cremad").configure(
-        "snnergy", merge(read_config_file(tmp_path / "mine.yaml"), parse_setting("video.size=32"))
+        "snnergy", merge_overrides(read_config_file(tmp_path / "mine.yaml"), parse_setting("video.size=32"))
     )
     assert (config.video.frames, config.video.size, config.audio.n_mels) == (8, 32, 128)
     (tmp_path / "bad.yaml").write_text("- 1\n")
@@ -325,7 +325,7 @@ def test_a_config_file_lies_between_the_preset_and_the_single_settings(tmp_path:
 
 def test_another_datasets_manifest_proves_nothing(cremad_mock: Path, ave_bad: Path) -> None:
     with pytest.raises(UsageError, match="is of ave, not of cremad"):
-        plan("cremad", source=cremad_mock, manifest=ave_bad / "manifest.json")
+        plan_preparation("cremad", source=cremad_mock, manifest=ave_bad / "manifest.json")
 
 
 def test_a_source_that_is_not_whole_is_said_to_be(
@@ -334,6 +334,6 @@ def test_a_source_that_is_not_whole_is_said_to_be(
     facts = json.loads((cremad_mock / "manifest.json").read_text())
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps({**facts, "mock": False, "expected": {"clips": 7442, "usable": 14}}))
-    plan("cremad", source=cremad_mock, manifest=manifest)
+    plan_preparation("cremad", source=cremad_mock, manifest=manifest)
     assert "14 clips of 7,442" in caplog.text
     assert "usable" not in caplog.text

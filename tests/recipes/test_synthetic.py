@@ -28,7 +28,7 @@ def test_tone_and_blob_are_where_the_list_says(synthetic_set: Path) -> None:
         tone = int(bands.argmax() >= len(bands) // 2)
         columns = sample.frames.float().mean((0, 1, 2))
         blob = int(columns.argmax() >= len(columns) // 2)
-        assert (tone, blob) == (sample.facts["extras"]["tone"], sample.facts["extras"]["blob"])
+        assert (tone, blob) == (sample.metadata["extras"]["tone"], sample.metadata["extras"]["blob"])
         assert data.labels[sample.label] == ("same" if tone == blob else "different")
 
 
@@ -62,7 +62,7 @@ def test_noise_hides_one_modality_of_each_film_and_the_other_says_the_label(tmp_
             told["blob"] = int(columns.argmax()) // 8
         (name, place), *others = told.items()
         assert not others
-        assert sample.facts["extras"] == {"tone": None, "blob": None, name: place}
+        assert sample.metadata["extras"] == {"tone": None, "blob": None, name: place}
         assert place == sample.label
         hidden[name, sample.label] += 1
     # Where a modality is hidden, all labels are equally frequent: nothing but a guess is left.

@@ -16,11 +16,11 @@ import pytest
 from support.trees import digest_tree
 
 import avdata
-from avdata.errors import AvdataError, Reason
+from avdata.errors import AvdataError, QuarantineReason
 from avdata.reporting.charts import lines, ticks
-from avdata.reporting.comparison import compare
+from avdata.reporting.comparison import compare_datasets
 from avdata.reporting.remedies import REMEDIES
-from avdata.reporting.statistics import gather
+from avdata.reporting.statistics import collect_statistics
 from avdata.shards.format import index_schema
 from avdata.shards.reader import read_index, read_info, read_quarantine
 
@@ -88,7 +88,7 @@ def test_the_page_names_every_clip_left_out_with_its_detail_and_what_to_do(
 
 
 def test_every_reason_has_something_to_do() -> None:
-    assert set(REMEDIES) == set(Reason)
+    assert set(REMEDIES) == set(QuarantineReason)
 
 
 def test_the_gallery_shows_every_flagged_sample_and_each_label_of_each_split(
@@ -105,10 +105,10 @@ def test_the_sound_of_a_card_is_the_stored_flac(shown_set: Path, shown_page: Pat
     import base64
 
     from avdata.shards.reader import read_members
-    from avdata.shards.sample import read_bytes
+    from avdata.shards.sample import read_sample_bytes
 
     row = next(row for row in read_index(shown_set).to_pylist() if row["flags"])
-    stored = bytes(read_members(read_bytes(shown_set, row))["flac"])
+    stored = bytes(read_members(read_sample_bytes(shown_set, row))["flac"])
     assert base64.b64encode(stored).decode() in shown_page.read_text(encoding="utf-8")
 
 
@@ -145,7 +145,7 @@ def test_a_page_is_made_of_a_set_that_keeps_no_sound_and_measures_no_offset(
 
 def test_the_histogram_counts_every_sample_once_and_finds_the_flagged_tail(tmp_path: Path) -> None:
     big_index(tmp_path, 5_000)
-    held = gather(tmp_path)
+    held = collect_statistics(tmp_path)
     offset = held.histograms["offset"]
     assert (held.samples, offset.total) == (5_000, 5_000)
     assert int(offset.counts["flagged"].sum()) == 50
@@ -157,7 +157,7 @@ def test_the_histogram_counts_every_sample_once_and_finds_the_flagged_tail(tmp_p
 
 def test_the_extremes_are_the_extremes(tmp_path: Path) -> None:
     table = big_index(tmp_path, 5_000)
-    picks = gather(tmp_path).picks
+    picks = collect_statistics(tmp_path).picks
     latest = max(table.to_pylist(), key=lambda row: row["av_offset"])["key"]
     longest = max(table.to_pylist(), key=lambda row: row["duration_audio"])["key"]
     why = {pick.row["key"]: pick.why for pick in picks}
@@ -167,15 +167,15 @@ def test_the_extremes_are_the_extremes(tmp_path: Path) -> None:
 
 def test_the_same_seed_picks_the_same_samples_and_another_seed_others(tmp_path: Path) -> None:
     big_index(tmp_path, 5_000)
-    keys = [[pick.row["key"] for pick in gather(tmp_path, seed=seed).picks] for seed in (1, 1, 2)]
+    keys = [[pick.row["key"] for pick in collect_statistics(tmp_path, seed=seed).picks] for seed in (1, 1, 2)]
     assert keys[0] == keys[1]
     assert keys[0] != keys[2]
 
 
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     code = (
-        "import pathlib, re, sys; from avdata.reporting.statistics import gather;"
-        "held = gather(pathlib.Path(sys.argv[1]));"
+        "import pathlib, re, sys; from avdata.reporting.statistics import collect_statistics;"
+        "held = collect_statistics(pathlib.Path(sys.argv[1]));"
         # Not ru_maxrss: it begins with the parent's peak.
         "peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1];"
         "print(held.samples, int(peak) // 1024)"
@@ -196,7 +196,7 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
 
 def test_a_set_compared_with_itself_differs_in_nothing(shown_set: Path) -> None:
     info = read_info(shown_set)
-    held = compare(shown_set, shown_set, info, info)
+    held = compare_datasets(shown_set, shown_set, info, info)
     assert (held.settings, held.about, held.counts, held.note) == ([], [], [], "")
     assert held.both == held.same_bytes == sum(split["samples"] for split in info["splits"].values())
     assert (held.only_a, held.only_b, held.moved, held.relabelled) == (0, 0, 0, 0)
@@ -207,7 +207,7 @@ def test_what_differs_between_two_preparations_is_told(shown_set: Path, tmp_path
     source = avdata.mock("cremad", tmp_path / "raw", clips=16)
     settings = {"audio": {"floor": 1e-6}, "video": {"size": 64}}
     avdata.prepare("cremad", source=source, out=tmp_path / "b", config=settings, workers=0)
-    held = compare(shown_set, tmp_path / "b", read_info(shown_set), read_info(tmp_path / "b"))
+    held = compare_datasets(shown_set, tmp_path / "b", read_info(shown_set), read_info(tmp_path / "b"))
     assert ("audio.floor", 1e-10, 1e-6) in held.settings
     assert held.only_a > 0
     assert (held.both, held.same_bytes) == (16, 0)

@@ -14,7 +14,7 @@ import pytest
 
 from avdata.errors import AvdataError
 from avdata.shards.reader import decode_frames, read_index, read_members
-from avdata.shards.sample import read_bytes
+from avdata.shards.sample import read_sample_bytes
 from avdata.shards.verify import verify
 from avdata.streaming.collate import decode_strip
 
@@ -127,7 +127,7 @@ def test_who_looks_sees_the_very_pixels_that_the_stream_gives(cremad_set: Path) 
 
 def first_members(root: Path) -> dict[str, memoryview]:
     row = read_index(root).to_pylist()[0]
-    return dict(read_members(read_bytes(root, row)))
+    return dict(read_members(read_sample_bytes(root, row)))
 
 
 def test_verifying_and_reporting_start_without_torch(cremad_set: Path, tmp_path: Path) -> None:

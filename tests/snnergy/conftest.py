@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import avdata
-from snnergy.training.config import TrainConfig, settle
+from snnergy.training.config import TrainConfig, resolve_config
 
 TINY = {"dims": [4, 8, 8], "heads": [1, 1, 1]}
 SMALL_PICTURES = {
@@ -35,6 +35,6 @@ def quick() -> Callable[..., TrainConfig]:
     """Settings of a tiny network with a few changes."""
 
     def make(**changes: Any) -> TrainConfig:
-        return settle("quick", {"model": TINY, "batch_size": 8, "steps": 4}, changes)
+        return resolve_config("quick", {"model": TINY, "batch_size": 8, "steps": 4}, changes)
 
     return make

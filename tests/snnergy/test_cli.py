@@ -15,8 +15,8 @@ from snnergy.cli import _show, app, main
 from snnergy.data import open_split
 from snnergy.models.config import configure
 from snnergy.models.network import SNNergy
-from snnergy.training.config import REGIMES, settle
-from snnergy.training.evaluation import check_fits
+from snnergy.training.config import TRAIN_PRESETS, resolve_config
+from snnergy.training.evaluation import check_compatible
 
 TINY = ("--set", "model.dims=[4, 8, 8]", "--set", "model.heads=[1, 1, 1]", "--batch-size", "8")
 
@@ -114,7 +114,7 @@ def test_few_steps_are_trained_quickly_unless_a_regime_is_named(
 )
 def test_a_setting_that_is_not_one_is_named(layer: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        settle(None, layer)
+        resolve_config(None, layer)
 
 
 @pytest.mark.parametrize("options", [{"heads": 3}, {"heads": [1, "2", 4]}, {"ratio": "two"}, {"dims": None}])
@@ -127,21 +127,21 @@ def test_a_set_of_another_dataset_is_not_measured(tiny_set: Path) -> None:
     data = open_split(tiny_set, "train")
     other = SNNergy(configure("nano", num_classes=len(data.labels) + 1))
     with pytest.raises(AvdataError, match=f"the set has {len(data.labels)} labels"):
-        check_fits(other, data)
-    check_fits(SNNergy(configure("nano", num_classes=len(data.labels))), data)
+        check_compatible(other, data)
+    check_compatible(SNNergy(configure("nano", num_classes=len(data.labels))), data)
 
 
 def test_the_authors_columns_are_theirs() -> None:
-    la, mm = settle("la"), settle("mm")
+    la, mm = resolve_config("la"), resolve_config("mm")
     assert (la.lr, la.batch_size, la.schedule, la.weight_decay, la.clip) == (5e-5, 8, "constant", 1e-4, 5.0)
     assert (la.label_smoothing, la.mixup, la.epochs) == (0.0, 0.0, 200)
     assert (mm.lr, mm.batch_size, mm.schedule, mm.warmup_epochs, mm.min_lr) == (5e-4, 64, "cosine", 20, 1e-5)
     assert (mm.label_smoothing, mm.mixup, mm.clip) == (0.1, 0.2, 1.0)
-    assert all(settle(name).regime == name for name in REGIMES)
+    assert all(resolve_config(name).regime == name for name in TRAIN_PRESETS)
 
 
 def test_the_rate_rises_from_its_start_to_its_peak_and_falls_to_its_end() -> None:
-    config = settle("snnergy", {"batch_size": 128})
+    config = resolve_config("snnergy", {"batch_size": 128})
     rates = [config.rate(step, 2000, 10) for step in range(2001)]
     assert rates[0] == pytest.approx(1e-5)
     assert max(rates) == rates[100] == pytest.approx(1e-3)

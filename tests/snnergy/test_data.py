@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnergy.data import IMAGENET_MEAN, IMAGENET_STD, Batch, open_split, pairs, to_batch
-from snnergy.training.augment import augment, dice, mixup, shift, spec_augment
+from snnergy.data import IMAGENET_MEAN, IMAGENET_STD, Batch, audio_video_batches, open_split, to_batch
+from snnergy.training.augment import augment, mixup, sample_rng, shift, spec_augment
 from snnergy.training.config import AugmentConfig
 
 B, T, F, L, SIZE = 3, 4, 12, 8, 16
@@ -42,7 +42,7 @@ def test_the_network_gets_time_first_and_imagenets_scale() -> None:
 
 def test_padding_is_neither_calibrated_on_nor_counted(tiny_set: Path) -> None:
     loader = open_split(tiny_set, "val", rank=0, world_size=1).loader(3, num_workers=0)
-    assert [audio.shape[1] for audio, _ in pairs(loader, 9)] == [3, 1]
+    assert [audio.shape[1] for audio, _ in audio_video_batches(loader, 9)] == [3, 1]
 
 
 def test_a_samples_changes_are_its_own_whatever_batch_it_comes_in() -> None:
@@ -135,5 +135,5 @@ def test_without_mixup_a_batch_is_itself() -> None:
 
 
 def test_draws_differ_between_neighbouring_seeds_epochs_and_keys() -> None:
-    drawn = {dice(*of).integers(2**62) for of in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]}
+    drawn = {sample_rng(*of).integers(2**62) for of in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]}
     assert len(drawn) == 4

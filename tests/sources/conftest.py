@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from avdata.manifest import FileFacts, Licence, Manifest, Source
+from avdata.manifest import FileEntry, License, Manifest, Source
 from avdata.recipe import Clip, Recipe
 
 Fault = Callable[["Handler", bytes], bool]
@@ -240,9 +240,9 @@ def make_files(count: int, size: int = 3000, seed: int = 0) -> dict[str, bytes]:
     return {name: rng.randbytes(rng.randint(size // 2, size)) for name in names}
 
 
-def facts_of(files: Mapping[str, bytes]) -> tuple[FileFacts, ...]:
+def facts_of(files: Mapping[str, bytes]) -> tuple[FileEntry, ...]:
     return tuple(
-        FileFacts(path=path, checksum=f"sha256:{hashlib.sha256(content).hexdigest()}", bytes=len(content))
+        FileEntry(path=path, checksum=f"sha256:{hashlib.sha256(content).hexdigest()}", bytes=len(content))
         for path, content in sorted(files.items())
     )
 
@@ -254,7 +254,7 @@ def make_manifest(
         name="tiny",
         title="A tiny dataset",
         homepage="https://example.org",
-        licence=Licence(id="odbl", name="ODbL", publish="yes", note="share alike"),
+        licence=License(id="odbl", name="ODbL", publish="yes", note="share alike"),
         citation="Nobody, 2026",
         sources=tuple(sources),
         files=facts_of(files),
@@ -287,7 +287,7 @@ def make_recipe(**changes: Any) -> Recipe:
         "default_split": "official",
         "clips": lambda root, split_by: [],
         "mock": lambda out, clips, bad, seed: None,
-        "listed": listed,
+        "clips_from_paths": listed,
     }
     return Recipe(**{**settings, **changes})
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from avdata.errors import SourceError, UsageError
 from avdata.manifest import Source
-from avdata.sources.archives import Limits, unpack
+from avdata.sources.archives import ArchiveLimits, extract_archive
 from avdata.sources.download import download
-from avdata.sources.source_dir import unpack_local
+from avdata.sources.source_dir import unpack_archive_file
 
 FILES = {"AVE/a.mp4": b"a" * 5000, "AVE/-12.mp4": random.Random(0).randbytes(3000), "readme.txt": b""}
 
@@ -65,7 +65,7 @@ class Box:
         self.read_tree = read_tree
 
     def unpack(self, archive, kind, **options):
-        return unpack(archive, kind, self.root, staging=self.staging, **options)
+        return extract_archive(archive, kind, self.root, staging=self.staging, **options)
 
     def refuse(self, archive, kind, match, **options):
         with pytest.raises(SourceError, match=match):
@@ -158,13 +158,13 @@ def test_a_name_that_comes_twice_is_refused(box, kind, write):
 @pytest.mark.parametrize(("kind", "write"), [("zip", write_zip), ("tar.gz", write_tar)])
 def test_a_bomb_is_refused_by_its_ratio(box, kind, write):
     archive = write(box.folder / "x", [(f"{number}", bytes(1 << 20)) for number in range(8)])
-    box.refuse(archive, kind, "beyond the limit", limits=Limits(free_bytes=2 << 20))
+    box.refuse(archive, kind, "beyond the limit", limits=ArchiveLimits(free_bytes=2 << 20))
 
 
 @pytest.mark.parametrize(("kind", "write"), [("zip", write_zip), ("tar.gz", write_tar)])
 def test_more_members_than_the_limit_are_refused(box, kind, write):
     archive = write(box.folder / "x", [(f"{number}", b"") for number in range(11)])
-    box.refuse(archive, kind, "limit of 10 members", limits=Limits(members=10))
+    box.refuse(archive, kind, "limit of 10 members", limits=ArchiveLimits(members=10))
 
 
 def test_a_zip_member_that_lies_about_its_size_is_refused(box):
@@ -216,7 +216,7 @@ def test_a_flipped_bit_never_gives_wrong_files(tmp_path_factory, place, bit):
         data[place % len(data)] ^= 1 << bit
         path.write_bytes(data)
         try:
-            members = unpack(path, kind, folder / kind, staging=folder / "s")
+            members = extract_archive(path, kind, folder / kind, staging=folder / "s")
         except SourceError:
             assert not (folder / kind).exists()
             continue
@@ -243,7 +243,7 @@ def test_a_run_that_was_killed_goes_on_with_the_members_that_are_not_staged(box,
     opened = []
     monkeypatch.setattr(
         "avdata.sources.archives._Writer._copy",
-        lambda self, entry, content, target, copy=unpack.__globals__["_Writer"]._copy: (
+        lambda self, entry, content, target, copy=extract_archive.__globals__["_Writer"]._copy: (
             opened.append(entry.name),
             copy(self, entry, content, target),
         )[1],
@@ -307,33 +307,33 @@ def test_a_limit_on_archives_says_that_all_of_it_is_fetched(archived):
 
 
 def test_members_are_proven_by_having_been_unpacked(archived, build):
-    from avdata.sources.checksums import prove
+    from avdata.sources.checksums import verify_files
 
     archived.download()
-    proven = prove(archived.root, build["facts"](archived.files))
+    proven = verify_files(archived.root, build["facts"](archived.files))
     assert (len(proven.good), proven.hashed) == (12, 0)
 
 
 def test_an_archive_that_the_user_fetched_is_unpacked_where_a_download_goes(box, cache):
     archive = write_zip(box.folder / "AVE_Dataset.zip", FILES.items())
-    root = unpack_local("ave", archive)
+    root = unpack_archive_file("ave", archive)
     assert root == cache / "sources" / "ave"
     assert box.read_tree(root) == FILES
     assert archive.exists()
-    assert unpack_local("ave", archive) == root
+    assert unpack_archive_file("ave", archive) == root
     assert download("ave", dry_run=True).files == ()
 
 
 def test_another_archive_is_not_taken_for_the_one_that_was_unpacked(box, cache):
     archive = write_zip(box.folder / "AVE_Dataset.zip", FILES.items())
-    root = unpack_local("ave", archive)
+    root = unpack_archive_file("ave", archive)
     write_zip(archive, [(name, b"other " + data) for name, data in FILES.items()])
     with pytest.raises(SourceError, match="from another archive"):
-        unpack_local("ave", archive)
+        unpack_archive_file("ave", archive)
     assert box.read_tree(root) == FILES
 
 
 def test_what_is_no_archive_is_not_unpacked(box):
     (box.folder / "x.rar").write_bytes(b"Rar!")
     with pytest.raises(UsageError, match="is not an archive"):
-        unpack_local("ave", box.folder / "x.rar")
+        unpack_archive_file("ave", box.folder / "x.rar")

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from avdata.manifest import FileFacts
-from avdata.sources.checksums import Proofs, prove
+from avdata.manifest import FileEntry
+from avdata.sources.checksums import ChecksumCache, verify_files
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def root(tmp_path):
 @pytest.fixture
 def facts():
     return [
-        FileFacts(
+        FileEntry(
             path=f"{n}.wav", checksum="sha256:" + hashlib.sha256(bytes([n]) * 1000).hexdigest(), bytes=1000
         )
         for n in range(5)
@@ -32,28 +32,28 @@ def facts():
 
 
 def test_what_was_proven_is_not_read_again(root, facts):
-    assert prove(root, facts).hashed == 5
-    again = prove(root, facts)
+    assert verify_files(root, facts).hashed == 5
+    again = verify_files(root, facts)
     assert (again.hashed, again.good) == (0, tuple(f"{n}.wav" for n in range(5)))
 
 
 def test_rehash_reads_all(root, facts):
-    prove(root, facts)
-    assert prove(root, facts, rehash=True).hashed == 5
+    verify_files(root, facts)
+    assert verify_files(root, facts, rehash=True).hashed == 5
 
 
 def test_missing_and_wrong_files_are_told_apart(root, facts):
     (root / "0.wav").unlink()
     (root / "1.wav").write_bytes(b"short")
     (root / "2.wav").write_bytes(bytes(1000))
-    proven = prove(root, facts)
+    proven = verify_files(root, facts)
     assert (proven.missing, proven.wrong) == (("0.wav",), ("1.wav", "2.wav"))
     assert proven.hashed == 3
 
 
 @pytest.mark.parametrize("change", ["mtime", "inode", "size"])
 def test_a_file_that_changed_is_read_again(root, facts, change):
-    prove(root, facts)
+    verify_files(root, facts)
     path = root / "3.wav"
     before = path.stat()
     if change == "mtime":
@@ -66,48 +66,46 @@ def test_a_file_that_changed_is_read_again(root, facts, change):
     else:
         path.write_bytes(b"x" * 999)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert Proofs(root).known("3.wav") is None
+    assert ChecksumCache(root).get("3.wav") is None
 
 
 def test_md5_facts_without_sizes_are_proven_too(root):
-    facts = [FileFacts(path="1.wav", checksum="md5:" + hashlib.md5(bytes([1]) * 1000).hexdigest())]
-    assert prove(root, facts).good == ("1.wav",)
+    facts = [FileEntry(path="1.wav", checksum="md5:" + hashlib.md5(bytes([1]) * 1000).hexdigest())]
+    assert verify_files(root, facts).good == ("1.wav",)
 
 
 def test_a_torn_line_costs_one_file_and_not_the_next(root, facts, cache):
-    prove(root, facts)
+    verify_files(root, facts)
     (store,) = (cache / "proofs").iterdir()
     text = store.read_text()
     store.write_text(text[: len(text) - 30])
-    assert prove(root, facts).hashed == 1
-    assert prove(root, facts).hashed == 0
+    assert verify_files(root, facts).hashed == 1
+    assert verify_files(root, facts).hashed == 0
 
 
 def test_a_folder_that_cannot_be_written_to_is_proven_once_as_well(root, facts):
     root.chmod(0o555)
-    assert prove(root, facts).hashed == 5
-    assert prove(root, facts).hashed == 0
+    assert verify_files(root, facts).hashed == 5
+    assert verify_files(root, facts).hashed == 0
     root.chmod(0o755)
     assert sorted(path.name for path in root.iterdir()) == [f"{n}.wav" for n in range(5)]
 
 
 def test_a_cache_that_cannot_be_written_to_costs_the_memory_and_not_the_run(root, facts, cache, caplog):
     cache.write_text("a file where the folder should be")
-    assert len(prove(root, facts).good) == 5
+    assert len(verify_files(root, facts).good) == 5
     assert "cannot be remembered" in caplog.text
 
 
 def test_many_threads_may_remember_at_once(root):
     stat = (root / "1.wav").stat()
-    with Proofs(root) as proofs:
+    with ChecksumCache(root) as proofs:
         threads = [
-            threading.Thread(
-                target=lambda n=n: [proofs.remember(f"{n}/{k}", "md5:0", stat) for k in range(50)]
-            )
+            threading.Thread(target=lambda n=n: [proofs.store(f"{n}/{k}", "md5:0", stat) for k in range(50)])
             for n in range(8)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert len(Proofs(root)._known) == 400
+    assert len(ChecksumCache(root)._known) == 400

@@ -11,7 +11,7 @@ import pytest
 
 from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.manifest import Source
-from avdata.sources.download import Moment, download
+from avdata.sources.download import DownloadProgress, download
 from avdata.sources.download_plan import DownloadPlan
 from avdata.storage.atomic import DiskError
 
@@ -36,7 +36,7 @@ def test_proven_files_are_not_read_again_unless_they_change(tiny, monkeypatch):
     tiny.download()
     read = []
     monkeypatch.setattr(
-        "avdata.sources.checksums.digest", lambda path, algorithm: read.append(path.name) or "sha256:0"
+        "avdata.sources.checksums.hash_file", lambda path, algorithm: read.append(path.name) or "sha256:0"
     )
     tiny.download()
     assert read == []
@@ -89,13 +89,13 @@ def test_keys_fetch_the_files_of_those_clips(tiny):
 
 
 def test_a_limit_does_not_count_clips_that_the_recipe_leaves_out(tiny, build):
-    def listed(root, paths, split_by, usual=tiny.recipe.listed):
+    def listed(root, paths, split_by, usual=tiny.recipe.clips_from_paths):
         return [
             replace(clip, excluded="broken") if clip.key < "c0003" else clip
             for clip in usual(root, paths, "")
         ]
 
-    tiny.recipe = build["recipe"](listed=listed)
+    tiny.recipe = build["recipe"](clips_from_paths=listed)
     tiny.download(limit=3)
     assert {Path(path).stem for path in tiny.tree()} == {"c0003", "c0004", "c0005"}
 
@@ -141,10 +141,10 @@ def test_a_dry_run_counts_only_what_is_missing(tiny):
 
 
 def test_progress_goes_from_nothing_to_all(tiny):
-    moments: list[Moment] = []
+    moments: list[DownloadProgress] = []
     tiny.download(progress=moments.append)
     total = sum(map(len, tiny.files.values()))
-    assert moments[-1] == Moment("fetching", 12, 12, total, total)
+    assert moments[-1] == DownloadProgress("fetching", 12, 12, total, total)
     done = [moment.bytes_done for moment in moments]
     assert done == sorted(done)
 
@@ -249,7 +249,7 @@ def test_names_with_spaces_and_signs_are_quoted(serve, build, tmp_path):
     files = {"wav/a b#c?d%20&é.wav": b"x" * 50, "wav/--12UOz.wav": b"y" * 50}
     world = serve(files)
     manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
-    download(build["recipe"](listed=None), manifest=manifest, into=tmp_path / "r")
+    download(build["recipe"](clips_from_paths=None), manifest=manifest, into=tmp_path / "r")
     assert (tmp_path / "r" / "wav/a b#c?d%20&é.wav").read_bytes() == b"x" * 50
 
 
@@ -267,7 +267,7 @@ def test_a_log_line_says_when_where_and_why(tiny, faults):
 def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve, build):
     held_out = serve({"held_out.txt": b"c0002 c0004"})
 
-    def by_list(root, paths, split_by, usual=tiny.recipe.listed):
+    def by_list(root, paths, split_by, usual=tiny.recipe.clips_from_paths):
         path = root / "lists/held_out.txt"
         if not path.is_file():
             raise SourceError(f"{path} is needed")
@@ -278,7 +278,7 @@ def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve
 
     lists = Source(name="lists", urls=(held_out.url + "/held_out.txt",), into="lists/")
     tiny.manifest = build["manifest"]([tiny.manifest.sources[0], lists], tiny.files)
-    tiny.recipe = build["recipe"](listed=by_list)
+    tiny.recipe = build["recipe"](clips_from_paths=by_list)
     plan = tiny.download(dry_run=True, split="test")
     assert (len(plan.files), plan.partial) == (1, True)
     report = tiny.download(split="test")
@@ -291,7 +291,7 @@ def test_a_list_that_is_there_and_still_does_not_do_is_told_as_the_recipe_tells_
     def never(root, paths, split_by):
         raise SourceError("the list is not the published one")
 
-    tiny.recipe = build["recipe"](listed=never)
+    tiny.recipe = build["recipe"](clips_from_paths=never)
     with pytest.raises(SourceError, match="not the published one"):
         tiny.download(split="test")
     tiny.download()
@@ -310,7 +310,7 @@ def test_cremads_manifest_and_recipe_choose_clips_before_anything_is_on_disk(tmp
 def test_a_folder_is_free_again_although_another_process_holds_the_lock_file_open(tmp_path, monkeypatch):
     import fcntl
 
-    from avdata.sources.source_dir import alone
+    from avdata.sources.source_dir import lock_source_dir
 
     copies = []
     flock = fcntl.flock
@@ -323,7 +323,7 @@ def test_a_folder_is_free_again_although_another_process_holds_the_lock_file_ope
 
     monkeypatch.setattr(fcntl, "flock", copying)
     for _ in range(2):
-        with alone(tmp_path):
+        with lock_source_dir(tmp_path):
             pass
     for copy in copies:
         os.close(copy)

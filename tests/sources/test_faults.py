@@ -62,7 +62,7 @@ def test_a_long_file_on_a_weak_line_is_finished_however_often_it_is_cut(tiny, bu
 
 def test_a_stalled_connection_is_left_and_goes_on_from_the_byte(one, faults, monkeypatch):
     # Long enough for a busy machine to answer whatever else is asked of it.
-    monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT", 3.0)
+    monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT_S", 3.0)
     one.world.faults["/" + PATH].append(faults["stall_after"](50_000))
     one.download()
     assert one.tree() == one.files
@@ -318,18 +318,18 @@ def test_a_full_disk_ends_the_run_at_once_and_says_so(tiny, tmp_path):
 def test_a_disk_that_fills_up_meanwhile_stops_the_run(tiny, monkeypatch):
     room = iter([10**12])
     monkeypatch.setattr(sys.modules["avdata.sources.download"], "free_bytes", lambda folder: next(room, 1000))
-    monkeypatch.setattr(sys.modules["avdata.sources.download"], "_LOOK_EVERY", 0.0)
+    monkeypatch.setattr(sys.modules["avdata.sources.download"], "_DISK_CHECK_INTERVAL_S", 0.0)
     with pytest.raises(SourceError, match="nearly full"):
         tiny.download(connections=1, bandwidth=20_000)
 
 
 def test_tokens_are_not_sent_to_the_host_of_a_redirect(serve):
-    from avdata.sources.http import Connections
+    from avdata.sources.http import HttpClient
 
     storage = serve({"f": b"1"})
     front = serve()
     front.pages["/f"] = lambda handler: handler.reply(302, b"", {"Location": storage.url + "/f"})
-    net = Connections(1)
+    net = HttpClient(1)
     with net.open(front.url + "/f", {"Authorization": "Bearer secret"}) as response:
         assert response.read() == b"1"
     assert front.asked[0].headers["Authorization"] == "Bearer secret"

@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avdata.errors import SourceError
-from avdata.manifest import FileFacts, read_table
-from avdata.sources.git_lfs import build_table, is_pointer, list_checkout, parse_pointer, write_table
+from avdata.manifest import FileEntry, read_file_table
+from avdata.sources.git_lfs import (
+    build_file_table,
+    is_pointer,
+    list_lfs_files,
+    parse_pointer,
+    write_file_table,
+)
 
 WAV = b"RIFF" + bytes(1000)
 
@@ -68,46 +74,46 @@ def checkout(tmp_path):
 
 
 def test_a_checkout_is_listed_by_its_pointers(checkout):
-    facts = list_checkout(checkout, ["AudioWAV"])
+    facts = list_lfs_files(checkout, ["AudioWAV"])
     assert [(one.path, one.bytes) for one in facts] == [("AudioWAV/a.wav", 2008), ("AudioWAV/b é.wav", 1004)]
     assert facts[0].checksum == "sha256:" + hashlib.sha256(WAV * 2).hexdigest()
 
 
 def test_files_outside_of_lfs_are_listed_by_their_content(checkout):
-    facts = {one.path: one for one in list_checkout(checkout)}
+    facts = {one.path: one for one in list_lfs_files(checkout)}
     assert set(facts) == {"AudioMP3/a.mp3", "AudioWAV/a.wav", "AudioWAV/b é.wav", "labels.csv"}
     assert facts["labels.csv"].checksum == "sha256:" + hashlib.sha256(b"a,b\n").hexdigest()
 
 
 def test_what_counts_is_the_commit_and_not_the_working_tree(checkout):
     (checkout / "AudioWAV" / "a.wav").write_bytes(WAV * 2)
-    assert list_checkout(checkout, ["AudioWAV"])[0].bytes == 2008
+    assert list_lfs_files(checkout, ["AudioWAV"])[0].bytes == 2008
 
 
 def test_a_folder_that_is_not_there_is_named(checkout):
     with pytest.raises(SourceError, match="VideoFlash"):
-        list_checkout(checkout, ["VideoFlash"])
+        list_lfs_files(checkout, ["VideoFlash"])
 
 
 def test_a_folder_without_git_is_named(tmp_path, monkeypatch):
     # The temporary folder itself may lie in a checkout.
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(SourceError, match="git cannot read"):
-        list_checkout(tmp_path)
+        list_lfs_files(tmp_path)
 
 
 def test_a_table_is_read_back_as_it_was_written(tmp_path):
     facts = [
-        FileFacts(path="b.wav", checksum="sha256:" + "0" * 64, bytes=5),
-        FileFacts(path="a é.wav", checksum="md5:" + "1" * 32),
+        FileEntry(path="b.wav", checksum="sha256:" + "0" * 64, bytes=5),
+        FileEntry(path="a é.wav", checksum="md5:" + "1" * 32),
     ]
-    write_table(tmp_path / "t.tsv.gz", facts)
-    write_table(tmp_path / "u.tsv.gz", facts[::-1])
-    assert read_table(tmp_path / "t.tsv.gz") == facts[::-1]
+    write_file_table(tmp_path / "t.tsv.gz", facts)
+    write_file_table(tmp_path / "u.tsv.gz", facts[::-1])
+    assert read_file_table(tmp_path / "t.tsv.gz") == facts[::-1]
     assert (tmp_path / "t.tsv.gz").read_bytes() == (tmp_path / "u.tsv.gz").read_bytes()
 
 
 def test_a_table_is_built_from_a_checkout(checkout, tmp_path):
-    build_table(checkout, tmp_path / "t.tsv.gz", ["AudioWAV", "AudioMP3"])
-    paths = [facts.path for facts in read_table(tmp_path / "t.tsv.gz")]
+    build_file_table(checkout, tmp_path / "t.tsv.gz", ["AudioWAV", "AudioMP3"])
+    paths = [facts.path for facts in read_file_table(tmp_path / "t.tsv.gz")]
     assert paths == ["AudioMP3/a.mp3", "AudioWAV/a.wav", "AudioWAV/b é.wav"]

@@ -20,7 +20,7 @@ import os, sys
 from avdata.sources import fetcher as fetch
 from avdata.sources import http as connection
 fetch.backoff = lambda attempt: 0.02
-connection.READ_TIMEOUT = 600
+connection.READ_TIMEOUT_S = 600
 from avdata.sources.download import download
 from avdata.recipe import Recipe
 recipe = Recipe("tiny", 1, "Tiny", ("a",), {"o": "one"}, "o", lambda *a: [], lambda *a: None)
@@ -185,7 +185,7 @@ def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(killing, faults, read_tre
 
 
 def test_ctrl_c_in_the_callers_own_code_stops_the_threads_too(tiny, faults, monkeypatch):
-    monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT", 600)
+    monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT_S", 600)
     for path in list(tiny.files)[3:]:
         tiny.world.faults["/" + path].append(faults["stall_after"](10))
 

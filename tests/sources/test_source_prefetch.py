@@ -17,7 +17,7 @@ import pytest
 import avdata
 from avdata.errors import AvdataError, UsageError
 from avdata.pipeline.journal import Journal
-from avdata.pipeline.planning import plan
+from avdata.pipeline.planning import plan_preparation
 
 SETTINGS = {"video": {"size": 32}, "shards": {"samples": 3}}
 
@@ -26,7 +26,7 @@ import json, sys
 from avdata.sources import fetcher as fetch
 from avdata.sources import http as connection
 fetch.backoff = lambda attempt: 0.02
-connection.READ_TIMEOUT = 600
+connection.READ_TIMEOUT_S = 600
 import avdata
 manifest, out, workers = sys.argv[1:]
 print("ready", flush=True)
@@ -111,7 +111,7 @@ def test_a_set_prepared_while_its_files_arrive_is_the_same_to_the_byte(served, t
 
 
 def test_clips_are_decoded_before_the_last_file_has_arrived(served, tmp_path):
-    planned = plan("cremad", manifest=served.manifest, config=SETTINGS)
+    planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
     last = planned.jobs[-1][1][-1].video.path
     begun = threading.Event()
     waited = []
@@ -149,7 +149,7 @@ def test_a_run_killed_at_random_points_ends_in_the_same_set_and_fetches_no_finis
 ):
     rng = random.Random(workers)
     out = tmp_path / "out"
-    planned = plan("cremad", manifest=served.manifest, config=SETTINGS)
+    planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
     of_shard = {name: {"/" + one.video.path for one in held} for name, held in planned.jobs}
     for _ in range(4):
         finished = [name for name in of_shard if (out / name).is_file()]
@@ -187,7 +187,7 @@ def test_ctrl_c_stops_while_files_arrive_and_the_next_run_goes_on(served, faults
 
 
 def test_a_file_that_cannot_be_had_ends_the_run_and_the_next_one_goes_on(served, tmp_path):
-    planned = plan("cremad", manifest=served.manifest, config=SETTINGS)
+    planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
     broken = "/" + planned.jobs[1][1][0].video.path
     content = served.world.files.pop(broken)
     for workers in (0, 1):
@@ -217,7 +217,7 @@ def test_a_limit_fetches_the_files_of_so_many_clips_and_nothing_else(served, tmp
 
 
 def test_a_plan_fetches_no_media(served):
-    planned = plan("cremad", manifest=served.manifest, config=SETTINGS)
+    planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
     assert (len(planned.clips), served.asked()) == (14, [])
 
 
@@ -252,9 +252,9 @@ def test_proven_files_are_not_read_again_unless_told_so(cremad_mock, tmp_path, m
     monkeypatch.setattr(
         survey, "_digests", lambda path, algorithm: (read.append(path), digests(path, algorithm))[1]
     )
-    plan("cremad", source=cremad_mock, config=SETTINGS)
+    plan_preparation("cremad", source=cremad_mock, config=SETTINGS)
     assert read == []
-    plan("cremad", source=cremad_mock, config=SETTINGS, rehash=True)
+    plan_preparation("cremad", source=cremad_mock, config=SETTINGS, rehash=True)
     assert len(read) == 28
 
 

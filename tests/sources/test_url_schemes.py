@@ -140,7 +140,7 @@ class Drive:
             '<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="1-2-3">'
             "</form></body></html>"
         )
-        monkeypatch.setattr(schemes, "DRIVE", self.world.url + "/uc?export=download&id={id}")
+        monkeypatch.setattr(schemes, "DRIVE_URL", self.world.url + "/uc?export=download&id={id}")
 
     def first(self, handler):
         handler.reply(200, self.page.encode(), {"Content-Type": PAGE})
@@ -154,7 +154,7 @@ def drive(serve, build, monkeypatch, tmp_path):
     server.urls = ["gdrive:FILE"]
     server.root = tmp_path / "root"
     server.download = lambda: download(
-        build["recipe"](listed=None),
+        build["recipe"](clips_from_paths=None),
         manifest=build["manifest"]([Source(name="videos", urls=tuple(server.urls), unpack="zip")]),
         into=server.root,
     )
@@ -256,7 +256,7 @@ def hub(serve, monkeypatch):
 def fetch_one(build, tmp_path):
     def fetch(url):
         manifest = build["manifest"]([Source(name="it", urls=(url,), into="it.bin")])
-        return download(build["recipe"](listed=None), manifest=manifest, into=tmp_path / "root")
+        return download(build["recipe"](clips_from_paths=None), manifest=manifest, into=tmp_path / "root")
 
     fetch.file = tmp_path / "root" / "it.bin"
     return fetch
@@ -300,7 +300,7 @@ class Kaggle:
         self.world = serve()
         self.wants = None
         self.world.pages["/api/owner/set"] = self.answer
-        monkeypatch.setattr(schemes, "KAGGLE", self.world.url + "/api/{handle}")
+        monkeypatch.setattr(schemes, "KAGGLE_URL", self.world.url + "/api/{handle}")
         monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "kaggle"))
         monkeypatch.setenv("HOME", str(tmp_path))
         for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
@@ -320,7 +320,7 @@ def kaggle(serve, build, monkeypatch, tmp_path):
     server.files = files
     server.root = tmp_path / "root"
     server.download = lambda: download(
-        build["recipe"](listed=None),
+        build["recipe"](clips_from_paths=None),
         manifest=build["manifest"]([Source(name="set", urls=("kaggle:owner/set",), unpack="zip")]),
         into=server.root,
     )
@@ -351,7 +351,7 @@ def test_kaggle_credentials_are_taken_from_where_kaggle_keeps_them(kaggle, read_
 
 @pytest.mark.parametrize("url", ["ftp://example.org/a", "kaggle", "s3://bucket/a", "javascript:alert(1)"])
 def test_other_schemes_are_not_fetched(url, fetch_one):
-    assert not schemes.is_url(url)
+    assert not schemes.is_source_url(url)
     with pytest.raises(SourceError, match="no such scheme"):
         fetch_one(url)
 
@@ -370,7 +370,7 @@ def test_when_an_archive_cannot_be_had_what_stands_in_for_it_is_fetched(
         Source(name="videos", urls=(mirror,), unpack="zip", into="AVE", instead_of="all"),
         Source(name="list", urls=(lists,), into="AVE/trainSet.txt", instead_of="all"),
     ]
-    manifest, recipe = build["manifest"](sources), build["recipe"](listed=None)
+    manifest, recipe = build["manifest"](sources), build["recipe"](clips_from_paths=None)
     assert download(recipe, manifest=manifest, into=drive.root, dry_run=True).sources == ("all",)
     report = download(recipe, manifest=manifest, into=drive.root)
     assert read_tree(drive.root) == {"AVE/videos/-abc.mp4": b"m" * 5000, "AVE/trainSet.txt": b"a&b"}
@@ -387,7 +387,7 @@ def test_when_the_archive_comes_nothing_stands_in_for_it(drive, hub, build, read
             name="videos", urls=("hf:datasets/someone/mirror/videos.zip",), unpack="zip", instead_of="all"
         ),
     ]
-    download(build["recipe"](listed=None), manifest=build["manifest"](sources), into=drive.root)
+    download(build["recipe"](clips_from_paths=None), manifest=build["manifest"](sources), into=drive.root)
     assert read_tree(drive.root) == drive.files
     assert hub.world.asked == []
 
@@ -399,4 +399,4 @@ def test_when_neither_can_be_had_the_stand_ins_trouble_is_told(drive, hub, build
         Source(name="videos", urls=(drive.world.url + "/none.zip",), unpack="zip", instead_of="all"),
     ]
     with pytest.raises(SourceError, match=r"none.zip: HTTP 404"):
-        download(build["recipe"](listed=None), manifest=build["manifest"](sources), into=drive.root)
+        download(build["recipe"](clips_from_paths=None), manifest=build["manifest"](sources), into=drive.root)

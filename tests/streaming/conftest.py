@@ -10,13 +10,13 @@ import pytest
 from support.dataset_servers import HUB_SET, Site, served
 
 import avdata
-from avdata.storage.remote import filesystem_of
+from avdata.storage.remote import open_filesystem
 from avdata.streaming import shard_cache as shardcache
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(shardcache, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(shardcache, "INITIAL_DELAY_S", 0.0)
     shardcache._filesystem.cache_clear()
     yield
     shardcache._filesystem.cache_clear()
@@ -39,7 +39,7 @@ def hub(synthetic_set: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 @pytest.fixture
 def stored_set(bucket: str, synthetic_set: Path) -> str:
     """The URL of the set in a bucket."""
-    files, base = filesystem_of(f"{bucket}/sets/talk")
+    files, base = open_filesystem(f"{bucket}/sets/talk")
     files.put(f"{synthetic_set}/", f"{base}/", recursive=True)
     return f"{bucket}/sets/talk"
 

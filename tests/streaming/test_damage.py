@@ -32,7 +32,7 @@ def overwrite(root: Path, row: dict, at: int, data: bytes) -> None:
 
 
 def told(sample: AVSample) -> tuple[str, float, str | None]:
-    return sample.key, sample.weight, sample.facts.get("skipped")
+    return sample.key, sample.weight, sample.metadata.get("skipped")
 
 
 def read_all(root: Path, **options: object) -> list:

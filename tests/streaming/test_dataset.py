@@ -70,7 +70,7 @@ def test_nodes_may_have_unequally_many_ranks(
             for name, value in {**told, "GROUP_WORLD_SIZE": len(ranks_of)}.items():
                 monkeypatch.setenv(name, str(value))
             data = avdata.open(synthetic_set, "train")
-            got += [data.key(number) for number in data.epoch_order()[data.seat :: data.world_size]]
+            got += [data.key(number) for number in data.epoch_order()[data.plan_rank :: data.world_size]]
     assert sorted(got) == sorted(avdata.open(synthetic_set, "train", rank=0, world_size=1).keys)
 
 
@@ -80,7 +80,7 @@ def test_ranks_of_one_node_share_spans(synthetic_set: Path, monkeypatch: pytest.
         told = {"RANK": rank, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2, "GROUP_WORLD_SIZE": 2}
         for name, value in told.items():
             monkeypatch.setenv(name, str(value))
-        seats.append(avdata.open(synthetic_set, "train").seat)
+        seats.append(avdata.open(synthetic_set, "train").plan_rank)
     assert seats == [0, 2, 1, 3]
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import avdata
 from avdata.errors import AvdataError, UsageError
 from avdata.shards.reader import read_index
-from avdata.streaming.sampling import Order, epoch_order, mixed_order, weighted_counts
+from avdata.streaming.sampling import ShuffleConfig, epoch_order, mixture_order, weighted_counts
 
 some_weights = st.lists(st.floats(0, 100), min_size=1, max_size=200).filter(lambda w: sum(w) > 1e-3)
 seeds = st.integers(0, 2**31)
@@ -93,7 +93,7 @@ def test_a_sample_comes_as_often_as_it_is_due_give_or_take_less_than_once(
     weights: list[float], seed: int, epoch: int
 ) -> None:
     weight = np.array(weights)
-    counts = weighted_counts(weight, Order(seed=seed), epoch)
+    counts = weighted_counts(weight, ShuffleConfig(seed=seed), epoch)
     due = weight * len(weight) / weight.sum()
     assert counts.sum() == len(weight)
     assert (np.abs(counts - due) < 1 + 1e-9).all()
@@ -102,7 +102,7 @@ def test_a_sample_comes_as_often_as_it_is_due_give_or_take_less_than_once(
 
 def test_over_many_epochs_weights_are_kept() -> None:
     weight = np.random.default_rng(0).random(50)
-    mean = np.mean([weighted_counts(weight, Order(seed=1), epoch) for epoch in range(4000)], axis=0)
+    mean = np.mean([weighted_counts(weight, ShuffleConfig(seed=1), epoch) for epoch in range(4000)], axis=0)
     assert np.allclose(mean, weight * 50 / weight.sum(), atol=0.05)
 
 
@@ -164,15 +164,15 @@ def test_weights_that_fit_no_set_are_refused(synthetic_set: Path, weights: objec
 def test_each_set_of_a_mixture_is_used_up_in_epochs_of_its_own(
     sets: list[tuple[int, int]], nodes: int, shuffle: bool, seed: int
 ) -> None:
-    order = Order(seed=seed, shuffle=shuffle, canonical_nodes=nodes)
+    order = ShuffleConfig(seed=seed, shuffle=shuffle, canonical_nodes=nodes)
 
     def own(number: int) -> object:
         size = np.array([sets[number][0]])
-        return lambda epoch: epoch_order(size, Order(seed=number, canonical_nodes=nodes), epoch)
+        return lambda epoch: epoch_order(size, ShuffleConfig(seed=number, canonical_nodes=nodes), epoch)
 
     counts = [count for _, count in sets]
     orders = [own(number) for number in range(len(sets))]
-    epochs = [mixed_order(orders, counts, order, epoch) for epoch in range(3)]  # type: ignore[arg-type]
+    epochs = [mixture_order(orders, counts, order, epoch) for epoch in range(3)]  # type: ignore[arg-type]
     for number, (length, count) in enumerate(sets):
         parts = [made[made[:, 0] == number, 1] for made in epochs]
         assert [len(part) for part in parts] == [count] * 3

@@ -9,11 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avdata.streaming.sampling import Order, batch_places, batches_left, epoch_order, seat, spans
+from avdata.streaming.sampling import (
+    ShuffleConfig,
+    assign_spans,
+    batch_indices,
+    epoch_order,
+    plan_rank,
+    remaining_batches,
+)
 
 shards = st.lists(st.integers(1, 40), min_size=0, max_size=12).map(lambda sizes: np.array(sizes, np.int64))
 orders = st.builds(
-    Order,
+    ShuffleConfig,
     seed=st.integers(0, 2**31),
     shuffle=st.booleans(),
     canonical_nodes=st.integers(1, 16),
@@ -26,10 +33,10 @@ batch_sizes = st.integers(1, 17)
 
 def delivered(samples: int, *, seen: int, batch_size: int, world: int, drop_last: bool = False) -> list:
     """Places and weights of every rank, [world][batches] of (places, weights)."""
-    count = batches_left(samples, seen=seen, batch_size=batch_size, world=world, drop_last=drop_last)
+    count = remaining_batches(samples, seen=seen, batch_size=batch_size, world=world, drop_last=drop_last)
     return [
         [
-            batch_places(samples, n, seen=seen, batch_size=batch_size, rank=r, world=world)
+            batch_indices(samples, n, seen=seen, batch_size=batch_size, rank=r, world=world)
             for n in range(count)
         ]
         for r in range(world)
@@ -41,13 +48,13 @@ def real_places(ranks: list) -> list[int]:
 
 
 @given(shards, orders, epochs)
-def test_an_epoch_holds_every_sample_once(sizes: np.ndarray, order: Order, epoch: int) -> None:
+def test_an_epoch_holds_every_sample_once(sizes: np.ndarray, order: ShuffleConfig, epoch: int) -> None:
     assert sorted(epoch_order(sizes, order, epoch).tolist()) == list(range(int(sizes.sum())))
 
 
 @given(shards, orders, epochs, worlds, batch_sizes)
 def test_over_all_ranks_every_sample_is_delivered_once_and_all_ranks_get_as_many_batches(
-    sizes: np.ndarray, order: Order, epoch: int, world: int, batch_size: int
+    sizes: np.ndarray, order: ShuffleConfig, epoch: int, world: int, batch_size: int
 ) -> None:
     ranks = delivered(int(sizes.sum()), seen=0, batch_size=batch_size, world=world)
     assert len({len(batches) for batches in ranks}) == 1
@@ -104,10 +111,10 @@ def test_a_global_batch_holds_the_same_samples_however_many_ranks_share_it(
 
 @given(shards, orders, epochs, st.integers(1, 4), st.integers(1, 3))
 def test_a_node_reads_only_its_own_spans(
-    sizes: np.ndarray, order: Order, epoch: int, nodes: int, local: int
+    sizes: np.ndarray, order: ShuffleConfig, epoch: int, nodes: int, local: int
 ) -> None:
     order = replace(order, canonical_nodes=nodes * 2)
-    numbers, owned = epoch_order(sizes, order, epoch), spans(sizes, order)
+    numbers, owned = epoch_order(sizes, order, epoch), assign_spans(sizes, order)
     world, total = nodes * local, int(sizes.sum())
     for node in range(nodes):
         mine = {
@@ -117,14 +124,14 @@ def test_a_node_reads_only_its_own_spans(
             for sample in range(first, end)
         }
         for rank in range(node * local, (node + 1) * local):
-            place = seat(rank, world, local)
+            place = plan_rank(rank, world, local)
             read = {int(numbers[p]) for p in range(place, total, world)}
             assert read <= mine
 
 
 @given(shards, orders)
-def test_spans_part_the_set_evenly(sizes: np.ndarray, order: Order) -> None:
-    owned = [sum(end - first for first, end in span.tolist()) for span in spans(sizes, order)]
+def test_spans_part_the_set_evenly(sizes: np.ndarray, order: ShuffleConfig) -> None:
+    owned = [sum(end - first for first, end in span.tolist()) for span in assign_spans(sizes, order)]
     assert sum(owned) == sizes.sum()
     assert max(owned) - min(owned) <= 1
 
@@ -132,18 +139,18 @@ def test_spans_part_the_set_evenly(sizes: np.ndarray, order: Order) -> None:
 @given(st.integers(1, 6), st.integers(1, 6))
 def test_seats_are_all_taken(nodes: int, local: int) -> None:
     world = nodes * local
-    assert sorted(seat(rank, world, local) for rank in range(world)) == list(range(world))
+    assert sorted(plan_rank(rank, world, local) for rank in range(world)) == list(range(world))
 
 
 def test_without_shuffling_one_span_is_the_index_itself() -> None:
     sizes = np.array([5, 1, 7])
-    assert epoch_order(sizes, Order(shuffle=False, canonical_nodes=1), 4).tolist() == list(range(13))
+    assert epoch_order(sizes, ShuffleConfig(shuffle=False, canonical_nodes=1), 4).tolist() == list(range(13))
 
 
 @given(st.integers(0, 2**31), epochs)
 @settings(max_examples=20)
 def test_an_epoch_has_an_order_of_its_own_that_the_seed_decides(seed: int, epoch: int) -> None:
-    sizes, order = np.full(8, 64), Order(seed=seed)
+    sizes, order = np.full(8, 64), ShuffleConfig(seed=seed)
     once = epoch_order(sizes, order, epoch)
     assert (once == epoch_order(sizes, order, epoch)).all()
     assert (once != epoch_order(sizes, order, epoch + 1)).any()
@@ -157,7 +164,7 @@ def test_neighbours_of_the_order_are_as_unrelated_as_in_a_true_permutation(
     shard_count: int, seed: int
 ) -> None:
     sizes = np.full(shard_count, 51_200 // shard_count)
-    order = epoch_order(sizes, Order(seed=seed), 0)
+    order = epoch_order(sizes, ShuffleConfig(seed=seed), 0)
     true = np.random.default_rng(seed).permutation(len(order))
     for apart in (1, 8):
         ours = np.corrcoef(order[:-apart], order[apart:])[0, 1]
@@ -174,8 +181,8 @@ def test_a_million_samples_are_planned_without_a_step_in_python_for_each() -> No
 
     sys.setprofile(count)
     try:
-        order = epoch_order(np.full(1000, 1000), Order(), 0)
-        batch_places(len(order), 5, seen=0, batch_size=32, rank=3, world=8)
+        order = epoch_order(np.full(1000, 1000), ShuffleConfig(), 0)
+        batch_indices(len(order), 5, seen=0, batch_size=32, rank=3, world=8)
     finally:
         sys.setprofile(None)
     assert len(order) == 1_000_000

@@ -139,7 +139,7 @@ def test_the_shard_used_longest_ago_goes_first(tmp_path: Path, site: Site, synth
         os.utime(path, (used, used))
     cache.fetch(f"{site.url}/{one['path']}", one["sha256"], one["bytes"])  # used again
     cache.fetch(f"{site.url}/{three['path']}", three["sha256"], three["bytes"])
-    assert [cache.holds(shard["sha256"]) for shard in (one, two, three)] == [True, False, True]
+    assert [shard["sha256"] in cache for shard in (one, two, three)] == [True, False, True]
 
 
 def test_a_damaged_shard_in_the_cache_is_fetched_again(
@@ -204,10 +204,10 @@ def test_a_fetch_on_its_way_counts_as_what_it_will_take(
     beside.start()
     assert asked.wait(300)
     fetch(three)
-    assert not cache.holds(one["sha256"])
+    assert one["sha256"] not in cache
     go.set()
     beside.join()
-    assert cache.holds(two["sha256"])
+    assert two["sha256"] in cache
 
 
 def test_what_a_killed_fetch_left_of_another_shard_takes_no_room(

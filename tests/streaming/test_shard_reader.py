@@ -71,12 +71,12 @@ def test_a_server_that_fails_now_and_then_costs_no_sample_and_no_bit(
 def test_a_server_without_ranges_sends_each_shard_once(
     site: Site, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shardcache, "PIECE", 1 << 16)
+    monkeypatch.setattr(shardcache, "CHUNK_BYTES", 1 << 16)
     monkeypatch.setattr(shardcache, "CONNECTIONS", 1)
     site.always = lambda handler, _: handler.reply(
         200, (synthetic_set / site.asked[-1][0]).read_bytes()
     )  # the whole, whatever was asked
-    monkeypatch.setattr("avdata.streaming.prefetch.FETCHES", 1)
+    monkeypatch.setattr("avdata.streaming.prefetch.CONCURRENT_FETCHES", 1)
     assert same(contents(site.url, tmp_path / "a"), contents(synthetic_set, tmp_path / "b"))
     shards = read_info(synthetic_set)["splits"]["train"]["shards"]
     assert len(site.asked_for(".tar")) == len(shards)
@@ -85,7 +85,7 @@ def test_a_server_without_ranges_sends_each_shard_once(
 def test_a_shard_is_fetched_in_pieces_that_are_each_asked_for_once(
     site: Site, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shardcache, "PIECE", 10_000)
+    monkeypatch.setattr(shardcache, "CHUNK_BYTES", 10_000)
     contents(site.url, tmp_path)
     for shard in read_info(synthetic_set)["splits"]["train"]["shards"]:
         ranges = sorted((first, end) for _, first, end in site.asked_for(shard["path"]))
@@ -96,7 +96,7 @@ def test_a_shard_is_fetched_in_pieces_that_are_each_asked_for_once(
 def test_a_lost_piece_alone_is_asked_for_again(
     site: Site, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shardcache, "PIECE", 10_000)
+    monkeypatch.setattr(shardcache, "CHUNK_BYTES", 10_000)
     shard = read_info(synthetic_set)["splits"]["train"]["shards"][0]
     site.faults[shard["path"]].append(unavailable)
     contents(site.url, tmp_path)

@@ -8,22 +8,22 @@ from collections.abc import Callable
 from typing import Any
 
 from avdata.pipeline import shard_job as room
-from avdata.pipeline.shard_job import ShardJob, run_shard
+from avdata.pipeline.shard_job import ShardJob, run_shard_job
 
 KEY = "killer"  # a file of this name beside the set holds the key of the clip
 
 
 def killing(job: ShardJob, report: Callable[[str], None]) -> dict[str, Any]:
     key = (job.root.parent / KEY).read_text(encoding="utf-8")
-    extract = room.extract
+    extract = room.extract_features
 
     def extract_or_die(clip: Any, config: Any) -> Any:
         if clip.key == key:
             os.kill(os.getpid(), signal.SIGSEGV)
         return extract(clip, config)
 
-    room.extract = extract_or_die
+    room.extract_features = extract_or_die
     try:
-        return run_shard(job, report)
+        return run_shard_job(job, report)
     finally:
-        room.extract = extract
+        room.extract_features = extract

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import avdata
-from avdata.reporting.sample_plot import save_picture
+from avdata.reporting.sample_plot import save_sample_plot
 from avdata.shards.sample import load_sample
 
 
@@ -37,14 +37,14 @@ def test_a_picture_keeps_the_shape_of_frames(
     monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: drawn.append(figure))
     sample = load_sample(cremad_set)
     frames = np.repeat(sample.frames[:1], steps, axis=0)
-    save_picture(replace(sample, frames=frames), tmp_path / "sample.png")
+    save_sample_plot(replace(sample, frames=frames), tmp_path / "sample.png")
     drawn[0].draw_without_rendering()
     width, height = drawn[0].axes[1].get_window_extent().size
     assert width / steps == pytest.approx(height, rel=0.12)
 
 
 def test_bars_follow_the_work(capsys: pytest.CaptureFixture[str]) -> None:
-    show = avdata.bars()
+    show = avdata.tqdm_progress()
     for done in (1, 2, 3):
         show("prepare", done, 3)
     said = capsys.readouterr().err
@@ -53,7 +53,7 @@ def test_bars_follow_the_work(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bars_are_drawn_again_for_the_next_work_of_the_same_name(capsys: pytest.CaptureFixture[str]) -> None:
-    show = avdata.bars()
+    show = avdata.tqdm_progress()
     show("verify", 3, 3)
     capsys.readouterr()
     for done in (0, 4):

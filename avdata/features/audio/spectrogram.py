@@ -18,7 +18,7 @@ def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     return np.asarray(soxr.resample(samples, rate, wanted, quality="HQ"), np.float32)
 
 
-def log_mel(waveform: np.ndarray, config: Config) -> np.ndarray:
+def compute_audio_feature(waveform: np.ndarray, config: Config) -> np.ndarray:
     """The log-mel (or log-STFT) of a window's samples, cut or repeated by step.
 
     The spectrogram is librosa's: centred frames, the signal padded with zeros, Slaney filterbank. Column k is
@@ -32,7 +32,7 @@ def log_mel(waveform: np.ndarray, config: Config) -> np.ndarray:
         float32 [T, F, L].
     """
     audio, steps = config.audio, config.video.frames
-    spectrum = _normalized(_logarithm(spectrogram(waveform, audio), audio), audio)
+    spectrum = _normalized(_compress(spectrogram(waveform, audio), audio), audio)
     if audio.resize:
         spectrum = _resized(spectrum, audio.resize)
     if audio.layout == "repeat":
@@ -62,7 +62,7 @@ def spectrogram(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
     if audio.kind == "log-stft":
         return power
     mels = np.zeros((audio.n_mels, len(pieces)), np.float32)
-    for band, (first, weights) in enumerate(_triangles(audio)):
+    for band, (first, weights) in enumerate(_mel_filters(audio)):
         if len(weights):
             np.einsum("k,kc->c", weights, power[first : first + len(weights)], out=mels[band])
     return mels
@@ -81,12 +81,12 @@ def _hann(size: int) -> np.ndarray:
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
 
 
-def _triangles(audio: AudioConfig) -> list[tuple[int, np.ndarray]]:
-    return _cut_triangles(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax)
+def _mel_filters(audio: AudioConfig) -> list[tuple[int, np.ndarray]]:
+    return _sparse_mel_filters(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax)
 
 
 @cache
-def _cut_triangles(
+def _sparse_mel_filters(
     rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float | None
 ) -> list[tuple[int, np.ndarray]]:
     """Of each band its first bin and its weights that are not zero; a narrow one has none."""
@@ -124,7 +124,7 @@ def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
     return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(np.log(6.4) / 27 * (mels - 15)))
 
 
-def _logarithm(power: np.ndarray, audio: AudioConfig) -> np.ndarray:
+def _compress(power: np.ndarray, audio: AudioConfig) -> np.ndarray:
     if audio.log == "pcen":
         return pcen(power, audio.sample_rate / audio.hop)
     if audio.log == "ln":
@@ -176,5 +176,5 @@ def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Another size, (bins, columns), by an antialiased triangle filter."""
     from PIL import Image  # noqa: PLC0415
 
-    picture = Image.fromarray(np.ascontiguousarray(values, np.float32))
-    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR), np.float32)
+    frame = Image.fromarray(np.ascontiguousarray(values, np.float32))
+    return np.asarray(frame.resize((size[1], size[0]), Image.Resampling.BILINEAR), np.float32)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from avdata.errors import AvdataError, Reason
+from avdata.errors import AvdataError, QuarantineReason
 
 Job = TypeVar("Job")
 
@@ -16,7 +16,7 @@ Report = Callable[[str], None]
 Function = Callable[[Any, Report], Any]
 
 # Called when a worker was lost over an item: the job to run instead, without that item.
-Ban = Callable[[Job, str, Reason, str], Job]
+ExcludeItem = Callable[[Job, str, QuarantineReason, str], Job]
 
 CRASHES_ALLOWED = 3
 """An item that loses this many workers is banned. Before, its job is retried in a new one twice: the losses
@@ -28,7 +28,7 @@ time limit and is no item's fault."""
 
 
 @dataclass(frozen=True)
-class Task(Generic[Job]):
+class ShardTask(Generic[Job]):
     """A job to do.
 
     Attributes:
@@ -42,22 +42,22 @@ class Task(Generic[Job]):
     uncounted: int = 0
 
 
-def _detail(reason: Reason, item_timeout: float) -> str:
+def _detail(reason: QuarantineReason, item_timeout: float) -> str:
     """What quarantine says of a banned item: on every engine and in every run the same."""
-    if reason is Reason.TIMEOUT:
+    if reason is QuarantineReason.TIMEOUT:
         return f"took more than {item_timeout:g} s"
     return f"{CRASHES_ALLOWED} workers were lost over it"
 
 
 def next_task(
-    task: Task[Job],
+    task: ShardTask[Job],
     item: str,
-    reason: Reason,
+    reason: QuarantineReason,
     crashes: dict[str, int],
-    ban: Ban[Job],
+    exclude: ExcludeItem[Job],
     item_timeout: float,
     ending: str,
-) -> Task[Job]:
+) -> ShardTask[Job]:
     """What is done after a worker was lost.
 
     Args:
@@ -65,7 +65,7 @@ def next_task(
         item: what it was last known to have in hand.
         reason: TIMEOUT or CRASH.
         crashes: losses by item so far; added to.
-        ban: as in `run_jobs`.
+        exclude: as in `run_jobs`.
         item_timeout: likewise.
         ending: how the worker ended.
 
@@ -73,17 +73,17 @@ def next_task(
         AvdataError: workers are lost again and again over no item.
     """
     if item != NO_ITEM and not task.careful:
-        return Task(task.job, careful=True, uncounted=1)
+        return ShardTask(task.job, careful=True, uncounted=1)
     crashes[item] = crashes.get(item, 0) + 1
-    if reason is Reason.CRASH and crashes[item] + task.uncounted < CRASHES_ALLOWED:
+    if reason is QuarantineReason.CRASH and crashes[item] + task.uncounted < CRASHES_ALLOWED:
         return task
     if item == NO_ITEM:
         msg = f"{CRASHES_ALLOWED} workers were lost in a row while they put a shard in place ({ending})"
         raise AvdataError(msg, hint="is there enough memory and disk? Finished shards are kept")
-    return Task(ban(task.job, item, reason, _detail(reason, item_timeout)), careful=True)
+    return ShardTask(exclude(task.job, item, reason, _detail(reason, item_timeout)), careful=True)
 
 
-def portable(error: Exception) -> Exception:
+def picklable_error(error: Exception) -> Exception:
     """The error itself, or its words where it does not arrive whole in another process."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  # our own

@@ -26,26 +26,35 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Generic
 
-from avdata.errors import AvdataError, Reason
-from avdata.pipeline.engines.base import NO_ITEM, Ban, Function, Job, Report, Task, next_task, portable
+from avdata.errors import AvdataError, QuarantineReason
+from avdata.pipeline.engines.base import (
+    NO_ITEM,
+    ExcludeItem,
+    Function,
+    Job,
+    Report,
+    ShardTask,
+    next_task,
+    picklable_error,
+)
 
 log = logging.getLogger(__name__)
 
-KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
+MALLOC_ENV = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
 """Has glibc keep the memory of one clip for the next; given back, it is paged in anew, 200 pages a clip."""
 
-TELL_EVERY = 0.1  # seconds
+REPORT_INTERVAL_S = 0.1  # seconds
 
-_LOOK = 0.02
+_POLL_INTERVAL_S = 0.02
 
-_LOOK_LAZILY = 1.0
+_IDLE_POLL_INTERVAL_S = 1.0
 
 
 @dataclass
 class _Worker(Generic[Job]):
     process: subprocess.Popen[bytes]
     pipe: Connection
-    task: Task[Job] | None = None
+    task: ShardTask[Job] | None = None
     item: str = NO_ITEM
     begun: bool = False
     held: bool = False
@@ -59,9 +68,9 @@ def run_jobs(
     *,
     workers: int,
     item_timeout: float,
-    ban: Ban[Job],
+    exclude: ExcludeItem[Job],
     on_item: Report = lambda item: None,
-    may_begin: Callable[[str], bool] | None = None,
+    is_ready: Callable[[str], bool] | None = None,
 ) -> Generator[Any, None, None]:
     """Results of `function(job, report)` for each job, in the order in which they are done.
 
@@ -70,9 +79,9 @@ def run_jobs(
         jobs: what to run, the first ones first.
         workers: processes; 0 runs in this process, where a crash is a crash and nothing is timed.
         item_timeout: seconds an item may take before its worker is killed and the item banned.
-        ban: makes a job that leaves one item out, with the reason and a detail.
+        exclude: makes a job that leaves one item out, with the reason and a detail.
         on_item: called with each item as it is begun.
-        may_begin: asked again and again until an item may begin; what it raises ends the run. Without it no
+        is_ready: asked again and again until an item may begin; what it raises ends the run. Without it no
             item waits.
 
     Raises:
@@ -80,30 +89,30 @@ def run_jobs(
         Exception: whatever else the function raised.
     """
     if workers == 0:
-        yield from _run_here(function, jobs, on_item, may_begin)
+        yield from _run_here(function, jobs, on_item, is_ready)
         return
-    waiting = [Task(job, careful=may_begin is not None) for job in reversed(jobs)]
+    waiting = [ShardTask(job, careful=is_ready is not None) for job in reversed(jobs)]
     farm: list[_Worker[Job]] = []
     crashes: dict[str, int] = {}
     with selectors.DefaultSelector() as pipes:
         try:
             while waiting or any(worker.task for worker in farm):
-                _hand_out(function, waiting, farm, workers, pipes, held=may_begin is not None)
-                for worker in _ready(farm, pipes, item_timeout):
+                _dispatch(function, waiting, farm, workers, pipes, held=is_ready is not None)
+                for worker in _ready_workers(farm, pipes, item_timeout):
                     message = _receive(worker, pipes)
                     if isinstance(message, _Lost):
                         farm.remove(worker)
-                        waiting.append(_after_loss(worker, message, crashes, ban, item_timeout))
+                        waiting.append(_after_loss(worker, message, crashes, exclude, item_timeout))
                     elif message[0] == "items":
-                        _begun(worker, message[1], on_item, held=may_begin is not None)
+                        _begun(worker, message[1], on_item, held=is_ready is not None)
                     elif message[0] == "error":
                         raise message[1]
                     else:
                         worker.task, worker.item = None, NO_ITEM
                         crashes.pop(NO_ITEM, None)
                         yield message[1]
-                if may_begin is not None:
-                    _let_begin(farm, may_begin, on_item)
+                if is_ready is not None:
+                    _start_ready(farm, is_ready, on_item)
         finally:
             for worker in farm:
                 worker.process.kill()
@@ -115,13 +124,13 @@ def _run_here(
     function: Function,
     jobs: Sequence[Job],
     on_item: Report,
-    may_begin: Callable[[str], bool] | None,
+    is_ready: Callable[[str], bool] | None,
 ) -> Generator[Any, None, None]:
     def begin(item: str) -> None:
         if item == NO_ITEM:
             return
-        while may_begin is not None and not may_begin(item):
-            time.sleep(_LOOK)
+        while is_ready is not None and not is_ready(item):
+            time.sleep(_POLL_INTERVAL_S)
         on_item(item)
 
     for job in jobs:
@@ -130,13 +139,13 @@ def _run_here(
 
 @dataclass(frozen=True)
 class _Lost:
-    reason: Reason
+    reason: QuarantineReason
     ending: str
 
 
-def _hand_out(
+def _dispatch(
     function: Function,
-    waiting: list[Task[Job]],
+    waiting: list[ShardTask[Job]],
     farm: list[_Worker[Job]],
     workers: int,
     pipes: selectors.BaseSelector,
@@ -168,7 +177,7 @@ def _start(function: Function, *, held: bool) -> _Worker[Any]:
     ]
     # One thread a worker: the cores are shared out by clips, and sums keep their order.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    env = {**os.environ, **threads, **KEEPING}
+    env = {**os.environ, **threads, **MALLOC_ENV}
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)  # noqa: S603
     theirs.close()
     return _Worker(process, ours)
@@ -182,20 +191,20 @@ def _begun(worker: _Worker[Job], items: list[str], on_item: Report, *, held: boo
             on_item(item)
 
 
-def _let_begin(farm: list[_Worker[Job]], may_begin: Callable[[str], bool], on_item: Report) -> None:
+def _start_ready(farm: list[_Worker[Job]], is_ready: Callable[[str], bool], on_item: Report) -> None:
     for worker in farm:
-        if worker.held and may_begin(worker.item):
+        if worker.held and is_ready(worker.item):
             worker.held, worker.since = False, time.monotonic()
             on_item(worker.item)
             with suppress(BrokenPipeError):
                 worker.pipe.send("begin")
 
 
-def _ready(
+def _ready_workers(
     farm: list[_Worker[Job]], pipes: selectors.BaseSelector, item_timeout: float
 ) -> list[_Worker[Job]]:
     waiting = any(worker.held for worker in farm)
-    events = pipes.select(timeout=_LOOK if waiting else _LOOK_LAZILY)
+    events = pipes.select(timeout=_POLL_INTERVAL_S if waiting else _IDLE_POLL_INTERVAL_S)
     ready: list[_Worker[Job]] = [key.data for key, _ in events]
     now = time.monotonic()
     for worker in farm:
@@ -216,23 +225,23 @@ def _receive(worker: _Worker[Job], pipes: selectors.BaseSelector) -> tuple[str, 
         code = worker.process.wait()
         pipes.unregister(worker.pipe)
         worker.pipe.close()
-        return _Lost(Reason.TIMEOUT if worker.late else Reason.CRASH, _ending(code))
+        return _Lost(QuarantineReason.TIMEOUT if worker.late else QuarantineReason.CRASH, _exit_reason(code))
     return message
 
 
-def _ending(code: int) -> str:
+def _exit_reason(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _after_loss(
-    worker: _Worker[Job], lost: _Lost, crashes: dict[str, int], ban: Ban[Job], item_timeout: float
-) -> Task[Job]:
+    worker: _Worker[Job], lost: _Lost, crashes: dict[str, int], exclude: ExcludeItem[Job], item_timeout: float
+) -> ShardTask[Job]:
     if worker.task is None or not worker.begun:
         msg = f"a worker could not start: it ended with {lost.ending}"
         raise AvdataError(msg, hint="its own words stand above; `avdata doctor` checks what is installed")
-    if lost.reason is Reason.CRASH:
+    if lost.reason is QuarantineReason.CRASH:
         log.warning("a worker ended with %s", lost.ending)
-    return next_task(worker.task, worker.item, lost.reason, crashes, ban, item_timeout, lost.ending)
+    return next_task(worker.task, worker.item, lost.reason, crashes, exclude, item_timeout, lost.ending)
 
 
 def _work(fd: int, module: str, name: str, *, held: bool) -> None:
@@ -240,14 +249,14 @@ def _work(fd: int, module: str, name: str, *, held: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(fd)
     function: Function = getattr(importlib.import_module(module), name)
-    task: Task[Any]
+    task: ShardTask[Any]
     untold: list[str] = []
     told = 0.0
 
     def begin(item: str) -> None:
         nonlocal told
         untold.append(item)
-        if not task.careful and item != NO_ITEM and time.monotonic() - told < TELL_EVERY:
+        if not task.careful and item != NO_ITEM and time.monotonic() - told < REPORT_INTERVAL_S:
             return
         try:
             pipe.send(("items", untold))
@@ -269,7 +278,7 @@ def _work(fd: int, module: str, name: str, *, held: bool) -> None:
             except BrokenPipeError:
                 raise
             except Exception as error:  # whatever it is, the parent raises it
-                pipe.send(("error", portable(error)))
+                pipe.send(("error", picklable_error(error)))
             else:
                 pipe.send(("done", result))
 

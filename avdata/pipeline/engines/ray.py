@@ -16,26 +16,26 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from avdata.errors import AvdataError, Reason, UsageError
+from avdata.errors import AvdataError, QuarantineReason, UsageError
 from avdata.pipeline.engines.base import (
     CRASHES_ALLOWED,
     NO_ITEM,
-    Ban,
+    ExcludeItem,
     Function,
     Report,
-    Task,
+    ShardTask,
     next_task,
-    portable,
+    picklable_error,
 )
 
 Job = TypeVar("Job")
 
-LOOK_EVERY = 0.2  # seconds
+POLL_INTERVAL_S = 0.2  # seconds
 
-TELL_EVERY = 0.5  # seconds
+REPORT_INTERVAL_S = 0.5  # seconds
 
 
-class _Watch:
+class _ItemTracker:
     """Who has which item in hand."""
 
     def __init__(self) -> None:
@@ -51,56 +51,56 @@ class _Watch:
         return begun
 
 
-class _Teller:
+class _ItemReporter:
     """A job's `report`: tells the watch, of each item before it begins if `careful`, else now and then."""
 
     def __init__(self, ray: Any, watch: Any, turn: int, *, careful: bool) -> None:
         self._ray, self._watch, self._turn, self._careful = ray, watch, turn, careful
-        self._untold: list[str] = []
+        self._pending: list[str] = []
         self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._tell_on, daemon=True)
-        self._told = False
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._send_periodically, daemon=True)
+        self._started = False
 
     def __call__(self, item: str) -> None:
         with self._lock:
-            self._untold.append(item)
-        if self._careful or not self._told:
-            self._ray.get(self._tell())
-            self._told = True
+            self._pending.append(item)
+        if self._careful or not self._started:
+            self._ray.get(self._send())
+            self._started = True
             if not self._careful:
                 self._thread.start()
 
     def close(self) -> None:
         """Tell what is left."""
-        self._over.set()
+        self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._ray.get(self._tell())
+        self._ray.get(self._send())
 
-    def _tell(self) -> Any:
+    def _send(self) -> Any:
         with self._lock:
-            items, self._untold = self._untold, []
+            items, self._pending = self._pending, []
         return self._watch.begin.remote(self._turn, items)
 
-    def _tell_on(self) -> None:
-        while not self._over.wait(TELL_EVERY):
-            if self._untold:
-                self._tell()
+    def _send_periodically(self) -> None:
+        while not self._closed.wait(REPORT_INTERVAL_S):
+            if self._pending:
+                self._send()
 
 
-class _Hand:
+class _RayWorker:
     """A worker: does jobs, one at a time."""
 
-    def run(self, function: Function, task: Task[Any], watch: Any, turn: int) -> tuple[str, Any]:
+    def run(self, function: Function, task: ShardTask[Any], watch: Any, turn: int) -> tuple[str, Any]:
         """The job's result, or its error as a value: Ray cannot rebuild every exception."""
         import ray  # noqa: PLC0415
 
-        teller = _Teller(ray, watch, turn, careful=task.careful)
+        teller = _ItemReporter(ray, watch, turn, careful=task.careful)
         try:
             return "done", function(task.job, teller)
         except Exception as error:  # whatever it is, the driver raises it
-            return "error", portable(error)
+            return "error", picklable_error(error)
         finally:
             teller.close()
 
@@ -108,7 +108,7 @@ class _Hand:
 @dataclass
 class _Worker:
     actor: Any
-    task: Task[Any] | None = None
+    task: ShardTask[Any] | None = None
     ref: Any = None
     turn: int = -1
     item: str = NO_ITEM
@@ -123,7 +123,7 @@ def run_jobs(
     *,
     workers: int,
     item_timeout: float,
-    ban: Ban[Job],
+    exclude: ExcludeItem[Job],
     on_item: Report = lambda item: None,
     address: str = "auto",
 ) -> Generator[Any, None, None]:
@@ -134,7 +134,7 @@ def run_jobs(
         jobs: what to run, the first ones first.
         workers: actors of one CPU each; 0 is one for every CPU of the cluster, as it grows and shrinks.
         item_timeout: seconds an item may take before its worker is killed and the item banned.
-        ban: makes a job that leaves one item out, with the reason and a detail.
+        exclude: makes a job that leaves one item out, with the reason and a detail.
         on_item: called with each item that was begun.
         address: of the cluster, `auto` for the one this machine belongs to.
 
@@ -149,8 +149,8 @@ def run_jobs(
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    watch = ray.remote(_Watch).options(num_cpus=0, scheduling_strategy=here).remote()
-    waiting = [Task(job) for job in reversed(jobs)]
+    watch = ray.remote(_ItemTracker).options(num_cpus=0, scheduling_strategy=here).remote()
+    waiting = [ShardTask(job) for job in reversed(jobs)]
     farm: list[_Worker] = []
     turns: list[_Worker] = []
     crashes: dict[str, int] = {}
@@ -159,20 +159,20 @@ def run_jobs(
             size = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
             busy = sum(worker.task is not None for worker in farm)
             while len(farm) < min(size, busy + len(waiting)):
-                farm.append(_Worker(ray.remote(_Hand).options(num_cpus=1).remote()))
-            _hand_out(function, waiting, farm, turns, watch)
+                farm.append(_Worker(ray.remote(_RayWorker).options(num_cpus=1).remote()))
+            _dispatch(function, waiting, farm, turns, watch)
             if not waiting:
-                _let_go(ray, farm)
+                _release_idle(ray, farm)
             refs = {worker.ref: worker for worker in farm if worker.task}
-            ready, _ = ray.wait(list(refs), timeout=LOOK_EVERY)
-            _hear(ray, watch, turns, on_item)
-            _kill_late(ray, farm, item_timeout)
+            ready, _ = ray.wait(list(refs), timeout=POLL_INTERVAL_S)
+            _collect_reports(ray, watch, turns, on_item)
+            _kill_overdue(ray, farm, item_timeout)
             for worker in (refs[ref] for ref in ready):
                 try:
                     kind, value = ray.get(worker.ref)
                 except _losses(ray) as error:
                     farm.remove(worker)
-                    waiting.append(_after_loss(ray, worker, error, crashes, ban, item_timeout))
+                    waiting.append(_after_loss(ray, worker, error, crashes, exclude, item_timeout))
                     continue
                 worker.task, worker.item = None, NO_ITEM
                 crashes.pop(NO_ITEM, None)
@@ -201,8 +201,8 @@ def _connected(address: str) -> Any:
     return ray
 
 
-def _hand_out(
-    function: Function, waiting: list[Task[Any]], farm: list[_Worker], turns: list[_Worker], watch: Any
+def _dispatch(
+    function: Function, waiting: list[ShardTask[Any]], farm: list[_Worker], turns: list[_Worker], watch: Any
 ) -> None:
     for worker in farm:
         if worker.task is None and waiting:
@@ -212,14 +212,14 @@ def _hand_out(
             turns.append(worker)
 
 
-def _let_go(ray: Any, farm: list[_Worker]) -> None:
+def _release_idle(ray: Any, farm: list[_Worker]) -> None:
     """End workers that are idle: one that stands in for a lost node's waits for the CPU that they hold."""
     for worker in [worker for worker in farm if worker.task is None]:
         farm.remove(worker)
         ray.kill(worker.actor)
 
 
-def _hear(ray: Any, watch: Any, turns: list[_Worker], on_item: Report) -> None:
+def _collect_reports(ray: Any, watch: Any, turns: list[_Worker], on_item: Report) -> None:
     for turn, item in ray.get(watch.take.remote()):
         if item != NO_ITEM:
             on_item(item)
@@ -228,7 +228,7 @@ def _hear(ray: Any, watch: Any, turns: list[_Worker], on_item: Report) -> None:
             worker.item, worker.since, worker.begun = item, time.monotonic(), True
 
 
-def _kill_late(ray: Any, farm: list[_Worker], item_timeout: float) -> None:
+def _kill_overdue(ray: Any, farm: list[_Worker], item_timeout: float) -> None:
     for worker in farm:
         if worker.item != NO_ITEM and not worker.late and time.monotonic() - worker.since > item_timeout:
             worker.late = True
@@ -242,8 +242,13 @@ def _losses(ray: Any) -> tuple[type[Exception], ...]:
 
 
 def _after_loss(
-    ray: Any, worker: _Worker, error: Exception, crashes: dict[str, int], ban: Ban[Any], item_timeout: float
-) -> Task[Any]:
+    ray: Any,
+    worker: _Worker,
+    error: Exception,
+    crashes: dict[str, int],
+    exclude: ExcludeItem[Any],
+    item_timeout: float,
+) -> ShardTask[Any]:
     """What to do instead of the task whose worker was lost."""
     assert worker.task is not None
     if worker.item == NO_ITEM and _node_is_lost(ray, error):
@@ -253,8 +258,8 @@ def _after_loss(
         msg = f"a worker could not start: {ending}"
         raise AvdataError(msg, hint="is avdata installed on every node, in the same version?") from error
     # Over an item a lost node counts like a lost worker: what takes whole nodes along must not take them all.
-    reason = Reason.TIMEOUT if worker.late and worker.item != NO_ITEM else Reason.CRASH
-    return next_task(worker.task, worker.item, reason, crashes, ban, item_timeout, ending)
+    reason = QuarantineReason.TIMEOUT if worker.late and worker.item != NO_ITEM else QuarantineReason.CRASH
+    return next_task(worker.task, worker.item, reason, crashes, exclude, item_timeout, ending)
 
 
 def _node_is_lost(ray: Any, error: Exception) -> bool:

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from avdata.errors import AvdataError, Reason
+from avdata.errors import AvdataError, QuarantineReason
 from avdata.pipeline.engines import local as engine
 from avdata.pipeline.engines.base import NO_ITEM
 from avdata.pipeline.engines.local import run_jobs
-from avdata.pipeline.engines.ray import _Teller
+from avdata.pipeline.engines.ray import _ItemReporter
 
 
 class Locked(Exception):
@@ -41,14 +41,16 @@ ODD = {"locked": Locked("locked words"), "strict": Strict("strict words", why="t
 @dataclass(frozen=True)
 class Job:
     items: tuple[str, ...]
-    banned: tuple[tuple[str, Reason], ...] = field(default=())
+    banned: tuple[tuple[str, QuarantineReason], ...] = field(default=())
 
 
-def ban(job: Job, item: str, reason: Reason, detail: str) -> Job:
+def ban(job: Job, item: str, reason: QuarantineReason, detail: str) -> Job:
     return replace(job, banned=(*job.banned, (item, reason)))
 
 
-def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], tuple[tuple[str, Reason], ...]]:
+def work(
+    job: Job, report: Callable[[str], None]
+) -> tuple[tuple[str, ...], tuple[tuple[str, QuarantineReason], ...]]:
     done = []
     for item in job.items:
         if item in dict(job.banned):
@@ -86,37 +88,37 @@ def ends_slowly(job: Job, report: Callable[[str], None]) -> tuple[str, ...]:
 
 def test_one_killer_item_is_banned_and_the_others_are_done() -> None:
     jobs = [Job(("a", "crash", "b")), Job(("c",))]
-    results = set(run_jobs(work, jobs, workers=2, item_timeout=600, ban=ban))
-    assert results == {(("a", "b"), (("crash", Reason.CRASH),)), (("c",), ())}
+    results = set(run_jobs(work, jobs, workers=2, item_timeout=600, exclude=ban))
+    assert results == {(("a", "b"), (("crash", QuarantineReason.CRASH),)), (("c",), ())}
 
 
 def test_a_crashed_job_is_retried_twice_each_time_in_a_new_process(tmp_path: Path) -> None:
     tally = tmp_path / "tally"
-    results = list(run_jobs(work, [Job((str(tally), "b"))], workers=1, item_timeout=600, ban=ban))
-    assert results == [(("b",), ((str(tally), Reason.CRASH),))]
+    results = list(run_jobs(work, [Job((str(tally), "b"))], workers=1, item_timeout=600, exclude=ban))
+    assert results == [(("b",), ((str(tally), QuarantineReason.CRASH),))]
     pids = tally.read_text(encoding="utf-8").split()
     assert len(pids) == len(set(pids)) == 3
 
 
 def test_an_item_that_hangs_is_ended_and_banned() -> None:
-    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=3, ban=ban))
-    assert results == [(("b",), (("hang", Reason.TIMEOUT),))]
+    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=3, exclude=ban))
+    assert results == [(("b",), (("hang", QuarantineReason.TIMEOUT),))]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_of_the_work_is_raised_here(workers: int) -> None:
     with pytest.raises(AvdataError, match="this one raises"):
-        list(run_jobs(work, [Job(("raise",))], workers=workers, item_timeout=600, ban=ban))
+        list(run_jobs(work, [Job(("raise",))], workers=workers, item_timeout=600, exclude=ban))
 
 
 @pytest.mark.parametrize("odd", ODD)
 def test_an_error_that_no_other_process_can_have_comes_in_its_words_and_blames_no_item(odd: str) -> None:
     with pytest.raises(RuntimeError, match=f"{odd} words"):
-        list(run_jobs(work, [Job((odd,))], workers=1, item_timeout=60, ban=ban))
+        list(run_jobs(work, [Job((odd,))], workers=1, item_timeout=60, exclude=ban))
 
 
 def test_no_work_starts_no_worker() -> None:
-    assert list(run_jobs(work, [], workers=2, item_timeout=600, ban=ban)) == []
+    assert list(run_jobs(work, [], workers=2, item_timeout=600, exclude=ban)) == []
 
 
 def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -129,16 +131,16 @@ def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPa
             (tmp_path / "go on").touch()
         return time.monotonic() + (86_400 if look > 4 else 0)
 
-    monkeypatch.setattr(engine, "_LOOK_LAZILY", 0.02)
+    monkeypatch.setattr(engine, "_IDLE_POLL_INTERVAL_S", 0.02)
     monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=monotonic))
     job = Job(("a", str(tmp_path)))
-    assert list(run_jobs(ends_slowly, [job], workers=1, item_timeout=3600, ban=ban)) == [job.items]
+    assert list(run_jobs(ends_slowly, [job], workers=1, item_timeout=3600, exclude=ban)) == [job.items]
     assert next(looks) > 6
 
 
 def test_workers_lost_while_they_put_a_shard_in_place_are_no_clips_fault() -> None:
     with pytest.raises(AvdataError, match="3 workers were lost in a row while they put a shard in place"):
-        list(run_jobs(work, [Job(("lost end",))], workers=1, item_timeout=600, ban=ban))
+        list(run_jobs(work, [Job(("lost end",))], workers=1, item_timeout=600, exclude=ban))
 
 
 def test_items_wait_until_they_may_begin() -> None:
@@ -152,7 +154,7 @@ def test_items_wait_until_they_may_begin() -> None:
     jobs = [Job(("a", "b"))]
     results = list(
         run_jobs(
-            work, jobs, workers=1, item_timeout=600, ban=ban, may_begin=may_begin, on_item=begun.append
+            work, jobs, workers=1, item_timeout=600, exclude=ban, is_ready=may_begin, on_item=begun.append
         )
     )  # fmt: skip
     assert (results, begun, asked) == ([(("a", "b"), ())], ["a", "b"], {"a": 3, "b": 3})
@@ -161,7 +163,7 @@ def test_items_wait_until_they_may_begin() -> None:
 def test_a_cluster_is_told_of_items_in_bundles_and_of_each_in_order() -> None:
     told: list[list[str]] = []
     watch = SimpleNamespace(begin=SimpleNamespace(remote=lambda turn, items: told.append(items)))
-    teller = _Teller(SimpleNamespace(get=lambda ref: ref), watch, 0, careful=False)
+    teller = _ItemReporter(SimpleNamespace(get=lambda ref: ref), watch, 0, careful=False)
     teller("first")
     assert told == [["first"]]
     for number in range(1000):
@@ -174,7 +176,7 @@ def test_a_cluster_is_told_of_items_in_bundles_and_of_each_in_order() -> None:
 def test_after_a_loss_a_cluster_is_told_of_each_item_before_it_begins() -> None:
     told: list[list[str]] = []
     watch = SimpleNamespace(begin=SimpleNamespace(remote=lambda turn, items: told.append(items)))
-    teller = _Teller(SimpleNamespace(get=lambda ref: ref), watch, 0, careful=True)
+    teller = _ItemReporter(SimpleNamespace(get=lambda ref: ref), watch, 0, careful=True)
     for item in "abc":
         teller(item)
         assert told[-1] == [item]

@@ -20,7 +20,7 @@ from support import kill as killer
 from support.trees import digest_tree
 
 import avdata
-from avdata.errors import AvdataError, Reason, UsageError
+from avdata.errors import AvdataError, QuarantineReason, UsageError
 from avdata.pipeline.engines.ray import run_jobs
 from avdata.shards.reader import read_index
 
@@ -32,10 +32,10 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": Fal
 @dataclass(frozen=True)
 class Job:
     items: tuple[str, ...]
-    banned: tuple[tuple[str, Reason], ...] = field(default=())
+    banned: tuple[tuple[str, QuarantineReason], ...] = field(default=())
 
 
-def ban(job: Job, item: str, reason: Reason, detail: str) -> Job:
+def ban(job: Job, item: str, reason: QuarantineReason, detail: str) -> Job:
     return replace(job, banned=(*job.banned, (item, reason)))
 
 
@@ -46,7 +46,9 @@ def meet(folder: Path) -> None:
         threading.Event().wait(0.02)
 
 
-def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], tuple[tuple[str, Reason], ...]]:
+def work(
+    job: Job, report: Callable[[str], None]
+) -> tuple[tuple[str, ...], tuple[tuple[str, QuarantineReason], ...]]:
     done = []
     for item in job.items:
         if item in dict(job.banned):
@@ -89,19 +91,19 @@ def _cluster() -> Iterator[Cluster]:
 
 def test_one_killer_item_is_banned_and_the_others_are_done(cluster: Cluster) -> None:
     jobs = [Job(("a", "crash", "b")), Job(("c",))]
-    results = set(run_jobs(work, jobs, workers=2, item_timeout=600, ban=ban))
-    assert results == {(("a", "b"), (("crash", Reason.CRASH),)), (("c",), ())}
+    results = set(run_jobs(work, jobs, workers=2, item_timeout=600, exclude=ban))
+    assert results == {(("a", "b"), (("crash", QuarantineReason.CRASH),)), (("c",), ())}
 
 
 def test_an_item_that_hangs_is_ended_and_banned(cluster: Cluster) -> None:
     # Long enough for the item after it, whose end a busy machine's cluster takes a while to tell of.
-    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=5, ban=ban))
-    assert results == [(("b",), (("hang", Reason.TIMEOUT),))]
+    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=5, exclude=ban))
+    assert results == [(("b",), (("hang", QuarantineReason.TIMEOUT),))]
 
 
 def test_an_error_of_the_work_is_raised_here(cluster: Cluster) -> None:
     with pytest.raises(AvdataError, match="raise"):
-        list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=600, ban=ban))
+        list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=600, exclude=ban))
 
 
 def test_cpus_that_come_while_it_runs_are_used(
@@ -110,7 +112,7 @@ def test_cpus_that_come_while_it_runs_are_used(
     known = iter([1, 1])
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": next(known, 3)})
     jobs = [Job((str(tmp_path),)), Job((str(tmp_path), "b"))]
-    results = list(run_jobs(work, jobs, workers=0, item_timeout=600, ban=ban))
+    results = list(run_jobs(work, jobs, workers=0, item_timeout=600, exclude=ban))
     assert [banned for _, banned in results] == [(), ()]
 
 
@@ -119,13 +121,13 @@ def test_a_clip_that_kills_its_workers_is_left_out_alone_on_either_engine(
 ) -> None:
     whole = read_index(cremad_set).to_pylist()
     monkeypatch.setenv("PYTHONPATH", str(Path(killer.__file__).parents[1]))
-    monkeypatch.setattr("avdata.pipeline.shard_job.run_shard", killer.killing)
+    monkeypatch.setattr("avdata.pipeline.shard_job.run_shard_job", killer.killing)
     (tmp_path / killer.KEY).write_text(whole[1]["key"], encoding="utf-8")
     for engine in ("local", "ray"):
         done = avdata.prepare(
             "cremad", source=cremad_mock, out=tmp_path / engine, config=FEW, workers=1, engine=engine
         )
-        assert done.quarantined == {Reason.CRASH: 1}
+        assert done.quarantined == {QuarantineReason.CRASH: 1}
         rows = {row["key"]: row["sha256"] for row in read_index(tmp_path / engine).to_pylist()}
         assert rows == {row["key"]: row["sha256"] for row in whole if row is not whole[1]}
     assert digest_tree(tmp_path / "ray") == digest_tree(tmp_path / "local")

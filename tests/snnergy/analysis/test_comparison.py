@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from avdata.errors import AvdataError, UsageError
-from snnergy.analysis.comparison import compare, training_bytes
-from snnergy.analysis.energy import Energy, measure
-from snnergy.data import Batch, open_split, pairs
+from snnergy.analysis.comparison import compare_fusions, training_bytes
+from snnergy.analysis.energy import Energy, measure_energy
+from snnergy.data import Batch, audio_video_batches, open_split
 from snnergy.training.checkpoint import load_network
 from snnergy.training.config import TrainConfig
 
@@ -27,7 +27,7 @@ def counted(out: Path, fusion: str) -> Energy:
     loader = open_split(
         json.loads((out / "runs" / f"{fusion}-seed42" / "config.json").read_text())["set"], "test"
     )
-    return measure(network.eval(), pairs(loader.loader(8, num_workers=0), 16))
+    return measure_energy(network.eval(), audio_video_batches(loader.loader(8, num_workers=0), 16))
 
 
 def test_the_table_holds_the_means_over_seeds_and_no_run_is_made_twice(
@@ -43,7 +43,7 @@ def test_the_table_holds_the_means_over_seeds_and_no_run_is_made_twice(
             return list(csv.DictReader(lines))
 
     options = {"fusions": ["concat", "audio"], "seeds": 2, "device": "cpu", "progress": progress}
-    rows = compare(tiny_set, tmp_path, quick(steps=2), **options)
+    rows = compare_fusions(tiny_set, tmp_path, quick(steps=2), **options)
     assert sorted(set(stages)) == [f"{name} seed {seed}" for name in ("audio", "concat") for seed in (42, 43)]
     for row, written in zip(rows, table(), strict=True):
         assert float(written["accuracy"]) == pytest.approx(statistics.fmean(row.accuracy), abs=1e-6)
@@ -63,18 +63,18 @@ def test_the_table_holds_the_means_over_seeds_and_no_run_is_made_twice(
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
     stages.clear()
     # How batches are made ahead changes no figure.
-    again = compare(tiny_set, tmp_path, quick(steps=2, workers=1), **options)
+    again = compare_fusions(tiny_set, tmp_path, quick(steps=2, workers=1), **options)
     assert not stages
     assert [row.accuracy for row in again] == [row.accuracy for row in rows]
     with pytest.raises(UsageError, match="other settings"):
-        compare(tiny_set, tmp_path, quick(steps=3), **options)
+        compare_fusions(tiny_set, tmp_path, quick(steps=3), **options)
 
 
 def test_an_unknown_fusion_is_named_before_anything_is_trained(
     tiny_set: Path, tmp_path: Path, quick: Quick
 ) -> None:
     with pytest.raises(UsageError, match="there is no fusion 'cmqkb'"):
-        compare(tiny_set, tmp_path, quick(), fusions=["cmqka", "cmqkb"])
+        compare_fusions(tiny_set, tmp_path, quick(), fusions=["cmqka", "cmqkb"])
     assert not list(tmp_path.iterdir())
 
 
@@ -89,7 +89,7 @@ def test_what_one_fusion_refuses_is_said_before_another_is_trained(
     fusions: list[str], changes: dict, said: str, tiny_set: Path, tmp_path: Path, quick: Quick
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        compare(tiny_set, tmp_path, quick(steps=1, **changes), fusions=fusions, seeds=1, device="cpu")
+        compare_fusions(tiny_set, tmp_path, quick(steps=1, **changes), fusions=fusions, seeds=1, device="cpu")
     assert not list(tmp_path.iterdir())
 
 
@@ -102,7 +102,7 @@ def test_a_set_with_nothing_to_compare_by_is_refused_before_anything_is_trained(
     info["splits"] = {"train": info["splits"]["train"]}
     (bare / "dataset.json").write_text(json.dumps(info))
     with pytest.raises(AvdataError, match="neither a val nor a test split"):
-        compare(bare, tmp_path / "out", quick(steps=1), fusions=["audio"], seeds=1, device="cpu")
+        compare_fusions(bare, tmp_path / "out", quick(steps=1), fusions=["audio"], seeds=1, device="cpu")
     assert not (tmp_path / "out").exists()
 
 
@@ -111,7 +111,7 @@ def test_several_processes_are_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="one process"):
-        compare(tiny_set, tmp_path, quick(), fusions=["audio"])
+        compare_fusions(tiny_set, tmp_path, quick(), fusions=["audio"])
 
 
 def test_what_is_kept_for_the_backward_is_counted_once() -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import snnergy
 from avdata.errors import UsageError
-from snnergy.analysis.energy import AC_PJ, MAC_PJ, Energy, draw_energy, measure
+from snnergy.analysis.energy import AC_PJ, MAC_PJ, Energy, measure_energy, plot_energy
 from snnergy.cli import _row, app
 from snnergy.training.config import TrainConfig
 from snnergy.training.trainer import train
@@ -31,7 +31,7 @@ def settled(**options: object) -> snnergy.SNNergy:
 
 @pytest.fixture(scope="module")
 def energy() -> Energy:
-    return measure(settled(), [inputs()])
+    return measure_energy(settled(), [inputs()])
 
 
 def test_synaptic_operations_are_spikingjellys() -> None:
@@ -39,7 +39,7 @@ def test_synaptic_operations_are_spikingjellys() -> None:
     counter = SynOpCounter()
     with torch.no_grad(), DispatchCounterMode([counter]):
         model(*given)
-    counted = sum(layer.sops_exact for layer in measure(model, [given]).layers if layer.spiking)
+    counted = sum(layer.sops_exact for layer in measure_energy(model, [given]).layers if layer.spiking)
     assert counted > 1e5
     assert counted * 2 == counter.get_total()
 
@@ -67,7 +67,7 @@ def test_only_first_convolutions_and_the_head_multiply(energy: Energy) -> None:
 def test_static_inputs_are_multiplied_once() -> None:
     model = settled(steps=2)
     audio, video = inputs()
-    measured = measure(model, [(audio[0], video)])
+    measured = measure_energy(model, [(audio[0], video)])
     assert measured.layers[0].macs == 9 * 8 * 32 * 32
 
 
@@ -78,7 +78,7 @@ def test_silence_costs_what_the_biases_fire() -> None:
             nn.init.zeros_(part.bias)
             part.reset_running_stats()
     audio, video = inputs()
-    silent = measure(model, [(audio * 0, video * 0)])
+    silent = measure_energy(model, [(audio * 0, video * 0)])
     assert silent.attention == 0
     assert sum(layer.sops_exact for layer in silent.layers) == 0
     assert silent.millijoules() == pytest.approx(
@@ -93,7 +93,7 @@ def test_products_of_attention_are_counted_pair_by_pair() -> None:
         if name.endswith(("message.query_neuron", "message.key_neuron")):
             part.register_forward_hook(lambda _, __, spikes, name=name: fired.update({name: spikes}))
     given = inputs()
-    counted = measure(model, [given]).attention
+    counted = measure_energy(model, [given]).attention
     pairs = 0.0
     for side in ("to_audio", "to_video"):
         query, both = (fired[f"fusions.1.{side}.message.{end}_neuron"].flatten(3) for end in ("query", "key"))
@@ -112,7 +112,7 @@ def test_with_sew_a_spike_is_one_event_whatever_alpha_weighs_it(mlp: bool) -> No
             if name.endswith("alpha"):
                 weight.data.fill_(alpha)
         # What the fused stream makes others fire is not asked here.
-        counted = {layer.name: layer.sops_exact for layer in measure(model, [given]).layers}
+        counted = {layer.name: layer.sops_exact for layer in measure_energy(model, [given]).layers}
         fed = "fusions.1.mlp.audio.layers.0.conv" if mlp else "encoders.audio.1.embedding.shortcut.conv"
         found.append(counted[fed])
     assert found[0] > 0
@@ -125,7 +125,7 @@ def test_with_sew_and_alpha_one_events_are_what_the_layers_are_fed() -> None:
     for name, part in model.named_modules():
         if isinstance(part, nn.Conv2d):
             part.register_forward_hook(lambda _, x, __, name=name: fed.update({name: float(x[0].mean())}))
-    rates = {layer.name: layer.rate for layer in measure(model, [given]).layers if layer.name in fed}
+    rates = {layer.name: layer.rate for layer in measure_energy(model, [given]).layers if layer.name in fed}
     assert rates == pytest.approx(fed, rel=1e-5)
 
 
@@ -135,7 +135,7 @@ def test_the_headline_is_the_sum_of_its_parts(energy: Energy) -> None:
 
 
 def test_the_energy_can_be_looked_at(energy: Energy, tmp_path: Path) -> None:
-    draw_energy(energy, tmp_path / "energy.png")
+    plot_energy(energy, tmp_path / "energy.png")
     assert (tmp_path / "energy.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -150,9 +150,9 @@ def test_each_layer_has_a_line_of_its_own_that_fits_a_terminal(energy: Energy) -
 def test_a_training_network_has_no_energy() -> None:
     model = snnergy.build("nano")
     with pytest.raises(UsageError, match="training mode"):
-        measure(model, [])
+        measure_energy(model, [])
     with pytest.raises(UsageError, match="no samples"):
-        measure(model.eval(), [])
+        measure_energy(model.eval(), [])
 
 
 def test_the_command_tells_a_trained_networks_energy(

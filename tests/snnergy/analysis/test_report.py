@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from avdata.errors import AvdataError
-from snnergy.analysis.attention_masks import shaded, watch
-from snnergy.analysis.report import classes, curves, describe, report
+from snnergy.analysis.attention_masks import overlay_mask, record_masks
+from snnergy.analysis.report import classes, collect_page_data, curves, report
 from snnergy.models.network import build
 from snnergy.training.config import TrainConfig
 from snnergy.training.trainer import train
@@ -33,7 +33,7 @@ def test_the_page_of_a_run_shows_its_figures_and_fetches_nothing(run: Path) -> N
 
 
 def test_samples_are_shown_with_what_the_network_says_of_them(run: Path, synthetic_set: Path) -> None:
-    held = describe(run)
+    held = collect_page_data(run)
     assert held["note"] == ""
     assert len(held["looks"]) == 8
     for look in held["looks"]:
@@ -46,7 +46,7 @@ def test_samples_are_shown_with_what_the_network_says_of_them(run: Path, synthet
 
 def test_the_page_shows_the_energy_of_each_layer_and_of_the_network(run: Path) -> None:
     page = report(run).read_text(encoding="utf-8")
-    energy = describe(run)["energy"]
+    energy = collect_page_data(run)["energy"]
     assert energy.samples == 8
     for value in (energy.millijoules(), energy.reference_millijoules, energy.millijoules_with_memory):
         assert f'<span class="n">{value:.3g}</span>' in page
@@ -95,7 +95,7 @@ def test_precision_recall_and_f1_are_those_of_the_matrix() -> None:
 
 def test_masks_are_shares_on_the_grid_of_their_stage() -> None:
     network = build("nano", num_classes=2, video_channels=3, fusion="cmqka").eval()
-    seen = watch(network, torch.randn(4, 2, 1, 32, 32), torch.randn(4, 2, 3, 32, 32))
+    seen = record_masks(network, torch.randn(4, 2, 1, 32, 32), torch.randn(4, 2, 3, 32, 32))
     assert seen.masks
     assert {modality for modality, _ in seen.masks} == {"audio", "video"}
     for mask in seen.masks.values():
@@ -106,7 +106,7 @@ def test_masks_are_shares_on_the_grid_of_their_stage() -> None:
 
 def test_shading_dims_exactly_where_the_mask_is_shut() -> None:
     mask = np.array([[1.0, 0.0], [0.0, 1.0]])
-    light = shaded(np.full((4, 4, 3), 200, np.uint8), mask)[..., 0]
+    light = overlay_mask(np.full((4, 4, 3), 200, np.uint8), mask)[..., 0]
     assert (light[:2, :2] == 200).all()
     assert (light[:2, 2:] == 50).all()
     assert (light[2:, 2:] == 200).all()

@@ -11,7 +11,7 @@ from spikingjelly.activation_based import surrogate as sj_surrogate
 from torch import Tensor, nn
 
 from snnergy.layers import neurons as rooms
-from snnergy.layers.neurons import Neuron
+from snnergy.layers.neurons import SpikingNeuron
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 NODES = {"lif": sj_neuron.LIFNode, "if": sj_neuron.IFNode, "plif": sj_neuron.ParametricLIFNode}
@@ -45,7 +45,7 @@ def differentiated(neuron: nn.Module, current: Tensor, weight: Tensor) -> tuple[
 def test_a_neuron_is_spikingjellys(kind: Any, surrogate: Any, threshold: float, device: str) -> None:
     torch.manual_seed(0)
     current, weight = torch.randn(6, 3, 700, device=device) * 2, torch.randn(6, 3, 700, device=device) / 4
-    ours = Neuron(threshold, kind, surrogate).to(device)
+    ours = SpikingNeuron(threshold, kind, surrogate).to(device)
     theirs = reference(kind, surrogate, threshold).to(device)
     got, slope = differentiated(ours, current, weight)
     expected, expected_slope = differentiated(theirs, current, weight)
@@ -67,7 +67,7 @@ def test_a_neuron_is_spikingjellys(kind: Any, surrogate: Any, threshold: float, 
 def test_the_kernel_is_the_loop(steps: int, width: int, kind: Any, surrogate: Any, seed: int) -> None:
     torch.manual_seed(seed)
     current, weight = torch.randn(steps, width) * 3, torch.randn(steps, width)
-    neuron = Neuron(1.0, kind, surrogate)
+    neuron = SpikingNeuron(1.0, kind, surrogate)
     got, slope = differentiated(neuron, current, weight)
     exact, exact_slope = differentiated(neuron.double(), current.double(), weight.double())
     # Where rounding moves a membrane over the threshold the two may part; they part nowhere else.
@@ -85,7 +85,7 @@ def test_threads_do_not_change_a_bit() -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(differentiated(Neuron(), current, weight))
+            results.append(differentiated(SpikingNeuron(), current, weight))
     finally:
         torch.set_num_threads(before)
     for spikes, slope in results[1:]:
@@ -97,7 +97,7 @@ def test_only_the_current_is_kept_for_the_backward() -> None:
     kept: list[Tensor] = []
     current = torch.randn(4, 1000, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda x: x):
-        Neuron()(current)
+        SpikingNeuron()(current)
     assert [saved.data_ptr() for saved in kept] == [current.data_ptr()]
 
 
@@ -110,9 +110,9 @@ def test_the_operator_keeps_torchs_contract(kind: Any) -> None:
 
 def test_without_kernels_the_spikes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     current, weight = torch.randn(4, 3, 500) * 2, torch.randn(4, 3, 500)
-    fast, fast_slope = differentiated(Neuron(), current, weight)
+    fast, fast_slope = differentiated(SpikingNeuron(), current, weight)
     monkeypatch.setattr(rooms, "_kernels", lambda device: None)
-    plain, plain_slope = differentiated(Neuron(), current, weight)
+    plain, plain_slope = differentiated(SpikingNeuron(), current, weight)
     assert torch.equal(fast, plain)
     assert (fast_slope - plain_slope).abs().max() < 2e-6
 
@@ -121,7 +121,7 @@ def test_without_kernels_the_spikes_are_the_same(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("kind", ["lif", "if", "plif"])
 def test_half_precision_is_compared_in_full(kind: Any, device: str) -> None:
     current = (torch.randn(5, 2000, device=device) * 2).bfloat16()
-    neuron = Neuron(1.0, kind).to(device)
+    neuron = SpikingNeuron(1.0, kind).to(device)
     spikes = neuron(current)
     assert spikes.dtype == torch.bfloat16
     assert torch.equal(spikes.float(), neuron(current.float()))
@@ -129,9 +129,9 @@ def test_half_precision_is_compared_in_full(kind: Any, device: str) -> None:
 
 def test_neither_transposed_currents_nor_gradients_mislead_the_kernel() -> None:
     current, weight = torch.randn(7, 4, 3) * 2, torch.randn(7, 4, 3)
-    turned, turned_slope = differentiated(Neuron(), current.transpose(0, 1), weight.transpose(0, 1))
+    turned, turned_slope = differentiated(SpikingNeuron(), current.transpose(0, 1), weight.transpose(0, 1))
     straight, straight_slope = differentiated(
-        Neuron(), current.transpose(0, 1).contiguous(), weight.transpose(0, 1).contiguous()
+        SpikingNeuron(), current.transpose(0, 1).contiguous(), weight.transpose(0, 1).contiguous()
     )
     assert torch.equal(turned, straight)
     assert torch.equal(turned_slope, straight_slope)
@@ -142,6 +142,6 @@ def test_kernels_are_compiled_where_nothing_may_be_written(monkeypatch: pytest.M
 
     from snnergy.kernels import lif_cpu as fire_cpu
 
-    assert fire_cpu._kept()
+    assert fire_cpu._can_cache()
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    assert not fire_cpu._kept()
+    assert not fire_cpu._can_cache()

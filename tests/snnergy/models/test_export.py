@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import snnergy
 from avdata.errors import UsageError
-from snnergy.models.export import export, export_onnx, fold
+from snnergy.models.export import export, export_onnx, fold_batch_norm
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,7 @@ def settled(dtype: torch.dtype = torch.float64, **options: object) -> snnergy.SN
 def test_a_folded_network_gives_the_same_logits(options: dict[str, object]) -> None:
     model = settled(**options)
     given = inputs()
-    folded = fold(model)
+    folded = fold_batch_norm(model)
     with torch.no_grad():
         assert (model(*given) - folded(*given)).abs().max() < 1e-10
     assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
@@ -68,4 +68,4 @@ def test_onnxruntime_gives_the_same_logits(tmp_path: Path) -> None:
 
 def test_a_training_network_is_not_folded() -> None:
     with pytest.raises(UsageError, match="training mode"):
-        fold(snnergy.build("nano"))
+        fold_batch_norm(snnergy.build("nano"))

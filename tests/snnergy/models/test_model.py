@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import snnergy
 from avdata.errors import UsageError
 from snnergy.fusion.cmqka import CrossModalAttention
-from snnergy.fusion.cross_attention import QuadraticAttention
+from snnergy.fusion.cross_attention import CCSSA
 from snnergy.fusion.registry import FUSIONS
 
 
@@ -229,7 +229,7 @@ def memory(part: torch.nn.Module, side: int, steps: int) -> int:
 
 
 def test_cmqkas_memory_is_linear_in_tokens_and_steps_and_the_quadratic_ones_is_not() -> None:
-    cmqka, quadratic = CrossModalAttention(64, 4), QuadraticAttention(64, 4)
+    cmqka, quadratic = CrossModalAttention(64, 4), CCSSA(64, 4)
     assert memory(cmqka, 64, 2) / memory(cmqka, 32, 2) == pytest.approx(4, rel=0.03)
     assert memory(cmqka, 16, 16) / memory(cmqka, 16, 4) == pytest.approx(4, rel=0.03)
     assert memory(quadratic, 48, 2) / memory(quadratic, 24, 2) > 9
@@ -260,7 +260,7 @@ def work(part: torch.nn.Module, side: int) -> int:
 
 
 def test_cmqkas_work_is_linear_in_tokens_and_the_quadratic_ones_is_not() -> None:
-    cmqka, quadratic = CrossModalAttention(32, 1), QuadraticAttention(32, 1)
+    cmqka, quadratic = CrossModalAttention(32, 1), CCSSA(32, 1)
     assert work(cmqka, 64) / work(cmqka, 32) == pytest.approx(4, rel=0.03)
     assert work(quadratic, 32) / work(quadratic, 16) > 10
 
@@ -294,7 +294,7 @@ def test_no_part_that_is_computed_again_needs_half_of_what_all_do(monkeypatch: p
         parts.append(saved_bytes(lambda: part(*given), part.parameters()))
         return part(*given)
 
-    monkeypatch.setattr("snnergy.models.network.once", noted)
+    monkeypatch.setattr("snnergy.models.network.call", noted)
     model(*given)
     assert len(parts) == 3 * (2 * 2 + 1)
     assert max(parts) < whole / 2
@@ -380,7 +380,7 @@ def test_no_sample_leaks_into_another(fusion: str) -> None:
 
 
 def test_quadratic_attention_is_the_sum_over_all_pairs() -> None:
-    attention = QuadraticAttention(8, 2).double().eval()
+    attention = CCSSA(8, 2).double().eval()
     for norm in (part.norm for part in (attention.query, attention.key, attention.value)):
         torch.nn.init.constant_(norm.bias, 1.5)
     seen: list[Tensor] = []

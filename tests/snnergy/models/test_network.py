@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 import snnergy
 from avdata.errors import UsageError
-from snnergy.fusion.block import Direction
+from snnergy.fusion.block import ResidualFusion
 from snnergy.fusion.cmqka import CrossModalAttention
-from snnergy.fusion.cross_attention import QuadraticAttention
-from snnergy.layers.attention import QKAttention, SumNeuron, align_grid
+from snnergy.fusion.cross_attention import CCSSA
+from snnergy.layers.attention import QKAttention, TokenSumMask, align_grid
 from snnergy.layers.conv_norm import ConvNorm
-from snnergy.layers.neurons import Neuron
-from snnergy.layers.residual import Perceptron
+from snnergy.layers.neurons import SpikingNeuron
+from snnergy.layers.residual import SpikingMLP
 from snnergy.models.encoder import PatchEmbedding
 
 
@@ -56,7 +56,7 @@ def test_the_neuron_is_spikingjellys(threshold: float) -> None:
         step_mode="m",
         surrogate_function=surrogate.Sigmoid(4.0),
     )
-    ours, theirs = Neuron(threshold)(ours_in), reference(theirs_in)
+    ours, theirs = SpikingNeuron(threshold)(ours_in), reference(theirs_in)
     assert torch.equal(ours, theirs)
     weight = torch.randn_like(ours)
     (ours * weight).sum().backward()
@@ -70,7 +70,7 @@ def test_the_neuron_is_spikingjellys(threshold: float) -> None:
     ("current", "fires"), [(0.99, []), (1.0, []), (1.9, [2, 4, 6, 8]), (2.0, [1, 2, 3, 4, 5, 6, 7, 8])]
 )
 def test_constant_currents_fire_when_computed_by_hand(current: float, fires: list[int]) -> None:
-    spikes = Neuron()(torch.full((8,), current, dtype=torch.float64)[:, None])
+    spikes = SpikingNeuron()(torch.full((8,), current, dtype=torch.float64)[:, None])
     assert [step + 1 for step in range(8) if spikes[step]] == fires
 
 
@@ -78,7 +78,7 @@ def test_constant_currents_fire_when_computed_by_hand(current: float, fires: lis
 @given(some.lists(some.integers(0, 5), min_size=1, max_size=12))
 def test_the_attention_neuron_is_an_or(counts: list[int]) -> None:
     summed = torch.tensor(counts, dtype=torch.float32)[:, None]
-    assert torch.equal(Neuron(0.5)(summed), (summed >= 1).float())
+    assert torch.equal(SpikingNeuron(0.5)(summed), (summed >= 1).float())
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_every_part_has_the_size_of_its_closed_form(half: int, heads: int, ratio
             "later": weights_of(PatchEmbedding(p, c, "membrane", first=False)),
             "token": weights_of(QKAttention(c, heads, "token")),
             "channel": weights_of(QKAttention(c, heads, "channel")),
-            "mlp": weights_of(Perceptron(c, ratio, "membrane")),
-            "cmqka": weights_of(Direction(CrossModalAttention(c, heads), c)),
-            "ccssa": weights_of(Direction(QuadraticAttention(c, heads), c)),
+            "mlp": weights_of(SpikingMLP(c, ratio, "membrane")),
+            "cmqka": weights_of(ResidualFusion(CrossModalAttention(c, heads), c)),
+            "ccssa": weights_of(ResidualFusion(CCSSA(c, heads), c)),
         }
     shortcut = c * c // 2 + 2 * c
     assert sizes == {
@@ -265,7 +265,7 @@ def test_recalibration_wakes_the_network_and_restores_what_it_touched() -> None:
     batches = [inputs(batch=4, dtype=torch.float32) for _ in range(4)]
     rates: list[float] = []
     for part in model.modules():
-        if isinstance(part, Neuron):
+        if isinstance(part, SpikingNeuron):
             part.register_forward_hook(lambda _, __, spikes: rates.append(float(spikes.mean())))
 
     def mean_rate() -> float:
@@ -302,7 +302,7 @@ def test_bfloat16_keeps_spikes_binary_and_the_loss_finite() -> None:
     model = snnergy.build("nano", num_classes=3)
     binary: list[bool] = []
     for part in model.modules():
-        if isinstance(part, Neuron):
+        if isinstance(part, SpikingNeuron):
             part.register_forward_hook(
                 lambda _, __, spikes: binary.append(bool(((spikes == 0) | (spikes == 1)).all()))
             )
@@ -314,7 +314,7 @@ def test_bfloat16_keeps_spikes_binary_and_the_loss_finite() -> None:
 
 def test_bfloat16_counts_the_spikes_of_many_tokens_to_the_last() -> None:
     seen: list[Tensor] = []
-    gate = SumNeuron(6, "none")
+    gate = TokenSumMask(6, "none")
     gate.neuron.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     spikes = (torch.rand(2, 3, 2, 3, 40, 40) < 0.5).bfloat16()
     mask = gate(spikes)

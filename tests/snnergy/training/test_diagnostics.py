@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnergy.data import Batch
-from snnergy.layers.neurons import Neuron
+from snnergy.layers.neurons import SpikingNeuron
 from snnergy.models.network import SNNergy, build
-from snnergy.training.diagnostics import first_not_finite, warnings_of, watch_rates
-from snnergy.training.evaluation import measure
-from snnergy.training.gradient_modulation import Modulation, slowed
+from snnergy.training.diagnostics import diagnose, find_non_finite, record_firing_rates
+from snnergy.training.evaluation import evaluate_split
+from snnergy.training.gradient_modulation import OGMGE, gradient_factor
 
 
 @pytest.fixture
@@ -32,21 +32,23 @@ def batch() -> Batch:
 
 def test_rates_are_the_shares_of_ones(network: SNNergy, batch: Batch) -> None:
     seen: list[torch.Tensor] = []
-    name, layer = next((name, part) for name, part in network.named_modules() if isinstance(part, Neuron))
+    name, layer = next(
+        (name, part) for name, part in network.named_modules() if isinstance(part, SpikingNeuron)
+    )
     layer.register_forward_hook(lambda module, inputs, spikes: seen.append(spikes))
-    with watch_rates(network) as rates, torch.no_grad():
+    with record_firing_rates(network) as rates, torch.no_grad():
         network(batch.audio, batch.video)
     assert rates[name] == pytest.approx(float(seen[0].count_nonzero()) / seen[0].numel())
-    assert set(rates) == {n for n, part in network.named_modules() if isinstance(part, Neuron)}
+    assert set(rates) == {n for n, part in network.named_modules() if isinstance(part, SpikingNeuron)}
 
 
 def test_silent_and_saturated_layers_and_idle_masks_are_told_apart(network: SNNergy) -> None:
-    masks = [n for n, p in network.named_modules() if isinstance(p, Neuron) and p.threshold == 0.5]
-    plain = [n for n, p in network.named_modules() if isinstance(p, Neuron) and p.threshold == 1.0]
+    masks = [n for n, p in network.named_modules() if isinstance(p, SpikingNeuron) and p.threshold == 0.5]
+    plain = [n for n, p in network.named_modules() if isinstance(p, SpikingNeuron) and p.threshold == 1.0]
     rates = dict.fromkeys([*masks, *plain], 0.3)
-    assert warnings_of(network, rates) == {}
+    assert diagnose(network, rates) == {}
     rates |= {masks[0]: 0.99, masks[1]: 0.01, plain[0]: 0.0, plain[1]: 0.99}
-    found = warnings_of(network, rates)
+    found = diagnose(network, rates)
     said = {sentence.split()[0]: layers for sentence, layers in found.items()}
     assert said == {"attention": masks[:2], "silent": [plain[0]], "saturated": [plain[1]]}
 
@@ -54,29 +56,29 @@ def test_silent_and_saturated_layers_and_idle_masks_are_told_apart(network: SNNe
 def test_the_first_layer_that_is_not_finite_is_named(network: SNNergy, batch: Batch) -> None:
     layer = network.get_submodule("encoders.video.1.blocks.0.attention.query_key.conv")
     layer.register_forward_hook(lambda module, inputs, output: output / 0)
-    assert first_not_finite(network, [batch]) == (
+    assert find_non_finite(network, [batch]) == (
         "the layer encoders.video.1.blocks.0.attention.query_key.conv"
     )
     with torch.no_grad():
         network.head.bias[0] = math.nan
-    assert first_not_finite(network, [batch]) == "the weight head.bias"
+    assert find_non_finite(network, [batch]) == "the weight head.bias"
 
 
 def test_a_batch_that_is_not_finite_is_named(network: SNNergy, batch: Batch) -> None:
     batch.video[0, 0] = math.inf
-    assert first_not_finite(network, [batch]) == "the pictures of the batch"
+    assert find_non_finite(network, [batch]) == "the pictures of the batch"
 
 
 @given(ratio=st.floats(0, 50), alpha=st.floats(0.01, 2))
 def test_ogm_ge_slows_the_leader_only(ratio: float, alpha: float) -> None:
     expected = 1.0 if ratio <= 1 else 1 - math.tanh(alpha * ratio)
-    assert slowed(ratio, alpha) == pytest.approx(expected, abs=1e-6)
+    assert gradient_factor(ratio, alpha) == pytest.approx(expected, abs=1e-6)
 
 
 def test_ogm_ge_changes_the_gradients_of_the_leading_encoder_by_its_formula(
     network: SNNergy, batch: Batch
 ) -> None:
-    modulation = Modulation(network, alpha=0.5)
+    modulation = OGMGE(network, alpha=0.5)
     half = network.head.in_features // 2
     seen: list[torch.Tensor] = []
     network.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
@@ -118,7 +120,7 @@ def test_padding_is_in_no_figure() -> None:
     def loader() -> Iterator[One]:
         yield One()
 
-    found = measure(Given(), loader(), ["a", "b"], "cpu")  # type: ignore[arg-type]
+    found = evaluate_split(Given(), loader(), ["a", "b"], "cpu")  # type: ignore[arg-type]
     right, wrong = math.log1p(math.exp(-2)), math.log1p(math.exp(2))
     assert (found["accuracy"], found["samples"]) == (pytest.approx(2 / 3, abs=1e-6), 3)
     assert found["loss"] == pytest.approx((2 * right + wrong) / 3, abs=1e-6)

@@ -25,7 +25,7 @@ import pytest
 
 import avdata
 from snnergy.training.checkpoint import load
-from snnergy.training.distributed import PATIENCE
+from snnergy.training.distributed import TIMEOUT_S
 
 # Twelve samples a step: the last of an epoch has eight, and four places that are padding.
 SAMPLES, STEPS_AN_EPOCH = 32, 3
@@ -42,7 +42,7 @@ from snnergy.training.trainer import train
 folder, where, settings, kill_rank, kill_step, resume = sys.argv[1:]
 rank = int(os.environ["RANK"])
 log = Path(folder, f"keys-{os.environ['WORLD_SIZE']}-{rank}.jsonl")
-learn = snnergy.training.train_step.Learner.learn
+learn = snnergy.training.train_step.TrainStep.__call__
 
 def watched(self, batches, **options):
     if rank == int(kill_rank) and self.step == int(kill_step):
@@ -53,7 +53,7 @@ def watched(self, batches, **options):
         lines.write(json.dumps({"step": self.step, "epoch": options["epoch"], "keys": keys}) + "\\n")
     return made
 
-snnergy.training.train_step.Learner.learn = watched
+snnergy.training.train_step.TrainStep.__call__ = watched
 try:
     train(where, Path(folder, "run"), parse(json.loads(settings)), device="cpu", resume=resume == "resume")
 except snnergy.training.trainer.AvdataError as error:
@@ -144,7 +144,7 @@ def two_machines() -> Iterator[tuple[list[Machine], str]]:
 
 def words_of(folder: Path, where: Path, steps: int) -> list[str]:
     """The worker and its arguments, but for the last three."""
-    from snnergy.training.config import settle
+    from snnergy.training.config import resolve_config
 
     script = folder / "worker.py"
     script.write_text(WORKER)
@@ -152,7 +152,7 @@ def words_of(folder: Path, where: Path, steps: int) -> list[str]:
         "model": {"dims": [4, 8, 8], "heads": [1, 1, 1]}, "batch_size": 12, "steps": steps,
         "workers": 3, "save_every": 1,
     }  # fmt: skip
-    return [str(script), str(folder), str(where), json.dumps(settle("quick", settings).model_dump())]
+    return [str(script), str(folder), str(where), json.dumps(resolve_config("quick", settings).model_dump())]
 
 
 def rows_of(folder: Path) -> dict[str, list[dict]]:
@@ -168,7 +168,7 @@ def tell(folder: Path, where: Path) -> None:
     words = words_of(folder, where, 3 * STEPS_AN_EPOCH)
     killed_at = STEPS_AN_EPOCH + 2
     # Those that are left notice at once; what would not be noticed would be waited for longer.
-    soon = 0.9 * PATIENCE.total_seconds()
+    soon = 0.9 * TIMEOUT_S.total_seconds()
     with two_machines() as (machines, apart):
         with launched(machines, [*words, "3", str(killed_at), "begin"], processes=2) as jobs:
             errors = [job.communicate(timeout=soon)[1] for job in jobs]

@@ -70,7 +70,7 @@ def test_a_run_killed_at_the_end_of_an_epoch_whose_last_step_has_fewer_parts_is_
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("snnergy.training.trainer.calibrate", killed)
+        patch.setattr("snnergy.training.trainer.recalibrate_batch_norm", killed)
         with pytest.raises(Killed):
             train(tiny_set, tmp_path / "parts", config, device="cpu")
     train(tiny_set, tmp_path / "parts", device="cpu", resume=True)
@@ -85,7 +85,7 @@ def test_a_run_killed_while_it_draws_is_not_finished_and_goes_on(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("snnergy.training.trainer.draw_confusion", killed)
+        patch.setattr("snnergy.training.trainer.plot_confusion", killed)
         with pytest.raises(Killed):
             train(tiny_set, tmp_path, quick(steps=1), device="cpu")
     train(tiny_set, tmp_path, device="cpu", resume=True)

@@ -22,14 +22,14 @@ from torch import nn
 
 import avdata
 from avdata.errors import AvdataError, UsageError
-from snnergy.analysis.comparison import compare
+from snnergy.analysis.comparison import compare_fusions
 from snnergy.data import AVBatch, AVDataset, open_split
 from snnergy.models.network import build
 from snnergy.training.checkpoint import load, load_network
-from snnergy.training.config import TrainConfig, settle
-from snnergy.training.distributed import share_statistics, start
-from snnergy.training.plots import draw_confusion
-from snnergy.training.train_step import Learner
+from snnergy.training.config import TrainConfig, resolve_config
+from snnergy.training.distributed import init_fabric, sync_batch_norm_stats
+from snnergy.training.plots import plot_confusion
+from snnergy.training.train_step import TrainStep
 from snnergy.training.trainer import evaluate, train
 
 Quick = Callable[..., TrainConfig]
@@ -64,7 +64,7 @@ def test_last_is_the_state_after_the_last_step_whether_or_not_it_is_the_best(
 def test_the_picture_of_a_confusion_does_not_grow_with_hundreds_of_labels(tmp_path: Path) -> None:
     for count in (81, 162):
         labels = [f"label {number}" for number in range(count)]
-        draw_confusion([[1] + [0] * (count - 1)] * count, labels, tmp_path / f"{count}.png")
+        plot_confusion([[1] + [0] * (count - 1)] * count, labels, tmp_path / f"{count}.png")
     # Width and height stand behind a PNG's first sixteen bytes.
     sizes = [(tmp_path / f"{count}.png").read_bytes()[16:24] for count in (81, 162)]
     assert sizes[0] == sizes[1]
@@ -157,7 +157,7 @@ def test_nan_is_found_in_whichever_part_of_a_step_it_is(tiny_set: Path, quick: Q
     )
     first[1].mel[0, 0] = math.nan
     with pytest.raises(AvdataError, match="the sound of the batch"):
-        one.learn([first[1], second[1]], real=8, epoch=0, rate=1e-3)
+        one([first[1], second[1]], real=8, epoch=0, rate=1e-3)
 
 
 def test_a_set_of_single_steps_trains_however_many_samples_are_left_at_the_end(
@@ -190,7 +190,7 @@ def test_what_is_said_elsewhere_is_no_setting_of_the_model(
 
 @pytest.mark.parametrize("regime", ["snnergy", "la", "mm"])
 def test_every_regime_trains(tiny_set: Path, tmp_path: Path, quick: Quick, regime: str) -> None:
-    config = settle(regime, {"steps": 1, "batch_size": 8, "model": quick().model})
+    config = resolve_config(regime, {"steps": 1, "batch_size": 8, "model": quick().model})
     result = train(tiny_set, tmp_path / "run", config, device="cpu")
     assert result["config"]["regime"] == regime
 
@@ -201,10 +201,10 @@ def test_ogm_ge_trains_two_modalities_and_refuses_one(tiny_set: Path, tmp_path: 
         train(tiny_set, tmp_path / "one", quick(steps=1, ogm_ge=0.8, fusion="audio"), device="cpu")
 
 
-def learner(config: TrainConfig, fabric: Fabric) -> Learner:
+def learner(config: TrainConfig, fabric: Fabric) -> TrainStep:
     torch.manual_seed(0)
     network = build("nano", num_classes=2, dims=(4, 8, 8), heads=(1, 1, 1))
-    return Learner(network, config, fabric, repeated=False)
+    return TrainStep(network, config, fabric, repeated=False)
 
 
 def learn_once(config: TrainConfig, where: Path, precision: MixedPrecision) -> tuple[float, float]:
@@ -214,7 +214,7 @@ def learn_once(config: TrainConfig, where: Path, precision: MixedPrecision) -> t
     one = learner(config, fabric)
     before = [weight.detach().clone() for weight in one.network.parameters()]
     batch = next(iter(open_split(where, "train", rank=0, world_size=1).loader(8, num_workers=0)))
-    _, norm = one.learn([batch], real=8, epoch=0, rate=1e-3)
+    _, norm = one([batch], real=8, epoch=0, rate=1e-3)
     moved = [(old - new.detach()).norm() for old, new in zip(before, one.network.parameters(), strict=True)]
     return float(norm), float(torch.stack(moved).norm())
 
@@ -253,7 +253,7 @@ def test_processes_share_the_statistics_of_their_batch_norms(monkeypatch: pytest
     norm.running_mean, norm.running_var = torch.full((2,), 1.0), torch.full((2,), 2.0)
     other = torch.tensor([3.0, 3.0, 5.0, 5.0])
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.add_(other))
-    share_statistics(SimpleNamespace(world_size=2), nn.Sequential(norm))  # type: ignore[arg-type]
+    sync_batch_norm_stats(SimpleNamespace(world_size=2), nn.Sequential(norm))  # type: ignore[arg-type]
     assert norm.running_mean.tolist() == [2.0, 2.0]
     assert norm.running_var.tolist() == [3.5, 3.5]
 
@@ -301,10 +301,10 @@ def test_cmqka_solves_the_audio_visual_xor_and_plain_concatenation_does_not(
 @pytest.mark.acceptance
 def test_films_of_which_half_is_hidden_need_both_modalities(tmp_path: Path) -> None:
     avdata.prepare("synthetic-agree", out=tmp_path / "set", workers=2)
-    config = settle("quick", {"steps": 250})
+    config = resolve_config("quick", {"steps": 250})
     accuracy = {
         row.fusion: row.mean
-        for row in compare(
+        for row in compare_fusions(
             tmp_path / "set", tmp_path, config, fusions=["audio", "video", "concat", "cmqka"], seeds=1
         )
     }
@@ -320,4 +320,4 @@ def test_machines_of_unequally_many_processes_all_refuse(local: int, monkeypatch
     for name, count in (("WORLD_SIZE", 6), ("LOCAL_WORLD_SIZE", local), ("GROUP_WORLD_SIZE", 2)):
         monkeypatch.setenv(name, str(count))
     with pytest.raises(UsageError, match="every machine must have equally many"):
-        start("cpu", "32")
+        init_fabric("cpu", "32")
