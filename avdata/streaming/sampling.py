@@ -191,7 +191,7 @@ def mixture_order(
     for the last few of an epoch.
 
     >>> mixture_order([lambda _: np.arange(2), lambda _: np.arange(3)], [2, 1], ShuffleConfig(0, False, 1),
-    1).tolist()
+    ... 1).tolist()
     [[0, 0], [1, 1], [0, 1]]
 
     Args:
