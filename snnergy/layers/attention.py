@@ -60,7 +60,7 @@ class QKAttention(nn.Module):
         dim: channels C.
         heads: h; a token mask is made for each.
         kind: `token`, an OR over the head's channels at each token; `channel`, over tokens for each channel.
-        sum_norm: how sums over tokens are normalised.
+        sum_norm: how sums over tokens are normalized.
         cell: kind of neuron.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def merge_time_batch(spikes: Tensor) -> Tensor:
@@ -21,6 +22,19 @@ def to_channels_last(pictures: Tensor) -> Tensor:
     n, channels, height, width = pictures.shape
     rows = pictures.permute(0, 2, 3, 1).reshape(-1)
     return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+class StridedPointwiseConv(nn.Conv2d):
+    """1×1 convolution with a stride, computed as a 1×1 convolution of every stride-th pixel.
+
+    The result is the same. oneDNN (torch 2.14) corrupts the heap in the weight gradient of a strided 1×1
+    convolution of fewer than 16 channels in channels_last layout.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return [N, C', H/stride, W/stride] of [N, C, H, W]."""
+        rows, columns = self.stride
+        return functional.conv2d(input[:, :, ::rows, ::columns], self.weight, self.bias)
 
 
 class ConvNorm(nn.Module):
@@ -44,12 +58,13 @@ class ConvNorm(nn.Module):
         pool: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        convolution = StridedPointwiseConv if kernel == 1 and stride > 1 else nn.Conv2d
+        self.conv = convolution(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
         self.pool = nn.MaxPool2d(3, 2, 1) if pool else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normalised (and pooled) result, real-valued."""
+        """The normalized (and pooled) result, real-valued."""
         y: Tensor = self.norm(
             self.conv(merge_time_batch(x) if x.is_cuda else to_channels_last(merge_time_batch(x)))
         )
