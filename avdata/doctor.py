@@ -97,7 +97,7 @@ _OTHERS = (
     _Library("gcsfs", "import gcsfs", False, "gs:// as a place", "pip install 'avdata[remote]'"),
     _Library("ray", "import ray", False, "preparing on many machines", "pip install 'avdata[ray]'"),
     _Library(
-        "opencv-python-headless", "import cv2; cv2.CascadeClassifier", False, "video.fit=face",
+        "opencv-python-headless", "import cv2; cv2.CascadeClassifier", False, "video.resize_mode=face",
         "pip install 'avdata[face]'",
     ),
 )  # fmt: skip

@@ -101,7 +101,7 @@ class SampleFlag(StrEnum):
     )
     BLACK_FRAMES = "black_frames", "the frames are (nearly) black"
     FROZEN_FRAMES = "frozen_frames", "the picture never changes"
-    NO_FACE = "no_face", "no face was found in the frames, and their centre was taken instead"
+    NO_FACE = "no_face", "no face was found in the frames, and their center was taken instead"
     STATIC_FRAMES = "frames_are_static", "one still image stands for all frames"
     CONTAINER_AUDIO = "container_audio", "the audio is the video container's own, not the separate file"
     SILENT_AUDIO = "silent_audio", "the audio stays below the config's silence threshold"

@@ -1,4 +1,4 @@
-"""The facts about a dataset's sources: URLs, checksums, bytes, licence, citation, expected counts.
+"""The facts about a dataset's sources: URLs, checksums, bytes, license, citation, expected counts.
 
 A manifest is `manifests/NAME.json`; a source that lists its files has them in `NAME.files.tsv.gz`, one line a
 file: `path`, `checksum` as `algorithm:hex`, `bytes`, separated by tabs, after a header line, sorted by path.
@@ -72,10 +72,10 @@ class Manifest(_ManifestModel):
     title: str
     homepage: str
     commit: str | None = None
-    licence: License
+    license: License
     citation: str
     ethics: str | None = Field(
-        None, description="what a user owes the people who can be recognised, where there are any"
+        None, description="what a user owes the people who can be recognized, where there are any"
     )
     expected: dict[str, int] = Field(
         default_factory=dict, description="counts by name: clips, train, test, …"

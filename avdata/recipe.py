@@ -31,7 +31,7 @@ class Clip:
         split: `train`, `val` or `test`.
         video: the file with the pictures (a video or a still image), whether or not it exists.
         audio: the separate audio file, whether or not it exists; None when the dataset has none.
-        still: `video` is a still image, shown for the whole clip.
+        is_image: `video` is a still image, shown for the whole clip.
         event: [start, end) in seconds in which the label holds; None when it holds throughout.
         flags: what is known of the clip before it is opened.
         excluded: why the recipe leaves the clip out (a sentence); None when it does not.
@@ -44,7 +44,7 @@ class Clip:
     split: str
     video: Path
     audio: Path | None = None
-    still: bool = False
+    is_image: bool = False
     event: tuple[float, float] | None = None
     flags: tuple[SampleFlag, ...] = ()
     excluded: str | None = None

@@ -30,7 +30,7 @@ def select_clips(clips: Sequence[Clip], select: SelectConfig) -> tuple[list[Clip
         if clip.excluded
     ]
     chosen = _flag_leaks([clip for clip in clips if not clip.excluded])
-    if select.leaks == "drop-train":
+    if select.group_leakage == "drop-train":
         held_out = {clip.group for clip in chosen if clip.split != "train"}
         leaking = [clip for clip in chosen if clip.split == "train" and clip.group in held_out]
         out += [

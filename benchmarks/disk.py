@@ -90,7 +90,7 @@ def main() -> None:
                 began, most = time.perf_counter(), 0
                 command = [
                     "prepare", "cremad", "--out", str(folder / "out"), "--manifest", str(manifest),
-                    "--workers", str(options.workers), "--set", f"shards.samples={options.samples}",
+                    "--workers", str(options.workers), "--set", f"shards.samples_per_shard={options.samples}",
                     "--keep-sources", keep, "--quiet",
                 ]  # fmt: skip
                 process = subprocess.Popen(

@@ -115,7 +115,7 @@ def manifest(folder: Path, url: str, files: list[dict[str, object]]) -> Path:
         "name": "tiny",
         "title": "Tiny",
         "homepage": url,
-        "licence": {"id": "odbl", "name": "ODbL", "publish": "yes", "note": "none"},
+        "license": {"id": "odbl", "name": "ODbL", "publish": "yes", "note": "none"},
         "citation": "none",
         "sources": [{"name": "media", "urls": [url + "/{path}"]}],
         "files": files,

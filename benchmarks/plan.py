@@ -71,7 +71,7 @@ def make_set(root: Path, samples: int) -> None:
     index = parquet_bytes(rows, index_schema())
     (root / "index.parquet").write_bytes(index)
     info = {
-        "format": 1, "labels": ["x"], "config_hash": "none", "config": {"video": {"storage": "npy"}},
+        "format": 2, "labels": ["x"], "config_hash": "none", "config": {"video": {"storage": "npy"}},
         "mel_stats": {"mean": [0.0] * 4, "std": [1.0] * 4}, "shape": SHAPE,
         "index": {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()},
         "splits": {"train": {"samples": samples, "shards": shards}},

@@ -115,7 +115,7 @@ def floor(folder: Path, out: Path, count: int) -> None:
         if path.suffix == ".flv":
             mono, rate = soundfile.read(path.with_suffix(".wav"), dtype="float32")
         wave = soxr.resample(mono, rate, 16_000)[:samples]
-        power = spectrogram(np.pad(wave, (0, samples - len(wave))), AudioConfig(hop=hop))
+        power = spectrogram(np.pad(wave, (0, samples - len(wave))), AudioConfig(hop_length=hop))
         np.log10(np.maximum(power, 1e-10))
 
 
@@ -158,9 +158,11 @@ def prepare(folder: Path, out: Path, count: int, workers: int = 1) -> None:
         ]  # fmt: skip
 
     recipe = Recipe("bench", 1, "Bench", ("a",), {"all": "one"}, "all", clips, lambda *a: None)
-    config: dict[str, dict[str, object]] = {"shards": {"samples": SHARDS[videos(folder, 1)[0].suffix]}}
+    config: dict[str, dict[str, object]] = {
+        "shards": {"samples_per_shard": SHARDS[videos(folder, 1)[0].suffix]}
+    }
     if videos(folder, 1)[0].suffix == ".mp4":
-        config |= {"audio": {"hop": 125}, "video": {"frames": 10}, "align": {"seconds": 10.0}}
+        config |= {"audio": {"hop_length": 125}, "video": {"num_frames": 10}, "align": {"seconds": 10.0}}
     avdata.prepare(recipe, source=folder, out=out, config=config, workers=workers, checksums=False)
 
 

@@ -43,7 +43,7 @@ def cpu() -> float:
 
 
 def jobs_of(source: Path, out: Path) -> list[ShardJob]:
-    planned = plan_preparation("synthetic", source=source, config={"shards": {"samples": SHARD}})
+    planned = plan_preparation("synthetic", source=source, config={"shards": {"samples_per_shard": SHARD}})
     recipe, config = planned.recipe, planned.config
     return [
         ShardJob(out, name, clips, config, recipe.labels, recipe.background) for name, clips in planned.jobs
@@ -58,7 +58,7 @@ def cost(clips: int, folder: Path) -> tuple[float, float, int]:
         "synthetic",
         source=source,
         out=folder / f"out{clips}",
-        config={"shards": {"samples": SHARD}},
+        config={"shards": {"samples_per_shard": SHARD}},
         workers=0,
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -114,7 +114,7 @@ def make_ours(data: Path, storage: str, shard_samples: int = 100) -> None:
         rows += writer.rows
     (root / "index.parquet").write_bytes(parquet_bytes(rows, index_schema()))
     info = {
-        "format": 1, "labels": [str(label) for label in range(10)], "config_hash": "none",
+        "format": 2, "labels": [str(label) for label in range(10)], "config_hash": "none",
         "config": {"video": {"storage": storage}},
         "mel_stats": {"mean": [-4.0] * BANDS, "std": [2.0] * BANDS},
         "shape": {"mel": [STEPS, BANDS, COLUMNS], "frames": [STEPS, SIZE, SIZE, 3]},

@@ -2,7 +2,7 @@
 
     python benchmarks/trainer.py [STEPS] [ROUNDS]
 
-Both make the same optimiser steps on the same generated set, in turn, in this process. Time is the process's
+Both make the same optimizer steps on the same generated set, in turn, in this process. Time is the process's
 CPU time, which other work on the machine does not stretch. Threads are as the environment says;
 OMP_NUM_THREADS=1 is the steadiest.
 """

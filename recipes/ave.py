@@ -155,8 +155,8 @@ RECIPE = Recipe(
     presets={
         # Ten steps of one second, as the dataset's labels have it.
         "snnergy": {
-            "audio": {"hop": 125},
-            "video": {"frames": 10},
+            "audio": {"hop_length": 125},
+            "video": {"num_frames": 10},
             "align": {"window": "start", "seconds": 10.0},
         },
     },

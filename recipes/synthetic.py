@@ -156,10 +156,10 @@ def _recipe(name: str, task: Task, title: str, tasks: Mapping[str, Recipe] | Non
         mock=partial(_mock, task),
         presets={
             "snnergy": {
-                "audio": {"n_mels": 32, "n_fft": 512, "hop": 160},
-                "video": {"frames": 4, "size": SIZE, "storage": "npy"},
+                "audio": {"n_mels": 32, "n_fft": 512, "hop_length": 160},
+                "video": {"num_frames": 4, "size": SIZE, "storage": "npy"},
                 "align": {"window": "start", "seconds": SECONDS},
-                "shards": {"samples": 256},
+                "shards": {"samples_per_shard": 256},
             }
         },
         generated=True,

@@ -138,7 +138,7 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
             key=piece.stem, label=piece.label, group=piece.fs_id, split=split_of(piece),
             video=images.get(piece.stem, vision / piece.label / f"{piece.stem}.jpg"),
             audio=sounds.get(piece.stem, sound / piece.label / f"{piece.stem}.wav"),
-            still=True, flags=(SampleFlag.DUP_IMAGE,) if piece.stem in twins else (),
+            is_image=True, flags=(SampleFlag.DUP_IMAGE,) if piece.stem in twins else (),
             extras={"fs_id": piece.fs_id, **({"fold": piece.fold} if piece.fold else {})},
         )
         for piece in slices
@@ -231,8 +231,8 @@ RECIPE = Recipe(
     presets={
         # The slices are of four seconds at most: four steps of one second.
         "snnergy": {
-            "audio": {"hop": 125, "source": "wav"},
-            "video": {"frames": 4},
+            "audio": {"hop_length": 125, "source": "wav"},
+            "video": {"num_frames": 4},
             "align": {"window": "start", "seconds": 4.0},
         },
         "snnergy-repeat": {"audio": {"source": "wav"}},

@@ -63,7 +63,7 @@ def open_split(
 
 
 def to_batch(mel: Tensor, frames: Tensor, label: Tensor, weight: Tensor) -> Batch:
-    """The network's layout: time first, pictures as floats with ImageNet's mean and deviation (grey: 0.5).
+    """The network's layout: time first, pictures as floats with ImageNet's mean and deviation (gray: 0.5).
 
     Args:
         mel: float32 [B, T, 1, F, L].

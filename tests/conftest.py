@@ -142,7 +142,7 @@ def synthetic_mock(once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def cremad_set(once: Once, cremad_mock: Path) -> Path:
-    settings = {"video": {"size": 48}, "shards": {"samples": 4}}
+    settings = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}
     return once(
         "cremad",
         lambda out: avdata.prepare("cremad", source=cremad_mock, out=out, config=settings, workers=0),
@@ -151,7 +151,7 @@ def cremad_set(once: Once, cremad_mock: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def synthetic_set(once: Once, synthetic_mock: Path) -> Path:
-    settings = {"shards": {"samples": 8}}
+    settings = {"shards": {"samples_per_shard": 8}}
     return once(
         "synthetic",
         lambda out: avdata.prepare("synthetic", source=synthetic_mock, out=out, config=settings, workers=0),

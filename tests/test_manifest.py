@@ -20,7 +20,7 @@ def write(folder, *, table=None, **changes):
         "name": "tiny",
         "title": "Tiny",
         "homepage": "https://example.org",
-        "licence": {"id": "odbl", "name": "ODbL", "publish": "yes", "note": "share alike"},
+        "license": {"id": "odbl", "name": "ODbL", "publish": "yes", "note": "share alike"},
         "citation": "Nobody, 2026",
         "sources": [{"name": "media", "urls": ["https://example.org/{path}"], "table": "tiny.files.tsv.gz"}],
         **changes,
@@ -97,7 +97,7 @@ def test_sizes_may_be_unknown(tmp_path):
     assert [facts.bytes for facts in manifest.files] == [None, None]
 
 
-@pytest.mark.parametrize(("changes", "field"), [({"licence": {}}, "licence.id"), ({"colour": 1}, "colour")])
+@pytest.mark.parametrize(("changes", "field"), [({"license": {}}, "license.id"), ({"color": 1}, "color")])
 def test_a_field_that_is_missing_or_unknown_is_named(tmp_path, changes, field):
     with pytest.raises(AvdataError, match=field):
         load_manifest(write(tmp_path, **changes))

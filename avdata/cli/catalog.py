@@ -30,7 +30,7 @@ def recipes(
     if as_json:
         print_json(
             [
-                {"name": recipe.name, "title": recipe.title, "licence": facts.licence.id}
+                {"name": recipe.name, "title": recipe.title, "license": facts.license.id}
                 for recipe, facts in found
             ]
         )
@@ -39,8 +39,8 @@ def recipes(
         for recipe, _ in found:
             print_line(recipe.name)
         return
-    rows = [(recipe.name, recipe.title, str(len(recipe.labels)), facts.licence.id) for recipe, facts in found]
-    print_table(("recipe", "dataset", "labels", "licence"), rows)
+    rows = [(recipe.name, recipe.title, str(len(recipe.labels)), facts.license.id) for recipe, facts in found]
+    print_table(("recipe", "dataset", "labels", "license"), rows)
 
 
 def info(
@@ -48,7 +48,7 @@ def info(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Licence, citation, size, splits, labels, defaults and known bad clips of a dataset."""
+    """License, citation, size, splits, labels, defaults and known bad clips of a dataset."""
     from avdata.recipe import load_recipe
 
     recipe, facts = load_recipe(name), _source_facts(name)
@@ -56,7 +56,7 @@ def info(
         "name": recipe.name,
         "title": recipe.title,
         "homepage": facts and facts.homepage,
-        "licence": facts and facts.licence.model_dump(),
+        "license": facts and facts.license.model_dump(),
         "citation": facts and facts.citation,
         "bytes": facts and facts.bytes,
         "expected": facts.expected if facts else {},
@@ -102,14 +102,14 @@ def _show_info(said: dict[str, Any]) -> None:
 
 
 def _source_rows(said: dict[str, Any]) -> list[tuple[str, str]]:
-    licence = said["licence"]
-    if licence is None:
-        return [("source", "a recipe file has no manifest: its licence and checksums are yours to know")]
+    license = said["license"]
+    if license is None:
+        return [("source", "a recipe file has no manifest: its license and checksums are yours to know")]
     return [
         ("homepage", said["homepage"]),
         (
-            "licence",
-            f"{licence['name']}\npublishing prepared shards: {licence['publish']}. {licence['note']}",
+            "license",
+            f"{license['name']}\npublishing prepared shards: {license['publish']}. {license['note']}",
         ),
         ("citation", said["citation"]),
         ("download", format_bytes(said["bytes"]) if said["bytes"] else "unknown"),
@@ -124,7 +124,7 @@ def _mark_default(name: str, text: str, default: str) -> str:
 def _defaults(config: dict[str, Any]) -> str:
     audio, video, align = config["audio"], config["video"], config["align"]
     return (
-        f"{align['seconds']} s from the {align['window']}, {video['frames']} steps; {audio['kind']} of"
-        f" {audio['n_mels']} bands at {audio['sample_rate']} Hz, hop {audio['hop']};"
-        f" {video['frames']} frames of {video['size']}×{video['size']}"
+        f"{align['seconds']} s from the {align['window']}, {video['num_frames']} steps; {audio['feature']} of"
+        f" {audio['n_mels']} bands at {audio['sample_rate']} Hz, hop {audio['hop_length']};"
+        f" {video['num_frames']} frames of {video['size']}×{video['size']}"
     )

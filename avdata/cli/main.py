@@ -40,7 +40,7 @@ def _options(
 app.command(epilog="Example:  avdata recipes")(recipes)
 
 app.command(
-    short_help="Licence, splits, labels, defaults of a dataset.", epilog="Example:  avdata info cremad"
+    short_help="License, splits, labels, defaults of a dataset.", epilog="Example:  avdata info cremad"
 )(info)
 
 app.command(
@@ -55,7 +55,7 @@ app.command(
 
 app.command(
     short_help="Turn a dataset into aligned, verified shards.",
-    epilog="Example:  avdata prepare cremad --source raw --out out/cremad --set video.frames=8 --workers 2",
+    epilog="Example:  avdata prepare cremad --source raw --out out/cremad --set video.num_frames=8",
 )(prepare)
 
 app.command(

@@ -99,7 +99,7 @@ def prepare(
     shorts = {
         "select.split_by": split_by,
         "audio.source": audio,
-        "select.leaks": leaks,
+        "select.group_leakage": leaks,
         "select.limit": limit,
     }
     given = [f"{name}={value}" for name, value in shorts.items() if value is not None]

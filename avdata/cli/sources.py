@@ -22,7 +22,7 @@ def print_license(name: str) -> None:
     recipe = load_recipe(name)
     if not recipe.generated:
         facts = load_manifest(recipe.name)
-        print_note(f"licence of {facts.title}: {facts.licence.name}. {facts.licence.note}")
+        print_note(f"license of {facts.title}: {facts.license.name}. {facts.license.note}")
 
 
 def download(
@@ -55,7 +55,7 @@ def download(
             "root": str(planned.root), "files": len(planned.files), "bytes": planned.bytes,
             "free": planned.free, "sources": ", ".join(planned.sources), "hosts": ", ".join(planned.hosts),
             "present": planned.present,
-            "licence": planned.licence.name, "notes": " ".join(planned.notes),
+            "license": planned.license.name, "notes": " ".join(planned.notes),
         }  # fmt: skip
     else:
         if not (quiet or as_json):

@@ -47,8 +47,8 @@ def diff_settings(old: Overrides, new: Overrides, prefix: str = "") -> list[tupl
 def parse_setting(text: str) -> dict[str, Any]:
     """One `section.key=value` of the command line as nested overrides; the value is read as YAML.
 
-    >>> parse_setting("video.frames=8")
-    {'video': {'frames': 8}}
+    >>> parse_setting("video.num_frames=8")
+    {'video': {'num_frames': 8}}
 
     Raises:
         UsageError: there is no `=`, or the value is not YAML.
@@ -56,7 +56,7 @@ def parse_setting(text: str) -> dict[str, Any]:
     path, equals, raw = text.partition("=")
     if not equals or not path:
         msg = f"--set {text!r} is not of the form section.key=value"
-        raise UsageError(msg, hint="for example --set video.frames=8")
+        raise UsageError(msg, hint="for example --set video.num_frames=8")
     try:
         value: Any = yaml.safe_load(raw) if raw else ""
     except yaml.YAMLError as error:
@@ -85,11 +85,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"the config file {path} cannot be read ({error.strerror})"
-        raise UsageError(msg, hint="--config is a YAML file, such as: video: {frames: 8}") from error
+        raise UsageError(msg, hint="--config is a YAML file, such as: video: {num_frames: 8}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         msg = f"the config file {path} cannot be read ({_yaml_error(error)})"
-        raise UsageError(msg, hint="write it like: video: {frames: 8}") from error
+        raise UsageError(msg, hint="write it like: video: {num_frames: 8}") from error
     if not isinstance(value, dict):
         msg = f"the config file {path} holds no mapping"
-        raise UsageError(msg, hint="write it like: video: {frames: 8}")
+        raise UsageError(msg, hint="write it like: video: {num_frames: 8}")
     return value

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from avdata.config.overrides import Overrides
 
 _LOG_STFT: Overrides = {
-    "sample_rate": 22_050, "kind": "log-stft", "n_fft": 512, "hop": 353, "power": 1.0, "log": "ln",
-    "floor": 1e-7, "clamp": True, "layout": "repeat",
+    "sample_rate": 22_050, "feature": "log-stft", "n_fft": 512, "hop_length": 353, "power": 1.0, "log": "ln",
+    "amin": 1e-7, "clamp": True, "layout": "repeat",
 }  # fmt: skip
 
 PRESETS: Mapping[str, Overrides] = {
@@ -17,7 +17,7 @@ PRESETS: Mapping[str, Overrides] = {
     # The front end of the SNNergy author's public code: 40,800 samples, dB below the clip's maximum, min–max.
     "snnergy-repeat": {
         "audio": {
-            "n_fft": 2048, "hop": 320, "reference": "max", "top_db": 80.0, "normalize": "minmax",
+            "n_fft": 2048, "hop_length": 320, "ref": "max", "top_db": 80.0, "normalize": "minmax",
             "layout": "repeat",
         },
         "align": {"window": "start", "seconds": 2.55},
@@ -25,13 +25,19 @@ PRESETS: Mapping[str, Overrides] = {
     # OGM-GE (CVPR 2022), CramedDataset.py: tile to 3 s, log|STFT| 257×188; every 29th frame at 224×224.
     "ogmge": {
         "audio": _LOG_STFT,
-        "video": {"frames": 3, "size": 224, "fit": "stretch", "pick": "every", "every": 29},
-        "align": {"window": "start", "seconds": 3.0, "pad": "repeat", "correct": "none"},
+        "video": {
+            "num_frames": 3, "size": 224, "resize_mode": "stretch",
+            "frame_sampling": "every", "frame_interval": 29,
+        },
+        "align": {"window": "start", "seconds": 3.0, "pad": "repeat", "offset_correction": "none"},
     },
     # S-CMRL (arXiv 2502.12488): the whole clip's log|STFT| squeezed to 128×128; one still, T=4 times.
     "scmrl": {
         "audio": {**_LOG_STFT, "resize": [128, 128]},
-        "video": {"frames": 4, "size": 128, "short_side": 256, "pick": "random-of-every", "every": 29},
-        "align": {"window": "whole", "seconds": None, "correct": "none"},
+        "video": {
+            "num_frames": 4, "size": 128, "short_side": 256,
+            "frame_sampling": "random-of-every", "frame_interval": 29,
+        },
+        "align": {"window": "whole", "seconds": None, "offset_correction": "none"},
     },
 }  # fmt: skip

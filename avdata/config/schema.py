@@ -1,6 +1,6 @@
 """The typed settings of a preparation, and the hash that names them.
 
-Every model is frozen and refuses unknown keys. `T`, the number of steps of a sample, is `video.frames`.
+Every model is frozen and refuses unknown keys. `T`, the number of steps of a sample, is `video.num_frames`.
 """
 
 from __future__ import annotations
@@ -34,21 +34,19 @@ class AudioConfig(_Settings):
         description="wav: the separate file; container: the video's own sound; auto: wav, else that",
     )
     sample_rate: int = Field(16_000, ge=1_000, le=192_000, description="Hz after resampling")
-    kind: Literal["log-mel", "log-stft"] = Field("log-mel", description="mel bands, or bins of the STFT")
+    feature: Literal["log-mel", "log-stft"] = Field("log-mel", description="mel bands, or bins of the STFT")
     n_fft: int = Field(1024, ge=16, le=65_536, description="samples of a window")
-    hop: int = Field(80, ge=1, description="samples between columns")
+    hop_length: int = Field(80, ge=1, description="samples between columns")
     n_mels: int = Field(128, ge=1, le=1024, description="mel bands; log-stft keeps n_fft/2+1 bins instead")
     fmin: float = Field(0.0, ge=0, description="Hz, where the mel bands begin")
     fmax: float | None = Field(None, gt=0, description="Hz, where they end; None is half the sample rate")
     power: float = Field(2.0, gt=0, le=4, description="1: magnitude, 2: power")
     log: Literal["db", "ln", "pcen"] = Field(
         "db",
-        description="db: 10·log10(max(S, floor)); ln: log(S + floor); pcen: librosa.pcen instead",
+        description="db: 10·log10(max(S, amin)); ln: log(S + amin); pcen: librosa.pcen instead",
     )
-    floor: float = Field(1e-10, gt=0, description="keeps silence finite; see log")
-    reference: Literal["one", "max"] = Field(
-        "one", description="what 0 dB is: 1.0, or the sample's own maximum"
-    )
+    amin: float = Field(1e-10, gt=0, description="keeps silence finite; see log")
+    ref: Literal["one", "max"] = Field("one", description="what 0 dB is: 1.0, or the sample's own maximum")
     top_db: float | None = Field(None, gt=0, description="clip below (maximum − top_db); db only")
     clamp: bool = Field(False, description="clip the waveform to ±1 first")
     normalize: Literal["none", "minmax", "zscore"] = Field("none", description="of the sample by itself")
@@ -65,27 +63,27 @@ class AudioConfig(_Settings):
         """Rows of the stored picture, F."""
         if self.resize:
             return self.resize[0]
-        return self.n_mels if self.kind == "log-mel" else self.n_fft // 2 + 1
+        return self.n_mels if self.feature == "log-mel" else self.n_fft // 2 + 1
 
 
 class VideoConfig(_Settings):
     """Which frames are used, and how they become pictures."""
 
-    frames: int = Field(4, ge=1, le=256, description="steps of a sample, T, one frame each")
+    num_frames: int = Field(4, ge=1, le=256, description="steps of a sample, T, one frame each")
     size: int = Field(128, ge=8, le=2048, description="height and width, pixels")
-    fit: Literal["crop", "stretch", "letterbox", "face"] = Field(
+    resize_mode: Literal["crop", "stretch", "letterbox", "face"] = Field(
         "crop",
         description="how a frame becomes a square; face: around the face, one place for all frames of a clip",
     )
     short_side: int | None = Field(
-        None, description="crop: scale the short side to this, then crop size from the centre"
+        None, description="crop: scale the short side to this, then crop size from the center"
     )
-    colour: Literal["rgb", "grey"] = Field("rgb", description="channels of a frame: 3 or 1")
-    pick: Literal["middle", "every", "random-of-every"] = Field(
+    color: Literal["rgb", "gray"] = Field("rgb", description="channels of a frame: 3 or 1")
+    frame_sampling: Literal["middle", "every", "random-of-every"] = Field(
         "middle",
         description="middle: on screen mid-step; every: frames 0, n, 2n …; random-of-every: one of those",
     )
-    every: int = Field(29, ge=1, description="n of the two `every` rules")
+    frame_interval: int = Field(29, ge=1, description="n of `every` and `random-of-every`")
     decoder: Literal["pyav", "decord"] = Field(
         "pyav", description="decord shows the same frames, and notices no corrupt ones"
     )
@@ -102,9 +100,9 @@ class VideoConfig(_Settings):
 class AlignConfig(_Settings):
     """The one time axis: which window of a clip is used and how its two streams are brought together."""
 
-    window: Literal["whole", "start", "centre", "loudest", "event", "segments"] = Field(
+    window: Literal["whole", "start", "center", "loudest", "event", "segments"] = Field(
         "start",
-        description="start, centre: of all streams; loudest: where most sound energy is; event: around the"
+        description="start, center: of all streams; loudest: where most sound energy is; event: around the"
         " middle of the clip's event; segments: steps of `seconds`, one every `hop`, from the start",
     )
     seconds: float | None = Field(
@@ -119,7 +117,7 @@ class AlignConfig(_Settings):
     pad: Literal["zeros", "repeat", "edge"] = Field(
         "zeros", description="what is heard where there is no sound; the first or last frame is shown"
     )
-    correct: Literal["measured", "container", "none"] = Field(
+    offset_correction: Literal["measured", "container", "none"] = Field(
         "measured",
         description="where a separate audio file starts: as correlation says; at the container's audio; at 0",
     )
@@ -180,14 +178,14 @@ class QualityConfig(_Settings):
 class ShardConfig(_Settings):
     """How samples are grouped into shards."""
 
-    samples: int = Field(512, ge=1, le=1_000_000, description="samples a shard")
+    samples_per_shard: int = Field(512, ge=1, le=1_000_000, description="samples a shard")
 
 
 class SelectConfig(_Settings):
     """Which clips are prepared and into which split they go."""
 
     split_by: str | None = Field(None, description="one of the recipe's splits; None is its default")
-    leaks: Literal["keep", "drop-train"] = Field(
+    group_leakage: Literal["keep", "drop-train"] = Field(
         "keep", description="train clips whose group is in val or test"
     )
     limit: int | None = Field(
@@ -201,7 +199,7 @@ class SelectConfig(_Settings):
 class Config(_Settings):
     """All settings of one preparation.
 
-    >>> Config().video.frames, Config().mel_columns
+    >>> Config().video.num_frames, Config().mel_columns
     (4, 128)
     """
 
@@ -225,32 +223,32 @@ class Config(_Settings):
             raise ValueError(msg)
         if self.audio.layout == "step":
             for samples in {self._step_samples(), self._stride_samples()}:
-                columns = samples / self.audio.hop
+                columns = samples / self.audio.hop_length
                 if columns.denominator != 1:
                     msg = (
                         f"a step must hold a whole number of mel columns, and {float(samples):g}"
-                        f" samples / hop {self.audio.hop} is {float(columns):g}:"
-                        " change align.seconds, align.hop, video.frames or audio.hop"
+                        f" samples / hop {self.audio.hop_length} is {float(columns):g}:"
+                        " change align.seconds, align.hop, video.num_frames or audio.hop_length"
                     )
                     raise ValueError(msg)
             if self.audio.resize:
                 msg = "audio.resize works on the whole picture: set audio.layout=repeat with it"
                 raise ValueError(msg)
         self._check_audio_finite()
-        width = self.video.frames * self.video.size
+        width = self.video.num_frames * self.video.size
         if self.video.storage == "jpeg" and width > MAX_JPEG_WIDTH:
             msg = (
-                f"a JPEG strip of video.frames {self.video.frames} × video.size {self.video.size} would be"
-                f" {width:,} pixels wide, and {MAX_JPEG_WIDTH:,} are possible: set video.storage to "
-                f"png or npy"
+                f"A JPEG strip of {self.video.num_frames} frames (video.num_frames) of {self.video.size}"
+                f" (video.size) is {width:,} pixels wide; the limit is {MAX_JPEG_WIDTH:,}."
+                " Set video.storage to png or npy"
             )
             raise ValueError(msg)
         return self
 
     def _check_audio_finite(self) -> None:
         audio = self.audio
-        if audio.floor < MIN_AMIN:
-            msg = f"audio.floor {audio.floor:g} is none in float32: from {MIN_AMIN:g} on it is one"
+        if audio.amin < MIN_AMIN:
+            msg = f"audio.amin {audio.amin:g} is none in float32: from {MIN_AMIN:g} on it is one"
             raise ValueError(msg)
         top = audio.fmax or audio.sample_rate / 2
         if top > audio.sample_rate / 2:
@@ -263,16 +261,18 @@ class Config(_Settings):
 
     def _step_samples(self) -> Fraction:
         align = self.align
-        seconds = align.stride(self.video.frames) if align.segment is None else Fraction(str(align.seconds))
+        seconds = (
+            align.stride(self.video.num_frames) if align.segment is None else Fraction(str(align.seconds))
+        )
         return seconds * self.audio.sample_rate
 
     def _stride_samples(self) -> Fraction:
-        return self.align.stride(self.video.frames) * self.audio.sample_rate
+        return self.align.stride(self.video.num_frames) * self.audio.sample_rate
 
     @property
     def step_columns(self) -> int:
         """Columns from one step's start to the next's; L, unless segments overlap or lie apart."""
-        return int(self._stride_samples() / self.audio.hop)
+        return int(self._stride_samples() / self.audio.hop_length)
 
     @property
     def mel_columns(self) -> int:
@@ -280,10 +280,10 @@ class Config(_Settings):
         if self.audio.resize:
             return self.audio.resize[1]
         if self.audio.layout == "step":
-            return int(self._step_samples() / self.audio.hop)
-        window = round(self.align.window_seconds(self.video.frames) * self.audio.sample_rate)
-        # Centred windows of an odd length reach half a sample less far.
-        return 1 + (window - self.audio.n_fft % 2) // self.audio.hop
+            return int(self._step_samples() / self.audio.hop_length)
+        window = round(self.align.window_seconds(self.video.num_frames) * self.audio.sample_rate)
+        # Centerd windows of an odd length reach half a sample less far.
+        return 1 + (window - self.audio.n_fft % 2) // self.audio.hop_length
 
     def canonical(self) -> str:
         """The settings as one line of JSON with sorted keys: equal settings give equal text."""
@@ -298,7 +298,7 @@ class Config(_Settings):
 def build_config(*layers: Overrides) -> Config:
     """Settings from overrides laid over one another, the last one on top.
 
-    >>> build_config({"video": {"frames": 8}}).video.frames
+    >>> build_config({"video": {"num_frames": 8}}).video.num_frames
     8
 
     Raises:

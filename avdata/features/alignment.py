@@ -53,7 +53,7 @@ def step_centers(window: Window, steps: int, segment: float | None = None) -> np
 def estimate_av_offset(
     separate: np.ndarray, own: np.ndarray, rate: int, max_lag: float
 ) -> tuple[float, float]:
-    """Where a separate sound lies within the container's own, by normalised cross-correlation.
+    """Where a separate sound lies within the container's own, by normalized cross-correlation.
 
     >>> noise = np.random.default_rng(0).normal(size=16000)
     >>> offset, peak = estimate_av_offset(noise[160:], noise, 16000, 0.5)
@@ -140,8 +140,8 @@ def select_window(
 ) -> Window:
     """The window of a clip whose streams cover `spans`, each [start, end) in seconds.
 
-    `start` and `segments` begin with the earliest stream; `centre` has its middle in that of all streams
-    together; `event` in that of the event, or as `centre` when there is none; `loudest` is the earliest place
+    `start` and `segments` begin with the earliest stream; `center` has its middle in that of all streams
+    together; `event` in that of the event, or as `center` when there is none; `loudest` is the earliest place
     with the most sound energy, where both streams are as long as they are long enough. None of them begins
     before the streams, or ends after them while they are long enough. `whole` covers them all.
 
@@ -158,7 +158,7 @@ def select_window(
     if align.window == "segments":
         return Window(first, first + float(align.window_seconds(steps)))
     begin = first
-    if align.window == "centre" or (align.window == "event" and event is None):
+    if align.window == "center" or (align.window == "event" and event is None):
         begin = max(first, (first + last - align.seconds) / 2)
     elif align.window == "event" and event is not None:
         begin = max(first, min((event[0] + event[1] - align.seconds) / 2, last - align.seconds))

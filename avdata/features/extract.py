@@ -92,11 +92,11 @@ def extract_features(clip: Clip, config: Config) -> Features:
         MediaError: the clip cannot become a sample; the reason says why.
     """
     check_file_sizes((clip.video, clip.audio), config.quality)
-    if clip.still:
+    if clip.is_image:
         return _assemble(clip, None, _separate_audio(clip, config), config)
     has_own = clip.audio is None or config.audio.source == "container" or not clip.audio.is_file()
     with open_video(
-        clip.video, config.quality, audio=has_own or config.align.correct != "none"
+        clip.video, config.quality, audio=has_own or config.align.offset_correction != "none"
     ) as video_file:
         if has_own:
             own = video_file.audio_track()
@@ -119,7 +119,7 @@ def _assemble(clip: Clip, video_file: VideoFile | None, placed: _AlignedAudio, c
         spans.append((frame_times.start, frame_times.end))
         flags += check_durations(placed.span, frame_times, config)
     window = select_window(
-        config.align, spans, steps=config.video.frames, event=clip.event, loudness=placed.loudness
+        config.align, spans, steps=config.video.num_frames, event=clip.event, loudness=placed.loudness
     )
     pictures, noticed = _step_frames(clip, video_file, window, config)
     flags += noticed
@@ -154,7 +154,7 @@ def _separate_audio(clip: Clip, config: Config) -> _AlignedAudio:
 
 def _align_audio(video_file: VideoFile, placed: _AlignedAudio, config: Config) -> _AlignedAudio:
     """A separate sound where the config wants it on the axis of the film."""
-    if config.align.correct == "none":
+    if config.align.offset_correction == "none":
         return placed
     try:
         own = video_file.audio_track()
@@ -170,7 +170,7 @@ def _align_audio(video_file: VideoFile, placed: _AlignedAudio, config: Config) -
     offset = own.start + lag
     believed = peak >= config.align.min_peak
     flags = [] if believed else [SampleFlag.LOW_CORRELATION]
-    start = offset if believed and config.align.correct == "measured" else own.start
+    start = offset if believed and config.align.offset_correction == "measured" else own.start
     if own.end - (start + len(separate.samples) / separate.rate) > config.align.max_mismatch:
         flags.append(SampleFlag.AUDIO_TRUNCATED)
     return _AlignedAudio(separate, start, offset, peak, tuple(flags))
@@ -182,11 +182,11 @@ def _step_frames(
     """The picture of each step, uint8 [size, size, C], and what was noticed of them."""
     video = config.video
     if video_file is None:
-        return _resized_frames([read_image(clip.video, config.quality)] * video.frames, video)
+        return _resized_frames([read_image(clip.video, config.quality)] * video.num_frames, video)
     times = _step_frame_times(clip, video_file.frame_times, window, config)
     if video.decoder == "decord":
         return _resized_frames(read_frames_decord(clip.video, video_file.frame_times, times), video)
-    if video.fit == "face":
+    if video.resize_mode == "face":
         return _resized_frames(video_file.frames_at(times, seek=video.seek), video)
     return video_file.frames_at(times, seek=video.seek, video=video), []
 
@@ -194,22 +194,24 @@ def _step_frames(
 def _resized_frames(frames: Sequence[Frame], video: VideoConfig) -> tuple[list[Frame], list[SampleFlag]]:
     """Whole pictures as squares; one that stands for several steps is made once."""
     whole = {id(frame): frame for frame in frames}
-    square = detect_face_box([frame.pixels for frame in whole.values()]) if video.fit == "face" else None
+    square = (
+        detect_face_box([frame.pixels for frame in whole.values()]) if video.resize_mode == "face" else None
+    )
     made = {
         name: replace(one, pixels=resize_image(square.crop(one.pixels) if square else one.pixels, video))
         for name, one in whole.items()
     }
-    missed = video.fit == "face" and square is None
+    missed = video.resize_mode == "face" and square is None
     return [made[id(frame)] for frame in frames], [SampleFlag.NO_FACE] if missed else []
 
 
 def _step_frame_times(clip: Clip, frame_times: FrameTimes, window: Window, config: Config) -> list[float]:
     """The moment whose frame stands for each step, s."""
     video = config.video
-    if video.pick == "middle":
-        return [float(moment) for moment in step_centers(window, video.frames, config.align.segment)]
-    every = frame_times.times[:: video.every]
-    if video.pick == "random-of-every":
+    if video.frame_sampling == "middle":
+        return [float(moment) for moment in step_centers(window, video.num_frames, config.align.segment)]
+    every = frame_times.times[:: video.frame_interval]
+    if video.frame_sampling == "random-of-every":
         number = int.from_bytes(hashlib.sha256(clip.key.encode()).digest()[:8])
-        return [float(every[number % len(every)])] * video.frames
-    return [float(every[min(step, len(every) - 1)]) for step in range(video.frames)]
+        return [float(every[number % len(every)])] * video.num_frames
+    return [float(every[min(step, len(every) - 1)]) for step in range(video.num_frames)]

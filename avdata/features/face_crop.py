@@ -72,12 +72,12 @@ def _largest_face(pixels: np.ndarray) -> tuple[float, float, float] | None:
     """Middle, across and down, and width of the largest face, in pixels."""
     import cv2  # noqa: PLC0415
 
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    scale = min(MAX_DETECTION_SIDE / max(grey.shape), 1.0)
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    scale = min(MAX_DETECTION_SIDE / max(gray.shape), 1.0)
     if scale < 1:
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     found = _cascade().detectMultiScale(
-        cv2.equalizeHist(grey), scaleFactor=1.1, minNeighbors=5, minSize=(MIN_FACE_SIDE, MIN_FACE_SIDE)
+        cv2.equalizeHist(gray), scaleFactor=1.1, minNeighbors=5, minSize=(MIN_FACE_SIDE, MIN_FACE_SIDE)
     )
     if not len(found):
         return None
@@ -92,7 +92,7 @@ def _cascade() -> Any:
     try:
         import cv2  # noqa: PLC0415
     except ImportError as error:
-        msg = f"video.fit=face needs OpenCV, which cannot be loaded ({error})"
+        msg = f"video.resize_mode=face needs OpenCV, which cannot be loaded ({error})"
         raise UsageError(msg, hint=hint) from error
     # One thread, as everything in a worker.
     cv2.setNumThreads(1)
@@ -101,6 +101,6 @@ def _cascade() -> Any:
     facts = Path(cv2.__file__).with_name("data") / "haarcascade_frontalface_alt2.xml"
     cascade = found(str(facts)) if found else None
     if cascade is None or cascade.empty():
-        msg = f"OpenCV {cv2.__version__} comes without the face detector that video.fit=face uses"
+        msg = f"OpenCV {cv2.__version__} comes without the face detector that video.resize_mode=face uses"
         raise UsageError(msg, hint=hint)
     return cascade

@@ -103,7 +103,7 @@ def publish(
         repo: `user/name`; made if it is not there.
         private: make the repository one that only its owners see.
         revision: branch to publish on; made if it is not there.
-        i_have_permission: the owners of the media allowed it, though the licence does not allow everybody;
+        i_have_permission: the owners of the media allowed it, though the license does not allow everybody;
             the card says so.
         dry_run: find out what would be uploaded, and change nothing; without a network, as if nothing of the
             set were on the Hub.
@@ -112,7 +112,7 @@ def publish(
 
     Raises:
         UsageError: `repo` is not a name, or `revision` the branch that uploads go through.
-        AvdataError: the set is not whole, its licence does not allow it, or the Hub refuses or fails.
+        AvdataError: the set is not whole, its license does not allow it, or the Hub refuses or fails.
     """
     from huggingface_hub import HfApi  # noqa: PLC0415
 
@@ -149,16 +149,16 @@ def _is_reachable(api: Any, repo: str, *, dry_run: bool) -> bool:
 
 
 def _is_publishable(info: Mapping[str, Any]) -> bool:
-    return bool(info["licence"]) and info["licence"]["publish"] == "yes"
+    return bool(info["license"]) and info["license"]["publish"] == "yes"
 
 
 def _check_license(info: Mapping[str, Any], *, allowed: bool) -> None:
     if allowed or _is_publishable(info):
         return
-    licence = info["licence"]
+    license = info["license"]
     why = (
-        f"licence {licence['name']}. {licence['note']}"
-        if licence
+        f"license {license['name']}. {license['note']}"
+        if license
         else "it was prepared with checksums off, so nobody knows what it was made from"
     )
     msg = f"{info['title']} may not be published: {why}"

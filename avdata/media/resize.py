@@ -1,4 +1,4 @@
-"""A picture as a square of the config's size and colour."""
+"""A picture as a square of the config's size and color."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ class _Layout:
 
 def _layout(height: int, width: int, video: VideoConfig) -> _Layout:
     size = video.size
-    if video.fit == "stretch":
+    if video.resize_mode == "stretch":
         return _Layout((size, size), (0, 0, size, size))
-    if video.fit == "letterbox":
+    if video.resize_mode == "letterbox":
         scale = size / max(height, width)
         tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
         return _Layout((tall, wide), (0, 0, tall, wide), ((size - tall) // 2, (size - wide) // 2))
-    shorter = (video.short_side or size) if video.fit == "crop" else size
+    shorter = (video.short_side or size) if video.resize_mode == "crop" else size
     scale = max(shorter, size) / min(height, width)
     tall, wide = max(size, int(height * scale)), max(size, int(width * scale))
     return _Layout((tall, wide), (round((tall - size) / 2), round((wide - size) / 2), size, size))
 
 
 def resize_image(pixels: np.ndarray, video: VideoConfig) -> np.ndarray:
-    """A picture as a square of the config's size and colour: uint8 [H, W, 3] to uint8 [size, size, C].
+    """A picture as a square of the config's size and color: uint8 [H, W, 3] to uint8 [size, size, C].
 
     Scaling is Pillow's antialiased bilinear one, of which torchvision's is a copy: one value in some hundred
     differs, by 1.
@@ -61,12 +61,12 @@ def resize_image(pixels: np.ndarray, video: VideoConfig) -> np.ndarray:
 def resize_frame(frame: Any, video: VideoConfig, convert: VideoReformatter) -> np.ndarray:
     """A decoded frame as `resize_image` makes it of its pixels, turned as the display matrix says.
 
-    A frame that becomes smaller is scaled by swscale while its colours are converted, in a third of the time:
-    so exactly that the mean difference from the antialiased scaling of exact colours is well below 1 of 255.
+    A frame that becomes smaller is scaled by swscale while its colors are converted, in a third of the time:
+    so exactly that the mean difference from the antialiased scaling of exact colors is well below 1 of 255.
 
     Args:
         frame: PyAV's.
-        video: size, fit and colour.
+        video: size, fit and color.
         convert: PyAV's `VideoReformatter`, which keeps its tables from frame to frame.
 
     Returns:
@@ -111,13 +111,13 @@ def frame_to_rgb(frame: Any, convert: VideoReformatter, size: tuple[int, int] | 
 
 
 def _place_in_square(part: np.ndarray, layout: _Layout, video: VideoConfig) -> np.ndarray:
-    """The kept part of a scaled picture in its place in the square, in the config's colour."""
+    """The kept part of a scaled picture in its place in the square, in the config's color."""
     image = part
     if part.shape[:2] != (video.size, video.size):
         image = np.zeros((video.size, video.size, 3), np.uint8)
         (top, left), (tall, wide) = layout.place, part.shape[:2]
         image[top : top + tall, left : left + wide] = part
-    return (image @ LUMA)[..., None].astype(np.uint8) if video.colour == "grey" else image
+    return (image @ LUMA)[..., None].astype(np.uint8) if video.color == "gray" else image
 
 
 def _scaled(pixels: np.ndarray, size: tuple[int, int], part: tuple[int, int, int, int]) -> np.ndarray:

@@ -102,7 +102,7 @@ def _info(
         "config_hash": config.hash,
         "plan": provenance.plan_hash,
         "source": checksum_facts(manifest),
-        "licence": manifest.licence.model_dump() if manifest else None,
+        "license": manifest.license.model_dump() if manifest else None,
         "citation": manifest.citation if manifest else None,
         "ethics": manifest.ethics if manifest else None,
         "labels": list(recipe.labels),
@@ -168,10 +168,10 @@ def _leaking_groups(rows: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _shape(config: Config) -> dict[str, list[int]]:
-    steps, size = config.video.frames, config.video.size
+    steps, size = config.video.num_frames, config.video.size
     return {
         "mel": [steps, config.audio.bins, config.mel_columns],
-        "frames": [steps, size, size, 3 if config.video.colour == "rgb" else 1],
+        "frames": [steps, size, size, 3 if config.video.color == "rgb" else 1],
     }
 
 
@@ -192,7 +192,7 @@ def _mel_stats(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[float]] |
 
 def _tools(config: Config) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in (*TOOLS, "opencv-python-headless") if config.video.fit == "face" else TOOLS:
+    for name in (*TOOLS, "opencv-python-headless") if config.video.resize_mode == "face" else TOOLS:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -72,11 +72,13 @@ class PreparationPlan:
         That is 1.2 bits a pixel and channel for JPEG, 2.8 for PNG, and 6.4 a sample of sound for FLAC.
         """
         audio, video = self.config.audio, self.config.video
-        pixels = video.frames * video.size**2 * (3 if video.colour == "rgb" else 1)
+        pixels = video.num_frames * video.size**2 * (3 if video.color == "rgb" else 1)
         frames = pixels * {"npy": 1.0, "png": 0.35, "jpeg": 0.15}[video.storage]
-        seconds = float(self.config.align.window_seconds(video.frames)) if self.config.align.seconds else 3
+        seconds = (
+            float(self.config.align.window_seconds(video.num_frames)) if self.config.align.seconds else 3
+        )
         sound = seconds * audio.sample_rate * 0.8 if audio.flac else 0
-        mel = video.frames * audio.bins * self.config.mel_columns * 2
+        mel = video.num_frames * audio.bins * self.config.mel_columns * 2
         return int(len(self.clips) * (mel + frames + sound + 5_000))
 
 
@@ -99,7 +101,7 @@ def plan_preparation(
     """
     recipe = load_recipe(recipe)
     settled = config if isinstance(config, Config) else recipe.configure(preset, config or {})
-    if settled.video.fit == "face":
+    if settled.video.resize_mode == "face":
         require_detector()
     folder, facts, files = _sources(recipe, source, settled, manifest, checksums, progress)
     split_by = recipe.check_split(settled.select.split_by)
@@ -262,7 +264,7 @@ def _shards(
     for split in SPLITS:
         held = [candidate for candidate in candidates if candidate.clip.split == split]
         held.sort(key=lambda candidate: hash_order(candidate.clip.key, config.select.seed))
-        size = config.shards.samples
+        size = config.shards.samples_per_shard
         count = -(-len(held) // size)
         for number in range(count):
             name = shard_name(recipe.name, split, number, count)

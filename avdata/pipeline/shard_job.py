@@ -200,7 +200,7 @@ def _sources(candidate: ValidClip) -> dict[str, dict[str, Any]]:
 def _steps(job: ShardJob, candidate: ValidClip, features: Features) -> dict[str, Any]:
     """Times of the steps and, where a label holds only for part of the clip, the label index of each."""
     start, end = features.window
-    align, steps = job.config.align, job.config.video.frames
+    align, steps = job.config.align, job.config.video.num_frames
     middles = [round(float(middle), 6) for middle in step_centers(Window(start, end), steps, align.segment)]
     if job.background is None:
         return {"step_times": middles}

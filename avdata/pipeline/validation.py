@@ -108,12 +108,12 @@ def _validate_clip(clip: Clip, audio: AudioConfig, files: FileLookup) -> ValidCl
 
 def _audio_file(clip: Clip, audio: AudioConfig, files: FileLookup) -> Path | None:
     if audio.source == "container":
-        if clip.still:
+        if clip.is_image:
             raise MediaError(QuarantineReason.MISSING_AUDIO, "a still image has no sound of its own")
         return None
     if clip.audio is not None and files.has(clip.audio):
         return clip.audio
-    if audio.source == "wav" or clip.still:
+    if audio.source == "wav" or clip.is_image:
         missing = (
             f"there is no {clip.audio.name}" if clip.audio else "the dataset has no separate audio for it"
         )

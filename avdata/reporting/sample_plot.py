@@ -44,12 +44,12 @@ def save_sample_plot(sample: StoredSample, path: str | Path) -> None:
     width = (end - start) / steps
     for step, frame in enumerate(sample.frames):
         left = start + step * width
-        grey = frame.shape[-1] == 1
+        gray = frame.shape[-1] == 1
         sight.imshow(
-            frame[..., 0] if grey else frame,
+            frame[..., 0] if gray else frame,
             extent=(left, left + width, 0, 1),
             aspect="auto",
-            cmap="gray" if grey else None,
+            cmap="gray" if gray else None,
         )
     for edge in np.linspace(start, end, steps + 1):
         sound.axvline(edge, color="white", linewidth=0.7, linestyle=":")

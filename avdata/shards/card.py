@@ -14,7 +14,7 @@ CARD_MARKER = (
 )
 
 PERMISSION = (
-    "**Published with permission.** The licence of the source does not allow everybody to publish this set."
+    "**Published with permission.** The license of the source does not allow everybody to publish this set."
     " Whoever published it stated, with `--i-have-permission`, to have the permission of the owners of the"
     " media. It passes to nobody else: ask the owners before you publish it again."
 )
@@ -49,8 +49,8 @@ def dataset_card(info: Mapping[str, Any], *, repo: str = "USER/NAME", permission
 def _head(info: Mapping[str, Any]) -> list[str]:
     import yaml  # noqa: PLC0415
 
-    licence = info["licence"] or {"id": "unknown"}
-    named = {"license_name": licence.get("name"), "license_link": licence.get("link")}
+    license = info["license"] or {"id": "unknown"}
+    named = {"license_name": license.get("name"), "license_link": license.get("link")}
     files = [{"split": HUB_SPLITS[split], "path": f"{split}/*.tar"} for split in info["splits"]]
     splits = [
         {"name": HUB_SPLITS[split], "num_bytes": _bytes(held), "num_examples": held["samples"]}
@@ -59,8 +59,8 @@ def _head(info: Mapping[str, Any]) -> list[str]:
     size = sum(split["num_bytes"] for split in splits)
     head: dict[str, Any] = {
         "pretty_name": info["title"],
-        "license": licence["id"],
-        **(named if licence["id"] == "other" else {}),
+        "license": license["id"],
+        **(named if license["id"] == "other" else {}),
         "task_categories": ["video-classification", "audio-classification"],
         "size_categories": [_size(sum(held["samples"] for held in info["splits"].values()))],
         "tags": ["webdataset", "audio-visual", "spectrogram", "avdata", "croissant"],
@@ -181,7 +181,7 @@ def _preprocessing(info: Mapping[str, Any]) -> list[str]:
         "",
         "All times are seconds on the clip's own axis, as the container's presentation timestamps say, not"
         " frame numbers divided by a nominal rate. Step t covers [start + t·d, start + (t + 1)·d); its frame"
-        " is the one on screen at the step's middle, its mel columns are those whose window centres lie"
+        " is the one on screen at the step's middle, its mel columns are those whose window centers lie"
         " inside it. Where sound and pictures come from different files, `av_offset` is measured by"
         " cross-correlation.",
         "",
@@ -264,11 +264,11 @@ def _ethics(info: Mapping[str, Any]) -> list[str]:
 
 
 def _rights(info: Mapping[str, Any]) -> list[str]:
-    licence = info["licence"]
+    license = info["license"]
     return [
-        "## Licence and citation",
+        "## License and citation",
         "",
-        f"{licence['name']}. {licence['note']}" if licence else "Unknown: prepared with checksums off.",
+        f"{license['name']}. {license['note']}" if license else "Unknown: prepared with checksums off.",
         "",
         *([f"- The dataset: {info['citation']}"] if info["citation"] else []),
         f"- The network that this preparation was made for, SNNergy: {_PAPER}",

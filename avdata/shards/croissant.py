@@ -56,7 +56,7 @@ def croissant(info: Mapping[str, Any], index_sha256: str) -> bytes:
         info: what dataset.json holds.
         index_sha256: checksum of index.parquet.
     """
-    licence = info["licence"] or {}
+    license = info["license"] or {}
     said: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -64,7 +64,7 @@ def croissant(info: Mapping[str, Any], index_sha256: str) -> bytes:
         "name": f"{info['name']}-avdata",
         "description": f"{info['title']}: aligned sound and pictures as WebDataset shards.",
         "version": f"{info['format']}.{info['recipe']['version']}.0",
-        "license": licence.get("link") or licence.get("name") or "unknown",
+        "license": license.get("link") or license.get("name") or "unknown",
         "citeAs": info["citation"],
         "url": info["source"].get("homepage"),
         "distribution": [_index(index_sha256), *_shards(info)],

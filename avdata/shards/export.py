@@ -7,7 +7,7 @@ author-npy is that of the SNNergy author's public code (muhammadessam/linear_att
     labels_SPLIT.npy   int64 [N]
 
 for SPLIT in train, val and test; its loader takes the arrays as they are and calls `.float()`. It says
-nothing of colours and scale: the values are those of the set, frames divided by 255. `keys_SPLIT.txt` names
+nothing of colors and scale: the values are those of the set, frames divided by 255. `keys_SPLIT.txt` names
 the samples, one a line, in the order of the arrays, which is that of the index.
 """
 

@@ -1,4 +1,4 @@
-"""The on-disk format, version 1: deterministic tars, their index, and reading one sample back.
+"""The on-disk format, version 2: deterministic tars, their index, and reading one sample back.
 
 A prepared set is a folder:
 
@@ -10,15 +10,17 @@ A prepared set is a folder:
     SPLIT/NAME-SPLIT-00000-of-00012.tar
 
 A tar is USTAR; every member has mode 0444 and mtime, uid and gid 0, and no user or group name. A sample's
-members stand together, named `KEY.extension`, always in the order of `EXTENSIONS`:
+members stand together, named `KEY.extension`, in alphabetical order of their extensions:
 
-    mel.npy      float16 [T, F, L]                  log-mel of each step
-    frames.jpg   the T frames as one horizontal strip, H × T·W    (or)
-    frames.png   the same strip, exact                            (or)
-    frames.npy   uint8 [T, H, W, C]
-    cls          the label's index, decimal digits
+    cls          label index, decimal digits
+    flac         waveform of the window, 16 bits, if `audio.flac` is set
+    frames.jpg   the T frames as one horizontal strip, H × T·W        (or)
+    frames.npy   uint8 [T, H, W, C]                                   (or)
+    frames.png   the same strip, lossless
     json         label name, split, times, offset, provenance; sorted keys
-    flac         the window's waveform, 16 bits, when the config keeps it
+    mel.npy      float16 [T, F, L], log-mel of each step
+
+A shard is, byte for byte, what `webdataset.TarWriter(mtime=0, user="", group="", mode=0o444)` writes.
 
 An index row's bytes `offset … offset + nbytes` of its shard are one sample: its members' headers, data and
 padding to 512. A shard ends with zero blocks up to a multiple of 10,240 bytes. Nothing is pickled.
@@ -32,9 +34,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-EXTENSIONS = ("mel.npy", "frames.jpg", "frames.png", "frames.npy", "cls", "json", "flac")
+EXTENSIONS = ("cls", "flac", "frames.jpg", "frames.npy", "frames.png", "json", "mel.npy")
 
 TAR_BLOCK = 512
 

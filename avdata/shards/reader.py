@@ -205,6 +205,8 @@ def read_info(root: str | Path) -> dict[str, Any]:
         raise AvdataError(msg, hint="prepare the set again with --overwrite, or fetch it again") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT_VERSION:
         found = info.get("format") if isinstance(info, dict) else None
-        msg = f"{path} is of format {found!r}, and this version reads format {FORMAT_VERSION}"
+        msg = (
+            f"Unsupported format version in {path}: {found!r}; this version of avdata reads {FORMAT_VERSION}."
+        )
         raise AvdataError(msg, hint="install the avdata that wrote it, or prepare the set again")
     return info

@@ -133,7 +133,7 @@ def _leaks(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterat
     if len(leaking) != info["leaks"]:
         shown = ", ".join(leaking[:5])
         yield Problem("splits", f"{len(leaking)} groups are in several splits ({shown}), not {info['leaks']}")
-    dropped = info["config"]["select"]["leaks"] == "drop-train"
+    dropped = info["config"]["select"]["group_leakage"] == "drop-train"
     if dropped and (left := [group for group in leaking if "train" in splits[group]]):
         yield Problem("splits", f"leaks were dropped, yet {left[0]} is in train and held out")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def encode_members(
     features: Features, label: int, facts: Mapping[str, Any], config: Config
 ) -> dict[str, bytes]:
-    """A sample's members as bytes, by extension, in the order of the format.
+    """Encode the members of a sample as bytes, by extension.
 
     Args:
         features: mel float16 [T, F, L], frames uint8 [T, H, W, C], waveform float32 [n] or None.
@@ -90,7 +90,7 @@ class ShardWriter:
         """Append one sample; returns its index row, `row` completed with where it is."""
         offset = self._offset
         digest = hashlib.sha256()
-        for extension, data in members.items():
+        for extension, data in sorted(members.items()):
             for part in (tar_header(f"{key}.{extension}", len(data)), data, bytes(-len(data) % TAR_BLOCK)):
                 self._write(part)
                 digest.update(part)

@@ -61,7 +61,7 @@ class DownloadPlan:
         sources: names of the sources that are needed.
         hosts: where the files come from, in order of preference.
         free: bytes free on the disk of `root`.
-        licence: what the data's owner allows.
+        license: what the data's owner allows.
         notes: what a person should know, a sentence each.
         partial: only lists that the split is made from; which clips are wanted is known when they are there.
     """
@@ -77,7 +77,7 @@ class DownloadPlan:
     sources: tuple[str, ...]
     hosts: tuple[str, ...]
     free: int
-    licence: License
+    license: License
     notes: tuple[str, ...]
     partial: bool = False
 
@@ -122,7 +122,7 @@ def plan_download(
         sources=tuple(source.name for source in needed),
         hosts=tuple(dict.fromkeys(_host(url) for source in needed for url in source.urls)),
         free=free_bytes(root),
-        licence=manifest.licence,
+        license=manifest.license,
         notes=(order.note,) if order.note else (),
         partial=order.partial,
     )

@@ -1,4 +1,4 @@
-"""git-LFS pointers: recognising the text that stands for a file, and listing what a checkout points to.
+"""git-LFS pointers: recognizing the text that stands for a file, and listing what a checkout points to.
 
 A pointer is at most a kilobyte of text: a line `version https://git-lfs.github.com/spec/v1`, then `key
 value` lines in alphabetical order, among them `oid sha256:HEX` and `size BYTES`

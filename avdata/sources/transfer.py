@@ -35,9 +35,10 @@ Tick = Callable[[int, int], None]
 def default_connections(files: Sequence[FileRequest]) -> int:
     """How many connections suit the files: many for small ones, a few for large ones.
 
-    >>> default_connections([FileRequest("a.wav", (), bytes=80_000)]),
-    default_connections([FileRequest("a.zip", ())])
-    (16, 4)
+    >>> default_connections([FileRequest("a.wav", (), bytes=80_000)])
+    16
+    >>> default_connections([FileRequest("a.zip", ())])
+    4
     """
     sizes = [file.bytes if file.bytes is not None else _LARGE for file in files]
     return SMALL_FILE_CONNECTIONS if sizes and sum(sizes) / len(sizes) < _LARGE else LARGE_FILE_CONNECTIONS

@@ -96,7 +96,7 @@ def write_errors(path: Path) -> Iterator[None]:
             hint = "make room and give the same command again to go on: what was finished is kept"
         elif error.errno == errno.EFBIG:
             msg = f"{path} would grow beyond the allowed file size"
-            hint = "finished shards are kept; raise the limit or lower shards.samples"
+            hint = "finished shards are kept; raise the limit or lower shards.samples_per_shard"
         else:
             msg = f"{path} cannot be written ({error.strerror})"
             hint = "choose another place, or make this one writable"

@@ -37,7 +37,7 @@ class AVBatch:
     """A batch of samples.
 
     Attributes:
-        mel: float32 [B, T, 1, F, L], normalised by the train split's statistics unless asked otherwise.
+        mel: float32 [B, T, 1, F, L], normalized by the train split's statistics unless asked otherwise.
         frames: uint8 [B, T, C, H, W]; a view of memory in the order of the storage, which a copy to a device
             keeps: [B, T, H, W, C] of arrays, [B, H, T, W, C] of JPEG strips.
         label: int64 [B].

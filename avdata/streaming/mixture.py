@@ -72,7 +72,7 @@ class MixedDataset:
         self.rank, self.world_size, self.plan_rank = first.rank, first.world_size, first.plan_rank
         self.labels = list(dict.fromkeys(label for one in sets for label in one.labels))
         self._label = [np.array([self.labels.index(name) for name in one.labels], np.int64) for one in sets]
-        # Steps are labelled where a set labels them: the background of all sets comes after all labels.
+        # Steps are labeled where a set labels them: the background of all sets comes after all labels.
         self._steps = first.shape.mel[0] if any(one.info["background"] for one in sets) else 0
         self._starts = np.array([0, *accumulate(len(one) for one in sets)])
 

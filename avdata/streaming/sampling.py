@@ -78,7 +78,7 @@ def assign_spans(shard_sizes: np.ndarray, order: ShuffleConfig) -> list[np.ndarr
 
 
 def _deal_to_nodes(count: int, nodes: int, seed: int) -> np.ndarray:
-    """Pieces in the order of their nodes: every `nodes` neighbours are dealt to different ones."""
+    """Pieces in the order of their nodes: every `nodes` neighbors are dealt to different ones."""
     rounds = -(-count // nodes)
     drawn = np.random.default_rng([seed, 0]).permuted(np.tile(np.arange(nodes), (rounds, 1)), axis=1)
     return np.argsort(drawn.ravel()[:count], kind="stable")

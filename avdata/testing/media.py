@@ -34,7 +34,7 @@ class Scene:
         seconds: length.
         flashes: when the picture turns white, s; each lasts 0.1 s.
         beeps: when a 1 kHz tone sets in, s; each lasts 0.1 s.
-        seed: of the picture's colours and the noise.
+        seed: of the picture's colors and the noise.
         fps: frames a second.
         size: width and height, pixels.
         rate: Hz of the sound.
@@ -61,7 +61,7 @@ class Scene:
 
 
 def scene_frame(scene: Scene, number: int) -> np.ndarray:
-    """Frame `number` of a scene, uint8 [H, W, 3]: colour bands that move, white during a flash."""
+    """Frame `number` of a scene, uint8 [H, W, 3]: color bands that move, white during a flash."""
     width, height = scene.size
     when = number / float(scene.fps)
     if any(flash - 1e-9 <= when < flash + FLASH_SECONDS for flash in scene.flashes):
@@ -69,8 +69,8 @@ def scene_frame(scene: Scene, number: int) -> np.ndarray:
     if scene.black:
         return np.zeros((height, width, 3), np.uint8)
     dice = np.random.default_rng(scene.seed)
-    colours = dice.integers(40, 160, size=(8, 3), dtype=np.uint8)
-    bands = colours[((np.arange(width) + 3 * number) * 8 // width) % 8]
+    colors = dice.integers(40, 160, size=(8, 3), dtype=np.uint8)
+    bands = colors[((np.arange(width) + 3 * number) * 8 // width) % 8]
     return np.ascontiguousarray(np.broadcast_to(bands, (height, width, 3)))
 
 

@@ -74,7 +74,7 @@ def write_manifest(root: Path, name: str) -> None:
         if path.is_file() and path.name not in {"manifest.json", "truth.json"}
     )
     manifest = Manifest(
-        name=base.name, title=base.title, homepage=base.homepage, commit=None, licence=base.licence,
+        name=base.name, title=base.title, homepage=base.homepage, commit=None, license=base.license,
         citation=base.citation, ethics=base.ethics, expected={}, files=files, mock=True,
     )  # fmt: skip
     (root / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")

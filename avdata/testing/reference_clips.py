@@ -173,14 +173,14 @@ def onsets(clip: Clip) -> tuple[float, float]:
     from avdata.config.schema import build_config  # noqa: PLC0415
     from avdata.features.extract import extract_features  # noqa: PLC0415
 
-    config = build_config({"video": {"frames": 128, "size": 16}, "audio": {"n_fft": 512}})
+    config = build_config({"video": {"num_frames": 128, "size": 16}, "audio": {"n_fft": 512}})
     got = extract_features(clip, config)
     mel = np.concatenate(list(got.mel.astype(np.float32)), axis=1)
     band = mel[40:60].max(axis=0)
-    # Half of the window's amplitude, 6 dB below the top, is reached when its centre is on the onset.
+    # Half of the window's amplitude, 6 dB below the top, is reached when its center is on the onset.
     column = int(np.argmax(band > band.max() - 6.02))
     white = got.frames.mean(axis=(1, 2, 3)) > 190
-    beep = got.window[0] + column * config.audio.hop / config.audio.sample_rate
+    beep = got.window[0] + column * config.audio.hop_length / config.audio.sample_rate
     return beep, got.frame_times[int(np.argmax(white))]
 
 

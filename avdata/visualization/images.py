@@ -42,7 +42,7 @@ def spectrogram_image(mel: np.ndarray) -> str:
     """A spectrogram [F, columns], low bands below, as a data URI."""
     from PIL import Image  # noqa: PLC0415
 
-    # Padding is far below any sound: were it the darkest colour's value, all else would look alike.
+    # Padding is far below any sound: were it the darkest color's value, all else would look alike.
     sounding = mel[mel > mel.min()]
     low, high = (float(np.percentile(sounding, 1)), float(mel.max())) if sounding.size else (0.0, 1.0)
     image = Image.fromarray(colorize(mel, low, high))

@@ -94,7 +94,7 @@ def compare_fusions(
         fusions: names of `FUSIONS`; none: those of `DEFAULT_FUSIONS`.
         seeds: how many, counted from the settings' own.
         device: `auto` takes a GPU where there is one.
-        progress: called with a stage (`FUSION seed N`), done and total, in optimiser steps.
+        progress: called with a stage (`FUSION seed N`), done and total, in optimizer steps.
 
     Raises:
         UsageError: a name is unknown, a fusion does not go with the settings, or a run in `out` has others.

@@ -21,7 +21,7 @@ class CrossModalAttention(nn.Module):
         dim: channels C of both.
         heads: h.
         branches: which of s, t, o.
-        sum_norm: how sums over tokens are normalised.
+        sum_norm: how sums over tokens are normalized.
         combine: branches stand beside one another, or are joined by OR, or added.
         query_source: `source` exchanges the parts: the source asks, the target's Key answers.
         cell: kind of neuron.

@@ -62,7 +62,7 @@ class ModelConfig:
         depths: blocks of the three stages.
         ratio: of the MLPs' width to the channels.
         num_classes: K.
-        video_channels: 3 for RGB, 1 for grey.
+        video_channels: 3 for RGB, 1 for gray.
         fusion: one of `FUSIONS`.
         residual: `membrane`, or `sew` as in QKFormer.
         sum_norm: of sums over tokens: `bn`, or `none` as in QKFormer.

@@ -60,7 +60,7 @@ class PatchEmbedding(nn.Module):
 
 
 class PositionalConv(nn.Module):
-    """What a token's neighbours say of its place, added to the stream."""
+    """What a token's neighbors say of its place, added to the stream."""
 
     def __init__(self, dim: int, residual: Residual, cell: NeuronSpec = DEFAULT_NEURON) -> None:
         super().__init__()

@@ -201,7 +201,7 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         return self.head(self.join.combine(features))
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for an optimiser: norms, biases, leaks and residual weights do not decay."""
+        """Groups for an optimizer: norms, biases, leaks and residual weights do not decay."""
         spared = {id(weight) for name, weight in self.named_parameters() if name.endswith("alpha")}
         groups: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
         for weight in self.parameters():

@@ -42,9 +42,9 @@ class TrainConfig(BaseModel):
     preset: str = Field("nano", description="size of the network: nano, tiny, small, base, large, paper_like")
     fusion: str = Field("cmqka", description="how sound and sight meet; see below")
     model: dict[str, Any] = Field(default_factory=dict, description="fields of ModelConfig to change")
-    steps: int | None = Field(None, ge=1, description="optimiser steps; stands above epochs")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; stands above epochs")
     epochs: int = Field(200, ge=1, description="passes over the train split")
-    batch_size: int = Field(64, ge=1, description="samples an optimiser step, over all processes and parts")
+    batch_size: int = Field(64, ge=1, description="samples an optimizer step, over all processes and parts")
     accumulate: int = Field(1, ge=1, description="parts in which a process takes its share of a step")
     lr: float | None = Field(None, gt=0, description="the peak; None is 5e-4 for every 64 samples of a step")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="of the rate, after its rise")
@@ -74,7 +74,7 @@ class TrainConfig(BaseModel):
     )
 
     def rate(self, step: int, steps: int, steps_an_epoch: int) -> float:
-        """The learning rate of optimiser step `step` (from 0) of `steps`.
+        """The learning rate of optimizer step `step` (from 0) of `steps`.
 
         >>> config = TrainConfig(lr=1.0, start_lr=0.0, min_lr=0.0, warmup_epochs=1)
         >>> [round(config.rate(step, 20, 4), 3) for step in (0, 2, 4, 12, 20)]

@@ -84,7 +84,7 @@ def format_warning(sentence: str, layers: Sequence[str], rates: Mapping[str, flo
 def find_non_finite(network: nn.Module, batches: Sequence[Batch]) -> str:
     """Where a step's parts become infinite or NaN: a weight, an input, or the first layer that makes them so.
 
-    Run it before the optimiser has stepped, or every weight may be NaN.
+    Run it before the optimizer has stepped, or every weight may be NaN.
     """
     for name, weight in network.named_parameters():
         if not bool(weight.isfinite().all()):

@@ -49,7 +49,7 @@ def init_fabric(device: Device, precision: str, *, sync_batchnorm: bool = False)
         raise UsageError(msg, hint="leave it at auto, or take bf16 or 32")
     world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if sync_batchnorm and kind == "cpu":
-        msg = "sync_batchnorm=true needs GPUs: torch has no synchronised batch norm for the CPU"
+        msg = "sync_batchnorm=true needs GPUs: torch has no synchronized batch norm for the CPU"
         raise UsageError(msg, hint="leave it out; the statistics of evaluation are shared in any case")
     # All machines must refuse alike, or some would wait for those that did.
     machines = int(os.environ.get("GROUP_WORLD_SIZE", world // local))

@@ -78,7 +78,7 @@ def plot_comparison(rows: Sequence[tuple[str, Sequence[float], float]], chance: 
         deviation = statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0
         axis.errorbar(statistics.fmean(accuracy), place, xerr=deviation, fmt="s", capsize=4, color="C0")
         axis.plot(accuracy, [place] * len(accuracy), "o", color="C1", alpha=0.6, markersize=4)
-    axis.axvline(chance, color="grey", linestyle=":", label="chance")
+    axis.axvline(chance, color="gray", linestyle=":", label="chance")
     axis.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axis.invert_yaxis()
     axis.set_xlabel("accuracy")

@@ -1,4 +1,4 @@
-"""One optimiser step: the network, its weights' moving average, and everything that changes them.
+"""One optimizer step: the network, its weights' moving average, and everything that changes them.
 
 Nothing here depends on how often a run was interrupted or on how many processes share it: draws come from
 (seed, step), a step is `batch_size` samples over all processes, and the loss is their mean.
@@ -34,7 +34,7 @@ class TrainStep:
     Attributes:
         network: the network itself, on the device.
         average: a copy that follows it (EMA), or the network where there is none: what is evaluated.
-        step: optimiser steps that were made.
+        step: optimizer steps that were made.
     """
 
     def __init__(self, network: SNNergy, config: TrainConfig, fabric: Fabric, *, repeated: bool) -> None:
@@ -49,7 +49,7 @@ class TrainStep:
         if config.sync_batchnorm and fabric.world_size > 1:
             trained = nn.SyncBatchNorm.convert_sync_batchnorm(trained)
         groups = network.parameter_groups(config.weight_decay)
-        # Fused optimisers unscale by themselves, which is too late to clip.
+        # Fused optimizers unscale by themselves, which is too late to clip.
         optimizer = torch.optim.AdamW(
             groups, lr=config.lr or 1.0, betas=config.betas, fused=self._scaler is None
         )
@@ -59,7 +59,7 @@ class TrainStep:
     def __call__(
         self, batches: Sequence[AVBatch], *, real: int, epoch: int, rate: float
     ) -> tuple[Tensor, Tensor]:
-        """Make one optimiser step.
+        """Make one optimizer step.
 
         Args:
             batches: this process's parts of the step.

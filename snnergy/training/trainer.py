@@ -72,7 +72,7 @@ def train(
         where: the prepared set.
         out: the run's folder; with several machines, the first one's.
         config: the settings; None takes our defaults, or those of the run that is resumed.
-        progress: called with ("train", done, total), in optimiser steps, by the first process.
+        progress: called with ("train", done, total), in optimizer steps, by the first process.
         resume: go on from the run's `last.ckpt`.
         device: `auto` takes a GPU where there is one.
 

@@ -79,7 +79,7 @@ def test_recipes_lists_every_recipe() -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_info_says_what_may_be_published(name: str) -> None:
     said = json.loads(avdata("info", name, "--json").stdout)
-    assert said["licence"]["publish"] in {"yes", "no"}
+    assert said["license"]["publish"] in {"yes", "no"}
     assert said["default_split"] in said["splits"]
     plain = avdata("info", name)
     assert plain.returncode == 0
@@ -95,13 +95,21 @@ def test_info_says_what_may_be_published(name: str) -> None:
             2,
             "did you mean snnergy?",
         ),
-        (["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.framez=8"], 2, "video.frames"),
         (
-            ["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.frames"],
+            ["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.num_framez=8"],
+            2,
+            "video.num_frames",
+        ),
+        (
+            ["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.num_frames"],
             2,
             "section.key=value",
         ),
-        (["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.frames=x"], 2, "video.frames"),
+        (
+            ["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.num_frames=x"],
+            2,
+            "video.num_frames",
+        ),
         (["prepare", "cremad", "--source", ".", "--out", "o", "--split-by", "actor"], 2, "speaker"),
         (["prepare", "cremad", "--source", ".", "--out", "o", "--audio", "mp3"], 2, "audio.source"),
         (["prepare", "cremad", "--source", "nowhere", "--out", "o"], 1, "nowhere does not exist"),
@@ -275,11 +283,11 @@ def test_a_name_that_is_not_utf8_is_one_sentence(
         ("video.size=[1", "the value cannot be read (line 1"),
         ("align.seconds=.inf", "a finite number"),
         ("align.seconds=1e9", "less than or equal to 3600"),
-        ("audio.floor=1e-50", "from 1e-37 on"),
+        ("audio.amin=1e-50", "from 1e-37 on"),
         ("audio={layout: repeat, resize: [0, 64]}", "greater than 0"),
         ("audio.power=60", "less than or equal to 4"),
         ("audio.fmin=9000", "audio.fmin 9000 is not below half of audio.sample_rate, 8000"),
-        ("video={frames: 32, size: 2048}", "65,536 pixels wide"),
+        ("video={num_frames: 32, size: 2048}", "65,536 pixels wide"),
     ],
 )
 def test_a_bad_setting_is_one_line(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import datasets
@@ -10,7 +9,6 @@ import pytest
 import webdataset
 
 from avdata.shards.reader import read_index, read_info
-from avdata.shards.writer import ShardWriter
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -46,18 +44,3 @@ def test_datasets_streams_samples_whose_facts_differ(cremad_set: Path) -> None:
     files = {"train": str(cremad_set / "train" / "*.tar")}
     stream = datasets.load_dataset("webdataset", data_files=files, streaming=True)["train"]
     assert sum(1 for _ in stream) == read_info(cremad_set)["splits"]["train"]["samples"]
-
-
-def test_a_shard_is_byte_for_byte_what_webdatasets_own_writer_makes() -> None:
-    members = {"mel.npy": b"a" * 700, "cls": b"3", "json": b"{}" * 300}
-    ours, theirs = io.BytesIO(), io.BytesIO()
-    writer = ShardWriter(ours, "train/x-train-00000-of-00001.tar")
-    reference = webdataset.TarWriter(theirs, user="", group="", mode=0o444, encoder=False, mtime=0)
-    for key in ("one", "two"):
-        writer.add(key, members, {})
-        for extension, data in members.items():
-            reference.write({"__key__": key, extension: data})
-    writer.close()
-    reference.close()
-    assert ours.getvalue() == theirs.getvalue()
-    assert len(ours.getvalue()) % 10_240 == 0

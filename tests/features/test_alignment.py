@@ -93,7 +93,7 @@ def test_a_cut_puts_each_sample_at_its_time() -> None:
 def test_the_window_begins_with_the_earliest_stream_or_lies_in_the_middle() -> None:
     spans = [(0.5, 4.5), (0.1, 4.1)]
     assert select_window(AlignConfig(window="start", seconds=2.0), spans) == Window(0.1, 2.1)
-    middle = select_window(AlignConfig(window="centre", seconds=2.0), spans)
+    middle = select_window(AlignConfig(window="center", seconds=2.0), spans)
     assert (middle.start, middle.end) == pytest.approx((1.3, 3.3))
     assert select_window(AlignConfig(window="whole", seconds=None), spans) == Window(0.1, 4.5)
 
@@ -205,7 +205,7 @@ def test_noise_either_leaves_the_offset_right_or_the_peak_too_low(
     shift: float, noise: float, seed: int
 ) -> None:
     own = np.random.default_rng(seed).normal(size=RATE)
-    # Speech is coloured: neighbouring samples are alike.
+    # Speech is colored: neighboring samples are alike.
     own = np.convolve(own, np.hanning(17) / np.hanning(17).sum(), mode="same").astype(np.float32)
     heard = shifted(own, RATE, shift)
     heard = heard + np.random.default_rng(seed + 1).normal(size=RATE) * noise * heard.std()

@@ -41,7 +41,7 @@ def clip(video: Path, audio: Path | None = None, **options: object) -> Clip:
 )
 def test_the_mel_is_librosas(n_fft: int, hop: int, n_mels: int, power: float) -> None:
     audio = build_config(
-        {"audio": {"n_fft": n_fft, "hop": hop, "n_mels": n_mels, "power": power, "layout": "repeat"}}
+        {"audio": {"n_fft": n_fft, "hop_length": hop, "n_mels": n_mels, "power": power, "layout": "repeat"}}
     ).audio
     wave = scene_audio(SCENE, 16_000)
     ours = spectrogram(wave, audio)
@@ -54,7 +54,7 @@ def test_the_mel_is_librosas(n_fft: int, hop: int, n_mels: int, power: float) ->
 
 def test_decibels_are_librosas() -> None:
     config = build_config(
-        {"audio": {"reference": "max", "top_db": 80.0, "layout": "repeat"}, "video": {"frames": 1}}
+        {"audio": {"ref": "max", "top_db": 80.0, "layout": "repeat"}, "video": {"num_frames": 1}}
     )
     wave = scene_audio(SCENE, 16_000)[: 16_000 * 64 // 25]
     theirs = librosa.power_to_db(
@@ -79,10 +79,10 @@ def onsets(features_of: Clip, config: Config) -> tuple[float, float]:
     got = extract_features(features_of, config)
     mel = np.concatenate(list(got.mel.astype(np.float32)), axis=1)
     band = mel[40:60].max(axis=0)
-    # Half of the window's amplitude, 6 dB below the top, is reached when its centre is on the onset.
+    # Half of the window's amplitude, 6 dB below the top, is reached when its center is on the onset.
     column = int(np.argmax(band > band.max() - 6.02))
     white = got.frames.mean(axis=(1, 2, 3)) > 190
-    return got.window[0] + column * config.audio.hop / config.audio.sample_rate, got.frame_times[
+    return got.window[0] + column * config.audio.hop_length / config.audio.sample_rate, got.frame_times[
         int(np.argmax(white))
     ]
 
@@ -90,7 +90,7 @@ def onsets(features_of: Clip, config: Config) -> tuple[float, float]:
 @pytest.mark.parametrize("kind", ["flv", "mp4", "pair", "late"])
 def test_the_beep_in_the_mel_is_with_the_flash_in_the_frames(tmp_path: Path, kind: str) -> None:
     # 128 steps of 20 ms, so that every frame is at some step's middle.
-    config = build_config({"video": {"frames": 128, "size": 16}, "audio": {"n_fft": 512}})
+    config = build_config({"video": {"num_frames": 128, "size": 16}, "audio": {"n_fft": 512}})
     video = tmp_path / ("clip.flv" if kind in {"flv", "pair"} else "clip.mp4")
     codecs = {} if video.suffix == ".flv" else {"vcodec": "libx264", "acodec": "aac"}
     late = 0.4 if kind == "late" else 0.0
@@ -101,7 +101,7 @@ def test_the_beep_in_the_mel_is_with_the_flash_in_the_frames(tmp_path: Path, kin
         write_wav(audio, scene_audio(SCENE, 16_000), 16_000)
     beep, flash = onsets(clip(video, audio), config)
     half_a_frame = 0.5 / float(NTSC)
-    assert abs(beep - flash - late) <= max(half_a_frame, config.audio.hop / 16_000)
+    assert abs(beep - flash - late) <= max(half_a_frame, config.audio.hop_length / 16_000)
 
 
 @pytest.mark.parametrize("shift", [-0.2, 0.0, 0.03, 0.2])
@@ -139,7 +139,7 @@ def test_the_frame_of_a_step_is_on_screen_at_its_middle(tmp_path: Path) -> None:
 def test_a_still_stands_for_all_steps(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", np.full((50, 70, 3), 90, np.uint8))
     write_wav(tmp_path / "a.wav", scene_audio(SCENE, 16_000), 16_000)
-    got = extract_features(clip(tmp_path / "a.jpg", tmp_path / "a.wav", still=True), Config())
+    got = extract_features(clip(tmp_path / "a.jpg", tmp_path / "a.wav", is_image=True), Config())
     assert got.flags == ("frames_are_static",)
     assert got.duration_video is None
     assert all(np.array_equal(frame, got.frames[0]) for frame in got.frames)
@@ -196,7 +196,7 @@ def test_silence_darkness_and_shortness_have_their_reasons(tmp_path: Path) -> No
 @pytest.mark.parametrize("fit", ["crop", "stretch", "letterbox"])
 def test_a_picture_is_fitted_as_torchvision_does(fit: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
-    got = resize_image(pixels, build_config({"video": {"size": 48, "fit": fit}}).video)
+    got = resize_image(pixels, build_config({"video": {"size": 48, "resize_mode": fit}}).video)
     assert got.shape == (48, 48, 3)
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     if fit == "letterbox":
@@ -215,7 +215,7 @@ def test_a_picture_is_fitted_as_torchvision_does(fit: str) -> None:
 
 
 def _graded(height: int, width: int, seed: int) -> np.ndarray:
-    """A picture in YUV 4:2:0 as ffmpeg lays it out: grain over a slope, and colours that change slowly."""
+    """A picture in YUV 4:2:0 as ffmpeg lays it out: grain over a slope, and colors that change slowly."""
     dice = np.random.default_rng(seed)
     down, across = np.mgrid[0:height, 0:width]
     luma = 40 + 150 * across / width + dice.integers(0, 40, (height, width))
@@ -240,7 +240,9 @@ def test_a_frame_is_fitted_as_torchvision_fits_its_exact_colours(fit: str, shape
     planes = _graded(*shape, seed=1)
     frame = av.VideoFrame.from_ndarray(planes.reshape(shape[0] * 3 // 2, shape[1]), format="yuv420p")
     frame.colorspace = int(Colorspace.ITU601)
-    got = resize_frame(frame, build_config({"video": {"size": 48, "fit": fit}}).video, VideoReformatter())
+    got = resize_frame(
+        frame, build_config({"video": {"size": 48, "resize_mode": fit}}).video, VideoReformatter()
+    )
     image = torch.from_numpy(_as_rgb(planes, *shape)).permute(2, 0, 1)
     short, long = min(shape), max(shape)
     if fit == "stretch":
@@ -274,7 +276,7 @@ def test_odd_sizes_and_grey_work(tmp_path: Path) -> None:
         acodec="flac",
         pix_fmt="bgr0",
     )
-    got = extract_features(clip(tmp_path / "a.mkv"), build_config({"video": {"colour": "grey", "size": 16}}))
+    got = extract_features(clip(tmp_path / "a.mkv"), build_config({"video": {"color": "gray", "size": 16}}))
     assert got.frames.shape == (4, 16, 16, 1)
 
 
@@ -303,7 +305,7 @@ def test_overlapping_segments_share_their_columns() -> None:
 def test_segments_show_the_frame_at_each_middle_and_the_label_of_each_second(tmp_path: Path) -> None:
     scene = Scene(seconds=4.0, flashes=(2.45,), beeps=(2.45,), size=(64, 48), fps=Fraction(20))
     write_av(tmp_path / "a.mp4", scene, vcodec="libx264", acodec="aac")
-    config = build_config({"align": {"window": "segments", "seconds": 1.0}, "audio": {"hop": 125}})
+    config = build_config({"align": {"window": "segments", "seconds": 1.0}, "audio": {"hop_length": 125}})
     got = extract_features(clip(tmp_path / "a.mp4"), config)
     assert [round(float(frame.mean())) > 200 for frame in got.frames] == [False, False, True, False]
     assert got.frame_times == pytest.approx([0.5, 1.5, 2.5, 3.5], abs=0.051)
@@ -312,12 +314,12 @@ def test_segments_show_the_frame_at_each_middle_and_the_label_of_each_second(tmp
     assert _steps(job, candidate, got)["step_labels"] == [1, 1, 0, 1]
 
 
-@pytest.mark.parametrize("colour", ["rgb", "grey"])
+@pytest.mark.parametrize("color", ["rgb", "gray"])
 @pytest.mark.parametrize("storage", ["png", "npy"])
-def test_exact_storage_gives_back_the_frames_it_was_given(tmp_path: Path, storage: str, colour: str) -> None:
+def test_exact_storage_gives_back_the_frames_it_was_given(tmp_path: Path, storage: str, color: str) -> None:
     write_av(tmp_path / "a.flv", SCENE)
     config = build_config(
-        {"video": {"storage": storage, "colour": colour, "size": 32}, "audio": {"flac": True}}
+        {"video": {"storage": storage, "color": color, "size": 32}, "audio": {"flac": True}}
     )
     got = extract_features(clip(tmp_path / "a.flv"), config)
     members = {name: memoryview(data) for name, data in encode_members(got, 0, {}, config).items()}
@@ -341,7 +343,7 @@ def test_a_separate_sound_stands_where_the_config_wants_it(
     write_av(tmp_path / "a.mp4", SCENE, vcodec="libx264", acodec="aac")
     write_wav(tmp_path / "a.wav", scene_audio(SCENE, 16_000)[480:], 16_000)
     got = extract_features(
-        clip(tmp_path / "a.mp4", tmp_path / "a.wav"), build_config({"align": {"correct": correct}})
+        clip(tmp_path / "a.mp4", tmp_path / "a.wav"), build_config({"align": {"offset_correction": correct}})
     )
     wave = slice_audio(scene_audio(SCENE, 16_000)[480:], 16_000, start, Window(*got.window), "zeros")
     difference = got.mel.astype(np.float32) - compute_audio_feature(wave, Config())

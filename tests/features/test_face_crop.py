@@ -1,4 +1,4 @@
-"""`video.fit=face`: on a face that is drawn where the test says."""
+"""`video.resize_mode=face`: on a face that is drawn where the test says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from avdata.testing.media import Scene, write_av
 
 SIZE = (320, 240)
 AT = (210, 110)
-FACE = build_config({"video": {"fit": "face", "size": 64}})
+FACE = build_config({"video": {"resize_mode": "face", "size": 64}})
 
 
 def drawn(middle: tuple[int, int] = AT, radius: int = 45, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -28,10 +28,10 @@ def drawn(middle: tuple[int, int] = AT, radius: int = 45, size: tuple[int, int] 
     image = Image.new("RGB", size, (70, 90, 110))
     draw = ImageDraw.Draw(image)
 
-    def oval(x: float, y: float, wide: float, tall: float, colour: tuple[int, int, int]) -> None:
+    def oval(x: float, y: float, wide: float, tall: float, color: tuple[int, int, int]) -> None:
         across, down = middle[0] + x * radius, middle[1] + y * radius
         reach = wide * radius, tall * radius
-        draw.ellipse((across - reach[0], down - reach[1], across + reach[0], down + reach[1]), colour)
+        draw.ellipse((across - reach[0], down - reach[1], across + reach[0], down + reach[1]), color)
 
     oval(0, -0.15, 1.0, 1.3, (50, 35, 25))
     oval(0, 0.05, 0.82, 1.1, (225, 180, 150))
@@ -97,17 +97,17 @@ def test_without_a_face_the_centre_is_taken_and_flagged(tmp_path: Path) -> None:
     flat = np.full((SIZE[1], SIZE[0], 3), 90, np.uint8)
     clip = film(tmp_path / "a.mp4", flat)
     got = extract_features(clip, FACE)
-    centre = extract_features(clip, build_config({"video": {"fit": "crop", "size": 64}}))
+    center = extract_features(clip, build_config({"video": {"resize_mode": "crop", "size": 64}}))
     assert "no_face" in got.flags
-    assert "no_face" not in centre.flags
-    assert np.abs(got.frames.astype(int) - centre.frames).mean() < 1
+    assert "no_face" not in center.flags
+    assert np.abs(got.frames.astype(int) - center.frames).mean() < 1
 
 
 def test_a_still_shows_its_face(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     clip = film(path, drawn())
     Image.fromarray(drawn()).save(tmp_path / "a.png")
-    still = Clip("a", "a", "a", "train", video=tmp_path / "a.png", audio=path, still=True)
+    still = Clip("a", "a", "a", "train", video=tmp_path / "a.png", audio=path, is_image=True)
     one, other = extract_features(still, FACE), extract_features(clip, FACE)
     assert np.abs(one.frames.astype(int) - other.frames).mean() < 8
 
@@ -117,6 +117,6 @@ def test_without_the_extra_one_sentence_says_so_before_anything_is_done(
 ) -> None:
     room._cascade.cache_clear()
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UsageError, match=r"video\.fit=face needs OpenCV") as caught:
-        plan_preparation("cremad", source=tmp_path / "nothing", config={"video": {"fit": "face"}})
+    with pytest.raises(UsageError, match=r"video\.resize_mode=face needs OpenCV") as caught:
+        plan_preparation("cremad", source=tmp_path / "nothing", config={"video": {"resize_mode": "face"}})
     assert caught.value.hint == "pip install 'avdata[face]'"

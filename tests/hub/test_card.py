@@ -77,7 +77,7 @@ def test_the_card_tells_labels_settings_losses_people_and_whom_to_cite(published
     assert f"| audio.n_mels | `{info['config']['audio']['n_mels']}` |" in text
     assert "## Left out" in text
     assert "No group is in two splits" in text
-    assert "can be recognised" in text
+    assert "can be recognized" in text
     assert info["citation"] in text
     assert "arXiv:2602.00701" in text
     assert f"hf://datasets/{REPO}" in text

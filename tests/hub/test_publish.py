@@ -45,7 +45,7 @@ def digests(files: dict[str, bytes]) -> dict[str, str]:
 
 def relicensed(root: Path, name: str) -> Path:
     info = read_info(root)
-    info["licence"] = load_manifest(name).licence.model_dump()
+    info["license"] = load_manifest(name).license.model_dump()
     (root / "dataset.json").write_text(json.dumps(info), encoding="utf-8")
     return root
 
@@ -75,7 +75,7 @@ def test_a_published_set_opens_by_its_url(hub: HubServer, own_set: Path) -> None
 def test_a_reader_sees_the_whole_old_set_or_the_whole_new_one(
     hub: HubServer, own_set: Path, cremad_mock: Path, tmp_path: Path
 ) -> None:
-    other = {"video": {"size": 48}, "shards": {"samples": 3}}
+    other = {"video": {"size": 48}, "shards": {"samples_per_shard": 3}}
     avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "other", config=other, workers=0)
     avdata.publish(own_set, REPO)
     avdata.publish(tmp_path / "other", REPO)
@@ -116,7 +116,7 @@ def test_shards_of_an_earlier_preparation_are_removed_and_other_files_are_not(
     avdata.publish(own_set, REPO)
     repo = hub.repos[REPO]
     repo.commit("main", {**repo.commits[repo.branches["main"]].files, "paper.pdf": ("regular", b"%PDF")})
-    other = {"video": {"size": 48}, "shards": {"samples": 100}}
+    other = {"video": {"size": 48}, "shards": {"samples_per_shard": 100}}
     avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "other", config=other, workers=0)
     done = avdata.publish(tmp_path / "other", REPO)
     there = hub.content(REPO)
@@ -129,7 +129,7 @@ def test_shards_of_an_earlier_preparation_are_removed_and_other_files_are_not(
 
 def test_the_tag_names_format_and_config_and_points_at_the_set(hub: HubServer, own_set: Path) -> None:
     done = avdata.publish(own_set, REPO)
-    assert done.tag == f"v1-{read_info(own_set)['config_hash'][:12]}"
+    assert done.tag == f"v2-{read_info(own_set)['config_hash'][:12]}"
     assert hub.repos[REPO].tags == {done.tag: hub.repos[REPO].branches["main"]}
 
 
@@ -222,8 +222,8 @@ def test_a_dry_run_writes_nothing_anywhere(hub: HubServer, own_set: Path) -> Non
     assert set(planned.uploaded) == set(before)
 
 
-@pytest.mark.parametrize(("name", "why"), [("ave", "no licence"), ("urbansound8k-av", "images' origin")])
-def test_what_the_licence_does_not_allow_is_refused_with_the_reason(
+@pytest.mark.parametrize(("name", "why"), [("ave", "no license"), ("urbansound8k-av", "images' origin")])
+def test_what_the_license_does_not_allow_is_refused_with_the_reason(
     hub: HubServer, own_set: Path, name: str, why: str
 ) -> None:
     with pytest.raises(AvdataError, match=why) as raised:
@@ -244,7 +244,7 @@ def test_a_permission_that_is_not_needed_is_not_recorded(hub: HubServer, own_set
 
 def test_a_set_of_unproven_files_is_refused(hub: HubServer, own_set: Path) -> None:
     info = read_info(own_set)
-    (own_set / "dataset.json").write_text(json.dumps({**info, "licence": None}))
+    (own_set / "dataset.json").write_text(json.dumps({**info, "license": None}))
     with pytest.raises(AvdataError, match="checksums off"):
         avdata.publish(own_set, REPO)
 
@@ -291,7 +291,7 @@ def test_a_new_revision_has_no_shards_of_the_set_on_main(
     hub: HubServer, own_set: Path, cremad_mock: Path, tmp_path: Path, dry_run: bool
 ) -> None:
     avdata.publish(own_set, REPO)
-    other = {"video": {"size": 48}, "shards": {"samples": 100}}
+    other = {"video": {"size": 48}, "shards": {"samples_per_shard": 100}}
     avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "other", config=other, workers=0)
     done = avdata.publish(tmp_path / "other", REPO, revision="next", dry_run=dry_run)
     here, other_names = (

@@ -196,8 +196,8 @@ def test_stills_of_every_mode_become_rgb(tmp_path: Path, mode: str, suffix: str)
     write_image(tmp_path / f"a.{suffix}", pixels, mode=mode)
     got = read_image(tmp_path / f"a.{suffix}", QUALITY).pixels
     assert got.shape == pixels.shape
-    grey = np.abs(got.mean(axis=2) - pixels.mean(axis=2)).mean()
-    assert grey < 20
+    gray = np.abs(got.mean(axis=2) - pixels.mean(axis=2)).mean()
+    assert gray < 20
 
 
 def test_a_still_on_its_side_is_turned_as_its_exif_says(tmp_path: Path) -> None:

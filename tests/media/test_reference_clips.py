@@ -57,7 +57,7 @@ def test_ffmpeg_itself_shows_the_same_frames_in_the_same_order(corpus: dict[str,
     theirs = np.frombuffer(done.stdout, np.uint8).reshape(len(clock.times), *ours[0].pixels.shape)
     for one, time, frame in zip(ours, clock.times, theirs, strict=True):
         assert one.time == pytest.approx(time, abs=1e-6)
-        # H.264's colours stand a quarter of a pixel elsewhere, which the command line alone makes use of.
+        # H.264's colors stand a quarter of a pixel elsewhere, which the command line alone makes use of.
         assert np.abs(one.pixels.astype(int) - frame).mean() < 1.5
 
 

@@ -20,7 +20,7 @@ from avdata.pipeline.output_store import ObjectStoreJournal, ObjectStoreOutput
 from avdata.sources.object_storage import fetch_source_file, mirror_source
 from avdata.storage.remote import open_filesystem
 
-SETTINGS = {"video": {"size": 48}, "shards": {"samples": 4}}
+SETTINGS = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}
 each_store = pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
 
 
@@ -194,7 +194,7 @@ def test_a_finished_set_is_found_finished_and_other_settings_are_refused(
     assert stored(f"{bucket}/set") == before
     with pytest.raises(AvdataError, match="other settings"):
         avdata.prepare("cremad", source=cremad_mock, out=f"{bucket}/set", workers=0)
-    other = {"video": {"size": 32}, "shards": {"samples": 100}}
+    other = {"video": {"size": 32}, "shards": {"samples_per_shard": 100}}
     avdata.prepare("cremad", source=cremad_mock, out=f"{bucket}/set", config=other, workers=0, overwrite=True)
     assert len([name for name in stored(f"{bucket}/set") if name.endswith(".tar")]) == 3
 

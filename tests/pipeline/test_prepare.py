@@ -20,7 +20,7 @@ from avdata.pipeline.planning import plan_preparation
 from avdata.pipeline.shard_job import ShardJob, run_shard_job
 from avdata.shards.reader import read_index, read_info, read_quarantine
 
-SETTINGS = {"video": {"size": 32}, "shards": {"samples": 3}}
+SETTINGS = {"video": {"size": 32}, "shards": {"samples_per_shard": 3}}
 RECORDED = [name for name in avdata.recipe_names() if not avdata.load_recipe(name).generated]
 
 KILLED = """
@@ -172,7 +172,7 @@ def test_a_resumed_run_makes_no_finished_shard_again(cremad_mock: Path, tmp_path
 
 def test_a_finished_set_is_found_finished(cremad_set: Path, cremad_mock: Path) -> None:
     before = digest_tree(cremad_set)
-    settings = {"video": {"size": 48}, "shards": {"samples": 4}}
+    settings = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}
     done = avdata.prepare("cremad", source=cremad_mock, out=cremad_set, config=settings, workers=0)
     assert done.samples == 14
     assert digest_tree(cremad_set) == before
@@ -211,7 +211,7 @@ def test_a_folder_with_other_files_is_refused_even_with_overwrite(
 
 def test_overwrite_replaces_a_set(synthetic_mock: Path, tmp_path: Path) -> None:
     avdata.prepare("synthetic", source=synthetic_mock, out=tmp_path / "out", workers=0)
-    settings = {"shards": {"samples": 5}}
+    settings = {"shards": {"samples_per_shard": 5}}
     avdata.prepare(
         "synthetic", source=synthetic_mock, out=tmp_path / "out", config=settings, overwrite=True, workers=0
     )
@@ -253,7 +253,7 @@ def test_a_folder_of_pointers_says_how_to_fetch_the_media(tmp_path: Path) -> Non
     ("options", "said"),
     [
         ({"preset": "snergy"}, "snnergy"),
-        ({"config": {"video": {"framez": 8}}}, "video.frames"),
+        ({"config": {"video": {"num_framez": 8}}}, "video.num_frames"),
         ({"config": {"select": {"split_by": "speakers"}}}, "speaker"),
     ],
 )
@@ -276,7 +276,7 @@ def test_a_limit_takes_clips_of_all_splits_and_the_same_ones_each_time(cremad_mo
 
 
 def test_leaking_groups_are_dropped_from_train_on_demand(ave_bad: Path, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "select": {"leaks": "drop-train", "limit": 40}}
+    settings = {**SETTINGS, "select": {"group_leakage": "drop-train", "limit": 40}}
     done = avdata.prepare("ave", source=ave_bad, out=tmp_path / "out", config=settings, workers=0)
     assert done.quarantined["split_leak"] == 1
     assert read_info(done.root)["leaks"] == 0
@@ -311,11 +311,11 @@ def test_what_takes_more_room_is_planned_with_more(cremad_mock: Path) -> None:
 
 
 def test_a_config_file_lies_between_the_preset_and_the_single_settings(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("video: {frames: 8, size: 64}\n")
+    (tmp_path / "mine.yaml").write_text("video: {num_frames: 8, size: 64}\n")
     config = avdata.load_recipe("cremad").configure(
         "snnergy", merge_overrides(read_config_file(tmp_path / "mine.yaml"), parse_setting("video.size=32"))
     )
-    assert (config.video.frames, config.video.size, config.audio.n_mels) == (8, 32, 128)
+    assert (config.video.num_frames, config.video.size, config.audio.n_mels) == (8, 32, 128)
     (tmp_path / "bad.yaml").write_text("- 1\n")
     with pytest.raises(UsageError, match="no mapping"):
         read_config_file(tmp_path / "bad.yaml")

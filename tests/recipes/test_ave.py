@@ -58,7 +58,7 @@ def test_there_are_28_labels_and_background_comes_after_them() -> None:
 def test_the_manifest_states_the_published_counts() -> None:
     expected = load_manifest("ave").expected
     assert expected == {"rows": 4143, "videos": 4097, "train": 3339, "val": 402, "test": 402}
-    assert load_manifest("ave").licence.publish == "no"
+    assert load_manifest("ave").license.publish == "no"
 
 
 def test_the_mock_has_the_published_oddities(ave_bad: Path) -> None:

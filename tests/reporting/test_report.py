@@ -149,8 +149,8 @@ def test_the_histogram_counts_every_sample_once_and_finds_the_flagged_tail(tmp_p
     offset = held.histograms["offset"]
     assert (held.samples, offset.total) == (5_000, 5_000)
     assert int(offset.counts["flagged"].sum()) == 50
-    centres = (offset.edges[:-1] + offset.edges[1:]) / 2
-    assert centres[np.flatnonzero(offset.counts["flagged"])].min() > 0.3
+    centers = (offset.edges[:-1] + offset.edges[1:]) / 2
+    assert centers[np.flatnonzero(offset.counts["flagged"])].min() > 0.3
     assert held.offset_median == pytest.approx(0.025, abs=1e-3)
     assert all(held.histograms[name].total == 5_000 for name in ("sound", "picture", "pad"))
 
@@ -205,17 +205,17 @@ def test_a_set_compared_with_itself_differs_in_nothing(shown_set: Path) -> None:
 
 def test_what_differs_between_two_preparations_is_told(shown_set: Path, tmp_path: Path) -> None:
     source = avdata.mock("cremad", tmp_path / "raw", clips=16)
-    settings = {"audio": {"floor": 1e-6}, "video": {"size": 64}}
+    settings = {"audio": {"amin": 1e-6}, "video": {"size": 64}}
     avdata.prepare("cremad", source=source, out=tmp_path / "b", config=settings, workers=0)
     held = compare_datasets(shown_set, tmp_path / "b", read_info(shown_set), read_info(tmp_path / "b"))
-    assert ("audio.floor", 1e-10, 1e-6) in held.settings
+    assert ("audio.amin", 1e-10, 1e-6) in held.settings
     assert held.only_a > 0
     assert (held.both, held.same_bytes) == (16, 0)
     gaps = {name: largest for name, _, largest in held.features}
     assert gaps["mel"] == pytest.approx(40, abs=1)  # 10·log10 of the two floors
     assert gaps["frames"] == 0
     page = Text(avdata.report(shown_set, tmp_path / "page.html", against=tmp_path / "b"))
-    assert "audio.floor" in page.text
+    assert "audio.amin" in page.text
     assert "16 samples are in both" in page.text
 
 

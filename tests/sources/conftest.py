@@ -254,7 +254,7 @@ def make_manifest(
         name="tiny",
         title="A tiny dataset",
         homepage="https://example.org",
-        licence=License(id="odbl", name="ODbL", publish="yes", note="share alike"),
+        license=License(id="odbl", name="ODbL", publish="yes", note="share alike"),
         citation="Nobody, 2026",
         sources=tuple(sources),
         files=facts_of(files),

@@ -127,7 +127,7 @@ def test_a_dry_run_says_what_would_happen_and_does_nothing(tiny):
     assert len(plan.files) == 12
     assert plan.bytes == sum(map(len, tiny.files.values()))
     assert plan.free > 0
-    assert plan.licence.id == "odbl"
+    assert plan.license.id == "odbl"
     assert plan.sources == ("media",)
     assert plan.hosts == (tiny.world.url.removeprefix("http://"),)
     assert tiny.world.asked == []

@@ -19,7 +19,7 @@ from avdata.errors import AvdataError, UsageError
 from avdata.pipeline.journal import Journal
 from avdata.pipeline.planning import plan_preparation
 
-SETTINGS = {"video": {"size": 32}, "shards": {"samples": 3}}
+SETTINGS = {"video": {"size": 32}, "shards": {"samples_per_shard": 3}}
 
 SCRIPT = """
 import json, sys

@@ -48,7 +48,7 @@ def stored_set(bucket: str, synthetic_set: Path) -> str:
 def synthetic_other(once: Callable[..., Path]) -> Path:
     """Another set of the same shapes, with other samples and statistics."""
     source = once("other-mock", lambda out: avdata.mock("synthetic", out, clips=24, seed=5))
-    settings = {"shards": {"samples": 8}}
+    settings = {"shards": {"samples_per_shard": 8}}
     return once(
         "other", lambda out: avdata.prepare("synthetic", source=source, out=out, config=settings, workers=0)
     )
@@ -56,8 +56,8 @@ def synthetic_other(once: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def ave_set(ave_bad: Path, once: Callable[..., Path]) -> Path:
-    """A set whose steps are labelled."""
-    settings = {"video": {"size": 32, "frames": 10}}
+    """A set whose steps are labeled."""
+    settings = {"video": {"size": 32, "num_frames": 10}}
     return once(
         "ave-steps", lambda out: avdata.prepare("ave", source=ave_bad, out=out, config=settings, workers=0)
     )

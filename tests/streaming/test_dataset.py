@@ -153,7 +153,7 @@ def test_another_loader_of_the_same_set_changes_no_state(synthetic_set: Path) ->
     assert data.epoch == 1
 
 
-def test_mels_are_normalised_by_the_train_split(synthetic_set: Path) -> None:
+def test_mels_are_normalized_by_the_train_split(synthetic_set: Path) -> None:
     batches = list(avdata.open(synthetic_set, "train").loader(batch_size=8))
     mel = torch.cat([batch.mel[batch.weight > 0] for batch in batches])
     assert abs(float(mel.mean())) < 0.01

@@ -21,17 +21,17 @@ def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 def compute_audio_feature(waveform: np.ndarray, config: Config) -> np.ndarray:
     """The log-mel (or log-STFT) of a window's samples, cut or repeated by step.
 
-    The spectrogram is librosa's: centred frames, the signal padded with zeros, Slaney filterbank. Column k is
-    centred on sample k · hop; with layout `step` each step has the L columns centred inside it.
+    The spectrogram is librosa's: centerd frames, the signal padded with zeros, Slaney filterbank. Column k is
+    centerd on sample k · hop; with layout `step` each step has the L columns centerd inside it.
 
     Args:
         waveform: float32 [n], mono at `audio.sample_rate`.
-        config: the settings; `video.frames` is T.
+        config: the settings; `video.num_frames` is T.
 
     Returns:
         float32 [T, F, L].
     """
-    audio, steps = config.audio, config.video.frames
+    audio, steps = config.audio, config.video.num_frames
     spectrum = _normalized(_compress(spectrogram(waveform, audio), audio), audio)
     if audio.resize:
         spectrum = _resized(spectrum, audio.resize)
@@ -53,13 +53,13 @@ def spectrogram(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
     """
     signal = np.clip(waveform, -1, 1) if audio.clamp else waveform
     padded = np.pad(signal.astype(np.float32, copy=False), audio.n_fft // 2)
-    pieces = np.lib.stride_tricks.sliding_window_view(padded, audio.n_fft)[:: audio.hop]
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, audio.n_fft)[:: audio.hop_length]
     window = _hann(audio.n_fft)
     power = np.empty((1 + audio.n_fft // 2, len(pieces)), np.float32)
     for start in range(0, len(pieces), BLOCK):
         spectrum = np.fft.rfft(pieces[start : start + BLOCK] * window)
         power[:, start : start + BLOCK] = _power(spectrum, audio.power).T
-    if audio.kind == "log-stft":
+    if audio.feature == "log-stft":
         return power
     mels = np.zeros((audio.n_mels, len(pieces)), np.float32)
     for band, (first, weights) in enumerate(_mel_filters(audio)):
@@ -105,8 +105,8 @@ def _filterbank(rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float | N
     """
     low, high = _hz_to_mel(np.array([fmin, fmax or rate / 2])).tolist()
     edges = _mel_to_hz(np.linspace(low, high, n_mels + 2))
-    centres = np.fft.rfftfreq(n_fft, 1 / rate)
-    ramps = edges[:, None] - centres
+    centers = np.fft.rfftfreq(n_fft, 1 / rate)
+    ramps = edges[:, None] - centers
     widths = np.diff(edges)
     rising, falling = -ramps[:-2] / widths[:-1, None], ramps[2:] / widths[1:, None]
     triangles = np.maximum(0, np.minimum(rising, falling))
@@ -126,19 +126,19 @@ def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
 
 def _compress(power: np.ndarray, audio: AudioConfig) -> np.ndarray:
     if audio.log == "pcen":
-        return pcen(power, audio.sample_rate / audio.hop)
+        return pcen(power, audio.sample_rate / audio.hop_length)
     if audio.log == "ln":
-        return np.asarray(np.log(power + np.float32(audio.floor)))
-    values = 10 * np.log10(np.maximum(power, np.float32(audio.floor)))
-    if audio.reference == "max":
-        values = values - 10 * np.log10(max(float(power.max()), audio.floor))
+        return np.asarray(np.log(power + np.float32(audio.amin)))
+    values = 10 * np.log10(np.maximum(power, np.float32(audio.amin)))
+    if audio.ref == "max":
+        values = values - 10 * np.log10(max(float(power.max()), audio.amin))
     if audio.top_db is not None:
         values = np.maximum(values, values.max() - audio.top_db)
     return values.astype(np.float32)
 
 
 def pcen(energy: np.ndarray, rate: float) -> np.ndarray:
-    """Per-channel energy normalisation: each band against its own recent past, as `librosa.pcen` has it.
+    """Per-channel energy normalization: each band against its own recent past, as `librosa.pcen` has it.
 
     Its defaults are used (Wang et al., 2017: gain 0.98, bias 2, power 0.5, 0.4 s), and the scale of 32-bit
     samples that its documentation advises.

@@ -24,8 +24,8 @@ from avdata.errors import AvdataError, QuarantineReason, UsageError
 from avdata.pipeline.engines.ray import run_jobs
 from avdata.shards.reader import read_index
 
-SETTINGS = {"video": {"size": 48}, "shards": {"samples": 1}}
-FEW = {"video": {"size": 48}, "shards": {"samples": 4}}  # those of `cremad_set`
+SETTINGS = {"video": {"size": 48}, "shards": {"samples_per_shard": 1}}
+FEW = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}  # those of `cremad_set`
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
 
