@@ -3,7 +3,7 @@
     import avdata
 
     avdata.mock("cremad", "raw", clips=60)
-    avdata.prepare("cremad", source="raw", out="out")
+    avdata.prepare("cremad", source="raw", output="out")
     for batch in avdata.open("out", split="train", shuffle=True).loader(batch_size=32): ...
 
 Nothing heavy is imported before it is used.

@@ -94,25 +94,25 @@ class Manifest(_ManifestModel):
         return sum(known) if known else None
 
 
-def load_manifest(which: str | Path) -> Manifest:
+def load_manifest(manifest: str | Path) -> Manifest:
     """The bundled manifest of a recipe's name, or the one at a path; file tables read in.
 
     Raises:
         UsageError: there is no such manifest.
         AvdataError: it is not valid; the message names the field.
     """
-    path = Path(which)
-    if isinstance(which, Path) or path.suffix == ".json":
+    path = Path(manifest)
+    if isinstance(manifest, Path) or path.suffix == ".json":
         if not path.is_file():
             msg = f"there is no manifest {path}"
             raise UsageError(msg, hint="give the path of one with --manifest, or --checksums off")
         return _parse(path.read_bytes().decode(errors="replace"), str(path), path.parent)
     folder = package_files("avdata.manifests")
-    resource = folder.joinpath(f"{which}.json")
+    resource = folder.joinpath(f"{manifest}.json")
     if not resource.is_file():
-        msg = f"there is no bundled manifest {str(which)!r}"
+        msg = f"there is no bundled manifest {str(manifest)!r}"
         raise UsageError(msg, hint="give a path to one with --manifest, or --checksums off")
-    return _parse(resource.read_text(encoding="utf-8"), f"{which}.json", Path(str(folder)))
+    return _parse(resource.read_text(encoding="utf-8"), f"{manifest}.json", Path(str(folder)))
 
 
 def _parse(text: str, name: str, folder: Path) -> Manifest:

@@ -164,7 +164,7 @@ def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group="avdata.recipes")}
 
 
-def load_recipe(which: str | Path | Recipe) -> Recipe:
+def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     """The recipe of a name, of a path to a Python file that defines `RECIPE`, or itself.
 
     A bundled recipe comes before an entry point of the same name.
@@ -173,17 +173,17 @@ def load_recipe(which: str | Path | Recipe) -> Recipe:
         UsageError: there is no such recipe or file.
         AvdataError: the file defines no `RECIPE`.
     """
-    if isinstance(which, Recipe):
-        return which
-    if str(which).endswith(".py"):
-        return _load_file(Path(which))
+    if isinstance(recipe, Recipe):
+        return recipe
+    if str(recipe).endswith(".py"):
+        return _load_file(Path(recipe))
     bundled, installed = _bundled_modules(), _entry_points()
     names = bundled.keys() | installed.keys()
-    name, _, task = str(which).rpartition("-")
-    name, task = (str(which), "") if str(which) in names else (name, task)
+    name, _, task = str(recipe).rpartition("-")
+    name, task = (str(recipe), "") if str(recipe) in names else (name, task)
     if name not in names:
-        msg = f"there is no recipe {str(which)!r}"
-        raise UsageError(msg, hint=did_you_mean(str(which), sorted(names)))
+        msg = f"there is no recipe {str(recipe)!r}"
+        raise UsageError(msg, hint=did_you_mean(str(recipe), sorted(names)))
     if name in bundled:
         recipe = _recipe_of(importlib.import_module(bundled[name]), bundled[name])
     else:

@@ -34,7 +34,7 @@ import sys
 from avdata.download import download
 from avdata.recipe import Recipe
 recipe = Recipe("tiny", 1, "Tiny", ("a",), {"o": "one"}, "o", lambda *a: [], lambda *a: None)
-download(recipe, manifest=sys.argv[1], into=sys.argv[2], connections=int(sys.argv[3]))
+download(recipe, manifest=sys.argv[1], output=sys.argv[2], connections=int(sys.argv[3]))
 """
 LOOP = """
 import pathlib, requests, sys

@@ -163,7 +163,7 @@ def prepare(folder: Path, out: Path, count: int, workers: int = 1) -> None:
     }
     if videos(folder, 1)[0].suffix == ".mp4":
         config |= {"audio": {"hop_length": 125}, "video": {"num_frames": 10}, "align": {"seconds": 10.0}}
-    avdata.prepare(recipe, source=folder, out=out, config=config, workers=workers, checksums=False)
+    avdata.prepare(recipe, source=folder, output=out, config=config, workers=workers, checksums=False)
 
 
 def prepare2(folder: Path, out: Path, count: int) -> None:

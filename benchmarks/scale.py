@@ -57,7 +57,7 @@ def cost(clips: int, folder: Path) -> tuple[float, float, int]:
     avdata.prepare(
         "synthetic",
         source=source,
-        out=folder / f"out{clips}",
+        output=folder / f"out{clips}",
         config={"shards": {"samples_per_shard": SHARD}},
         workers=0,
     )

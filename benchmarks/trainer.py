@@ -47,7 +47,7 @@ def bare(where: Path, steps: int) -> None:
 def main(steps: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "set"
-        avdata.prepare("synthetic", out=where, workers=2)
+        avdata.prepare("synthetic", output=where, workers=2)
         spent: dict[str, list[float]] = {"bare loop": [], "trainer": []}
         # The first round is short and warms up.
         for number in range(rounds + 1):

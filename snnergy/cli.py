@@ -215,7 +215,7 @@ def report(
     """Write one page that shows a run: curves, confusion, classes, firing rates, and masks on samples."""
     from snnergy.analysis.report import report as write
 
-    path = write(run, page, prepared=prepared)
+    path = write(run, page, dataset=prepared)
     if as_json:
         print_json({"page": str(path), "bytes": path.stat().st_size})
     elif not quiet:

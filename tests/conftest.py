@@ -145,7 +145,7 @@ def cremad_set(once: Once, cremad_mock: Path) -> Path:
     settings = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}
     return once(
         "cremad",
-        lambda out: avdata.prepare("cremad", source=cremad_mock, out=out, config=settings, workers=0),
+        lambda out: avdata.prepare("cremad", source=cremad_mock, output=out, config=settings, workers=0),
     )
 
 
@@ -154,5 +154,7 @@ def synthetic_set(once: Once, synthetic_mock: Path) -> Path:
     settings = {"shards": {"samples_per_shard": 8}}
     return once(
         "synthetic",
-        lambda out: avdata.prepare("synthetic", source=synthetic_mock, out=out, config=settings, workers=0),
+        lambda out: avdata.prepare(
+            "synthetic", source=synthetic_mock, output=out, config=settings, workers=0
+        ),
     )

@@ -21,7 +21,7 @@ LINE = WORKING[: WORKING.index("    films = ")].count("\n") + 1
 def prepared(tmp_path: Path, text: str) -> None:
     recipe = tmp_path / "mine.py"
     recipe.write_text(text, encoding="utf-8")
-    avdata.prepare(recipe, source=tmp_path, out=tmp_path / "set", checksums=False)
+    avdata.prepare(recipe, source=tmp_path, output=tmp_path / "set", checksums=False)
 
 
 @pytest.mark.parametrize(

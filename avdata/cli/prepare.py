@@ -118,7 +118,7 @@ def prepare(
         else:
             done = pipeline(
                 recipe,
-                out=out,
+                output=out,
                 max_quarantine=max_quarantine,
                 overwrite=overwrite,
                 keep_sources=keep_sources == "yes",

@@ -43,7 +43,7 @@ def download(
     from avdata.sources.download import download as fetch
 
     wanted: dict[str, Any] = {
-        "into": into,
+        "output": into,
         "limit": limit,
         "split": split,
         "split_by": split_by,

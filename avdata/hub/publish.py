@@ -86,7 +86,7 @@ class _LocalDataset:
 
 
 def publish(
-    root: str | Path,
+    dataset: str | Path,
     repo: str,
     *,
     private: bool = False,
@@ -99,7 +99,7 @@ def publish(
     """Publish a prepared set as a dataset repository.
 
     Args:
-        root: the set's folder.
+        dataset: the set's folder.
         repo: `user/name`; made if it is not there.
         private: make the repository one that only its owners see.
         revision: branch to publish on; made if it is not there.
@@ -116,18 +116,18 @@ def publish(
     """
     from huggingface_hub import HfApi  # noqa: PLC0415
 
-    repo, root = check_repo(repo), Path(root)
+    repo, dataset = check_repo(repo), Path(dataset)
     if revision == WORK_BRANCH:
         msg = f"the branch {WORK_BRANCH} is where shards wait, and is removed when they are published"
         raise UsageError(msg, hint="choose another --revision")
-    info = read_info(root)
+    info = read_info(dataset)
     _check_license(info, allowed=i_have_permission)
     api, secret = HfApi(token=token, library_name="avdata"), active_token(token)
     with hub_errors(repo, secret):
         compared = _is_reachable(api, repo, dry_run=dry_run)
-    _check_complete(root, progress)
+    _check_complete(dataset, progress)
     permission = i_have_permission and not _is_publishable(info)
-    ours = _LocalDataset(root, info, _card(root, info, repo, permission=permission))
+    ours = _LocalDataset(dataset, info, _card(dataset, info, repo, permission=permission))
     _check_secrets(ours, secret)
     with hub_errors(repo, secret):
         _check_card(ours.card)

@@ -27,14 +27,14 @@ from avdata.storage.atomic import atomic_write
 from avdata.storage.paths import is_safe_relative_path
 
 
-def pull(repo: str, into: str | Path, *, revision: str = "main", token: str | None = None) -> Path:
+def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | None = None) -> Path:
     """Fetch a set from the Hub; interrupted, the same call goes on.
 
         avdata.verify(avdata.pull("me/cremad-av", "out/cremad"))
 
     Args:
         repo: `user/name`, or the URL that `avdata.open` takes.
-        into: folder to write: new, empty, or that of the same set.
+        output: folder to write: new, empty, or that of the same set.
         revision: branch, tag or commit.
         token: instead of the one that `hf auth login` or `HF_TOKEN` gives.
 
@@ -47,7 +47,7 @@ def pull(repo: str, into: str | Path, *, revision: str = "main", token: str | No
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download  # noqa: PLC0415
 
-    repo, root = check_repo(repo), Path(into)
+    repo, root = check_repo(repo), Path(output)
     _check_folder(root)
     api = HfApi(token=token, library_name="avdata")
     secret = active_token(token)

@@ -1,6 +1,6 @@
 """The pipeline: plan the shards, run them, and finish the set.
 
-    avdata.prepare("cremad", source="raw", out="out", workers=2)
+    avdata.prepare("cremad", source="raw", output="out", workers=2)
 
 A run that was killed goes on where it was when the same call is made again; see `journal`.
 """
@@ -80,7 +80,7 @@ def prepare(
     recipe: str | Path | Recipe,
     *,
     source: str | Path | None = None,
-    out: str | Path,
+    output: str | Path,
     config: Config | Overrides | None = None,
     preset: str | None = None,
     manifest: str | Path | None = None,
@@ -100,7 +100,7 @@ def prepare(
         recipe: a recipe's name, a path to a recipe file, or a Recipe.
         source: the folder, archive or URL that holds the dataset; None downloads it (or generates it, for
             `synthetic`). Single files are prepared as they arrive.
-        out: the set's folder, or a URL of object storage; made, gone on with, or found finished.
+        output: the set's folder, or a URL of object storage; made, gone on with, or found finished.
         config: settings, or overrides over the preset.
         preset: a preset's name; None is `snnergy` as the recipe adapts it.
         manifest: a manifest to prove the files against, instead of the source's own or the bundled one.
@@ -120,7 +120,7 @@ def prepare(
 
     Raises:
         UsageError: a name or setting is wrong.
-        AvdataError: the source or the output folder cannot be used; nothing in `out` was harmed.
+        AvdataError: the source or the output folder cannot be used; nothing in `output` was harmed.
     """
     if engine not in ENGINES:
         msg = f"there is no engine {engine!r}"
@@ -132,10 +132,10 @@ def prepare(
     if engine == "ray" and not keep_sources:
         msg = "sources can only be removed as they are used with --engine local"
         raise UsageError(msg, hint="leave out --keep-sources no, or prepare on this machine")
-    for place in (out, source or ""):
+    for place in (output, source or ""):
         check_path_encoding(place)
-    store = ObjectStoreOutput(str(out)) if is_url(out) else None
-    root = store.scratch if store else Path(out)
+    store = ObjectStoreOutput(str(output)) if is_url(output) else None
+    root = store.scratch if store else Path(output)
     if store:
         store.fetch_state()
     settled = config if isinstance(config, Config) else recipe.configure(preset, config or {})
@@ -144,7 +144,7 @@ def prepare(
     if source is None and not recipe.generated and not overwrite:
         done = _already_finished(root, recipe, settled, manifest) if checksums else None
         if done is not None:
-            check_complete(done, file_sizes(root, store), str(out))
+            check_complete(done, file_sizes(root, store), str(output))
             return PreparedSet(store.url if store else root, done, max_quarantine)
     planned = plan_preparation(
         recipe,
@@ -159,7 +159,7 @@ def prepare(
     where = {"store": store.url if store else None, "source": str(source) if is_url(source) else None}
     run = _PreparationRun(root, where, planned, workers, keep_sources, progress)
     if (root / "dataset.json").is_file() and not overwrite:
-        found = check_finished(root, run.provenance.plan_hash, file_sizes(root, store), str(out))
+        found = check_finished(root, run.provenance.plan_hash, file_sizes(root, store), str(output))
         return PreparedSet(store.url if store else root, found, max_quarantine)
     journal = open_journal(root, where["store"])
     with journal.lock():

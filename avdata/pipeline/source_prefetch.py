@@ -162,7 +162,7 @@ def prefetch_sources(
         count = len(_paths(group))
         download(
             recipe,
-            into=root,
+            output=root,
             split_by=split_by,
             keys=keys,
             manifest=manifest,

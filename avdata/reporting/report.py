@@ -34,8 +34,8 @@ Progress = Callable[[str, int, int], None]
 
 
 def report(
-    out: str | Path,
-    page: str | Path | None = None,
+    dataset: str | Path,
+    output: str | Path | None = None,
     *,
     against: str | Path | None = None,
     seed: int = 0,
@@ -46,8 +46,8 @@ def report(
     Memory and size are bounded: the index is streamed, and a bounded number of samples is opened.
 
     Args:
-        out: the set's folder.
-        page: the HTML file; `report.html` in the set's folder without.
+        dataset: the set's folder.
+        output: the HTML file; `report.html` in the set's folder without.
         against: another prepared set, to show what differs.
         seed: of the choice of samples.
         progress: called with a stage (index, samples, verify, gallery), done and total.
@@ -61,8 +61,8 @@ def report(
     from avdata.reporting.html import render  # noqa: PLC0415
     from avdata.storage.atomic import atomic_write  # noqa: PLC0415
 
-    root = Path(out)
-    path = root / NAME if page is None else Path(page)
+    root = Path(dataset)
+    path = root / NAME if output is None else Path(output)
     context = collect_page_data(
         root, None if against is None else Path(against), seed=seed, progress=progress
     )

@@ -29,16 +29,16 @@ Progress = Callable[[int, int], None]
 
 
 def export(
-    root: str | Path,
-    out: str | Path,
+    dataset: str | Path,
+    output: str | Path,
     layout: str = "author-npy",
     progress: Progress = lambda done, total: None,
 ) -> list[Path]:
     """Write a prepared set of this machine in another layout; a sample at a time is in memory.
 
     Args:
-        root: the prepared set.
-        out: folder to write; files of the same name are replaced, each at once when it is whole.
+        dataset: the prepared set.
+        output: folder to write; files of the same name are replaced, each at once when it is whole.
         layout: one of `EXPORT_LAYOUTS`.
         progress: called with samples done and in all.
 
@@ -52,7 +52,7 @@ def export(
     if layout not in EXPORT_LAYOUTS:
         msg = f"there is no layout {layout!r}"
         raise UsageError(msg, hint=did_you_mean(layout, list(EXPORT_LAYOUTS)))
-    return EXPORT_LAYOUTS[layout](Path(root), Path(out), progress)
+    return EXPORT_LAYOUTS[layout](Path(dataset), Path(output), progress)
 
 
 def _author_npy(root: Path, out: Path, progress: Progress) -> list[Path]:

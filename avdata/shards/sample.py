@@ -40,26 +40,26 @@ class StoredSample:
         return render_sample(self.mel.astype(np.float32), self.frames, self.metadata)
 
 
-def load_sample(root: str | Path, key: str | None = None) -> StoredSample:
+def load_sample(dataset: str | Path, key: str | None = None) -> StoredSample:
     """The sample of a key, or the first one of the index.
 
     Raises:
         UsageError: the set has no such key.
         AvdataError: the set or the sample cannot be read.
     """
-    root = Path(root)
-    info, index = read_info(root), read_index(root)
+    dataset = Path(dataset)
+    info, index = read_info(dataset), read_index(dataset)
     keys = index.column("key").to_pylist()
     if not keys:
-        msg = f"{root} holds no samples"
+        msg = f"{dataset} holds no samples"
         raise AvdataError(msg, hint="quarantine.parquet says why each clip was left out")
     if key is not None and key not in keys:
-        msg = f"{root} has no sample {key!r}"
+        msg = f"{dataset} has no sample {key!r}"
         # Of a large set, comparing every key would take longer than looking it up.
         close = difflib.get_close_matches(key, keys, n=1) if len(keys) < 20_000 else []
         raise UsageError(msg, hint=did_you_mean(key, close or keys[:3]))
     row = index.slice(keys.index(key) if key else 0, 1).to_pylist()[0]
-    return parse_sample(info, row, read_sample_bytes(root, row))
+    return parse_sample(info, row, read_sample_bytes(dataset, row))
 
 
 def parse_sample(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -> StoredSample:

@@ -49,30 +49,32 @@ class VerificationReport:
         return not self.problems
 
 
-def verify(root: str | Path, *, progress: Progress = lambda stage, done, total: None) -> VerificationReport:
+def verify(
+    dataset: str | Path, *, progress: Progress = lambda stage, done, total: None
+) -> VerificationReport:
     """Read every byte of a prepared set and compare it with dataset.json and the index.
 
     Args:
-        root: the set's folder.
+        dataset: the set's folder.
         progress: called with ("verify", done, total), in samples.
 
     Raises:
         AvdataError: the folder is not a prepared set at all, or its index cannot be read.
     """
-    root = Path(root)
-    info = read_info(root)
-    index = read_index(root)
+    dataset = Path(dataset)
+    info = read_info(dataset)
+    index = read_index(dataset)
     if index.schema != index_schema():
         odd = sorted(set(index.schema.names) ^ set(index_schema().names)) or ["the types"]
         problem = Problem("index.parquet", f"its columns are not those of the format: {', '.join(odd)}")
-        return VerificationReport(root, index.num_rows, 0, (problem,))
+        return VerificationReport(dataset, index.num_rows, 0, (problem,))
     rows = index.to_pylist()
     problems = [
         *_counts(info, rows),
-        *_index(root, info),
-        *_quarantine(root, info, rows),
+        *_index(dataset, info),
+        *_quarantine(dataset, info, rows),
         *_leaks(info, rows),
-        *_unexpected_files(root, info),
+        *_unexpected_files(dataset, info),
     ]
     done = 0
     by_shard: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -81,10 +83,10 @@ def verify(root: str | Path, *, progress: Progress = lambda stage, done, total: 
     shards = [shard for split in info["splits"].values() for shard in split["shards"]]
     progress("verify", 0, len(rows))
     for shard in shards:
-        problems += _shard(root, info, shard, by_shard.get(shard["path"], []))
+        problems += _shard(dataset, info, shard, by_shard.get(shard["path"], []))
         done += shard["samples"]
         progress("verify", done, len(rows))
-    return VerificationReport(root, len(rows), sum(shard["bytes"] for shard in shards), tuple(problems))
+    return VerificationReport(dataset, len(rows), sum(shard["bytes"] for shard in shards), tuple(problems))
 
 
 def _index(root: Path, info: Mapping[str, Any]) -> Iterator[Problem]:

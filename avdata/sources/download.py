@@ -111,9 +111,9 @@ class IncompleteError(SourceError):
 
 @overload
 def download(
-    name_or_recipe: str | Path | Recipe,
+    recipe: str | Path | Recipe,
     *,
-    into: Path | str | None = ...,
+    output: Path | str | None = ...,
     limit: int | None = ...,
     split: str | None = ...,
     split_by: str | None = ...,
@@ -130,9 +130,9 @@ def download(
 
 @overload
 def download(
-    name_or_recipe: str | Path | Recipe,
+    recipe: str | Path | Recipe,
     *,
-    into: Path | str | None = ...,
+    output: Path | str | None = ...,
     limit: int | None = ...,
     split: str | None = ...,
     split_by: str | None = ...,
@@ -148,9 +148,9 @@ def download(
 
 
 def download(
-    name_or_recipe: str | Path | Recipe,
+    recipe: str | Path | Recipe,
     *,
-    into: Path | str | None = None,
+    output: Path | str | None = None,
     limit: int | None = None,
     split: str | None = None,
     split_by: str | None = None,
@@ -166,13 +166,13 @@ def download(
     """Download a dataset's sources, or what is missing of them.
 
         report = avdata.download("cremad", limit=100)
-        avdata.prepare("cremad", source=report.root, out="out")
+        avdata.prepare("cremad", source=report.root, output="out")
 
     Ctrl-C stops within a second, and the same call goes on from the byte.
 
     Args:
-        name_or_recipe: a recipe's name, a path to a recipe file, or a Recipe.
-        into: the folder for the files; None is `<cache>/sources/NAME`.
+        recipe: a recipe's name, a path to a recipe file, or a Recipe.
+        output: the folder for the files; None is `<cache>/sources/NAME`.
         limit: the files of so many clips only, where the dataset comes in single files.
         split: the files of `train`, `val` or `test` only, likewise.
         split_by: the way of splitting; None is the recipe's default.
@@ -195,13 +195,13 @@ def download(
         SourceError: files could not be had; all others are in place, and the next call fetches only those.
         DiskError: the disk is too small, full, or may not be written to.
     """
-    recipe = load_recipe(name_or_recipe)
+    recipe = load_recipe(recipe)
     facts = manifest if isinstance(manifest, Manifest) else load_manifest(manifest or recipe.name)
     if not facts.sources:
         msg = f"{recipe.name} has no sources to download"
         hint = "its clips are generated: run avdata prepare" if recipe.generated else None
         raise UsageError(msg, hint=hint)
-    root = Path(into) if into is not None else source_dir(recipe.name)
+    root = Path(output) if output is not None else source_dir(recipe.name)
     choice = ClipChoice(recipe.check_split(split_by), limit, split, None if keys is None else tuple(keys))
     if dry_run:
         return plan_download(recipe, facts, root, choice, rehash=rehash)

@@ -44,7 +44,7 @@ __all__ = ["AVBatch", "AVDataset", "AVLoader", "AVSample", "open_dataset"]
 
 
 def open_dataset(
-    where: str | Path,
+    dataset: str | Path,
     split: str = "train",
     *,
     shuffle: bool = False,
@@ -63,7 +63,8 @@ def open_dataset(
     """Open one split of a prepared set.
 
     Args:
-        where: the set's folder, or a URL of one (`https://`, `s3://`, `gs://`, `hf://datasets/user/name`, …).
+        dataset: the set's folder, or a URL of one (`https://`, `s3://`, `gs://`, `hf://datasets/user/name`,
+        …).
         split: train, val or test.
         shuffle: a new order each epoch; see `AVDataset.set_epoch`.
         seed: of the order.
@@ -91,7 +92,7 @@ def open_dataset(
     if on_error not in {"raise", "skip"}:
         msg = f"on_error={on_error!r}: it is 'raise' or 'skip'"
         raise UsageError(msg)
-    reader = ShardReader(where, ShardCache(cache, cache_bytes))
+    reader = ShardReader(dataset, ShardCache(cache, cache_bytes))
     info = read_info(reader.root)
     if split not in info["splits"]:
         msg = f"{reader.name} has no split {split!r}"

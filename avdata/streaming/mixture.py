@@ -16,43 +16,44 @@ from avdata.streaming.loader import AVLoader
 from avdata.streaming.sampling import first_uses, mixture_order
 
 
-def mix(sets: Sequence[AVDataset], weights: Sequence[float] | None = None) -> MixedDataset:
+def mix(datasets: Sequence[AVDataset], weights: Sequence[float] | None = None) -> MixedDataset:
     """One stream of several sets, whose batches hold samples of all of them.
 
     >>> # both = avdata.mix([avdata.open("a", shuffle=True), avdata.open("b", shuffle=True, seed=7)], [3, 1])
     >>> # for batch in both.loader(32): ...
 
     Args:
-        sets: opened with seeds and filters of their own, and with the same rank; the first one's order mixes.
+        datasets: opened with seeds and filters of their own, and with the same rank; the first one's order
+        mixes.
         weights: the share of each; by default an epoch holds each sample of each set once. With weights it is
             as long as the sets together, and the next goes on in each set where it stopped.
 
     Raises:
         UsageError: the sets' samples differ in shape or storage, or the weights are not one a set.
     """
-    if not sets:
+    if not datasets:
         msg = "a mixture needs at least one set"
         raise UsageError(msg)
-    first = sets[0]
-    for other in sets[1:]:
+    first = datasets[0]
+    for other in datasets[1:]:
         if (other.shape, other.is_strip) != (first.shape, first.is_strip):
             msg = f"{other.root} and {first.root} differ: {other.shape} and {first.shape}"
             raise UsageError(msg, hint="prepare both with the same audio and video settings")
         if (other.rank, other.world_size) != (first.rank, first.world_size):
             msg = f"the sets are opened for ranks {other.rank} and {first.rank}"
             raise UsageError(msg, hint="open all sets of a mixture with the same rank and world_size")
-    lengths = [len(one) for one in sets]
+    lengths = [len(one) for one in datasets]
     if weights is None:
-        return MixedDataset(sets, lengths)
+        return MixedDataset(datasets, lengths)
     share = np.asarray(weights, np.float64)
-    if share.shape != (len(sets),) or (share < 0).any() or not share.any() or not all(lengths):
+    if share.shape != (len(datasets),) or (share < 0).any() or not share.any() or not all(lengths):
         msg = f"weights {list(weights)} are not one a set, not negative and not all 0"
         raise UsageError(msg)
     due = share * (sum(lengths) / share.sum())
     counts = np.floor(due).astype(np.int64)
     # The largest remainders make up what rounding down took.
     counts[np.argsort(counts - due, kind="stable")[: sum(lengths) - int(counts.sum())]] += 1
-    return MixedDataset(sets, counts.tolist())
+    return MixedDataset(datasets, counts.tolist())
 
 
 class MixedDataset:

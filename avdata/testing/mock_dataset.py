@@ -16,13 +16,13 @@ from avdata.storage.paths import is_safe_relative_path
 
 
 def create_mock_dataset(
-    name: str, out: str | Path, clips: int | None = None, bad: bool = False, seed: int = 0
+    recipe: str, output: str | Path, clips: int | None = None, bad: bool = False, seed: int = 0
 ) -> Path:
     """Write a small, structurally faithful copy of a dataset with generated media.
 
     Args:
-        name: a recipe's name.
-        out: folder to write; new, empty, or a mock made before, whose files go.
+        recipe: a recipe's name.
+        output: folder to write; new, empty, or a mock made before, whose files go.
         clips: how many; None is the recipe's choice.
         bad: also write the cases that go wrong in the real dataset.
         seed: equal seeds make equal bytes.
@@ -34,8 +34,8 @@ def create_mock_dataset(
         UsageError: there is no such recipe.
         AvdataError: the folder holds something else, or ffmpeg cannot encode.
     """
-    recipe = load_recipe(name)
-    folder = Path(out)
+    writer = load_recipe(recipe).mock_writer()
+    folder = Path(output)
     if folder.exists() and not folder.is_dir():
         msg = f"{folder} is a file"
         raise AvdataError(msg, hint="give a new folder")
@@ -44,7 +44,7 @@ def create_mock_dataset(
         raise AvdataError(msg, hint="give a new or empty folder; nothing was written")
     try:
         _remove_earlier(folder)
-        recipe.mock_writer()(folder, clips, bad, seed)
+        writer(folder, clips, bad, seed)
     except OSError as error:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise

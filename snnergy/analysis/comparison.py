@@ -76,8 +76,8 @@ class Row:
 
 
 def compare_fusions(
-    where: str | Path,
-    out: str | Path,
+    dataset: str | Path,
+    output: str | Path,
     config: TrainConfig,
     *,
     fusions: Sequence[str] = (),
@@ -88,8 +88,8 @@ def compare_fusions(
     """Train every fusion with every seed, and write `table.md`, `table.csv` and `table.png`.
 
     Args:
-        where: the prepared set.
-        out: the folder of the table and, below `runs/`, of all runs.
+        dataset: the prepared set.
+        output: the folder of the table and, below `runs/`, of all runs.
         config: the settings of all; its fusion and seed are set.
         fusions: names of `FUSIONS`; none: those of `DEFAULT_FUSIONS`.
         seeds: how many, counted from the settings' own.
@@ -97,7 +97,8 @@ def compare_fusions(
         progress: called with a stage (`FUSION seed N`), done and total, in optimizer steps.
 
     Raises:
-        UsageError: a name is unknown, a fusion does not go with the settings, or a run in `out` has others.
+        UsageError: a name is unknown, a fusion does not go with the settings, or a run in `output` has
+        others.
         AvdataError: the set has no split to compare by, or a training failed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -108,29 +109,29 @@ def compare_fusions(
         if name not in FUSIONS:
             msg = f"there is no fusion {name!r}"
             raise UsageError(msg, hint=did_you_mean(name, list(FUSIONS)))
-    _check(where, [config.model_copy(update={"fusion": name}) for name in chosen])
-    folder = Path(out)
+    _check(dataset, [config.model_copy(update={"fusion": name}) for name in chosen])
+    folder = Path(output)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     for offset in range(seeds):
         for name in chosen:
             settled = config.model_copy(update={"fusion": name, "seed": config.seed + offset})
             run = folder / "runs" / f"{name}-seed{settled.seed}"
             stage = f"{name} seed {settled.seed}"
-            found = _train_or_resume(where, run, settled, device, _prefix_progress(stage, progress))
+            found = _train_or_resume(dataset, run, settled, device, _prefix_progress(stage, progress))
             results[name].append(found)
     networks = {
         name: load_network(folder / "runs" / f"{name}-seed{config.seed}" / results[name][0]["chosen"])[0]
         for name in chosen
     }
     first = results[chosen[0]][0]
-    costs = _costs(networks, where, _split(first), torch.device(str(first["device"])))
+    costs = _costs(networks, dataset, _split(first), torch.device(str(first["device"])))
     rows = [
         Row(
             name, tuple(_accuracy(found) for found in results[name]), results[name][0]["params"], *costs[name]
         )
         for name in chosen
     ]
-    _write(folder, rows, first, where)
+    _write(folder, rows, first, dataset)
     return rows
 
 

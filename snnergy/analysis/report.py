@@ -57,13 +57,13 @@ class SampleView:
     pictures: tuple[tuple[str, str], ...]
 
 
-def report(run: str | Path, page: str | Path | None = None, *, prepared: str | Path | None = None) -> Path:
+def report(run: str | Path, output: str | Path | None = None, *, dataset: str | Path | None = None) -> Path:
     """Write a page that shows a training run to a person.
 
     Args:
         run: the run's folder.
-        page: the HTML file; `report.html` in the run's folder without.
-        prepared: the prepared set; the one of config.json without. Where it is gone, no samples are shown.
+        output: the HTML file; `report.html` in the run's folder without.
+        dataset: the prepared set; the one of config.json without. Where it is gone, no samples are shown.
 
     Returns:
         The page.
@@ -75,9 +75,9 @@ def report(run: str | Path, page: str | Path | None = None, *, prepared: str | P
     from avdata.storage.atomic import atomic_write  # noqa: PLC0415
 
     folder = Path(run)
-    path = folder / NAME if page is None else Path(page)
+    path = folder / NAME if output is None else Path(output)
     atomic_write(
-        path, render("run.html", package="snnergy.analysis", **collect_page_data(folder, prepared)).encode()
+        path, render("run.html", package="snnergy.analysis", **collect_page_data(folder, dataset)).encode()
     )
     return path
 

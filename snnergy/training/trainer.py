@@ -56,8 +56,8 @@ _log = logging.getLogger(__name__)
 
 
 def train(
-    where: str | Path,
-    out: str | Path,
+    dataset: str | Path,
+    output: str | Path,
     config: TrainConfig | None = None,
     *,
     progress: Progress = lambda stage, done, total: None,
@@ -69,8 +69,8 @@ def train(
     Under torchrun every process calls this; torchrun's own restarts resume by themselves.
 
     Args:
-        where: the prepared set.
-        out: the run's folder; with several machines, the first one's.
+        dataset: the prepared set.
+        output: the run's folder; with several machines, the first one's.
         config: the settings; None takes our defaults, or those of the run that is resumed.
         progress: called with ("train", done, total), in optimizer steps, by the first process.
         resume: go on from the run's `last.ckpt`.
@@ -85,7 +85,7 @@ def train(
             of the run was lost.
         UsageError: a name is unknown, or the resumed run has other settings.
     """
-    folder, began = Path(out), time.perf_counter()
+    folder, began = Path(output), time.perf_counter()
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     resume = resume or (restarted and (folder / "config.json").is_file())
     settled = config or (_settings_of(folder) if resume else resolve_config(None))
@@ -96,7 +96,7 @@ def train(
             said = broadcast_from_rank0(fabric, settled.model_dump_json().encode())
             settled = TrainConfig.model_validate_json(said or b"")
         _agree(fabric, lambda: _check_folder(folder, settled, resume=resume))
-        run = Trainer(fabric, where, folder, settled, progress)
+        run = Trainer(fabric, dataset, folder, settled, progress)
         run.begin(resume=resume)
         run.work()
         return run.finish(began)
@@ -393,7 +393,7 @@ def _agree(fabric: Fabric, check: Callable[[], None]) -> None:
         raise (UsageError if usage else AvdataError)(message, hint=hint)
 
 
-def evaluate(checkpoint: str | Path, where: str | Path, *, device: Device = "auto") -> dict[str, Any]:
+def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "auto") -> dict[str, Any]:
     """Accuracy and loss of a checkpoint on the validation and test splits of a prepared set.
 
     The batch norms are those of the checkpoint; one that was saved in the middle of an epoch has none that
@@ -403,7 +403,7 @@ def evaluate(checkpoint: str | Path, where: str | Path, *, device: Device = "aut
         `labels`, `num_classes`, and for each split `accuracy`, `loss`, `samples`, `per_class`, `confusion`.
     """
     network, config, calibrated = load_all(checkpoint)
-    data = open_split(where, "train", shuffle=True, seed=config.seed, rank=0, world_size=1)
+    data = open_split(dataset, "train", shuffle=True, seed=config.seed, rank=0, world_size=1)
     check_compatible(network, data)
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     network.to(place)
@@ -412,6 +412,6 @@ def evaluate(checkpoint: str | Path, where: str | Path, *, device: Device = "aut
     measured = {}
     for split in ("val", "test"):
         if split in data.info["splits"]:
-            loader = open_split(where, split, rank=0, world_size=1).loader(config.batch_size, num_workers=0)
+            loader = open_split(dataset, split, rank=0, world_size=1).loader(config.batch_size, num_workers=0)
             measured[split] = evaluate_split(network, loader, data.labels, place)
     return {"labels": data.labels, "num_classes": len(data.labels), **measured}

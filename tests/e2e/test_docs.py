@@ -97,7 +97,7 @@ def test_a_recipe_of_your_own_has_at_most_forty_lines_and_makes_a_good_set(tmp_p
     done = avdata.prepare(
         recipe,
         source=source,
-        out=tmp_path / "set",
+        output=tmp_path / "set",
         config={"video": {"size": 32}},
         checksums=False,
         workers=0,

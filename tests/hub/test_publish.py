@@ -76,7 +76,7 @@ def test_a_reader_sees_the_whole_old_set_or_the_whole_new_one(
     hub: HubServer, own_set: Path, cremad_mock: Path, tmp_path: Path
 ) -> None:
     other = {"video": {"size": 48}, "shards": {"samples_per_shard": 3}}
-    avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "other", config=other, workers=0)
+    avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "other", config=other, workers=0)
     avdata.publish(own_set, REPO)
     avdata.publish(tmp_path / "other", REPO)
     repo, seen = hub.repos[REPO], 0
@@ -117,7 +117,7 @@ def test_shards_of_an_earlier_preparation_are_removed_and_other_files_are_not(
     repo = hub.repos[REPO]
     repo.commit("main", {**repo.commits[repo.branches["main"]].files, "paper.pdf": ("regular", b"%PDF")})
     other = {"video": {"size": 48}, "shards": {"samples_per_shard": 100}}
-    avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "other", config=other, workers=0)
+    avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "other", config=other, workers=0)
     done = avdata.publish(tmp_path / "other", REPO)
     there = hub.content(REPO)
     assert "paper.pdf" in there
@@ -292,7 +292,7 @@ def test_a_new_revision_has_no_shards_of_the_set_on_main(
 ) -> None:
     avdata.publish(own_set, REPO)
     other = {"video": {"size": 48}, "shards": {"samples_per_shard": 100}}
-    avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "other", config=other, workers=0)
+    avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "other", config=other, workers=0)
     done = avdata.publish(tmp_path / "other", REPO, revision="next", dry_run=dry_run)
     here, other_names = (
         {path.relative_to(root).as_posix() for path in shards(root)} for root in (own_set, tmp_path / "other")

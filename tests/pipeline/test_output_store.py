@@ -34,7 +34,7 @@ def stored(url: str) -> dict[str, str]:
 
 
 def prepare(source: Path | str, out: str, **more: Any) -> avdata.PreparedSet:
-    return avdata.prepare("cremad", source=source, out=out, config=SETTINGS, workers=0, **more)
+    return avdata.prepare("cremad", source=source, output=out, config=SETTINGS, workers=0, **more)
 
 
 @each_store
@@ -149,7 +149,7 @@ def test_a_killed_run_leaves_only_whole_shards_and_goes_on_to_the_same_bytes(
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    put(self, part, name)\n"
         "avdata.pipeline.output_store.ObjectStoreOutput.upload = killed\n"
-        f"avdata.prepare('cremad', source={str(cremad_mock)!r}, out={bucket + '/set'!r},\n"
+        f"avdata.prepare('cremad', source={str(cremad_mock)!r}, output={bucket + '/set'!r},\n"
         f"    config={SETTINGS!r}, workers=0)\n"
     )
     run = subprocess.run([sys.executable, str(script)], check=False)
@@ -193,9 +193,11 @@ def test_a_finished_set_is_found_finished_and_other_settings_are_refused(
     prepare(cremad_mock, f"{bucket}/set")
     assert stored(f"{bucket}/set") == before
     with pytest.raises(AvdataError, match="other settings"):
-        avdata.prepare("cremad", source=cremad_mock, out=f"{bucket}/set", workers=0)
+        avdata.prepare("cremad", source=cremad_mock, output=f"{bucket}/set", workers=0)
     other = {"video": {"size": 32}, "shards": {"samples_per_shard": 100}}
-    avdata.prepare("cremad", source=cremad_mock, out=f"{bucket}/set", config=other, workers=0, overwrite=True)
+    avdata.prepare(
+        "cremad", source=cremad_mock, output=f"{bucket}/set", config=other, workers=0, overwrite=True
+    )
     assert len([name for name in stored(f"{bucket}/set") if name.endswith(".tar")]) == 3
 
 

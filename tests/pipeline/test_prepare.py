@@ -30,7 +30,7 @@ def die(stage, done, total):
     if stage == "prepare" and done >= total * float(after):
         os.kill(os.getpid(), 9)
 settings = json.loads(os.environ["SETTINGS"])
-avdata.prepare(name, source=source, out=out, config=settings, workers=int(workers), progress=die)
+avdata.prepare(name, source=source, output=out, config=settings, workers=int(workers), progress=die)
 """
 
 
@@ -47,7 +47,7 @@ def test_every_clip_of_a_mock_becomes_what_its_truth_says(
     name: str, tmp_path: Path, bad_mock: Callable[[str], Path]
 ) -> None:
     source = bad_mock(name)
-    done = avdata.prepare(name, source=source, out=tmp_path / "out", config=SETTINGS, workers=0)
+    done = avdata.prepare(name, source=source, output=tmp_path / "out", config=SETTINGS, workers=0)
     truth = json.loads((source / "truth.json").read_text())
     lost = {row["key"]: row["reason"] for row in read_quarantine(done.root).to_pylist()}
     kept = {row["key"]: row["flags"] for row in read_index(done.root).to_pylist()}
@@ -66,12 +66,12 @@ def test_a_killed_run_resumes_to_the_same_bytes_with_any_number_of_workers(
     name: str, tmp_path: Path, bad_mock: Callable[[str], Path]
 ) -> None:
     source = bad_mock(name)
-    avdata.prepare(name, source=source, out=tmp_path / "one", config=SETTINGS, workers=1)
+    avdata.prepare(name, source=source, output=tmp_path / "one", config=SETTINGS, workers=1)
     run_and_kill(name, source, tmp_path / "two", workers=2, after=0.5)
     assert not (tmp_path / "two" / "dataset.json").exists()
     assert (tmp_path / "two" / ".avdata").is_dir()
-    avdata.prepare(name, source=source, out=tmp_path / "two", config=SETTINGS, workers=2)
-    avdata.prepare(name, source=source, out=tmp_path / "zero", config=SETTINGS, workers=0)
+    avdata.prepare(name, source=source, output=tmp_path / "two", config=SETTINGS, workers=2)
+    avdata.prepare(name, source=source, output=tmp_path / "zero", config=SETTINGS, workers=0)
     assert digest_tree(tmp_path / "one") == digest_tree(tmp_path / "two") == digest_tree(tmp_path / "zero")
 
 
@@ -98,7 +98,7 @@ def test_what_a_broken_off_run_of_fewer_files_left_is_no_part_of_the_set(
     assert list((tmp_path / "out").glob("*/*.tar"))
     for path in late:
         (tmp_path / path.name).rename(path)
-    avdata.prepare("cremad", source=source, out=tmp_path / "out", config=SETTINGS, workers=0)
+    avdata.prepare("cremad", source=source, output=tmp_path / "out", config=SETTINGS, workers=0)
     assert avdata.verify(tmp_path / "out").problems == ()
 
 
@@ -130,7 +130,7 @@ def test_a_source_that_goes_away_is_named_and_not_the_shard(synthetic_mock: Path
             shutil.rmtree(source, ignore_errors=True)
 
     with pytest.raises(SourceError, match=r"source/clips/\w+\.mkv cannot be read \(No such file"):
-        avdata.prepare("synthetic", source=source, out=tmp_path / "out", workers=0, progress=go)
+        avdata.prepare("synthetic", source=source, output=tmp_path / "out", workers=0, progress=go)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_resumed_run_makes_no_finished_shard_again(cremad_mock: Path, tmp_path
         if stage == "prepare":
             decoded.append(done)
 
-    avdata.prepare("cremad", source=cremad_mock, out=out, config=SETTINGS, workers=0, progress=watch)
+    avdata.prepare("cremad", source=cremad_mock, output=out, config=SETTINGS, workers=0, progress=watch)
     assert decoded[0] > 0
     assert {path: path.stat().st_mtime_ns for path in there} == there
 
@@ -173,7 +173,7 @@ def test_a_resumed_run_makes_no_finished_shard_again(cremad_mock: Path, tmp_path
 def test_a_finished_set_is_found_finished(cremad_set: Path, cremad_mock: Path) -> None:
     before = digest_tree(cremad_set)
     settings = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}
-    done = avdata.prepare("cremad", source=cremad_mock, out=cremad_set, config=settings, workers=0)
+    done = avdata.prepare("cremad", source=cremad_mock, output=cremad_set, config=settings, workers=0)
     assert done.samples == 14
     assert digest_tree(cremad_set) == before
 
@@ -184,7 +184,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_harm_nothing(
     before = digest_tree(cremad_set)
     with pytest.raises(AvdataError, match="other settings") as caught:
         avdata.prepare(
-            "cremad", source=cremad_mock, out=cremad_set, config={"audio": {"n_mels": 64}}, workers=0
+            "cremad", source=cremad_mock, output=cremad_set, config={"audio": {"n_mels": 64}}, workers=0
         )
     assert "--overwrite" in str(caught.value.hint)
     assert digest_tree(cremad_set) == before
@@ -195,7 +195,7 @@ def test_another_dataset_in_the_folder_is_refused_and_harms_nothing(
 ) -> None:
     before = digest_tree(cremad_set)
     with pytest.raises(AvdataError, match="holds cremad, not synthetic"):
-        avdata.prepare("synthetic", source=synthetic_mock, out=cremad_set, workers=0)
+        avdata.prepare("synthetic", source=synthetic_mock, output=cremad_set, workers=0)
     assert digest_tree(cremad_set) == before
 
 
@@ -205,35 +205,42 @@ def test_a_folder_with_other_files_is_refused_even_with_overwrite(
     (tmp_path / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
         with pytest.raises(AvdataError, match="not a prepared set"):
-            avdata.prepare("synthetic", source=synthetic_mock, out=tmp_path, workers=0, overwrite=overwrite)
+            avdata.prepare(
+                "synthetic", source=synthetic_mock, output=tmp_path, workers=0, overwrite=overwrite
+            )
     assert digest_tree(tmp_path).keys() == {"thesis.tex"}
 
 
 def test_overwrite_replaces_a_set(synthetic_mock: Path, tmp_path: Path) -> None:
-    avdata.prepare("synthetic", source=synthetic_mock, out=tmp_path / "out", workers=0)
+    avdata.prepare("synthetic", source=synthetic_mock, output=tmp_path / "out", workers=0)
     settings = {"shards": {"samples_per_shard": 5}}
     avdata.prepare(
-        "synthetic", source=synthetic_mock, out=tmp_path / "out", config=settings, overwrite=True, workers=0
+        "synthetic",
+        source=synthetic_mock,
+        output=tmp_path / "out",
+        config=settings,
+        overwrite=True,
+        workers=0,
     )
-    avdata.prepare("synthetic", source=synthetic_mock, out=tmp_path / "new", config=settings, workers=0)
+    avdata.prepare("synthetic", source=synthetic_mock, output=tmp_path / "new", config=settings, workers=0)
     assert digest_tree(tmp_path / "out") == digest_tree(tmp_path / "new")
 
 
 def test_changed_source_files_are_noticed(synthetic_mock: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(synthetic_mock, source)
-    avdata.prepare("synthetic", source=source, out=tmp_path / "out", workers=0)
+    avdata.prepare("synthetic", source=source, output=tmp_path / "out", workers=0)
     video = next((source / "clips").glob("*.mkv"))
     video.write_bytes(video.read_bytes() + b"\0")
     with pytest.raises(AvdataError, match="other source files"):
-        avdata.prepare("synthetic", source=source, out=tmp_path / "out", workers=0, checksums=False)
+        avdata.prepare("synthetic", source=source, output=tmp_path / "out", workers=0, checksums=False)
 
 
 def test_an_empty_folder_and_a_missing_one_are_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds no CREMA-D"):
-        avdata.prepare("cremad", source=tmp_path, out=tmp_path / "out")
+        avdata.prepare("cremad", source=tmp_path, output=tmp_path / "out")
     with pytest.raises(SourceError, match="nowhere does not exist"):
-        avdata.prepare("cremad", source=tmp_path / "nowhere", out=tmp_path / "out")
+        avdata.prepare("cremad", source=tmp_path / "nowhere", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -244,7 +251,7 @@ def test_a_folder_of_pointers_says_how_to_fetch_the_media(tmp_path: Path) -> Non
             "version https://git-lfs.github.com/spec/v1\n"
         )
     with pytest.raises(SourceError, match="lfs_pointer") as caught:
-        avdata.prepare("cremad", source=tmp_path, out=tmp_path / "out")
+        avdata.prepare("cremad", source=tmp_path, output=tmp_path / "out")
     assert "git lfs pull" in str(caught.value.hint)
     assert not (tmp_path / "out").exists()
 
@@ -261,7 +268,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(
     options: dict[str, object], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        avdata.prepare("cremad", source=tmp_path, out=tmp_path / "out", **options)  # type: ignore[arg-type]
+        avdata.prepare("cremad", source=tmp_path, output=tmp_path / "out", **options)  # type: ignore[arg-type]
     assert said in str(caught.value.hint)
 
 
@@ -277,7 +284,7 @@ def test_a_limit_takes_clips_of_all_splits_and_the_same_ones_each_time(cremad_mo
 
 def test_leaking_groups_are_dropped_from_train_on_demand(ave_bad: Path, tmp_path: Path) -> None:
     settings = {**SETTINGS, "select": {"group_leakage": "drop-train", "limit": 40}}
-    done = avdata.prepare("ave", source=ave_bad, out=tmp_path / "out", config=settings, workers=0)
+    done = avdata.prepare("ave", source=ave_bad, output=tmp_path / "out", config=settings, workers=0)
     assert done.quarantined["split_leak"] == 1
     assert read_info(done.root)["leaks"] == 0
 

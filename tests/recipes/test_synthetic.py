@@ -46,7 +46,7 @@ def test_a_folder_without_the_list_is_refused(tmp_path: Path) -> None:
 
 def test_noise_hides_one_modality_of_each_film_and_the_other_says_the_label(tmp_path: Path) -> None:
     mock = avdata.mock("synthetic-agree", tmp_path / "mock", clips=64)
-    avdata.prepare("synthetic-agree", source=mock, out=tmp_path / "set", workers=0)
+    avdata.prepare("synthetic-agree", source=mock, output=tmp_path / "set", workers=0)
     data = open_dataset(tmp_path / "set", "train", normalize=False)
     hidden: Counter[tuple[str, int]] = Counter()
     for number in range(len(data)):

@@ -20,7 +20,7 @@ def shown_set(once: Callable[..., Path], shown_mock: Path) -> Path:
     settings = {"audio": {"flac": True}, "video": {"size": 64}}
     return once(
         "shown",
-        lambda out: avdata.prepare("cremad", source=shown_mock, out=out, config=settings, workers=0),
+        lambda out: avdata.prepare("cremad", source=shown_mock, output=out, config=settings, workers=0),
     )
 
 

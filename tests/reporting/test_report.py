@@ -206,7 +206,7 @@ def test_a_set_compared_with_itself_differs_in_nothing(shown_set: Path) -> None:
 def test_what_differs_between_two_preparations_is_told(shown_set: Path, tmp_path: Path) -> None:
     source = avdata.mock("cremad", tmp_path / "raw", clips=16)
     settings = {"audio": {"amin": 1e-6}, "video": {"size": 64}}
-    avdata.prepare("cremad", source=source, out=tmp_path / "b", config=settings, workers=0)
+    avdata.prepare("cremad", source=source, output=tmp_path / "b", config=settings, workers=0)
     held = compare_datasets(shown_set, tmp_path / "b", read_info(shown_set), read_info(tmp_path / "b"))
     assert ("audio.amin", 1e-10, 1e-6) in held.settings
     assert held.only_a > 0
@@ -266,7 +266,9 @@ def test_stills_are_not_said_to_come_in_one_file_with_their_sound(
     urbansound_bad: Path, tmp_path: Path
 ) -> None:
     settings = {"video": {"size": 32}, "select": {"limit": 2}}
-    avdata.prepare("urbansound8k-av", source=urbansound_bad, out=tmp_path / "out", config=settings, workers=0)
+    avdata.prepare(
+        "urbansound8k-av", source=urbansound_bad, output=tmp_path / "out", config=settings, workers=0
+    )
     said = Text(avdata.report(tmp_path / "out")).text
     assert "No offset was measured" in said
     assert "one file" not in said

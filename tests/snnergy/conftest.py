@@ -25,7 +25,7 @@ def tiny_set(once: Callable[..., Path], synthetic_mock: Path) -> Path:
     return once(
         "tiny",
         lambda out: avdata.prepare(
-            "synthetic", source=synthetic_mock, out=out, config=SMALL_PICTURES, workers=0
+            "synthetic", source=synthetic_mock, output=out, config=SMALL_PICTURES, workers=0
         ),
     )
 

@@ -325,7 +325,7 @@ class Tiny:
     def download(self, **options: Any) -> Any:
         from avdata.sources.download import download
 
-        return download(self.recipe, manifest=self.manifest, into=self.root, **options)
+        return download(self.recipe, manifest=self.manifest, output=self.root, **options)
 
     def tree(self) -> dict[str, bytes]:
         return tree(self.root)

@@ -116,7 +116,7 @@ def test_metadata_outside_of_clips_comes_with_every_choice(tiny, serve, build, t
     files = {**tiny.files, "labels.csv": b"a,b\n"}
     world = serve(files)
     manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
-    download(tiny.recipe, manifest=manifest, into=tmp_path / "r", limit=1, connections=1)
+    download(tiny.recipe, manifest=manifest, output=tmp_path / "r", limit=1, connections=1)
     assert world.asked[0].path == "/labels.csv"
     assert len(world.asked) == 3
 
@@ -165,7 +165,7 @@ def test_a_consumer_that_is_slow_holds_the_download_back(serve, build, tmp_path)
         world.closing.wait(0.7 if not ahead else 0)
         ahead.append(len(world.asked) - len(ahead))
 
-    download(build["recipe"](), manifest=manifest, into=tmp_path / "r", connections=4, arrived=use)
+    download(build["recipe"](), manifest=manifest, output=tmp_path / "r", connections=4, arrived=use)
     assert len(ahead) == 200
     assert max(ahead) <= 32 + 4 + 4
 
@@ -186,7 +186,7 @@ def test_a_mirror_that_only_fails_is_given_up(serve, build, tmp_path):
     dead, alive = serve(), serve(files)
     source = Source(name="media", urls=(dead.url + "/{path}", alive.url + "/{path}"))
     download(
-        build["recipe"](), manifest=build["manifest"]([source], files), into=tmp_path / "r", connections=2
+        build["recipe"](), manifest=build["manifest"]([source], files), output=tmp_path / "r", connections=2
     )
     assert len(dead.asked) < 12
 
@@ -249,7 +249,7 @@ def test_names_with_spaces_and_signs_are_quoted(serve, build, tmp_path):
     files = {"wav/a b#c?d%20&é.wav": b"x" * 50, "wav/--12UOz.wav": b"y" * 50}
     world = serve(files)
     manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
-    download(build["recipe"](clips_from_paths=None), manifest=manifest, into=tmp_path / "r")
+    download(build["recipe"](clips_from_paths=None), manifest=manifest, output=tmp_path / "r")
     assert (tmp_path / "r" / "wav/a b#c?d%20&é.wav").read_bytes() == b"x" * 50
 
 
@@ -299,10 +299,10 @@ def test_a_list_that_is_there_and_still_does_not_do_is_told_as_the_recipe_tells_
 
 
 def test_cremads_manifest_and_recipe_choose_clips_before_anything_is_on_disk(tmp_path):
-    plan = download("cremad", into=tmp_path / "r", limit=100, dry_run=True)
+    plan = download("cremad", output=tmp_path / "r", limit=100, dry_run=True)
     assert len(plan.files) == 200
     assert len({Path(wanted.path).stem for wanted in plan.files}) == 100
-    whole = download("cremad", into=tmp_path / "r", dry_run=True)
+    whole = download("cremad", output=tmp_path / "r", dry_run=True)
     assert (len(whole.files), whole.bytes) == (14_884, 3_048_921_077)
     assert whole.files[0].path.split("/")[1][:-4] == whole.files[1].path.split("/")[1][:-4]
 

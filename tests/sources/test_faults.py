@@ -297,7 +297,7 @@ def test_a_full_disk_ends_the_run_at_once_and_says_so(tiny, tmp_path):
         "from avdata.sources.download import download; from avdata.errors import AvdataError\n"
         "from avdata.recipe import Recipe\n"
         "r = Recipe('tiny', 1, 'Tiny', ('a',), {'o': 'one'}, 'o', lambda *a: [], lambda *a: None)\n"
-        "try: download(r, manifest=sys.argv[1], into=sys.argv[2])\n"
+        "try: download(r, manifest=sys.argv[1], output=sys.argv[2])\n"
         "except AvdataError as error: print(type(error).__name__, error.message, '|', error.hint)\n"
     )
     done = subprocess.run(

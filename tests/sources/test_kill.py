@@ -26,7 +26,7 @@ from avdata.recipe import Recipe
 recipe = Recipe("tiny", 1, "Tiny", ("a",), {"o": "one"}, "o", lambda *a: [], lambda *a: None)
 def work():
     print("ready", os.getpid(), flush=True)
-    download(recipe, manifest=sys.argv[1], into=sys.argv[2], connections=8)
+    download(recipe, manifest=sys.argv[1], output=sys.argv[2], connections=8)
     print("done", flush=True)
 """
 # A process for each line it reads: what is killed need not import everything again.

@@ -30,7 +30,7 @@ connection.READ_TIMEOUT_S = 600
 import avdata
 manifest, out, workers = sys.argv[1:]
 print("ready", flush=True)
-avdata.prepare("cremad", manifest=manifest, out=out, config=json.loads(sys.stdin.readline()),
+avdata.prepare("cremad", manifest=manifest, output=out, config=json.loads(sys.stdin.readline()),
                workers=int(workers), keep_sources=False)
 print("done", flush=True)
 """
@@ -48,7 +48,7 @@ class Served:
 
     def prepare(self, out: Path, **options):
         options = {"config": SETTINGS, "workers": 0, **options}
-        return avdata.prepare("cremad", manifest=self.manifest, out=out, **options)
+        return avdata.prepare("cremad", manifest=self.manifest, output=out, **options)
 
     def media(self) -> list[Path]:
         return [path for path in self.root.rglob("*") if path.suffix in {".wav", ".flv"}]
@@ -72,7 +72,7 @@ def reference(cremad_mock, once):
     """The set made from the files on disk, without a server."""
     return once(
         "arriving",
-        lambda out: avdata.prepare("cremad", source=cremad_mock, out=out, config=SETTINGS, workers=0),
+        lambda out: avdata.prepare("cremad", source=cremad_mock, output=out, config=SETTINGS, workers=0),
     )
 
 
@@ -240,13 +240,13 @@ def test_a_set_of_a_folder_that_lacks_clips_is_not_the_whole_one(served, tmp_pat
 
 def test_what_the_user_gave_is_never_removed(served, tmp_path):
     with pytest.raises(UsageError, match="only downloaded sources"):
-        avdata.prepare("cremad", source=served.folder, out=tmp_path / "out", keep_sources=False)
+        avdata.prepare("cremad", source=served.folder, output=tmp_path / "out", keep_sources=False)
 
 
 def test_proven_files_are_not_read_again_unless_told_so(cremad_mock, tmp_path, monkeypatch):
     from avdata.pipeline import validation as survey
 
-    avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "one", config=SETTINGS)
+    avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "one", config=SETTINGS)
     read = []
     digests = survey._digests
     monkeypatch.setattr(
@@ -273,8 +273,8 @@ def ave_zip(once):
 
 def test_an_archive_can_be_given_as_the_source_and_stays_where_it_is(ave_zip, tmp_path):
     settings = {"video": {"size": 32}}
-    done = avdata.prepare("ave", source=ave_zip, out=tmp_path / "packed", config=settings)
-    avdata.prepare("ave", source=ave_zip.with_suffix(""), out=tmp_path / "open", config=settings)
+    done = avdata.prepare("ave", source=ave_zip, output=tmp_path / "packed", config=settings)
+    avdata.prepare("ave", source=ave_zip.with_suffix(""), output=tmp_path / "open", config=settings)
     assert done.samples == 10
     assert same(tmp_path / "packed", tmp_path / "open")
     assert ave_zip.is_file()
@@ -290,7 +290,11 @@ def test_an_archive_that_was_downloaded_is_gone_in_the_end_when_sources_are_not_
     manifest.write_text(json.dumps(facts))
     for _ in range(2):
         done = avdata.prepare(
-            "ave", manifest=manifest, out=tmp_path / "out", config={"video": {"size": 32}}, keep_sources=False
+            "ave",
+            manifest=manifest,
+            output=tmp_path / "out",
+            config={"video": {"size": 32}},
+            keep_sources=False,
         )
         assert done.samples == 10
         assert not (cache / "sources" / "ave").exists()

@@ -64,7 +64,7 @@ def lfs(serve, build, tmp_path):
     )
     server.root = tmp_path / "root"
     server.download = lambda **options: download(
-        build["recipe"](), manifest=server.manifest, into=server.root, **options
+        build["recipe"](), manifest=server.manifest, output=server.root, **options
     )
     return server
 
@@ -156,7 +156,7 @@ def drive(serve, build, monkeypatch, tmp_path):
     server.download = lambda: download(
         build["recipe"](clips_from_paths=None),
         manifest=build["manifest"]([Source(name="videos", urls=tuple(server.urls), unpack="zip")]),
-        into=server.root,
+        output=server.root,
     )
     return server
 
@@ -256,7 +256,7 @@ def hub(serve, monkeypatch):
 def fetch_one(build, tmp_path):
     def fetch(url):
         manifest = build["manifest"]([Source(name="it", urls=(url,), into="it.bin")])
-        return download(build["recipe"](clips_from_paths=None), manifest=manifest, into=tmp_path / "root")
+        return download(build["recipe"](clips_from_paths=None), manifest=manifest, output=tmp_path / "root")
 
     fetch.file = tmp_path / "root" / "it.bin"
     return fetch
@@ -322,7 +322,7 @@ def kaggle(serve, build, monkeypatch, tmp_path):
     server.download = lambda: download(
         build["recipe"](clips_from_paths=None),
         manifest=build["manifest"]([Source(name="set", urls=("kaggle:owner/set",), unpack="zip")]),
-        into=server.root,
+        output=server.root,
     )
     return server
 
@@ -371,12 +371,12 @@ def test_when_an_archive_cannot_be_had_what_stands_in_for_it_is_fetched(
         Source(name="list", urls=(lists,), into="AVE/trainSet.txt", instead_of="all"),
     ]
     manifest, recipe = build["manifest"](sources), build["recipe"](clips_from_paths=None)
-    assert download(recipe, manifest=manifest, into=drive.root, dry_run=True).sources == ("all",)
-    report = download(recipe, manifest=manifest, into=drive.root)
+    assert download(recipe, manifest=manifest, output=drive.root, dry_run=True).sources == ("all",)
+    report = download(recipe, manifest=manifest, output=drive.root)
     assert read_tree(drive.root) == {"AVE/videos/-abc.mp4": b"m" * 5000, "AVE/trainSet.txt": b"a&b"}
     assert report.failed_attempts == 1
     drive.world.asked.clear()
-    assert download(recipe, manifest=manifest, into=drive.root).fetched == 0
+    assert download(recipe, manifest=manifest, output=drive.root).fetched == 0
     assert drive.world.asked == []
 
 
@@ -387,7 +387,7 @@ def test_when_the_archive_comes_nothing_stands_in_for_it(drive, hub, build, read
             name="videos", urls=("hf:datasets/someone/mirror/videos.zip",), unpack="zip", instead_of="all"
         ),
     ]
-    download(build["recipe"](clips_from_paths=None), manifest=build["manifest"](sources), into=drive.root)
+    download(build["recipe"](clips_from_paths=None), manifest=build["manifest"](sources), output=drive.root)
     assert read_tree(drive.root) == drive.files
     assert hub.world.asked == []
 
@@ -399,4 +399,6 @@ def test_when_neither_can_be_had_the_stand_ins_trouble_is_told(drive, hub, build
         Source(name="videos", urls=(drive.world.url + "/none.zip",), unpack="zip", instead_of="all"),
     ]
     with pytest.raises(SourceError, match=r"none.zip: HTTP 404"):
-        download(build["recipe"](clips_from_paths=None), manifest=build["manifest"](sources), into=drive.root)
+        download(
+            build["recipe"](clips_from_paths=None), manifest=build["manifest"](sources), output=drive.root
+        )

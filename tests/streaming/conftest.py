@@ -50,7 +50,8 @@ def synthetic_other(once: Callable[..., Path]) -> Path:
     source = once("other-mock", lambda out: avdata.mock("synthetic", out, clips=24, seed=5))
     settings = {"shards": {"samples_per_shard": 8}}
     return once(
-        "other", lambda out: avdata.prepare("synthetic", source=source, out=out, config=settings, workers=0)
+        "other",
+        lambda out: avdata.prepare("synthetic", source=source, output=out, config=settings, workers=0),
     )
 
 
@@ -59,5 +60,5 @@ def ave_set(ave_bad: Path, once: Callable[..., Path]) -> Path:
     """A set whose steps are labeled."""
     settings = {"video": {"size": 32, "num_frames": 10}}
     return once(
-        "ave-steps", lambda out: avdata.prepare("ave", source=ave_bad, out=out, config=settings, workers=0)
+        "ave-steps", lambda out: avdata.prepare("ave", source=ave_bad, output=out, config=settings, workers=0)
     )

@@ -125,7 +125,7 @@ def test_a_clip_that_kills_its_workers_is_left_out_alone_on_either_engine(
     (tmp_path / killer.KEY).write_text(whole[1]["key"], encoding="utf-8")
     for engine in ("local", "ray"):
         done = avdata.prepare(
-            "cremad", source=cremad_mock, out=tmp_path / engine, config=FEW, workers=1, engine=engine
+            "cremad", source=cremad_mock, output=tmp_path / engine, config=FEW, workers=1, engine=engine
         )
         assert done.quarantined == {QuarantineReason.CRASH: 1}
         rows = {row["key"]: row["sha256"] for row in read_index(tmp_path / engine).to_pylist()}
@@ -135,12 +135,12 @@ def test_a_clip_that_kills_its_workers_is_left_out_alone_on_either_engine(
 
 def test_an_engine_nobody_knows_is_named(cremad_mock: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no engine 'slurm'"):
-        avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "out", engine="slurm")
+        avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "out", engine="slurm")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_node_lost_half_way_changes_no_byte(cluster: Cluster, cremad_mock: Path, tmp_path: Path) -> None:
-    avdata.prepare("cremad", source=cremad_mock, out=tmp_path / "local", config=SETTINGS, workers=0)
+    avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "local", config=SETTINGS, workers=0)
     lost: list[int] = []
 
     def lose(stage: str, done: int, total: int) -> None:
@@ -149,7 +149,7 @@ def test_a_node_lost_half_way_changes_no_byte(cluster: Cluster, cremad_mock: Pat
             cluster.remove_node(sorted(cluster.worker_nodes, key=id)[0], allow_graceful=False)
 
     done = avdata.prepare(
-        "cremad", source=cremad_mock, out=tmp_path / "ray", config=SETTINGS, workers=0, engine="ray",
+        "cremad", source=cremad_mock, output=tmp_path / "ray", config=SETTINGS, workers=0, engine="ray",
         progress=lose,
     )  # fmt: skip
     assert lost

@@ -61,7 +61,7 @@ def test_a_run_that_was_stopped_or_whose_set_is_gone_still_has_its_page(run: Pat
     assert "Not finished" in page
     assert "no checkpoint" in page
     (tmp_path / "last.ckpt").write_bytes((run / "last.ckpt").read_bytes())
-    assert "is not here" in report(tmp_path, prepared=tmp_path / "gone").read_text(encoding="utf-8")
+    assert "is not here" in report(tmp_path, dataset=tmp_path / "gone").read_text(encoding="utf-8")
 
 
 def test_a_run_on_a_set_without_held_out_splits_is_not_called_unfinished(run: Path, tmp_path: Path) -> None:

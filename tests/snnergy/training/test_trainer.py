@@ -273,7 +273,7 @@ def test_a_set_without_validation_keeps_the_last_state(tiny_set: Path, tmp_path:
 @pytest.fixture(scope="module")
 def xor_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("xor") / "set"
-    avdata.prepare("synthetic", out=where, workers=2)
+    avdata.prepare("synthetic", output=where, workers=2)
     return where
 
 
@@ -300,7 +300,7 @@ def test_cmqka_solves_the_audio_visual_xor_and_plain_concatenation_does_not(
 
 @pytest.mark.acceptance
 def test_films_of_which_half_is_hidden_need_both_modalities(tmp_path: Path) -> None:
-    avdata.prepare("synthetic-agree", out=tmp_path / "set", workers=2)
+    avdata.prepare("synthetic-agree", output=tmp_path / "set", workers=2)
     config = resolve_config("quick", {"steps": 250})
     accuracy = {
         row.fusion: row.mean
