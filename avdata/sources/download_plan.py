@@ -19,7 +19,7 @@ from avdata.selection import limit_clips
 from avdata.sources.checksums import ChecksumCache
 from avdata.sources.source_dir import archive_path, free_bytes, is_unpacked
 from avdata.sources.types import FileRequest
-from avdata.sources.url_schemes import expand_url
+from avdata.sources.url_schemes import expand_url, server_name
 from avdata.storage.paths import is_safe_relative_path
 
 
@@ -120,7 +120,7 @@ def plan_download(
         present=state.present,
         unpacked=tuple(state.unpacked),
         sources=tuple(source.name for source in needed),
-        hosts=tuple(dict.fromkeys(_host(url) for source in needed for url in source.urls)),
+        hosts=tuple(dict.fromkeys(server_name(url) for source in needed for url in source.urls)),
         free=free_bytes(root),
         license=manifest.license,
         notes=(order.note,) if order.note else (),
@@ -223,11 +223,6 @@ def _with_substitutes(sources: Sequence[Source], root: Path, lost: Collection[st
 
 def _is_there(source: Source, root: Path) -> bool:
     return is_unpacked(root, source) if source.unpack else (root / _single(source)).is_file()
-
-
-def _host(url: str) -> str:
-    parts = urlsplit(url)
-    return parts.netloc.rpartition("@")[2] if "+" in parts.scheme or parts.scheme.startswith("http") else url
 
 
 def _missing_bytes(root: Path, request: FileRequest) -> int:

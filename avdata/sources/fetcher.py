@@ -24,7 +24,7 @@ from avdata.sources.http import HttpClient, TransferError, host_of
 from avdata.sources.partial_file import PartialFile, RemoteVersion
 from avdata.sources.rate_limit import BandwidthLimiter, Cancelled, HostLimiter, backoff
 from avdata.sources.types import FileRequest, ResolvedUrl
-from avdata.sources.url_schemes import UrlResolver, detect_wrong_content
+from avdata.sources.url_schemes import UrlResolver, detect_wrong_content, is_direct
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class Fetcher:
 
     def _attempt(self, url: str, request: FileRequest, part: PartialFile) -> None:
         location = ResolvedUrl(url)
-        if not url.startswith("http"):
+        if not is_direct(url):
             location = self._at(_server(url), lambda: self._resolver.resolve(url, request))
         self._at(_server(location.url), lambda: self._receive(url, location, request, part))
         expected = request.checksum or location.checksum

@@ -42,7 +42,7 @@ def check_manifest(manifest: Manifest) -> list[str]:
 
 
 def _check_source(source: Source, manifest: Manifest) -> list[str]:
-    from avdata.sources.url_schemes import is_source_url  # noqa: PLC0415  # the HTTP library loads only where it is needed
+    from avdata.sources.url_schemes import is_source_url, serves_each_file  # noqa: PLC0415  # the HTTP library loads only where it is needed
 
     problems = [f"{url} has no scheme that can be fetched" for url in source.urls if not is_source_url(url)]
     if not source.urls:
@@ -54,7 +54,7 @@ def _check_source(source: Source, manifest: Manifest) -> list[str]:
         problems.append(f"it stands in for {source.instead_of!r}, which is no source of its own")
     if source.into and not is_safe_relative_path(source.into):
         problems.append(f"{source.into!r} is not below the dataset's folder")
-    each = ["{path}" in url or url.startswith("lfs+") for url in source.urls]
+    each = [serves_each_file(url) for url in source.urls]
     if source.table and not source.unpack:
         if not all(each):
             problems.append("a URL has no {path}, although the source has a table")

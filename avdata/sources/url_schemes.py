@@ -15,11 +15,12 @@ import base64
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 from urllib.parse import quote
 
 from avdata.sources.git_lfs import LfsClient, is_pointer
-from avdata.sources.http import HttpClient, TransferError
+from avdata.sources.http import HttpClient, TransferError, host_of
 from avdata.sources.types import FileRequest, ResolvedUrl
 
 DRIVE_URL = "https://drive.google.com/uc?export=download&id={id}"
@@ -31,7 +32,7 @@ _PAGE_BYTES = 1 << 20
 # Drive serves its plain pages, which say what is wrong, only to what looks like a browser.
 _BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/130 Safari/537.36"}
 
-_URL = re.compile(r"(?P<scheme>lfs\+https?|https?|gdrive|kaggle|hf):(?://)?(?P<rest>.+)")
+_URL = re.compile(r"(?P<scheme>[a-z+]+):(?://)?(?P<rest>.+)")
 
 
 def is_source_url(url: str) -> bool:
@@ -40,7 +41,34 @@ def is_source_url(url: str) -> bool:
     >>> is_source_url("hf:datasets/someone/something/videos.zip"), is_source_url("ftp://example.org/a")
     (True, False)
     """
-    return _URL.fullmatch(url) is not None
+    return _scheme_of(url) is not None
+
+
+def _scheme_of(url: str) -> type[UrlScheme] | None:
+    match = _URL.fullmatch(url)
+    return SCHEMES.get(match["scheme"]) if match else None
+
+
+def is_direct(url: str) -> bool:
+    """Whether the bytes are at the URL itself."""
+    scheme = _scheme_of(url)
+    return scheme is not None and scheme.is_direct
+
+
+def serves_each_file(url: str) -> bool:
+    """Whether one URL serves every file of a table: by `{path}`, or because its scheme goes by checksum."""
+    scheme = _scheme_of(url)
+    return "{path}" in url or (scheme is not None and scheme.is_by_checksum)
+
+
+def server_name(url: str) -> str:
+    """The host that a URL names; the URL itself where its scheme stands for a service.
+
+    >>> server_name("https://me:secret@example.org/a.zip"), server_name("gdrive:1abc")
+    ('example.org', 'gdrive:1abc')
+    """
+    scheme = _scheme_of(url)
+    return host_of(url) if scheme is not None and scheme.names_host else url
 
 
 def expand_url(url: str, path: str) -> str:
@@ -69,19 +97,7 @@ class UrlResolver:
     """Finds where files are; shared by the threads of one run."""
 
     def __init__(self, net: HttpClient, files: Sequence[FileRequest]) -> None:
-        self._net = net
-        self._files = files
-        self._stores: dict[str, LfsClient] = {}
-        self._lock = threading.Lock()
-        self._schemes: Mapping[str, Callable[[str, str, FileRequest], ResolvedUrl]] = {
-            "https": self._https,
-            "http": self._https,
-            "lfs+https": self._lfs,
-            "lfs+http": self._lfs,
-            "gdrive": self._drive,
-            "kaggle": self._kaggle,
-            "hf": self._hub,
-        }
+        self._schemes = {name: scheme(net, files) for name, scheme in SCHEMES.items()}
 
     def resolve(self, url: str, request: FileRequest) -> ResolvedUrl:
         """Where the bytes of `request` are, by one of its URLs.
@@ -90,25 +106,62 @@ class UrlResolver:
             AttemptError: the scheme's server does not say.
         """
         match = _URL.fullmatch(url)
-        if match is None:
+        if match is None or match["scheme"] not in self._schemes:
             msg = f"no such scheme: {url}"
-            raise TransferError(
-                msg, hint="a manifest's URLs begin with https, lfs+https, gdrive, kaggle or hf"
-            )
-        return self._schemes[match["scheme"]](url, match["rest"], request)
+            raise TransferError(msg, hint=f"a manifest's URLs begin with one of {', '.join(SCHEMES)}")
+        return self._schemes[match["scheme"]].resolve(url, match["rest"], request)
 
-    def _https(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
+
+class UrlScheme:
+    """How the URLs of one scheme lead to a file's bytes; one object a run, shared by its threads.
+
+    Attributes:
+        is_direct: the bytes are at the URL itself, and no server need be asked where they are.
+        is_by_checksum: one URL serves every file of a table, without `{path}`.
+        names_host: the URL names the server.
+    """
+
+    is_direct: ClassVar[bool] = False
+    is_by_checksum: ClassVar[bool] = False
+    names_host: ClassVar[bool] = False
+
+    def __init__(self, net: HttpClient, files: Sequence[FileRequest]) -> None:
+        self._net = net
+        self._files = files
+
+    def resolve(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
+        """Where the bytes of `request` are; `rest` is the URL after its scheme."""
+        raise NotImplementedError
+
+
+class _Https(UrlScheme):
+    is_direct = True
+    names_host = True
+
+    def resolve(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
         return ResolvedUrl(url)
 
-    def _lfs(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
-        with self._lock:
-            if url not in self._stores:
-                mine = [file for file in self._files if url in file.urls]
-                self._stores[url] = LfsClient(self._net, url.removeprefix("lfs+"), mine)
-            store = self._stores[url]
-        return store.resolve(request)
 
-    def _drive(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
+class _GitLfs(UrlScheme):
+    is_by_checksum = True
+    names_host = True
+
+    def __init__(self, net: HttpClient, files: Sequence[FileRequest]) -> None:
+        super().__init__(net, files)
+        self._clients: dict[str, LfsClient] = {}
+        self._lock = threading.Lock()
+
+    def resolve(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
+        with self._lock:
+            if url not in self._clients:
+                mine = [file for file in self._files if url in file.urls]
+                self._clients[url] = LfsClient(self._net, url.removeprefix("lfs+"), mine)
+            client = self._clients[url]
+        return client.resolve(request)
+
+
+class _GoogleDrive(UrlScheme):
+    def resolve(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
         first = DRIVE_URL.format(id=quote(rest, safe=""))
         with self._net.open(first, _BROWSER) as response:
             if "text/html" not in response.headers.get("Content-Type", ""):
@@ -116,7 +169,27 @@ class UrlResolver:
             page = response.read(_PAGE_BYTES).decode(errors="replace")
         return ResolvedUrl(_confirmed(page), _BROWSER)
 
-    def _kaggle(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
+
+def _confirmed(page: str) -> str:
+    """The link behind Drive's page that a large file was not scanned for viruses."""
+    from gdown.download import get_url_from_gdrive_confirmation  # noqa: PLC0415
+    from gdown.exceptions import FileURLRetrievalError  # noqa: PLC0415
+
+    lowered = page.lower()
+    if "quota" in lowered or "too many users" in lowered:
+        msg = "Google Drive's quota for this file is used up"
+        hint = "come back in 24 hours, or fetch it in a browser and give the archive with --source"
+        raise TransferError(msg, hint=hint)
+    try:
+        return str(get_url_from_gdrive_confirmation(page))
+    except FileURLRetrievalError as error:
+        msg = "Google Drive answers with a page that offers no download"
+        hint = "the file may be private or gone; fetch it in a browser and give the archive with --source"
+        raise TransferError(msg, hint=hint) from error
+
+
+class _Kaggle(UrlScheme):
+    def resolve(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
         handle, _, number = rest.partition("/versions/")
         query = f"?datasetVersionNumber={number}" if number else ""
         headers = _kaggle_login()
@@ -139,7 +212,21 @@ class UrlResolver:
             )
             raise TransferError(msg, status=error.status, hint=hint) from error
 
-    def _hub(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
+
+def _kaggle_login() -> dict[str, str]:
+    from kagglehub.config import get_kaggle_credentials  # noqa: PLC0415
+
+    found = get_kaggle_credentials()
+    if found is None:
+        return {}
+    if found.api_key:
+        return {"Authorization": f"Bearer {found.api_key}"}
+    pair = base64.b64encode(f"{found.username}:{found.key}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}
+
+
+class _HuggingFace(UrlScheme):
+    def resolve(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url  # noqa: PLC0415
         from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415
@@ -167,31 +254,12 @@ class UrlResolver:
         return ResolvedUrl(found.location, headers, f"sha256:{sha256}" if sha256 else None, found.size)
 
 
-def _confirmed(page: str) -> str:
-    """The link behind Drive's page that a large file was not scanned for viruses."""
-    from gdown.download import get_url_from_gdrive_confirmation  # noqa: PLC0415
-    from gdown.exceptions import FileURLRetrievalError  # noqa: PLC0415
-
-    lowered = page.lower()
-    if "quota" in lowered or "too many users" in lowered:
-        msg = "Google Drive's quota for this file is used up"
-        hint = "come back in 24 hours, or fetch it in a browser and give the archive with --source"
-        raise TransferError(msg, hint=hint)
-    try:
-        return str(get_url_from_gdrive_confirmation(page))
-    except FileURLRetrievalError as error:
-        msg = "Google Drive answers with a page that offers no download"
-        hint = "the file may be private or gone; fetch it in a browser and give the archive with --source"
-        raise TransferError(msg, hint=hint) from error
-
-
-def _kaggle_login() -> dict[str, str]:
-    from kagglehub.config import get_kaggle_credentials  # noqa: PLC0415
-
-    found = get_kaggle_credentials()
-    if found is None:
-        return {}
-    if found.api_key:
-        return {"Authorization": f"Bearer {found.api_key}"}
-    pair = base64.b64encode(f"{found.username}:{found.key}".encode()).decode()
-    return {"Authorization": f"Basic {pair}"}
+SCHEMES: Mapping[str, type[UrlScheme]] = {
+    "https": _Https,
+    "http": _Https,
+    "lfs+https": _GitLfs,
+    "lfs+http": _GitLfs,
+    "gdrive": _GoogleDrive,
+    "kaggle": _Kaggle,
+    "hf": _HuggingFace,
+}

@@ -349,6 +349,28 @@ def test_kaggle_credentials_are_taken_from_where_kaggle_keeps_them(kaggle, read_
     assert "Authorization" not in kaggle.storage.asked[0].headers
 
 
+def test_url_schemes_need_only_a_row_of_the_table(fetch_one, serve, monkeypatch):
+    world = serve({"it.bin": b"b" * 90})
+
+    class Doi(schemes.UrlScheme):
+        def resolve(self, url, rest, request):
+            return schemes.ResolvedUrl(f"{world.url}/{rest}.bin")
+
+    assert not schemes.is_source_url("doi:it")
+    monkeypatch.setitem(schemes.SCHEMES, "doi", Doi)
+    assert schemes.is_source_url("doi:it")
+    fetch_one("doi:it")
+    assert fetch_one.file.read_bytes() == b"b" * 90
+
+
+@pytest.mark.parametrize("name", schemes.SCHEMES)
+def test_url_schemes_are_told_apart_by_their_name_alone(name):
+    url = f"{name}://example.org/a"
+    assert schemes.is_source_url(url)
+    assert schemes.is_direct(url) == schemes.SCHEMES[name].is_direct
+    assert schemes.server_name(url) in ("example.org", url)
+
+
 @pytest.mark.parametrize("url", ["ftp://example.org/a", "kaggle", "s3://bucket/a", "javascript:alert(1)"])
 def test_other_schemes_are_not_fetched(url, fetch_one):
     assert not schemes.is_source_url(url)
