@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, overload
+from typing import Literal, Protocol, TypedDict, Unpack, overload
 
 from avdata.errors import SourceError, UsageError
 from avdata.manifest import Manifest, Source, load_manifest
@@ -96,6 +96,12 @@ class DownloadReport:
     checksums: Mapping[str, str]
     log: Path
 
+    def __repr__(self) -> str:
+        return (
+            f"DownloadReport({self.name}: {self.fetched:,} files fetched, {self.present:,} present,"
+            f" {self.received:,} bytes received, root={str(self.root)!r})"
+        )
+
 
 class IncompleteError(SourceError):
     """Some of the files could not be had; the others are in place.
@@ -109,44 +115,30 @@ class IncompleteError(SourceError):
         self.sources = frozenset(sources)
 
 
+class DownloadOptions(TypedDict, total=False):
+    """The keyword arguments of `download` besides `dry_run`."""
+
+    output: Path | str | None
+    limit: int | None
+    split: str | None
+    split_by: str | None
+    keys: Sequence[str] | None
+    connections: int | None
+    bandwidth: float | None
+    rehash: bool
+    manifest: Manifest | str | Path | None
+    progress: Progress | None
+    arrived: Callable[[Path], None] | None
+
+
 @overload
 def download(
-    recipe: str | Path | Recipe,
-    *,
-    output: Path | str | None = ...,
-    limit: int | None = ...,
-    split: str | None = ...,
-    split_by: str | None = ...,
-    keys: Sequence[str] | None = ...,
-    dry_run: Literal[False] = ...,
-    connections: int | None = ...,
-    bandwidth: float | None = ...,
-    rehash: bool = ...,
-    manifest: Manifest | str | Path | None = ...,
-    progress: Progress | None = ...,
-    arrived: Callable[[Path], None] | None = ...,
+    recipe: str | Path | Recipe, *, dry_run: Literal[False] = ..., **options: Unpack[DownloadOptions]
 ) -> DownloadReport: ...
-
-
 @overload
 def download(
-    recipe: str | Path | Recipe,
-    *,
-    output: Path | str | None = ...,
-    limit: int | None = ...,
-    split: str | None = ...,
-    split_by: str | None = ...,
-    keys: Sequence[str] | None = ...,
-    dry_run: Literal[True],
-    connections: int | None = ...,
-    bandwidth: float | None = ...,
-    rehash: bool = ...,
-    manifest: Manifest | str | Path | None = ...,
-    progress: Progress | None = ...,
-    arrived: Callable[[Path], None] | None = ...,
+    recipe: str | Path | Recipe, *, dry_run: Literal[True], **options: Unpack[DownloadOptions]
 ) -> DownloadPlan: ...
-
-
 def download(
     recipe: str | Path | Recipe,
     *,
@@ -196,28 +188,29 @@ def download(
         DiskError: the disk is too small, full, or may not be written to.
     """
     recipe = load_recipe(recipe)
+    facts = _load_manifest(recipe, manifest)
+    root = Path(output) if output is not None else source_dir(recipe.name)
+    choice = ClipChoice(recipe.check_split(split_by), limit, split, None if keys is None else tuple(keys))
+    if dry_run:
+        return plan_download(recipe, facts, root, choice, rehash=rehash)
+    run = _DownloadRun(
+        facts,
+        progress or (lambda moment: None),
+        arrived or (lambda path: None),
+        connections=connections,
+        bandwidth=bandwidth,
+    )
+    with lock_source_dir(root):
+        return run.complete(recipe, root, choice, rehash=rehash)
+
+
+def _load_manifest(recipe: Recipe, manifest: Manifest | str | Path | None) -> Manifest:
     facts = manifest if isinstance(manifest, Manifest) else load_manifest(manifest or recipe.name)
     if not facts.sources:
         msg = f"{recipe.name} has no sources to download"
         hint = "its clips are generated: run avdata prepare" if recipe.generated else None
         raise UsageError(msg, hint=hint)
-    root = Path(output) if output is not None else source_dir(recipe.name)
-    choice = ClipChoice(recipe.check_split(split_by), limit, split, None if keys is None else tuple(keys))
-    if dry_run:
-        return plan_download(recipe, facts, root, choice, rehash=rehash)
-    run = _DownloadRun(facts, progress or (lambda moment: None), arrived or (lambda path: None))
-    lost: set[str] = set()
-    with lock_source_dir(root):
-        while True:
-            plan = plan_download(recipe, facts, root, choice, lost=lost, rehash=rehash)
-            try:
-                report = run.all(plan, connections, bandwidth)
-            except IncompleteError as error:
-                lost |= _replaceable(error, facts, lost)
-            else:
-                if not plan.partial:
-                    return report
-                rehash = False
+    return facts
 
 
 class _DownloadRun:
@@ -226,28 +219,54 @@ class _DownloadRun:
     plan: DownloadPlan
     log: AttemptLog
 
-    def __init__(self, manifest: Manifest, progress: Progress, arrived: Callable[[Path], None]) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        progress: Progress,
+        arrived: Callable[[Path], None],
+        *,
+        connections: int | None,
+        bandwidth: float | None,
+    ) -> None:
         self.manifest = manifest
         self.progress = progress
         self.arrived = arrived
+        self.connections = connections
+        self.bandwidth = bandwidth
         self.started = time.monotonic()
         self.present = self.received = self.fetched = self.failed = self.unpacked = 0
         self.checksums: dict[str, str] = {}
         self.disk_checked = 0.0
 
-    def all(self, plan: DownloadPlan, connections: int | None, bandwidth: float | None) -> DownloadReport:
-        """Carry out a plan; the report is of all plans so far."""
+    def complete(self, recipe: Recipe, root: Path, choice: ClipChoice, *, rehash: bool) -> DownloadReport:
+        """Carry out plans until all that was chosen is there; the report is of all of them."""
+        lost: set[str] = set()
+        while True:
+            plan = plan_download(recipe, self.manifest, root, choice, lost=lost, rehash=rehash)
+            try:
+                self.carry_out(plan)
+            except IncompleteError as error:
+                lost |= _replaceable(error, self.manifest, lost)
+            else:
+                if not plan.partial:
+                    return self.report()
+                rehash = False
+
+    def carry_out(self, plan: DownloadPlan) -> None:
+        """Verify, fetch and unpack what a plan lists."""
         self.plan, self.present = plan, plan.present
         self.log = AttemptLog(plan.root / STATE_DIR / "attempts.jsonl")
         files = self.verify()
         self.check_space(files)
-        with ChecksumCache(self.plan.root) as checksums:
-            missed = self.fetch(files, checksums, connections, bandwidth)
+        with ChecksumCache(plan.root) as checksums:
+            missed = self.fetch(files, checksums)
             if missed:
-                raise _incomplete(self.plan, missed, len(files), self.log)
-            for source in self.plan.unpacked:
+                raise _incomplete(plan, missed, len(files), self.log)
+            for source in plan.unpacked:
                 self.unpack(source, checksums)
         fsync_dirs(plan.root, (request.path for request in files))
+
+    def report(self) -> DownloadReport:
         return DownloadReport(
             name=self.plan.name,
             root=self.plan.root,
@@ -299,13 +318,7 @@ class _DownloadRun:
             )
             raise DiskError(msg, hint=hint)
 
-    def fetch(
-        self,
-        files: tuple[FileRequest, ...],
-        checksums: ChecksumCache,
-        connections: int | None,
-        bandwidth: float | None,
-    ) -> list[FailedFile]:
+    def fetch(self, files: tuple[FileRequest, ...], checksums: ChecksumCache) -> list[FailedFile]:
         if not files:
             return []
         total = sum(request.bytes or 0 for request in files) if not self.plan.unknown else None
@@ -318,7 +331,12 @@ class _DownloadRun:
             self.progress(DownloadProgress("fetching", self.fetched - fetched, len(files), on_disk, total))
 
         outcomes = transfer(
-            self.plan.root, files, self.log, connections=connections, bandwidth=bandwidth, tick=tick
+            self.plan.root,
+            files,
+            self.log,
+            connections=self.connections,
+            bandwidth=self.bandwidth,
+            tick=tick,
         )
         try:
             for outcome in outcomes:

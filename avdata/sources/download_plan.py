@@ -81,6 +81,12 @@ class DownloadPlan:
     notes: tuple[str, ...]
     partial: bool = False
 
+    def __repr__(self) -> str:
+        return (
+            f"DownloadPlan({self.name}: {len(self.files):,} files to fetch, {self.present:,} present,"
+            f" {self.bytes:,} bytes, root={str(self.root)!r})"
+        )
+
 
 def plan_download(
     recipe: Recipe,

@@ -134,6 +134,16 @@ def test_a_dry_run_says_what_would_happen_and_does_nothing(tiny):
     assert not tiny.root.exists()
 
 
+def test_download_report_and_plan_have_a_short_repr(tiny):
+    size = sum(map(len, tiny.files.values()))
+    plan, report = tiny.download(dry_run=True), tiny.download()
+    where = f"root={str(tiny.root)!r})"
+    assert repr(plan) == f"DownloadPlan(tiny: 12 files to fetch, 0 present, {size:,} bytes, {where}"
+    assert (
+        repr(report) == f"DownloadReport(tiny: 12 files fetched, 0 present, {size:,} bytes received, {where}"
+    )
+
+
 def test_a_dry_run_counts_only_what_is_missing(tiny):
     tiny.download(limit=2)
     plan = tiny.download(dry_run=True)
