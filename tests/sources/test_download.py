@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,7 +230,7 @@ def test_a_manifest_cannot_write_outside_of_the_folder(tiny, build):
 
 
 def test_a_disk_without_room_is_noticed_before_anything_is_fetched(tiny, monkeypatch):
-    monkeypatch.setattr(sys.modules["avdata.sources.download"], "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("avdata.sources.download_run.free_bytes", lambda folder: 1000)
     with pytest.raises(DiskError, match="1,000 free") as caught:
         tiny.download()
     assert tiny.world.asked == []

@@ -317,8 +317,8 @@ def test_a_full_disk_ends_the_run_at_once_and_says_so(tiny, tmp_path):
 
 def test_a_disk_that_fills_up_meanwhile_stops_the_run(tiny, monkeypatch):
     room = iter([10**12])
-    monkeypatch.setattr(sys.modules["avdata.sources.download"], "free_bytes", lambda folder: next(room, 1000))
-    monkeypatch.setattr(sys.modules["avdata.sources.download"], "_DISK_CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr("avdata.sources.download_run.free_bytes", lambda folder: next(room, 1000))
+    monkeypatch.setattr("avdata.sources.download_run._DISK_CHECK_INTERVAL_S", 0.0)
     with pytest.raises(SourceError, match="nearly full"):
         tiny.download(connections=1, bandwidth=20_000)
 
