@@ -14,6 +14,7 @@ import zipfile
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.tiny_dataset import make_file_entries, make_manifest, read_tree
 
 from avdata.errors import SourceError, UsageError
 from avdata.manifest import Source
@@ -56,13 +57,12 @@ def tar_member(name, kind, link=""):
 class Box:
     """A place to unpack into, surrounded by files that must not change."""
 
-    def __init__(self, folder, read_tree):
+    def __init__(self, folder):
         self.folder = folder
         self.root = folder / "outer" / "root"
         self.root.mkdir(parents=True)
         (folder / "outer" / "victim").write_bytes(b"untouched")
         self.staging = self.root / ".avdata" / "staging"
-        self.read_tree = read_tree
 
     def unpack(self, archive, kind, **options):
         return extract_archive(archive, kind, self.root, staging=self.staging, **options)
@@ -70,7 +70,7 @@ class Box:
     def refuse(self, archive, kind, match, **options):
         with pytest.raises(SourceError, match=match):
             self.unpack(archive, kind, **options)
-        assert self.read_tree(self.root) == {}
+        assert read_tree(self.root) == {}
         outside = {path.name for path in self.folder.iterdir()} | {
             path.name for path in (self.folder / "outer").iterdir()
         }
@@ -79,14 +79,14 @@ class Box:
 
 
 @pytest.fixture
-def box(tmp_path, read_tree):
-    return Box(tmp_path, read_tree)
+def box(tmp_path):
+    return Box(tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "write"), [("zip", write_zip), ("tar.gz", write_tar)])
 def test_members_are_unpacked_with_their_checksums(box, kind, write):
     members = box.unpack(write(box.folder / "x", FILES.items()), kind)
-    assert box.read_tree(box.root) == FILES
+    assert read_tree(box.root) == FILES
     assert {one.path: one.checksum for one in members} == {
         name: "sha256:" + hashlib.sha256(content).hexdigest() for name, content in FILES.items()
     }
@@ -249,7 +249,7 @@ def test_a_run_that_was_killed_goes_on_with_the_members_that_are_not_staged(box,
         )[1],
     )
     box.unpack(archive, "zip")
-    assert box.read_tree(box.root) == FILES
+    assert read_tree(box.root) == FILES
     assert opened == ["AVE/-12.mp4", "readme.txt"]
 
 
@@ -261,7 +261,7 @@ def test_a_check_that_fails_leaves_nothing_in_place(box):
 
 
 @pytest.fixture
-def archived(tiny, build):
+def archived(tiny):
     """The tiny dataset as one tar.gz whose members are listed with their checksums."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -279,11 +279,11 @@ def archived(tiny, build):
         checksum="md5:" + hashlib.md5(tiny.blob).hexdigest(),
         bytes=len(tiny.blob),
     )
-    tiny.manifest = build["manifest"]([tiny.source], tables={"t": tiny.files})
+    tiny.manifest = make_manifest([tiny.source], tables={"t": tiny.files})
     return tiny
 
 
-def test_an_archives_members_are_held_against_the_table(archived, build):
+def test_an_archives_members_are_held_against_the_table(archived):
     archived.download()
     assert archived.tree() == archived.files
     archived.world.asked.clear()
@@ -291,9 +291,9 @@ def test_an_archives_members_are_held_against_the_table(archived, build):
     assert archived.world.asked == []
 
 
-def test_an_archive_with_another_member_than_the_table_says_is_refused(archived, build):
+def test_an_archive_with_another_member_than_the_table_says_is_refused(archived):
     listed = {**archived.files, "wav/c0001.wav": b"another"}
-    archived.manifest = build["manifest"]([archived.source], tables={"t": listed})
+    archived.manifest = make_manifest([archived.source], tables={"t": listed})
     with pytest.raises(
         SourceError, match=r"0 files are missing and 1 have another checksum; .* wav/c0001.wav"
     ):
@@ -306,11 +306,11 @@ def test_a_limit_on_archives_says_that_all_of_it_is_fetched(archived):
     assert "all of it is fetched" in plan.notes[0]
 
 
-def test_members_are_proven_by_having_been_unpacked(archived, build):
+def test_members_are_proven_by_having_been_unpacked(archived):
     from avdata.sources.checksums import verify_files
 
     archived.download()
-    proven = verify_files(archived.root, build["facts"](archived.files))
+    proven = verify_files(archived.root, make_file_entries(archived.files))
     assert (len(proven.good), proven.hashed) == (12, 0)
 
 
@@ -318,7 +318,7 @@ def test_an_archive_that_the_user_fetched_is_unpacked_where_a_download_goes(box,
     archive = write_zip(box.folder / "AVE_Dataset.zip", FILES.items())
     root = unpack_archive_file("ave", archive)
     assert root == cache / "sources" / "ave"
-    assert box.read_tree(root) == FILES
+    assert read_tree(root) == FILES
     assert archive.exists()
     assert unpack_archive_file("ave", archive) == root
     assert download("ave", dry_run=True).files == ()
@@ -330,7 +330,7 @@ def test_another_archive_is_not_taken_for_the_one_that_was_unpacked(box, cache):
     write_zip(archive, [(name, b"other " + data) for name, data in FILES.items()])
     with pytest.raises(SourceError, match="from another archive"):
         unpack_archive_file("ave", archive)
-    assert box.read_tree(root) == FILES
+    assert read_tree(root) == FILES
 
 
 def test_what_is_no_archive_is_not_unpacked(box):

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.http_server import reply_status
+from support.tiny_dataset import make_files, make_manifest, make_recipe
 
 from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.manifest import Source
@@ -87,14 +89,14 @@ def test_keys_fetch_the_files_of_those_clips(tiny):
     assert set(tiny.tree()) == {"wav/c0003.wav", "flv/c0003.flv"}
 
 
-def test_a_limit_does_not_count_clips_that_the_recipe_leaves_out(tiny, build):
+def test_a_limit_does_not_count_clips_that_the_recipe_leaves_out(tiny):
     def listed(root, paths, split_by, usual=tiny.recipe.clips_from_paths):
         return [
             replace(clip, excluded="broken") if clip.key < "c0003" else clip
             for clip in usual(root, paths, "")
         ]
 
-    tiny.recipe = build["recipe"](clips_from_paths=listed)
+    tiny.recipe = make_recipe(clips_from_paths=listed)
     tiny.download(limit=3)
     assert {Path(path).stem for path in tiny.tree()} == {"c0003", "c0004", "c0005"}
 
@@ -111,10 +113,10 @@ def test_the_files_of_a_clip_arrive_together(tiny):
     assert arrived == sorted(arrived)
 
 
-def test_metadata_outside_of_clips_comes_with_every_choice(tiny, serve, build, tmp_path):
+def test_metadata_outside_of_clips_comes_with_every_choice(tiny, serve, tmp_path):
     files = {**tiny.files, "labels.csv": b"a,b\n"}
     world = serve(files)
-    manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
+    manifest = make_manifest([Source(name="media", urls=(world.url + "/{path}",))], files)
     download(tiny.recipe, manifest=manifest, output=tmp_path / "r", limit=1, connections=1)
     assert world.asked[0].path == "/labels.csv"
     assert len(world.asked) == 3
@@ -163,10 +165,10 @@ def test_a_bandwidth_cap_is_kept(tiny):
     assert report.seconds >= 0.8 * report.received / 60_000
 
 
-def test_a_consumer_that_is_slow_holds_the_download_back(serve, build, tmp_path):
-    files = build["files"](200, size=200)
+def test_a_consumer_that_is_slow_holds_the_download_back(serve, tmp_path):
+    files = make_files(200, size=200)
     world = serve(files)
-    manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
+    manifest = make_manifest([Source(name="media", urls=(world.url + "/{path}",))], files)
     ahead = []
 
     def use(path: Path) -> None:
@@ -174,29 +176,27 @@ def test_a_consumer_that_is_slow_holds_the_download_back(serve, build, tmp_path)
         world.closing.wait(0.7 if not ahead else 0)
         ahead.append(len(world.asked) - len(ahead))
 
-    download(build["recipe"](), manifest=manifest, output=tmp_path / "r", connections=4, arrived=use)
+    download(make_recipe(), manifest=manifest, output=tmp_path / "r", connections=4, arrived=use)
     assert len(ahead) == 200
     assert max(ahead) <= 32 + 4 + 4
 
 
-def test_mirrors_are_tried_in_order(tiny, serve, build):
+def test_mirrors_are_tried_in_order(tiny, serve):
     mirror = serve(tiny.files)
     tiny.world.files.pop("/wav/c0001.wav")
     source = Source(name="media", urls=(tiny.world.url + "/{path}", mirror.url + "/{path}"))
-    tiny.manifest = build["manifest"]([source], tiny.files)
+    tiny.manifest = make_manifest([source], tiny.files)
     tiny.download()
     assert tiny.tree() == tiny.files
     assert [one.path for one in mirror.asked] == ["/wav/c0001.wav"]
     assert [(line["path"], line["status"]) for line in tiny.log()] == [("wav/c0001.wav", 404)]
 
 
-def test_a_mirror_that_only_fails_is_given_up(serve, build, tmp_path):
-    files = build["files"](60, size=100)
+def test_a_mirror_that_only_fails_is_given_up(serve, tmp_path):
+    files = make_files(60, size=100)
     dead, alive = serve(), serve(files)
     source = Source(name="media", urls=(dead.url + "/{path}", alive.url + "/{path}"))
-    download(
-        build["recipe"](), manifest=build["manifest"]([source], files), output=tmp_path / "r", connections=2
-    )
+    download(make_recipe(), manifest=make_manifest([source], files), output=tmp_path / "r", connections=2)
     assert len(dead.asked) < 12
 
 
@@ -216,15 +216,15 @@ def test_two_downloads_into_one_folder_do_not_meet(tiny):
     tiny.download(keys={"c0000"}, arrived=again)
 
 
-def test_a_generated_dataset_is_not_downloaded(tiny, build):
-    tiny.recipe, tiny.manifest = build["recipe"](generated=True), build["manifest"]([])
+def test_a_generated_dataset_is_not_downloaded(tiny):
+    tiny.recipe, tiny.manifest = make_recipe(generated=True), make_manifest([])
     with pytest.raises(UsageError, match="no sources"):
         tiny.download()
 
 
-def test_a_manifest_cannot_write_outside_of_the_folder(tiny, build):
+def test_a_manifest_cannot_write_outside_of_the_folder(tiny):
     files = {"../evil": b"x"}
-    tiny.manifest = build["manifest"]([Source(name="media", urls=(tiny.world.url + "/{path}",))], files)
+    tiny.manifest = make_manifest([Source(name="media", urls=(tiny.world.url + "/{path}",))], files)
     with pytest.raises(AvdataError, match="not below the dataset's folder"):
         tiny.download()
 
@@ -242,28 +242,28 @@ def test_the_default_folder_is_in_the_cache(tiny, cache):
     assert report.root == cache / "sources" / "tiny"
 
 
-def test_a_source_for_another_split_is_left_alone(tiny, serve, build):
+def test_a_source_for_another_split_is_left_alone(tiny, serve):
     other = serve({"folds.csv": b"1"})
     media = tiny.manifest.sources[0]
     extra = Source(name="folds", urls=(other.url + "/folds.csv",), splits=("fold",))
-    tiny.manifest = build["manifest"]([media, extra], tiny.files)
-    tiny.recipe = build["recipe"](splits={"official": "one", "fold:1": "two"})
+    tiny.manifest = make_manifest([media, extra], tiny.files)
+    tiny.recipe = make_recipe(splits={"official": "one", "fold:1": "two"})
     tiny.download()
     assert other.asked == []
     tiny.download(split_by="fold:1")
     assert (tiny.root / "folds.csv").read_bytes() == b"1"
 
 
-def test_names_with_spaces_and_signs_are_quoted(serve, build, tmp_path):
+def test_names_with_spaces_and_signs_are_quoted(serve, tmp_path):
     files = {"wav/a b#c?d%20&é.wav": b"x" * 50, "wav/--12UOz.wav": b"y" * 50}
     world = serve(files)
-    manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
-    download(build["recipe"](clips_from_paths=None), manifest=manifest, output=tmp_path / "r")
+    manifest = make_manifest([Source(name="media", urls=(world.url + "/{path}",))], files)
+    download(make_recipe(clips_from_paths=None), manifest=manifest, output=tmp_path / "r")
     assert (tmp_path / "r" / "wav/a b#c?d%20&é.wav").read_bytes() == b"x" * 50
 
 
-def test_a_log_line_says_when_where_and_why(tiny, faults):
-    tiny.world.faults["/wav/c0001.wav"].append(faults["status"](503))
+def test_a_log_line_says_when_where_and_why(tiny):
+    tiny.world.faults["/wav/c0001.wav"].append(reply_status(503))
     tiny.download()
     (line,) = tiny.log()
     assert set(line) == {"time", "path", "url", "attempt", "status", "error", "wait"}
@@ -273,7 +273,7 @@ def test_a_log_line_says_when_where_and_why(tiny, faults):
     assert line["wait"] > 0
 
 
-def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve, build):
+def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve):
     held_out = serve({"held_out.txt": b"c0002 c0004"})
 
     def by_list(root, paths, split_by, usual=tiny.recipe.clips_from_paths):
@@ -286,8 +286,8 @@ def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve
         ]
 
     lists = Source(name="lists", urls=(held_out.url + "/held_out.txt",), into="lists/")
-    tiny.manifest = build["manifest"]([tiny.manifest.sources[0], lists], tiny.files)
-    tiny.recipe = build["recipe"](clips_from_paths=by_list)
+    tiny.manifest = make_manifest([tiny.manifest.sources[0], lists], tiny.files)
+    tiny.recipe = make_recipe(clips_from_paths=by_list)
     plan = tiny.download(dry_run=True, split="test")
     assert (len(plan.files), plan.partial) == (1, True)
     report = tiny.download(split="test")
@@ -296,11 +296,11 @@ def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve
     assert report.received == sum(map(len, tiny.tree().values()))
 
 
-def test_a_list_that_is_there_and_still_does_not_do_is_told_as_the_recipe_tells_it(tiny, build):
+def test_a_list_that_is_there_and_still_does_not_do_is_told_as_the_recipe_tells_it(tiny):
     def never(root, paths, split_by):
         raise SourceError("the list is not the published one")
 
-    tiny.recipe = build["recipe"](clips_from_paths=never)
+    tiny.recipe = make_recipe(clips_from_paths=never)
     with pytest.raises(SourceError, match="not the published one"):
         tiny.download(split="test")
     tiny.download()

@@ -12,6 +12,8 @@ from email.utils import formatdate
 
 import pytest
 import trustme
+from support.http_server import corrupt_byte, drop_after, ignore_ranges, reply_body, reply_status, stall_after
+from support.tiny_dataset import make_manifest
 
 from avdata.errors import SourceError
 from avdata.manifest import Source
@@ -20,12 +22,12 @@ PATH = "wav/c0001.wav"
 
 
 @pytest.fixture
-def one(tiny, build):
+def one(tiny):
     """A dataset of a single file of 200 kB."""
     content = bytes(range(256)) * 800
     tiny.files = {PATH: content}
     tiny.world.files = {"/" + PATH: content}
-    tiny.manifest = build["manifest"]([Source(name="media", urls=(tiny.world.url + "/{path}",))], tiny.files)
+    tiny.manifest = make_manifest([Source(name="media", urls=(tiny.world.url + "/{path}",))], tiny.files)
     return tiny
 
 
@@ -36,19 +38,19 @@ def expect_failure(one, match):
     return caught.value
 
 
-def test_a_dropped_connection_goes_on_from_the_byte(one, faults):
-    one.world.faults["/" + PATH] += [faults["drop_after"](70_000), faults["drop_after"](80_000)]
+def test_a_dropped_connection_goes_on_from_the_byte(one):
+    one.world.faults["/" + PATH] += [drop_after(70_000), drop_after(80_000)]
     one.download()
     assert one.tree() == one.files
     assert one.world.starts("/" + PATH) == [0, 70_000, 150_000]
     assert one.world.sent() == 204_800
 
 
-def test_a_long_file_on_a_weak_line_is_finished_however_often_it_is_cut(tiny, build, faults, monkeypatch):
+def test_a_long_file_on_a_weak_line_is_finished_however_often_it_is_cut(tiny, monkeypatch):
     monkeypatch.setattr("avdata.sources.fetcher._PROGRESS", 10_000)
     content = bytes(range(250)) * 1000
     tiny.files, tiny.world.files = {PATH: content}, {"/" + PATH: content}
-    tiny.manifest = build["manifest"]([Source(name="media", urls=(tiny.world.url + "/{path}",))], tiny.files)
+    tiny.manifest = make_manifest([Source(name="media", urls=(tiny.world.url + "/{path}",))], tiny.files)
 
     def cut(handler, content):
         handler.serve(content, cut=12_000)
@@ -60,10 +62,10 @@ def test_a_long_file_on_a_weak_line_is_finished_however_often_it_is_cut(tiny, bu
     assert len(tiny.world.asked) == 21
 
 
-def test_a_stalled_connection_is_left_and_goes_on_from_the_byte(one, faults, monkeypatch):
+def test_a_stalled_connection_is_left_and_goes_on_from_the_byte(one, monkeypatch):
     # Long enough for a busy machine to answer whatever else is asked of it.
     monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT_S", 3.0)
-    one.world.faults["/" + PATH].append(faults["stall_after"](50_000))
+    one.world.faults["/" + PATH].append(stall_after(50_000))
     one.download()
     assert one.tree() == one.files
     assert one.world.starts("/" + PATH) == [0, 50_000]
@@ -71,15 +73,15 @@ def test_a_stalled_connection_is_left_and_goes_on_from_the_byte(one, faults, mon
 
 
 @pytest.mark.parametrize("code", [408, 425, 429, 500, 502, 503, 504])
-def test_a_passing_trouble_is_waited_out(one, faults, code):
-    one.world.faults["/" + PATH] += [faults["status"](code)] * 2
+def test_a_passing_trouble_is_waited_out(one, code):
+    one.world.faults["/" + PATH] += [reply_status(code)] * 2
     one.download()
     assert one.tree() == one.files
     assert [line["status"] for line in one.log()] == [code, code]
 
 
-def test_retry_after_in_seconds_is_honoured(one, faults):
-    one.world.faults["/" + PATH].append(faults["status"](429, {"Retry-After": "1"}))
+def test_retry_after_in_seconds_is_honoured(one):
+    one.world.faults["/" + PATH].append(reply_status(429, {"Retry-After": "1"}))
     started = time.monotonic()
     one.download()
     assert time.monotonic() - started >= 1.0
@@ -101,72 +103,72 @@ def test_retry_after_as_a_date_is_honoured(one):
     assert time.time() > asked_for[0] - 0.5
 
 
-def test_retry_after_holds_all_connections_to_the_host_back(tiny, faults):
-    tiny.world.faults["/wav/c0000.wav"].append(faults["status"](429, {"Retry-After": "1"}))
+def test_retry_after_holds_all_connections_to_the_host_back(tiny):
+    tiny.world.faults["/wav/c0000.wav"].append(reply_status(429, {"Retry-After": "1"}))
     assert tiny.download(connections=1).fetched == 12
     assert tiny.world.starts("/wav/c0000.wav") == [0, 0]
 
 
-def test_a_server_that_asks_for_an_hour_is_not_waited_for(one, faults):
-    one.world.always = faults["status"](429, {"Retry-After": "3600"})
+def test_a_server_that_asks_for_an_hour_is_not_waited_for(one):
+    one.world.always = reply_status(429, {"Retry-After": "3600"})
     error = expect_failure(one, "come back in 3,600 s")
     assert "again later" in error.hint
     assert len(one.world.asked) == 1
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
-def test_a_refusal_is_not_repeated(one, faults, code):
-    one.world.always = faults["status"](code)
+def test_a_refusal_is_not_repeated(one, code):
+    one.world.always = reply_status(code)
     expect_failure(one, f"HTTP {code}")
     assert len(one.world.asked) == 1
 
 
-def test_a_server_in_trouble_for_good_is_given_up_after_some_attempts(one, faults):
-    one.world.always = faults["status"](500)
+def test_a_server_in_trouble_for_good_is_given_up_after_some_attempts(one):
+    one.world.always = reply_status(500)
     expect_failure(one, "HTTP 500")
     assert len(one.world.asked) == 6
 
 
-def test_a_wrong_length_is_noticed_before_the_body(one, faults):
-    one.world.always = faults["instead"](bytes(300_000))
+def test_a_wrong_length_is_noticed_before_the_body(one):
+    one.world.always = reply_body(bytes(300_000))
     expect_failure(one, "has 300,000 bytes, and 204,800 were expected")
     assert len(one.world.asked) == 1
 
 
-def test_a_flipped_byte_is_noticed_and_the_file_fetched_again(one, faults):
-    one.world.faults["/" + PATH].append(faults["corrupt"]())
+def test_a_flipped_byte_is_noticed_and_the_file_fetched_again(one):
+    one.world.faults["/" + PATH].append(corrupt_byte())
     one.download()
     assert one.tree() == one.files
 
 
-def test_a_file_that_is_always_wrong_is_refused(one, faults):
-    one.world.always = faults["corrupt"]()
+def test_a_file_that_is_always_wrong_is_refused(one):
+    one.world.always = corrupt_byte()
     expect_failure(one, "was expected")
     assert not (one.root / (PATH + ".part")).exists()
     assert len(one.world.asked) == 3
 
 
-def test_a_wrong_file_is_fetched_from_the_mirror(one, serve, faults, build):
+def test_a_wrong_file_is_fetched_from_the_mirror(one, serve):
     mirror = serve(one.files)
     urls = (one.world.url + "/{path}", mirror.url + "/{path}")
-    one.manifest = build["manifest"]([Source(name="media", urls=urls)], one.files)
-    one.world.always = faults["corrupt"]()
+    one.manifest = make_manifest([Source(name="media", urls=urls)], one.files)
+    one.world.always = corrupt_byte()
     one.download()
     assert one.tree() == one.files
 
 
-def test_a_part_from_one_mirror_is_finished_by_another(one, serve, faults, build):
+def test_a_part_from_one_mirror_is_finished_by_another(one, serve):
     mirror = serve(one.files)
     urls = (one.world.url + "/{path}", mirror.url + "/{path}")
-    one.manifest = build["manifest"]([Source(name="media", urls=urls)], one.files)
-    one.world.faults["/" + PATH] += [faults["drop_after"](60_000), faults["status"](410)]
+    one.manifest = make_manifest([Source(name="media", urls=urls)], one.files)
+    one.world.faults["/" + PATH] += [drop_after(60_000), reply_status(410)]
     one.download()
     assert one.tree() == one.files
     assert mirror.starts("/" + PATH) == [60_000]
 
 
-def test_a_server_without_ranges_sends_the_file_again(one, faults):
-    one.world.faults["/" + PATH] += [faults["drop_after"](60_000), faults["no_ranges"]]
+def test_a_server_without_ranges_sends_the_file_again(one):
+    one.world.faults["/" + PATH] += [drop_after(60_000), ignore_ranges]
     one.download()
     assert one.tree() == one.files
 
@@ -226,63 +228,61 @@ def test_a_redirect_to_another_kind_of_place_is_refused(one, target):
     expect_failure(one, "not followed")
 
 
-def test_a_web_page_is_not_kept_as_media(one, faults):
+def test_a_web_page_is_not_kept_as_media(one):
     page = b"<!DOCTYPE html><html><body>Please log in</body></html>"
-    one.world.always = faults["instead"](page, "text/html")
+    one.world.always = reply_body(page, "text/html")
     expect_failure(one, "a web page instead of the file")
 
 
-def test_pointer_text_is_not_kept_as_media(one, faults):
+def test_pointer_text_is_not_kept_as_media(one):
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 204800\n"
-    one.world.always = faults["instead"](pointer)
+    one.world.always = reply_body(pointer)
     expect_failure(one, "git-LFS pointer text")
 
 
-def test_a_page_of_the_files_length_is_not_kept_either(one, faults):
-    one.world.always = faults["instead"](b"<html>".ljust(204_800))
+def test_a_page_of_the_files_length_is_not_kept_either(one):
+    one.world.always = reply_body(b"<html>".ljust(204_800))
     expect_failure(one, "a web page instead")
 
 
-def test_a_server_that_is_not_there_is_named(one, build):
+def test_a_server_that_is_not_there_is_named(one):
     # A port that is held and not listened on: nobody else can be given it meanwhile.
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{held.getsockname()[1]}"
         source = Source(name="media", urls=(f"http://{address}/{{path}}",))
-        one.manifest = build["manifest"]([source], one.files)
+        one.manifest = make_manifest([source], one.files)
         expect_failure(one, f"no connection to {address}")
 
 
-def test_a_certificate_nobody_vouches_for_is_refused(one, serve, build):
+def test_a_certificate_nobody_vouches_for_is_refused(one, serve):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     world = serve(one.files, tls=context)
-    one.manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], one.files)
+    one.manifest = make_manifest([Source(name="media", urls=(world.url + "/{path}",))], one.files)
     error = expect_failure(one, "no secure connection")
     assert "SSL_CERT_FILE" in error.hint
     assert len(one.log()) == 1
 
 
-def test_a_certificate_authority_of_ones_own_is_taken_from_the_environment(
-    one, serve, build, tmp_path, monkeypatch
-):
+def test_a_certificate_authority_of_ones_own_is_taken_from_the_environment(one, serve, tmp_path, monkeypatch):
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     world = serve(one.files, tls=context)
-    one.manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], one.files)
+    one.manifest = make_manifest([Source(name="media", urls=(world.url + "/{path}",))], one.files)
     one.download()
     assert one.tree() == one.files
 
 
-def test_a_proxy_from_the_environment_is_used(one, serve, build, monkeypatch):
+def test_a_proxy_from_the_environment_is_used(one, serve, monkeypatch):
     proxy = serve()
     proxy.files[f"http://data.invalid/{PATH}"] = one.files[PATH]
     proxy.pages["/" + PATH] = lambda handler: handler.serve(one.files[PATH])
     monkeypatch.setenv("http_proxy", proxy.url)
-    one.manifest = build["manifest"]([Source(name="media", urls=("http://data.invalid/{path}",))], one.files)
+    one.manifest = make_manifest([Source(name="media", urls=("http://data.invalid/{path}",))], one.files)
     one.download()
     assert one.tree() == one.files
     assert proxy.asked[0].headers["Host"] == "data.invalid"
@@ -339,13 +339,13 @@ def test_tokens_are_not_sent_to_the_host_of_a_redirect(serve):
 class Unpinned:
     """One file whose checksum nobody knows."""
 
-    def __init__(self, tiny, build, content):
+    def __init__(self, tiny, content):
         self.tiny, self.content = tiny, content
         tiny.world.files = {"/f.bin": content}
-        tiny.manifest = build["manifest"]([Source(name="it", urls=(tiny.world.url + "/f.bin",))])
+        tiny.manifest = make_manifest([Source(name="it", urls=(tiny.world.url + "/f.bin",))])
 
-    def interrupt(self, faults, count):
-        self.tiny.world.faults["/f.bin"] += [faults["drop_after"](count), faults["status"](404)]
+    def interrupt(self, count):
+        self.tiny.world.faults["/f.bin"] += [drop_after(count), reply_status(404)]
         with pytest.raises(SourceError):
             self.tiny.download()
         assert (self.tiny.root / "f.bin.part").stat().st_size == count
@@ -353,20 +353,20 @@ class Unpinned:
 
 
 @pytest.fixture
-def unpinned(tiny, build):
-    return Unpinned(tiny, build, bytes(range(256)) * 400)
+def unpinned(tiny):
+    return Unpinned(tiny, bytes(range(256)) * 400)
 
 
-def test_an_unpinned_file_goes_on_in_the_next_run_when_the_server_vouches_for_it(unpinned, faults):
-    unpinned.interrupt(faults, 30_000)
+def test_an_unpinned_file_goes_on_in_the_next_run_when_the_server_vouches_for_it(unpinned):
+    unpinned.interrupt(30_000)
     report = unpinned.tiny.download()
     assert unpinned.tiny.tree() == {"f.bin": unpinned.content}
     assert unpinned.tiny.world.starts("/f.bin") == [30_000]
     assert report.checksums == {"it": "sha256:" + hashlib.sha256(unpinned.content).hexdigest()}
 
 
-def test_an_unpinned_file_that_changed_meanwhile_starts_again(unpinned, faults):
-    unpinned.interrupt(faults, 30_000)
+def test_an_unpinned_file_that_changed_meanwhile_starts_again(unpinned):
+    unpinned.interrupt(30_000)
     changed = unpinned.content[::-1]
     unpinned.tiny.world.files["/f.bin"] = changed
     unpinned.tiny.download()
@@ -375,8 +375,8 @@ def test_an_unpinned_file_that_changed_meanwhile_starts_again(unpinned, faults):
     assert asked.headers["If-Range"] == f'"{hashlib.md5(unpinned.content).hexdigest()}"'
 
 
-def test_a_server_that_ignores_if_range_does_not_join_two_files(unpinned, faults):
-    unpinned.interrupt(faults, 30_000)
+def test_a_server_that_ignores_if_range_does_not_join_two_files(unpinned):
+    unpinned.interrupt(30_000)
     changed = unpinned.content[::-1]
     unpinned.tiny.world.files["/f.bin"] = changed
 
@@ -390,20 +390,20 @@ def test_a_server_that_ignores_if_range_does_not_join_two_files(unpinned, faults
     assert unpinned.tiny.tree() == {"f.bin": changed}
 
 
-def test_an_unpinned_part_of_unknown_origin_starts_again(unpinned, faults):
-    unpinned.interrupt(faults, 30_000)
+def test_an_unpinned_part_of_unknown_origin_starts_again(unpinned):
+    unpinned.interrupt(30_000)
     (unpinned.tiny.root / "f.bin.part.json").unlink()
     unpinned.tiny.download()
     assert unpinned.tiny.world.starts("/f.bin") == [0]
     assert unpinned.tiny.tree() == {"f.bin": unpinned.content}
 
 
-def test_nothing_but_the_files_is_left_behind(tiny, faults):
+def test_nothing_but_the_files_is_left_behind(tiny):
     for path in tiny.files:
         tiny.world.faults["/" + path] += [
-            faults["drop_after"](500),
-            faults["status"](503),
-            faults["corrupt"](),
+            drop_after(500),
+            reply_status(503),
+            corrupt_byte(),
         ]
     tiny.download()
     assert tiny.tree() == tiny.files

@@ -12,6 +12,8 @@ import sys
 import threading
 
 import pytest
+from support.http_server import corrupt_byte, drop_after, reply_status, stall_after
+from support.tiny_dataset import make_files, make_manifest, read_tree
 
 from avdata.manifest import Source
 
@@ -44,12 +46,12 @@ for _ in sys.stdin:
 class Killing:
     """300 files behind a server with faults on, and a process that downloads them."""
 
-    def __init__(self, serve, build, faults, folder):
+    def __init__(self, serve, folder):
         rng = random.Random(1)
-        self.files = build["files"](300, size=60_000, seed=3)
+        self.files = make_files(300, size=60_000, seed=3)
         self.world = serve(self.files)
         self.root = folder / "root"
-        manifest = build["manifest"]([Source(name="media", urls=(self.world.url + "/{path}",))], self.files)
+        manifest = make_manifest([Source(name="media", urls=(self.world.url + "/{path}",))], self.files)
         self.manifest = folder / "manifest.json"
         self.manifest.write_text(manifest.model_dump_json())
         self.spoilt = set()
@@ -57,11 +59,11 @@ class Killing:
         for path in rng.sample(sorted(self.files), 60):
             fault = rng.choice(["drop", "busy", "corrupt"])
             if fault == "drop":
-                self.world.faults["/" + path].append(faults["drop_after"](rng.randint(1, 20_000)))
+                self.world.faults["/" + path].append(drop_after(rng.randint(1, 20_000)))
             elif fault == "busy":
-                self.world.faults["/" + path].append(faults["status"](503, {"Retry-After": "0"}))
+                self.world.faults["/" + path].append(reply_status(503, {"Retry-After": "0"}))
             else:
-                self.world.faults["/" + path].append(faults["corrupt"]())
+                self.world.faults["/" + path].append(corrupt_byte())
                 self.spoilt.add(path)
 
     def start(self, code=WORK + "work()"):
@@ -113,13 +115,13 @@ class Killing:
 
 
 @pytest.fixture
-def killing(serve, build, faults, tmp_path):
-    killing = Killing(serve, build, faults, tmp_path)
+def killing(serve, tmp_path):
+    killing = Killing(serve, tmp_path)
     yield killing
     killing.close()
 
 
-def test_a_download_killed_at_thirty_random_points_ends_in_the_served_tree(killing, read_tree):
+def test_a_download_killed_at_thirty_random_points_ends_in_the_served_tree(killing):
     rng = random.Random(30)
     for _ in range(30):
         here, parts = killing.here(), killing.parts()
@@ -137,7 +139,7 @@ def test_a_download_killed_at_thirty_random_points_ends_in_the_served_tree(killi
     assert read_tree(killing.root) == killing.files
 
 
-def test_a_killed_download_fetches_no_byte_twice_but_those_in_flight(killing, read_tree):
+def test_a_killed_download_fetches_no_byte_twice_but_those_in_flight(killing):
     killing.world.faults.clear()
     total = sum(map(len, killing.files.values()))
     for _ in range(4):
@@ -162,11 +164,11 @@ def trickle(handler, content):
 
 
 @pytest.mark.parametrize("trouble", ["slow", "stalled"])
-def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(killing, faults, read_tree, trouble):
+def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(killing, trouble):
     killing.world.faults.clear()
     # Some files arrive, and then no more: however late the signal comes, the run is not over.
     for path in sorted(killing.files)[20:]:
-        killing.world.faults["/" + path].append(trickle if trouble == "slow" else faults["stall_after"](100))
+        killing.world.faults["/" + path].append(trickle if trouble == "slow" else stall_after(100))
     process = killing.start()
     process.stdout.readline()
     while len(killing.world.asked) < 24 or not killing.here():
@@ -184,10 +186,10 @@ def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(killing, faults, read_tre
     assert all(killing.world.starts("/" + path) == [] for path in here)
 
 
-def test_ctrl_c_in_the_callers_own_code_stops_the_threads_too(tiny, faults, monkeypatch):
+def test_ctrl_c_in_the_callers_own_code_stops_the_threads_too(tiny, monkeypatch):
     monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT_S", 600)
     for path in list(tiny.files)[3:]:
-        tiny.world.faults["/" + path].append(faults["stall_after"](10))
+        tiny.world.faults["/" + path].append(stall_after(10))
 
     def interrupt(path):
         raise KeyboardInterrupt

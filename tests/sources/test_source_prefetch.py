@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.http_server import stall_after
 
 import avdata
 from avdata.errors import AvdataError, UsageError
@@ -170,10 +171,10 @@ def test_a_run_killed_at_random_points_ends_in_the_same_set_and_fetches_no_finis
     assert not Journal(out).folder.exists()
 
 
-def test_ctrl_c_stops_while_files_arrive_and_the_next_run_goes_on(served, faults, tmp_path):
+def test_ctrl_c_stops_while_files_arrive_and_the_next_run_goes_on(served, tmp_path):
     stalled = [path for path in sorted(served.world.files) if path.endswith(".flv")][-3:]
     for path in stalled:
-        served.world.faults[path].append(faults["stall_after"](100))
+        served.world.faults[path].append(stall_after(100))
     process = served.start(tmp_path / "out")
     while len(served.asked()) < 6 and process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):

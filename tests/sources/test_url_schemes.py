@@ -9,6 +9,8 @@ import json
 import zipfile
 
 import pytest
+from support.http_server import reply_body, reply_status
+from support.tiny_dataset import make_files, make_manifest, make_recipe, read_tree
 
 from avdata.errors import SourceError
 from avdata.manifest import Source
@@ -55,21 +57,21 @@ class Lfs:
 
 
 @pytest.fixture
-def lfs(serve, build, tmp_path):
-    files = build["files"](250, size=60)
+def lfs(serve, tmp_path):
+    files = make_files(250, size=60)
     server = Lfs(serve, files)
     server.files = files
-    server.manifest = build["manifest"](
+    server.manifest = make_manifest(
         [Source(name="media", urls=(server.url,), table="t")], tables={"t": files}
     )
     server.root = tmp_path / "root"
     server.download = lambda **options: download(
-        build["recipe"](), manifest=server.manifest, output=server.root, **options
+        make_recipe(), manifest=server.manifest, output=server.root, **options
     )
     return server
 
 
-def test_lfs_objects_are_asked_for_a_hundred_at_a_time(lfs, read_tree):
+def test_lfs_objects_are_asked_for_a_hundred_at_a_time(lfs):
     lfs.download()
     assert read_tree(lfs.root) == lfs.files
     assert sorted(lfs.batches) == [50, 100, 100]
@@ -92,28 +94,28 @@ def test_the_next_hundred_lfs_objects_are_asked_for_before_their_turn(lfs):
     assert methods.rindex("P") < 160
 
 
-def test_an_expired_lfs_link_is_asked_for_again(lfs, faults, read_tree):
+def test_an_expired_lfs_link_is_asked_for_again(lfs):
     path, content = sorted(lfs.files.items())[0]
-    lfs.world.faults["/" + hashlib.sha256(content).hexdigest()].append(faults["status"](503))
+    lfs.world.faults["/" + hashlib.sha256(content).hexdigest()].append(reply_status(503))
     lfs.download(keys={path.removeprefix("flv/").removesuffix(".flv")})
     assert lfs.batches == [2, 1]
 
 
-def test_an_object_the_lfs_server_lacks_comes_from_the_next_url(lfs, serve, build, read_tree):
+def test_an_object_the_lfs_server_lacks_comes_from_the_next_url(lfs, serve):
     path, content = sorted(lfs.files.items())[3]
     lfs.errors[hashlib.sha256(content).hexdigest()] = 404
     media = serve(lfs.files)
     source = Source(name="media", urls=(lfs.url, media.url + "/{path}"), table="t")
-    lfs.manifest = build["manifest"]([source], tables={"t": lfs.files})
+    lfs.manifest = make_manifest([source], tables={"t": lfs.files})
     lfs.download()
     assert read_tree(lfs.root) == lfs.files
     assert [one.path for one in media.asked] == ["/" + path]
 
 
-def test_when_the_lfs_server_is_over_its_quota_the_second_source_takes_over(lfs, serve, build, read_tree):
+def test_when_the_lfs_server_is_over_its_quota_the_second_source_takes_over(lfs, serve):
     lfs.world.posts = lambda path, body: (403, {"message": "This repository is over its data quota."})
     mirror = Lfs(serve, lfs.files)
-    lfs.manifest = build["manifest"](
+    lfs.manifest = make_manifest(
         [Source(name="media", urls=(lfs.url, mirror.url), table="t")], tables={"t": lfs.files}
     )
     lfs.download(connections=2)
@@ -147,35 +149,35 @@ class Drive:
 
 
 @pytest.fixture
-def drive(serve, build, monkeypatch, tmp_path):
+def drive(serve, monkeypatch, tmp_path):
     files = {"AVE/-abc.mp4": b"m" * 5000, "AVE/Annotations.txt": b"a&b\n"}
     server = Drive(serve, zipped(files), monkeypatch)
     server.files = files
     server.urls = ["gdrive:FILE"]
     server.root = tmp_path / "root"
     server.download = lambda: download(
-        build["recipe"](clips_from_paths=None),
-        manifest=build["manifest"]([Source(name="videos", urls=tuple(server.urls), unpack="zip")]),
+        make_recipe(clips_from_paths=None),
+        manifest=make_manifest([Source(name="videos", urls=tuple(server.urls), unpack="zip")]),
         output=server.root,
     )
     return server
 
 
-def test_drives_virus_scan_page_is_confirmed_and_the_archive_unpacked(drive, read_tree):
+def test_drives_virus_scan_page_is_confirmed_and_the_archive_unpacked(drive):
     report = drive.download()
     assert read_tree(drive.root) == drive.files
     assert report.unpacked == 2
     assert not (drive.root / ".avdata/videos.zip").exists()
 
 
-def test_an_unpacked_archive_is_not_fetched_again(drive, read_tree):
+def test_an_unpacked_archive_is_not_fetched_again(drive):
     drive.download()
     drive.world.asked.clear()
     assert drive.download().present == 1
     assert drive.world.asked == []
 
 
-def test_an_archive_is_fetched_again_when_a_member_is_gone(drive, read_tree):
+def test_an_archive_is_fetched_again_when_a_member_is_gone(drive):
     drive.download()
     (drive.root / "AVE/-abc.mp4").unlink()
     drive.download()
@@ -199,13 +201,13 @@ def test_a_drive_file_that_is_gone_is_explained(drive):
         drive.download()
 
 
-def test_a_small_drive_file_needs_no_confirmation(drive, read_tree):
+def test_a_small_drive_file_needs_no_confirmation(drive):
     drive.world.pages["/uc"] = lambda handler: handler.serve(zipped(drive.files))
     drive.download()
     assert read_tree(drive.root) == drive.files
 
 
-def test_after_drives_quota_the_hub_takes_over(drive, hub, read_tree):
+def test_after_drives_quota_the_hub_takes_over(drive, hub):
     drive.page = "<html><title>Quota exceeded</title></html>"
     hub.put("videos.zip", zipped(drive.files))
     drive.urls.append("hf:datasets/someone/mirror/videos.zip")
@@ -213,8 +215,8 @@ def test_after_drives_quota_the_hub_takes_over(drive, hub, read_tree):
     assert read_tree(drive.root) == drive.files
 
 
-def test_html_in_place_of_the_archive_is_not_kept(drive, faults):
-    drive.world.always = faults["instead"](b"<html>Sorry</html>", PAGE)
+def test_html_in_place_of_the_archive_is_not_kept(drive):
+    drive.world.always = reply_body(b"<html>Sorry</html>", PAGE)
     with pytest.raises(SourceError, match="a web page instead of the file"):
         drive.download()
     assert not (drive.root / ".avdata/videos.zip").exists()
@@ -253,10 +255,10 @@ def hub(serve, monkeypatch):
 
 
 @pytest.fixture
-def fetch_one(build, tmp_path):
+def fetch_one(tmp_path):
     def fetch(url):
-        manifest = build["manifest"]([Source(name="it", urls=(url,), into="it.bin")])
-        return download(build["recipe"](clips_from_paths=None), manifest=manifest, output=tmp_path / "root")
+        manifest = make_manifest([Source(name="it", urls=(url,), into="it.bin")])
+        return download(make_recipe(clips_from_paths=None), manifest=manifest, output=tmp_path / "root")
 
     fetch.file = tmp_path / "root" / "it.bin"
     return fetch
@@ -314,20 +316,20 @@ class Kaggle:
 
 
 @pytest.fixture
-def kaggle(serve, build, monkeypatch, tmp_path):
+def kaggle(serve, monkeypatch, tmp_path):
     files = {"vision/dog_bark/1-3-0-0.jpg": b"j" * 300, "audio/dog_bark/1-3-0-0.wav": b"w" * 300}
     server = Kaggle(serve, zipped(files), monkeypatch, tmp_path)
     server.files = files
     server.root = tmp_path / "root"
     server.download = lambda: download(
-        build["recipe"](clips_from_paths=None),
-        manifest=build["manifest"]([Source(name="set", urls=("kaggle:owner/set",), unpack="zip")]),
+        make_recipe(clips_from_paths=None),
+        manifest=make_manifest([Source(name="set", urls=("kaggle:owner/set",), unpack="zip")]),
         output=server.root,
     )
     return server
 
 
-def test_a_public_kaggle_set_needs_no_credentials(kaggle, read_tree):
+def test_a_public_kaggle_set_needs_no_credentials(kaggle):
     kaggle.download()
     assert read_tree(kaggle.root) == kaggle.files
 
@@ -340,7 +342,7 @@ def test_missing_kaggle_credentials_are_explained(kaggle):
     assert "https://www.kaggle.com/datasets/owner/set" in caught.value.hint
 
 
-def test_kaggle_credentials_are_taken_from_where_kaggle_keeps_them(kaggle, read_tree, tmp_path):
+def test_kaggle_credentials_are_taken_from_where_kaggle_keeps_them(kaggle, tmp_path):
     (tmp_path / "kaggle").mkdir()
     (tmp_path / "kaggle/kaggle.json").write_text(json.dumps({"username": "me", "key": "k"}))
     kaggle.wants = "Basic " + base64.b64encode(b"me:k").decode()
@@ -378,9 +380,7 @@ def test_other_schemes_are_not_fetched(url, fetch_one):
         fetch_one(url)
 
 
-def test_when_an_archive_cannot_be_had_what_stands_in_for_it_is_fetched(
-    drive, hub, build, read_tree, tmp_path
-):
+def test_when_an_archive_cannot_be_had_what_stands_in_for_it_is_fetched(drive, hub, tmp_path):
     drive.page = "<html><title>Quota exceeded</title></html>"
     videos = {"videos/-abc.mp4": b"m" * 5000}
     hub.put("videos.zip", zipped(videos))
@@ -392,7 +392,7 @@ def test_when_an_archive_cannot_be_had_what_stands_in_for_it_is_fetched(
         Source(name="videos", urls=(mirror,), unpack="zip", into="AVE", instead_of="all"),
         Source(name="list", urls=(lists,), into="AVE/trainSet.txt", instead_of="all"),
     ]
-    manifest, recipe = build["manifest"](sources), build["recipe"](clips_from_paths=None)
+    manifest, recipe = make_manifest(sources), make_recipe(clips_from_paths=None)
     assert download(recipe, manifest=manifest, output=drive.root, dry_run=True).sources == ("all",)
     report = download(recipe, manifest=manifest, output=drive.root)
     assert read_tree(drive.root) == {"AVE/videos/-abc.mp4": b"m" * 5000, "AVE/trainSet.txt": b"a&b"}
@@ -402,25 +402,23 @@ def test_when_an_archive_cannot_be_had_what_stands_in_for_it_is_fetched(
     assert drive.world.asked == []
 
 
-def test_when_the_archive_comes_nothing_stands_in_for_it(drive, hub, build, read_tree):
+def test_when_the_archive_comes_nothing_stands_in_for_it(drive, hub):
     sources = [
         Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
         Source(
             name="videos", urls=("hf:datasets/someone/mirror/videos.zip",), unpack="zip", instead_of="all"
         ),
     ]
-    download(build["recipe"](clips_from_paths=None), manifest=build["manifest"](sources), output=drive.root)
+    download(make_recipe(clips_from_paths=None), manifest=make_manifest(sources), output=drive.root)
     assert read_tree(drive.root) == drive.files
     assert hub.world.asked == []
 
 
-def test_when_neither_can_be_had_the_stand_ins_trouble_is_told(drive, hub, build):
+def test_when_neither_can_be_had_the_stand_ins_trouble_is_told(drive, hub):
     drive.page = "<html><title>Quota exceeded</title></html>"
     sources = [
         Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
         Source(name="videos", urls=(drive.world.url + "/none.zip",), unpack="zip", instead_of="all"),
     ]
     with pytest.raises(SourceError, match=r"none.zip: HTTP 404"):
-        download(
-            build["recipe"](clips_from_paths=None), manifest=build["manifest"](sources), output=drive.root
-        )
+        download(make_recipe(clips_from_paths=None), manifest=make_manifest(sources), output=drive.root)
