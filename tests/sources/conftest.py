@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.http_server import World, running_server
+from support.http_server import LoopbackServer, running_server
 from support.tiny_dataset import make_files, make_manifest, make_recipe, read_tree
 
 from avdata.manifest import Manifest, Source
@@ -18,7 +18,7 @@ from avdata.recipe import Recipe
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., World]]:
+def serve() -> Iterator[Callable[..., LoopbackServer]]:
     """Start servers: `serve(files)` returns one with its `url`; all stop after the test."""
     with ExitStack() as running:
         yield lambda *arguments, **options: running.enter_context(running_server(*arguments, **options))
@@ -37,7 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Tiny:
     """A dataset of single files, one server, and the folder it is downloaded into."""
 
-    world: World
+    server: LoopbackServer
     files: dict[str, bytes]
     manifest: Manifest
     recipe: Recipe
@@ -57,9 +57,9 @@ class Tiny:
 
 
 @pytest.fixture
-def tiny(serve: Callable[..., World], tmp_path: Path) -> Tiny:
+def tiny(serve: Callable[..., LoopbackServer], tmp_path: Path) -> Tiny:
     """Twelve small files on one server that does nothing wrong yet."""
     files = make_files(12)
-    world = serve(files)
-    source = Source(name="media", urls=(world.url + "/{path}",))
-    return Tiny(world, files, make_manifest([source], files), make_recipe(), tmp_path / "root")
+    server = serve(files)
+    source = Source(name="media", urls=(server.url + "/{path}",))
+    return Tiny(server, files, make_manifest([source], files), make_recipe(), tmp_path / "root")

@@ -270,10 +270,10 @@ def archived(tiny):
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     tiny.blob = buffer.getvalue()
-    tiny.world.files = {"/all.tar.gz": tiny.blob}
+    tiny.server.files = {"/all.tar.gz": tiny.blob}
     tiny.source = Source(
         name="all",
-        urls=(tiny.world.url + "/all.tar.gz",),
+        urls=(tiny.server.url + "/all.tar.gz",),
         unpack="tar.gz",
         table="t",
         checksum="md5:" + hashlib.md5(tiny.blob).hexdigest(),
@@ -286,9 +286,9 @@ def archived(tiny):
 def test_an_archives_members_are_held_against_the_table(archived):
     archived.download()
     assert archived.tree() == archived.files
-    archived.world.asked.clear()
+    archived.server.requests.clear()
     assert archived.download().present == 1
-    assert archived.world.asked == []
+    assert archived.server.requests == []
 
 
 def test_an_archive_with_another_member_than_the_table_says_is_refused(archived):

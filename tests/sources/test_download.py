@@ -27,9 +27,9 @@ def test_every_file_arrives_as_it_is_served(tiny):
 
 def test_a_second_run_asks_the_server_for_nothing(tiny):
     tiny.download()
-    tiny.world.asked.clear()
+    tiny.server.requests.clear()
     report = tiny.download()
-    assert tiny.world.asked == []
+    assert tiny.server.requests == []
     assert (report.fetched, report.present) == (0, 12)
 
 
@@ -68,7 +68,7 @@ def test_files_the_user_put_there_are_proven_and_kept(tiny):
     (tiny.root / path).write_bytes(content)
     report = tiny.download()
     assert (report.fetched, report.present) == (11, 1)
-    assert tiny.world.starts("/" + path) == []
+    assert tiny.server.range_starts("/" + path) == []
 
 
 def test_a_limit_fetches_the_files_of_so_many_clips_and_nothing_else(tiny):
@@ -115,11 +115,11 @@ def test_the_files_of_a_clip_arrive_together(tiny):
 
 def test_metadata_outside_of_clips_comes_with_every_choice(tiny, serve, tmp_path):
     files = {**tiny.files, "labels.csv": b"a,b\n"}
-    world = serve(files)
-    manifest = make_manifest([Source(name="media", urls=(world.url + "/{path}",))], files)
+    server = serve(files)
+    manifest = make_manifest([Source(name="media", urls=(server.url + "/{path}",))], files)
     download(tiny.recipe, manifest=manifest, output=tmp_path / "r", limit=1, connections=1)
-    assert world.asked[0].path == "/labels.csv"
-    assert len(world.asked) == 3
+    assert server.requests[0].path == "/labels.csv"
+    assert len(server.requests) == 3
 
 
 def test_a_dry_run_says_what_would_happen_and_does_nothing(tiny):
@@ -130,8 +130,8 @@ def test_a_dry_run_says_what_would_happen_and_does_nothing(tiny):
     assert plan.free > 0
     assert plan.license.id == "odbl"
     assert plan.sources == ("media",)
-    assert plan.hosts == (tiny.world.url.removeprefix("http://"),)
-    assert tiny.world.asked == []
+    assert plan.hosts == (tiny.server.url.removeprefix("http://"),)
+    assert tiny.server.requests == []
     assert not tiny.root.exists()
 
 
@@ -167,14 +167,14 @@ def test_a_bandwidth_cap_is_kept(tiny):
 
 def test_a_consumer_that_is_slow_holds_the_download_back(serve, tmp_path):
     files = make_files(200, size=200)
-    world = serve(files)
-    manifest = make_manifest([Source(name="media", urls=(world.url + "/{path}",))], files)
+    server = serve(files)
+    manifest = make_manifest([Source(name="media", urls=(server.url + "/{path}",))], files)
     ahead = []
 
     def use(path: Path) -> None:
         path.unlink()
-        world.closing.wait(0.7 if not ahead else 0)
-        ahead.append(len(world.asked) - len(ahead))
+        server.closing.wait(0.7 if not ahead else 0)
+        ahead.append(len(server.requests) - len(ahead))
 
     download(make_recipe(), manifest=manifest, output=tmp_path / "r", connections=4, arrived=use)
     assert len(ahead) == 200
@@ -183,12 +183,12 @@ def test_a_consumer_that_is_slow_holds_the_download_back(serve, tmp_path):
 
 def test_mirrors_are_tried_in_order(tiny, serve):
     mirror = serve(tiny.files)
-    tiny.world.files.pop("/wav/c0001.wav")
-    source = Source(name="media", urls=(tiny.world.url + "/{path}", mirror.url + "/{path}"))
+    tiny.server.files.pop("/wav/c0001.wav")
+    source = Source(name="media", urls=(tiny.server.url + "/{path}", mirror.url + "/{path}"))
     tiny.manifest = make_manifest([source], tiny.files)
     tiny.download()
     assert tiny.tree() == tiny.files
-    assert [one.path for one in mirror.asked] == ["/wav/c0001.wav"]
+    assert [one.path for one in mirror.requests] == ["/wav/c0001.wav"]
     assert [(line["path"], line["status"]) for line in tiny.log()] == [("wav/c0001.wav", 404)]
 
 
@@ -197,11 +197,11 @@ def test_a_mirror_that_only_fails_is_given_up(serve, tmp_path):
     dead, alive = serve(), serve(files)
     source = Source(name="media", urls=(dead.url + "/{path}", alive.url + "/{path}"))
     download(make_recipe(), manifest=make_manifest([source], files), output=tmp_path / "r", connections=2)
-    assert len(dead.asked) < 12
+    assert len(dead.requests) < 12
 
 
 def test_what_cannot_be_had_is_named_and_everything_else_is_in_place(tiny):
-    del tiny.world.files["/wav/c0001.wav"]
+    del tiny.server.files["/wav/c0001.wav"]
     with pytest.raises(SourceError, match=r"1 of 12 files of tiny .* wav/c0001.wav: .*HTTP 404") as caught:
         tiny.download()
     assert "attempts.jsonl" in caught.value.hint
@@ -224,7 +224,7 @@ def test_a_generated_dataset_is_not_downloaded(tiny):
 
 def test_a_manifest_cannot_write_outside_of_the_folder(tiny):
     files = {"../evil": b"x"}
-    tiny.manifest = make_manifest([Source(name="media", urls=(tiny.world.url + "/{path}",))], files)
+    tiny.manifest = make_manifest([Source(name="media", urls=(tiny.server.url + "/{path}",))], files)
     with pytest.raises(AvdataError, match="not below the dataset's folder"):
         tiny.download()
 
@@ -233,7 +233,7 @@ def test_a_disk_without_room_is_noticed_before_anything_is_fetched(tiny, monkeyp
     monkeypatch.setattr("avdata.sources.download_run.free_bytes", lambda folder: 1000)
     with pytest.raises(DiskError, match="1,000 free") as caught:
         tiny.download()
-    assert tiny.world.asked == []
+    assert tiny.server.requests == []
     assert "AVDATA_CACHE" in caught.value.hint
 
 
@@ -249,25 +249,25 @@ def test_a_source_for_another_split_is_left_alone(tiny, serve):
     tiny.manifest = make_manifest([media, extra], tiny.files)
     tiny.recipe = make_recipe(splits={"official": "one", "fold:1": "two"})
     tiny.download()
-    assert other.asked == []
+    assert other.requests == []
     tiny.download(split_by="fold:1")
     assert (tiny.root / "folds.csv").read_bytes() == b"1"
 
 
 def test_names_with_spaces_and_signs_are_quoted(serve, tmp_path):
     files = {"wav/a b#c?d%20&é.wav": b"x" * 50, "wav/--12UOz.wav": b"y" * 50}
-    world = serve(files)
-    manifest = make_manifest([Source(name="media", urls=(world.url + "/{path}",))], files)
+    server = serve(files)
+    manifest = make_manifest([Source(name="media", urls=(server.url + "/{path}",))], files)
     download(make_recipe(clips_from_paths=None), manifest=manifest, output=tmp_path / "r")
     assert (tmp_path / "r" / "wav/a b#c?d%20&é.wav").read_bytes() == b"x" * 50
 
 
 def test_a_log_line_says_when_where_and_why(tiny):
-    tiny.world.faults["/wav/c0001.wav"].append(reply_status(503))
+    tiny.server.faults["/wav/c0001.wav"].append(reply_status(503))
     tiny.download()
     (line,) = tiny.log()
     assert set(line) == {"time", "path", "url", "attempt", "status", "error", "wait"}
-    assert (line["path"], line["url"]) == ("wav/c0001.wav", tiny.world.url + "/wav/c0001.wav")
+    assert (line["path"], line["url"]) == ("wav/c0001.wav", tiny.server.url + "/wav/c0001.wav")
     assert (line["attempt"], line["status"]) == (1, 503)
     assert "503" in line["error"]
     assert line["wait"] > 0

@@ -26,8 +26,8 @@ def one(tiny):
     """A dataset of a single file of 200 kB."""
     content = bytes(range(256)) * 800
     tiny.files = {PATH: content}
-    tiny.world.files = {"/" + PATH: content}
-    tiny.manifest = make_manifest([Source(name="media", urls=(tiny.world.url + "/{path}",))], tiny.files)
+    tiny.server.files = {"/" + PATH: content}
+    tiny.manifest = make_manifest([Source(name="media", urls=(tiny.server.url + "/{path}",))], tiny.files)
     return tiny
 
 
@@ -39,49 +39,49 @@ def expect_failure(one, match):
 
 
 def test_a_dropped_connection_goes_on_from_the_byte(one):
-    one.world.faults["/" + PATH] += [drop_after(70_000), drop_after(80_000)]
+    one.server.faults["/" + PATH] += [drop_after(70_000), drop_after(80_000)]
     one.download()
     assert one.tree() == one.files
-    assert one.world.starts("/" + PATH) == [0, 70_000, 150_000]
-    assert one.world.sent() == 204_800
+    assert one.server.range_starts("/" + PATH) == [0, 70_000, 150_000]
+    assert one.server.bytes_sent() == 204_800
 
 
 def test_a_long_file_on_a_weak_line_is_finished_however_often_it_is_cut(tiny, monkeypatch):
     monkeypatch.setattr("avdata.sources.fetcher._PROGRESS", 10_000)
     content = bytes(range(250)) * 1000
-    tiny.files, tiny.world.files = {PATH: content}, {"/" + PATH: content}
-    tiny.manifest = make_manifest([Source(name="media", urls=(tiny.world.url + "/{path}",))], tiny.files)
+    tiny.files, tiny.server.files = {PATH: content}, {"/" + PATH: content}
+    tiny.manifest = make_manifest([Source(name="media", urls=(tiny.server.url + "/{path}",))], tiny.files)
 
     def cut(handler, content):
         handler.serve(content, cut=12_000)
         return True
 
-    tiny.world.always = cut
+    tiny.server.always = cut
     tiny.download()
     assert tiny.tree() == tiny.files
-    assert len(tiny.world.asked) == 21
+    assert len(tiny.server.requests) == 21
 
 
 def test_a_stalled_connection_is_left_and_goes_on_from_the_byte(one, monkeypatch):
     # Long enough for a busy machine to answer whatever else is asked of it.
     monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT_S", 3.0)
-    one.world.faults["/" + PATH].append(stall_after(50_000))
+    one.server.faults["/" + PATH].append(stall_after(50_000))
     one.download()
     assert one.tree() == one.files
-    assert one.world.starts("/" + PATH) == [0, 50_000]
+    assert one.server.range_starts("/" + PATH) == [0, 50_000]
     assert "did not answer within 3 s" in one.log()[0]["error"]
 
 
 @pytest.mark.parametrize("code", [408, 425, 429, 500, 502, 503, 504])
 def test_a_passing_trouble_is_waited_out(one, code):
-    one.world.faults["/" + PATH] += [reply_status(code)] * 2
+    one.server.faults["/" + PATH] += [reply_status(code)] * 2
     one.download()
     assert one.tree() == one.files
     assert [line["status"] for line in one.log()] == [code, code]
 
 
 def test_retry_after_in_seconds_is_honoured(one):
-    one.world.faults["/" + PATH].append(reply_status(429, {"Retry-After": "1"}))
+    one.server.faults["/" + PATH].append(reply_status(429, {"Retry-After": "1"}))
     started = time.monotonic()
     one.download()
     assert time.monotonic() - started >= 1.0
@@ -96,7 +96,7 @@ def test_retry_after_as_a_date_is_honoured(one):
         handler.reply(503, b"trouble", {"Retry-After": formatdate(asked_for[0], usegmt=True)})
         return True
 
-    one.world.faults["/" + PATH].append(busy)
+    one.server.faults["/" + PATH].append(busy)
     one.download()
     assert one.tree() == one.files
     # A pause may end a little early, and clocks are set.
@@ -104,71 +104,71 @@ def test_retry_after_as_a_date_is_honoured(one):
 
 
 def test_retry_after_holds_all_connections_to_the_host_back(tiny):
-    tiny.world.faults["/wav/c0000.wav"].append(reply_status(429, {"Retry-After": "1"}))
+    tiny.server.faults["/wav/c0000.wav"].append(reply_status(429, {"Retry-After": "1"}))
     assert tiny.download(connections=1).fetched == 12
-    assert tiny.world.starts("/wav/c0000.wav") == [0, 0]
+    assert tiny.server.range_starts("/wav/c0000.wav") == [0, 0]
 
 
 def test_a_server_that_asks_for_an_hour_is_not_waited_for(one):
-    one.world.always = reply_status(429, {"Retry-After": "3600"})
+    one.server.always = reply_status(429, {"Retry-After": "3600"})
     error = expect_failure(one, "come back in 3,600 s")
     assert "again later" in error.hint
-    assert len(one.world.asked) == 1
+    assert len(one.server.requests) == 1
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
 def test_a_refusal_is_not_repeated(one, code):
-    one.world.always = reply_status(code)
+    one.server.always = reply_status(code)
     expect_failure(one, f"HTTP {code}")
-    assert len(one.world.asked) == 1
+    assert len(one.server.requests) == 1
 
 
 def test_a_server_in_trouble_for_good_is_given_up_after_some_attempts(one):
-    one.world.always = reply_status(500)
+    one.server.always = reply_status(500)
     expect_failure(one, "HTTP 500")
-    assert len(one.world.asked) == 6
+    assert len(one.server.requests) == 6
 
 
 def test_a_wrong_length_is_noticed_before_the_body(one):
-    one.world.always = reply_body(bytes(300_000))
+    one.server.always = reply_body(bytes(300_000))
     expect_failure(one, "has 300,000 bytes, and 204,800 were expected")
-    assert len(one.world.asked) == 1
+    assert len(one.server.requests) == 1
 
 
 def test_a_flipped_byte_is_noticed_and_the_file_fetched_again(one):
-    one.world.faults["/" + PATH].append(corrupt_byte())
+    one.server.faults["/" + PATH].append(corrupt_byte())
     one.download()
     assert one.tree() == one.files
 
 
 def test_a_file_that_is_always_wrong_is_refused(one):
-    one.world.always = corrupt_byte()
+    one.server.always = corrupt_byte()
     expect_failure(one, "was expected")
     assert not (one.root / (PATH + ".part")).exists()
-    assert len(one.world.asked) == 3
+    assert len(one.server.requests) == 3
 
 
 def test_a_wrong_file_is_fetched_from_the_mirror(one, serve):
     mirror = serve(one.files)
-    urls = (one.world.url + "/{path}", mirror.url + "/{path}")
+    urls = (one.server.url + "/{path}", mirror.url + "/{path}")
     one.manifest = make_manifest([Source(name="media", urls=urls)], one.files)
-    one.world.always = corrupt_byte()
+    one.server.always = corrupt_byte()
     one.download()
     assert one.tree() == one.files
 
 
 def test_a_part_from_one_mirror_is_finished_by_another(one, serve):
     mirror = serve(one.files)
-    urls = (one.world.url + "/{path}", mirror.url + "/{path}")
+    urls = (one.server.url + "/{path}", mirror.url + "/{path}")
     one.manifest = make_manifest([Source(name="media", urls=urls)], one.files)
-    one.world.faults["/" + PATH] += [drop_after(60_000), reply_status(410)]
+    one.server.faults["/" + PATH] += [drop_after(60_000), reply_status(410)]
     one.download()
     assert one.tree() == one.files
-    assert mirror.starts("/" + PATH) == [60_000]
+    assert mirror.range_starts("/" + PATH) == [60_000]
 
 
 def test_a_server_without_ranges_sends_the_file_again(one):
-    one.world.faults["/" + PATH] += [drop_after(60_000), ignore_ranges]
+    one.server.faults["/" + PATH] += [drop_after(60_000), ignore_ranges]
     one.download()
     assert one.tree() == one.files
 
@@ -178,7 +178,7 @@ def test_a_part_that_is_too_long_starts_again(one):
     (one.root / (PATH + ".part")).write_bytes(bytes(300_000))
     one.download()
     assert one.tree() == one.files
-    assert one.world.starts("/" + PATH) == [0]
+    assert one.server.range_starts("/" + PATH) == [0]
 
 
 def test_a_part_with_wrong_bytes_ends_in_the_right_file(one):
@@ -186,7 +186,7 @@ def test_a_part_with_wrong_bytes_ends_in_the_right_file(one):
     (one.root / (PATH + ".part")).write_bytes(bytes(1000))
     one.download()
     assert one.tree() == one.files
-    assert one.world.starts("/" + PATH) == [1000, 0]
+    assert one.server.range_starts("/" + PATH) == [1000, 0]
 
 
 def test_a_whole_part_is_proven_and_named_without_asking(one):
@@ -194,12 +194,12 @@ def test_a_whole_part_is_proven_and_named_without_asking(one):
     (one.root / (PATH + ".part")).write_bytes(one.files[PATH])
     one.download()
     assert one.tree() == one.files
-    assert one.world.asked == []
+    assert one.server.requests == []
 
 
 def test_a_redirect_is_followed(one, serve):
     other = serve({"elsewhere": one.files[PATH]})
-    one.world.pages["/" + PATH] = lambda handler: handler.reply(
+    one.server.pages["/" + PATH] = lambda handler: handler.reply(
         302, b"", {"Location": other.url + "/elsewhere"}
     )
     one.download()
@@ -207,41 +207,41 @@ def test_a_redirect_is_followed(one, serve):
 
 
 def test_a_redirect_in_a_circle_is_refused(one):
-    one.world.pages["/" + PATH] = lambda handler: handler.reply(302, b"", {"Location": "/b"})
-    one.world.pages["/b"] = lambda handler: handler.reply(302, b"", {"Location": "/" + PATH})
+    one.server.pages["/" + PATH] = lambda handler: handler.reply(302, b"", {"Location": "/b"})
+    one.server.pages["/b"] = lambda handler: handler.reply(302, b"", {"Location": "/" + PATH})
     expect_failure(one, "redirects in a circle")
 
 
 def test_a_redirect_without_end_is_refused(one):
     for number in range(30):
         following = {"Location": f"/{number + 1}"}
-        one.world.pages[f"/{number}"] = lambda handler, following=following: handler.reply(
+        one.server.pages[f"/{number}"] = lambda handler, following=following: handler.reply(
             302, b"", following
         )
-    one.world.pages["/" + PATH] = one.world.pages["/0"]
+    one.server.pages["/" + PATH] = one.server.pages["/0"]
     expect_failure(one, "more than 10 redirects")
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
 def test_a_redirect_to_another_kind_of_place_is_refused(one, target):
-    one.world.pages["/" + PATH] = lambda handler: handler.reply(302, b"", {"Location": target})
+    one.server.pages["/" + PATH] = lambda handler: handler.reply(302, b"", {"Location": target})
     expect_failure(one, "not followed")
 
 
 def test_a_web_page_is_not_kept_as_media(one):
     page = b"<!DOCTYPE html><html><body>Please log in</body></html>"
-    one.world.always = reply_body(page, "text/html")
+    one.server.always = reply_body(page, "text/html")
     expect_failure(one, "a web page instead of the file")
 
 
 def test_pointer_text_is_not_kept_as_media(one):
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 204800\n"
-    one.world.always = reply_body(pointer)
+    one.server.always = reply_body(pointer)
     expect_failure(one, "git-LFS pointer text")
 
 
 def test_a_page_of_the_files_length_is_not_kept_either(one):
-    one.world.always = reply_body(b"<html>".ljust(204_800))
+    one.server.always = reply_body(b"<html>".ljust(204_800))
     expect_failure(one, "a web page instead")
 
 
@@ -258,8 +258,8 @@ def test_a_server_that_is_not_there_is_named(one):
 def test_a_certificate_nobody_vouches_for_is_refused(one, serve):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    world = serve(one.files, tls=context)
-    one.manifest = make_manifest([Source(name="media", urls=(world.url + "/{path}",))], one.files)
+    server = serve(one.files, tls=context)
+    one.manifest = make_manifest([Source(name="media", urls=(server.url + "/{path}",))], one.files)
     error = expect_failure(one, "no secure connection")
     assert "SSL_CERT_FILE" in error.hint
     assert len(one.log()) == 1
@@ -271,8 +271,8 @@ def test_a_certificate_authority_of_ones_own_is_taken_from_the_environment(one, 
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    world = serve(one.files, tls=context)
-    one.manifest = make_manifest([Source(name="media", urls=(world.url + "/{path}",))], one.files)
+    server = serve(one.files, tls=context)
+    one.manifest = make_manifest([Source(name="media", urls=(server.url + "/{path}",))], one.files)
     one.download()
     assert one.tree() == one.files
 
@@ -285,7 +285,7 @@ def test_a_proxy_from_the_environment_is_used(one, serve, monkeypatch):
     one.manifest = make_manifest([Source(name="media", urls=("http://data.invalid/{path}",))], one.files)
     one.download()
     assert one.tree() == one.files
-    assert proxy.asked[0].headers["Host"] == "data.invalid"
+    assert proxy.requests[0].headers["Host"] == "data.invalid"
 
 
 def test_a_full_disk_ends_the_run_at_once_and_says_so(tiny, tmp_path):
@@ -310,7 +310,7 @@ def test_a_full_disk_ends_the_run_at_once_and_says_so(tiny, tmp_path):
     assert done.stdout.startswith("DiskError the disk is full")
     assert "goes on from here" in done.stdout
     assert tiny.tree().keys() <= {f"{path}.part" for path in tiny.files}
-    assert len(tiny.world.asked) < 12 + 1
+    assert len(tiny.server.requests) < 12 + 1
     tiny.download()
     assert tiny.tree() == tiny.files
 
@@ -332,8 +332,8 @@ def test_tokens_are_not_sent_to_the_host_of_a_redirect(serve):
     net = HttpClient(1)
     with net.open(front.url + "/f", {"Authorization": "Bearer secret"}) as response:
         assert response.read() == b"1"
-    assert front.asked[0].headers["Authorization"] == "Bearer secret"
-    assert "Authorization" not in storage.asked[0].headers
+    assert front.requests[0].headers["Authorization"] == "Bearer secret"
+    assert "Authorization" not in storage.requests[0].headers
 
 
 class Unpinned:
@@ -341,15 +341,15 @@ class Unpinned:
 
     def __init__(self, tiny, content):
         self.tiny, self.content = tiny, content
-        tiny.world.files = {"/f.bin": content}
-        tiny.manifest = make_manifest([Source(name="it", urls=(tiny.world.url + "/f.bin",))])
+        tiny.server.files = {"/f.bin": content}
+        tiny.manifest = make_manifest([Source(name="it", urls=(tiny.server.url + "/f.bin",))])
 
     def interrupt(self, count):
-        self.tiny.world.faults["/f.bin"] += [drop_after(count), reply_status(404)]
+        self.tiny.server.faults["/f.bin"] += [drop_after(count), reply_status(404)]
         with pytest.raises(SourceError):
             self.tiny.download()
         assert (self.tiny.root / "f.bin.part").stat().st_size == count
-        self.tiny.world.asked.clear()
+        self.tiny.server.requests.clear()
 
 
 @pytest.fixture
@@ -361,31 +361,31 @@ def test_an_unpinned_file_goes_on_in_the_next_run_when_the_server_vouches_for_it
     unpinned.interrupt(30_000)
     report = unpinned.tiny.download()
     assert unpinned.tiny.tree() == {"f.bin": unpinned.content}
-    assert unpinned.tiny.world.starts("/f.bin") == [30_000]
+    assert unpinned.tiny.server.range_starts("/f.bin") == [30_000]
     assert report.checksums == {"it": "sha256:" + hashlib.sha256(unpinned.content).hexdigest()}
 
 
 def test_an_unpinned_file_that_changed_meanwhile_starts_again(unpinned):
     unpinned.interrupt(30_000)
     changed = unpinned.content[::-1]
-    unpinned.tiny.world.files["/f.bin"] = changed
+    unpinned.tiny.server.files["/f.bin"] = changed
     unpinned.tiny.download()
     assert unpinned.tiny.tree() == {"f.bin": changed}
-    (asked,) = unpinned.tiny.world.asked
+    (asked,) = unpinned.tiny.server.requests
     assert asked.headers["If-Range"] == f'"{hashlib.md5(unpinned.content).hexdigest()}"'
 
 
 def test_a_server_that_ignores_if_range_does_not_join_two_files(unpinned):
     unpinned.interrupt(30_000)
     changed = unpinned.content[::-1]
-    unpinned.tiny.world.files["/f.bin"] = changed
+    unpinned.tiny.server.files["/f.bin"] = changed
 
     def ignorant(handler, content):
         handler.headers.replace_header("If-Range", f'"{hashlib.md5(content).hexdigest()}"')
         handler.serve(content)
         return True
 
-    unpinned.tiny.world.faults["/f.bin"].append(ignorant)
+    unpinned.tiny.server.faults["/f.bin"].append(ignorant)
     unpinned.tiny.download()
     assert unpinned.tiny.tree() == {"f.bin": changed}
 
@@ -394,13 +394,13 @@ def test_an_unpinned_part_of_unknown_origin_starts_again(unpinned):
     unpinned.interrupt(30_000)
     (unpinned.tiny.root / "f.bin.part.json").unlink()
     unpinned.tiny.download()
-    assert unpinned.tiny.world.starts("/f.bin") == [0]
+    assert unpinned.tiny.server.range_starts("/f.bin") == [0]
     assert unpinned.tiny.tree() == {"f.bin": unpinned.content}
 
 
 def test_nothing_but_the_files_is_left_behind(tiny):
     for path in tiny.files:
-        tiny.world.faults["/" + path] += [
+        tiny.server.faults["/" + path] += [
             drop_after(500),
             reply_status(503),
             corrupt_byte(),

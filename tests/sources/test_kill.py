@@ -49,9 +49,9 @@ class Killing:
     def __init__(self, serve, folder):
         rng = random.Random(1)
         self.files = make_files(300, size=60_000, seed=3)
-        self.world = serve(self.files)
+        self.server = serve(self.files)
         self.root = folder / "root"
-        manifest = make_manifest([Source(name="media", urls=(self.world.url + "/{path}",))], self.files)
+        manifest = make_manifest([Source(name="media", urls=(self.server.url + "/{path}",))], self.files)
         self.manifest = folder / "manifest.json"
         self.manifest.write_text(manifest.model_dump_json())
         self.spoilt = set()
@@ -59,11 +59,11 @@ class Killing:
         for path in rng.sample(sorted(self.files), 60):
             fault = rng.choice(["drop", "busy", "corrupt"])
             if fault == "drop":
-                self.world.faults["/" + path].append(drop_after(rng.randint(1, 20_000)))
+                self.server.faults["/" + path].append(drop_after(rng.randint(1, 20_000)))
             elif fault == "busy":
-                self.world.faults["/" + path].append(reply_status(503, {"Retry-After": "0"}))
+                self.server.faults["/" + path].append(reply_status(503, {"Retry-After": "0"}))
             else:
-                self.world.faults["/" + path].append(corrupt_byte())
+                self.server.faults["/" + path].append(corrupt_byte())
                 self.spoilt.add(path)
 
     def start(self, code=WORK + "work()"):
@@ -125,11 +125,11 @@ def test_a_download_killed_at_thirty_random_points_ends_in_the_served_tree(killi
     rng = random.Random(30)
     for _ in range(30):
         here, parts = killing.here(), killing.parts()
-        killing.world.asked.clear()
+        killing.server.requests.clear()
         killing.run_killed_at(rng.randint(0, 2 * len(killing.files) // 30))
         # What is in place is not asked for again, and a part is asked for from its last byte on
         # (but for those into which the server put a wrong byte).
-        asked = {path: killing.world.starts("/" + path) for path in killing.files}
+        asked = {path: killing.server.range_starts("/" + path) for path in killing.files}
         assert all(asked[path] == [] for path in here)
         went_on = {path for path in parts if asked[path]} - killing.spoilt
         assert {path: asked[path][0] for path in went_on} == {path: parts[path] for path in went_on}
@@ -140,14 +140,14 @@ def test_a_download_killed_at_thirty_random_points_ends_in_the_served_tree(killi
 
 
 def test_a_killed_download_fetches_no_byte_twice_but_those_in_flight(killing):
-    killing.world.faults.clear()
+    killing.server.faults.clear()
     total = sum(map(len, killing.files.values()))
     for _ in range(4):
         killing.run_killed_at(40)
     killing.run_to_the_end()
     assert read_tree(killing.root) == killing.files
     # Eight connections were cut four times; each may have had one file's bytes under way.
-    assert killing.world.sent() - total <= 4 * 8 * 60_000
+    assert killing.server.bytes_sent() - total <= 4 * 8 * 60_000
 
 
 def trickle(handler, content):
@@ -157,7 +157,7 @@ def trickle(handler, content):
     handler.end_headers()
     for place in range(len(content)):
         handler.send(content[place : place + 1])
-        if handler.world.closing.wait(0.02):
+        if handler.server.closing.wait(0.02):
             break
     handler.hang_up()
     return True
@@ -165,31 +165,31 @@ def trickle(handler, content):
 
 @pytest.mark.parametrize("trouble", ["slow", "stalled"])
 def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(killing, trouble):
-    killing.world.faults.clear()
+    killing.server.faults.clear()
     # Some files arrive, and then no more: however late the signal comes, the run is not over.
     for path in sorted(killing.files)[20:]:
-        killing.world.faults["/" + path].append(trickle if trouble == "slow" else stall_after(100))
+        killing.server.faults["/" + path].append(trickle if trouble == "slow" else stall_after(100))
     process = killing.start()
     process.stdout.readline()
-    while len(killing.world.asked) < 24 or not killing.here():
+    while len(killing.server.requests) < 24 or not killing.here():
         assert process.poll() is None
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.005)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=300)  # a stalled server would be waited for ten minutes
     assert process.returncode != 0
-    killing.world.faults.clear()
+    killing.server.faults.clear()
     here = killing.here()
-    killing.world.asked.clear()
+    killing.server.requests.clear()
     killing.run_to_the_end()
     assert read_tree(killing.root) == killing.files
-    assert all(killing.world.starts("/" + path) == [] for path in here)
+    assert all(killing.server.range_starts("/" + path) == [] for path in here)
 
 
 def test_ctrl_c_in_the_callers_own_code_stops_the_threads_too(tiny, monkeypatch):
     monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT_S", 600)
     for path in list(tiny.files)[3:]:
-        tiny.world.faults["/" + path].append(stall_after(10))
+        tiny.server.faults["/" + path].append(stall_after(10))
 
     def interrupt(path):
         raise KeyboardInterrupt

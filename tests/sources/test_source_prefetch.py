@@ -40,8 +40,8 @@ print("done", flush=True)
 class Served:
     """A small CREMA-D behind a server: its manifest, and the set that it makes."""
 
-    def __init__(self, world, folder: Path, manifest: Path, reference: Path, cache: Path) -> None:
-        self.world = world
+    def __init__(self, server, folder: Path, manifest: Path, reference: Path, cache: Path) -> None:
+        self.server = server
         self.folder = folder
         self.manifest = manifest
         self.reference = reference
@@ -54,8 +54,8 @@ class Served:
     def media(self) -> list[Path]:
         return [path for path in self.root.rglob("*") if path.suffix in {".wav", ".flv"}]
 
-    def asked(self) -> list[str]:
-        return [one.path for one in self.world.asked if one.path.endswith((".wav", ".flv"))]
+    def requested_media(self) -> list[str]:
+        return [one.path for one in self.server.requests if one.path.endswith((".wav", ".flv"))]
 
     def start(self, out: Path, workers: int = 1) -> subprocess.Popen:
         process = subprocess.Popen(
@@ -84,12 +84,12 @@ def served(serve, cremad_mock, reference, tmp_path, cache):
         for path in cremad_mock.rglob("*")
         if path.is_file()
     }
-    world = serve(files)
+    server = serve(files)
     facts = json.loads((cremad_mock / "manifest.json").read_text())
-    facts["sources"] = [{"name": "media", "urls": [world.url + "/{path}"]}]
+    facts["sources"] = [{"name": "media", "urls": [server.url + "/{path}"]}]
     manifest = tmp_path / "served.json"
     manifest.write_text(json.dumps(facts))
-    return Served(world, cremad_mock, manifest, reference, cache)
+    return Served(server, cremad_mock, manifest, reference, cache)
 
 
 def shards(root: Path) -> dict[str, bytes]:
@@ -121,7 +121,7 @@ def test_clips_are_decoded_before_the_last_file_has_arrived(served, tmp_path):
         waited.append(begun.wait(300))
         return False
 
-    served.world.faults["/" + last].append(hold)
+    served.server.faults["/" + last].append(hold)
 
     def watch(stage, done, total):
         if stage == "prepare" and done:
@@ -154,15 +154,15 @@ def test_a_run_killed_at_random_points_ends_in_the_same_set_and_fetches_no_finis
     of_shard = {name: {"/" + one.video.path for one in held} for name, held in planned.jobs}
     for _ in range(4):
         finished = [name for name in of_shard if (out / name).is_file()]
-        served.world.asked.clear()
+        served.server.requests.clear()
         process = served.start(out, workers)
-        target = len(served.asked()) + rng.randint(1, 9)
-        while len(served.asked()) < target and process.poll() is None:
+        target = len(served.requested_media()) + rng.randint(1, 9)
+        while len(served.requested_media()) < target and process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.002)
         process.kill()
         process.communicate()
-        assert not set(served.asked()) & {path for name in finished for path in of_shard[name]}
+        assert not set(served.requested_media()) & {path for name in finished for path in of_shard[name]}
     process = served.start(out, workers)
     said, complaint = process.communicate()
     assert said == "done\n", complaint
@@ -172,17 +172,17 @@ def test_a_run_killed_at_random_points_ends_in_the_same_set_and_fetches_no_finis
 
 
 def test_ctrl_c_stops_while_files_arrive_and_the_next_run_goes_on(served, tmp_path):
-    stalled = [path for path in sorted(served.world.files) if path.endswith(".flv")][-3:]
+    stalled = [path for path in sorted(served.server.files) if path.endswith(".flv")][-3:]
     for path in stalled:
-        served.world.faults[path].append(stall_after(100))
+        served.server.faults[path].append(stall_after(100))
     process = served.start(tmp_path / "out")
-    while len(served.asked()) < 6 and process.poll() is None:
+    while len(served.requested_media()) < 6 and process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.005)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=300)  # a stalled server would be waited for ten minutes
     assert process.returncode != 0
-    served.world.faults.clear()
+    served.server.faults.clear()
     served.prepare(tmp_path / "out", keep_sources=False)
     assert same(tmp_path / "out", served.reference)
 
@@ -190,15 +190,15 @@ def test_ctrl_c_stops_while_files_arrive_and_the_next_run_goes_on(served, tmp_pa
 def test_a_file_that_cannot_be_had_ends_the_run_and_the_next_one_goes_on(served, tmp_path):
     planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
     broken = "/" + planned.jobs[1][1][0].video.path
-    content = served.world.files.pop(broken)
+    content = served.server.files.pop(broken)
     for workers in (0, 1):
         with pytest.raises(AvdataError, match="could not be downloaded"):
             served.prepare(tmp_path / "out", keep_sources=False, workers=workers)
     first = {"/" + one.video.path for one in planned.jobs[0][1]}
-    served.world.files[broken] = content
-    served.world.asked.clear()
+    served.server.files[broken] = content
+    served.server.requests.clear()
     served.prepare(tmp_path / "out", keep_sources=False)
-    assert not first & set(served.asked())
+    assert not first & set(served.requested_media())
     assert same(tmp_path / "out", served.reference)
 
 
@@ -214,19 +214,19 @@ def test_a_wrong_file_on_disk_is_not_decoded_but_fetched_again(served, tmp_path)
 def test_a_limit_fetches_the_files_of_so_many_clips_and_nothing_else(served, tmp_path):
     settings = {**SETTINGS, "select": {"limit": 5, "seed": 3}}
     done = served.prepare(tmp_path / "out", config=settings)
-    assert (done.samples, len(set(served.asked()))) == (5, 10)
+    assert (done.samples, len(set(served.requested_media()))) == (5, 10)
 
 
 def test_a_plan_fetches_no_media(served):
     planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
-    assert (len(planned.clips), served.asked()) == (14, [])
+    assert (len(planned.clips), served.requested_media()) == (14, [])
 
 
 def test_a_finished_set_is_found_without_its_sources(served, tmp_path):
     served.prepare(tmp_path / "out", keep_sources=False)
-    served.world.asked.clear()
+    served.server.requests.clear()
     assert served.prepare(tmp_path / "out", keep_sources=False).samples == 14
-    assert served.asked() == []
+    assert served.requested_media() == []
 
 
 def test_a_set_of_a_folder_that_lacks_clips_is_not_the_whole_one(served, tmp_path):
@@ -284,9 +284,9 @@ def test_an_archive_can_be_given_as_the_source_and_stays_where_it_is(ave_zip, tm
 def test_an_archive_that_was_downloaded_is_gone_in_the_end_when_sources_are_not_kept(
     serve, ave_zip, tmp_path, cache
 ):
-    world = serve({"AVE_Dataset.zip": ave_zip.read_bytes()})
+    server = serve({"AVE_Dataset.zip": ave_zip.read_bytes()})
     facts = json.loads((ave_zip.with_suffix("") / "manifest.json").read_text())
-    facts["sources"] = [{"name": "all", "urls": [world.url + "/AVE_Dataset.zip"], "unpack": "zip"}]
+    facts["sources"] = [{"name": "all", "urls": [server.url + "/AVE_Dataset.zip"], "unpack": "zip"}]
     manifest = tmp_path / "served.json"
     manifest.write_text(json.dumps(facts))
     for _ in range(2):
@@ -299,4 +299,4 @@ def test_an_archive_that_was_downloaded_is_gone_in_the_end_when_sources_are_not_
         )
         assert done.samples == 10
         assert not (cache / "sources" / "ave").exists()
-    assert len(world.asked) == 1
+    assert len(server.requests) == 1

@@ -32,15 +32,15 @@ class Lfs:
     """A git-LFS server: `owner/repo.git/info/lfs/objects/batch`, and the objects."""
 
     def __init__(self, serve, files):
-        self.world = serve({hashlib.sha256(content).hexdigest(): content for content in files.values()})
-        self.world.posts = self.batch
+        self.server = serve({hashlib.sha256(content).hexdigest(): content for content in files.values()})
+        self.server.posts = self.batch
         self.batches = []
         self.errors = {}
         self.token = None
 
     @property
     def url(self):
-        return "lfs+" + self.world.url + "/owner/repo.git"
+        return "lfs+" + self.server.url + "/owner/repo.git"
 
     def batch(self, path, body):
         assert path == "/owner/repo.git/info/lfs/objects/batch"
@@ -53,7 +53,7 @@ class Lfs:
         if oid in self.errors:
             return {**one, "error": {"code": self.errors[oid], "message": "Object does not exist"}}
         header = {"Authorization": self.token} if self.token else {}
-        return {**one, "actions": {"download": {"href": f"{self.world.url}/{oid}", "header": header}}}
+        return {**one, "actions": {"download": {"href": f"{self.server.url}/{oid}", "header": header}}}
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def test_lfs_objects_are_asked_for_a_hundred_at_a_time(lfs):
 def test_lfs_sends_the_headers_the_server_asks_for_and_no_login(lfs):
     lfs.token = "RemoteAuth abc"
     lfs.download(limit=1)
-    posts = [one for one in lfs.world.asked if one.method == "POST"]
-    gets = [one for one in lfs.world.asked if one.method == "GET"]
+    posts = [one for one in lfs.server.requests if one.method == "POST"]
+    gets = [one for one in lfs.server.requests if one.method == "GET"]
     assert all("Authorization" not in one.headers for one in posts)
     assert all(one.headers["Authorization"] == "RemoteAuth abc" for one in gets)
     assert posts[0].headers["Accept"] == "application/vnd.git-lfs+json"
@@ -89,14 +89,14 @@ def test_lfs_sends_the_headers_the_server_asks_for_and_no_login(lfs):
 
 def test_the_next_hundred_lfs_objects_are_asked_for_before_their_turn(lfs):
     lfs.download(connections=1)
-    methods = "".join(one.method[0] for one in lfs.world.asked)
+    methods = "".join(one.method[0] for one in lfs.server.requests)
     assert methods.index("P", 1) < 60
     assert methods.rindex("P") < 160
 
 
 def test_an_expired_lfs_link_is_asked_for_again(lfs):
     path, content = sorted(lfs.files.items())[0]
-    lfs.world.faults["/" + hashlib.sha256(content).hexdigest()].append(reply_status(503))
+    lfs.server.faults["/" + hashlib.sha256(content).hexdigest()].append(reply_status(503))
     lfs.download(keys={path.removeprefix("flv/").removesuffix(".flv")})
     assert lfs.batches == [2, 1]
 
@@ -109,22 +109,22 @@ def test_an_object_the_lfs_server_lacks_comes_from_the_next_url(lfs, serve):
     lfs.manifest = make_manifest([source], tables={"t": lfs.files})
     lfs.download()
     assert read_tree(lfs.root) == lfs.files
-    assert [one.path for one in media.asked] == ["/" + path]
+    assert [one.path for one in media.requests] == ["/" + path]
 
 
 def test_when_the_lfs_server_is_over_its_quota_the_second_source_takes_over(lfs, serve):
-    lfs.world.posts = lambda path, body: (403, {"message": "This repository is over its data quota."})
+    lfs.server.posts = lambda path, body: (403, {"message": "This repository is over its data quota."})
     mirror = Lfs(serve, lfs.files)
     lfs.manifest = make_manifest(
         [Source(name="media", urls=(lfs.url, mirror.url), table="t")], tables={"t": lfs.files}
     )
     lfs.download(connections=2)
     assert read_tree(lfs.root) == lfs.files
-    assert len([one for one in lfs.world.asked if one.method == "POST"]) < 12
+    assert len([one for one in lfs.server.requests if one.method == "POST"]) < 12
 
 
 def test_an_answer_that_is_not_lfs_is_explained(lfs):
-    lfs.world.posts = lambda path, body: (200, ["welcome"])
+    lfs.server.posts = lambda path, body: (200, ["welcome"])
     with pytest.raises(SourceError, match="does not answer as a git-LFS server"):
         lfs.download(limit=1)
 
@@ -133,16 +133,16 @@ class Drive:
     """Google Drive: a page that asks for confirmation, then the file."""
 
     def __init__(self, serve, content, monkeypatch):
-        self.world = serve({"download": content})
-        self.world.pages["/uc"] = self.first
+        self.server = serve({"download": content})
+        self.server.pages["/uc"] = self.first
         self.page = (
             "<html><head><title>Google Drive - Virus scan warning</title></head><body>"
-            f'<form id="download-form" action="{self.world.url}/download" method="get">'
+            f'<form id="download-form" action="{self.server.url}/download" method="get">'
             '<input type="hidden" name="id" value="FILE"><input type="hidden" name="export" value="download">'
             '<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="1-2-3">'
             "</form></body></html>"
         )
-        monkeypatch.setattr(schemes, "DRIVE_URL", self.world.url + "/uc?export=download&id={id}")
+        monkeypatch.setattr(schemes, "DRIVE_URL", self.server.url + "/uc?export=download&id={id}")
 
     def first(self, handler):
         handler.reply(200, self.page.encode(), {"Content-Type": PAGE})
@@ -172,9 +172,9 @@ def test_drives_virus_scan_page_is_confirmed_and_the_archive_unpacked(drive):
 
 def test_an_unpacked_archive_is_not_fetched_again(drive):
     drive.download()
-    drive.world.asked.clear()
+    drive.server.requests.clear()
     assert drive.download().present == 1
-    assert drive.world.asked == []
+    assert drive.server.requests == []
 
 
 def test_an_archive_is_fetched_again_when_a_member_is_gone(drive):
@@ -202,7 +202,7 @@ def test_a_drive_file_that_is_gone_is_explained(drive):
 
 
 def test_a_small_drive_file_needs_no_confirmation(drive):
-    drive.world.pages["/uc"] = lambda handler: handler.serve(zipped(drive.files))
+    drive.server.pages["/uc"] = lambda handler: handler.serve(zipped(drive.files))
     drive.download()
     assert read_tree(drive.root) == drive.files
 
@@ -216,7 +216,7 @@ def test_after_drives_quota_the_hub_takes_over(drive, hub):
 
 
 def test_html_in_place_of_the_archive_is_not_kept(drive):
-    drive.world.always = reply_body(b"<html>Sorry</html>", PAGE)
+    drive.server.always = reply_body(b"<html>Sorry</html>", PAGE)
     with pytest.raises(SourceError, match="a web page instead of the file"):
         drive.download()
     assert not (drive.root / ".avdata/videos.zip").exists()
@@ -227,9 +227,9 @@ class Hub:
 
     def __init__(self, serve, monkeypatch):
         self.storage = serve()
-        self.world = serve()
+        self.server = serve()
         self.sha256 = None
-        monkeypatch.setenv("HF_ENDPOINT", self.world.url)
+        monkeypatch.setenv("HF_ENDPOINT", self.server.url)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
 
     def put(self, path, content, repo="someone/mirror", revision="main"):
@@ -246,7 +246,7 @@ class Hub:
             }
             handler.reply(302, b"", headers)
 
-        self.world.pages[f"/datasets/{repo}/resolve/{revision}/{path}"] = resolve
+        self.server.pages[f"/datasets/{repo}/resolve/{revision}/{path}"] = resolve
 
 
 @pytest.fixture
@@ -273,8 +273,8 @@ def test_the_hub_gives_a_file_and_its_checksum(hub, fetch_one):
 def test_the_hubs_token_does_not_reach_its_storage(hub, fetch_one):
     hub.put("it.bin", b"b" * 90)
     fetch_one("hf://datasets/someone/mirror/it.bin")
-    assert hub.world.asked[0].headers["authorization"] == "Bearer hf_secret"
-    assert all("authorization" not in {name.lower() for name in one.headers} for one in hub.storage.asked)
+    assert hub.server.requests[0].headers["authorization"] == "Bearer hf_secret"
+    assert all("authorization" not in {name.lower() for name in one.headers} for one in hub.storage.requests)
 
 
 def test_a_file_that_is_not_the_one_the_hub_promised_is_refused(hub, fetch_one):
@@ -286,7 +286,7 @@ def test_a_file_that_is_not_the_one_the_hub_promised_is_refused(hub, fetch_one):
 
 
 def test_a_gated_set_on_the_hub_is_explained(hub, fetch_one):
-    hub.world.pages["/datasets/someone/mirror/resolve/main/it.bin"] = lambda handler: handler.reply(
+    hub.server.pages["/datasets/someone/mirror/resolve/main/it.bin"] = lambda handler: handler.reply(
         403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
     )
     with pytest.raises(SourceError, match="the Hub does not give someone/mirror") as caught:
@@ -299,10 +299,10 @@ class Kaggle:
 
     def __init__(self, serve, content, monkeypatch, tmp_path):
         self.storage = serve({"blob.zip": content})
-        self.world = serve()
+        self.server = serve()
         self.wants = None
-        self.world.pages["/api/owner/set"] = self.answer
-        monkeypatch.setattr(schemes, "KAGGLE_URL", self.world.url + "/api/{handle}")
+        self.server.pages["/api/owner/set"] = self.answer
+        monkeypatch.setattr(schemes, "KAGGLE_URL", self.server.url + "/api/{handle}")
         monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "kaggle"))
         monkeypatch.setenv("HOME", str(tmp_path))
         for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
@@ -348,15 +348,15 @@ def test_kaggle_credentials_are_taken_from_where_kaggle_keeps_them(kaggle, tmp_p
     kaggle.wants = "Basic " + base64.b64encode(b"me:k").decode()
     kaggle.download()
     assert read_tree(kaggle.root) == kaggle.files
-    assert "Authorization" not in kaggle.storage.asked[0].headers
+    assert "Authorization" not in kaggle.storage.requests[0].headers
 
 
 def test_url_schemes_need_only_a_row_of_the_table(fetch_one, serve, monkeypatch):
-    world = serve({"it.bin": b"b" * 90})
+    server = serve({"it.bin": b"b" * 90})
 
     class Doi(schemes.UrlScheme):
         def resolve(self, url, rest, request):
-            return schemes.ResolvedUrl(f"{world.url}/{rest}.bin")
+            return schemes.ResolvedUrl(f"{server.url}/{rest}.bin")
 
     assert not schemes.is_source_url("doi:it")
     monkeypatch.setitem(schemes.SCHEMES, "doi", Doi)
@@ -385,8 +385,8 @@ def test_when_an_archive_cannot_be_had_what_stands_in_for_it_is_fetched(drive, h
     videos = {"videos/-abc.mp4": b"m" * 5000}
     hub.put("videos.zip", zipped(videos))
     mirror = "hf:datasets/someone/mirror/videos.zip"
-    lists = drive.world.url + "/trainSet.txt"
-    drive.world.files["/trainSet.txt"] = b"a&b"
+    lists = drive.server.url + "/trainSet.txt"
+    drive.server.files["/trainSet.txt"] = b"a&b"
     sources = [
         Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
         Source(name="videos", urls=(mirror,), unpack="zip", into="AVE", instead_of="all"),
@@ -397,9 +397,9 @@ def test_when_an_archive_cannot_be_had_what_stands_in_for_it_is_fetched(drive, h
     report = download(recipe, manifest=manifest, output=drive.root)
     assert read_tree(drive.root) == {"AVE/videos/-abc.mp4": b"m" * 5000, "AVE/trainSet.txt": b"a&b"}
     assert report.failed_attempts == 1
-    drive.world.asked.clear()
+    drive.server.requests.clear()
     assert download(recipe, manifest=manifest, output=drive.root).fetched == 0
-    assert drive.world.asked == []
+    assert drive.server.requests == []
 
 
 def test_when_the_archive_comes_nothing_stands_in_for_it(drive, hub):
@@ -411,14 +411,14 @@ def test_when_the_archive_comes_nothing_stands_in_for_it(drive, hub):
     ]
     download(make_recipe(clips_from_paths=None), manifest=make_manifest(sources), output=drive.root)
     assert read_tree(drive.root) == drive.files
-    assert hub.world.asked == []
+    assert hub.server.requests == []
 
 
 def test_when_neither_can_be_had_the_stand_ins_trouble_is_told(drive, hub):
     drive.page = "<html><title>Quota exceeded</title></html>"
     sources = [
         Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
-        Source(name="videos", urls=(drive.world.url + "/none.zip",), unpack="zip", instead_of="all"),
+        Source(name="videos", urls=(drive.server.url + "/none.zip",), unpack="zip", instead_of="all"),
     ]
     with pytest.raises(SourceError, match=r"none.zip: HTTP 404"):
         download(make_recipe(clips_from_paths=None), manifest=make_manifest(sources), output=drive.root)

@@ -19,8 +19,8 @@ Fault = Callable[["Handler", bytes], bool]
 
 
 @dataclass
-class Asked:
-    """One request as the server saw it."""
+class RecordedRequest:
+    """A request as the server received it."""
 
     method: str
     path: str
@@ -30,8 +30,8 @@ class Asked:
 
 
 @dataclass
-class World:
-    """What a server serves, what it does wrong, and what it was asked."""
+class LoopbackServer:
+    """A loopback server: its files, its faults, and the requests it received."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
@@ -39,50 +39,49 @@ class World:
     always: Fault | None = None
     posts: Callable[[str, Any], Any] | None = None
     pages: dict[str, Callable[[Handler], None]] = field(default_factory=dict)
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[RecordedRequest] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
     url: str = ""
-    drops_connections: bool = False
 
-    def starts(self, path: str) -> list[int]:
-        return [one.start for one in self.asked if one.path == path]
+    def range_starts(self, path: str) -> list[int]:
+        return [request.start for request in self.requests if request.path == path]
 
-    def sent(self, path: str | None = None) -> int:
-        return sum(one.sent for one in self.asked if path in (None, one.path))
+    def bytes_sent(self, path: str | None = None) -> int:
+        return sum(request.sent for request in self.requests if path in (None, request.path))
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    world: World
+    loopback: LoopbackServer
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         start = int(re.fullmatch(r"bytes=(\d+)-\d*", self.headers.get("Range", "bytes=0-"))[1])
-        self.record = Asked(self.command, path, start, dict(self.headers))
-        self.world.asked.append(self.record)
-        if path in self.world.pages:
-            self.world.pages[path](self)
+        self.record = RecordedRequest(self.command, path, start, dict(self.headers))
+        self.loopback.requests.append(self.record)
+        if path in self.loopback.pages:
+            self.loopback.pages[path](self)
             return
-        content = self.world.files.get(path)
+        content = self.loopback.files.get(path)
         if content is None:
             self.reply(404, b"no such file")
             return
-        faults = self.world.faults[path]
-        fault = faults.popleft() if faults else self.world.always
+        faults = self.loopback.faults[path]
+        fault = faults.popleft() if faults else self.loopback.always
         if fault is None or not fault(self, content):
-            self.serve(self.world.files[path])
+            self.serve(self.loopback.files[path])
 
     do_HEAD = do_GET
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.record = Asked("POST", self.path, 0, dict(self.headers))
-        self.world.asked.append(self.record)
-        status, answer = self.world.posts(self.path, body)
+        self.record = RecordedRequest("POST", self.path, 0, dict(self.headers))
+        self.loopback.requests.append(self.record)
+        status, answer = self.loopback.posts(self.path, body)
         self.reply(status, json.dumps(answer).encode(), {"Content-Type": "application/vnd.git-lfs+json"})
 
     def reply(self, status: int, body: bytes, headers: Mapping[str, str] = {}) -> None:
@@ -102,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         self, content: bytes, *, ranges: bool = True, cut: int | None = None, etag: str | None = None
     ) -> None:
         path = self.record.path
-        etag = etag or self.world.etags.get(path, f'"{hashlib.md5(content).hexdigest()}"')
+        etag = etag or self.loopback.etags.get(path, f'"{hashlib.md5(content).hexdigest()}"')
         start = self.record.start if ranges else 0
         unchanged = self.headers.get("If-Range") in (None, etag)
         headers = {"ETag": etag, "Accept-Ranges": "bytes"}
@@ -133,16 +132,16 @@ class Quiet(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, *arguments: object) -> None:
-        """Clients that hang up are part of these tests."""
+        """Ignore closed connections: they are part of these tests."""
 
 
 def drop_after(count: int) -> Fault:
-    """Send so many bytes of the body, then cut the connection."""
+    """Send `count` bytes of the body, then close the connection."""
     return lambda handler, content: (handler.serve(content, cut=count), True)[1]
 
 
 def stall_after(count: int) -> Fault:
-    """Send so many bytes of the body, then nothing more until the test is over."""
+    """Send `count` bytes of the body, then nothing until the test ends."""
 
     def fault(handler: Handler, content: bytes) -> bool:
         handler.send_response(200)
@@ -150,7 +149,7 @@ def stall_after(count: int) -> Fault:
         handler.end_headers()
         handler.send(content[:count])
         handler.wfile.flush()
-        handler.world.closing.wait(600)
+        handler.loopback.closing.wait(600)
         handler.hang_up()
         return True
 
@@ -158,12 +157,12 @@ def stall_after(count: int) -> Fault:
 
 
 def reply_status(code: int, headers: Mapping[str, str] = {}, body: bytes = b"trouble") -> Fault:
-    """Answer with this status."""
+    """Answer with a status."""
     return lambda handler, content: (handler.reply(code, body, headers), True)[1]
 
 
 def reply_body(body: bytes, content_type: str = "application/octet-stream") -> Fault:
-    """Send another body, as if all were well."""
+    """Answer 200 with another body."""
     return lambda handler, content: (handler.reply(200, body, {"Content-Type": content_type}), True)[1]
 
 
@@ -176,23 +175,25 @@ def corrupt_byte(place: int = 7) -> Fault:
 
 
 def ignore_ranges(handler: Handler, content: bytes) -> bool:
-    """Send the whole file whatever was asked for."""
+    """Ignore the Range header and send the complete file."""
     handler.serve(content, ranges=False)
     return True
 
 
 @contextmanager
-def running_server(files: Mapping[str, bytes] = {}, *, tls: ssl.SSLContext | None = None) -> Iterator[World]:
+def running_server(
+    files: Mapping[str, bytes] = {}, *, tls: ssl.SSLContext | None = None
+) -> Iterator[LoopbackServer]:
     """Serve files by name on a free port, until the context ends."""
-    world = World(files={"/" + name: content for name, content in files.items()})
-    server = Quiet(("127.0.0.1", 0), type("Bound", (Handler,), {"world": world}))
+    loopback = LoopbackServer(files={"/" + name: content for name, content in files.items()})
+    server = Quiet(("127.0.0.1", 0), type("Bound", (Handler,), {"loopback": loopback}))
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
-    world.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    loopback.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
-        yield world
+        yield loopback
     finally:
-        world.closing.set()
+        loopback.closing.set()
         server.shutdown()
         server.server_close()
