@@ -1,8 +1,8 @@
-"""Downloading a dataset's sources: planned, in parallel, resumable, proven byte for byte.
+"""Download a dataset's sources in parallel, resumable, with checksum verification.
 
-The files go to `<cache>/sources/NAME`, or to a folder of the user's. A file is under its name only when it
-is whole and has the manifest's checksum. `.avdata/` in that folder holds archives on their way and
-`attempts.jsonl`, a line for every attempt that failed.
+The files go to `<cache>/sources/NAME` or to a folder of the caller's choice. A file has its final name only
+after its checksum is verified. The subfolder `.avdata/` holds archives that are not extracted yet and
+`attempts.jsonl` with one line for every failed attempt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["DownloadOptions", "DownloadProgress", "DownloadReport", "download"]
 
 
 class DownloadOptions(TypedDict, total=False):
-    """The keyword arguments of `download` besides `dry_run`."""
+    """Keyword arguments of `download` except `dry_run`."""
 
     output: Path | str | None
     limit: int | None
@@ -62,37 +62,38 @@ def download(
     progress: Progress | None = None,
     arrived: Callable[[Path], None] | None = None,
 ) -> DownloadPlan | DownloadReport:
-    """Download a dataset's sources, or what is missing of them.
+    """Download the sources of a dataset that are missing on disk.
 
         report = avdata.download("cremad", limit=100)
         avdata.prepare("cremad", source=report.root, output="out")
 
-    Ctrl-C stops within a second, and the same call goes on from the byte.
+    Ctrl-C stops within a second. The same call resumes partial files at the byte.
 
     Args:
-        recipe: a recipe's name, a path to a recipe file, or a Recipe.
-        output: the folder for the files; None is `<cache>/sources/NAME`.
-        limit: the files of so many clips only, where the dataset comes in single files.
-        split: the files of `train`, `val` or `test` only, likewise.
-        split_by: the way of splitting; None is the recipe's default.
-        keys: the files of these clips only, likewise and in this order; `()` fetches the lists and other
-            files that belong to no clip.
-        dry_run: only say what would be done.
-        connections: at once; None is 16 for small files and 4 for large ones.
-        bandwidth: bytes a second, over all connections together; None is no cap.
-        rehash: read and prove the files on disk again, even those that did not change since they were proven.
-        manifest: instead of the bundled one.
-        progress: shown how far it is.
-        arrived: called with each file that is in place and proven, in the caller's thread; while it works,
-            at most some 50 further files are fetched.
+        recipe: a recipe's name, the path of a recipe file, or a Recipe.
+        output: folder for the files (default: `<cache>/sources/NAME`).
+        limit: number of clips, balanced over splits and labels. This and the next three arguments apply to
+            datasets of single files; archives are downloaded completely.
+        split: download only the clips of this split: `train`, `val` or `test`.
+        split_by: split scheme (default: the recipe's).
+        keys: download only these clips, in this order; `()` downloads only the lists and other files that
+            belong to no clip.
+        dry_run: return the plan without downloading.
+        connections: number of parallel connections (default: 16 for small files, 4 for large ones).
+        bandwidth: limit in bytes per second for all connections together (default: unlimited).
+        rehash: recompute the checksums of all files on disk, also of unchanged ones.
+        manifest: manifest to use instead of the bundled one.
+        progress: called about ten times a second with a `DownloadProgress`, in the calling thread.
+        arrived: called with the path of each downloaded and verified file, in the calling thread. While it
+            runs, at most about 50 further files are downloaded.
 
     Returns:
-        The plan for `dry_run`, else the report.
+        A DownloadPlan if `dry_run` is set, else a DownloadReport.
 
     Raises:
-        UsageError: there is no such recipe or split, or the dataset is not downloaded but generated.
-        SourceError: files could not be had; all others are in place, and the next call fetches only those.
-        DiskError: the disk is too small, full, or may not be written to.
+        UsageError: the recipe or split is unknown, or the dataset is generated and has no downloads.
+        SourceError: some files failed. All others are in place, and the next call skips them.
+        DiskError: the disk is too small, full or not writable.
     """
     recipe = load_recipe(recipe)
     facts = _load_manifest(recipe, manifest)
@@ -102,7 +103,7 @@ def download(
         return plan_download(recipe, facts, root, choice, rehash=rehash)
     run = DownloadRun(
         facts,
-        progress or (lambda moment: None),
+        progress or (lambda state: None),
         arrived or (lambda path: None),
         connections=connections,
         bandwidth=bandwidth,
@@ -114,7 +115,7 @@ def download(
 def _load_manifest(recipe: Recipe, manifest: Manifest | str | Path | None) -> Manifest:
     facts = manifest if isinstance(manifest, Manifest) else load_manifest(manifest or recipe.name)
     if not facts.sources:
-        msg = f"{recipe.name} has no sources to download"
-        hint = "its clips are generated: run avdata prepare" if recipe.generated else None
+        msg = f"Recipe {recipe.name} has no sources to download."
+        hint = f"Its clips are generated. Run `avdata prepare {recipe.name}`." if recipe.generated else None
         raise UsageError(msg, hint=hint)
     return facts

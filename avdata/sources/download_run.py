@@ -1,4 +1,4 @@
-"""Run a download: carry out plans, verify, fetch and unpack, report."""
+"""Execution of a download plan: verify, fetch, extract, report."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from avdata.storage.atomic import DiskError
 
 logger = logging.getLogger(__name__)
 
-_RESERVED_BYTES = 64 << 20
+_RESERVED_BYTES = 64 << 20  # kept free on the disk for other programs
 
 _DISK_CHECK_INTERVAL_S = 1.0
 
-Phase = Literal["proving", "fetching", "unpacking"]
+Phase = Literal["verifying", "fetching", "extracting"]
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadProgress:
-    """How far a download is.
+    """Progress of a download.
 
     Attributes:
-        phase: `proving` files found on disk, `fetching`, or `unpacking` an archive.
-        files_done: files of this phase that are done.
-        files: files of this phase; 0 when not known.
-        bytes_done: bytes of this phase that are done, files under way included.
-        bytes: bytes of this phase; None when not known.
+        phase: `verifying` files found on disk, `fetching`, or `extracting` an archive.
+        files_done: number of files completed in this phase.
+        files: number of files in this phase; 0 if unknown.
+        bytes_done: bytes completed in this phase, partial files included.
+        bytes: total bytes of this phase; None if unknown.
     """
 
     phase: Phase
@@ -49,27 +49,27 @@ class DownloadProgress:
 
 
 class Progress(Protocol):
-    """Something that is shown how far a download is, about ten times a second, in the caller's thread."""
+    """Callback for the progress of a download."""
 
-    def __call__(self, moment: DownloadProgress, /) -> None:
-        """Show the moment."""
+    def __call__(self, state: DownloadProgress, /) -> None:
+        """Show the progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadReport:
-    """What a download did.
+    """Result of a download.
 
     Attributes:
-        name: of the dataset.
-        root: the folder with the files.
-        fetched: files that were downloaded.
-        received: bytes that came over the network.
-        present: files that were there already and proven.
-        unpacked: files that came out of archives.
-        failed_attempts: attempts that failed; each has a line in `log`.
-        seconds: it took.
-        checksums: of each source that is one file or archive, by the source's name.
-        log: the JSON lines of failed attempts, whether or not there are any.
+        name: name of the dataset.
+        root: folder of the files.
+        fetched: number of files downloaded.
+        received: bytes received over the network.
+        present: number of files that were already on disk and verified.
+        unpacked: number of files extracted from archives.
+        failed_attempts: number of failed attempts; each has a line in `log`.
+        seconds: elapsed time.
+        checksums: checksum of each source that is a single file or an archive, by source name.
+        log: path of the JSON lines of failed attempts; the file exists only if an attempt failed.
     """
 
     name: str
@@ -91,10 +91,10 @@ class DownloadReport:
 
 
 class IncompleteError(SourceError):
-    """Some of the files could not be had; the others are in place.
+    """Some files could not be downloaded; all others are in place.
 
     Attributes:
-        sources: the names of the sources they belong to.
+        sources: names of the sources of the failed files.
     """
 
     def __init__(self, message: str, *, hint: str, sources: Collection[str]) -> None:
@@ -103,7 +103,7 @@ class IncompleteError(SourceError):
 
 
 class DownloadRun:
-    """One download under way: what was learned so far."""
+    """State of one download and the counts of its report."""
 
     plan: DownloadPlan
     log: AttemptLog
@@ -128,12 +128,16 @@ class DownloadRun:
         self.disk_checked = 0.0
 
     def complete(self, recipe: Recipe, root: Path, choice: ClipChoice, *, rehash: bool) -> DownloadReport:
-        """Carry out plans until all that was chosen is there; the report is of all of them."""
+        """Execute plans until every chosen file is on disk.
+
+        A plan is partial if the choice of clips depends on lists that are not downloaded yet. If a source
+        fails and the manifest names substitutes, the next plan downloads those.
+        """
         lost: set[str] = set()
         while True:
             plan = plan_download(recipe, self.manifest, root, choice, lost=lost, rehash=rehash)
             try:
-                self._carry_out(plan)
+                self._execute(plan)
             except IncompleteError as error:
                 lost |= _replaceable(error, self.manifest, lost)
             else:
@@ -141,16 +145,16 @@ class DownloadRun:
                     return self._report()
                 rehash = False
 
-    def _carry_out(self, plan: DownloadPlan) -> None:
-        """Verify, fetch and unpack what a plan lists."""
+    def _execute(self, plan: DownloadPlan) -> None:
+        """Verify, fetch and extract the files of a plan."""
         self.plan, self.present = plan, plan.present
         self.log = AttemptLog(plan.root / STATE_DIR / "attempts.jsonl")
         files = self._verify()
         self._check_space(files)
         with ChecksumCache(plan.root) as checksums:
-            missed = self._fetch(files, checksums)
-            if missed:
-                raise _incomplete(plan, missed, len(files), self.log)
+            failures = self._fetch(files, checksums)
+            if failures:
+                raise _incomplete(plan, failures, len(files), self.log)
             for source in plan.unpacked:
                 self._unpack(source, checksums)
         fsync_dirs(plan.root, (request.path for request in files))
@@ -170,40 +174,43 @@ class DownloadRun:
         )
 
     def _verify(self) -> tuple[FileRequest, ...]:
-        """Read what was found on disk and not proven yet; what is still to be fetched."""
-        unproven = self.plan.unverified
-        if not unproven:
+        """Verify files on disk whose checksum is not cached; return the files to fetch."""
+        unverified = self.plan.unverified
+        if not unverified:
             return self.plan.files
-        total = sum(facts.bytes or 0 for facts in unproven)
-        proven = verify_files(
+        total = sum(facts.bytes or 0 for facts in unverified)
+        result = verify_files(
             self.plan.root,
-            unproven,
+            unverified,
             rehash=True,
             progress=lambda files, done: self.progress(
-                DownloadProgress("proving", files, len(unproven), done, total)
+                DownloadProgress("verifying", files, len(unverified), done, total)
             ),
         )
-        for path in proven.wrong:
-            logger.warning("%s is not what the manifest says, and is fetched again", self.plan.root / path)
-        good = set(proven.good)
-        self.present += len(good)
+        for path in result.wrong:
+            logger.warning("Checksum mismatch in %s: downloading it again", self.plan.root / path)
+        verified = set(result.good)
+        self.present += len(verified)
         for request in self.plan.files:
-            if request.path in good:
+            if request.path in verified:
                 self.arrived(self.plan.root / request.path)
-        return tuple(request for request in self.plan.files if request.path not in good)
+        return tuple(request for request in self.plan.files if request.path not in verified)
 
     def _check_space(self, files: tuple[FileRequest, ...]) -> None:
         needed = sum(request.bytes or 0 for request in files)
         parts = [self.plan.root / f"{request.path}.part" for request in files]
         needed -= sum(part.stat().st_size for part in parts if part.is_file())
-        # An archive and what comes out of it lie side by side for a while.
+        # An archive is removed only after its members are extracted.
         needed += sum(source.bytes or 0 for source in self.plan.unpacked)
         free = free_bytes(self.plan.root)
         if files and needed + _RESERVED_BYTES > free:
-            msg = f"{self.plan.name} needs {needed:,} bytes, and {self.plan.root} has {free:,} free"
+            msg = (
+                f"Not enough disk space for {self.plan.name} in {self.plan.root}:"
+                f" {needed:,} bytes needed, {free:,} free."
+            )
             hint = (
-                "make room, or set AVDATA_CACHE (or --into) to a larger disk;"
-                " `avdata prepare --keep-sources no` needs only a part of it at a time"
+                "Use --output or AVDATA_CACHE to choose a larger disk,"
+                " or `avdata prepare --no-keep-sources` to keep only a part of the files at a time."
             )
             raise DiskError(msg, hint=hint)
 
@@ -211,7 +218,7 @@ class DownloadRun:
         if not files:
             return []
         total = sum(request.bytes or 0 for request in files) if not self.plan.unknown else None
-        missed: list[FailedFile] = []
+        failures: list[FailedFile] = []
         fetched, received = self.fetched, self.received
 
         def tick(on_disk: int, over_network: int) -> None:
@@ -230,38 +237,38 @@ class DownloadRun:
         try:
             for outcome in outcomes:
                 if isinstance(outcome, FailedFile):
-                    missed.append(outcome)
+                    failures.append(outcome)
                 else:
                     self._record(outcome, checksums)
         finally:
-            # Ctrl-C may reach this frame: left to the collector, the generator's threads would go on.
+            # After Ctrl-C here, the threads would run until the generator is garbage-collected.
             outcomes.close()
             self.log.close()
             self.failed += self.log.count
-        return missed
+        return failures
 
     def _record(self, outcome: FetchedFile, checksums: ChecksumCache) -> None:
         request = outcome.request
         checksums.store(request.path, outcome.checksum, outcome.stat)
         self.fetched += 1
-        if not self._listed(request):
+        if not self._has_table(request):
             self.checksums[request.source] = outcome.checksum
         if not request.path.startswith(f"{STATE_DIR}/"):
             self.arrived(self.plan.root / request.path)
 
-    def _listed(self, request: FileRequest) -> bool:
+    def _has_table(self, request: FileRequest) -> bool:
         return any(source.name == request.source and source.table for source in self.manifest.sources)
 
     def _check_disk(self) -> None:
-        """Stop before the disk is so full that other programs suffer."""
+        """Stop before the disk is so full that other programs fail."""
         now = time.monotonic()
         if now - self.disk_checked < _DISK_CHECK_INTERVAL_S:
             return
         self.disk_checked = now
         free = free_bytes(self.plan.root)
         if free < _RESERVED_BYTES // 2:
-            msg = f"the disk of {self.plan.root} is nearly full: {free:,} bytes are free"
-            raise DiskError(msg, hint="make room; the next run goes on from here")
+            msg = f"Disk nearly full: {self.plan.root} ({free:,} bytes free)."
+            raise DiskError(msg, hint="Free some space and repeat the command. Partial files are kept.")
 
     def _unpack(self, source: Source, checksums: ChecksumCache) -> None:
         root = self.plan.root
@@ -274,7 +281,7 @@ class DownloadRun:
             table=table,
             checksums=checksums,
             progress=lambda files, done: self.progress(
-                DownloadProgress("unpacking", files, len(table), done, None)
+                DownloadProgress("extracting", files, len(table), done, None)
             ),
         )
         self.unpacked += len(members)
@@ -284,22 +291,23 @@ class DownloadRun:
 
 
 def _replaceable(error: IncompleteError, manifest: Manifest, lost: Collection[str]) -> frozenset[str]:
-    """The sources that failed, when others stand in for each of them; raises the error when not."""
+    """Return the failed sources if each has a substitute; raise the error otherwise."""
     replaceable = {source.instead_of for source in manifest.sources} - set(lost)
     if not error.sources or not error.sources <= replaceable:
         raise error
-    logger.warning("%s; what stands in for it is fetched instead", error.message)
+    logger.warning("%s Downloading its substitute instead.", error.message)
     return error.sources
 
 
-def _incomplete(plan: DownloadPlan, missed: list[FailedFile], count: int, log: AttemptLog) -> IncompleteError:
-    first = missed[0]
+def _incomplete(
+    plan: DownloadPlan, failures: list[FailedFile], count: int, log: AttemptLog
+) -> IncompleteError:
+    first = failures[0]
     files = "file" if count == 1 else "files"
     msg = (
-        f"{len(missed):,} of {count:,} {files} of {plan.name} could not be downloaded;"
-        f" {first.request.path}: {first.reason}"
+        f"Download incomplete: {len(failures):,} of {count:,} {files} of {plan.name} failed."
+        f" First: {first.request.path}: {first.reason}."
     )
-    hint = next((one.hint for one in missed if one.hint), None)
-    rest = f"the next run fetches only what is missing; every failed attempt is in {log.path}"
-    sources = {one.request.source for one in missed}
-    return IncompleteError(msg, hint=f"{hint}; {rest}" if hint else rest, sources=sources)
+    hint = next((f"{failure.hint} " for failure in failures if failure.hint), "")
+    hint += f"Repeat the command to fetch only the missing files. Log of failed attempts: {log.path}"
+    return IncompleteError(msg, hint=hint, sources={failure.request.source for failure in failures})

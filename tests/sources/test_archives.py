@@ -100,9 +100,9 @@ def test_members_are_unpacked_with_their_checksums(box, kind, write):
         ("../victim", "outside"),
         ("a/../../victim", "outside"),
         ("/tmp/evil", "outside"),
-        ("C:/evil", "not a plain path"),
-        ("..\\victim", "not a plain path"),
-        ("a\\..\\..\\victim", "not a plain path"),
+        ("C:/evil", "not a safe path"),
+        ("..\\victim", "not a safe path"),
+        ("a\\..\\..\\victim", "not a safe path"),
     ],
 )
 def test_paths_that_lead_elsewhere_are_refused(box, kind, write, name, match):
@@ -152,7 +152,7 @@ def test_an_encrypted_zip_is_refused(box):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(("kind", "write"), [("zip", write_zip), ("tar.gz", write_tar)])
 def test_a_name_that_comes_twice_is_refused(box, kind, write):
-    box.refuse(write(box.folder / "x", [("a", b"1"), ("a", b"2")]), kind, "there twice")
+    box.refuse(write(box.folder / "x", [("a", b"1"), ("a", b"2")]), kind, "a duplicate")
 
 
 @pytest.mark.parametrize(("kind", "write"), [("zip", write_zip), ("tar.gz", write_tar)])
@@ -174,7 +174,7 @@ def test_a_zip_member_that_lies_about_its_size_is_refused(box):
         place = data.index(mark) + offset
         data[place : place + 4] = struct.pack("<I", 10)
     path.write_bytes(data)
-    box.refuse(path, "zip", "broken|larger than")
+    box.refuse(path, "zip", "Corrupt|larger than")
 
 
 def test_a_tar_header_of_gigabytes_is_refused_before_it_fills_the_memory(box, monkeypatch):
@@ -185,7 +185,7 @@ def test_a_tar_header_of_gigabytes_is_refused_before_it_fills_the_memory(box, mo
         stream.write(header.tobuf())
         for _ in range(8):
             stream.write(bytes(1 << 20))
-    box.refuse(box.folder / "x", "tar.gz", "that are no files")
+    box.refuse(box.folder / "x", "tar.gz", "bytes outside of files")
 
 
 def test_gigabytes_after_a_tars_end_are_refused(box, monkeypatch):
@@ -193,7 +193,7 @@ def test_gigabytes_after_a_tars_end_are_refused(box, monkeypatch):
     write_tar(box.folder / "x", [("a", b"1")])
     with (box.folder / "x").open("ab") as file:
         file.write(gzip.compress(bytes(8 << 20)))
-    box.refuse(box.folder / "x", "tar.gz", "that are no files")
+    box.refuse(box.folder / "x", "tar.gz", "bytes outside of files")
 
 
 @pytest.mark.parametrize(("kind", "write"), [("zip", write_zip), ("tar.gz", write_tar)])
@@ -202,7 +202,7 @@ def test_an_archive_cut_short_anywhere_leaves_nothing(box, kind, write):
     data = path.read_bytes()
     for length in range(0, len(data) - 1, 97):
         path.write_bytes(data[:length])
-        box.refuse(path, kind, "broken or cut short|holds no files")
+        box.refuse(path, kind, "Corrupt or truncated|No files in")
 
 
 @settings(max_examples=60)
@@ -295,7 +295,7 @@ def test_an_archive_with_another_member_than_the_table_says_is_refused(archived)
     listed = {**archived.files, "wav/c0001.wav": b"another"}
     archived.manifest = make_manifest([archived.source], tables={"t": listed})
     with pytest.raises(
-        SourceError, match=r"0 files are missing and 1 have another checksum; .* wav/c0001.wav"
+        SourceError, match=r"0 files are missing and 1 have another checksum\. First: wav/c0001.wav"
     ):
         archived.download()
     assert archived.tree() == {}
@@ -303,7 +303,7 @@ def test_an_archive_with_another_member_than_the_table_says_is_refused(archived)
 
 def test_a_limit_on_archives_says_that_all_of_it_is_fetched(archived):
     plan = archived.download(dry_run=True, limit=3)
-    assert "all of it is fetched" in plan.notes[0]
+    assert "downloaded completely" in plan.notes[0]
 
 
 def test_members_are_proven_by_having_been_unpacked(archived):
@@ -328,12 +328,12 @@ def test_another_archive_is_not_taken_for_the_one_that_was_unpacked(box, cache):
     archive = write_zip(box.folder / "AVE_Dataset.zip", FILES.items())
     root = unpack_archive_file("ave", archive)
     write_zip(archive, [(name, b"other " + data) for name, data in FILES.items()])
-    with pytest.raises(SourceError, match="from another archive"):
+    with pytest.raises(SourceError, match="another archive"):
         unpack_archive_file("ave", archive)
     assert read_tree(root) == FILES
 
 
 def test_what_is_no_archive_is_not_unpacked(box):
     (box.folder / "x.rar").write_bytes(b"Rar!")
-    with pytest.raises(UsageError, match="is not an archive"):
+    with pytest.raises(UsageError, match="Not an archive"):
         unpack_archive_file("ave", box.folder / "x.rar")

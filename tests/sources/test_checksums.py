@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_written_to_is_proven_once_as_well(root, facts):
 def test_a_cache_that_cannot_be_written_to_costs_the_memory_and_not_the_run(root, facts, cache, caplog):
     cache.write_text("a file where the folder should be")
     assert len(verify_files(root, facts).good) == 5
-    assert "cannot be remembered" in caplog.text
+    assert "Cannot write the checksum cache" in caplog.text
 
 
 def test_many_threads_may_remember_at_once(root):

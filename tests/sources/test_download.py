@@ -102,7 +102,7 @@ def test_a_limit_does_not_count_clips_that_the_recipe_leaves_out(tiny):
 
 
 def test_a_choice_that_leaves_no_clip_is_refused(tiny):
-    with pytest.raises(UsageError, match="no clip") as caught:
+    with pytest.raises(UsageError, match="No clip") as caught:
         tiny.download(split="validation")
     assert "test, train" in caught.value.hint
 

@@ -47,7 +47,7 @@ def test_a_dropped_connection_goes_on_from_the_byte(one):
 
 
 def test_a_long_file_on_a_weak_line_is_finished_however_often_it_is_cut(tiny, monkeypatch):
-    monkeypatch.setattr("avdata.sources.fetcher._PROGRESS", 10_000)
+    monkeypatch.setattr("avdata.sources.fetcher._PROGRESS_BYTES", 10_000)
     content = bytes(range(250)) * 1000
     tiny.files, tiny.server.files = {PATH: content}, {"/" + PATH: content}
     tiny.manifest = make_manifest([Source(name="media", urls=(tiny.server.url + "/{path}",))], tiny.files)
@@ -69,7 +69,7 @@ def test_a_stalled_connection_is_left_and_goes_on_from_the_byte(one, monkeypatch
     one.download()
     assert one.tree() == one.files
     assert one.server.range_starts("/" + PATH) == [0, 50_000]
-    assert "did not answer within 3 s" in one.log()[0]["error"]
+    assert "within 3 s" in one.log()[0]["error"]
 
 
 @pytest.mark.parametrize("code", [408, 425, 429, 500, 502, 503, 504])
@@ -111,8 +111,8 @@ def test_retry_after_holds_all_connections_to_the_host_back(tiny):
 
 def test_a_server_that_asks_for_an_hour_is_not_waited_for(one):
     one.server.always = reply_status(429, {"Retry-After": "3600"})
-    error = expect_failure(one, "come back in 3,600 s")
-    assert "again later" in error.hint
+    error = expect_failure(one, "requests a delay of 3,600 s")
+    assert "command later" in error.hint
     assert len(one.server.requests) == 1
 
 
@@ -131,7 +131,7 @@ def test_a_server_in_trouble_for_good_is_given_up_after_some_attempts(one):
 
 def test_a_wrong_length_is_noticed_before_the_body(one):
     one.server.always = reply_body(bytes(300_000))
-    expect_failure(one, "has 300,000 bytes, and 204,800 were expected")
+    expect_failure(one, "300,000 bytes on the server, expected 204,800")
     assert len(one.server.requests) == 1
 
 
@@ -143,7 +143,7 @@ def test_a_flipped_byte_is_noticed_and_the_file_fetched_again(one):
 
 def test_a_file_that_is_always_wrong_is_refused(one):
     one.server.always = corrupt_byte()
-    expect_failure(one, "was expected")
+    expect_failure(one, "checksum mismatch")
     assert not (one.root / (PATH + ".part")).exists()
     assert len(one.server.requests) == 3
 
@@ -209,7 +209,7 @@ def test_a_redirect_is_followed(one, serve):
 def test_a_redirect_in_a_circle_is_refused(one):
     one.server.pages["/" + PATH] = lambda handler: handler.reply(302, b"", {"Location": "/b"})
     one.server.pages["/b"] = lambda handler: handler.reply(302, b"", {"Location": "/" + PATH})
-    expect_failure(one, "redirects in a circle")
+    expect_failure(one, "redirect loop")
 
 
 def test_a_redirect_without_end_is_refused(one):
@@ -225,7 +225,7 @@ def test_a_redirect_without_end_is_refused(one):
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
 def test_a_redirect_to_another_kind_of_place_is_refused(one, target):
     one.server.pages["/" + PATH] = lambda handler: handler.reply(302, b"", {"Location": target})
-    expect_failure(one, "not followed")
+    expect_failure(one, "unsupported redirect")
 
 
 def test_a_web_page_is_not_kept_as_media(one):
@@ -237,7 +237,7 @@ def test_a_web_page_is_not_kept_as_media(one):
 def test_pointer_text_is_not_kept_as_media(one):
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 204800\n"
     one.server.always = reply_body(pointer)
-    expect_failure(one, "git-LFS pointer text")
+    expect_failure(one, "a git-LFS pointer instead")
 
 
 def test_a_page_of_the_files_length_is_not_kept_either(one):
@@ -260,7 +260,7 @@ def test_a_certificate_nobody_vouches_for_is_refused(one, serve):
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     server = serve(one.files, tls=context)
     one.manifest = make_manifest([Source(name="media", urls=(server.url + "/{path}",))], one.files)
-    error = expect_failure(one, "no secure connection")
+    error = expect_failure(one, "no TLS connection")
     assert "SSL_CERT_FILE" in error.hint
     assert len(one.log()) == 1
 

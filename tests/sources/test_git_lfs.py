@@ -98,7 +98,7 @@ def test_a_folder_that_is_not_there_is_named(checkout):
 def test_a_folder_without_git_is_named(tmp_path, monkeypatch):
     # The temporary folder itself may lie in a checkout.
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(SourceError, match="git cannot read"):
+    with pytest.raises(SourceError, match="Cannot read the git checkout"):
         list_lfs_files(tmp_path)
 
 

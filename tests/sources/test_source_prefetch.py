@@ -192,7 +192,7 @@ def test_a_file_that_cannot_be_had_ends_the_run_and_the_next_one_goes_on(served,
     broken = "/" + planned.jobs[1][1][0].video.path
     content = served.server.files.pop(broken)
     for workers in (0, 1):
-        with pytest.raises(AvdataError, match="could not be downloaded"):
+        with pytest.raises(AvdataError, match="Download incomplete"):
             served.prepare(tmp_path / "out", keep_sources=False, workers=workers)
     first = {"/" + one.video.path for one in planned.jobs[0][1]}
     served.server.files[broken] = content
