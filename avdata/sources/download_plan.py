@@ -120,8 +120,8 @@ def plan_download(
         state = _State(root, checksums, rehash=rehash)
         for source in needed:
             state.add(source, manifest, order.positions)
-    places = order.positions or {}
-    files = sorted(state.files, key=lambda wanted: places.get(wanted.path, -1))
+    positions = order.positions or {}
+    files = sorted(state.files, key=lambda request: positions.get(request.path, -1))
     return DownloadPlan(
         name=manifest.name,
         root=root,
