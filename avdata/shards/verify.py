@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from avdata.errors import AvdataError
+from avdata.progress import Progress
 from avdata.shards.format import index_schema
 from avdata.shards.reader import (
     decode_frames,
@@ -22,8 +23,6 @@ from avdata.shards.reader import (
     read_members,
     read_quarantine,
 )
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
