@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from avdata.errors import AvdataError, UsageError
+from avdata.storage.hashing import hash_file
 
 REPO_TYPE = "dataset"
 
@@ -263,17 +264,12 @@ def is_same(there: RemoteFile | None, content: bytes | Path, sha256: str | None 
     if there is None or there.size != size:
         return False
     if there.sha256 is not None:
-        return there.sha256 == (sha256 or _sha256(content))
+        if sha256 is None:
+            sha256 = hash_file(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+        return there.sha256 == sha256
     data = content.read_bytes() if isinstance(content, Path) else content
     # A git blob's id; nothing is secured by it.
     return there.blob == hashlib.sha1(b"blob %d\0" % size + data, usedforsecurity=False).hexdigest()
-
-
-def _sha256(content: bytes | Path) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def shard_metadata(info: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -34,13 +34,12 @@ from avdata.hub.client import (
 )
 from avdata.progress import Progress
 from avdata.shards.card import CARD_MARKER, HUB_SPLITS, PERMISSION, dataset_card
+from avdata.shards.format import METADATA_FILES
 from avdata.shards.reader import read_info
 from avdata.shards.verify import verify
 from avdata.storage.atomic import atomic_write
 
 WORK_BRANCH = "avdata-upload"
-
-METADATA_FILES = ("index.parquet", "quarantine.parquet", "croissant.json", "README.md", "dataset.json")
 
 log = logging.getLogger(__name__)
 

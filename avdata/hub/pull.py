@@ -21,8 +21,7 @@ from avdata.hub.client import (
     retry,
     shard_metadata,
 )
-from avdata.hub.publish import METADATA_FILES
-from avdata.shards.format import FORMAT_VERSION
+from avdata.shards.format import FORMAT_VERSION, METADATA_FILES
 from avdata.storage.atomic import atomic_write
 from avdata.storage.paths import is_safe_relative_path
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from avdata.errors import AvdataError
 from avdata.manifest import FileEntry, Manifest, load_manifest
 from avdata.recipe import load_recipe
+from avdata.storage.hashing import hash_file
 from avdata.storage.paths import is_safe_relative_path
 
 
@@ -69,7 +69,11 @@ def write_manifest(root: Path, name: str) -> None:
     """List every file below a mock's root, with checksum and size, in its `manifest.json`, the last file."""
     base = load_manifest(name)
     files = tuple(
-        FileEntry(path=path.relative_to(root).as_posix(), checksum=_sha256(path), bytes=path.stat().st_size)
+        FileEntry(
+            path=path.relative_to(root).as_posix(),
+            checksum=f"sha256:{hash_file(path)}",
+            bytes=path.stat().st_size,
+        )
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.name not in {"manifest.json", "truth.json"}
     )
@@ -83,7 +87,3 @@ def write_manifest(root: Path, name: str) -> None:
 def write_ground_truth(root: Path, truth: Mapping[str, Mapping[str, Any]]) -> None:
     """Record what each clip of a mock holds and what is to become of it."""
     (root / "truth.json").write_text(json.dumps(truth, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
