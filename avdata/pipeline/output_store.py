@@ -20,10 +20,8 @@ from avdata.errors import AvdataError
 from avdata.pipeline.journal import STATE_DIR, Journal
 from avdata.shards.format import METADATA_FILES
 from avdata.storage.atomic import atomic_write
+from avdata.storage.backends import find_backend
 from avdata.storage.remote import local_mirror_dir, open_filesystem, relative_sizes, storage_errors
-
-ATOMIC_UPLOAD_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
-"""Protocols whose uploads are visible whole or not at all, several parts or one."""
 
 
 class ObjectStoreOutput:
@@ -44,7 +42,7 @@ class ObjectStoreOutput:
     def upload(self, part: Path, name: str) -> None:
         """Bring a file up: readers see it whole or not at all."""
         with storage_errors(f"{self.url}/{name}"):
-            if self.url.partition("://")[0] in ATOMIC_UPLOAD_SCHEMES:
+            if find_backend(self.url).atomic_uploads:
                 self._files.put_file(str(part), self._path(name))
                 return
             held = self._path(f"{STATE_DIR}/parts/{part.name}")

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from avdata.errors import AvdataError, UsageError
+from avdata.storage.backends import SCHEMES
 from avdata.storage.hashing import hash_file
 from avdata.storage.remote import redact_url
 from avdata.streaming.shard_cache import CHANGED_HINT, ShardCache
-
-SCHEMES = ("file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
 
 MAX_EVICTIONS = 10  # times that a shard may be lost from a cache too small for all who read
 

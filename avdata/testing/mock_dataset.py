@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from avdata.errors import AvdataError
 from avdata.manifest import FileEntry, Manifest, load_manifest
 from avdata.recipe import load_recipe
+from avdata.storage.atomic import write_errors
 from avdata.storage.hashing import hash_file
 from avdata.storage.paths import is_safe_relative_path
 
@@ -42,14 +42,9 @@ def create_mock_dataset(
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "truth.json").is_file():
         msg = f"{folder} is not empty, and what it holds is not a mock"
         raise AvdataError(msg, hint="give a new or empty folder; nothing was written")
-    try:
+    with write_errors(folder):
         _remove_earlier(folder)
         writer(folder, clips, bad, seed)
-    except OSError as error:
-        if error.filename is None and error.errno != errno.ENOSPC:
-            raise
-        msg = f"{error.filename or folder} cannot be written ({error.strerror})"
-        raise AvdataError(msg, hint="give a folder that you may write to, on a disk with room") from error
     return folder
 
 
