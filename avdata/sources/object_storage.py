@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avdata.errors import SourceError
+from avdata.storage.backends import find_backend
 from avdata.storage.paths import is_safe_relative_path
 from avdata.storage.remote import (
     local_mirror_dir,
@@ -47,7 +48,8 @@ def mirror_source(url: str) -> Path:
         if outside is not None:
             msg = f"Unsafe file name in {redact_url(url)}: {outside!r}."
             raise SourceError(msg, hint="Rename or remove the file.")
-        dates = {path[len(base) :].lstrip("/"): _modified_time(entry) for path, entry in listing.items()}
+        key = find_backend(url).modified_key
+        dates = {path[len(base) :].lstrip("/"): _modified_time(entry, key) for path, entry in listing.items()}
         outdated = [name for name, size in sizes.items() if not _is_current(root / name, size, dates[name])]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             list(pool.map(lambda name: _fetch(files, f"{base}/{name}", root / name, dates[name]), outdated))
@@ -66,10 +68,9 @@ def fetch_source_file(url: str, path: Path, size: int) -> None:
         _fetch(files, "/".join((base, *inside)), path)
 
 
-def _modified_time(entry: Mapping[str, Any]) -> float | None:
-    """Return a file's modification time as s3, az, gs or a local folder states it, else None."""
-    values = (entry.get(name) for name in ("LastModified", "last_modified", "updated", "mtime"))
-    value = next((value for value in values if value is not None), None)
+def _modified_time(entry: Mapping[str, Any], key: str | None) -> float | None:
+    """Return when a file was last changed, as POSIX time; None if the listing has no such time."""
+    value = entry.get(key) if key else None
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     return value.timestamp() if isinstance(value, datetime) else value

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from avdata.storage.atomic import download_write_errors
+from avdata.storage.atomic import write_errors
 
 _STATE_MIN_BYTES = 4 << 20
 
@@ -80,7 +80,7 @@ class PartialFile:
         """Set the remote version of the bytes that follow; store it on disk if resuming needs it."""
         self.version = version
         if not self._pinned or (version.bytes or 0) >= _STATE_MIN_BYTES:
-            with download_write_errors(self._state):
+            with write_errors(self._state):
                 os.makedirs(os.path.dirname(self._state), exist_ok=True)
                 with open(self._state, "w", encoding="utf-8") as file:
                     json.dump(asdict(version), file)
@@ -89,7 +89,7 @@ class PartialFile:
         """Discard all bytes."""
         if not self.size and self._file is None:
             return
-        with download_write_errors(self.path):
+        with write_errors(self.path):
             self._close()
             for path in (self.path, self._state):
                 with suppress(FileNotFoundError):
@@ -102,7 +102,7 @@ class PartialFile:
         Raises:
             DiskError: the disk is full or not writable.
         """
-        with download_write_errors(self.path):
+        with write_errors(self.path):
             file, hasher = self._open()
             hasher.update(data)
             view = memoryview(data)
@@ -134,13 +134,13 @@ class PartialFile:
 
     def checksum(self) -> str:
         """Return the checksum of all bytes as `algorithm:hex`."""
-        with download_write_errors(self.path):
+        with write_errors(self.path):
             _, hasher = self._open()
             return f"{self._algorithm}:{hasher.hexdigest()}"
 
     def publish(self) -> os.stat_result:
         """Sync the file, rename it to its final name, and return its stat."""
-        with download_write_errors(self.path):
+        with write_errors(self.path):
             file, _ = self._open()
             os.fsync(file)
             stat = os.fstat(file)
@@ -160,7 +160,7 @@ class PartialFile:
 
     def close(self) -> None:
         """Close the file; its bytes remain for the next run."""
-        with download_write_errors(self.path):
+        with write_errors(self.path):
             self._close()
 
 

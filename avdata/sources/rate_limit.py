@@ -8,7 +8,6 @@ seconds, not hours.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from dataclasses import dataclass
@@ -17,20 +16,9 @@ _FILES_PER_INCREASE = 20
 
 _MAX_FAILURES = 8
 
-_LONGEST_BACKOFF = 20.0
-
 
 class Cancelled(Exception):
     """The download was cancelled by the user or by an error in another thread."""
-
-
-def backoff(attempt: int) -> float:
-    """Seconds to wait before attempt number `attempt` (1 is the first repetition): random, growing, capped.
-
-    The whole interval is drawn from ("full jitter"), so that connections cut together do not return together.
-    """
-    ceiling = min(_LONGEST_BACKOFF, 0.5 * 2.0**attempt)
-    return random.uniform(0.1, ceiling)  # noqa: S311  # jitter needs no secrecy
 
 
 @dataclass

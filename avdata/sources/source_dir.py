@@ -15,7 +15,8 @@ from avdata.manifest import FileEntry, Source, load_manifest
 from avdata.recipe import Recipe, load_recipe
 from avdata.sources.archives import ArchiveKind, ExtractedFile, extract_archive
 from avdata.sources.checksums import ChecksumCache
-from avdata.storage.atomic import download_write_errors
+from avdata.storage.atomic import write_errors
+from avdata.storage.locks import lock_folder
 from avdata.storage.paths import source_dir
 
 STATE_DIR = ".avdata"
@@ -111,7 +112,7 @@ def _write_unpacked_list(root: Path, source: Source, members: Sequence[Extracted
         "archive": _archive_id(archive),
     }
     listing = unpacked_list(root, source)
-    with download_write_errors(listing):
+    with write_errors(listing):
         draft = listing.with_name(listing.name + ".part")
         draft.write_text(json.dumps(content), encoding="utf-8")
         draft.replace(listing)
@@ -145,32 +146,13 @@ def fsync_dirs(root: Path, paths: Iterable[str]) -> None:
 
 @contextmanager
 def lock_source_dir(root: Path) -> Iterator[None]:
-    """Hold the folder for one run; the hold ends with the process, however it ends."""
-    state = root / STATE_DIR
-    with download_write_errors(state):
-        state.mkdir(parents=True, exist_ok=True)
-        stream = (state / "lock").open("a+")
-    with stream, _locked(stream.fileno(), root):
+    """Hold an exclusive lock on a source folder until the block or the process ends."""
+    conflict = SourceError(
+        f"Another download is writing to {root}.",
+        hint="Wait until it ends, or use --output with another folder.",
+    )
+    with lock_folder(root / STATE_DIR, conflict):
         yield
-
-
-@contextmanager
-def _locked(file: int, root: Path) -> Iterator[None]:
-    if os.name == "nt":
-        yield
-        return
-    import fcntl  # noqa: PLC0415  # not on Windows
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        msg = f"another download is writing to {root}"
-        raise SourceError(msg, hint="wait for it, or choose another folder") from error
-    try:
-        yield
-    finally:
-        # Closing is not enough: a process that another thread starts just now holds the file open as well.
-        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def unpack_archive_file(name_or_recipe: str | Path | Recipe, archive: Path | str) -> Path:

@@ -210,7 +210,7 @@ def test_what_cannot_be_had_is_named_and_everything_else_is_in_place(tiny):
 
 def test_two_downloads_into_one_folder_do_not_meet(tiny):
     def again(path: Path) -> None:
-        with pytest.raises(SourceError, match="another download is writing"):
+        with pytest.raises(SourceError, match="Another download is writing"):
             tiny.download()
 
     tiny.download(keys={"c0000"}, arrived=again)
