@@ -17,7 +17,7 @@ from avdata.sources.download_plan import DownloadPlan
 from avdata.storage.atomic import DiskError
 
 
-def test_every_file_arrives_as_it_is_served(tiny):
+def test_download_writes_the_served_files(tiny):
     report = tiny.download()
     assert tiny.tree() == tiny.files
     assert report.fetched == 12
@@ -25,7 +25,7 @@ def test_every_file_arrives_as_it_is_served(tiny):
     assert report.failed_attempts == 0
 
 
-def test_a_second_run_asks_the_server_for_nothing(tiny):
+def test_download_sends_no_request_if_all_files_are_present(tiny):
     tiny.download()
     tiny.server.requests.clear()
     report = tiny.download()
@@ -33,7 +33,7 @@ def test_a_second_run_asks_the_server_for_nothing(tiny):
     assert (report.fetched, report.present) == (0, 12)
 
 
-def test_proven_files_are_not_read_again_unless_they_change(tiny, monkeypatch):
+def test_download_reads_only_changed_files_again(tiny, monkeypatch):
     tiny.download()
     read = []
     monkeypatch.setattr(
@@ -50,7 +50,7 @@ def test_proven_files_are_not_read_again_unless_they_change(tiny, monkeypatch):
     assert read == ["c0001.wav"]
 
 
-def test_rehash_reads_every_file_and_replaces_the_changed_one(tiny):
+def test_download_replaces_changed_files_with_rehash(tiny):
     tiny.download()
     victim = tiny.root / "flv/c0002.flv"
     stat = victim.stat()
@@ -62,7 +62,7 @@ def test_rehash_reads_every_file_and_replaces_the_changed_one(tiny):
     assert tiny.tree() == tiny.files
 
 
-def test_files_the_user_put_there_are_proven_and_kept(tiny):
+def test_download_verifies_and_keeps_existing_files(tiny):
     path, content = next(iter(tiny.files.items()))
     (tiny.root / path).parent.mkdir(parents=True)
     (tiny.root / path).write_bytes(content)
@@ -71,7 +71,7 @@ def test_files_the_user_put_there_are_proven_and_kept(tiny):
     assert tiny.server.range_starts("/" + path) == []
 
 
-def test_a_limit_fetches_the_files_of_so_many_clips_and_nothing_else(tiny):
+def test_download_limit_fetches_only_the_files_of_chosen_clips(tiny):
     report = tiny.download(limit=3)
     stems = {Path(path).stem for path in tiny.tree()}
     assert len(stems) == 3
@@ -79,17 +79,17 @@ def test_a_limit_fetches_the_files_of_so_many_clips_and_nothing_else(tiny):
     assert set(tiny.tree().items()) <= set(tiny.files.items())
 
 
-def test_a_split_fetches_the_files_of_its_clips(tiny):
+def test_download_split_fetches_only_its_clips(tiny):
     tiny.download(split="test")
     assert {Path(path).stem for path in tiny.tree()} == {"c0000", "c0005"}
 
 
-def test_keys_fetch_the_files_of_those_clips(tiny):
+def test_download_keys_fetch_only_their_clips(tiny):
     tiny.download(keys={"c0003"})
     assert set(tiny.tree()) == {"wav/c0003.wav", "flv/c0003.flv"}
 
 
-def test_a_limit_does_not_count_clips_that_the_recipe_leaves_out(tiny):
+def test_download_limit_does_not_count_excluded_clips(tiny):
     def listed(root, paths, split_by, usual=tiny.recipe.clips_from_paths):
         return [
             replace(clip, excluded="broken") if clip.key < "c0003" else clip
@@ -101,19 +101,19 @@ def test_a_limit_does_not_count_clips_that_the_recipe_leaves_out(tiny):
     assert {Path(path).stem for path in tiny.tree()} == {"c0003", "c0004", "c0005"}
 
 
-def test_a_choice_that_leaves_no_clip_is_refused(tiny):
+def test_download_rejects_a_choice_without_clips(tiny):
     with pytest.raises(UsageError, match="No clip") as caught:
         tiny.download(split="validation")
     assert "test, train" in caught.value.hint
 
 
-def test_the_files_of_a_clip_arrive_together(tiny):
+def test_download_fetches_the_files_of_a_clip_together(tiny):
     arrived = []
     tiny.download(connections=1, arrived=lambda path: arrived.append(path.stem))
     assert arrived == sorted(arrived)
 
 
-def test_metadata_outside_of_clips_comes_with_every_choice(tiny, serve, tmp_path):
+def test_download_fetches_metadata_files_with_every_choice(tiny, serve, tmp_path):
     files = {**tiny.files, "labels.csv": b"a,b\n"}
     server = serve(files)
     manifest = make_manifest([Source(name="media", urls=(server.url + "/{path}",))], files)
@@ -122,7 +122,7 @@ def test_metadata_outside_of_clips_comes_with_every_choice(tiny, serve, tmp_path
     assert len(server.requests) == 3
 
 
-def test_a_dry_run_says_what_would_happen_and_does_nothing(tiny):
+def test_download_dry_run_returns_the_plan_and_changes_nothing(tiny):
     plan = tiny.download(dry_run=True)
     assert isinstance(plan, DownloadPlan)
     assert len(plan.files) == 12
@@ -145,13 +145,13 @@ def test_download_report_and_plan_have_a_short_repr(tiny):
     )
 
 
-def test_a_dry_run_counts_only_what_is_missing(tiny):
+def test_download_dry_run_counts_only_missing_files(tiny):
     tiny.download(limit=2)
     plan = tiny.download(dry_run=True)
     assert (len(plan.files), plan.present) == (8, 4)
 
 
-def test_progress_goes_from_nothing_to_all(tiny):
+def test_download_progress_grows_to_the_total(tiny):
     moments: list[DownloadProgress] = []
     tiny.download(progress=moments.append)
     total = sum(map(len, tiny.files.values()))
@@ -160,12 +160,12 @@ def test_progress_goes_from_nothing_to_all(tiny):
     assert done == sorted(done)
 
 
-def test_a_bandwidth_cap_is_kept(tiny):
+def test_download_keeps_the_bandwidth_limit(tiny):
     report = tiny.download(limit=6, bandwidth=60_000)
     assert report.seconds >= 0.8 * report.received / 60_000
 
 
-def test_a_consumer_that_is_slow_holds_the_download_back(serve, tmp_path):
+def test_download_waits_for_a_slow_consumer(serve, tmp_path):
     files = make_files(200, size=200)
     server = serve(files)
     manifest = make_manifest([Source(name="media", urls=(server.url + "/{path}",))], files)
@@ -181,7 +181,7 @@ def test_a_consumer_that_is_slow_holds_the_download_back(serve, tmp_path):
     assert max(ahead) <= 32 + 4 + 4
 
 
-def test_mirrors_are_tried_in_order(tiny, serve):
+def test_download_tries_mirrors_in_order(tiny, serve):
     mirror = serve(tiny.files)
     tiny.server.files.pop("/wav/c0001.wav")
     source = Source(name="media", urls=(tiny.server.url + "/{path}", mirror.url + "/{path}"))
@@ -192,7 +192,7 @@ def test_mirrors_are_tried_in_order(tiny, serve):
     assert [(line["path"], line["status"]) for line in tiny.log()] == [("wav/c0001.wav", 404)]
 
 
-def test_a_mirror_that_only_fails_is_given_up(serve, tmp_path):
+def test_download_skips_a_mirror_after_repeated_failures(serve, tmp_path):
     files = make_files(60, size=100)
     dead, alive = serve(), serve(files)
     source = Source(name="media", urls=(dead.url + "/{path}", alive.url + "/{path}"))
@@ -200,7 +200,7 @@ def test_a_mirror_that_only_fails_is_given_up(serve, tmp_path):
     assert len(dead.requests) < 12
 
 
-def test_what_cannot_be_had_is_named_and_everything_else_is_in_place(tiny):
+def test_download_names_a_failed_file_and_keeps_all_others(tiny):
     del tiny.server.files["/wav/c0001.wav"]
     with pytest.raises(SourceError, match=r"1 of 12 files of tiny .* wav/c0001.wav: .*HTTP 404") as caught:
         tiny.download()
@@ -208,7 +208,7 @@ def test_what_cannot_be_had_is_named_and_everything_else_is_in_place(tiny):
     assert tiny.tree() == {path: data for path, data in tiny.files.items() if path != "wav/c0001.wav"}
 
 
-def test_two_downloads_into_one_folder_do_not_meet(tiny):
+def test_download_locks_its_folder(tiny):
     def again(path: Path) -> None:
         with pytest.raises(SourceError, match="Another download is writing"):
             tiny.download()
@@ -216,20 +216,20 @@ def test_two_downloads_into_one_folder_do_not_meet(tiny):
     tiny.download(keys={"c0000"}, arrived=again)
 
 
-def test_a_generated_dataset_is_not_downloaded(tiny):
+def test_download_rejects_a_generated_dataset(tiny):
     tiny.recipe, tiny.manifest = make_recipe(generated=True), make_manifest([])
     with pytest.raises(UsageError, match="no sources"):
         tiny.download()
 
 
-def test_a_manifest_cannot_write_outside_of_the_folder(tiny):
+def test_download_rejects_paths_outside_the_folder(tiny):
     files = {"../evil": b"x"}
     tiny.manifest = make_manifest([Source(name="media", urls=(tiny.server.url + "/{path}",))], files)
     with pytest.raises(AvdataError, match="not below the dataset's folder"):
         tiny.download()
 
 
-def test_a_disk_without_room_is_noticed_before_anything_is_fetched(tiny, monkeypatch):
+def test_download_checks_disk_space_before_fetching(tiny, monkeypatch):
     monkeypatch.setattr("avdata.sources.download_run.free_bytes", lambda folder: 1000)
     with pytest.raises(DiskError, match="1,000 free") as caught:
         tiny.download()
@@ -237,12 +237,12 @@ def test_a_disk_without_room_is_noticed_before_anything_is_fetched(tiny, monkeyp
     assert "AVDATA_CACHE" in caught.value.hint
 
 
-def test_the_default_folder_is_in_the_cache(tiny, cache):
+def test_download_writes_to_the_cache_by_default(tiny, cache):
     report = download(tiny.recipe, manifest=tiny.manifest)
     assert report.root == cache / "sources" / "tiny"
 
 
-def test_a_source_for_another_split_is_left_alone(tiny, serve):
+def test_download_skips_sources_of_other_split_schemes(tiny, serve):
     other = serve({"folds.csv": b"1"})
     media = tiny.manifest.sources[0]
     extra = Source(name="folds", urls=(other.url + "/folds.csv",), splits=("fold",))
@@ -254,7 +254,7 @@ def test_a_source_for_another_split_is_left_alone(tiny, serve):
     assert (tiny.root / "folds.csv").read_bytes() == b"1"
 
 
-def test_names_with_spaces_and_signs_are_quoted(serve, tmp_path):
+def test_download_quotes_special_characters_in_paths(serve, tmp_path):
     files = {"wav/a b#c?d%20&é.wav": b"x" * 50, "wav/--12UOz.wav": b"y" * 50}
     server = serve(files)
     manifest = make_manifest([Source(name="media", urls=(server.url + "/{path}",))], files)
@@ -262,7 +262,7 @@ def test_names_with_spaces_and_signs_are_quoted(serve, tmp_path):
     assert (tmp_path / "r" / "wav/a b#c?d%20&é.wav").read_bytes() == b"x" * 50
 
 
-def test_a_log_line_says_when_where_and_why(tiny):
+def test_attempt_log_states_time_url_and_error(tiny):
     tiny.server.faults["/wav/c0001.wav"].append(reply_status(503))
     tiny.download()
     (line,) = tiny.log()
@@ -273,7 +273,7 @@ def test_a_log_line_says_when_where_and_why(tiny):
     assert line["wait"] > 0
 
 
-def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve):
+def test_download_fetches_split_lists_before_it_chooses_clips(tiny, serve):
     held_out = serve({"held_out.txt": b"c0002 c0004"})
 
     def by_list(root, paths, split_by, usual=tiny.recipe.clips_from_paths):
@@ -296,7 +296,7 @@ def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve
     assert report.received == sum(map(len, tiny.tree().values()))
 
 
-def test_a_list_that_is_there_and_still_does_not_do_is_told_as_the_recipe_tells_it(tiny):
+def test_download_raises_the_recipes_error_about_a_list(tiny):
     def never(root, paths, split_by):
         raise SourceError("the list is not the published one")
 
@@ -307,7 +307,7 @@ def test_a_list_that_is_there_and_still_does_not_do_is_told_as_the_recipe_tells_
     assert tiny.tree() == tiny.files
 
 
-def test_cremads_manifest_and_recipe_choose_clips_before_anything_is_on_disk(tmp_path):
+def test_download_plan_of_cremad_needs_no_files_on_disk(tmp_path):
     plan = download("cremad", output=tmp_path / "r", limit=100, dry_run=True)
     assert len(plan.files) == 200
     assert len({Path(wanted.path).stem for wanted in plan.files}) == 100
@@ -316,7 +316,7 @@ def test_cremads_manifest_and_recipe_choose_clips_before_anything_is_on_disk(tmp
     assert whole.files[0].path.split("/")[1][:-4] == whole.files[1].path.split("/")[1][:-4]
 
 
-def test_a_folder_is_free_again_although_another_process_holds_the_lock_file_open(tmp_path, monkeypatch):
+def test_source_dir_lock_is_released_although_a_fork_has_the_file_open(tmp_path, monkeypatch):
     import fcntl
 
     from avdata.sources.source_dir import lock_source_dir

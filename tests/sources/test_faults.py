@@ -39,7 +39,7 @@ def expect_failure(one, match):
     return caught.value
 
 
-def test_a_dropped_connection_goes_on_from_the_byte(one):
+def test_fetcher_resumes_a_dropped_connection_at_the_byte(one):
     one.server.faults["/" + PATH] += [drop_after(70_000), drop_after(80_000)]
     one.download()
     assert one.tree() == one.files
@@ -47,7 +47,7 @@ def test_a_dropped_connection_goes_on_from_the_byte(one):
     assert one.server.bytes_sent() == 204_800
 
 
-def test_a_long_file_on_a_weak_line_is_finished_however_often_it_is_cut(tiny, monkeypatch):
+def test_fetcher_completes_a_file_despite_many_dropped_connections(tiny, monkeypatch):
     monkeypatch.setattr("avdata.sources.fetcher._PROGRESS_BYTES", 10_000)
     content = bytes(range(250)) * 1000
     tiny.files, tiny.server.files = {PATH: content}, {"/" + PATH: content}
@@ -63,7 +63,7 @@ def test_a_long_file_on_a_weak_line_is_finished_however_often_it_is_cut(tiny, mo
     assert len(tiny.server.requests) == 21
 
 
-def test_a_stalled_connection_is_left_and_goes_on_from_the_byte(one, monkeypatch):
+def test_fetcher_resumes_a_stalled_connection_at_the_byte(one, monkeypatch):
     # Long enough for a busy machine to answer whatever else is asked of it.
     monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT_S", 3.0)
     one.server.faults["/" + PATH].append(stall_after(50_000))
@@ -74,14 +74,14 @@ def test_a_stalled_connection_is_left_and_goes_on_from_the_byte(one, monkeypatch
 
 
 @pytest.mark.parametrize("code", [408, 425, 429, 500, 502, 503, 504])
-def test_a_passing_trouble_is_waited_out(one, code):
+def test_fetcher_retries_temporary_errors(one, code):
     one.server.faults["/" + PATH] += [reply_status(code)] * 2
     one.download()
     assert one.tree() == one.files
     assert [line["status"] for line in one.log()] == [code, code]
 
 
-def test_retry_after_in_seconds_is_honoured(one):
+def test_fetcher_honors_retry_after_in_seconds(one):
     one.server.faults["/" + PATH].append(reply_status(429, {"Retry-After": "1"}))
     started = time.monotonic()
     one.download()
@@ -89,7 +89,7 @@ def test_retry_after_in_seconds_is_honoured(one):
     assert one.tree() == one.files
 
 
-def test_retry_after_as_a_date_is_honoured(one):
+def test_fetcher_honors_retry_after_as_a_date(one):
     asked_for = []
 
     def busy(handler, content):
@@ -104,13 +104,13 @@ def test_retry_after_as_a_date_is_honoured(one):
     assert time.time() > asked_for[0] - 0.5
 
 
-def test_retry_after_holds_all_connections_to_the_host_back(tiny):
+def test_fetcher_repeats_a_file_after_retry_after(tiny):
     tiny.server.faults["/wav/c0000.wav"].append(reply_status(429, {"Retry-After": "1"}))
     assert tiny.download(connections=1).fetched == 12
     assert tiny.server.range_starts("/wav/c0000.wav") == [0, 0]
 
 
-def test_a_server_that_asks_for_an_hour_is_not_waited_for(one):
+def test_fetcher_does_not_wait_an_hour(one):
     one.server.always = reply_status(429, {"Retry-After": "3600"})
     error = expect_failure(one, "requests a delay of 3,600 s")
     assert "command later" in error.hint
@@ -118,38 +118,38 @@ def test_a_server_that_asks_for_an_hour_is_not_waited_for(one):
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
-def test_a_refusal_is_not_repeated(one, code):
+def test_fetcher_does_not_retry_permanent_errors(one, code):
     one.server.always = reply_status(code)
     expect_failure(one, f"HTTP {code}")
     assert len(one.server.requests) == 1
 
 
-def test_a_server_in_trouble_for_good_is_given_up_after_some_attempts(one):
+def test_fetcher_gives_up_after_six_attempts(one):
     one.server.always = reply_status(500)
     expect_failure(one, "HTTP 500")
     assert len(one.server.requests) == 6
 
 
-def test_a_wrong_length_is_noticed_before_the_body(one):
+def test_fetcher_rejects_a_wrong_size_before_the_body(one):
     one.server.always = reply_body(bytes(300_000))
     expect_failure(one, "300,000 bytes on the server, expected 204,800")
     assert len(one.server.requests) == 1
 
 
-def test_a_flipped_byte_is_noticed_and_the_file_fetched_again(one):
+def test_fetcher_fetches_a_corrupt_file_again(one):
     one.server.faults["/" + PATH].append(corrupt_byte())
     one.download()
     assert one.tree() == one.files
 
 
-def test_a_file_that_is_always_wrong_is_refused(one):
+def test_fetcher_rejects_a_file_with_a_wrong_checksum(one):
     one.server.always = corrupt_byte()
     expect_failure(one, "checksum mismatch")
     assert not (one.root / (PATH + ".part")).exists()
     assert len(one.server.requests) == 3
 
 
-def test_a_wrong_file_is_fetched_from_the_mirror(one, serve):
+def test_fetcher_replaces_a_corrupt_file_from_a_mirror(one, serve):
     mirror = serve(one.files)
     urls = (one.server.url + "/{path}", mirror.url + "/{path}")
     one.manifest = make_manifest([Source(name="media", urls=urls)], one.files)
@@ -158,7 +158,7 @@ def test_a_wrong_file_is_fetched_from_the_mirror(one, serve):
     assert one.tree() == one.files
 
 
-def test_a_part_from_one_mirror_is_finished_by_another(one, serve):
+def test_fetcher_resumes_a_partial_file_from_another_mirror(one, serve):
     mirror = serve(one.files)
     urls = (one.server.url + "/{path}", mirror.url + "/{path}")
     one.manifest = make_manifest([Source(name="media", urls=urls)], one.files)
@@ -168,13 +168,13 @@ def test_a_part_from_one_mirror_is_finished_by_another(one, serve):
     assert mirror.range_starts("/" + PATH) == [60_000]
 
 
-def test_a_server_without_ranges_sends_the_file_again(one):
+def test_fetcher_restarts_if_the_server_ignores_ranges(one):
     one.server.faults["/" + PATH] += [drop_after(60_000), ignore_ranges]
     one.download()
     assert one.tree() == one.files
 
 
-def test_a_part_that_is_too_long_starts_again(one):
+def test_fetcher_restarts_a_partial_file_that_is_too_long(one):
     (one.root / PATH).parent.mkdir(parents=True)
     (one.root / (PATH + ".part")).write_bytes(bytes(300_000))
     one.download()
@@ -182,7 +182,7 @@ def test_a_part_that_is_too_long_starts_again(one):
     assert one.server.range_starts("/" + PATH) == [0]
 
 
-def test_a_part_with_wrong_bytes_ends_in_the_right_file(one):
+def test_fetcher_restarts_a_corrupt_partial_file(one):
     (one.root / PATH).parent.mkdir(parents=True)
     (one.root / (PATH + ".part")).write_bytes(bytes(1000))
     one.download()
@@ -190,7 +190,7 @@ def test_a_part_with_wrong_bytes_ends_in_the_right_file(one):
     assert one.server.range_starts("/" + PATH) == [1000, 0]
 
 
-def test_a_whole_part_is_proven_and_named_without_asking(one):
+def test_fetcher_verifies_a_complete_partial_file_without_a_request(one):
     (one.root / PATH).parent.mkdir(parents=True)
     (one.root / (PATH + ".part")).write_bytes(one.files[PATH])
     one.download()
@@ -198,7 +198,7 @@ def test_a_whole_part_is_proven_and_named_without_asking(one):
     assert one.server.requests == []
 
 
-def test_a_redirect_is_followed(one, serve):
+def test_http_client_follows_a_redirect(one, serve):
     other = serve({"elsewhere": one.files[PATH]})
     one.server.pages["/" + PATH] = lambda handler: handler.reply(
         302, b"", {"Location": other.url + "/elsewhere"}
@@ -207,13 +207,13 @@ def test_a_redirect_is_followed(one, serve):
     assert one.tree() == one.files
 
 
-def test_a_redirect_in_a_circle_is_refused(one):
+def test_http_client_rejects_a_redirect_loop(one):
     one.server.pages["/" + PATH] = lambda handler: handler.reply(302, b"", {"Location": "/b"})
     one.server.pages["/b"] = lambda handler: handler.reply(302, b"", {"Location": "/" + PATH})
     expect_failure(one, "redirect loop")
 
 
-def test_a_redirect_without_end_is_refused(one):
+def test_http_client_limits_the_number_of_redirects(one):
     for number in range(30):
         following = {"Location": f"/{number + 1}"}
         one.server.pages[f"/{number}"] = lambda handler, following=following: handler.reply(
@@ -224,29 +224,29 @@ def test_a_redirect_without_end_is_refused(one):
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
-def test_a_redirect_to_another_kind_of_place_is_refused(one, target):
+def test_http_client_rejects_redirects_to_other_schemes(one, target):
     one.server.pages["/" + PATH] = lambda handler: handler.reply(302, b"", {"Location": target})
     expect_failure(one, "unsupported redirect")
 
 
-def test_a_web_page_is_not_kept_as_media(one):
+def test_fetcher_rejects_a_web_page(one):
     page = b"<!DOCTYPE html><html><body>Please log in</body></html>"
     one.server.always = reply_body(page, "text/html")
     expect_failure(one, "a web page instead of the file")
 
 
-def test_pointer_text_is_not_kept_as_media(one):
+def test_fetcher_rejects_a_git_lfs_pointer(one):
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 204800\n"
     one.server.always = reply_body(pointer)
     expect_failure(one, "a git-LFS pointer instead")
 
 
-def test_a_page_of_the_files_length_is_not_kept_either(one):
+def test_fetcher_rejects_a_web_page_of_the_expected_size(one):
     one.server.always = reply_body(b"<html>".ljust(204_800))
     expect_failure(one, "a web page instead")
 
 
-def test_a_server_that_is_not_there_is_named(one):
+def test_http_client_names_an_unreachable_server(one):
     # A port that is held and not listened on: nobody else can be given it meanwhile.
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -256,7 +256,7 @@ def test_a_server_that_is_not_there_is_named(one):
         expect_failure(one, f"no connection to {address}")
 
 
-def test_a_certificate_nobody_vouches_for_is_refused(one, serve):
+def test_http_client_rejects_an_untrusted_certificate(one, serve):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     server = serve(one.files, tls=context)
@@ -266,7 +266,7 @@ def test_a_certificate_nobody_vouches_for_is_refused(one, serve):
     assert len(one.log()) == 1
 
 
-def test_a_certificate_authority_of_ones_own_is_taken_from_the_environment(one, serve, tmp_path, monkeypatch):
+def test_http_client_reads_a_certificate_authority_from_the_environment(one, serve, tmp_path, monkeypatch):
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -278,7 +278,7 @@ def test_a_certificate_authority_of_ones_own_is_taken_from_the_environment(one, 
     assert one.tree() == one.files
 
 
-def test_a_proxy_from_the_environment_is_used(one, serve, monkeypatch):
+def test_http_client_uses_the_proxy_of_the_environment(one, serve, monkeypatch):
     proxy = serve()
     proxy.files[f"http://data.invalid/{PATH}"] = one.files[PATH]
     proxy.pages["/" + PATH] = lambda handler: handler.serve(one.files[PATH])
@@ -289,7 +289,7 @@ def test_a_proxy_from_the_environment_is_used(one, serve, monkeypatch):
     assert proxy.requests[0].headers["Host"] == "data.invalid"
 
 
-def test_a_full_disk_ends_the_run_at_once_and_says_so(tiny, tmp_path):
+def test_download_stops_at_once_on_a_full_disk(tiny, tmp_path):
     """The limit on a file's size is the disk's end as the process sees it."""
     manifest = tmp_path / "manifest.json"
     manifest.write_text(tiny.manifest.model_dump_json())
@@ -317,7 +317,7 @@ def test_a_full_disk_ends_the_run_at_once_and_says_so(tiny, tmp_path):
     assert tiny.tree() == tiny.files
 
 
-def test_a_disk_that_fills_up_meanwhile_stops_the_run(tiny, monkeypatch):
+def test_download_stops_when_the_disk_fills_up(tiny, monkeypatch):
     room = iter([10**12])
     monkeypatch.setattr("avdata.sources.download_run.free_bytes", lambda folder: next(room, 1000))
     monkeypatch.setattr("avdata.sources.download_run._DISK_CHECK_INTERVAL_S", 0.0)
@@ -325,7 +325,7 @@ def test_a_disk_that_fills_up_meanwhile_stops_the_run(tiny, monkeypatch):
         tiny.download(connections=1, bandwidth=20_000)
 
 
-def test_tokens_are_not_sent_to_the_host_of_a_redirect(serve):
+def test_http_client_does_not_send_tokens_to_a_redirects_host(serve):
     from avdata.sources.http import HttpClient
 
     storage = serve({"f": b"1"})
@@ -359,7 +359,7 @@ def unpinned(tiny):
     return Unpinned(tiny, bytes(range(256)) * 400)
 
 
-def test_an_unpinned_file_goes_on_in_the_next_run_when_the_server_vouches_for_it(unpinned):
+def test_fetcher_resumes_a_file_without_checksum_if_its_etag_matches(unpinned):
     unpinned.interrupt(30_000)
     report = unpinned.tiny.download()
     assert unpinned.tiny.tree() == {"f.bin": unpinned.content}
@@ -367,7 +367,7 @@ def test_an_unpinned_file_goes_on_in_the_next_run_when_the_server_vouches_for_it
     assert report.checksums == {"it": "sha256:" + hashlib.sha256(unpinned.content).hexdigest()}
 
 
-def test_an_unpinned_file_that_changed_meanwhile_starts_again(unpinned):
+def test_fetcher_restarts_a_changed_file_without_checksum(unpinned):
     unpinned.interrupt(30_000)
     changed = unpinned.content[::-1]
     unpinned.tiny.server.files["/f.bin"] = changed
@@ -377,7 +377,7 @@ def test_an_unpinned_file_that_changed_meanwhile_starts_again(unpinned):
     assert asked.headers["If-Range"] == f'"{hashlib.md5(unpinned.content).hexdigest()}"'
 
 
-def test_a_server_that_ignores_if_range_does_not_join_two_files(unpinned):
+def test_fetcher_does_not_join_two_files_if_the_server_ignores_if_range(unpinned):
     unpinned.interrupt(30_000)
     changed = unpinned.content[::-1]
     unpinned.tiny.server.files["/f.bin"] = changed
@@ -392,7 +392,7 @@ def test_a_server_that_ignores_if_range_does_not_join_two_files(unpinned):
     assert unpinned.tiny.tree() == {"f.bin": changed}
 
 
-def test_an_unpinned_part_of_unknown_origin_starts_again(unpinned):
+def test_fetcher_restarts_a_partial_file_of_unknown_version(unpinned):
     unpinned.interrupt(30_000)
     (unpinned.tiny.root / "f.bin.part.json").unlink()
     unpinned.tiny.download()
@@ -400,7 +400,7 @@ def test_an_unpinned_part_of_unknown_origin_starts_again(unpinned):
     assert unpinned.tiny.tree() == {"f.bin": unpinned.content}
 
 
-def test_nothing_but_the_files_is_left_behind(tiny):
+def test_download_leaves_only_the_files_log_and_lock(tiny):
     for path in tiny.files:
         tiny.server.faults["/" + path] += [
             drop_after(500),

@@ -32,14 +32,14 @@ def pointer(content, extension=b""):
 
 
 @given(content=st.binary(max_size=200))
-def test_a_pointer_says_checksum_and_size(content):
+def test_parse_pointer_returns_checksum_and_size(content):
     expected = ("sha256:" + hashlib.sha256(content).hexdigest(), len(content))
     assert parse_pointer(pointer(content)) == expected
     assert parse_pointer(pointer(content, b"ext-0-foo sha256:" + b"0" * 64 + b"\n")) == expected
 
 
 @given(data=st.binary(max_size=300))
-def test_media_is_never_taken_for_a_pointer(data):
+def test_parse_pointer_rejects_media(data):
     assert parse_pointer(b"RIFF" + data) is None
     assert not is_pointer(b"FLV" + data)
 
@@ -48,7 +48,7 @@ def test_media_is_never_taken_for_a_pointer(data):
     "data",
     [b"", b"version https://git-lfs.github.com/spec/v1\n", pointer(WAV)[:100], pointer(WAV) + bytes(2000)],
 )
-def test_half_a_pointer_is_none(data):
+def test_parse_pointer_rejects_incomplete_pointers(data):
     assert parse_pointer(data) is None
 
 
@@ -73,36 +73,36 @@ def checkout(tmp_path):
     return folder
 
 
-def test_a_checkout_is_listed_by_its_pointers(checkout):
+def test_list_lfs_files_reads_pointers(checkout):
     facts = list_lfs_files(checkout, ["AudioWAV"])
     assert [(one.path, one.bytes) for one in facts] == [("AudioWAV/a.wav", 2008), ("AudioWAV/b é.wav", 1004)]
     assert facts[0].checksum == "sha256:" + hashlib.sha256(WAV * 2).hexdigest()
 
 
-def test_files_outside_of_lfs_are_listed_by_their_content(checkout):
+def test_list_lfs_files_hashes_files_outside_lfs(checkout):
     facts = {one.path: one for one in list_lfs_files(checkout)}
     assert set(facts) == {"AudioMP3/a.mp3", "AudioWAV/a.wav", "AudioWAV/b é.wav", "labels.csv"}
     assert facts["labels.csv"].checksum == "sha256:" + hashlib.sha256(b"a,b\n").hexdigest()
 
 
-def test_what_counts_is_the_commit_and_not_the_working_tree(checkout):
+def test_list_lfs_files_reads_the_commit_not_the_working_tree(checkout):
     (checkout / "AudioWAV" / "a.wav").write_bytes(WAV * 2)
     assert list_lfs_files(checkout, ["AudioWAV"])[0].bytes == 2008
 
 
-def test_a_folder_that_is_not_there_is_named(checkout):
+def test_list_lfs_files_names_a_missing_folder(checkout):
     with pytest.raises(SourceError, match="VideoFlash"):
         list_lfs_files(checkout, ["VideoFlash"])
 
 
-def test_a_folder_without_git_is_named(tmp_path, monkeypatch):
+def test_list_lfs_files_names_a_folder_without_git(tmp_path, monkeypatch):
     # The temporary folder itself may lie in a checkout.
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(SourceError, match="Cannot read the git checkout"):
         list_lfs_files(tmp_path)
 
 
-def test_a_table_is_read_back_as_it_was_written(tmp_path):
+def test_file_table_is_read_back_as_written(tmp_path):
     facts = [
         FileEntry(path="b.wav", checksum="sha256:" + "0" * 64, bytes=5),
         FileEntry(path="a é.wav", checksum="md5:" + "1" * 32),
@@ -113,7 +113,7 @@ def test_a_table_is_read_back_as_it_was_written(tmp_path):
     assert (tmp_path / "t.tsv.gz").read_bytes() == (tmp_path / "u.tsv.gz").read_bytes()
 
 
-def test_a_table_is_built_from_a_checkout(checkout, tmp_path):
+def test_build_file_table_lists_a_checkout(checkout, tmp_path):
     build_file_table(checkout, tmp_path / "t.tsv.gz", ["AudioWAV", "AudioMP3"])
     paths = [facts.path for facts in read_file_table(tmp_path / "t.tsv.gz")]
     assert paths == ["AudioMP3/a.mp3", "AudioWAV/a.wav", "AudioWAV/b é.wav"]

@@ -121,7 +121,7 @@ def killing(serve, tmp_path):
     killing.close()
 
 
-def test_a_download_killed_at_thirty_random_points_ends_in_the_served_tree(killing):
+def test_download_resumes_after_thirty_random_kills(killing):
     rng = random.Random(30)
     for _ in range(30):
         here, parts = killing.here(), killing.parts()
@@ -139,7 +139,7 @@ def test_a_download_killed_at_thirty_random_points_ends_in_the_served_tree(killi
     assert read_tree(killing.root) == killing.files
 
 
-def test_a_killed_download_fetches_no_byte_twice_but_those_in_flight(killing):
+def test_download_fetches_only_bytes_in_flight_again_after_a_kill(killing):
     killing.server.faults.clear()
     total = sum(map(len, killing.files.values()))
     for _ in range(4):
@@ -164,7 +164,7 @@ def trickle(handler, content):
 
 
 @pytest.mark.parametrize("trouble", ["slow", "stalled"])
-def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(killing, trouble):
+def test_download_stops_on_ctrl_c_and_resumes(killing, trouble):
     killing.server.faults.clear()
     # Some files arrive, and then no more: however late the signal comes, the run is not over.
     for path in sorted(killing.files)[20:]:
@@ -186,7 +186,7 @@ def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(killing, trouble):
     assert all(killing.server.range_starts("/" + path) == [] for path in here)
 
 
-def test_ctrl_c_in_the_callers_own_code_stops_the_threads_too(tiny, monkeypatch):
+def test_download_stops_its_threads_on_ctrl_c_in_a_callback(tiny, monkeypatch):
     monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT_S", 600)
     for path in list(tiny.files)[3:]:
         tiny.server.faults["/" + path].append(stall_after(10))

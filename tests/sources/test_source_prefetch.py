@@ -104,14 +104,14 @@ def same(out: Path, reference: Path) -> bool:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_set_prepared_while_its_files_arrive_is_the_same_to_the_byte(served, tmp_path, workers, keep):
+def test_prefetch_sources_results_in_an_identical_dataset(served, tmp_path, workers, keep):
     done = served.prepare(tmp_path / "out", workers=workers, keep_sources=keep)
     assert done.samples == 14
     assert same(tmp_path / "out", served.reference)
     assert len(served.media()) == (28 if keep else 0)
 
 
-def test_clips_are_decoded_before_the_last_file_has_arrived(served, tmp_path):
+def test_prefetch_sources_decodes_clips_before_the_last_download(served, tmp_path):
     planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
     last = planned.jobs[-1][1][-1].video.path
     begun = threading.Event()
@@ -131,7 +131,7 @@ def test_clips_are_decoded_before_the_last_file_has_arrived(served, tmp_path):
     assert waited == [True]
 
 
-def test_sources_that_are_not_kept_take_the_disk_of_one_shard_at_a_time(served, tmp_path):
+def test_prefetch_sources_keeps_the_files_of_one_shard_at_a_time(served, tmp_path):
     most = 0
 
     def watch(stage, done, total):
@@ -145,9 +145,7 @@ def test_sources_that_are_not_kept_take_the_disk_of_one_shard_at_a_time(served, 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_killed_at_random_points_ends_in_the_same_set_and_fetches_no_finished_shard_again(
-    served, tmp_path, workers
-):
+def test_prefetch_sources_resumes_after_random_kills_without_finished_shards(served, tmp_path, workers):
     rng = random.Random(workers)
     out = tmp_path / "out"
     planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
@@ -171,7 +169,7 @@ def test_a_run_killed_at_random_points_ends_in_the_same_set_and_fetches_no_finis
     assert not Journal(out).folder.exists()
 
 
-def test_ctrl_c_stops_while_files_arrive_and_the_next_run_goes_on(served, tmp_path):
+def test_prefetch_sources_stops_on_ctrl_c_and_resumes(served, tmp_path):
     stalled = [path for path in sorted(served.server.files) if path.endswith(".flv")][-3:]
     for path in stalled:
         served.server.faults[path].append(stall_after(100))
@@ -187,7 +185,7 @@ def test_ctrl_c_stops_while_files_arrive_and_the_next_run_goes_on(served, tmp_pa
     assert same(tmp_path / "out", served.reference)
 
 
-def test_a_file_that_cannot_be_had_ends_the_run_and_the_next_one_goes_on(served, tmp_path):
+def test_prefetch_sources_stops_on_a_failed_file_and_resumes(served, tmp_path):
     planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
     broken = "/" + planned.jobs[1][1][0].video.path
     content = served.server.files.pop(broken)
@@ -202,7 +200,7 @@ def test_a_file_that_cannot_be_had_ends_the_run_and_the_next_one_goes_on(served,
     assert same(tmp_path / "out", served.reference)
 
 
-def test_a_wrong_file_on_disk_is_not_decoded_but_fetched_again(served, tmp_path):
+def test_prefetch_sources_fetches_a_wrong_file_again(served, tmp_path):
     wrong = served.root / "VideoFlash" / sorted(path.name for path in served.folder.rglob("*.flv"))[0]
     wrong.parent.mkdir(parents=True)
     size = (served.folder / "VideoFlash" / wrong.name).stat().st_size
@@ -211,25 +209,25 @@ def test_a_wrong_file_on_disk_is_not_decoded_but_fetched_again(served, tmp_path)
     assert same(tmp_path / "out", served.reference)
 
 
-def test_a_limit_fetches_the_files_of_so_many_clips_and_nothing_else(served, tmp_path):
+def test_prefetch_sources_limit_fetches_only_the_files_of_chosen_clips(served, tmp_path):
     settings = {**SETTINGS, "select": {"limit": 5, "seed": 3}}
     done = served.prepare(tmp_path / "out", config=settings)
     assert (done.samples, len(set(served.requested_media()))) == (5, 10)
 
 
-def test_a_plan_fetches_no_media(served):
+def test_plan_preparation_fetches_no_media(served):
     planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
     assert (len(planned.clips), served.requested_media()) == (14, [])
 
 
-def test_a_finished_set_is_found_without_its_sources(served, tmp_path):
+def test_prepare_finds_a_finished_dataset_without_its_sources(served, tmp_path):
     served.prepare(tmp_path / "out", keep_sources=False)
     served.server.requests.clear()
     assert served.prepare(tmp_path / "out", keep_sources=False).samples == 14
     assert served.requested_media() == []
 
 
-def test_a_set_of_a_folder_that_lacks_clips_is_not_the_whole_one(served, tmp_path):
+def test_prepare_rejects_a_dataset_of_an_incomplete_folder(served, tmp_path):
     some = tmp_path / "some"
     for path in sorted(served.folder.rglob("1001*")):
         (some / path.parent.name).mkdir(parents=True, exist_ok=True)
@@ -239,12 +237,12 @@ def test_a_set_of_a_folder_that_lacks_clips_is_not_the_whole_one(served, tmp_pat
         served.prepare(tmp_path / "out")
 
 
-def test_what_the_user_gave_is_never_removed(served, tmp_path):
+def test_prepare_never_removes_a_users_source(served, tmp_path):
     with pytest.raises(UsageError, match="only downloaded sources"):
         avdata.prepare("cremad", source=served.folder, output=tmp_path / "out", keep_sources=False)
 
 
-def test_proven_files_are_not_read_again_unless_told_so(cremad_mock, tmp_path, monkeypatch):
+def test_plan_preparation_reads_verified_files_only_with_rehash(cremad_mock, tmp_path, monkeypatch):
     from avdata.pipeline import validation as survey
 
     avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "one", config=SETTINGS)
@@ -270,7 +268,7 @@ def ave_zip(once):
     return once("ave-zip", make) / "AVE_Dataset.zip"
 
 
-def test_an_archive_can_be_given_as_the_source_and_stays_where_it_is(ave_zip, tmp_path):
+def test_prepare_accepts_an_archive_as_source_and_keeps_it(ave_zip, tmp_path):
     settings = {"video": {"size": 32}}
     done = avdata.prepare("ave", source=ave_zip, output=tmp_path / "packed", config=settings)
     avdata.prepare("ave", source=ave_zip.with_suffix(""), output=tmp_path / "open", config=settings)
@@ -279,9 +277,7 @@ def test_an_archive_can_be_given_as_the_source_and_stays_where_it_is(ave_zip, tm
     assert ave_zip.is_file()
 
 
-def test_an_archive_that_was_downloaded_is_gone_in_the_end_when_sources_are_not_kept(
-    serve, ave_zip, tmp_path, cache
-):
+def test_prepare_removes_a_downloaded_archive_with_its_sources(serve, ave_zip, tmp_path, cache):
     server = serve({"AVE_Dataset.zip": ave_zip.read_bytes()})
     facts = json.loads((ave_zip.with_suffix("") / "manifest.json").read_text())
     facts["sources"] = [{"name": "all", "urls": [server.url + "/AVE_Dataset.zip"], "unpack": "zip"}]

@@ -71,13 +71,13 @@ def lfs(serve, tmp_path):
     return server
 
 
-def test_lfs_objects_are_asked_for_a_hundred_at_a_time(lfs):
+def test_lfs_client_requests_objects_in_batches_of_100(lfs):
     lfs.download()
     assert read_tree(lfs.root) == lfs.files
     assert sorted(lfs.batches) == [50, 100, 100]
 
 
-def test_lfs_sends_the_headers_the_server_asks_for_and_no_login(lfs):
+def test_lfs_client_sends_the_requested_headers_and_no_login(lfs):
     lfs.token = "RemoteAuth abc"
     lfs.download(limit=1)
     posts = [one for one in lfs.server.requests if one.method == "POST"]
@@ -87,21 +87,21 @@ def test_lfs_sends_the_headers_the_server_asks_for_and_no_login(lfs):
     assert posts[0].headers["Accept"] == "application/vnd.git-lfs+json"
 
 
-def test_the_next_hundred_lfs_objects_are_asked_for_before_their_turn(lfs):
+def test_lfs_client_prefetches_the_next_batch(lfs):
     lfs.download(connections=1)
     methods = "".join(one.method[0] for one in lfs.server.requests)
     assert methods.index("P", 1) < 60
     assert methods.rindex("P") < 160
 
 
-def test_an_expired_lfs_link_is_asked_for_again(lfs):
+def test_lfs_client_requests_a_new_link_after_an_error(lfs):
     path, content = sorted(lfs.files.items())[0]
     lfs.server.faults["/" + hashlib.sha256(content).hexdigest()].append(reply_status(503))
     lfs.download(keys={path.removeprefix("flv/").removesuffix(".flv")})
     assert lfs.batches == [2, 1]
 
 
-def test_an_object_the_lfs_server_lacks_comes_from_the_next_url(lfs, serve):
+def test_lfs_object_missing_on_the_server_comes_from_the_next_url(lfs, serve):
     path, content = sorted(lfs.files.items())[3]
     lfs.errors[hashlib.sha256(content).hexdigest()] = 404
     media = serve(lfs.files)
@@ -112,7 +112,7 @@ def test_an_object_the_lfs_server_lacks_comes_from_the_next_url(lfs, serve):
     assert [one.path for one in media.requests] == ["/" + path]
 
 
-def test_when_the_lfs_server_is_over_its_quota_the_second_source_takes_over(lfs, serve):
+def test_lfs_quota_error_leads_to_the_next_url(lfs, serve):
     lfs.server.posts = lambda path, body: (403, {"message": "This repository is over its data quota."})
     mirror = Lfs(serve, lfs.files)
     lfs.manifest = make_manifest(
@@ -123,7 +123,7 @@ def test_when_the_lfs_server_is_over_its_quota_the_second_source_takes_over(lfs,
     assert len([one for one in lfs.server.requests if one.method == "POST"]) < 12
 
 
-def test_an_answer_that_is_not_lfs_is_explained(lfs):
+def test_lfs_client_explains_an_answer_that_is_not_lfs(lfs):
     lfs.server.posts = lambda path, body: (200, ["welcome"])
     with pytest.raises(SourceError, match="not a git-LFS server"):
         lfs.download(limit=1)
@@ -163,28 +163,28 @@ def drive(serve, monkeypatch, tmp_path):
     return server
 
 
-def test_drives_virus_scan_page_is_confirmed_and_the_archive_unpacked(drive):
+def test_google_drive_confirms_the_virus_scan_page(drive):
     report = drive.download()
     assert read_tree(drive.root) == drive.files
     assert report.unpacked == 2
     assert not (drive.root / ".avdata/videos.zip").exists()
 
 
-def test_an_unpacked_archive_is_not_fetched_again(drive):
+def test_download_does_not_fetch_an_extracted_archive_again(drive):
     drive.download()
     drive.server.requests.clear()
     assert drive.download().present == 1
     assert drive.server.requests == []
 
 
-def test_an_archive_is_fetched_again_when_a_member_is_gone(drive):
+def test_download_fetches_an_archive_again_if_a_member_is_missing(drive):
     drive.download()
     (drive.root / "AVE/-abc.mp4").unlink()
     drive.download()
     assert read_tree(drive.root) == drive.files
 
 
-def test_drives_quota_page_is_explained(drive):
+def test_google_drive_explains_the_quota_page(drive):
     drive.page = (
         "<html><head><title>Google Drive - Quota exceeded</title></head><body>"
         '<p class="uc-error-subcaption">Too many users have downloaded this file recently.</p></body></html>'
@@ -195,19 +195,19 @@ def test_drives_quota_page_is_explained(drive):
     assert "--source" in caught.value.hint
 
 
-def test_a_drive_file_that_is_gone_is_explained(drive):
+def test_google_drive_explains_a_missing_file(drive):
     drive.page = "<html><body>Sign in - Google Accounts</body></html>"
     with pytest.raises(SourceError, match="without a download link"):
         drive.download()
 
 
-def test_a_small_drive_file_needs_no_confirmation(drive):
+def test_google_drive_needs_no_confirmation_for_small_files(drive):
     drive.server.pages["/uc"] = lambda handler: handler.serve(zipped(drive.files))
     drive.download()
     assert read_tree(drive.root) == drive.files
 
 
-def test_after_drives_quota_the_hub_takes_over(drive, hub):
+def test_google_drive_quota_error_leads_to_the_next_url(drive, hub):
     drive.page = "<html><title>Quota exceeded</title></html>"
     hub.put("videos.zip", zipped(drive.files))
     drive.urls.append("hf:datasets/someone/mirror/videos.zip")
@@ -215,7 +215,7 @@ def test_after_drives_quota_the_hub_takes_over(drive, hub):
     assert read_tree(drive.root) == drive.files
 
 
-def test_html_in_place_of_the_archive_is_not_kept(drive):
+def test_google_drive_web_page_is_not_stored_as_the_archive(drive):
     drive.server.always = reply_body(b"<html>Sorry</html>", PAGE)
     with pytest.raises(SourceError, match="a web page instead of the file"):
         drive.download()
@@ -264,20 +264,20 @@ def fetch_one(tmp_path):
     return fetch
 
 
-def test_the_hub_gives_a_file_and_its_checksum(hub, fetch_one):
+def test_hugging_face_resolves_a_revision(hub, fetch_one):
     hub.put("data/it.bin", b"b" * 9000, revision="abc123")
     fetch_one("hf:datasets/someone/mirror@abc123/data/it.bin")
     assert fetch_one.file.read_bytes() == b"b" * 9000
 
 
-def test_the_hubs_token_does_not_reach_its_storage(hub, fetch_one):
+def test_hugging_face_token_is_not_sent_to_the_storage(hub, fetch_one):
     hub.put("it.bin", b"b" * 90)
     fetch_one("hf://datasets/someone/mirror/it.bin")
     assert hub.server.requests[0].headers["authorization"] == "Bearer hf_secret"
     assert all("authorization" not in {name.lower() for name in one.headers} for one in hub.storage.requests)
 
 
-def test_a_file_that_is_not_the_one_the_hub_promised_is_refused(hub, fetch_one):
+def test_hugging_face_checksum_is_verified(hub, fetch_one):
     hub.sha256 = "0" * 64
     hub.put("it.bin", b"b" * 90)
     with pytest.raises(SourceError, match="checksum mismatch"):
@@ -285,7 +285,7 @@ def test_a_file_that_is_not_the_one_the_hub_promised_is_refused(hub, fetch_one):
     assert not fetch_one.file.exists()
 
 
-def test_a_gated_set_on_the_hub_is_explained(hub, fetch_one):
+def test_hugging_face_explains_a_gated_dataset(hub, fetch_one):
     hub.server.pages["/datasets/someone/mirror/resolve/main/it.bin"] = lambda handler: handler.reply(
         403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
     )
@@ -331,12 +331,12 @@ def kaggle(serve, monkeypatch, tmp_path):
     return server
 
 
-def test_a_public_kaggle_set_needs_no_credentials(kaggle):
+def test_kaggle_needs_no_credentials_for_a_public_dataset(kaggle):
     kaggle.download()
     assert read_tree(kaggle.root) == kaggle.files
 
 
-def test_missing_kaggle_credentials_are_explained(kaggle):
+def test_kaggle_explains_missing_credentials(kaggle):
     kaggle.wants = "Basic something"
     with pytest.raises(SourceError, match="denied with no Kaggle credentials") as caught:
         kaggle.download()
@@ -344,7 +344,7 @@ def test_missing_kaggle_credentials_are_explained(kaggle):
     assert "https://www.kaggle.com/datasets/owner/set" in caught.value.hint
 
 
-def test_kaggle_credentials_are_taken_from_where_kaggle_keeps_them(kaggle, tmp_path):
+def test_kaggle_reads_the_credentials_of_kaggle_json(kaggle, tmp_path):
     (tmp_path / "kaggle").mkdir()
     (tmp_path / "kaggle/kaggle.json").write_text(json.dumps({"username": "me", "key": "k"}))
     kaggle.wants = "Basic " + base64.b64encode(b"me:k").decode()
@@ -353,7 +353,7 @@ def test_kaggle_credentials_are_taken_from_where_kaggle_keeps_them(kaggle, tmp_p
     assert "Authorization" not in kaggle.storage.requests[0].headers
 
 
-def test_url_schemes_need_only_a_row_of_the_table(fetch_one, serve, monkeypatch):
+def test_url_scheme_needs_only_a_row_of_the_table(fetch_one, serve, monkeypatch):
     server = serve({"it.bin": b"b" * 90})
 
     class Doi(schemes.UrlScheme):
@@ -368,7 +368,7 @@ def test_url_schemes_need_only_a_row_of_the_table(fetch_one, serve, monkeypatch)
 
 
 @pytest.mark.parametrize("name", schemes.SCHEMES)
-def test_url_schemes_are_told_apart_by_their_name_alone(name):
+def test_url_scheme_properties_follow_the_table(name):
     url = f"{name}://example.org/a"
     assert schemes.is_source_url(url)
     assert schemes.is_direct(url) == schemes.SCHEMES[name].is_direct
@@ -376,13 +376,13 @@ def test_url_schemes_are_told_apart_by_their_name_alone(name):
 
 
 @pytest.mark.parametrize("url", ["ftp://example.org/a", "kaggle", "s3://bucket/a", "javascript:alert(1)"])
-def test_other_schemes_are_not_fetched(url, fetch_one):
+def test_resolver_rejects_other_schemes(url, fetch_one):
     assert not schemes.is_source_url(url)
     with pytest.raises(SourceError, match="unsupported URL scheme"):
         fetch_one(url)
 
 
-def test_when_an_archive_cannot_be_had_what_stands_in_for_it_is_fetched(drive, hub, tmp_path):
+def test_download_fetches_the_substitutes_of_a_failed_archive(drive, hub, tmp_path):
     drive.page = "<html><title>Quota exceeded</title></html>"
     videos = {"videos/-abc.mp4": b"m" * 5000}
     hub.put("videos.zip", zipped(videos))
@@ -404,7 +404,7 @@ def test_when_an_archive_cannot_be_had_what_stands_in_for_it_is_fetched(drive, h
     assert drive.server.requests == []
 
 
-def test_when_the_archive_comes_nothing_stands_in_for_it(drive, hub):
+def test_download_fetches_no_substitutes_without_a_failure(drive, hub):
     sources = [
         Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
         Source(
@@ -416,7 +416,7 @@ def test_when_the_archive_comes_nothing_stands_in_for_it(drive, hub):
     assert hub.server.requests == []
 
 
-def test_when_neither_can_be_had_the_stand_ins_trouble_is_told(drive, hub):
+def test_download_reports_the_error_of_a_failed_substitute(drive, hub):
     drive.page = "<html><title>Quota exceeded</title></html>"
     sources = [
         Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
