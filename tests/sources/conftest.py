@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.http_server import LoopbackServer, running_server
-from support.tiny_dataset import make_files, make_manifest, make_recipe, read_tree
+from support.tiny_dataset import SINGLE_FILE, make_files, make_manifest, make_recipe, read_tree
 
 from avdata.manifest import Manifest, Source
 from avdata.recipe import Recipe
@@ -63,3 +63,14 @@ def tiny(serve: Callable[..., LoopbackServer], tmp_path: Path) -> Tiny:
     server = serve(files)
     source = Source(name="media", urls=(server.url + "/{path}",))
     return Tiny(server, files, make_manifest([source], files), make_recipe(), tmp_path / "root")
+
+
+@pytest.fixture
+def single_file(tiny: Tiny) -> Tiny:
+    """A dataset of one file of 200 kB."""
+    content = bytes(range(256)) * 800
+    tiny.files = {SINGLE_FILE: content}
+    tiny.server.files = {"/" + SINGLE_FILE: content}
+    source = Source(name="media", urls=(tiny.server.url + "/{path}",))
+    tiny.manifest = make_manifest([source], tiny.files)
+    return tiny

@@ -1,4 +1,4 @@
-"""git-LFS pointers, and the file table made from a checkout of them."""
+"""git-LFS pointers, the file table of a checkout, and the client of an LFS server."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import subprocess
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.http_server import reply_status
+from support.tiny_dataset import make_files, make_manifest, make_recipe, read_tree
 
 from avdata.errors import SourceError
-from avdata.manifest import FileEntry, read_file_table
+from avdata.manifest import FileEntry, Source, read_file_table
+from avdata.sources.download import download
 from avdata.sources.git_lfs import (
     build_file_table,
     is_pointer,
@@ -117,3 +120,104 @@ def test_build_file_table_lists_a_checkout(checkout, tmp_path):
     build_file_table(checkout, tmp_path / "t.tsv.gz", ["AudioWAV", "AudioMP3"])
     paths = [facts.path for facts in read_file_table(tmp_path / "t.tsv.gz")]
     assert paths == ["AudioMP3/a.mp3", "AudioWAV/a.wav", "AudioWAV/b é.wav"]
+
+
+class Lfs:
+    """A git-LFS server: `owner/repo.git/info/lfs/objects/batch`, and the objects."""
+
+    def __init__(self, serve, files):
+        self.server = serve({hashlib.sha256(content).hexdigest(): content for content in files.values()})
+        self.server.posts = self.batch
+        self.batches = []
+        self.errors = {}
+        self.token = None
+
+    @property
+    def url(self):
+        return "lfs+" + self.server.url + "/owner/repo.git"
+
+    def batch(self, path, body):
+        assert path == "/owner/repo.git/info/lfs/objects/batch"
+        assert body["operation"] == "download"
+        self.batches.append(len(body["objects"]))
+        return 200, {"transfer": "basic", "objects": [self.describe(one) for one in body["objects"]]}
+
+    def describe(self, one):
+        oid = one["oid"]
+        if oid in self.errors:
+            return {**one, "error": {"code": self.errors[oid], "message": "Object does not exist"}}
+        header = {"Authorization": self.token} if self.token else {}
+        return {**one, "actions": {"download": {"href": f"{self.server.url}/{oid}", "header": header}}}
+
+
+@pytest.fixture
+def lfs(serve, tmp_path):
+    files = make_files(250, size=60)
+    server = Lfs(serve, files)
+    server.files = files
+    server.manifest = make_manifest(
+        [Source(name="media", urls=(server.url,), table="t")], tables={"t": files}
+    )
+    server.root = tmp_path / "root"
+    server.download = lambda **options: download(
+        make_recipe(), manifest=server.manifest, output=server.root, **options
+    )
+    return server
+
+
+def test_lfs_client_requests_objects_in_batches_of_100(lfs):
+    lfs.download()
+    assert read_tree(lfs.root) == lfs.files
+    assert sorted(lfs.batches) == [50, 100, 100]
+
+
+def test_lfs_client_sends_the_requested_headers_and_no_login(lfs):
+    lfs.token = "RemoteAuth abc"
+    lfs.download(limit=1)
+    posts = [one for one in lfs.server.requests if one.method == "POST"]
+    gets = [one for one in lfs.server.requests if one.method == "GET"]
+    assert all("Authorization" not in one.headers for one in posts)
+    assert all(one.headers["Authorization"] == "RemoteAuth abc" for one in gets)
+    assert posts[0].headers["Accept"] == "application/vnd.git-lfs+json"
+
+
+def test_lfs_client_prefetches_the_next_batch(lfs):
+    lfs.download(connections=1)
+    methods = "".join(one.method[0] for one in lfs.server.requests)
+    assert methods.index("P", 1) < 60
+    assert methods.rindex("P") < 160
+
+
+def test_lfs_client_requests_a_new_link_after_an_error(lfs):
+    path, content = sorted(lfs.files.items())[0]
+    lfs.server.faults["/" + hashlib.sha256(content).hexdigest()].append(reply_status(503))
+    lfs.download(keys={path.removeprefix("flv/").removesuffix(".flv")})
+    assert lfs.batches == [2, 1]
+
+
+def test_lfs_object_missing_on_the_server_comes_from_the_next_url(lfs, serve):
+    path, content = sorted(lfs.files.items())[3]
+    lfs.errors[hashlib.sha256(content).hexdigest()] = 404
+    media = serve(lfs.files)
+    source = Source(name="media", urls=(lfs.url, media.url + "/{path}"), table="t")
+    lfs.manifest = make_manifest([source], tables={"t": lfs.files})
+    lfs.download()
+    assert read_tree(lfs.root) == lfs.files
+    assert [one.path for one in media.requests] == ["/" + path]
+
+
+def test_lfs_quota_error_leads_to_the_next_url(lfs, serve):
+    lfs.server.posts = lambda path, body: (403, {"message": "This repository is over its data quota."})
+    mirror = Lfs(serve, lfs.files)
+    lfs.manifest = make_manifest(
+        [Source(name="media", urls=(lfs.url, mirror.url), table="t")], tables={"t": lfs.files}
+    )
+    lfs.download(connections=2)
+    assert read_tree(lfs.root) == lfs.files
+    assert len([one for one in lfs.server.requests if one.method == "POST"]) < 12
+
+
+def test_lfs_client_explains_an_answer_that_is_not_lfs(lfs):
+    lfs.server.posts = lambda path, body: (200, ["welcome"])
+    with pytest.raises(SourceError, match="not a git-LFS server"):
+        lfs.download(limit=1)

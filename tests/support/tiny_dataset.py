@@ -8,8 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pytest
+
+from avdata.errors import SourceError
 from avdata.manifest import FileEntry, License, Manifest, Source
 from avdata.recipe import Clip, Recipe
+
+SINGLE_FILE = "wav/c0001.wav"
 
 
 def make_files(count: int, size: int = 3000, seed: int = 0) -> dict[str, bytes]:
@@ -80,3 +85,11 @@ def read_tree(root: Path) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file() and ".avdata" not in path.parts
     }
+
+
+def expect_failure(dataset: Any, match: str) -> SourceError:
+    """Download a dataset of a single file, and expect an error and no file."""
+    with pytest.raises(SourceError, match=match) as caught:
+        dataset.download()
+    assert not (dataset.root / SINGLE_FILE).exists()
+    return caught.value

@@ -1,4 +1,4 @@
-"""Preparing a dataset while its files arrive: the same bytes, in little disk, however the run ends."""
+"""Preparation during the download: identical bytes and little disk space, also after a kill."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.http_server import stall_after
+from support.http_server import running_server, stall_after
 
 import avdata
 from avdata.errors import AvdataError, UsageError
@@ -38,7 +38,7 @@ print("done", flush=True)
 
 
 class Served:
-    """A small CREMA-D behind a server: its manifest, and the set that it makes."""
+    """A small CREMA-D on a server, its manifest, and the dataset prepared from local files."""
 
     def __init__(self, server, folder: Path, manifest: Path, reference: Path, cache: Path) -> None:
         self.server = server
@@ -70,26 +70,35 @@ class Served:
 
 @pytest.fixture(scope="session")
 def reference(cremad_mock, once):
-    """The set made from the files on disk, without a server."""
+    """Dataset prepared from local files, without a server."""
     return once(
         "arriving",
         lambda out: avdata.prepare("cremad", source=cremad_mock, output=out, config=SETTINGS, workers=0),
     )
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache for each test, and short waits between retries."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("AVDATA_CACHE", str(folder))
+    monkeypatch.setattr("avdata.sources.fetcher.backoff", lambda attempt: 0.01)
+    return folder
+
+
 @pytest.fixture
-def served(serve, cremad_mock, reference, tmp_path, cache):
+def served(cremad_mock, reference, tmp_path, cache):
     files = {
         path.relative_to(cremad_mock).as_posix(): path.read_bytes()
         for path in cremad_mock.rglob("*")
         if path.is_file()
     }
-    server = serve(files)
-    facts = json.loads((cremad_mock / "manifest.json").read_text())
-    facts["sources"] = [{"name": "media", "urls": [server.url + "/{path}"]}]
-    manifest = tmp_path / "served.json"
-    manifest.write_text(json.dumps(facts))
-    return Served(server, cremad_mock, manifest, reference, cache)
+    with running_server(files) as server:
+        facts = json.loads((cremad_mock / "manifest.json").read_text())
+        facts["sources"] = [{"name": "media", "urls": [server.url + "/{path}"]}]
+        manifest = tmp_path / "served.json"
+        manifest.write_text(json.dumps(facts))
+        yield Served(server, cremad_mock, manifest, reference, cache)
 
 
 def shards(root: Path) -> dict[str, bytes]:
@@ -97,7 +106,7 @@ def shards(root: Path) -> dict[str, bytes]:
 
 
 def same(out: Path, reference: Path) -> bool:
-    """Whether two sets are equal but for the server's address in dataset.json and the card."""
+    """Whether two datasets are equal except for the server's address in dataset.json and the card."""
     index = (out / "index.parquet").read_bytes() == (reference / "index.parquet").read_bytes()
     return index and shards(out) == shards(reference)
 
@@ -162,8 +171,8 @@ def test_prefetch_sources_resumes_after_random_kills_without_finished_shards(ser
         process.communicate()
         assert not set(served.requested_media()) & {path for name in finished for path in of_shard[name]}
     process = served.start(out, workers)
-    said, complaint = process.communicate()
-    assert said == "done\n", complaint
+    stdout, stderr = process.communicate()
+    assert stdout == "done\n", stderr
     assert same(out, served.reference)
     assert served.media() == []
     assert not Journal(out).folder.exists()
@@ -243,12 +252,12 @@ def test_prepare_never_removes_a_users_source(served, tmp_path):
 
 
 def test_plan_preparation_reads_verified_files_only_with_rehash(cremad_mock, tmp_path, monkeypatch):
-    from avdata.pipeline import validation as survey
+    from avdata.pipeline import validation
 
     avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "one", config=SETTINGS)
     read = []
-    hash_file = survey.hash_file
-    monkeypatch.setattr(survey, "hash_file", lambda path: (read.append(path), hash_file(path))[1])
+    hash_file = validation.hash_file
+    monkeypatch.setattr(validation, "hash_file", lambda path: (read.append(path), hash_file(path))[1])
     plan_preparation("cremad", source=cremad_mock, config=SETTINGS)
     assert read == []
     plan_preparation("cremad", source=cremad_mock, config=SETTINGS, rehash=True)
@@ -257,7 +266,7 @@ def test_plan_preparation_reads_verified_files_only_with_rehash(cremad_mock, tmp
 
 @pytest.fixture(scope="session")
 def ave_zip(once):
-    """A small AVE as the authors pack it."""
+    """A small AVE, packed as by its authors."""
 
     def make(folder):
         source = avdata.mock("ave", folder / "AVE_Dataset", clips=4)
@@ -277,20 +286,20 @@ def test_prepare_accepts_an_archive_as_source_and_keeps_it(ave_zip, tmp_path):
     assert ave_zip.is_file()
 
 
-def test_prepare_removes_a_downloaded_archive_with_its_sources(serve, ave_zip, tmp_path, cache):
-    server = serve({"AVE_Dataset.zip": ave_zip.read_bytes()})
-    facts = json.loads((ave_zip.with_suffix("") / "manifest.json").read_text())
-    facts["sources"] = [{"name": "all", "urls": [server.url + "/AVE_Dataset.zip"], "unpack": "zip"}]
-    manifest = tmp_path / "served.json"
-    manifest.write_text(json.dumps(facts))
-    for _ in range(2):
-        done = avdata.prepare(
-            "ave",
-            manifest=manifest,
-            output=tmp_path / "out",
-            config={"video": {"size": 32}},
-            keep_sources=False,
-        )
-        assert done.samples == 10
-        assert not (cache / "sources" / "ave").exists()
-    assert len(server.requests) == 1
+def test_prepare_removes_a_downloaded_archive_with_its_sources(ave_zip, tmp_path, cache):
+    with running_server({"AVE_Dataset.zip": ave_zip.read_bytes()}) as server:
+        facts = json.loads((ave_zip.with_suffix("") / "manifest.json").read_text())
+        facts["sources"] = [{"name": "all", "urls": [server.url + "/AVE_Dataset.zip"], "unpack": "zip"}]
+        manifest = tmp_path / "served.json"
+        manifest.write_text(json.dumps(facts))
+        for _ in range(2):
+            done = avdata.prepare(
+                "ave",
+                manifest=manifest,
+                output=tmp_path / "out",
+                config={"video": {"size": 32}},
+                keep_sources=False,
+            )
+            assert done.samples == 10
+            assert not (cache / "sources" / "ave").exists()
+        assert len(server.requests) == 1
