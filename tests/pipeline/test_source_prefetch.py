@@ -55,7 +55,7 @@ class Served:
         return [path for path in self.root.rglob("*") if path.suffix in {".wav", ".flv"}]
 
     def requested_media(self) -> list[str]:
-        return [one.path for one in self.server.requests if one.path.endswith((".wav", ".flv"))]
+        return [request.path for request in self.server.requests if request.path.endswith((".wav", ".flv"))]
 
     def start(self, out: Path, workers: int = 1) -> subprocess.Popen:
         process = subprocess.Popen(
@@ -148,7 +148,7 @@ def test_prefetch_sources_keeps_the_files_of_one_shard_at_a_time(served, tmp_pat
         most = max(most, len(served.media()))
 
     served.prepare(tmp_path / "out", keep_sources=False, progress=watch)
-    # A shard holds three clips, of two files each.
+    # A shard has three clips of two files each.
     assert 0 < most <= 6
     assert same(tmp_path / "out", served.reference)
 
@@ -158,9 +158,9 @@ def test_prefetch_sources_resumes_after_random_kills_without_finished_shards(ser
     rng = random.Random(workers)
     out = tmp_path / "out"
     planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
-    of_shard = {name: {"/" + one.video.path for one in held} for name, held in planned.jobs}
+    paths_of_shard = {name: {"/" + clip.video.path for clip in clips} for name, clips in planned.jobs}
     for _ in range(4):
-        finished = [name for name in of_shard if (out / name).is_file()]
+        finished = [name for name in paths_of_shard if (out / name).is_file()]
         served.server.requests.clear()
         process = served.start(out, workers)
         target = len(served.requested_media()) + rng.randint(1, 9)
@@ -169,7 +169,9 @@ def test_prefetch_sources_resumes_after_random_kills_without_finished_shards(ser
                 process.wait(0.002)
         process.kill()
         process.communicate()
-        assert not set(served.requested_media()) & {path for name in finished for path in of_shard[name]}
+        assert not set(served.requested_media()) & {
+            path for name in finished for path in paths_of_shard[name]
+        }
     process = served.start(out, workers)
     stdout, stderr = process.communicate()
     assert stdout == "done\n", stderr
@@ -187,7 +189,7 @@ def test_prefetch_sources_stops_on_ctrl_c_and_resumes(served, tmp_path):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.005)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=300)  # a stalled server would be waited for ten minutes
+    process.communicate(timeout=300)  # the read timeout for a stalled server is ten minutes
     assert process.returncode != 0
     served.server.faults.clear()
     served.prepare(tmp_path / "out", keep_sources=False)
@@ -201,7 +203,7 @@ def test_prefetch_sources_stops_on_a_failed_file_and_resumes(served, tmp_path):
     for workers in (0, 1):
         with pytest.raises(AvdataError, match="Download incomplete"):
             served.prepare(tmp_path / "out", keep_sources=False, workers=workers)
-    first = {"/" + one.video.path for one in planned.jobs[0][1]}
+    first = {"/" + clip.video.path for clip in planned.jobs[0][1]}
     served.server.files[broken] = content
     served.server.requests.clear()
     served.prepare(tmp_path / "out", keep_sources=False)

@@ -58,7 +58,7 @@ class Tiny:
 
 @pytest.fixture
 def tiny(serve: Callable[..., LoopbackServer], tmp_path: Path) -> Tiny:
-    """Twelve small files on one server that does nothing wrong yet."""
+    """Twelve small files on one server without faults."""
     files = make_files(12)
     server = serve(files)
     source = Source(name="media", urls=(server.url + "/{path}",))

@@ -1,4 +1,4 @@
-"""Archives of strangers: all members in place when all are safe and whole, else nothing at all."""
+"""Untrusted archives: all members are extracted if all are safe and complete, else none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILES = {"AVE/a.mp4": b"a" * 5000, "AVE/-12.mp4": random.Random(0).randbytes(300
 def write_zip(path, members, **options):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members:
-            # Of no date: the bytes are the same in every run.
+            # No date, so that the bytes are the same in every run.
             info = zipfile.ZipInfo(name) if isinstance(name, str) else name
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, content)
@@ -54,8 +54,8 @@ def tar_member(name, kind, link=""):
     return info
 
 
-class Box:
-    """A place to unpack into, surrounded by files that must not change."""
+class Sandbox:
+    """A target folder among files that must not change."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -80,14 +80,14 @@ class Box:
 
 @pytest.fixture
 def box(tmp_path):
-    return Box(tmp_path)
+    return Sandbox(tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "write"), [("zip", write_zip), ("tar.gz", write_tar)])
 def test_extract_archive_returns_the_checksums_of_members(box, kind, write):
     members = box.unpack(write(box.folder / "x", FILES.items()), kind)
     assert read_tree(box.root) == FILES
-    assert {one.path: one.checksum for one in members} == {
+    assert {member.path: member.checksum for member in members} == {
         name: "sha256:" + hashlib.sha256(content).hexdigest() for name, content in FILES.items()
     }
     assert not box.staging.exists()
@@ -206,7 +206,7 @@ def test_extract_archive_leaves_nothing_of_a_truncated_archive(box, kind, write)
 
 
 @settings(max_examples=60)
-@example(place=3334, bit=0)  # a zip whose directory says that a member begins before the file does
+@example(place=3334, bit=0)  # a zip whose directory has a member offset before the start of the file
 @given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
 def test_extract_archive_never_writes_wrong_files_after_a_flipped_bit(tmp_path_factory, place, bit):
     folder = tmp_path_factory.mktemp("flip")
@@ -220,8 +220,8 @@ def test_extract_archive_never_writes_wrong_files_after_a_flipped_bit(tmp_path_f
         except SourceError:
             assert not (folder / kind).exists()
             continue
-        # A bit in a name, a date or a mode may go unnoticed; one in a content never does.
-        assert sorted(one.checksum for one in members) == sorted(
+        # A flipped bit in a name, date or mode may be undetected; one in the content never is.
+        assert sorted(member.checksum for member in members) == sorted(
             "sha256:" + hashlib.sha256(content).hexdigest() for content in FILES.values()
         )
 
@@ -262,7 +262,7 @@ def test_extract_archive_leaves_nothing_after_a_failed_check(box):
 
 @pytest.fixture
 def archived(tiny):
-    """The tiny dataset as one tar.gz whose members are listed with their checksums."""
+    """The tiny dataset as one tar.gz with a table of its members."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for name, content in tiny.files.items():
@@ -310,8 +310,8 @@ def test_verify_files_uses_the_checksums_of_extraction(archived):
     from avdata.sources.checksums import verify_files
 
     archived.download()
-    proven = verify_files(archived.root, make_file_entries(archived.files))
-    assert (len(proven.good), proven.hashed) == (12, 0)
+    result = verify_files(archived.root, make_file_entries(archived.files))
+    assert (len(result.good), result.hashed) == (12, 0)
 
 
 def test_unpack_archive_file_extracts_into_the_source_folder(box, cache):

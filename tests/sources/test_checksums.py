@@ -1,4 +1,4 @@
-"""Checksums computed once, and what makes them be computed again."""
+"""Checksums are computed once, and again only after a change."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_verify_files_separates_missing_and_wrong_files(root, facts):
     (root / "0.wav").unlink()
     (root / "1.wav").write_bytes(b"short")
     (root / "2.wav").write_bytes(bytes(1000))
-    proven = verify_files(root, facts)
-    assert (proven.missing, proven.wrong) == (("0.wav",), ("1.wav", "2.wav"))
-    assert proven.hashed == 3
+    result = verify_files(root, facts)
+    assert (result.missing, result.wrong) == (("0.wav",), ("1.wav", "2.wav"))
+    assert result.hashed == 3
 
 
 @pytest.mark.parametrize("change", ["mtime", "inode", "size"])
@@ -76,9 +76,9 @@ def test_verify_files_accepts_md5_without_sizes(root):
 
 def test_checksum_cache_loses_only_an_incomplete_line(root, facts, cache):
     verify_files(root, facts)
-    (store,) = (cache / "proofs").iterdir()
-    text = store.read_text()
-    store.write_text(text[: len(text) - 30])
+    (cache_file,) = (cache / "proofs").iterdir()
+    text = cache_file.read_text()
+    cache_file.write_text(text[: len(text) - 30])
     assert verify_files(root, facts).hashed == 1
     assert verify_files(root, facts).hashed == 0
 
@@ -99,9 +99,11 @@ def test_verify_files_works_without_a_writable_cache(root, facts, cache, caplog)
 
 def test_checksum_cache_is_thread_safe(root):
     stat = (root / "1.wav").stat()
-    with ChecksumCache(root) as proofs:
+    with ChecksumCache(root) as checksums:
         threads = [
-            threading.Thread(target=lambda n=n: [proofs.store(f"{n}/{k}", "md5:0", stat) for k in range(50)])
+            threading.Thread(
+                target=lambda n=n: [checksums.store(f"{n}/{k}", "md5:0", stat) for k in range(50)]
+            )
             for n in range(8)
         ]
         for thread in threads:

@@ -1,4 +1,4 @@
-"""What a download promises when nothing, or only this or that, goes wrong."""
+"""Choice of files, plan, report and layout on disk of a download."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_download_tries_mirrors_in_order(tiny, serve):
     tiny.manifest = make_manifest([source], tiny.files)
     tiny.download()
     assert tiny.tree() == tiny.files
-    assert [one.path for one in mirror.requests] == ["/wav/c0001.wav"]
+    assert [request.path for request in mirror.requests] == ["/wav/c0001.wav"]
     assert [(line["path"], line["status"]) for line in tiny.log()] == [("wav/c0001.wav", 404)]
 
 
@@ -310,10 +310,10 @@ def test_download_raises_the_recipes_error_about_a_list(tiny):
 def test_download_plan_of_cremad_needs_no_files_on_disk(tmp_path):
     plan = download("cremad", output=tmp_path / "r", limit=100, dry_run=True)
     assert len(plan.files) == 200
-    assert len({Path(wanted.path).stem for wanted in plan.files}) == 100
-    whole = download("cremad", output=tmp_path / "r", dry_run=True)
-    assert (len(whole.files), whole.bytes) == (14_884, 3_048_921_077)
-    assert whole.files[0].path.split("/")[1][:-4] == whole.files[1].path.split("/")[1][:-4]
+    assert len({Path(request.path).stem for request in plan.files}) == 100
+    complete = download("cremad", output=tmp_path / "r", dry_run=True)
+    assert (len(complete.files), complete.bytes) == (14_884, 3_048_921_077)
+    assert complete.files[0].path.split("/")[1][:-4] == complete.files[1].path.split("/")[1][:-4]
 
 
 def test_source_dir_lock_is_released_although_a_fork_has_the_file_open(tmp_path, monkeypatch):

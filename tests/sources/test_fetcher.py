@@ -42,7 +42,7 @@ def test_fetcher_completes_a_file_despite_many_dropped_connections(tiny, monkeyp
 
 
 def test_fetcher_resumes_a_stalled_connection_at_the_byte(single_file, monkeypatch):
-    # Long enough for a busy machine to answer whatever else is asked of it.
+    # Long enough for the other requests on a busy machine.
     monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT_S", 3.0)
     single_file.server.faults["/" + SINGLE_FILE].append(stall_after(50_000))
     single_file.download()
@@ -68,18 +68,18 @@ def test_fetcher_honors_retry_after_in_seconds(single_file):
 
 
 def test_fetcher_honors_retry_after_as_a_date(single_file):
-    asked_for = []
+    retry_times = []
 
     def busy(handler, content):
-        asked_for.append(int(time.time()) + 2)
-        handler.reply(503, b"trouble", {"Retry-After": formatdate(asked_for[0], usegmt=True)})
+        retry_times.append(int(time.time()) + 2)
+        handler.reply(503, b"trouble", {"Retry-After": formatdate(retry_times[0], usegmt=True)})
         return True
 
     single_file.server.faults["/" + SINGLE_FILE].append(busy)
     single_file.download()
     assert single_file.tree() == single_file.files
-    # A pause may end a little early, and clocks are set.
-    assert time.time() > asked_for[0] - 0.5
+    # A wait may end a little early, and clocks may be adjusted.
+    assert time.time() > retry_times[0] - 0.5
 
 
 def test_fetcher_repeats_a_file_after_retry_after(tiny):
@@ -194,7 +194,7 @@ def test_fetcher_rejects_a_web_page_of_the_expected_size(single_file):
 
 
 def test_download_stops_at_once_on_a_full_disk(tiny, tmp_path):
-    """The limit on a file's size is the disk's end as the process sees it."""
+    """A limit on the file size stands for a full disk."""
     manifest = tmp_path / "manifest.json"
     manifest.write_text(tiny.manifest.model_dump_json())
     script = (
@@ -230,7 +230,7 @@ def test_download_stops_when_the_disk_fills_up(tiny, monkeypatch):
 
 
 class Unpinned:
-    """One file whose checksum nobody knows."""
+    """A dataset of one file without a known checksum."""
 
     def __init__(self, tiny, content):
         self.tiny, self.content = tiny, content

@@ -77,15 +77,18 @@ def checkout(tmp_path):
 
 
 def test_list_lfs_files_reads_pointers(checkout):
-    facts = list_lfs_files(checkout, ["AudioWAV"])
-    assert [(one.path, one.bytes) for one in facts] == [("AudioWAV/a.wav", 2008), ("AudioWAV/b é.wav", 1004)]
-    assert facts[0].checksum == "sha256:" + hashlib.sha256(WAV * 2).hexdigest()
+    entries = list_lfs_files(checkout, ["AudioWAV"])
+    assert [(entry.path, entry.bytes) for entry in entries] == [
+        ("AudioWAV/a.wav", 2008),
+        ("AudioWAV/b é.wav", 1004),
+    ]
+    assert entries[0].checksum == "sha256:" + hashlib.sha256(WAV * 2).hexdigest()
 
 
 def test_list_lfs_files_hashes_files_outside_lfs(checkout):
-    facts = {one.path: one for one in list_lfs_files(checkout)}
-    assert set(facts) == {"AudioMP3/a.mp3", "AudioWAV/a.wav", "AudioWAV/b é.wav", "labels.csv"}
-    assert facts["labels.csv"].checksum == "sha256:" + hashlib.sha256(b"a,b\n").hexdigest()
+    entries = {entry.path: entry for entry in list_lfs_files(checkout)}
+    assert set(entries) == {"AudioMP3/a.mp3", "AudioWAV/a.wav", "AudioWAV/b é.wav", "labels.csv"}
+    assert entries["labels.csv"].checksum == "sha256:" + hashlib.sha256(b"a,b\n").hexdigest()
 
 
 def test_list_lfs_files_reads_the_commit_not_the_working_tree(checkout):
@@ -99,30 +102,30 @@ def test_list_lfs_files_names_a_missing_folder(checkout):
 
 
 def test_list_lfs_files_names_a_folder_without_git(tmp_path, monkeypatch):
-    # The temporary folder itself may lie in a checkout.
+    # The temporary folder itself may be in a checkout.
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(SourceError, match="Cannot read the git checkout"):
         list_lfs_files(tmp_path)
 
 
 def test_file_table_is_read_back_as_written(tmp_path):
-    facts = [
+    entries = [
         FileEntry(path="b.wav", checksum="sha256:" + "0" * 64, bytes=5),
         FileEntry(path="a é.wav", checksum="md5:" + "1" * 32),
     ]
-    write_file_table(tmp_path / "t.tsv.gz", facts)
-    write_file_table(tmp_path / "u.tsv.gz", facts[::-1])
-    assert read_file_table(tmp_path / "t.tsv.gz") == facts[::-1]
+    write_file_table(tmp_path / "t.tsv.gz", entries)
+    write_file_table(tmp_path / "u.tsv.gz", entries[::-1])
+    assert read_file_table(tmp_path / "t.tsv.gz") == entries[::-1]
     assert (tmp_path / "t.tsv.gz").read_bytes() == (tmp_path / "u.tsv.gz").read_bytes()
 
 
 def test_build_file_table_lists_a_checkout(checkout, tmp_path):
     build_file_table(checkout, tmp_path / "t.tsv.gz", ["AudioWAV", "AudioMP3"])
-    paths = [facts.path for facts in read_file_table(tmp_path / "t.tsv.gz")]
+    paths = [entries.path for entries in read_file_table(tmp_path / "t.tsv.gz")]
     assert paths == ["AudioMP3/a.mp3", "AudioWAV/a.wav", "AudioWAV/b é.wav"]
 
 
-class Lfs:
+class LfsServer:
     """A git-LFS server: `owner/repo.git/info/lfs/objects/batch`, and the objects."""
 
     def __init__(self, serve, files):
@@ -140,20 +143,20 @@ class Lfs:
         assert path == "/owner/repo.git/info/lfs/objects/batch"
         assert body["operation"] == "download"
         self.batches.append(len(body["objects"]))
-        return 200, {"transfer": "basic", "objects": [self.describe(one) for one in body["objects"]]}
+        return 200, {"transfer": "basic", "objects": [self.describe(entry) for entry in body["objects"]]}
 
-    def describe(self, one):
-        oid = one["oid"]
+    def describe(self, entry):
+        oid = entry["oid"]
         if oid in self.errors:
-            return {**one, "error": {"code": self.errors[oid], "message": "Object does not exist"}}
+            return {**entry, "error": {"code": self.errors[oid], "message": "Object does not exist"}}
         header = {"Authorization": self.token} if self.token else {}
-        return {**one, "actions": {"download": {"href": f"{self.server.url}/{oid}", "header": header}}}
+        return {**entry, "actions": {"download": {"href": f"{self.server.url}/{oid}", "header": header}}}
 
 
 @pytest.fixture
 def lfs(serve, tmp_path):
     files = make_files(250, size=60)
-    server = Lfs(serve, files)
+    server = LfsServer(serve, files)
     server.files = files
     server.manifest = make_manifest(
         [Source(name="media", urls=(server.url,), table="t")], tables={"t": files}
@@ -174,16 +177,16 @@ def test_lfs_client_requests_objects_in_batches_of_100(lfs):
 def test_lfs_client_sends_the_requested_headers_and_no_login(lfs):
     lfs.token = "RemoteAuth abc"
     lfs.download(limit=1)
-    posts = [one for one in lfs.server.requests if one.method == "POST"]
-    gets = [one for one in lfs.server.requests if one.method == "GET"]
-    assert all("Authorization" not in one.headers for one in posts)
-    assert all(one.headers["Authorization"] == "RemoteAuth abc" for one in gets)
+    posts = [request for request in lfs.server.requests if request.method == "POST"]
+    gets = [request for request in lfs.server.requests if request.method == "GET"]
+    assert all("Authorization" not in request.headers for request in posts)
+    assert all(request.headers["Authorization"] == "RemoteAuth abc" for request in gets)
     assert posts[0].headers["Accept"] == "application/vnd.git-lfs+json"
 
 
 def test_lfs_client_prefetches_the_next_batch(lfs):
     lfs.download(connections=1)
-    methods = "".join(one.method[0] for one in lfs.server.requests)
+    methods = "".join(request.method[0] for request in lfs.server.requests)
     assert methods.index("P", 1) < 60
     assert methods.rindex("P") < 160
 
@@ -203,18 +206,18 @@ def test_lfs_object_missing_on_the_server_comes_from_the_next_url(lfs, serve):
     lfs.manifest = make_manifest([source], tables={"t": lfs.files})
     lfs.download()
     assert read_tree(lfs.root) == lfs.files
-    assert [one.path for one in media.requests] == ["/" + path]
+    assert [request.path for request in media.requests] == ["/" + path]
 
 
 def test_lfs_quota_error_leads_to_the_next_url(lfs, serve):
     lfs.server.posts = lambda path, body: (403, {"message": "This repository is over its data quota."})
-    mirror = Lfs(serve, lfs.files)
+    mirror = LfsServer(serve, lfs.files)
     lfs.manifest = make_manifest(
         [Source(name="media", urls=(lfs.url, mirror.url), table="t")], tables={"t": lfs.files}
     )
     lfs.download(connections=2)
     assert read_tree(lfs.root) == lfs.files
-    assert len([one for one in lfs.server.requests if one.method == "POST"]) < 12
+    assert len([request for request in lfs.server.requests if request.method == "POST"]) < 12
 
 
 def test_lfs_client_explains_an_answer_that_is_not_lfs(lfs):

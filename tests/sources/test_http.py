@@ -47,10 +47,10 @@ def test_http_client_rejects_redirects_to_other_schemes(single_file, target):
 
 
 def test_http_client_names_an_unreachable_server(single_file):
-    # A port that is held and not listened on: nobody else can be given it meanwhile.
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{held.getsockname()[1]}"
+    # A bound port without a listener: no other process can get it in the meantime.
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
         source = Source(name="media", urls=(f"http://{address}/{{path}}",))
         single_file.manifest = make_manifest([source], single_file.files)
         expect_failure(single_file, f"no connection to {address}")

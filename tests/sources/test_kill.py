@@ -1,4 +1,4 @@
-"""Downloads that are killed or stopped: the next run goes on from the byte, and ends in the served tree."""
+"""Downloads that are killed or stopped: the next run resumes at the byte and completes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def work():
     download(recipe, manifest=sys.argv[1], output=sys.argv[2], connections=8)
     print("done", flush=True)
 """
-# A process for each line it reads: what is killed need not import everything again.
+# Forks for each line of stdin, so that the killed process need not repeat the imports.
 RUNS = """
 for _ in sys.stdin:
     child = os.fork()
@@ -43,8 +43,8 @@ for _ in sys.stdin:
 """
 
 
-class Killing:
-    """300 files behind a server with faults on, and a process that downloads them."""
+class KilledDownload:
+    """300 files on a faulty server, and a process that downloads them."""
 
     def __init__(self, serve, folder):
         rng = random.Random(1)
@@ -54,7 +54,7 @@ class Killing:
         manifest = make_manifest([Source(name="media", urls=(self.server.url + "/{path}",))], self.files)
         self.manifest = folder / "manifest.json"
         self.manifest.write_text(manifest.model_dump_json())
-        self.spoilt = set()
+        self.corrupted = set()
         self.started, self.runs = [], None
         for path in rng.sample(sorted(self.files), 60):
             fault = rng.choice(["drop", "busy", "corrupt"])
@@ -64,10 +64,10 @@ class Killing:
                 self.server.faults["/" + path].append(reply_status(503, {"Retry-After": "0"}))
             else:
                 self.server.faults["/" + path].append(corrupt_byte())
-                self.spoilt.add(path)
+                self.corrupted.add(path)
 
     def start(self, code=WORK + "work()"):
-        # Unbuffered: what can be read is seen by select.
+        # Unbuffered, so that select sees everything that can be read.
         process = subprocess.Popen(
             [sys.executable, "-c", code, self.manifest, self.root],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
@@ -102,11 +102,11 @@ class Killing:
         assert ready == b"ready"
         while len(self.here()) < target and not select.select([self.runs.stdout], [], [], 0.002)[0]:
             pass
-        # It may be done, and gone.
+        # It may have ended already.
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
-        while (said := self.runs.stdout.readline()) != b"ended\n":
-            assert said == b"done\n"
+        while (line := self.runs.stdout.readline()) != b"ended\n":
+            assert line == b"done\n"
 
     def run_to_the_end(self):
         process = self.start()
@@ -116,7 +116,7 @@ class Killing:
 
 @pytest.fixture
 def killing(serve, tmp_path):
-    killing = Killing(serve, tmp_path)
+    killing = KilledDownload(serve, tmp_path)
     yield killing
     killing.close()
 
@@ -127,12 +127,12 @@ def test_download_resumes_after_thirty_random_kills(killing):
         here, parts = killing.here(), killing.parts()
         killing.server.requests.clear()
         killing.run_killed_at(rng.randint(0, 2 * len(killing.files) // 30))
-        # What is in place is not asked for again, and a part is asked for from its last byte on
-        # (but for those into which the server put a wrong byte).
+        # Complete files are not requested again, and partial files are requested from their last byte
+        # (except those into which the server put a wrong byte).
         asked = {path: killing.server.range_starts("/" + path) for path in killing.files}
         assert all(asked[path] == [] for path in here)
-        went_on = {path for path in parts if asked[path]} - killing.spoilt
-        assert {path: asked[path][0] for path in went_on} == {path: parts[path] for path in went_on}
+        resumed = {path for path in parts if asked[path]} - killing.corrupted
+        assert {path: asked[path][0] for path in resumed} == {path: parts[path] for path in resumed}
         for path in killing.here() - here:
             assert (killing.root / path).read_bytes() == killing.files[path]
     killing.run_to_the_end()
@@ -146,7 +146,7 @@ def test_download_fetches_only_bytes_in_flight_again_after_a_kill(killing):
         killing.run_killed_at(40)
     killing.run_to_the_end()
     assert read_tree(killing.root) == killing.files
-    # Eight connections were cut four times; each may have had one file's bytes under way.
+    # Eight connections were cut four times, each with at most the bytes of one file in flight.
     assert killing.server.bytes_sent() - total <= 4 * 8 * 60_000
 
 
@@ -176,7 +176,7 @@ def test_download_stops_on_ctrl_c_and_resumes(killing, trouble):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.005)
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=300)  # a stalled server would be waited for ten minutes
+    process.wait(timeout=300)  # the read timeout for a stalled server is ten minutes
     assert process.returncode != 0
     killing.server.faults.clear()
     here = killing.here()
@@ -197,7 +197,11 @@ def test_download_stops_its_threads_on_ctrl_c_in_a_callback(tiny, monkeypatch):
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         tiny.download(arrived=interrupt)
-    left = [one for one in threading.enumerate() if one.name.startswith("avdata-fetch") and one not in before]
+    left = [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("avdata-fetch") and thread not in before
+    ]
     for thread in left:
-        thread.join(300)  # a stalled server would be waited for ten minutes
+        thread.join(300)  # the read timeout for a stalled server is ten minutes
     assert not any(thread.is_alive() for thread in left)

@@ -1,4 +1,4 @@
-"""Each scheme against a server that behaves as the real one does, on a good day and on a bad one."""
+"""Each URL scheme against a server that imitates the real service, with and without errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.tiny_dataset import make_manifest, make_recipe, read_tree
 
 from avdata.errors import SourceError
 from avdata.manifest import Source
-from avdata.sources import url_schemes as schemes
+from avdata.sources import url_schemes
 from avdata.sources.download import download
 
 PAGE = "text/html; charset=utf-8"
@@ -28,8 +28,8 @@ def zipped(files):
     return buffer.getvalue()
 
 
-class Drive:
-    """Google Drive: a page that asks for confirmation, then the file."""
+class DriveServer:
+    """Google Drive: a confirmation page, then the file."""
 
     def __init__(self, serve, content, monkeypatch):
         self.server = serve({"download": content})
@@ -41,7 +41,7 @@ class Drive:
             '<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="1-2-3">'
             "</form></body></html>"
         )
-        monkeypatch.setattr(schemes, "DRIVE_URL", self.server.url + "/uc?export=download&id={id}")
+        monkeypatch.setattr(url_schemes, "DRIVE_URL", self.server.url + "/uc?export=download&id={id}")
 
     def first(self, handler):
         handler.reply(200, self.page.encode(), {"Content-Type": PAGE})
@@ -50,7 +50,7 @@ class Drive:
 @pytest.fixture
 def drive(serve, monkeypatch, tmp_path):
     files = {"AVE/-abc.mp4": b"m" * 5000, "AVE/Annotations.txt": b"a&b\n"}
-    server = Drive(serve, zipped(files), monkeypatch)
+    server = DriveServer(serve, zipped(files), monkeypatch)
     server.files = files
     server.urls = ["gdrive:FILE"]
     server.root = tmp_path / "root"
@@ -121,8 +121,8 @@ def test_google_drive_web_page_is_not_stored_as_the_archive(drive):
     assert not (drive.root / ".avdata/videos.zip").exists()
 
 
-class Hub:
-    """The Hub's resolve endpoint: a redirect to storage with the facts in its headers."""
+class HubServer:
+    """The Hub's resolve endpoint: a redirect to storage with checksum and size in its headers."""
 
     def __init__(self, serve, monkeypatch):
         self.storage = serve()
@@ -137,7 +137,7 @@ class Hub:
 
         def resolve(handler):
             headers = {
-                # Another name: clients of some versions take the Hub's own name on another port for the Hub.
+                # Another host name: some client versions ignore the port when they compare hosts.
                 "Location": self.storage.url.replace("127.0.0.1", "localhost") + "/blob",
                 "X-Linked-Etag": f'"{sha256}"',
                 "X-Linked-Size": str(len(content)),
@@ -150,7 +150,7 @@ class Hub:
 
 @pytest.fixture
 def hub(serve, monkeypatch):
-    return Hub(serve, monkeypatch)
+    return HubServer(serve, monkeypatch)
 
 
 @pytest.fixture
@@ -173,7 +173,9 @@ def test_hugging_face_token_is_not_sent_to_the_storage(hub, fetch_one):
     hub.put("it.bin", b"b" * 90)
     fetch_one("hf://datasets/someone/mirror/it.bin")
     assert hub.server.requests[0].headers["authorization"] == "Bearer hf_secret"
-    assert all("authorization" not in {name.lower() for name in one.headers} for one in hub.storage.requests)
+    assert all(
+        "authorization" not in {name.lower() for name in request.headers} for request in hub.storage.requests
+    )
 
 
 def test_hugging_face_checksum_is_verified(hub, fetch_one):
@@ -195,7 +197,7 @@ def test_hugging_face_explains_a_gated_dataset(hub, fetch_one):
     assert "hf auth login" in caught.value.hint
 
 
-class Kaggle:
+class KaggleServer:
     """Kaggle's download endpoint: a login, then a redirect to storage."""
 
     def __init__(self, serve, content, monkeypatch, tmp_path):
@@ -203,7 +205,7 @@ class Kaggle:
         self.server = serve()
         self.wants = None
         self.server.pages["/api/owner/set"] = self.answer
-        monkeypatch.setattr(schemes, "KAGGLE_URL", self.server.url + "/api/{handle}")
+        monkeypatch.setattr(url_schemes, "KAGGLE_URL", self.server.url + "/api/{handle}")
         monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "kaggle"))
         monkeypatch.setenv("HOME", str(tmp_path))
         for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
@@ -219,7 +221,7 @@ class Kaggle:
 @pytest.fixture
 def kaggle(serve, monkeypatch, tmp_path):
     files = {"vision/dog_bark/1-3-0-0.jpg": b"j" * 300, "audio/dog_bark/1-3-0-0.wav": b"w" * 300}
-    server = Kaggle(serve, zipped(files), monkeypatch, tmp_path)
+    server = KaggleServer(serve, zipped(files), monkeypatch, tmp_path)
     server.files = files
     server.root = tmp_path / "root"
     server.download = lambda: download(
@@ -255,28 +257,28 @@ def test_kaggle_reads_the_credentials_of_kaggle_json(kaggle, tmp_path):
 def test_url_scheme_needs_only_a_row_of_the_table(fetch_one, serve, monkeypatch):
     server = serve({"it.bin": b"b" * 90})
 
-    class Doi(schemes.UrlScheme):
+    class Doi(url_schemes.UrlScheme):
         def resolve(self, url, rest, request):
-            return schemes.ResolvedUrl(f"{server.url}/{rest}.bin")
+            return url_schemes.ResolvedUrl(f"{server.url}/{rest}.bin")
 
-    assert not schemes.is_source_url("doi:it")
-    monkeypatch.setitem(schemes.SCHEMES, "doi", Doi)
-    assert schemes.is_source_url("doi:it")
+    assert not url_schemes.is_source_url("doi:it")
+    monkeypatch.setitem(url_schemes.SCHEMES, "doi", Doi)
+    assert url_schemes.is_source_url("doi:it")
     fetch_one("doi:it")
     assert fetch_one.file.read_bytes() == b"b" * 90
 
 
-@pytest.mark.parametrize("name", schemes.SCHEMES)
+@pytest.mark.parametrize("name", url_schemes.SCHEMES)
 def test_url_scheme_properties_follow_the_table(name):
     url = f"{name}://example.org/a"
-    assert schemes.is_source_url(url)
-    assert schemes.is_direct(url) == schemes.SCHEMES[name].is_direct
-    assert schemes.server_name(url) in ("example.org", url)
+    assert url_schemes.is_source_url(url)
+    assert url_schemes.is_direct(url) == url_schemes.SCHEMES[name].is_direct
+    assert url_schemes.server_name(url) in ("example.org", url)
 
 
 @pytest.mark.parametrize("url", ["ftp://example.org/a", "kaggle", "s3://bucket/a", "javascript:alert(1)"])
 def test_resolver_rejects_other_schemes(url, fetch_one):
-    assert not schemes.is_source_url(url)
+    assert not url_schemes.is_source_url(url)
     with pytest.raises(SourceError, match="unsupported URL scheme"):
         fetch_one(url)
 
