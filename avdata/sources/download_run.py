@@ -48,7 +48,7 @@ class DownloadProgress:
     bytes: int | None
 
 
-class Progress(Protocol):
+class DownloadCallback(Protocol):
     """Callback for the progress of a download."""
 
     def __call__(self, state: DownloadProgress, /) -> None:
@@ -111,7 +111,7 @@ class DownloadRun:
     def __init__(
         self,
         manifest: Manifest,
-        progress: Progress,
+        progress: DownloadCallback,
         arrived: Callable[[Path], None],
         *,
         connections: int | None,

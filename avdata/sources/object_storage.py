@@ -69,7 +69,7 @@ def fetch_source_file(url: str, path: Path, size: int) -> None:
 
 
 def _modified_time(entry: Mapping[str, Any], key: str | None) -> float | None:
-    """Return when a file was last changed, as POSIX time; None if the listing has no such time."""
+    """Return a file's modification time as POSIX time; None if the listing has none."""
     value = entry.get(key) if key else None
     if isinstance(value, str):
         value = datetime.fromisoformat(value)

@@ -187,8 +187,11 @@ def _confirmation_link(page: str) -> str:
     try:
         return str(get_url_from_gdrive_confirmation(page))
     except FileURLRetrievalError as error:
-        msg = "page without a download link from Google Drive: the file is private or deleted"
-        hint = "Download the archive in a browser and use `avdata prepare --source ARCHIVE`."
+        msg = "page without a download link from Google Drive"
+        hint = (
+            "The file may be private or deleted. Download the archive in a browser"
+            " and use `avdata prepare --source ARCHIVE`."
+        )
         raise TransferError(msg, hint=hint) from error
 
 
@@ -206,7 +209,7 @@ class _Kaggle(UrlScheme):
             if error.status not in (401, 403, 404):
                 raise
             credentials = "the Kaggle credentials of this machine" if headers else "no Kaggle credentials"
-            msg = f"access to Kaggle dataset {handle} denied with {credentials} (HTTP {error.status})"
+            msg = f"HTTP {error.status} from Kaggle for dataset {handle}, requested with {credentials}"
             hint = (
                 "Set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, or save ~/.kaggle/kaggle.json"
                 f" (https://www.kaggle.com/settings, API). Accept the terms at"
@@ -243,7 +246,7 @@ class _HuggingFace(UrlScheme):
             metadata = get_hf_file_metadata(target, endpoint=endpoint)
         except HfHubHTTPError as error:
             status = error.response.status_code if error.response is not None else None
-            msg = f"access to {owner}/{name} on the Hugging Face Hub denied: {str(error).splitlines()[0]}"
+            msg = f"error of the Hugging Face Hub for {owner}/{name}: {str(error).splitlines()[0]}"
             hint = "For a gated or private dataset, accept its terms on its page and run `hf auth login`."
             raise TransferError(msg, status=status, retryable=(status or 500) >= 500, hint=hint) from error
         except Exception as error:

@@ -191,7 +191,7 @@ def test_hugging_face_explains_a_gated_dataset(hub, fetch_one):
         403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
     )
     with pytest.raises(
-        SourceError, match="access to someone/mirror on the Hugging Face Hub denied"
+        SourceError, match="error of the Hugging Face Hub for someone/mirror"
     ) as caught:
         fetch_one("hf:datasets/someone/mirror/it.bin")
     assert "hf auth login" in caught.value.hint
@@ -239,7 +239,7 @@ def test_kaggle_needs_no_credentials_for_a_public_dataset(kaggle):
 
 def test_kaggle_explains_missing_credentials(kaggle):
     kaggle.wants = "Basic something"
-    with pytest.raises(SourceError, match="denied with no Kaggle credentials") as caught:
+    with pytest.raises(SourceError, match="requested with no Kaggle credentials") as caught:
         kaggle.download()
     assert "kaggle.json" in caught.value.hint
     assert "https://www.kaggle.com/datasets/owner/set" in caught.value.hint
