@@ -32,9 +32,10 @@ from avdata.hub.client import (
     retry,
     shard_metadata,
 )
+from avdata.progress import Progress
 from avdata.shards.card import CARD_MARKER, HUB_SPLITS, PERMISSION, dataset_card
 from avdata.shards.reader import read_info
-from avdata.shards.verify import Progress, verify
+from avdata.shards.verify import verify
 from avdata.storage.atomic import atomic_write
 
 WORK_BRANCH = "avdata-upload"

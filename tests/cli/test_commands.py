@@ -95,7 +95,7 @@ def test_debug_is_understood_before_and_behind_the_command(words: list[str], tmp
     )
     assert done.returncode == 1
     assert "Traceback" in done.stderr
-    assert "is not a prepared set" in done.stderr
+    assert "is not a prepared dataset" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["info", "cremad"], ["inspect", "SET"], ["manifest", "check"]])

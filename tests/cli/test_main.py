@@ -114,8 +114,8 @@ def test_info_says_what_may_be_published(name: str) -> None:
         (["prepare", "cremad", "--source", ".", "--out", "o", "--audio", "mp3"], 2, "audio.source"),
         (["prepare", "cremad", "--source", "nowhere", "--out", "o"], 1, "nowhere does not exist"),
         (["prepare", "cremad"], 2, "--out"),
-        (["verify", "nowhere"], 1, "not a prepared set"),
-        (["inspect", "nowhere"], 1, "not a prepared set"),
+        (["verify", "nowhere"], 1, "not a prepared dataset"),
+        (["inspect", "nowhere"], 1, "not a prepared dataset"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence_and_its_exit_code(words: list[str], code: int, said: str) -> None:
@@ -223,7 +223,7 @@ def test_ctrl_c_ends_in_one_sentence(
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["verify", "nowhere"], 1, "not a prepared set"),
+        (["verify", "nowhere"], 1, "not a prepared dataset"),
         (["info", "crema"], 2, "there is no recipe 'crema'"),
         (["info"], 2, "missing argument"),
         (["recipes", "--frob"], 2, "no such option"),

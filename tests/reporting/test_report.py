@@ -279,7 +279,7 @@ def test_a_table_that_is_not_there_is_said_to_be_missing(shown_set: Path, tmp_pa
     shutil.copytree(shown_set, tmp_path / "set")
     (tmp_path / "set" / name).unlink()
     for look in (avdata.report, avdata.verify):
-        with pytest.raises(AvdataError, match=rf"{name} cannot be read \(there is no such file\)"):
+        with pytest.raises(AvdataError, match=rf"{name} cannot be read \(no such file\)"):
             look(tmp_path / "set")
 
 

@@ -63,7 +63,7 @@ def test_mistakes_are_one_sentence(
         main()
     assert ended.value.code == 1
     said = capsys.readouterr().err
-    assert "not a prepared set" in said
+    assert "not a prepared dataset" in said
     assert "Traceback" not in said
 
 
