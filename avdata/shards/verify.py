@@ -23,6 +23,7 @@ from avdata.shards.reader import (
     read_members,
     read_quarantine,
 )
+from avdata.storage.hashing import hash_file
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _check_index(root: Path, info: Mapping[str, Any], rows: Sequence[Mapping[str
         yield Problem("index.parquet", "is not sorted by shard and offset")
     # No shard stores the times, groups and flags of the index: only this checksum covers them.
     entry = info.get("index")
-    if entry and hashlib.sha256((root / "index.parquet").read_bytes()).hexdigest() != entry["sha256"]:
+    if entry and hash_file(root / "index.parquet") != entry["sha256"]:
         yield Problem("index.parquet", "checksum mismatch with dataset.json")
 
 
@@ -226,7 +227,7 @@ def _check_sample(
         frames = decode_frames(members, info["shape"]["frames"][0])
         label, metadata = int(bytes(members["cls"])), json.loads(bytes(members["json"]))
     except (AvdataError, ValueError, KeyError, RuntimeError) as error:
-        yield Problem(row["key"], f"cannot be read: {error}")
+        yield Problem(row["key"], f"cannot be read: {getattr(error, 'message', error)}")
         return
     for name, array in (("mel", mel), ("frames", frames)):
         if list(array.shape) != info["shape"][name]:
