@@ -23,7 +23,7 @@ from avdata.features.audio.spectrogram import compute_audio_feature, resample
 from avdata.features.face_crop import detect_face_box
 from avdata.features.quality import check_audio, check_durations, check_file_sizes, check_frames
 from avdata.media.audio import decode_audio
-from avdata.media.decoders.decord import read_frames_decord
+from avdata.media.decoders import DECODERS
 from avdata.media.image import read_image
 from avdata.media.resize import resize_image
 from avdata.media.types import AudioTrack, Frame, FrameTimes
@@ -184,8 +184,9 @@ def _step_frames(
     if video_file is None:
         return _resized_frames([read_image(clip.video, config.quality)] * video.num_frames, video)
     times = _step_frame_times(clip, video_file.frame_times, window, config)
-    if video.decoder == "decord":
-        return _resized_frames(read_frames_decord(clip.video, video_file.frame_times, times), video)
+    decoder = DECODERS[video.decoder]
+    if not decoder.reuses_packets:
+        return _resized_frames(decoder.frames_at(clip.video, video_file.frame_times, times), video)
     if video.resize_mode == "face":
         return _resized_frames(video_file.frames_at(times, seek=video.seek), video)
     return video_file.frames_at(times, seek=video.seek, video=video), []

@@ -83,3 +83,16 @@ def open_container(path: Path, quality: QualityConfig) -> Iterator[Any]:
             yield container
     except av.FFmpegError as error:
         raise MediaError(QuarantineReason.UNREADABLE, f"{path.name}: {error.strerror or error}") from error
+
+
+def video_stream(container: Any, path: Path) -> Any:
+    """Return the first video stream that is not a cover image.
+
+    Raises:
+        MediaError: NO_VIDEO_STREAM.
+    """
+    # To ffmpeg, the cover image of an audio file is a video stream.
+    moving = [stream for stream in container.streams.video if not stream.disposition & 0x400]
+    if not moving:
+        raise MediaError(QuarantineReason.NO_VIDEO_STREAM, f"{path.name} holds no pictures")
+    return moving[0]

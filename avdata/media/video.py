@@ -7,8 +7,8 @@ wanted, and only the packets those need are decoded.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,20 +19,13 @@ import numpy as np
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason, SampleFlag
 from avdata.media.audio import AudioTrackDecoder
-from avdata.media.container import open_container
-from avdata.media.packet_selection import TIME_TOLERANCE_S, PacketSelection
-from avdata.media.resize import frame_to_rgb, resize_frame
+from avdata.media.container import open_container, video_stream
+from avdata.media.decoders.pyav import decode_frames, to_images
+from avdata.media.packet_selection import PacketSelection
 from avdata.media.types import AudioTrack, Frame, FrameTimes
 
 MAX_BUFFERED_BYTES = 64 << 20
 """Bytes of compressed pictures that are kept in memory; a larger file is read a second time."""
-
-SKIPPABLE = frozenset({"h264", "hevc"})
-"""Codecs that say of each packet whether others refer to it; what nobody needs is not decoded."""
-
-MARKING = frozenset({"h264", "hevc"})
-"""Codecs whose decoder marks corrupt frames, and logs errors about streams that are whole. Others, such as
-VP6 and MJPEG, decode damage in silence but for the log."""
 
 
 @dataclass
@@ -78,12 +71,12 @@ class VideoFile:
         if self._packets is not None:
             base = float(self._stream.time_base)
             route = PacketSelection.select_packets(self._packets[:-1], times, base, seek=seek)
-            frames = _frames(self._path, self._stream, self._packets, route, times, self._quality)
-            return _resized(frames, video)
+            frames = decode_frames(self._path, self._stream, self._packets, route, times, self._quality)
+            return to_images(frames, video)
         with open_container(self._path, self._quality) as container:
-            stream = _video_stream(container, self._path)
-            frames = _frames(self._path, stream, container.demux(stream), None, times, self._quality)
-            return _resized(frames, video)
+            stream = video_stream(container, self._path)
+            frames = decode_frames(self._path, stream, container.demux(stream), None, times, self._quality)
+            return to_images(frames, video)
 
 
 @contextmanager
@@ -94,7 +87,7 @@ def open_video(path: Path, quality: QualityConfig, *, audio: bool = True) -> Ite
         MediaError: NO_VIDEO_STREAM, NO_FRAMES, TOO_LARGE, TOO_LONG, UNREADABLE or what `sniff` finds.
     """
     with open_container(path, quality) as container:
-        stream = _video_stream(container, path)
+        stream = video_stream(container, path)
         _check_size(path, stream.codec_context, quality)
         tracks = container.streams.audio if audio else ()
         track = AudioTrackDecoder(path, tracks[0], quality) if tracks else None
@@ -199,155 +192,7 @@ def _frame_times(path: Path, container: Any, stream: Any, ticks: _PacketTimes) -
     return FrameTimes(times, end, facts, tuple(flags))
 
 
-def _video_stream(container: Any, path: Path) -> Any:
-    # A cover picture in a sound file is a video stream to ffmpeg.
-    moving = [stream for stream in container.streams.video if not stream.disposition & 0x400]
-    if not moving:
-        raise MediaError(QuarantineReason.NO_VIDEO_STREAM, f"{path.name} holds no pictures")
-    return moving[0]
-
-
 def _check_size(path: Path, frame: Any, quality: QualityConfig) -> None:
     width, height = frame.width, frame.height
     if width * height > quality.max_pixels:
         raise MediaError(QuarantineReason.TOO_LARGE, f"{path.name}: {width}×{height} pixels")
-
-
-@dataclass
-class _DecodedFrames:
-    """What decoding brought: the frame for each moment so far, frames seen, and how many were damaged."""
-
-    frames: list[Any]
-    seen: int
-    corrupt: int
-
-
-def _frames(
-    path: Path,
-    stream: Any,
-    packets: Iterable[Any],
-    route: PacketSelection | None,
-    times: Sequence[float],
-    quality: QualityConfig,
-) -> list[Any]:
-    """The decoded frame for each moment."""
-    stream.thread_count = 1
-    # Headers can lie about the size: the decoder refuses a larger frame before it asks for memory.
-    stream.codec_context.options = {"max_pixels": str(quality.max_pixels)}
-    chosen = None
-    if route is not None and isinstance(packets, list):
-        found = _choose(_selected_packets(stream, packets, route), times)
-        chosen = found if _is_complete(found, route, quality) else None
-        stream.codec_context.flush_buffers()
-    if chosen is None:
-        chosen = _choose(_all_packets(stream, packets), times)
-    if not chosen.frames:
-        raise MediaError(QuarantineReason.NO_FRAMES, f"{path.name}: not one frame could be decoded")
-    if chosen.corrupt > quality.max_corrupt * chosen.seen:
-        detail = f"{path.name}: {chosen.corrupt} of {chosen.seen} frames"
-        raise MediaError(QuarantineReason.CORRUPT_FRAMES, detail)
-    return chosen.frames
-
-
-def _choose(decoded: Iterable[tuple[Any, bool]], times: Sequence[float]) -> _DecodedFrames:
-    chosen = _DecodedFrames([], 0, 0)
-    on_screen = None
-    with closing(decoded), count_errors():  # type: ignore[type-var]
-        for frame, damaged in decoded:
-            chosen.seen, chosen.corrupt = chosen.seen + 1, chosen.corrupt + damaged
-            if frame is None:
-                continue
-            while len(chosen.frames) < len(times) and on_screen is not None:
-                if times[len(chosen.frames)] + TIME_TOLERANCE_S >= frame.time:
-                    break
-                chosen.frames.append(on_screen)
-            if len(chosen.frames) == len(times):
-                return chosen
-            on_screen = frame
-    if on_screen is not None:
-        chosen.frames += [on_screen] * (len(times) - len(chosen.frames))
-    return chosen
-
-
-def _is_complete(chosen: _DecodedFrames, route: PacketSelection, quality: QualityConfig) -> bool:
-    """Whether the short way showed what the whole way would; if in doubt, the whole way decides."""
-    if not chosen.frames or chosen.corrupt > quality.max_corrupt * chosen.seen:
-        return False
-    return all(any(abs(frame.time - time) < 1e-6 for time in route.times) for frame in chosen.frames)
-
-
-def _all_packets(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    stream.codec_context.skip_frame = "DEFAULT"
-    return _decoded(stream, packets)
-
-
-def _selected_packets(
-    stream: Any, packets: Sequence[Any], route: PacketSelection
-) -> Iterator[tuple[Any, bool]]:
-    context = stream.codec_context
-    skips = context.name in SKIPPABLE
-
-    def run(first: int, last: int) -> Iterator[Any]:
-        for place in range(first, last + 1):
-            if skips:
-                context.skip_frame = "DEFAULT" if place in route.selected else "NONREF"
-            yield packets[place]
-        # The last packet is empty: it asks for the frames that the decoder holds back.
-        yield packets[-1]
-
-    for number, (first, last) in enumerate(route.runs):
-        if number:
-            context.flush_buffers()
-        yield from _decoded(stream, run(first, last))
-
-
-def _decoded(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    """The packets' frames that have a clock, each with whether it is damaged; None for one that is lost."""
-    import av  # noqa: PLC0415
-
-    marks = stream.codec_context.name in MARKING
-    for packet in packets:
-        before = 0 if marks else errors_logged()
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            yield None, True
-            continue
-        logged = not marks and errors_logged() > before
-        for frame in frames:
-            if frame.time is not None:
-                yield frame, bool(frame.is_corrupt) or logged
-
-
-def _resized(frames: Sequence[Any], video: VideoConfig | None) -> list[Frame]:
-    """The pictures of frames; one that stands for several moments is made once."""
-    from av.video.reformatter import VideoReformatter  # noqa: PLC0415
-
-    made: dict[int, Frame] = {}
-    convert = VideoReformatter()
-    for frame in frames:
-        if id(frame) not in made:
-            pixels = resize_frame(frame, video, convert) if video else frame_to_rgb(frame, convert)
-            made[id(frame)] = Frame(pixels, float(frame.time))
-    return [made[id(frame)] for frame in frames]
-
-
-@contextmanager
-def count_errors() -> Iterator[None]:
-    """Let PyAV count what ffmpeg logs as an error, and keep it from the log of the program."""
-    import av.logging  # noqa: PLC0415
-
-    before = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        with av.logging.Capture(local=True):
-            yield
-    finally:
-        av.logging.set_level(before)
-
-
-def errors_logged() -> int:
-    """How many errors ffmpeg has logged so far."""
-    import av.logging  # noqa: PLC0415
-
-    return int(av.logging.get_last_error()[0])

@@ -18,6 +18,7 @@ from typing import Any
 
 from avdata.config.schema import Config
 from avdata.manifest import Manifest
+from avdata.media.decoders import DECODERS
 from avdata.recipe import Recipe
 from avdata.selection import QuarantinedClip
 from avdata.shards.card import dataset_card
@@ -28,8 +29,7 @@ from avdata.storage.atomic import atomic_write
 TOOLS = (
     "avdata",
     "numpy",
-    "av",
-    "decord",
+    *(decoder.package for decoder in DECODERS.values()),
     "soxr",
     "pillow",
     "pyarrow",

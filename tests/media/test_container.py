@@ -14,7 +14,7 @@ from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
 from avdata.media.audio import decode_audio
 from avdata.media.container import detect_format
-from avdata.media.decoders.decord import read_frames_decord
+from avdata.media.decoders.decord import frames_at as decord_frames_at
 from avdata.media.image import read_image
 from avdata.media.video import read_frame_times, read_frames
 from avdata.testing.media import Scene, Subtype, scene_audio, scene_frame, write_av, write_image, write_wav
@@ -78,7 +78,7 @@ def test_a_frame_asked_for_at_its_own_time_has_come(tmp_path: Path, fps: int) ->
     write_av(path, replace(SMALL, fps=Fraction(fps), size=(32, 32)), vcodec="libx264", acodec=None)
     clock = read_frame_times(path, QUALITY)
     moments = clock.times.tolist()
-    for got in (read_frames(path, moments, QUALITY), read_frames_decord(path, clock, moments)):
+    for got in (read_frames(path, moments, QUALITY), decord_frames_at(path, clock, moments)):
         assert [one.time for one in got] == pytest.approx(moments)
 
 
@@ -88,7 +88,7 @@ def test_decord_and_pyav_show_the_same_frames_at_the_same_times(tmp_path: Path, 
     write_av(path, SMALL, **FORMATS[suffix])  # type: ignore[arg-type]
     moments = [0.1, 0.5, 1.02, 1.9]
     clock = read_frame_times(path, QUALITY)
-    ours, theirs = read_frames(path, moments, QUALITY), read_frames_decord(path, clock, moments)
+    ours, theirs = read_frames(path, moments, QUALITY), decord_frames_at(path, clock, moments)
     for one, other in zip(ours, theirs, strict=True):
         assert one.time == pytest.approx(other.time, abs=1e-6)
         assert np.abs(one.pixels.astype(int) - other.pixels).mean() < 2

@@ -17,11 +17,12 @@ import pytest
 import torch
 
 from avdata.config.schema import Config, QualityConfig
+from avdata.errors import MediaError
 from avdata.features.extract import extract_features
-from avdata.media.decoders.decord import read_frames_decord
+from avdata.media.decoders import DECODERS
 from avdata.media.video import read_frame_times, read_frames
 from avdata.recipe import Clip
-from avdata.testing.reference_clips import REFERENCE_CLIPS, SCENE, onsets, tolerance
+from avdata.testing.reference_clips import REFERENCE_CLIPS, SCENE, onsets, tolerance, video_codec
 
 QUALITY = QualityConfig()
 ROUNDING = 3
@@ -61,11 +62,19 @@ def test_ffmpeg_itself_shows_the_same_frames_in_the_same_order(corpus: dict[str,
         assert np.abs(one.pixels.astype(int) - frame).mean() < 1.5
 
 
-@pytest.mark.parametrize("name", [name for name, case in REFERENCE_CLIPS.items() if case.decord])
-def test_decord_shows_the_same_frames_at_the_same_times(corpus: dict[str, Clip], name: str) -> None:
+@pytest.mark.parametrize("name", REFERENCE_CLIPS)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_decoder_returns_the_frames_of_pyav_at_the_same_times(
+    corpus: dict[str, Clip], name: str, decoder: str
+) -> None:
     path = corpus[name].video
     ours = read_frames(path, MOMENTS, QUALITY)
-    theirs = read_frames_decord(path, read_frame_times(path, QUALITY), MOMENTS)
+    frame_times = read_frame_times(path, QUALITY)
+    if video_codec(path) in DECODERS[decoder].unsupported_codecs:
+        with pytest.raises(MediaError):
+            DECODERS[decoder].frames_at(path, frame_times, MOMENTS)
+        return
+    theirs = DECODERS[decoder].frames_at(path, frame_times, MOMENTS)
     for one, other in zip(ours, theirs, strict=True):
         assert one.time == pytest.approx(other.time, abs=1e-6)
         assert np.abs(one.pixels.astype(int) - other.pixels).mean() < ROUNDING

@@ -13,7 +13,8 @@ from hypothesis import strategies as some
 
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
-from avdata.media import video as room
+from avdata.media import video
+from avdata.media.decoders import pyav
 from avdata.media.packet_selection import PacketSelection
 from avdata.media.video import open_video, read_frame_times, read_frames
 from avdata.testing.media import Scene, scene_frame, write_av
@@ -64,7 +65,7 @@ def test_decoding_only_what_is_needed_shows_what_decoding_all_shows(
 ) -> None:
     short = read_frames(films[name], moments, QUALITY, seek=seek)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "MAX_BUFFERED_BYTES", 0)
+        patch.setattr(video, "MAX_BUFFERED_BYTES", 0)
         whole = read_frames(films[name], moments, QUALITY)
     for one, other in zip(short, whole, strict=True):
         assert one.time == other.time
@@ -75,9 +76,9 @@ def test_only_packets_that_are_needed_are_decoded(
     films: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[Any] = []
-    real = room._decoded
+    real = pyav._decoded
     monkeypatch.setattr(
-        room, "_decoded", lambda stream, packets: real(stream, (taken.append(one) or one for one in packets))
+        pyav, "_decoded", lambda stream, packets: real(stream, (taken.append(one) or one for one in packets))
     )
     read_frames(films["mpeg4"], [3.9], QUALITY, seek=True)
     assert 1 < len(taken) <= 12 + 1
@@ -139,7 +140,7 @@ def test_damage_that_a_decoder_only_logs_counts_as_corrupt(tmp_path: Path) -> No
         read_frames(path, [3.9], QUALITY)
     assert caught.value.reason is QuarantineReason.CORRUPT_FRAMES
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "MARKING", {"mjpeg"})
+        patch.setattr(pyav, "MARKING", {"mjpeg"})
         read_frames(path, [3.9], QualityConfig(max_corrupt=0.5))
 
 
