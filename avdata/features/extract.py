@@ -19,7 +19,8 @@ from avdata.features.alignment import (
     slice_audio,
     step_centers,
 )
-from avdata.features.audio.spectrogram import compute_audio_feature, resample
+from avdata.features.audio import compute_audio_feature
+from avdata.features.audio.spectrogram import resample
 from avdata.features.face_crop import detect_face_box
 from avdata.features.quality import check_audio, check_durations, check_file_sizes, check_frames
 from avdata.media.audio import decode_audio

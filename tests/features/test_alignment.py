@@ -17,7 +17,8 @@ from avdata.features.alignment import (
     slice_audio,
     step_centers,
 )
-from avdata.features.audio.spectrogram import compute_audio_feature, resample
+from avdata.features.audio import compute_audio_feature
+from avdata.features.audio.spectrogram import resample
 from avdata.media.audio import decode_audio
 from avdata.testing.media import Scene, scene_audio, write_av
 
