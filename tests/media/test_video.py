@@ -76,9 +76,9 @@ def test_only_packets_that_are_needed_are_decoded(
     films: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[Any] = []
-    real = pyav._decoded
+    real = pyav._decode
     monkeypatch.setattr(
-        pyav, "_decoded", lambda stream, packets: real(stream, (taken.append(one) or one for one in packets))
+        pyav, "_decode", lambda stream, packets: real(stream, (taken.append(one) or one for one in packets))
     )
     read_frames(films["mpeg4"], [3.9], QUALITY, seek=True)
     assert 1 < len(taken) <= 12 + 1
@@ -140,7 +140,7 @@ def test_damage_that_a_decoder_only_logs_counts_as_corrupt(tmp_path: Path) -> No
         read_frames(path, [3.9], QUALITY)
     assert caught.value.reason is QuarantineReason.CORRUPT_FRAMES
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pyav, "MARKING", {"mjpeg"})
+        patch.setattr(pyav, "CODECS_WITH_CORRUPT_FLAG", {"mjpeg"})
         read_frames(path, [3.9], QualityConfig(max_corrupt=0.5))
 
 

@@ -23,7 +23,7 @@ class FramesAt(Protocol):
             times: s, ascending. Before the first frame, the first is on screen; after the last, the last.
 
         Returns:
-            One frame for each time, uint8 [H, W, 3], rotated as the display matrix says.
+            One frame for each time, uint8 [H, W, 3], rotated by the display matrix.
 
         Raises:
             MediaError: the file cannot be decoded.

@@ -1,10 +1,10 @@
-"""Video frames by PyAV: decode only the packets that the requested frames need."""
+"""Video frames by PyAV, which decodes only the packets that the requested frames need."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,163 +15,182 @@ from avdata.media.packet_selection import TIME_TOLERANCE_S, PacketSelection
 from avdata.media.resize import frame_to_rgb, resize_frame
 from avdata.media.types import Frame, FrameTimes
 
-SKIPPABLE = frozenset({"h264", "hevc"})
-"""Codecs that say of each packet whether others refer to it; what nobody needs is not decoded."""
+CODECS_WITH_NONREF = frozenset({"h264", "hevc"})
+"""Codecs whose packets show whether other frames refer to them, so that unneeded ones can be skipped."""
 
-MARKING = frozenset({"h264", "hevc"})
-"""Codecs whose decoder marks corrupt frames, and logs errors about streams that are whole. Others, such as
-VP6 and MJPEG, decode damage in silence but for the log."""
+CODECS_WITH_CORRUPT_FLAG = frozenset({"h264", "hevc"})
+"""Codecs whose decoder flags corrupt frames, and logs errors for intact streams too.
+
+The decoders of other codecs, such as VP6 and MJPEG, report damage only in ffmpeg's log.
+"""
 
 
 def frames_at(path: Path, frame_times: FrameTimes, times: Sequence[float]) -> list[Frame]:
-    """The frame on screen at each of ascending times (s), of a file that is opened for nothing else.
+    """Decode the frame on screen at each of ascending times (s), within the default limits.
 
     Raises:
-        MediaError: as `decode_frames`.
+        MediaError: see `decode_frames`.
     """
-    del frame_times  # Decoded frames have their own timestamps.
+    del frame_times  # Decoded frames carry their own timestamps.
     quality = QualityConfig()
     with open_container(path, quality) as container:
         stream = video_stream(container, path)
-        frames = decode_frames(path, stream, container.demux(stream), None, times, quality)
-        return to_images(frames, None)
+        return to_images(decode_frames(path, stream, container.demux(stream), None, times, quality), None)
 
 
 @dataclass
 class _DecodedFrames:
-    """What decoding brought: the frame for each moment so far, frames seen, and how many were damaged."""
+    """The frame for each time so far, and how many frames were decoded and corrupt."""
 
-    frames: list[Any]
-    seen: int
-    corrupt: int
+    frames: list[Any] = field(default_factory=list)
+    num_decoded: int = 0
+    num_corrupt: int = 0
+
+    def is_corrupt(self, quality: QualityConfig) -> bool:
+        return self.num_corrupt > quality.max_corrupt * self.num_decoded
 
 
 def decode_frames(
     path: Path,
     stream: Any,
     packets: Iterable[Any],
-    route: PacketSelection | None,
+    selection: PacketSelection | None,
     times: Sequence[float],
     quality: QualityConfig,
 ) -> list[Any]:
-    """The decoded frame for each moment."""
+    """Decode the PyAV frame on screen at each of ascending times.
+
+    Args:
+        path: the file, for messages.
+        stream: PyAV's video stream.
+        packets: its packets, in decoding order, with the empty last one.
+        selection: the packets to decode, if `packets` is a list; None decodes all.
+        times: s.
+        quality: limits.
+
+    Raises:
+        MediaError: NO_FRAMES or CORRUPT_FRAMES.
+    """
     stream.thread_count = 1
-    # Headers can lie about the size: the decoder refuses a larger frame before it asks for memory.
+    # A header may state a wrong size: with max_pixels, the decoder refuses before it allocates memory.
     stream.codec_context.options = {"max_pixels": str(quality.max_pixels)}
-    chosen = None
-    if route is not None and isinstance(packets, list):
-        found = _choose(_selected_packets(stream, packets, route), times)
-        chosen = found if _is_complete(found, route, quality) else None
+    decoded = None
+    if selection is not None and isinstance(packets, list):
+        decoded = _take_at_times(_decode_selected(stream, packets, selection), times)
+        if not _is_reliable(decoded, selection, quality):
+            decoded = None
         stream.codec_context.flush_buffers()
-    if chosen is None:
-        chosen = _choose(_all_packets(stream, packets), times)
-    if not chosen.frames:
-        raise MediaError(QuarantineReason.NO_FRAMES, f"{path.name}: not one frame could be decoded")
-    if chosen.corrupt > quality.max_corrupt * chosen.seen:
-        detail = f"{path.name}: {chosen.corrupt} of {chosen.seen} frames"
+    if decoded is None:
+        decoded = _take_at_times(_decode_all(stream, packets), times)
+    if not decoded.frames:
+        raise MediaError(QuarantineReason.NO_FRAMES, f"{path.name}: no frame could be decoded")
+    if decoded.is_corrupt(quality):
+        detail = f"{path.name}: {decoded.num_corrupt} of {decoded.num_decoded} frames"
         raise MediaError(QuarantineReason.CORRUPT_FRAMES, detail)
-    return chosen.frames
+    return decoded.frames
 
 
-def _choose(decoded: Iterable[tuple[Any, bool]], times: Sequence[float]) -> _DecodedFrames:
-    chosen = _DecodedFrames([], 0, 0)
+def _take_at_times(frames: Iterable[tuple[Any, bool]], times: Sequence[float]) -> _DecodedFrames:
+    """Keep the frame on screen at each time, and stop when all times have one."""
+    decoded = _DecodedFrames()
     on_screen = None
-    with closing(decoded), count_errors():  # type: ignore[type-var]
-        for frame, damaged in decoded:
-            chosen.seen, chosen.corrupt = chosen.seen + 1, chosen.corrupt + damaged
+    with closing(frames), count_errors():  # type: ignore[type-var]
+        for frame, is_corrupt in frames:
+            decoded.num_decoded += 1
+            decoded.num_corrupt += is_corrupt
             if frame is None:
                 continue
-            while len(chosen.frames) < len(times) and on_screen is not None:
-                if times[len(chosen.frames)] + TIME_TOLERANCE_S >= frame.time:
+            while len(decoded.frames) < len(times) and on_screen is not None:
+                if times[len(decoded.frames)] + TIME_TOLERANCE_S >= frame.time:
                     break
-                chosen.frames.append(on_screen)
-            if len(chosen.frames) == len(times):
-                return chosen
+                decoded.frames.append(on_screen)
+            if len(decoded.frames) == len(times):
+                return decoded
             on_screen = frame
     if on_screen is not None:
-        chosen.frames += [on_screen] * (len(times) - len(chosen.frames))
-    return chosen
+        decoded.frames += [on_screen] * (len(times) - len(decoded.frames))
+    return decoded
 
 
-def _is_complete(chosen: _DecodedFrames, route: PacketSelection, quality: QualityConfig) -> bool:
-    """Whether the short way showed what the whole way would; if in doubt, the whole way decides."""
-    if not chosen.frames or chosen.corrupt > quality.max_corrupt * chosen.seen:
+def _is_reliable(decoded: _DecodedFrames, selection: PacketSelection, quality: QualityConfig) -> bool:
+    """Return whether the selected packets gave the selected frames; if not, all packets are decoded."""
+    if not decoded.frames or decoded.is_corrupt(quality):
         return False
-    return all(any(abs(frame.time - time) < 1e-6 for time in route.times) for frame in chosen.frames)
+    return all(any(abs(frame.time - time) < 1e-6 for time in selection.times) for frame in decoded.frames)
 
 
-def _all_packets(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+def _decode_all(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
     stream.codec_context.skip_frame = "DEFAULT"
-    return _decoded(stream, packets)
+    return _decode(stream, packets)
 
 
-def _selected_packets(
-    stream: Any, packets: Sequence[Any], route: PacketSelection
+def _decode_selected(
+    stream: Any, packets: Sequence[Any], selection: PacketSelection
 ) -> Iterator[tuple[Any, bool]]:
     context = stream.codec_context
-    skips = context.name in SKIPPABLE
+    can_skip = context.name in CODECS_WITH_NONREF
 
-    def run(first: int, last: int) -> Iterator[Any]:
-        for place in range(first, last + 1):
-            if skips:
-                context.skip_frame = "DEFAULT" if place in route.selected else "NONREF"
-            yield packets[place]
-        # The last packet is empty: it asks for the frames that the decoder holds back.
+    def run_packets(first: int, last: int) -> Iterator[Any]:
+        for index in range(first, last + 1):
+            if can_skip:
+                context.skip_frame = "DEFAULT" if index in selection.selected else "NONREF"
+            yield packets[index]
+        # The last packet is empty: it flushes the frames that the decoder delays.
         yield packets[-1]
 
-    for number, (first, last) in enumerate(route.runs):
+    for number, (first, last) in enumerate(selection.runs):
         if number:
             context.flush_buffers()
-        yield from _decoded(stream, run(first, last))
+        yield from _decode(stream, run_packets(first, last))
 
 
-def _decoded(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    """The packets' frames that have a clock, each with whether it is damaged; None for one that is lost."""
+def _decode(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    """Yield frames with a timestamp and whether each is corrupt; None for a packet that fails to decode."""
     import av  # noqa: PLC0415
 
-    marks = stream.codec_context.name in MARKING
+    has_flag = stream.codec_context.name in CODECS_WITH_CORRUPT_FLAG
     for packet in packets:
-        before = 0 if marks else errors_logged()
+        errors_before = 0 if has_flag else num_logged_errors()
         try:
             frames = packet.decode()
         except av.FFmpegError:
             yield None, True
             continue
-        logged = not marks and errors_logged() > before
+        logged_error = not has_flag and num_logged_errors() > errors_before
         for frame in frames:
             if frame.time is not None:
-                yield frame, bool(frame.is_corrupt) or logged
+                yield frame, bool(frame.is_corrupt) or logged_error
 
 
 def to_images(frames: Sequence[Any], video: VideoConfig | None) -> list[Frame]:
-    """The pictures of frames; one that stands for several moments is made once."""
+    """Convert PyAV frames to RGB, or to the square that `video` configures; repeated frames only once."""
     from av.video.reformatter import VideoReformatter  # noqa: PLC0415
 
-    made: dict[int, Frame] = {}
-    convert = VideoReformatter()
+    images: dict[int, Frame] = {}
+    reformatter = VideoReformatter()
     for frame in frames:
-        if id(frame) not in made:
-            pixels = resize_frame(frame, video, convert) if video else frame_to_rgb(frame, convert)
-            made[id(frame)] = Frame(pixels, float(frame.time))
-    return [made[id(frame)] for frame in frames]
+        if id(frame) not in images:
+            pixels = resize_frame(frame, video, reformatter) if video else frame_to_rgb(frame, reformatter)
+            images[id(frame)] = Frame(pixels, float(frame.time))
+    return [images[id(frame)] for frame in frames]
 
 
 @contextmanager
 def count_errors() -> Iterator[None]:
-    """Let PyAV count what ffmpeg logs as an error, and keep it from the log of the program."""
+    """Let PyAV count the errors that ffmpeg logs, and keep them out of the program's log."""
     import av.logging  # noqa: PLC0415
 
-    before = av.logging.get_level()
+    level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
         with av.logging.Capture(local=True):
             yield
     finally:
-        av.logging.set_level(before)
+        av.logging.set_level(level)
 
 
-def errors_logged() -> int:
-    """How many errors ffmpeg has logged so far."""
+def num_logged_errors() -> int:
+    """Return the number of errors that ffmpeg has logged."""
     import av.logging  # noqa: PLC0415
 
     return int(av.logging.get_last_error()[0])
