@@ -117,6 +117,6 @@ def test_without_the_extra_one_sentence_says_so_before_anything_is_done(
 ) -> None:
     room._cascade.cache_clear()
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UsageError, match=r"video\.resize_mode=face needs OpenCV") as caught:
+    with pytest.raises(UsageError, match=r"video\.resize_mode=face requires OpenCV") as caught:
         plan_preparation("cremad", source=tmp_path / "nothing", config={"video": {"resize_mode": "face"}})
     assert caught.value.hint == "pip install 'avdata[face]'"
