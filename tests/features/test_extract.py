@@ -4,13 +4,10 @@ import io
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import soundfile
 import torch
-from av.video.reformatter import Colorspace, VideoReformatter
-from torchvision.transforms.v2 import functional as transform
 
 from avdata.config.presets import PRESETS
 from avdata.config.schema import Config, build_config
@@ -18,7 +15,6 @@ from avdata.errors import MediaError, QuarantineReason
 from avdata.features.alignment import Window, slice_audio
 from avdata.features.audio import compute_audio_feature
 from avdata.features.extract import extract_features
-from avdata.media.resize import resize_frame, resize_image
 from avdata.pipeline.shard_job import ShardJob, _steps
 from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.recipe import Clip
@@ -49,7 +45,7 @@ def onsets(features_of: Clip, config: Config) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("kind", ["flv", "mp4", "pair", "late"])
-def test_the_beep_in_the_mel_is_with_the_flash_in_the_frames(tmp_path: Path, kind: str) -> None:
+def test_beep_in_the_mel_coincides_with_flash_in_the_frames(tmp_path: Path, kind: str) -> None:
     # 128 steps of 20 ms, so that every frame is at some step's middle.
     config = build_config({"video": {"num_frames": 128, "size": 16}, "audio": {"n_fft": 512}})
     video = tmp_path / ("clip.flv" if kind in {"flv", "pair"} else "clip.mp4")
@@ -66,7 +62,7 @@ def test_the_beep_in_the_mel_is_with_the_flash_in_the_frames(tmp_path: Path, kin
 
 
 @pytest.mark.parametrize("shift", [-0.2, 0.0, 0.03, 0.2])
-def test_the_offset_of_a_wav_is_measured_on_the_containers_axis(tmp_path: Path, shift: float) -> None:
+def test_extract_measures_wav_offset_on_the_container_axis(tmp_path: Path, shift: float) -> None:
     wave = scene_audio(SCENE, 16_000)
     write_av(tmp_path / "a.mp4", SCENE, vcodec="libx264", acodec="aac")
     moved = (
@@ -81,7 +77,7 @@ def test_the_offset_of_a_wav_is_measured_on_the_containers_axis(tmp_path: Path, 
     assert got.av_peak > 0.9
 
 
-def test_a_wav_of_something_else_is_flagged(tmp_path: Path) -> None:
+def test_extract_flags_an_unrelated_wav(tmp_path: Path) -> None:
     write_av(tmp_path / "a.flv", SCENE)
     write_wav(
         tmp_path / "a.wav", np.random.default_rng(0).normal(size=40_000).astype(np.float32) * 0.1, 16_000
@@ -90,14 +86,14 @@ def test_a_wav_of_something_else_is_flagged(tmp_path: Path) -> None:
     assert "low_correlation" in got.flags
 
 
-def test_the_frame_of_a_step_is_on_screen_at_its_middle(tmp_path: Path) -> None:
+def test_frame_of_a_step_is_on_screen_at_its_middle(tmp_path: Path) -> None:
     write_av(tmp_path / "a.mkv", SCENE, vcodec="ffv1", acodec="flac", pix_fmt="bgr0")
     got = extract_features(clip(tmp_path / "a.mkv"), Config())
     for middle, shown in zip(np.arange(4) * 0.64 + 0.32, got.frame_times, strict=True):
         assert 0 <= middle - shown < 1 / float(NTSC) + 0.001
 
 
-def test_a_still_stands_for_all_steps(tmp_path: Path) -> None:
+def test_image_is_repeated_for_all_steps(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", np.full((50, 70, 3), 90, np.uint8))
     write_wav(tmp_path / "a.wav", scene_audio(SCENE, 16_000), 16_000)
     got = extract_features(clip(tmp_path / "a.jpg", tmp_path / "a.wav", is_image=True), Config())
@@ -115,7 +111,7 @@ def test_a_still_stands_for_all_steps(tmp_path: Path) -> None:
         ("scmrl", (4, 128, 128), (4, 128, 128, 3)),
     ],
 )
-def test_presets_have_the_published_shapes(
+def test_presets_give_the_published_shapes(
     tmp_path: Path, preset: str, mel: tuple[int, ...], frames: tuple[int, ...]
 ) -> None:
     write_av(tmp_path / "a.flv", SCENE)
@@ -132,7 +128,7 @@ def test_presets_have_the_published_shapes(
         )
 
 
-def test_silence_darkness_and_shortness_have_their_reasons(tmp_path: Path) -> None:
+def test_silent_black_and_short_clips_have_their_reasons(tmp_path: Path) -> None:
     write_av(tmp_path / "silent.flv", Scene(seconds=1.0, size=(64, 48), silent=True))
     with pytest.raises(MediaError) as caught:
         extract_features(clip(tmp_path / "silent.flv"), Config())
@@ -146,82 +142,7 @@ def test_silence_darkness_and_shortness_have_their_reasons(tmp_path: Path) -> No
         extract_features(clip(tmp_path / "black.flv"), build_config({"quality": {"min_seconds": 5.0}}))
 
 
-@pytest.mark.parametrize("fit", ["crop", "stretch", "letterbox"])
-def test_a_picture_is_fitted_as_torchvision_does(fit: str) -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
-    got = resize_image(pixels, build_config({"video": {"size": 48, "resize_mode": fit}}).video)
-    assert got.shape == (48, 48, 3)
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
-    if fit == "letterbox":
-        theirs = transform.pad(transform.resize(image, [36, 48], antialias=True), [0, 6])
-    elif fit == "stretch":
-        theirs = transform.resize(image, [48, 48], antialias=True)
-    else:
-        theirs = transform.center_crop(transform.resize(image, [48, 64], antialias=True), [48, 48])
-    apart = np.abs(got.astype(int) - theirs.permute(1, 2, 0).numpy())
-    assert apart.max() <= 1
-    assert apart.mean() < 0.02
-    if fit == "letterbox":
-        assert got[:6].max() == 0
-        assert got[-6:].max() == 0
-        assert got[6:42].min(axis=(1, 2)).max() > 0
-
-
-def _graded(height: int, width: int, seed: int) -> np.ndarray:
-    """A picture in YUV 4:2:0 as ffmpeg lays it out: grain over a slope, and colors that change slowly."""
-    dice = np.random.default_rng(seed)
-    down, across = np.mgrid[0:height, 0:width]
-    luma = 40 + 150 * across / width + dice.integers(0, 40, (height, width))
-    half = down[::2, ::2] / height, across[::2, ::2] / width
-    blue, red = 100 + 50 * half[0], 150 - 40 * half[1]
-    return np.concatenate([np.rint(plane).astype(np.uint8).ravel() for plane in (luma, blue, red)])
-
-
-def _as_rgb(planes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """BT.601's own formula in floating point, [H, W, 3]."""
-    luma, blue, red = np.split(planes.astype(np.float64), np.cumsum([height * width, height * width // 4]))
-    wide = [np.kron(plane.reshape(height // 2, -1), np.ones((2, 2))) - 128 for plane in (blue, red)]
-    bright = (luma.reshape(height, width) - 16) * 255 / 219
-    blue, red = (plane * 255 / 224 for plane in wide)
-    green = bright - 0.114 * 1.772 / 0.587 * blue - 0.299 * 1.402 / 0.587 * red
-    return np.stack([bright + 1.402 * red, green, bright + 1.772 * blue], -1).clip(0, 255)
-
-
-@pytest.mark.parametrize("shape", [(360, 480), (90, 120), (720, 480)])
-@pytest.mark.parametrize("fit", ["crop", "stretch", "letterbox"])
-def test_a_frame_is_fitted_as_torchvision_fits_its_exact_colours(fit: str, shape: tuple[int, int]) -> None:
-    planes = _graded(*shape, seed=1)
-    frame = av.VideoFrame.from_ndarray(planes.reshape(shape[0] * 3 // 2, shape[1]), format="yuv420p")
-    frame.colorspace = int(Colorspace.ITU601)
-    got = resize_frame(
-        frame, build_config({"video": {"size": 48, "resize_mode": fit}}).video, VideoReformatter()
-    )
-    image = torch.from_numpy(_as_rgb(planes, *shape)).permute(2, 0, 1)
-    short, long = min(shape), max(shape)
-    if fit == "stretch":
-        theirs = transform.resize(image, [48, 48], antialias=True)
-    elif fit == "crop":
-        theirs = transform.center_crop(transform.resize(image, [48], antialias=True), [48, 48])
-    else:
-        part = round(short * 48 / long)
-        size = [part, 48] if shape[0] == short else [48, part]
-        margin = [0, (48 - part) // 2] if shape[0] == short else [(48 - part) // 2, 0]
-        theirs = transform.pad(transform.resize(image, size, antialias=True), margin)
-    apart = got - theirs.permute(1, 2, 0).numpy()
-    assert np.abs(apart).mean() < 0.5
-    assert np.abs(apart.mean(axis=(0, 1))).max() < 0.15
-
-
-def test_a_frame_that_grows_or_shrinks_beyond_swscale_is_fitted_as_well() -> None:
-    video = build_config({"video": {"size": 48}}).video
-    for shape in ((24, 32), (48, 48), (64, 4096), (1600, 1600)):
-        frame = av.VideoFrame.from_ndarray(np.full((*shape, 3), 200, np.uint8), format="rgb24")
-        got = resize_frame(frame, video, VideoReformatter())
-        assert got.shape == (48, 48, 3)
-        assert np.abs(got.astype(int) - 200).max() <= 1
-
-
-def test_odd_sizes_and_grey_work(tmp_path: Path) -> None:
+def test_extract_handles_odd_sizes_and_gray(tmp_path: Path) -> None:
     write_av(
         tmp_path / "a.mkv",
         Scene(seconds=1.0, size=(53, 31), beeps=(0.5,), fps=Fraction(15)),
@@ -233,7 +154,7 @@ def test_odd_sizes_and_grey_work(tmp_path: Path) -> None:
     assert got.frames.shape == (4, 16, 16, 1)
 
 
-def test_segments_show_the_frame_at_each_middle_and_the_label_of_each_second(tmp_path: Path) -> None:
+def test_segments_have_the_frame_at_each_middle_and_a_label_each(tmp_path: Path) -> None:
     scene = Scene(seconds=4.0, flashes=(2.45,), beeps=(2.45,), size=(64, 48), fps=Fraction(20))
     write_av(tmp_path / "a.mp4", scene, vcodec="libx264", acodec="aac")
     config = build_config({"align": {"window": "segments", "seconds": 1.0}, "audio": {"hop_length": 125}})
@@ -247,7 +168,7 @@ def test_segments_show_the_frame_at_each_middle_and_the_label_of_each_second(tmp
 
 @pytest.mark.parametrize("color", ["rgb", "gray"])
 @pytest.mark.parametrize("storage", ["png", "npy"])
-def test_exact_storage_gives_back_the_frames_it_was_given(tmp_path: Path, storage: str, color: str) -> None:
+def test_lossless_storage_returns_identical_frames(tmp_path: Path, storage: str, color: str) -> None:
     write_av(tmp_path / "a.flv", SCENE)
     config = build_config(
         {"video": {"storage": storage, "color": color, "size": 32}, "audio": {"flac": True}}
@@ -268,9 +189,7 @@ def test_exact_storage_gives_back_the_frames_it_was_given(tmp_path: Path, storag
 
 
 @pytest.mark.parametrize(("correct", "start"), [("measured", 0.03), ("container", 0.0), ("none", 0.0)])
-def test_a_separate_sound_stands_where_the_config_wants_it(
-    tmp_path: Path, correct: str, start: float
-) -> None:
+def test_separate_audio_is_placed_by_offset_correction(tmp_path: Path, correct: str, start: float) -> None:
     write_av(tmp_path / "a.mp4", SCENE, vcodec="libx264", acodec="aac")
     write_wav(tmp_path / "a.wav", scene_audio(SCENE, 16_000)[480:], 16_000)
     got = extract_features(
@@ -283,7 +202,7 @@ def test_a_separate_sound_stands_where_the_config_wants_it(
     assert (got.av_offset is None) == (correct == "none")
 
 
-def test_the_flags_of_two_streams_that_do_not_fit_are_set(tmp_path: Path) -> None:
+def test_extract_flags_streams_of_different_length(tmp_path: Path) -> None:
     write_av(tmp_path / "a.mp4", SCENE, vcodec="libx264", acodec="aac")
     write_wav(tmp_path / "a.wav", scene_audio(SCENE, 16_000)[:28_000], 16_000)
     got = extract_features(clip(tmp_path / "a.mp4", tmp_path / "a.wav"), Config())

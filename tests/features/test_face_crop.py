@@ -56,7 +56,7 @@ def film(path: Path, picture: np.ndarray) -> Clip:
 
 
 @pytest.mark.parametrize(("middle", "radius"), [((210, 110), 45), ((90, 130), 60), ((150, 90), 25)])
-def test_the_square_is_around_the_face_with_a_margin(middle: tuple[int, int], radius: int) -> None:
+def test_face_box_is_around_the_face_with_a_margin(middle: tuple[int, int], radius: int) -> None:
     square = detect_face_box([drawn(middle, radius)])
     assert square is not None
     assert square.left + square.side / 2 == pytest.approx(middle[0], abs=0.15 * radius)
@@ -64,7 +64,7 @@ def test_the_square_is_around_the_face_with_a_margin(middle: tuple[int, int], ra
     assert 2.5 * radius < square.side < 3.5 * radius
 
 
-def test_a_large_picture_is_searched_small_and_cut_large() -> None:
+def test_face_box_of_a_large_frame_has_its_scale() -> None:
     square = detect_face_box([drawn((1000, 500), 200, (1600, 1200))])
     assert square is not None
     assert square.left + square.side / 2 == pytest.approx(1000, abs=30)
@@ -72,18 +72,18 @@ def test_a_large_picture_is_searched_small_and_cut_large() -> None:
 
 
 @pytest.mark.parametrize("middle", [(40, 45), (280, 195), (40, 195)])
-def test_a_face_at_the_edge_gets_a_square_inside_the_picture(middle: tuple[int, int]) -> None:
+def test_face_box_of_a_face_at_the_edge_is_inside_the_frame(middle: tuple[int, int]) -> None:
     square = detect_face_box([drawn(middle, 40)])
     assert square is not None
     assert square.crop(drawn()).shape == (square.side, square.side, 3)
 
 
-def test_one_misjudged_picture_moves_nothing() -> None:
+def test_face_box_ignores_a_single_false_detection() -> None:
     even = detect_face_box([drawn()])
     assert detect_face_box([drawn(), drawn((80, 60), 30), drawn(), np.zeros((240, 320, 3), np.uint8)]) == even
 
 
-def test_the_frames_of_a_clip_show_its_face(tmp_path: Path) -> None:
+def test_extract_crops_the_frames_of_a_clip_to_its_face(tmp_path: Path) -> None:
     got = extract_features(film(tmp_path / "a.mp4", drawn()), FACE)
     square = detect_face_box([drawn()])
     assert square is not None
@@ -93,7 +93,7 @@ def test_the_frames_of_a_clip_show_its_face(tmp_path: Path) -> None:
         assert np.abs(frame.astype(int) - true).mean() < 8
 
 
-def test_without_a_face_the_centre_is_taken_and_flagged(tmp_path: Path) -> None:
+def test_extract_without_a_face_crops_the_center_and_flags(tmp_path: Path) -> None:
     flat = np.full((SIZE[1], SIZE[0], 3), 90, np.uint8)
     clip = film(tmp_path / "a.mp4", flat)
     got = extract_features(clip, FACE)
@@ -103,7 +103,7 @@ def test_without_a_face_the_centre_is_taken_and_flagged(tmp_path: Path) -> None:
     assert np.abs(got.frames.astype(int) - center.frames).mean() < 1
 
 
-def test_a_still_shows_its_face(tmp_path: Path) -> None:
+def test_extract_crops_an_image_to_its_face(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     clip = film(path, drawn())
     Image.fromarray(drawn()).save(tmp_path / "a.png")
@@ -112,9 +112,7 @@ def test_a_still_shows_its_face(tmp_path: Path) -> None:
     assert np.abs(one.frames.astype(int) - other.frames).mean() < 8
 
 
-def test_without_the_extra_one_sentence_says_so_before_anything_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_planning_without_opencv_raises_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     room._cascade.cache_clear()
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UsageError, match=r"video\.resize_mode=face requires OpenCV") as caught:

@@ -38,13 +38,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Clip]:
 
 
 @pytest.mark.parametrize("name", REFERENCE_CLIPS)
-def test_the_beep_in_the_mel_is_with_the_flash_in_the_frames(corpus: dict[str, Clip], name: str) -> None:
+def test_beep_in_the_mel_coincides_with_flash_in_the_frames(corpus: dict[str, Clip], name: str) -> None:
     beep, flash = onsets(corpus[name])
     assert abs(beep - flash - REFERENCE_CLIPS[name].delay) <= tolerance()
 
 
 @pytest.mark.parametrize("name", REFERENCE_CLIPS)
-def test_ffmpeg_itself_shows_the_same_frames_in_the_same_order(corpus: dict[str, Clip], name: str) -> None:
+def test_read_frames_returns_the_frames_of_ffmpeg_in_order(corpus: dict[str, Clip], name: str) -> None:
     path = corpus[name].video
     command = ffmpeg.input(str(path)).output(
         "pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough",
@@ -64,7 +64,7 @@ def test_ffmpeg_itself_shows_the_same_frames_in_the_same_order(corpus: dict[str,
 
 @pytest.mark.parametrize("name", REFERENCE_CLIPS)
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_every_decoder_returns_the_frames_of_pyav_at_the_same_times(
+def test_decoder_returns_the_frames_and_times_of_pyav(
     corpus: dict[str, Clip], name: str, decoder: str
 ) -> None:
     path = corpus[name].video
@@ -119,7 +119,7 @@ def torchcodecs(corpus: dict[str, Clip], tmp_path_factory: pytest.TempPathFactor
 if find_spec("torchcodec") and sys.platform == "linux" and torch.version.cuda:
 
     @pytest.mark.parametrize("name", REFERENCE_CLIPS)
-    def test_torchcodec_shows_the_same_frames_at_the_same_times(
+    def test_torchcodec_returns_the_same_frames_and_times(
         corpus: dict[str, Clip], torchcodecs: Path, name: str
     ) -> None:
         with np.load(torchcodecs / f"{name}.npz") as shown:
@@ -130,7 +130,7 @@ if find_spec("torchcodec") and sys.platform == "linux" and torch.version.cuda:
             assert np.abs(theirs.astype(int) - one.pixels).mean() < ROUNDING
 
 
-def test_sound_before_or_after_the_pictures_keeps_its_time(corpus: dict[str, Clip]) -> None:
+def test_audio_that_starts_before_or_after_the_video_keeps_its_time(corpus: dict[str, Clip]) -> None:
     late, early = (extract_features(corpus[name], Config()) for name in ("late-sound", "late-pictures"))
     assert late.window[0] == pytest.approx(0.0, abs=0.001)
     assert early.window[0] == pytest.approx(0.0, abs=0.001)
@@ -138,12 +138,12 @@ def test_sound_before_or_after_the_pictures_keeps_its_time(corpus: dict[str, Cli
     assert late.pad_fraction > 0.1
 
 
-def test_uneven_frames_are_flagged_and_even_ones_are_not(corpus: dict[str, Clip]) -> None:
+def test_frame_times_flag_only_a_variable_frame_rate(corpus: dict[str, Clip]) -> None:
     assert "variable_frame_rate" in read_frame_times(corpus["uneven-frames"].video, QUALITY).flags
     for name in ("flv-flv1-mp3", "mkv-vp9-opus", "mp4-h264-bframes"):
         assert read_frame_times(corpus[name].video, QUALITY).flags == ()
 
 
-def test_a_turned_film_is_shown_upright(corpus: dict[str, Clip]) -> None:
+def test_read_frames_applies_the_display_matrix(corpus: dict[str, Clip]) -> None:
     (shown,) = read_frames(corpus["turned"].video, [0.1], QUALITY)
     assert shown.pixels.shape == (SCENE.size[0], SCENE.size[1], 3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from avdata.config.schema import AudioConfig, build_config
+from avdata.features.alignment import Window, slice_audio
 from avdata.features.audio import AUDIO_FEATURES, compute_audio_feature, feature_bins
 from avdata.testing.media import Scene, scene_audio
 
@@ -61,3 +62,11 @@ def test_stored_feature_has_the_shape_of_the_settings(name: str, audio: dict[str
     values = compute_audio_feature(WAVEFORM, config)
     assert values.dtype == np.float32
     assert values.shape == (config.video.num_frames, feature_bins(config.audio), config.mel_columns)
+
+
+@pytest.mark.parametrize("n_fft", [1023, 1024])
+@pytest.mark.parametrize("seconds", [2.55998, 2.56, 2.56002])
+def test_repeated_feature_has_mel_columns(seconds: float, n_fft: int) -> None:
+    config = build_config({"audio": {"layout": "repeat", "n_fft": n_fft}, "align": {"seconds": seconds}})
+    waveform = slice_audio(np.zeros(64_000, np.float32), 16_000, 0.0, Window(0.0, seconds), "zeros")
+    assert compute_audio_feature(waveform, config).shape[2] == config.mel_columns
