@@ -29,8 +29,8 @@ RATE = 16_000
 def test_estimate_av_offset_is_accurate_to_a_tenth_of_a_millisecond(shift: float, gain: float) -> None:
     own = scene_audio(Scene(seconds=2.5, beeps=(0.7, 1.9), seed=4), RATE)
     spectrum = np.fft.rfft(own, 2 * len(own))
-    turn = np.exp(2j * np.pi * np.fft.rfftfreq(2 * len(own), 1 / RATE) * shift)
-    moved = np.fft.irfft(spectrum * turn)[: len(own)] * gain
+    phase = np.exp(2j * np.pi * np.fft.rfftfreq(2 * len(own), 1 / RATE) * shift)
+    moved = np.fft.irfft(spectrum * phase)[: len(own)] * gain
     noise = np.random.default_rng(1).normal(size=len(own)) * 0.02 * gain
     offset, peak = estimate_av_offset(moved + noise, own, RATE, max_lag=0.5)
     assert offset == pytest.approx(shift, abs=1e-4)
@@ -38,16 +38,16 @@ def test_estimate_av_offset_is_accurate_to_a_tenth_of_a_millisecond(shift: float
 
 
 def test_unrelated_audio_has_a_low_peak() -> None:
-    dice = np.random.default_rng(0)
-    _, peak = estimate_av_offset(dice.normal(size=RATE), dice.normal(size=RATE), RATE, max_lag=0.5)
+    rng = np.random.default_rng(0)
+    _, peak = estimate_av_offset(rng.normal(size=RATE), rng.normal(size=RATE), RATE, max_lag=0.5)
     assert peak < 0.1
 
 
 @pytest.mark.parametrize(("separate", "own"), [(400, 900), (900, 400), (700, 700), (60, 900), (8, 8)])
 def test_estimate_av_offset_equals_the_definition(separate: int, own: int) -> None:
-    dice = np.random.default_rng(separate)
-    noise = np.cumsum(dice.normal(size=1500))
-    a, b = noise[100 : 100 + separate] + dice.normal(size=separate), noise[137 : 137 + own]
+    rng = np.random.default_rng(separate)
+    noise = np.cumsum(rng.normal(size=1500))
+    a, b = noise[100 : 100 + separate] + rng.normal(size=separate), noise[137 : 137 + own]
     a, b = a - a.mean(), b - b.mean()
     scores = {}
     for lag in range(-min(300, separate - 1, own - 1), min(300, separate - 1, own - 1) + 1):
@@ -77,9 +77,9 @@ def test_step_centers_are_equidistant_and_inside_the_window(start: float, second
 @given(some.floats(-1, 1), some.floats(-1, 1), some.sampled_from(["zeros", "repeat", "edge"]))
 def test_slice_audio_has_the_length_of_the_window(start: float, begin: float, pad: str) -> None:
     samples = np.arange(1, 801, dtype=np.float32)
-    got = slice_audio(samples, 1000, start, Window(begin, begin + 1.0), pad)
-    assert got.shape == (1000,)
-    assert got.dtype == np.float32
+    values = slice_audio(samples, 1000, start, Window(begin, begin + 1.0), pad)
+    assert values.shape == (1000,)
+    assert values.dtype == np.float32
 
 
 def test_slice_audio_keeps_the_time_of_each_sample() -> None:
@@ -104,19 +104,19 @@ def test_pad_fraction_is_the_share_that_a_stream_does_not_cover() -> None:
     assert pad_fraction(Window(0, 4), [(-1, 9)]) == 0.0
 
 
-def loud_at(moment: float, seconds: float = 10.0) -> tuple[np.ndarray, int, float]:
-    """Squares of a sound that is loud for half a second around a moment; it begins at 0.25 s."""
-    when = 0.25 + np.arange(round(seconds * 1000)) / 1000
-    return np.where(abs(when - moment) < 0.25, 1.0, 1e-6), 1000, 0.25
+def loud_at(time: float, seconds: float = 10.0) -> tuple[np.ndarray, int, float]:
+    """Return the squares of audio that starts at 0.25 s and is loud for half a second around a time."""
+    sample_times = 0.25 + np.arange(round(seconds * 1000)) / 1000
+    return np.where(abs(sample_times - time) < 0.25, 1.0, 1e-6), 1000, 0.25
 
 
 @given(some.floats(1.0, 9.5))
-def test_loudest_window_contains_the_loudest_audio(moment: float) -> None:
+def test_loudest_window_contains_the_loudest_audio(time: float) -> None:
     spans = [(0.25, 10.25), (0.0, 10.0)]
     align = AlignConfig(window="loudest", seconds=2.0)
-    window = select_window(align, spans, loudness=lambda: loud_at(moment))
-    assert window.start <= moment - 0.24 or window.start == 0.25
-    assert window.end >= moment + 0.24 or window.end > 9.99
+    window = select_window(align, spans, loudness=lambda: loud_at(time))
+    assert window.start <= time - 0.24 or window.start == 0.25
+    assert window.end >= time + 0.24 or window.end > 9.99
     assert window.start >= 0.25
     assert window.end <= 10.0 + 1e-9
 
@@ -159,7 +159,7 @@ def test_config_rejects_inconsistent_windows(align: dict[str, object]) -> None:
 
 
 def through_mp3(wave: np.ndarray, rate: int, folder: Path) -> np.ndarray:
-    """The sound as a decoder that heeds the encoder's delay gives it back."""
+    """Return the audio after MP3 encoding and decoding, with the encoder's delay removed."""
     write_av(
         folder / "a.mkv",
         Scene(seconds=len(wave) / rate, rate=rate),
@@ -167,15 +167,15 @@ def through_mp3(wave: np.ndarray, rate: int, folder: Path) -> np.ndarray:
         acodec="libmp3lame",
         samples=wave,
     )
-    heard = decode_audio(folder / "a.mkv", QualityConfig())
-    return slice_audio(heard.samples, rate, heard.start, Window(0.0, len(wave) / rate), "zeros")
+    audio = decode_audio(folder / "a.mkv", QualityConfig())
+    return slice_audio(audio.samples, rate, audio.start, Window(0.0, len(wave) / rate), "zeros")
 
 
 def shifted(wave: np.ndarray, rate: int, seconds: float) -> np.ndarray:
-    """The sound begun so much later (or earlier, with silence before), to a fraction of a sample."""
+    """Return the audio advanced by `seconds` (delayed if negative), to a fraction of a sample."""
     size = 2 * len(wave)
-    turn = np.exp(2j * np.pi * np.fft.rfftfreq(size, 1 / rate) * seconds)
-    return np.fft.irfft(np.fft.rfft(wave, size) * turn)[: len(wave)].astype(np.float32)
+    phase = np.exp(2j * np.pi * np.fft.rfftfreq(size, 1 / rate) * seconds)
+    return np.fft.irfft(np.fft.rfft(wave, size) * phase)[: len(wave)].astype(np.float32)
 
 
 @pytest.mark.parametrize("shift", [-0.2, -0.1503, -0.0127, 0.0, 0.00406, 0.0333, 0.1, 0.2])
@@ -183,19 +183,19 @@ def shifted(wave: np.ndarray, rate: int, seconds: float) -> np.ndarray:
 def test_offset_with_a_high_peak_is_accurate_to_a_millisecond(
     tmp_path: Path, treatment: str, shift: float
 ) -> None:
-    dice = np.random.default_rng(7)
+    rng = np.random.default_rng(7)
     own = scene_audio(Scene(seconds=2.5, beeps=(0.7, 1.9), seed=4), RATE)
-    heard = shifted(own, RATE, shift)
+    audio = shifted(own, RATE, shift)
     if treatment in {"resampled", "all"}:
-        heard = resample(resample(heard, RATE, 11_025), 11_025, RATE)
+        audio = resample(resample(audio, RATE, 11_025), 11_025, RATE)
     if treatment in {"mp3", "all"}:
-        heard = through_mp3(heard, RATE, tmp_path)
+        audio = through_mp3(audio, RATE, tmp_path)
     if treatment in {"gain", "all"}:
-        heard = heard * np.float32(0.05)
+        audio = audio * np.float32(0.05)
     if treatment in {"noise", "all"}:
-        level = 0.5 * float(np.sqrt(np.mean(heard**2)))
-        heard = heard + dice.normal(size=len(heard)).astype(np.float32) * np.float32(level)
-    offset, peak = estimate_av_offset(heard, own, RATE, max_lag=0.5)
+        level = 0.5 * float(np.sqrt(np.mean(audio**2)))
+        audio = audio + rng.normal(size=len(audio)).astype(np.float32) * np.float32(level)
+    offset, peak = estimate_av_offset(audio, own, RATE, max_lag=0.5)
     assert peak >= 0.5
     assert abs(offset - shift) <= 1e-3
 
@@ -203,9 +203,9 @@ def test_offset_with_a_high_peak_is_accurate_to_a_millisecond(
 @given(some.floats(-0.2, 0.2), some.floats(0.01, 3.0), some.integers(0, 99))
 def test_noise_leaves_the_offset_accurate_or_the_peak_low(shift: float, noise: float, seed: int) -> None:
     own = np.random.default_rng(seed).normal(size=RATE)
-    # Speech is colored: neighboring samples are alike.
+    # Like speech, the noise is correlated between neighboring samples.
     own = np.convolve(own, np.hanning(17) / np.hanning(17).sum(), mode="same").astype(np.float32)
-    heard = shifted(own, RATE, shift)
-    heard = heard + np.random.default_rng(seed + 1).normal(size=RATE) * noise * heard.std()
-    offset, peak = estimate_av_offset(heard, own, RATE, max_lag=0.5)
+    audio = shifted(own, RATE, shift)
+    audio = audio + np.random.default_rng(seed + 1).normal(size=RATE) * noise * audio.std()
+    offset, peak = estimate_av_offset(audio, own, RATE, max_lag=0.5)
     assert peak < 0.5 or abs(offset - shift) <= 1e-3

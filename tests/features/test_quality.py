@@ -20,30 +20,30 @@ def clip(video: Path, audio: Path | None = None) -> Clip:
     return Clip(key="k", label="a", group="g", split="train", video=video, audio=audio)
 
 
-def refused(one: Clip, **quality: object) -> QuarantineReason:
+def quarantine_reason(sample_clip: Clip, **quality: object) -> QuarantineReason:
     with pytest.raises(MediaError) as caught:
-        extract_features(one, build_config({"quality": quality}))
+        extract_features(sample_clip, build_config({"quality": quality}))
     return caught.value.reason
 
 
 def test_clipped_audio_is_flagged_or_quarantined_by_its_share(tmp_path: Path) -> None:
-    loud = np.clip(scene_audio(SCENE, 16_000) * 30, -1, 1)
-    share = float(np.mean(np.abs(loud) >= 0.999))
+    waveform = np.clip(scene_audio(SCENE, 16_000) * 30, -1, 1)
+    share = float(np.mean(np.abs(waveform) >= 0.999))
     write_av(tmp_path / "a.flv", SCENE)
-    write_wav(tmp_path / "a.wav", loud, 16_000)
-    one = clip(tmp_path / "a.flv", tmp_path / "a.wav")
-    assert SampleFlag.CLIPPED_AUDIO in extract_features(one, Config()).flags
-    assert refused(one, clipped="quarantine") is QuarantineReason.CLIPPED_AUDIO
+    write_wav(tmp_path / "a.wav", waveform, 16_000)
+    source_clip = clip(tmp_path / "a.flv", tmp_path / "a.wav")
+    assert SampleFlag.CLIPPED_AUDIO in extract_features(source_clip, Config()).flags
+    assert quarantine_reason(source_clip, clipped="quarantine") is QuarantineReason.CLIPPED_AUDIO
     lenient = build_config({"quality": {"clipped": "quarantine", "max_clipped": share + 0.001}})
-    assert SampleFlag.CLIPPED_AUDIO not in extract_features(one, lenient).flags
+    assert SampleFlag.CLIPPED_AUDIO not in extract_features(source_clip, lenient).flags
 
 
 def test_frozen_video_is_flagged_or_quarantined(tmp_path: Path) -> None:
-    # The encoder's own noise moves it a little.
+    # The encoder adds a little noise.
     write_av(tmp_path / "a.flv", SCENE, pixels=[scene_frame(SCENE, 3)] * SCENE.frames)
-    one = clip(tmp_path / "a.flv")
-    assert SampleFlag.FROZEN_FRAMES in extract_features(one, Config()).flags
-    assert refused(one, frozen="quarantine") is QuarantineReason.FROZEN_FRAMES
+    source_clip = clip(tmp_path / "a.flv")
+    assert SampleFlag.FROZEN_FRAMES in extract_features(source_clip, Config()).flags
+    assert quarantine_reason(source_clip, frozen="quarantine") is QuarantineReason.FROZEN_FRAMES
     write_av(tmp_path / "b.flv", SCENE)
     assert SampleFlag.FROZEN_FRAMES not in extract_features(clip(tmp_path / "b.flv"), Config()).flags
 
@@ -51,25 +51,25 @@ def test_frozen_video_is_flagged_or_quarantined(tmp_path: Path) -> None:
 def test_black_video_is_flagged_or_quarantined(tmp_path: Path) -> None:
     write_av(tmp_path / "a.flv", replace(SCENE, black=True, flashes=()))
     assert SampleFlag.BLACK_FRAMES in extract_features(clip(tmp_path / "a.flv"), Config()).flags
-    assert refused(clip(tmp_path / "a.flv"), black="quarantine") is QuarantineReason.BLACK_FRAMES
+    assert quarantine_reason(clip(tmp_path / "a.flv"), black="quarantine") is QuarantineReason.BLACK_FRAMES
 
 
 def test_silence_is_quarantined_or_flagged_by_its_level(tmp_path: Path) -> None:
     quiet = scene_audio(SCENE, 16_000) * np.float32(10 ** (-50 / 20) / 0.51)
     write_av(tmp_path / "a.flv", SCENE)
     write_wav(tmp_path / "a.wav", quiet, 16_000)
-    one = clip(tmp_path / "a.flv", tmp_path / "a.wav")
-    assert extract_features(one, Config()).flags == ()
-    assert refused(one, silence_dbfs=-40) is QuarantineReason.SILENT_AUDIO
+    source_clip = clip(tmp_path / "a.flv", tmp_path / "a.wav")
+    assert extract_features(source_clip, Config()).flags == ()
+    assert quarantine_reason(source_clip, silence_dbfs=-40) is QuarantineReason.SILENT_AUDIO
     flagging = build_config({"quality": {"silence_dbfs": -40, "silent": "flag"}})
-    assert SampleFlag.SILENT_AUDIO in extract_features(one, flagging).flags
+    assert SampleFlag.SILENT_AUDIO in extract_features(source_clip, flagging).flags
 
 
 def test_short_video_is_too_short_despite_long_audio(tmp_path: Path) -> None:
     write_av(tmp_path / "a.flv", replace(SCENE, seconds=0.04), samples=scene_audio(SCENE))
-    assert refused(clip(tmp_path / "a.flv"), min_seconds=0.5) is QuarantineReason.TOO_SHORT
+    assert quarantine_reason(clip(tmp_path / "a.flv"), min_seconds=0.5) is QuarantineReason.TOO_SHORT
 
 
 def test_large_file_is_quarantined_before_it_is_opened(tmp_path: Path) -> None:
     (tmp_path / "a.flv").write_bytes(b"x" * 2000)
-    assert refused(clip(tmp_path / "a.flv"), max_bytes=1000) is QuarantineReason.TOO_LARGE
+    assert quarantine_reason(clip(tmp_path / "a.flv"), max_bytes=1000) is QuarantineReason.TOO_LARGE

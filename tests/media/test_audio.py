@@ -22,10 +22,10 @@ def test_audio_packets_that_fail_to_decode_are_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     write_av(path, SCENE, vcodec="libx264", acodec="aac")
     data = bytearray(path.read_bytes())
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     start = data.index(b"mdat") + 8
     end = data.index(b"moov") if data.index(b"moov") > start else len(data)
-    for place in dice.integers(start, end, size=400):
+    for place in rng.integers(start, end, size=400):
         data[place] ^= 0xFF
     path.write_bytes(bytes(data))
     with pytest.raises(MediaError) as caught:
@@ -55,8 +55,8 @@ def test_100_hours_of_audio_are_too_long_within_20_mb(tmp_path: Path) -> None:
 def test_decode_audio_keeps_a_late_start(tmp_path: Path) -> None:
     path = tmp_path / "late.mp4"
     write_av(path, SMALL_SCENE, vcodec="libx264", acodec="aac", audio_start=0.5)
-    heard = decode_audio(path, QUALITY)
-    beep = heard.start + float(np.argmax(np.abs(heard.samples) > 0.2)) / heard.rate
+    track = decode_audio(path, QUALITY)
+    beep = track.start + float(np.argmax(np.abs(track.samples) > 0.2)) / track.rate
     assert beep == pytest.approx(1.5, abs=0.002)
 
 
@@ -66,7 +66,7 @@ def test_decode_audio_reads_every_wav_subtype(tmp_path: Path, subtype: Subtype, 
     scene = Scene(seconds=0.3, beeps=(0.1,))
     samples = scene_audio(scene, 11_024)
     write_wav(tmp_path / "a.wav", samples, 11_024, subtype=subtype, channels=2, extensible=extensible)
-    heard = decode_audio(tmp_path / "a.wav", QUALITY)
-    assert heard.rate == 11_024
-    assert heard.start == 0
-    assert np.abs(heard.samples - samples).max() < (0.01 if subtype == "u8" else 1e-4)
+    track = decode_audio(tmp_path / "a.wav", QUALITY)
+    assert track.rate == 11_024
+    assert track.start == 0
+    assert np.abs(track.samples - samples).max() < (0.01 if subtype == "u8" else 1e-4)

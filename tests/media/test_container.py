@@ -18,9 +18,9 @@ QUALITY = QualityConfig()
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_container_rejects_image_named_mp4(tmp_path: Path, suffix: str) -> None:
-    drawn = tmp_path / f"drawn.{suffix}"
-    write_image(drawn, np.zeros((8, 8, 3), np.uint8))
-    named = drawn.rename(tmp_path / "clip.mp4")
+    image = tmp_path / f"image.{suffix}"
+    write_image(image, np.zeros((8, 8, 3), np.uint8))
+    named = image.rename(tmp_path / "clip.mp4")
     for read in (read_frame_times, decode_audio):
         with pytest.raises(MediaError) as caught:
             read(named, QUALITY)

@@ -35,9 +35,9 @@ def test_read_image_rejects_too_many_pixels_by_the_header(tmp_path: Path, side: 
 def test_read_image_converts_every_mode_to_rgb(tmp_path: Path, mode: str, suffix: str) -> None:
     pixels = scene_frame(SMALL_SCENE, 3)
     write_image(tmp_path / f"a.{suffix}", pixels, mode=mode)
-    got = read_image(tmp_path / f"a.{suffix}", QUALITY).pixels
-    assert got.shape == pixels.shape
-    gray = np.abs(got.mean(axis=2) - pixels.mean(axis=2)).mean()
+    pixels_read = read_image(tmp_path / f"a.{suffix}", QUALITY).pixels
+    assert pixels_read.shape == pixels.shape
+    gray = np.abs(pixels_read.mean(axis=2) - pixels.mean(axis=2)).mean()
     assert gray < 20
 
 
@@ -45,7 +45,7 @@ def test_read_image_applies_exif_orientation(tmp_path: Path) -> None:
     pixels = np.zeros((60, 80, 3), np.uint8)
     pixels[:20, :20] = 255
     write_image(tmp_path / "a.jpg", pixels, turned=True)
-    got = read_image(tmp_path / "a.jpg", QUALITY).pixels
-    assert got.shape == pixels.shape
-    assert got[5, 5].mean() > 200
-    assert got[50, 70].mean() < 50
+    pixels_read = read_image(tmp_path / "a.jpg", QUALITY).pixels
+    assert pixels_read.shape == pixels.shape
+    assert pixels_read[5, 5].mean() > 200
+    assert pixels_read[50, 70].mean() < 50

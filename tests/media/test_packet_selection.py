@@ -8,7 +8,7 @@ def test_run_begins_at_the_keyframe_that_leading_frames_need() -> None:
         def __init__(self, pts: int | None, is_keyframe: bool = False) -> None:
             self.pts, self.is_keyframe, self.is_discard = pts, is_keyframe, False
 
-    # Decoding order; 5 and 6 are shown before the second keyframe, 7, and refer to frames before it.
+    # In decoding order; 5 and 6 are presented before the second keyframe, 7, and refer to frames before it.
     packets = [Packet(n, n == 0) for n in range(5)] + [Packet(7, True), Packet(5), Packet(6), Packet(8)]
     early, late = (
         PacketSelection.select_packets(packets, [5.5], 1.0, seek=True),

@@ -1,4 +1,4 @@
-"""Laws that hold for every entry of `AUDIO_FEATURES`."""
+"""Properties of every entry of `AUDIO_FEATURES`."""
 
 from __future__ import annotations
 

@@ -23,12 +23,12 @@ def test_mel_spectrogram_equals_librosa(n_fft: int, hop: int, n_mels: int, power
         {"audio": {"n_fft": n_fft, "hop_length": hop, "n_mels": n_mels, "power": power, "layout": "repeat"}}
     ).audio
     wave = scene_audio(SCENE, 16_000)
-    ours = mel_spectrogram(wave, audio)
-    theirs = librosa.feature.melspectrogram(
+    values = mel_spectrogram(wave, audio)
+    expected = librosa.feature.melspectrogram(
         y=wave, sr=16_000, n_fft=n_fft, hop_length=hop, n_mels=n_mels, power=power, pad_mode="constant"
     )
-    assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() <= 1e-5 * theirs.max()
+    assert values.shape == expected.shape
+    assert np.abs(values - expected).max() <= 1e-5 * expected.max()
 
 
 def test_decibels_equal_librosa() -> None:
@@ -36,29 +36,29 @@ def test_decibels_equal_librosa() -> None:
         {"audio": {"ref": "max", "top_db": 80.0, "layout": "repeat"}, "video": {"num_frames": 1}}
     )
     wave = scene_audio(SCENE, 16_000)[: 16_000 * 64 // 25]
-    theirs = librosa.power_to_db(
+    expected = librosa.power_to_db(
         librosa.feature.melspectrogram(y=wave, sr=16_000, n_fft=1024, hop_length=80, n_mels=128), ref=np.max
     )
-    assert np.abs(compute_audio_feature(wave, config)[0] - theirs).max() < 1e-3
+    assert np.abs(compute_audio_feature(wave, config)[0] - expected).max() < 1e-3
 
 
 def test_log_stft_equals_log_of_librosa_stft() -> None:
     config = build_config(PRESETS["ogmge"])
     wave = np.tile(scene_audio(Scene(seconds=1.5, beeps=(0.2,)), 22_050), 3)[:66_150]
-    theirs = np.log(np.abs(librosa.stft(np.clip(wave, -1, 1), n_fft=512, hop_length=353)) + 1e-7)
-    assert np.abs(compute_audio_feature(wave, config)[0] - theirs).max() < 2e-2
-    assert np.abs(np.exp(compute_audio_feature(wave, config)[0]) - np.exp(theirs)).max() < 1e-4
+    expected = np.log(np.abs(librosa.stft(np.clip(wave, -1, 1), n_fft=512, hop_length=353)) + 1e-7)
+    assert np.abs(compute_audio_feature(wave, config)[0] - expected).max() < 2e-2
+    assert np.abs(np.exp(compute_audio_feature(wave, config)[0]) - np.exp(expected)).max() < 1e-4
 
 
 def test_pcen_equals_librosa() -> None:
     audio = build_config({"audio": {"power": 1.0}}).audio
     wave = np.r_[scene_audio(SCENE, 16_000), np.zeros(960, np.float32)]
     energy = mel_spectrogram(wave, audio)
-    theirs = librosa.pcen(energy.astype(np.float64) * 2.0**31, sr=16_000, hop_length=80)
-    assert np.abs(pcen(energy, 16_000 / 80) - theirs).max() <= 1e-5 * theirs.max()
+    expected = librosa.pcen(energy.astype(np.float64) * 2.0**31, sr=16_000, hop_length=80)
+    assert np.abs(pcen(energy, 16_000 / 80) - expected).max() <= 1e-5 * expected.max()
     stored = compute_audio_feature(wave, build_config({"audio": {"feature": "pcen", "power": 1.0}}))
     assert stored.shape == (4, 128, 128)
-    assert np.allclose(stored[0], theirs[:, :128], atol=1e-4 * theirs.max())
+    assert np.allclose(stored[0], expected[:, :128], atol=1e-4 * expected.max())
 
 
 def test_steps_are_consecutive_columns_of_the_spectrogram() -> None:
@@ -74,9 +74,9 @@ def test_steps_are_consecutive_columns_of_the_spectrogram() -> None:
 
 def test_overlapping_segments_share_columns() -> None:
     wave = scene_audio(SCENE, 16_000)
-    apart = build_config({"align": {"window": "segments", "seconds": 0.64, "hop": 0.32}})
-    complete = mel_spectrogram(wave[:25_600], apart.audio)
-    mel = compute_audio_feature(wave[:25_600], apart)
+    overlapping = build_config({"align": {"window": "segments", "seconds": 0.64, "hop": 0.32}})
+    complete = mel_spectrogram(wave[:25_600], overlapping.audio)
+    mel = compute_audio_feature(wave[:25_600], overlapping)
     assert mel.shape == (4, 128, 128)
     for step in range(4):
         expected = 10 * np.log10(np.maximum(complete[:, step * 64 : step * 64 + 128], 1e-10))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,10 @@ def test_pyav_detects_flipped_bytes_in_h264(tmp_path: Path) -> None:
     assert caught.value.reason is QuarantineReason.CORRUPT_FRAMES
 
 
-def textured(scene: Scene) -> list[np.ndarray]:
-    """Frames with enough in them for the encoder to refer forwards and backwards."""
-    dice = np.random.default_rng(scene.seed)
-    grain = dice.integers(0, 90, (*scene.size[::-1], 3), dtype=np.uint8)
+def textured_frames(scene: Scene) -> list[np.ndarray]:
+    """Return frames with enough texture for the encoder to use forward and backward references."""
+    rng = np.random.default_rng(scene.seed)
+    grain = rng.integers(0, 90, (*scene.size[::-1], 3), dtype=np.uint8)
     return [
         np.clip(scene_frame(scene, n).astype(int) + np.roll(grain, n, 1), 0, 255).astype(np.uint8)
         for n in range(scene.frames)
@@ -60,43 +60,48 @@ def textured(scene: Scene) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def films(once: Callable[..., Path]) -> dict[str, Path]:
+def videos(once: Callable[..., Path]) -> dict[str, Path]:
     def make(folder: Path) -> None:
+        pixels = textured_frames(SCENE)
         for name, options in ENCODINGS.items():
-            write_av(folder / f"{name}.mkv", SCENE, acodec="libmp3lame", pixels=textured(SCENE), **options)
+            write_av(folder / f"{name}.mkv", SCENE, acodec="libmp3lame", pixels=pixels, **options)
 
-    folder = once("films", make)
+    folder = once("videos", make)
     return {name: folder / f"{name}.mkv" for name in ENCODINGS}
 
 
 @pytest.mark.parametrize("seek", [False, True])
 @pytest.mark.parametrize("name", ENCODINGS)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(moments=some.lists(some.floats(-0.5, 5.0), min_size=1, max_size=6).map(sorted))
+@given(times=some.lists(some.floats(-0.5, 5.0), min_size=1, max_size=6).map(sorted))
 def test_decoding_selected_packets_equals_decoding_all(
-    films: dict[str, Path], name: str, seek: bool, moments: list[float]
+    videos: dict[str, Path], name: str, seek: bool, times: list[float]
 ) -> None:
-    short = read_frames(films[name], moments, QUALITY, seek=seek)
+    selected = read_frames(videos[name], times, QUALITY, seek=seek)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(video, "MAX_BUFFERED_BYTES", 0)
-        whole = read_frames(films[name], moments, QUALITY)
-    for one, other in zip(short, whole, strict=True):
-        assert one.time == other.time
-        assert np.array_equal(one.pixels, other.pixels)
+        complete = read_frames(videos[name], times, QUALITY)
+    for frame, other in zip(selected, complete, strict=True):
+        assert frame.time == other.time
+        assert np.array_equal(frame.pixels, other.pixels)
 
 
-def test_pyav_decodes_only_needed_packets(films: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[Any] = []
-    real = pyav._decode
-    monkeypatch.setattr(
-        pyav, "_decode", lambda stream, packets: real(stream, (taken.append(one) or one for one in packets))
-    )
-    read_frames(films["mpeg4"], [3.9], QUALITY, seek=True)
-    assert 1 < len(taken) <= 12 + 1
+def test_pyav_decodes_only_needed_packets(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Any] = []
+    decode = pyav._decode
+
+    def record(packets: Iterable[Any]) -> Iterator[Any]:
+        for packet in packets:
+            decoded.append(packet)
+            yield packet
+
+    monkeypatch.setattr(pyav, "_decode", lambda stream, packets: decode(stream, record(packets)))
+    read_frames(videos["mpeg4"], [3.9], QUALITY, seek=True)
+    assert 1 < len(decoded) <= 12 + 1
 
 
-def flipped(source: Path, target: Path, count: int = 400) -> Path:
-    """A copy with so many bytes flipped, all over but for the header."""
+def with_flipped_bytes(source: Path, target: Path, count: int = 400) -> Path:
+    """Write a copy with `count` flipped bytes, none of them in the first or last tenth."""
     data = bytearray(source.read_bytes())
     for place in np.random.default_rng(1).integers(len(data) // 10, len(data) * 9 // 10, size=count):
         data[place] ^= 0xFF
@@ -105,22 +110,22 @@ def flipped(source: Path, target: Path, count: int = 400) -> Path:
 
 
 @pytest.mark.parametrize("name", ["h264", "h264-one-keyframe", "mpeg4", "vp9", "mjpeg", "flv"])
-def test_pyav_detects_400_flipped_bytes(tmp_path: Path, films: dict[str, Path], name: str) -> None:
-    source = films.get(name)
+def test_pyav_detects_400_flipped_bytes(tmp_path: Path, videos: dict[str, Path], name: str) -> None:
+    source = videos.get(name)
     if source is None:
         source = tmp_path / {"mjpeg": "a.avi", "flv": "a.flv"}[name]
         motion: dict[str, Any] = {"vcodec": "mjpeg", "acodec": "pcm_s16le", "pix_fmt": "yuvj420p"}
-        write_av(source, SCENE, pixels=textured(SCENE), **(motion if name == "mjpeg" else {}))
+        write_av(source, SCENE, pixels=textured_frames(SCENE), **(motion if name == "mjpeg" else {}))
     read_frames(source, [3.9], QUALITY)
-    bad = flipped(source, tmp_path / f"bad{source.suffix}")
+    bad = with_flipped_bytes(source, tmp_path / f"bad{source.suffix}")
     with pytest.raises(MediaError):
         read_frames(bad, [0.5, 1.5, 2.5, 3.9], QUALITY)
 
 
 def test_damage_that_ffmpeg_only_logs_counts_as_corrupt(tmp_path: Path) -> None:
-    # MJPEG, like VP6, neither marks such frames nor fails on them.
+    # The MJPEG decoder, like that of VP6, neither flags such frames nor fails.
     path = tmp_path / "a.avi"
-    write_av(path, SCENE, vcodec="mjpeg", acodec=None, pix_fmt="yuvj420p", pixels=textured(SCENE))
+    write_av(path, SCENE, vcodec="mjpeg", acodec=None, pix_fmt="yuvj420p", pixels=textured_frames(SCENE))
     data = bytearray(path.read_bytes())
     places = [at for at in range(len(data)) if data[at : at + 4] == b"00dc"][: SCENE.frames]
     for place in places:
@@ -141,11 +146,12 @@ def test_pyav_rejects_frames_larger_than_the_header_states(tmp_path: Path) -> No
     write_av(path, SCENE, vcodec="mjpeg", acodec=None, pix_fmt="yuvj420p")
     data = path.read_bytes()
     # Start of frame: length 17, 8 bits, height, width.
-    start, end = data.index(b"\xff\xc0\x00\x11\x08") + 5, data.index(b"\xff\xc0\x00\x11\x08") + 9
-    lie = (30_000).to_bytes(2, "big") * 2
-    path.write_bytes(data.replace(b"\xff\xc0\x00\x11\x08" + data[start:end], b"\xff\xc0\x00\x11\x08" + lie))
-    with pytest.raises(MediaError) as caught, open_video(path, QUALITY, audio=False) as film:
-        film.frames_at([1.0])
+    marker = b"\xff\xc0\x00\x11\x08"
+    size_start = data.index(marker) + len(marker)
+    true_size, false_size = data[size_start : size_start + 4], (30_000).to_bytes(2, "big") * 2
+    path.write_bytes(data.replace(marker + true_size, marker + false_size))
+    with pytest.raises(MediaError) as caught, open_video(path, QUALITY, audio=False) as video_file:
+        video_file.frames_at([1.0])
     assert caught.value.reason in {
         QuarantineReason.NO_FRAMES,
         QuarantineReason.TOO_LARGE,
