@@ -53,7 +53,7 @@ def step_centers(window: Window, steps: int, segment: float | None = None) -> np
 def estimate_av_offset(
     separate: np.ndarray, own: np.ndarray, rate: int, max_lag: float
 ) -> tuple[float, float]:
-    """Estimate the start of separate audio within the container's own by normalized cross-correlation.
+    """Estimate the offset of separate audio from the container's own by cross-correlation.
 
     >>> noise = np.random.default_rng(0).normal(size=16000)
     >>> offset, peak = estimate_av_offset(noise[160:], noise, 16000, 0.5)
@@ -103,7 +103,7 @@ def _centered(samples: np.ndarray) -> np.ndarray:
 
 
 def _energy(samples: np.ndarray, head: int, tail: int) -> np.ndarray:
-    """Return the cumulative sums of squares, float64 [n + 1], for indices up to `head` and from `tail` on.
+    """Return the cumulative sums of squares, float64 [n + 1], up to `head` and from `tail`.
 
     The indices between are not needed and stay 0: a cumulative sum takes as long as an FFT.
     """
@@ -180,7 +180,7 @@ LOUDEST_STEP_S = 0.01
 def _loudest(
     squares: np.ndarray, rate: int, start: float, first: float, last: float, seconds: float
 ) -> float:
-    """Return the start, from `first` to `last - seconds`, of the window with the most energy, s."""
+    """Return the start of the loudest window between `first` and `last`, s."""
     starts = first + LOUDEST_STEP_S * np.arange(
         max(int((last - seconds - first) / LOUDEST_STEP_S + 1e-6), 0) + 1
     )

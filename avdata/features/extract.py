@@ -1,4 +1,4 @@
-"""Extract a clip's features: the audio feature of its window, cut by step, and the frame of each step."""
+"""Extract the features of a clip: its audio feature and frames, one per step."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def extract_features(clip: Clip, config: Config) -> Features:
 
 
 def _assemble(clip: Clip, video_file: VideoFile | None, aligned: _AlignedAudio, config: Config) -> Features:
-    """Return the features of a clip with aligned audio; `video_file` is None for a still image."""
+    """Return the features of a clip with aligned audio; an image has no `video_file`."""
     flags = [*aligned.flags, *check_audio(aligned.audio, config.quality)]
     spans = [aligned.span]
     frame_times = None
@@ -148,7 +148,7 @@ def _assemble(clip: Clip, video_file: VideoFile | None, aligned: _AlignedAudio, 
 
 
 def _separate_audio(clip: Clip, config: Config) -> _AlignedAudio:
-    """Decode the clip's audio file, starting at 0, or the audio of its video file if it has none."""
+    """Decode the clip's audio file, starting at 0; without one, its video file's audio."""
     path = clip.audio if clip.audio is not None and clip.audio.is_file() else clip.video
     return _AlignedAudio(decode_audio(path, config.quality), 0.0)
 

@@ -1,6 +1,7 @@
-"""Detect one square around the face for all frames of a clip, with OpenCV's cascade of Haar features.
+"""Detect one square around the face for all frames of a clip, with OpenCV.
 
-The wheels of OpenCV 4 contain the cascade, so nothing is downloaded. The extra `avdata[face]` installs them.
+The detector is OpenCV's cascade of Haar features. The wheels of OpenCV 4 contain it: nothing is downloaded.
+The extra `avdata[face]` installs them.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ def require_detector() -> None:
 
 
 def detect_face_box(frames: Sequence[np.ndarray]) -> CropBox | None:
-    """Return the square around the face in frames of one size, with a margin, inside the frame.
+    """Return the square around the face in frames of one size, with a margin.
 
     The square is the median over the largest face of each frame, so that all frames of a clip share it and a
-    single false detection has no effect.
+    single false detection has no effect. It lies inside the frame.
 
     Args:
         frames: RGB, each uint8 [H, W, 3].

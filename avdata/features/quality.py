@@ -1,4 +1,4 @@
-"""Quality checks: quarantine or flag a clip, as the settings of section `quality` define it."""
+"""Quality checks that quarantine or flag a clip by the settings of section `quality`."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _flv_end(stream: BinaryIO, size: int) -> int:
 
 
 def _ends_with_tag(stream: BinaryIO, size: int) -> bool:
-    """Return whether the last 4 bytes are the length of a tag that ends there and has the same length."""
+    """Return whether the last 4 bytes are the length of an FLV tag that ends there."""
     stream.seek(size - 4)
     length = int.from_bytes(stream.read(4))
     if not 11 <= length <= size - 4 - 13:
@@ -92,7 +92,7 @@ def _ends_with_tag(stream: BinaryIO, size: int) -> bool:
 
 
 def _mov_end(stream: BinaryIO, size: int) -> int:
-    """Return the end of the last top-level box; a box of size 0 extends to the end of the file."""
+    """Return the end of the last top-level box; one of size 0 ends with the file."""
     position = 0
     while position + 8 <= size:
         stream.seek(position)

@@ -1,4 +1,4 @@
-"""Select the packets to decode for the frames at given times, as a pure function of their timestamps."""
+"""Select the packets to decode for the frames at given times, from their timestamps alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TIME_TOLERANCE_S = 1e-9
-"""A frame counts as on screen this many seconds early: two conversions of pts to seconds may differ by it."""
+"""Tolerance for the time of a frame: two conversions of pts to seconds may differ by it."""
 
 
 @dataclass(frozen=True, slots=True)

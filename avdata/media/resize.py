@@ -124,7 +124,7 @@ def _place_in_square(cropped: np.ndarray, layout: _Layout, video: VideoConfig) -
 
 
 def _scale(pixels: np.ndarray, size: tuple[int, int], crop: tuple[int, int, int, int]) -> np.ndarray:
-    """Scale an image to a size (height, width) and keep a part (top, left, height, width) of the result."""
+    """Scale an image to `size` (height, width) and crop (top, left, height, width)."""
     from PIL import Image  # noqa: PLC0415
 
     (rows, columns), (top, left, height, width) = size, crop

@@ -1,4 +1,4 @@
-"""Read a video file: presentation times of its frames, its audio, and its frames at given times.
+"""Read the frame times, the audio and frames at given times of a video file.
 
 The file is demuxed once. Audio is decoded on the way. Video packets are kept until the requested times are
 known, and only the packets that those frames need are decoded.
@@ -131,7 +131,7 @@ def _finish_audio(path: Path, decoder: AudioTrackDecoder | None) -> AudioTrack |
 
 
 def read_frame_times(path: Path, quality: QualityConfig) -> FrameTimes:
-    """Return the presentation times of a file's first video track, from its packets, without decoding.
+    """Return the presentation times of the first video track, without decoding it.
 
     Raises:
         MediaError: see `open_video`.

@@ -105,7 +105,7 @@ def test_pad_fraction_is_the_share_that_a_stream_does_not_cover() -> None:
 
 
 def loud_at(time: float, seconds: float = 10.0) -> tuple[np.ndarray, int, float]:
-    """Return the squares of audio that starts at 0.25 s and is loud for half a second around a time."""
+    """Return the squares of audio from 0.25 s on that is loud for 0.5 s around a time."""
     sample_times = 0.25 + np.arange(round(seconds * 1000)) / 1000
     return np.where(abs(sample_times - time) < 0.25, 1.0, 1e-6), 1000, 0.25
 

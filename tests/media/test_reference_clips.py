@@ -93,7 +93,7 @@ for name, (path, times) in json.loads(requests).items():
 
 
 def _ffmpeg_library_path(folder: Path) -> str:
-    """Return a library path with the libraries of PyAV's wheel under the names that torchcodec loads."""
+    """Link PyAV's libraries under the names that torchcodec loads; return the search path."""
     libraries = Path(av.__file__).parents[1] / "av.libs"
     for library in libraries.glob("lib[as][vw]*"):
         name, _, version = library.name.partition(".so.")
@@ -103,7 +103,7 @@ def _ffmpeg_library_path(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def torchcodec_frames(clips: dict[str, Clip], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the frames of each clip by torchcodec, at the times of PyAV's frames."""
+    """Return a folder of torchcodec's frames of each clip, at the times of PyAV's."""
     folder, links = tmp_path_factory.mktemp("torchcodec"), tmp_path_factory.mktemp("links")
     requests = {
         name: (str(clip.video), [frame.time for frame in read_frames(clip.video, TIMES, QUALITY)])

@@ -33,7 +33,7 @@ def test_resize_image_equals_torchvision(fit: str) -> None:
 
 
 def _yuv_image(height: int, width: int, seed: int) -> np.ndarray:
-    """Return an image in ffmpeg's layout of YUV 4:2:0: luma noise on a gradient, and smooth colors."""
+    """Return a YUV 4:2:0 image in ffmpeg's layout: noise on a gradient, and smooth colors."""
     rng = np.random.default_rng(seed)
     down, across = np.mgrid[0:height, 0:width]
     luma = 40 + 150 * across / width + rng.integers(0, 40, (height, width))

@@ -1,4 +1,4 @@
-"""Audio features by name of `audio.feature`, and the one that a sample stores, cut into steps."""
+"""Audio features by value of `audio.feature`, and the stored feature of a sample."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ class PCEN:
 
 
 def pcen(energy: np.ndarray, column_rate: float) -> np.ndarray:
-    """Divide each band by its smoothed recent energy, as `librosa.pcen` does with its defaults.
+    """Divide each band by its smoothed recent energy, as `librosa.pcen` does.
 
-    The defaults are gain 0.98, bias 2, power 0.5 and a time constant of 0.4 s. Energies are scaled by 2^31,
-    which librosa's documentation recommends for samples in [-1, 1].
+    The parameters are librosa's defaults: gain 0.98, bias 2, power 0.5 and a time constant of 0.4 s.
+    Energies are scaled by 2^31, which librosa's documentation recommends for samples in [-1, 1].
 
     Args:
         energy: float32 [F, columns].

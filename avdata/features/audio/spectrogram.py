@@ -25,9 +25,12 @@ def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 
 
 def spectrogram(waveform: np.ndarray, config: AudioConfig) -> np.ndarray:
-    """Compute |STFT| to the power `audio.power`, float32 [1 + n_fft // 2, 1 + n // hop_length].
+    """Compute |STFT| to the power of `audio.power`.
 
     The values are librosa's: centered frames, zero padding, periodic Hann window.
+
+    Returns:
+        float32 [1 + n_fft // 2, 1 + n // hop_length].
     """
     signal = np.clip(waveform, -1, 1) if config.clamp else waveform
     padded = np.pad(signal.astype(np.float32, copy=False), config.n_fft // 2)
@@ -56,7 +59,7 @@ def mel_spectrogram(waveform: np.ndarray, config: AudioConfig) -> np.ndarray:
 
 
 def compress_log(power: np.ndarray, config: AudioConfig) -> np.ndarray:
-    """Take the logarithm of a spectrogram as `audio.log`, `amin`, `ref` and `top_db` define it."""
+    """Take the logarithm of a spectrogram by `audio.log`, `amin`, `ref` and `top_db`."""
     if config.log == "ln":
         return np.asarray(np.log(power + np.float32(config.amin)))
     values = 10 * np.log10(np.maximum(power, np.float32(config.amin)))
@@ -101,7 +104,7 @@ def _hann(size: int) -> np.ndarray:
 def _sparse_mel_filters(
     rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float | None
 ) -> list[tuple[int, np.ndarray]]:
-    """Return each band's first bin and its nonzero weights; a band narrower than a bin may have none."""
+    """Return each band's first bin and nonzero weights; a narrow band may have none."""
     filters = []
     for weights in _mel_filterbank(rate, n_fft, n_mels, fmin, fmax):
         nonzero = np.flatnonzero(weights)

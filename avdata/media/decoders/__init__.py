@@ -1,4 +1,4 @@
-"""Video decoders by name of `video.decoder`. A decoder's package is imported when it is first used."""
+"""Video decoders by value of `video.decoder`; each package is imported on first use."""
 
 from __future__ import annotations
 

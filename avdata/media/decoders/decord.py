@@ -1,4 +1,7 @@
-"""Video frames by decord. Their times are the container's, since decord drops a stream's start time."""
+"""Decode video frames with decord.
+
+Their times are taken from the container's packets, since decord drops a stream's start time.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Video frames by PyAV, which decodes only the packets that the requested frames need."""
+"""Decode video frames with PyAV, and only the packets that the requested frames need."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _take_at_times(frames: Iterable[tuple[Any, bool]], times: Sequence[float]) -
 
 
 def _is_reliable(decoded: _DecodedFrames, selection: PacketSelection, quality: QualityConfig) -> bool:
-    """Return whether the selected packets gave the selected frames; if not, all packets are decoded."""
+    """Return whether the selected packets gave the selected frames, mostly undamaged."""
     if not decoded.frames or decoded.is_corrupt(quality):
         return False
     return all(any(abs(frame.time - time) < 1e-6 for time in selection.times) for frame in decoded.frames)
@@ -145,7 +145,7 @@ def _decode_selected(
 
 
 def _decode(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    """Yield frames with a timestamp and whether each is corrupt; None for a packet that fails to decode."""
+    """Yield each frame and whether it is corrupt; None for a packet that fails to decode."""
     import av  # noqa: PLC0415
 
     has_flag = stream.codec_context.name in CODECS_WITH_CORRUPT_FLAG
@@ -163,7 +163,7 @@ def _decode(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
 
 
 def to_images(frames: Sequence[Any], video: VideoConfig | None) -> list[Frame]:
-    """Convert PyAV frames to RGB, or to the square that `video` configures; repeated frames only once."""
+    """Convert PyAV frames to RGB or, with `video`, to squares; each distinct frame once."""
     from av.video.reformatter import VideoReformatter  # noqa: PLC0415
 
     images: dict[int, Frame] = {}

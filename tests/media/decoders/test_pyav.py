@@ -50,7 +50,7 @@ def test_pyav_detects_flipped_bytes_in_h264(tmp_path: Path) -> None:
 
 
 def textured_frames(scene: Scene) -> list[np.ndarray]:
-    """Return frames with enough texture for the encoder to use forward and backward references."""
+    """Return frames with enough texture for forward and backward references."""
     rng = np.random.default_rng(scene.seed)
     grain = rng.integers(0, 90, (*scene.size[::-1], 3), dtype=np.uint8)
     return [
