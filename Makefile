@@ -18,10 +18,10 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed  ## synthetic audio-visual XOR: prepare, verify, train, and say where everything is
 	rm -rf demo
-	$(BIN)/avdata prepare synthetic --out demo/synthetic
+	$(BIN)/avdata prepare synthetic --output demo/synthetic
 	$(BIN)/avdata verify demo/synthetic
 	$(BIN)/avdata report demo/synthetic
-	$(BIN)/snnergy train demo/synthetic --preset nano --steps 250 --out demo/run
+	$(BIN)/snnergy train demo/synthetic --model nano --steps 250 --output demo/run
 	$(BIN)/snnergy report demo/run
 	@echo; echo "shards    demo/synthetic"; echo "pages     demo/synthetic/report.html, demo/run/report.html"; echo "log       demo/run/metrics.csv, demo/run/curves.png"
 	@$(BIN)/python -c 'import json; r = json.load(open("demo/run/result.json")); \

@@ -18,7 +18,8 @@ def recipes(
     as_json: Json = False,
 ) -> None:
     """List the datasets that have a recipe."""
-    from avdata import load_manifest, load_recipe, recipe_names
+    from avdata.manifest import load_manifest
+    from avdata.recipe import load_recipe, recipe_names
 
     entries = [(load_recipe(name), load_manifest(name)) for name in recipe_names()]
     if as_json:
@@ -46,7 +47,7 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show the license, citation, size, splits, labels, defaults and known bad clips of a dataset."""
-    from avdata import load_recipe
+    from avdata.recipe import load_recipe
 
     recipe, manifest = load_recipe(recipe_name), _load_manifest(recipe_name)
     facts: dict[str, Any] = {
@@ -73,7 +74,8 @@ def info(
 
 def _load_manifest(recipe_name: str) -> Manifest | None:
     """Return the manifest of a recipe or of a task's recipe; None for a recipe file."""
-    from avdata import load_manifest, recipe_names
+    from avdata.manifest import load_manifest
+    from avdata.recipe import recipe_names
 
     if recipe_name.endswith(".py"):
         return None

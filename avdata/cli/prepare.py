@@ -118,8 +118,8 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Prepare a dataset as aligned, verified WebDataset shards; run again to resume."""
-    from avdata import plan as plan_preparation
     from avdata import prepare as run
+    from avdata.pipeline.planning import plan_preparation
 
     if workers is None:
         workers = 0 if engine == "ray" else os.cpu_count() or 1

@@ -24,7 +24,8 @@ from avdata.cli.options import (
 
 def print_license(recipe_name: str) -> None:
     """Print the license of a dataset before it is downloaded."""
-    from avdata import load_manifest, load_recipe
+    from avdata.manifest import load_manifest
+    from avdata.recipe import load_recipe
 
     recipe = load_recipe(recipe_name)
     if not recipe.generated:

@@ -179,10 +179,10 @@ def test_the_readers_of_logs_get_a_line_for_each_tenth(capsys: pytest.CaptureFix
     ("words", "said"),
     [
         (["avdata", "info", "crema"], "did you mean cremad?"),
-        (["avdata", "mock", "cremda", "x"], "did you mean cremad?"),
+        (["avdata", "mock", "cremda", "-o", "x"], "did you mean cremad?"),
         (["avdata", "download", "urbansound8k", "--dry-run"], "did you mean urbansound8k-av?"),
         (["avdata", "reprot"], "report"),
-        (["avdata", "prepare", "ave", "--out", "o", "--sorce", "x"], "--source"),
+        (["avdata", "prepare", "ave", "--output", "o", "--sorce", "x"], "--source"),
     ],
 )
 def test_the_nearest_right_name_is_suggested(words: list[str], said: str, tmp_path: Path) -> None:
@@ -203,11 +203,13 @@ def test_a_folder_of_sets_names_the_set_that_was_meant(cremad_set: Path) -> None
 def test_what_mock_says_to_type_next_works(recipe: str, tmp_path: Path) -> None:
     name = recipe if recipe == "synthetic" else str(Path(__file__).parents[2] / "docs" / recipe)
     runner, out = CliRunner(), tmp_path / "a name's set"
-    said = runner.invoke(avdata.cli.app, ["mock", name, str(tmp_path / "raw clips"), "--clips", "4"]).output
+    said = runner.invoke(
+        avdata.cli.app, ["mock", name, "-o", str(tmp_path / "raw clips"), "--clips", "4"]
+    ).output
     typed = shlex.split(
-        said.partition("prepare it with: avdata ")[2].replace("PREPARED", shlex.quote(str(out)))
+        said.partition("Prepare it with: avdata ")[2].replace("DATASET", shlex.quote(str(out)))
     )
     done = runner.invoke(avdata.cli.app, [*typed, "--workers", "0"])
     assert done.exit_code == 0, done.output
-    typed = shlex.split(done.output.partition("look at them with: avdata ")[2].splitlines()[0])
+    typed = shlex.split(done.output.partition("Inspect them with: avdata ")[2].splitlines()[0])
     assert typed == ["report", str(out)]

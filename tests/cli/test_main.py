@@ -89,31 +89,35 @@ def test_info_says_what_may_be_published(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["prepare", "crema", "--out", "o"], 2, "did you mean cremad?"),
+        (["prepare", "crema", "--output", "o"], 2, "did you mean cremad?"),
         (
-            ["prepare", "cremad", "--source", ".", "--out", "o", "--preset", "snergy"],
+            ["prepare", "cremad", "--source", ".", "--output", "o", "--preset", "snergy"],
             2,
             "did you mean snnergy?",
         ),
         (
-            ["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.num_framez=8"],
+            ["prepare", "cremad", "--source", ".", "--output", "o", "--set", "video.num_framez=8"],
             2,
             "video.num_frames",
         ),
         (
-            ["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.num_frames"],
+            ["prepare", "cremad", "--source", ".", "--output", "o", "--set", "video.num_frames"],
             2,
             "section.key=value",
         ),
         (
-            ["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.num_frames=x"],
+            ["prepare", "cremad", "--source", ".", "--output", "o", "--set", "video.num_frames=x"],
             2,
             "video.num_frames",
         ),
-        (["prepare", "cremad", "--source", ".", "--out", "o", "--split-by", "actor"], 2, "speaker"),
-        (["prepare", "cremad", "--source", ".", "--out", "o", "--audio", "mp3"], 2, "audio.source"),
-        (["prepare", "cremad", "--source", "nowhere", "--out", "o"], 1, "nowhere does not exist"),
-        (["prepare", "cremad"], 2, "--out"),
+        (["prepare", "cremad", "--source", ".", "--output", "o", "--split-by", "actor"], 2, "speaker"),
+        (
+            ["prepare", "cremad", "--source", ".", "--output", "o", "--audio-source", "mp3"],
+            2,
+            "auto, wav, container",
+        ),
+        (["prepare", "cremad", "--source", "nowhere", "--output", "o"], 1, "nowhere does not exist"),
+        (["prepare", "cremad"], 2, "--output"),
         (["verify", "nowhere"], 1, "not a prepared set"),
         (["inspect", "nowhere"], 1, "not a prepared set"),
     ],
@@ -131,7 +135,7 @@ def test_debug_shows_the_traceback() -> None:
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(cremad_mock: Path, tmp_path: Path) -> None:
     done = avdata(
-        "prepare", "cremad", "--source", cremad_mock, "--out", tmp_path / "out", "--dry-run", "--json"
+        "prepare", "cremad", "--source", cremad_mock, "--output", tmp_path / "out", "--dry-run", "--json"
     )
     said = json.loads(done.stdout)
     assert (said["clips"], said["shards"], said["quarantine"]) == (14, 3, {})
@@ -146,7 +150,7 @@ def test_too_many_left_out_is_exit_code_3_unless_allowed(cremad_bad: Path, tmp_p
         "cremad",
         "--source",
         cremad_bad,
-        "--out",
+        "--output",
         tmp_path / "out",
         "--workers",
         "0",
@@ -190,7 +194,7 @@ def test_a_mock_over_an_earlier_one_is_the_mock_that_a_new_folder_would_hold(tmp
 
 def test_a_mock_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    done = avdata("mock", "cremad", tmp_path)
+    done = avdata("mock", "cremad", "--output", tmp_path)
     assert done.returncode == 1
     assert "not a mock" in done.stderr
 
@@ -217,7 +221,7 @@ def test_ctrl_c_ends_in_one_sentence(
         raise KeyboardInterrupt
 
     assert ends(monkeypatch, app_of(interrupted)) == 1
-    assert "error: stopped" in capsys.readouterr().err
+    assert "error: interrupted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -247,7 +251,10 @@ def test_what_the_machine_refuses_is_one_sentence(
         raise PermissionError(errno.EACCES, "Permission denied", "shard.tar")
 
     assert ends(monkeypatch, app_of(refused)) == 1
-    assert "error: shard.tar: Permission denied\nhint:  --debug" in capsys.readouterr().err
+    assert (
+        "error: shard.tar: Permission denied\nhint:  show the traceback with --debug"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +300,7 @@ def test_a_name_that_is_not_utf8_is_one_sentence(
 def test_a_bad_setting_is_one_line(
     setting: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("prepare", "cremad", "--source", ".", "--out", "o", "--set", setting)
+    words = ("prepare", "cremad", "--source", ".", "--output", "o", "--set", setting)
     assert ends(monkeypatch, whole_app, *words) == 2
     error = capsys.readouterr().err.splitlines()[0]
     assert error.startswith("error: ")
@@ -306,8 +313,8 @@ def test_places_that_cannot_be_written_are_named(
     (tmp_path / "file").touch()
     for words in (
         ("inspect", cremad_set, "--save-png", tmp_path),
-        ("report", cremad_set, "--to", tmp_path),
-        ("mock", "cremad", tmp_path / "file" / "raw", "--clips", "1"),
+        ("report", cremad_set, "--output", tmp_path),
+        ("mock", "cremad", "--output", tmp_path / "file" / "raw", "--clips", "1"),
         ("verify", tmp_path / "file"),
     ):
         assert ends(monkeypatch, whole_app, *words) == 1

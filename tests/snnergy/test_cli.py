@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from avdata.errors import AvdataError, UsageError
-from snnergy.cli import _show, app, main
+from snnergy.cli import _show_result, app, main
 from snnergy.data import open_split
 from snnergy.models.config import configure
 from snnergy.models.network import SNNergy
@@ -30,7 +30,7 @@ def settled(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> dict[str, An
     """What a command line trains with."""
     seen: dict[str, Any] = {}
 
-    def train(where: Path, out: Path, config: Any, **options: Any) -> dict[str, Any]:
+    def train(dataset: Path, output: Path, config: Any, **options: Any) -> dict[str, Any]:
         seen.update(config.model_dump())
         return {"labels": [], "num_classes": 0}
 
@@ -57,7 +57,7 @@ def test_a_network_is_judged_and_measured_without_lightning() -> None:
 def test_mistakes_are_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["snnergy", "train", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
+    words = ["snnergy", "train", str(tmp_path / "nowhere"), "--output", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as ended:
         main()
@@ -91,7 +91,7 @@ def test_options_stand_above_the_file_and_set_above_both(
 
 @pytest.mark.parametrize(
     ("words", "regime"),
-    [((), "snnergy"), (("--steps", "250"), "quick"), (("--steps", "250", "--regime", "mm"), "mm")],
+    [((), "snnergy"), (("--steps", "250"), "quick"), (("--steps", "250", "--train-preset", "mm"), "mm")],
 )
 def test_few_steps_are_trained_quickly_unless_a_regime_is_named(
     monkeypatch: pytest.MonkeyPatch, words: Sequence[str], regime: str
@@ -152,22 +152,22 @@ def test_the_rate_rises_from_its_start_to_its_peak_and_falls_to_its_end() -> Non
 @pytest.mark.slow
 def test_the_command_trains_resumes_and_evaluates(tiny_set: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    trained = snnergy("train", tiny_set, "--steps", "2", "--out", run, "--device", "cpu", "--json", *TINY)
+    trained = snnergy("train", tiny_set, "--steps", "2", "--output", run, "--device", "cpu", "--json", *TINY)
     assert trained.returncode == 0, trained.stderr
-    again = CliRunner().invoke(app, ["train", str(tiny_set), "--steps", "2", "--out", str(run), *TINY])
+    again = CliRunner().invoke(app, ["train", str(tiny_set), "--steps", "2", "--output", str(run), *TINY])
     assert "finished run" in str(again.exception)
     (run / "result.json").unlink()
-    words = ["train", str(tiny_set), "--out", str(run), "--resume", "--device", "cpu", "--json"]
+    words = ["train", str(tiny_set), "--output", str(run), "--resume", "--device", "cpu", "--json"]
     resumed = CliRunner().invoke(app, words, catch_exceptions=False)
     first, second = json.loads(trained.stdout), json.loads(resumed.stdout)
     assert first["test"] == second["test"]
-    shown = CliRunner().invoke(app, ["eval", str(run), str(tiny_set), "--device", "cpu"])
+    shown = CliRunner().invoke(app, ["evaluate", str(run), str(tiny_set), "--device", "cpu"])
     assert shown.exit_code == 0
     assert "precision" in shown.output
 
 
 def test_a_run_that_measured_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    _show({"labels": ["a", "b"]}, as_json=False)
+    _show_result({"labels": ["a", "b"]}, as_json=False)
     assert "neither a val nor a test split" in capsys.readouterr().out
 
 
@@ -178,7 +178,7 @@ def test_ctrl_c_in_training_says_how_to_train_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("snnergy.training.trainer.train", interrupted)
-    monkeypatch.setattr("sys.argv", ["snnergy", "train", str(tiny_set), "--out", str(tmp_path / "run")])
+    monkeypatch.setattr("sys.argv", ["snnergy", "train", str(tiny_set), "--output", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
