@@ -14,7 +14,7 @@ import avdata
 from avdata.errors import AvdataError
 from avdata.manifest import load_manifest
 
-WORKING = (Path(__file__).parents[1] / "docs" / "own_recipe.py").read_text(encoding="utf-8")
+WORKING = (Path(__file__).parents[1] / "docs" / "custom_recipe.py").read_text(encoding="utf-8")
 LINE = WORKING[: WORKING.index("    films = ")].count("\n") + 1
 
 

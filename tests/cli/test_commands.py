@@ -114,7 +114,7 @@ def test_a_task_of_a_recipe_has_its_page_and_the_nearest_is_named() -> None:
 
 
 def test_a_recipe_of_ones_own_has_its_page_without_a_manifest() -> None:
-    own = Path(__file__).parents[2] / "docs" / "own_recipe.py"
+    own = Path(__file__).parents[2] / "docs" / "custom_recipe.py"
     done = CliRunner().invoke(avdata.cli.app, ["info", str(own)])
     assert done.exit_code == 0
     assert "Claps and knocks" in done.output
@@ -199,7 +199,7 @@ def test_a_folder_of_sets_names_the_set_that_was_meant(cremad_set: Path) -> None
     assert f"did you mean {cremad_set}?" in "".join(done.stderr.splitlines())
 
 
-@pytest.mark.parametrize("recipe", ["synthetic", "own_recipe.py"])
+@pytest.mark.parametrize("recipe", ["synthetic", "custom_recipe.py"])
 def test_what_mock_says_to_type_next_works(recipe: str, tmp_path: Path) -> None:
     name = recipe if recipe == "synthetic" else str(Path(__file__).parents[2] / "docs" / recipe)
     runner, out = CliRunner(), tmp_path / "a name's set"

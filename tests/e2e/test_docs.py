@@ -53,7 +53,7 @@ def stories() -> list[Path]:
 @pytest.mark.pages
 @pytest.mark.parametrize("page", stories(), ids=lambda page: page.stem)
 def test_what_a_page_says_runs(page: Path, tmp_path: Path) -> None:
-    shutil.copy(DOCS / "own_recipe.py", tmp_path)
+    shutil.copy(DOCS / "custom_recipe.py", tmp_path)
     env = {**ENV, "AVDATA_CACHE": str(tmp_path / "cache")}
     for kind, text in blocks(page):
         if "--8<--" in text:
@@ -85,13 +85,13 @@ def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(build, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    own = (tmp_path / "site" / "own-recipe" / "index.html").read_text(encoding="utf-8")
+    own = (tmp_path / "site" / "custom-recipe" / "index.html").read_text(encoding="utf-8")
     assert "Claps and knocks" in own
     assert "open_dataset" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_recipe_of_your_own_has_at_most_forty_lines_and_makes_a_good_set(tmp_path: Path) -> None:
-    recipe = DOCS / "own_recipe.py"
+    recipe = DOCS / "custom_recipe.py"
     assert len(recipe.read_text(encoding="utf-8").splitlines()) <= 40
     source = avdata.mock(str(recipe), tmp_path / "raw", clips=8)
     done = avdata.prepare(
