@@ -1,6 +1,6 @@
 #!/bin/bash
 # A Ray cluster on the nodes of one Slurm job, and one preparation on it.
-#   sbatch --nodes=8 docs/scale/slurm.sh cremad s3://bucket/raw s3://bucket/set --set video.size=64
+#   sbatch --nodes=8 docs/scale/slurm.sh cremad s3://bucket/raw s3://bucket/dataset --set video.size=64
 # What follows the three places goes to `avdata prepare`. sbatch's own options replace those below.
 #SBATCH --job-name=avdata
 #SBATCH --nodes=4
@@ -40,4 +40,4 @@ fi
 # The driver runs beside the head, because it has to be on a node of the cluster; it uses the others as they
 # come. Requeued after a failure, the same command goes on from the journal.
 srun --overlap "${on_head[@]}" \
-    avdata prepare "$recipe" --source "$source" --out "$out" --engine ray --ray-address "$ip:$port" "$@"
+    avdata prepare "$recipe" --source "$source" --output "$out" --engine ray --ray-address "$ip:$port" "$@"
