@@ -84,7 +84,9 @@ def test_the_readme_names_every_command() -> None:
     text = README.read_text(encoding="utf-8")
     for app in (avdata.cli.app, snnergy.cli.app):
         program = get_command(app)
-        for name in getattr(program, "commands", {}):
+        for name, command in getattr(program, "commands", {}).items():
+            if command.hidden:
+                continue
             assert re.search(rf"{program.name} {name}\b", text), name
 
 
