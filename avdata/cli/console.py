@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from avdata.cli.options import enable_debug
 from avdata.errors import AvdataError
+from avdata.progress import Progress
 
 
 def _console() -> Any:
@@ -128,8 +129,6 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
-
-Progress = Callable[[str, int, int], None]
 
 Number = Callable[[float], str]
 

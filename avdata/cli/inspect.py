@@ -111,10 +111,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a prepared dataset in the layout of another project's training script."""
-    from avdata.shards.export import export as write
+    from avdata import export as write
 
     with show_progress(quiet=quiet or as_json) as progress:
-        paths = write(dataset, output, layout, lambda done, total: progress("export", done, total))
+        paths = write(dataset, output, layout, progress)
     if as_json:
         print_json([str(path) for path in paths])
         return
