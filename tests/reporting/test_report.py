@@ -227,7 +227,7 @@ def test_ticks_are_round_and_inside_the_axis() -> None:
 
 
 def test_the_command_says_where_the_page_is(shown_set: Path, tmp_path: Path) -> None:
-    words = ["report", str(shown_set), "--to", str(tmp_path / "page.html")]
+    words = ["report", str(shown_set), "--output", str(tmp_path / "page.html")]
     done = subprocess.run(
         [sys.executable, "-m", "avdata.cli", *words], capture_output=True, text=True, check=True
     )

@@ -76,6 +76,7 @@ def test_the_command_exports(tmp_path: Path, cremad_set: Path) -> None:
         "avdata.cli",
         "export",
         str(cremad_set),
+        "--output",
         str(tmp_path / "npy"),
         "--json",
     ]
