@@ -86,6 +86,7 @@ def test_export_command_prints_the_written_files(tmp_path: Path, cremad_set: Pat
         "avdata.cli",
         "export",
         str(cremad_set),
+        "--output",
         str(tmp_path / "npy"),
         "--json",
     ]
