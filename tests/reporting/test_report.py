@@ -152,7 +152,7 @@ def test_report_and_verify_name_a_missing_table(dataset: Path, name: str) -> Non
 
 
 def test_report_command_prints_the_path_of_the_page(report_dataset: Path, tmp_path: Path) -> None:
-    arguments = ["report", str(report_dataset), "--to", str(tmp_path / "page.html")]
+    arguments = ["report", str(report_dataset), "--output", str(tmp_path / "page.html")]
     process = subprocess.run(
         [sys.executable, "-m", "avdata.cli", *arguments], capture_output=True, text=True, check=True
     )
