@@ -1,16 +1,27 @@
-"""What can go wrong, said once: the exceptions, the reason codes of quarantine and the flags of a sample."""
+"""Exceptions, quarantine reason codes and sample flags."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any, Self
 
 
 class AvdataError(Exception):
-    """Anything a user can act on: one sentence of what and where, and a hint of what to do next.
+    """Error that a user can act on.
 
-    The command line prints it without a traceback and exits with `exit_code`.
+    `str(error)` is the message, and the hint on a second line. The command line prints both without a
+    traceback and exits with `exit_code`.
+
+    >>> print(AvdataError("Unknown recipe 'crema'.", hint="Did you mean 'cremad'?"))
+    Unknown recipe 'crema'.
+    Did you mean 'cremad'?
+
+    Attributes:
+        message: what failed, and where.
+        hint: what to do next; None if there is no advice.
+        exit_code: exit status of the command line.
     """
 
     exit_code = 1
@@ -20,32 +31,47 @@ class AvdataError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without calling `__init__`, whose arguments differ between subclasses."""
+        return _restore_error, (type(self), self.args), self.__dict__
+
+
+def _restore_error(kind: type[AvdataError], args: tuple[Any, ...]) -> AvdataError:
+    return kind.__new__(kind, *args)
+
 
 class UsageError(AvdataError):
-    """The request itself is wrong: an unknown name, key or combination. Nothing was started."""
+    """Invalid request: an unknown name, key or combination. No work was started."""
 
     exit_code = 2
 
 
 class SourceError(AvdataError):
-    """A source is missing, incomplete, or not what its manifest says."""
+    """Source files that are missing, incomplete or different from their manifest."""
 
 
 class UnavailableError(AvdataError):
-    """Something cannot be reached or kept at the moment; nothing says that it is damaged."""
+    """Resource that cannot be reached or stored at the moment. It is not known to be damaged."""
 
 
-class QuarantineReason(StrEnum):
-    """Why a clip is not in the shards. The value is stable: people filter on it."""
+class _DescribedCode(StrEnum):
+    """Stable code with a description."""
 
     description: str
 
-    def __new__(cls, value: str, sentence: str = "") -> QuarantineReason:
-        """Make a member that carries its sentence for people."""
+    def __new__(cls, value: str, description: str = "") -> Self:
+        """Create a member with its description."""
         member = str.__new__(cls, value)
         member._value_ = value
-        member.description = sentence
+        member.description = description
         return member
+
+
+class QuarantineReason(_DescribedCode):
+    """Reason why a clip is not in the shards. The value is stable, so it can be used in filters."""
 
     MISSING_VIDEO = "missing_video", "the recipe names a video or image that is not on disk"
     MISSING_AUDIO = (
@@ -79,17 +105,8 @@ class QuarantineReason(StrEnum):
     CRASH = "crash", "the decoder crashed the worker on this clip"
 
 
-class SampleFlag(StrEnum):
-    """What a sample's user should know of it. The value is stable: people filter on it."""
-
-    description: str
-
-    def __new__(cls, value: str, sentence: str = "") -> SampleFlag:
-        """Make a member that carries its sentence for people."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.description = sentence
-        return member
+class SampleFlag(_DescribedCode):
+    """Property of a sample that its user should know. The value is stable, so it can be used in filters."""
 
     DUP_AUDIO = "dup_audio_of", "another clip with another label has the same audio, byte for byte"
     DUP_IMAGE = "dup_image_of", "another clip has the same picture, byte for byte"
@@ -118,7 +135,12 @@ class SampleFlag(StrEnum):
 
 
 class MediaError(Exception):
-    """A clip cannot be prepared; `prepare` turns this into a quarantine row and goes on."""
+    """Error that excludes a clip: `prepare` writes a quarantine row and continues.
+
+    Attributes:
+        reason: code of the quarantine row.
+        detail: what failed, and in which file.
+    """
 
     def __init__(self, reason: QuarantineReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -126,12 +148,21 @@ class MediaError(Exception):
         self.detail = detail
 
     def __reduce__(self) -> tuple[type[MediaError], tuple[QuarantineReason, str]]:
-        """Cross process borders with both parts."""
+        """Pickle with both arguments of `__init__`."""
         return MediaError, (self.reason, self.detail)
 
 
+def error_message(error: Exception) -> str:
+    """Return the text of an exception without the hint of an `AvdataError`.
+
+    >>> error_message(UsageError("Unknown recipe 'crema'.", hint="Did you mean 'cremad'?"))
+    "Unknown recipe 'crema'."
+    """
+    return error.message if isinstance(error, AvdataError) else str(error)
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """A hint that names the closest known word, or all of them.
+    """Return a hint with the closest known word, or with all of them if none is close.
 
     >>> did_you_mean("crema", ["cremad", "ave"])
     'did you mean cremad?'

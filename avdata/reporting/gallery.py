@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, error_message
 from avdata.reporting.sample_plot import join_mel_steps, visible_frame_times
 from avdata.reporting.selection import SelectedRow
 from avdata.shards.reader import read_members
@@ -88,7 +88,7 @@ def build_gallery(
         try:
             card = _card(root, info, pick, sound_left=MAX_AUDIO_BYTES - sounds)
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
-            problems.append(f"{pick.row['key']}: {error}")
+            problems.append(f"{pick.row['key']}: {error_message(error)}")
             continue
         pictures += len(card.spectrogram) + sum(len(uri) for _, _, uri in card.frames)
         if pictures > MAX_IMAGE_BYTES:
@@ -135,7 +135,7 @@ def open_drawn(root: Path, info: Mapping[str, Any], rows: Sequence[Mapping[str, 
             rate = json.loads(bytes(members["json"])).get("media", {}).get("fps")
             level = _dbfs(bytes(members["flac"])) if keeps_sound else _mean_level(members)
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
-            problems.append(f"{row['key']}: {error}")
+            problems.append(f"{row['key']}: {error_message(error)}")
             continue
         whole += 1
         levels.append(level)
