@@ -110,7 +110,7 @@ def test_a_task_of_a_recipe_has_its_page_and_the_nearest_is_named() -> None:
     assert "half is hidden" in runner.invoke(avdata.cli.app, ["info", "synthetic-agree"]).output
     with pytest.raises(avdata.AvdataError) as told:
         runner.invoke(avdata.cli.app, ["info", "synthetic-agre"], catch_exceptions=False)
-    assert told.value.hint == "did you mean agree?"
+    assert told.value.hint == "Did you mean 'agree'?"
 
 
 def test_a_recipe_of_ones_own_has_its_page_without_a_manifest() -> None:
@@ -178,9 +178,9 @@ def test_the_readers_of_logs_get_a_line_for_each_tenth(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["avdata", "info", "crema"], "did you mean cremad?"),
-        (["avdata", "mock", "cremda", "x"], "did you mean cremad?"),
-        (["avdata", "download", "urbansound8k", "--dry-run"], "did you mean urbansound8k-av?"),
+        (["avdata", "info", "crema"], "Did you mean 'cremad'?"),
+        (["avdata", "mock", "cremda", "x"], "Did you mean 'cremad'?"),
+        (["avdata", "download", "urbansound8k", "--dry-run"], "Did you mean 'urbansound8k-av'?"),
         (["avdata", "reprot"], "report"),
         (["avdata", "prepare", "ave", "--out", "o", "--sorce", "x"], "--source"),
     ],

@@ -89,11 +89,11 @@ def test_info_says_what_may_be_published(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["prepare", "crema", "--out", "o"], 2, "did you mean cremad?"),
+        (["prepare", "crema", "--out", "o"], 2, "Did you mean 'cremad'?"),
         (
             ["prepare", "cremad", "--source", ".", "--out", "o", "--preset", "snergy"],
             2,
-            "did you mean snnergy?",
+            "Did you mean 'snnergy'?",
         ),
         (
             ["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.num_framez=8"],
@@ -279,11 +279,11 @@ def test_a_name_that_is_not_utf8_is_one_sentence(
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("video=5", "video is a section of settings"),
-        ("video.size=[1", "the value cannot be read (line 1"),
+        ("video=5", "video is a section, not a setting"),
+        ("video.size=[1", "the value is not YAML (line 1"),
         ("align.seconds=.inf", "a finite number"),
         ("align.seconds=1e9", "less than or equal to 3600"),
-        ("audio.amin=1e-50", "from 1e-37 on"),
+        ("audio.amin=1e-50", "at least 1e-37"),
         ("audio={layout: repeat, resize: [0, 64]}", "greater than 0"),
         ("audio.power=60", "less than or equal to 4"),
         ("audio.fmin=9000", "audio.fmin 9000 is not below half of audio.sample_rate, 8000"),

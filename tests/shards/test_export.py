@@ -57,7 +57,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_parts(
     # A memory map would not raise there: the kernel ends the process.
     monkeypatch.setattr(np, "memmap", lambda *_, **__: pytest.fail("a memory map is written through"))
     monkeypatch.setattr(exporters, "decode_frames", full)
-    with pytest.raises(AvdataError, match="the disk is full"):
+    with pytest.raises(AvdataError, match="The disk is full"):
         export(cremad_set, tmp_path / "npy")
     assert list((tmp_path / "npy").iterdir()) == []
 
