@@ -224,7 +224,7 @@ def test_ctrl_c_ends_in_one_sentence(
     ("words", "code", "said"),
     [
         (["verify", "nowhere"], 1, "not a prepared set"),
-        (["info", "crema"], 2, "there is no recipe 'crema'"),
+        (["info", "crema"], 2, "Unknown recipe 'crema'"),
         (["info"], 2, "missing argument"),
         (["recipes", "--frob"], 2, "no such option"),
     ],

@@ -203,7 +203,7 @@ def test_stills_of_every_mode_become_rgb(tmp_path: Path, mode: str, suffix: str)
 def test_a_still_on_its_side_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     pixels = np.zeros((60, 80, 3), np.uint8)
     pixels[:20, :20] = 255
-    write_image(tmp_path / "a.jpg", pixels, turned=True)
+    write_image(tmp_path / "a.jpg", pixels, rotated=True)
     got = read_image(tmp_path / "a.jpg", QUALITY).pixels
     assert got.shape == pixels.shape
     assert got[5, 5].mean() > 200
