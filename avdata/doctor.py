@@ -48,7 +48,7 @@ class Check:
 
 @dataclass(frozen=True)
 class _Library:
-    """Library to check: distribution, Python line that tests it, use, and advice if the test fails."""
+    """Library to check: distribution, Python line that tests it, use, and advice."""
 
     name: str
     probe: str
@@ -145,7 +145,7 @@ _TOKEN_ADVICE = {
 
 
 def check_environment() -> list[Check]:
-    """Return checks of this machine: libraries, decoders, ffmpeg, GPU, disk, cache and tokens."""
+    """Return checks of libraries, decoders, ffmpeg, GPU, disk, cache and tokens."""
     checks = [
         Check("avdata", True, True, _version("avdata") or "not installed as a package"),
         Check("python", sys.version_info >= (3, 11), True, f"{platform.python_version()}, {sys.executable}"),

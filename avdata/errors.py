@@ -54,7 +54,10 @@ class SourceError(AvdataError):
 
 
 class UnavailableError(AvdataError):
-    """Resource that cannot be reached or stored at the moment. It is not known to be damaged."""
+    """Resource that cannot be reached or stored at the moment.
+
+    It is not known to be damaged.
+    """
 
 
 class _DescribedCode(StrEnum):
@@ -71,7 +74,7 @@ class _DescribedCode(StrEnum):
 
 
 class QuarantineReason(_DescribedCode):
-    """Reason why a clip is not in the shards. The value is stable, so it can be used in filters."""
+    """Reason why a clip is not in the shards. Values are stable, for use in filters."""
 
     MISSING_VIDEO = "missing_video", "the recipe lists a video or image file that does not exist"
     MISSING_AUDIO = (
@@ -106,7 +109,7 @@ class QuarantineReason(_DescribedCode):
 
 
 class SampleFlag(_DescribedCode):
-    """Property of a sample that its user should know. The value is stable, so it can be used in filters."""
+    """Property of a sample that its user should know. Values are stable."""
 
     DUP_AUDIO = "dup_audio_of", "a clip with another label has identical audio"
     DUP_IMAGE = "dup_image_of", "another clip has an identical image"

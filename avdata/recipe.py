@@ -146,7 +146,7 @@ _REFERENCE = "Write the reference as package.module:function."
 
 
 def recipe_names() -> list[str]:
-    """Return the sorted names of the bundled recipes and of the entry points of group `avdata.recipes`."""
+    """Return the sorted names of bundled recipes and entry points `avdata.recipes`."""
     return sorted(_bundled_modules().keys() | _entry_points().keys())
 
 

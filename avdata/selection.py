@@ -63,7 +63,10 @@ def _flag_leaks(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def limit_clips(clips: Sequence[Clip], limit: int, seed: int) -> list[Clip]:
-    """Return `limit` clips balanced over splits and labels, in their order, equal for equal seeds."""
+    """Return `limit` clips balanced over splits and labels, in their order.
+
+    Equal seeds select the same clips.
+    """
     strata: dict[tuple[str, str], list[Clip]] = {}
     for clip in sorted(clips, key=lambda clip: hash_order(clip.key, seed)):
         strata.setdefault((clip.label, clip.split), []).append(clip)

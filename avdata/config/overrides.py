@@ -48,7 +48,7 @@ def diff_settings(old: Overrides, new: Overrides, prefix: str = "") -> list[tupl
 
 
 def parse_setting(text: str) -> dict[str, Any]:
-    """Return `section.key=value` of the command line as nested overrides. The value is parsed as YAML.
+    """Return `section.key=value` as nested overrides, with the value parsed as YAML.
 
     >>> parse_setting("video.num_frames=8")
     {'video': {'num_frames': 8}}

@@ -135,7 +135,7 @@ class AlignConfig(_Settings):
         return self.seconds if self.window == "segments" else None
 
     def window_seconds(self, steps: int) -> Fraction:
-        """Return the exact length in seconds of a window of `steps` steps; not for window=whole."""
+        """Return the exact seconds of a window of `steps` steps; not for window=whole."""
         seconds = Fraction(str(self.seconds))
         return seconds if self.segment is None else (steps - 1) * self.stride(steps) + seconds
 
@@ -273,7 +273,7 @@ class Config(_Settings):
 
     @property
     def step_columns(self) -> int:
-        """Columns from one step's start to the next; equal to L unless segments overlap or leave gaps."""
+        """Columns from one step's start to the next; L unless segments overlap or have gaps."""
         return int(self._stride_samples() / self.audio.hop_length)
 
     @property

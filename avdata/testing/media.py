@@ -123,14 +123,9 @@ def write_av(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        audio: Any = None
-        video: Any = None
-        if acodec:
-            layout = {1: "mono", 2: "stereo", 6: "5.1"}[scene.channels]
-            audio = container.add_stream(acodec, rate=scene.rate, layout=layout)
-            audio.codec_context.flags |= av.codec.context.Flags.bitexact
-            if not acodec.startswith("pcm"):
-                audio.bit_rate = 256_000 if acodec == "libmp3lame" else 96_000
+        # All streams must be added before the first packet is written.
+        audio = _add_audio_stream(container, acodec, scene) if acodec else None
+        video = None
         if vcodec:
             video = container.add_stream(vcodec, rate=scene.fps, options=dict(options or {}))
             video.width, video.height, video.pix_fmt = *scene.size, pix_fmt
@@ -142,6 +137,17 @@ def write_av(
             _encode_audio(container, audio, scene, audio_start, samples)
         if video is not None:
             _encode_frames(container, video, scene, pixels, frame_times)
+
+
+def _add_audio_stream(container: Any, codec: str, scene: Scene) -> Any:
+    import av  # noqa: PLC0415
+
+    layout = {1: "mono", 2: "stereo", 6: "5.1"}[scene.channels]
+    stream = container.add_stream(codec, rate=scene.rate, layout=layout)
+    stream.codec_context.flags |= av.codec.context.Flags.bitexact
+    if not codec.startswith("pcm"):
+        stream.bit_rate = 256_000 if codec == "libmp3lame" else 96_000
+    return stream
 
 
 def _encode_audio(

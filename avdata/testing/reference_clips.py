@@ -144,10 +144,10 @@ REFERENCE_CLIPS: dict[str, ReferenceClip] = {
     "odd-size": ReferenceClip(
         ".mkv", _video(replace(SCENE, size=(161, 121)), vcodec="libx264", acodec="aac", pix_fmt="yuv444p")
     ),
-    "turned": ReferenceClip(".mp4", _rotated),
+    "rotated": ReferenceClip(".mp4", _rotated),
     "uneven-frames": ReferenceClip(".mkv", _video(**H264, frame_times=_variable_rate())),
-    "late-sound": ReferenceClip(".mp4", _video(**H264, audio_start=0.4), delay=0.4),
-    "late-pictures": ReferenceClip(".mkv", _video(**H264, frame_times=[0.4 + n / 25 for n in range(50)])),
+    "late-audio": ReferenceClip(".mp4", _video(**H264, audio_start=0.4), delay=0.4),
+    "late-video": ReferenceClip(".mkv", _video(**H264, frame_times=[0.4 + n / 25 for n in range(50)])),
     "stereo": ReferenceClip(".mp4", _video(replace(SCENE, channels=2), **H264)),
     "five-one": ReferenceClip(".mp4", _video(replace(SCENE, channels=6), **H264)),
     "pcm-8k": ReferenceClip(
@@ -161,7 +161,7 @@ REFERENCE_CLIPS: dict[str, ReferenceClip] = {
     "wav-192k-s24": ReferenceClip(".mp4", _pair(192_000, "s24"), wav=True),
     "wav-s32-5.1": ReferenceClip(".mp4", _pair(44_100, "s32", channels=6, extensible=True), wav=True),
     "wav-float": ReferenceClip(".mp4", _pair(48_000, "float", channels=2), wav=True),
-    "wav-silent-film": ReferenceClip(".mp4", _pair(16_000, video_only=True), wav=True),
+    "wav-video-only": ReferenceClip(".mp4", _pair(16_000, video_only=True), wav=True),
 }
 
 

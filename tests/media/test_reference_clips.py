@@ -122,7 +122,7 @@ if find_spec("torchcodec") and sys.platform == "linux" and torch.version.cuda:
 
 
 def test_sound_before_or_after_the_pictures_keeps_its_time(corpus: dict[str, Clip]) -> None:
-    late, early = (extract_features(corpus[name], Config()) for name in ("late-sound", "late-pictures"))
+    late, early = (extract_features(corpus[name], Config()) for name in ("late-audio", "late-video"))
     assert late.window[0] == pytest.approx(0.0, abs=0.001)
     assert early.window[0] == pytest.approx(0.0, abs=0.001)
     assert early.frame_times[0] == pytest.approx(0.4, abs=0.001)
@@ -136,5 +136,5 @@ def test_uneven_frames_are_flagged_and_even_ones_are_not(corpus: dict[str, Clip]
 
 
 def test_a_turned_film_is_shown_upright(corpus: dict[str, Clip]) -> None:
-    (shown,) = read_frames(corpus["turned"].video, [0.1], QUALITY)
+    (shown,) = read_frames(corpus["rotated"].video, [0.1], QUALITY)
     assert shown.pixels.shape == (SCENE.size[0], SCENE.size[1], 3)
