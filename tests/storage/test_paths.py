@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from avdata.storage.paths import cache_dir
+from avdata.errors import UsageError
+from avdata.storage.paths import cache_dir, check_path_encoding, is_safe_relative_path
 
 
 def test_cache_dir_is_the_override(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -25,3 +26,16 @@ def test_cache_dir_follows_xdg_on_linux(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert cache_dir() == tmp_path / ".cache" / "avdata"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_dir() == tmp_path / "xdg" / "avdata"
+
+
+@pytest.mark.parametrize(
+    "path", ["", ".", "..", "../a", "a/../../b", "/a", "a\\b", "C:/a", "a\0b", "a\tb", "a\nb"]
+)
+def test_is_safe_relative_path_rejects_other_paths(path: str) -> None:
+    assert not is_safe_relative_path(path)
+
+
+def test_check_path_encoding_rejects_other_encodings_than_utf8() -> None:
+    check_path_encoding("dataset/ä")
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        check_path_encoding("dataset/\udcff")
