@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, error_message
 from avdata.reporting.sample_plot import join_mel_steps, visible_frame_times
 from avdata.reporting.selection import SelectedRow
 from avdata.shards.reader import decode_mel, read_members
@@ -98,7 +98,7 @@ def build_gallery(
         try:
             card = _build_card(root, info, selected, max_audio_bytes=MAX_AUDIO_BYTES - audio_bytes)
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
-            problems.append(f"{selected.row['key']}: {getattr(error, 'message', error)}")
+            problems.append(f"{selected.row['key']}: {error_message(error)}")
             continue
         image_bytes += len(card.spectrogram) + sum(len(uri) for _, _, uri in card.frames)
         if image_bytes > MAX_IMAGE_BYTES:
@@ -145,7 +145,7 @@ def measure_samples(
             rate = json.loads(bytes(members["json"])).get("media", {}).get("fps")
             level = _loudness(bytes(members["flac"])) if has_audio else _mean_level(members)
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
-            problems.append(f"{row['key']}: {getattr(error, 'message', error)}")
+            problems.append(f"{row['key']}: {error_message(error)}")
             continue
         levels.append(level)
         if rate:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, error_message
 from avdata.progress import Progress
 from avdata.shards.format import index_schema
 from avdata.shards.reader import (
@@ -227,7 +227,7 @@ def _check_sample(
         frames = decode_frames(members, info["shape"]["frames"][0])
         label, metadata = int(bytes(members["cls"])), json.loads(bytes(members["json"]))
     except (AvdataError, ValueError, KeyError, RuntimeError) as error:
-        yield Problem(row["key"], f"cannot be read: {getattr(error, 'message', error)}")
+        yield Problem(row["key"], f"cannot be read: {error_message(error)}")
         return
     for name, array in (("mel", mel), ("frames", frames)):
         if list(array.shape) != info["shape"][name]:

@@ -130,7 +130,7 @@ if find_spec("torchcodec") and sys.platform == "linux" and torch.version.cuda:
 
 
 def test_audio_that_starts_before_or_after_the_video_keeps_its_time(clips: dict[str, Clip]) -> None:
-    late, early = (extract_features(clips[name], Config()) for name in ("late-sound", "late-pictures"))
+    late, early = (extract_features(clips[name], Config()) for name in ("late-audio", "late-video"))
     assert late.window[0] == pytest.approx(0.0, abs=0.001)
     assert early.window[0] == pytest.approx(0.0, abs=0.001)
     assert early.frame_times[0] == pytest.approx(0.4, abs=0.001)
@@ -144,5 +144,5 @@ def test_frame_times_flag_only_a_variable_frame_rate(clips: dict[str, Clip]) -> 
 
 
 def test_read_frames_applies_the_display_matrix(clips: dict[str, Clip]) -> None:
-    (frame,) = read_frames(clips["turned"].video, [0.1], QUALITY)
+    (frame,) = read_frames(clips["rotated"].video, [0.1], QUALITY)
     assert frame.pixels.shape == (SCENE.size[0], SCENE.size[1], 3)

@@ -67,7 +67,7 @@ def test_export_to_a_full_disk_raises_and_leaves_no_partial_files(
     # A memory map would not raise: the kernel ends the process.
     monkeypatch.setattr(np, "memmap", lambda *_, **__: pytest.fail("export writes through a memory map"))
     monkeypatch.setattr(export_module, "decode_frames", full)
-    with pytest.raises(AvdataError, match="the disk is full"):
+    with pytest.raises(AvdataError, match="The disk is full"):
         export(cremad_set, tmp_path / "npy")
     assert list((tmp_path / "npy").iterdir()) == []
 
