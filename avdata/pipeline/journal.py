@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,32 +61,38 @@ class Journal:
         plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return plan
 
-    def write_plan(self, plan: dict[str, Any]) -> None:
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Record what is being prepared, before the first shard."""
-        atomic_write(self.folder / "plan.json", json.dumps(plan).encode())
+        atomic_write(self.folder / "plan.json", json.dumps(dict(plan)).encode())
 
     def partial_path(self, shard: str) -> Path:
         """Where this process writes a shard before it is complete."""
         # On a shared disk, processes of two machines may have the same number.
         return self.folder / "parts" / f"{Path(shard).name}.{socket.gethostname()}.{os.getpid()}"
 
-    def _entry(self, shard: str) -> Path:
+    def entry_path(self, shard: str) -> Path:
+        """Return the path of a shard's entry."""
         return self.folder / "done" / (Path(shard).name + ".json")
 
-    def commit(self, shard: str, entry: dict[str, Any]) -> None:
+    def commit(self, shard: str, entry: Mapping[str, Any]) -> None:
         """Enter a shard whose part is written and synced, then give it its final name."""
         part = self.partial_path(shard)
-        atomic_write(self._entry(shard), json.dumps({**entry, "part": part.name}).encode())
+        atomic_write(self.entry_path(shard), json.dumps({**entry, "part": part.name}).encode())
         if part.exists():
             atomic_rename(part, self.root / shard)
 
-    def load_entry(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
-        """The entry of a shard made by the same job and complete on disk; None when it must be made again."""
+    def read_entry(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
+        """The entry of a shard made by the same job, or None."""
         try:
-            entry: dict[str, Any] = json.loads(self._entry(shard).read_text(encoding="utf-8"))
+            entry: dict[str, Any] = json.loads(self.entry_path(shard).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-        if entry["fingerprint"] != fingerprint:
+        return entry if entry["fingerprint"] == fingerprint else None
+
+    def load_entry(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
+        """The entry of a shard made by the same job and complete on disk; None when it must be made again."""
+        entry = self.read_entry(shard, fingerprint)
+        if entry is None:
             return None
         part, final = self.folder / "parts" / entry["part"], self.root / shard
         if part.exists():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,66 @@ from avdata.config.overrides import diff_settings
 from avdata.errors import AvdataError
 from avdata.pipeline.journal import STATE_DIR, Journal
 from avdata.shards.reader import read_info
+
+
+@dataclass(frozen=True)
+class LocalOutput:
+    """Folder that a dataset is prepared into; see `output.Output`."""
+
+    root: Path
+
+    @property
+    def location(self) -> Path:
+        """Folder of the dataset."""
+        return self.root
+
+    @property
+    def journal(self) -> Journal:
+        """Journal of the dataset."""
+        return Journal(self.root)
+
+    def check(self, identity: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Raise AvdataError unless a preparation may use the folder."""
+        check_output_dir(self.root, identity, overwrite=overwrite)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder for one run."""
+        return self.journal.lock()
+
+    def write_plan(self, identity: Mapping[str, Any]) -> None:
+        """Record what is being prepared."""
+        self.journal.write_plan(identity)
+
+    def partial_path(self, shard: str) -> Path:
+        """Return the path of a shard that this process is writing."""
+        return self.journal.partial_path(shard)
+
+    def commit(self, shard: str, entry: Mapping[str, Any]) -> None:
+        """Write the journal entry, then give the shard its final name."""
+        self.journal.commit(shard, entry)
+
+    def load_entry(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
+        """Return the entry of a complete shard of the same job, or None."""
+        return self.journal.load_entry(shard, fingerprint)
+
+    def remove_stale_shards(self, name: str, keep: Collection[str]) -> None:
+        """Remove the shards of an interrupted run with another plan."""
+        for path in self.root.glob(f"*/{name}-*-of-*.tar"):
+            if path.relative_to(self.root).as_posix() not in keep:
+                path.unlink()
+
+    def finalize(self) -> None:
+        """Remove the journal."""
+        self.journal.close()
+
+    def file_sizes(self) -> dict[str, int]:
+        """Return the size in bytes of each file, by its path below the folder."""
+        files = [path for pattern in ("*", "*/*") for path in self.root.glob(pattern) if path.is_file()]
+        return {path.relative_to(self.root).as_posix(): path.stat().st_size for path in files}
+
+    def remove(self) -> None:
+        """Remove the dataset's own files, dataset.json first."""
+        remove_dataset_files(self.root)
 
 
 def check_output_dir(root: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -61,56 +123,8 @@ def _describe_contents(root: Path) -> dict[str, Any] | None:
     return plan
 
 
-def check_finished(
-    root: Path, plan_hash: str, size_of: Callable[[str], int | None], name: str
-) -> dict[str, Any]:
-    """The dataset.json of a set that is finished already, made from the same plan.
-
-    Args:
-        root: the folder that holds dataset.json.
-        plan_hash: of the plan now.
-        size_of: bytes of a shard by its path, None when it is not there.
-        name: the set as the user called it.
-
-    Raises:
-        AvdataError: the source files have changed since, or `check_complete` finds a shard amiss.
-    """
-    info = read_info(root)
-    if info["plan"] != plan_hash:
-        msg = f"{name} was prepared from other source files than are there now"
-        raise AvdataError(msg, hint="choose another --out, or --overwrite to replace it")
-    return check_complete(info, size_of, name)
-
-
-def check_complete(info: dict[str, Any], size_of: Callable[[str], int | None], name: str) -> dict[str, Any]:
-    """The dataset.json of a finished set all of whose shards are there; the arguments are `check_finished`'s.
-
-    Raises:
-        AvdataError: a shard is gone or has another size.
-    """
-    for split in info["splits"].values():
-        for shard in split["shards"]:
-            if size_of(shard["path"]) != shard["bytes"]:
-                msg = f"{name} is finished, but {shard['path']} is missing or not whole"
-                raise AvdataError(msg, hint="--overwrite makes the set again")
-    return info
-
-
-def remove_stale_shards(root: Path, name: str, keep: Collection[str]) -> None:
-    """Remove the shards of a dataset that another plan left: one of fewer or other files, broken off.
-
-    Args:
-        root: the set's folder.
-        name: of the recipe.
-        keep: paths of the shards that stay.
-    """
-    for path in root.glob(f"*/{name}-*-of-*.tar"):
-        if path.relative_to(root).as_posix() not in keep:
-            path.unlink()
-
-
 def remove_dataset_files(root: Path) -> None:
-    """Remove a set's own files, dataset.json first so that a half-removed set is not taken for whole."""
+    """Remove a dataset's own files, dataset.json first, so that the rest does not look finished."""
     ours = (
         "dataset.json", "index.parquet", "quarantine.parquet", "croissant.json", "README.md", "report.html",
     )  # fmt: skip

@@ -8,10 +8,10 @@ A run that was killed goes on where it was when the same call is made again; see
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,28 +19,18 @@ from avdata.config.overrides import Overrides
 from avdata.config.schema import Config
 from avdata.errors import QuarantineReason, SourceError, UsageError
 from avdata.manifest import load_manifest
-from avdata.pipeline.engines.local import run_jobs
+from avdata.pipeline.engines import EngineSpec, find_engine
 from avdata.pipeline.finalize import Provenance, checksum_facts, finalize_dataset
-from avdata.pipeline.output_dir import (
-    check_complete,
-    check_finished,
-    check_output_dir,
-    remove_dataset_files,
-    remove_stale_shards,
-)
-from avdata.pipeline.output_store import ObjectStoreOutput, file_sizes, open_journal
-from avdata.pipeline.planning import PreparationPlan, Progress, plan_preparation
+from avdata.pipeline.output import Output, check_complete, check_plan, open_output, read_finished
+from avdata.pipeline.planning import PreparationPlan, plan_preparation
+from avdata.progress import Progress
 from avdata.recipe import Recipe, load_recipe
-from avdata.shards.reader import read_info
 from avdata.storage.paths import check_path_encoding, source_dir
 from avdata.storage.remote import is_url
 
 if TYPE_CHECKING:
-    from avdata.pipeline.journal import Journal
     from avdata.pipeline.shard_job import ShardJob
     from avdata.pipeline.source_prefetch import SourcePrefetcher
-
-ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -122,134 +112,115 @@ def prepare(
         UsageError: a name or setting is wrong.
         AvdataError: the source or the output folder cannot be used; nothing in `output` was harmed.
     """
-    if engine not in ENGINES:
-        msg = f"there is no engine {engine!r}"
-        raise UsageError(msg, hint=f"engines: {', '.join(ENGINES)}")
     recipe = load_recipe(recipe)
-    if not keep_sources and (source is not None or recipe.generated):
+    spec = find_engine(engine)
+    if not keep_sources:
+        _check_removable(recipe, source, spec)
+    for path in (output, source or ""):
+        check_path_encoding(path)
+    target = open_output(output)
+    config = config if isinstance(config, Config) else recipe.configure(preset, config or {})
+    identity = {"name": recipe.name, "version": recipe.version, "config": config.model_dump(mode="json")}
+    target.check(identity, overwrite=overwrite)
+    finished = None if overwrite else read_finished(target)
+    is_download = source is None and not recipe.generated
+    if finished and checksums and is_download and _is_up_to_date(finished, recipe, config, manifest):
+        check_complete(target, finished)
+        return PreparedSet(target.location, finished, max_quarantine)
+    plan = plan_preparation(
+        recipe, source=source, config=config, manifest=manifest, checksums=checksums, rehash=rehash,
+        workers=workers, progress=progress,
+    )  # fmt: skip
+    source_url = str(source) if is_url(source) else None
+    run = _PreparationRun(target, plan, source_url, spec, ray_address, workers, keep_sources, progress)
+    finished = None if overwrite else read_finished(target)
+    if finished:
+        check_plan(target, finished, run.provenance.plan_hash)
+        check_complete(target, finished)
+        return PreparedSet(target.location, finished, max_quarantine)
+    with target.lock():
+        if overwrite:
+            target.remove()
+        target.write_plan(identity)
+        info = finalize_dataset(target.root, run.provenance, run.entries(), plan.quarantined)
+        target.finalize()
+    if not (keep_sources or plan.pending_files):
+        shutil.rmtree(plan.source)
+    return PreparedSet(target.location, info, max_quarantine)
+
+
+def _check_removable(recipe: Recipe, source: str | Path | None, engine: EngineSpec) -> None:
+    """Raise UsageError unless the run can remove the source files that it used."""
+    if source is not None or recipe.generated:
         msg = "only downloaded sources can be removed"
         raise UsageError(msg, hint="leave out --keep-sources no: what you gave with --source stays as it is")
-    if engine == "ray" and not keep_sources:
+    if engine.is_cluster:
         msg = "sources can only be removed as they are used with --engine local"
         raise UsageError(msg, hint="leave out --keep-sources no, or prepare on this machine")
-    for place in (output, source or ""):
-        check_path_encoding(place)
-    store = ObjectStoreOutput(str(output)) if is_url(output) else None
-    root = store.scratch if store else Path(output)
-    if store:
-        store.fetch_state()
-    settled = config if isinstance(config, Config) else recipe.configure(preset, config or {})
-    identity = {"name": recipe.name, "version": recipe.version, "config": settled.model_dump(mode="json")}
-    check_output_dir(root, identity, overwrite=overwrite)
-    if source is None and not recipe.generated and not overwrite:
-        done = _already_finished(root, recipe, settled, manifest) if checksums else None
-        if done is not None:
-            check_complete(done, file_sizes(root, store), str(output))
-            return PreparedSet(store.url if store else root, done, max_quarantine)
-    planned = plan_preparation(
-        recipe,
-        source=source,
-        config=settled,
-        manifest=manifest,
-        checksums=checksums,
-        rehash=rehash,
-        workers=workers,
-        progress=progress,
-    )
-    where = {"store": store.url if store else None, "source": str(source) if is_url(source) else None}
-    run = _PreparationRun(root, where, planned, workers, keep_sources, progress)
-    if (root / "dataset.json").is_file() and not overwrite:
-        found = check_finished(root, run.provenance.plan_hash, file_sizes(root, store), str(output))
-        return PreparedSet(store.url if store else root, found, max_quarantine)
-    journal = open_journal(root, where["store"])
-    with journal.lock():
-        if overwrite:
-            remove_dataset_files(root)
-            if store:
-                store.remove()
-        journal.write_plan(identity)
-        entries = run.entries(journal, None if engine == "local" else ray_address)
-        info = finalize_dataset(root, run.provenance, entries, planned.quarantined)
-        journal.close()
-        if store:
-            store.finalize()
-    if not (keep_sources or planned.pending_files):
-        shutil.rmtree(planned.source)
-    return PreparedSet(store.url if store else root, info, max_quarantine)
 
 
-def _already_finished(
-    root: Path, recipe: Recipe, config: Config, manifest: str | Path | None
-) -> dict[str, Any] | None:
-    """The set, if it was made from just what would be downloaded; then the files need not be there.
+def _is_up_to_date(
+    info: Mapping[str, Any], recipe: Recipe, config: Config, manifest: str | Path | None
+) -> bool:
+    """Return whether a finished dataset was made from the files that would be downloaded now.
 
-    None as well where the plan can be made without them: a folder that lacks files is proven against the same
-    facts, and only the plan tells.
+    False as well where the plan can be made without the files: then the plans are compared.
     """
-    if not (root / "dataset.json").is_file():
-        return None
     from avdata.pipeline.source_prefetch import clips_from_manifest, streamable_files  # noqa: PLC0415  # only for downloads
 
     facts = load_manifest(Path(manifest) if manifest is not None else recipe.name)
-    info = read_info(root)
     files = streamable_files(recipe, facts)
     if files:
         split_by = recipe.check_split(config.select.split_by)
         with suppress(SourceError):
             clips_from_manifest(recipe, source_dir(recipe.name), files, split_by)
-            return None
-    return info if info["source"] == checksum_facts(facts) else None
+            return False
+    return bool(info["source"] == checksum_facts(facts))
 
 
+@dataclass
 class _PreparationRun:
-    """The shard jobs of a plan, and what carries them out."""
+    """Run of the shard jobs of a plan."""
 
-    def __init__(
-        self,
-        root: Path,
-        where: Mapping[str, str | None],
-        planned: PreparationPlan,
-        workers: int,
-        keep_sources: bool,
-        progress: Progress,
-    ) -> None:
+    output: Output
+    plan: PreparationPlan
+    source_url: str | None
+    engine: EngineSpec
+    address: str
+    workers: int
+    keep_sources: bool
+    progress: Progress
+
+    @cached_property
+    def jobs(self) -> list[ShardJob]:
+        """Jobs in the order of the plan."""
         from avdata.pipeline.shard_job import ShardJob  # noqa: PLC0415  # torch loads only for decoding
 
-        recipe, config = planned.recipe, planned.config
-        self.planned = planned
-        self.workers = workers
-        self.keep_sources = keep_sources
-        self.progress = progress
-        self.jobs = [
+        recipe, config = self.plan.recipe, self.plan.config
+        return [
             ShardJob(
-                root,
-                name,
-                candidates,
-                config,
-                recipe.labels,
-                recipe.background,
-                store=where["store"],
-                source=where["source"],
+                self.output, name, clips, config, recipe.labels, recipe.background, source=self.source_url
             )
-            for name, candidates in planned.jobs
+            for name, clips in self.plan.jobs
         ]
-        prints = [job.fingerprint for job in self.jobs]
-        self.provenance = Provenance(recipe, config, planned.manifest, prints)
 
-    def entries(self, journal: Journal, cluster: str | None) -> list[dict[str, Any]]:
-        """The journal's entries of all jobs, those made before and those made now, in the plan's order.
+    @cached_property
+    def provenance(self) -> Provenance:
+        """What the dataset is made from."""
+        fingerprints = [job.fingerprint for job in self.jobs]
+        return Provenance(self.plan.recipe, self.plan.config, self.plan.manifest, fingerprints)
 
-        Args:
-            journal: of the set.
-            cluster: address of the Ray cluster that makes the shards; None makes them on this machine.
-        """
+    def entries(self) -> list[dict[str, Any]]:
+        """Run the jobs that are not done, and return the journal entries of all jobs in the plan's order."""
         from avdata.pipeline.shard_job import exclude_clip, run_shard_job  # noqa: PLC0415  # torch loads only for decoding
 
         entries = {
-            job.shard: entry for job in self.jobs if (entry := journal.load_entry(job.shard, job.fingerprint))
+            job.shard: entry
+            for job in self.jobs
+            if (entry := self.output.load_entry(job.shard, job.fingerprint))
         }
-        remove_stale_shards(journal.root, self.planned.recipe.name, entries)
-        total = len(self.planned.clips)
+        self.output.remove_stale_shards(self.plan.recipe.name, entries)
+        total = len(self.plan.clips)
         done = sum(len(entry["rows"]) + len(entry["quarantine"]) for entry in entries.values())
         self.progress("prepare", done, total)
 
@@ -260,27 +231,33 @@ class _PreparationRun:
 
         left = {job.shard: job for job in self.jobs if job.shard not in entries}
         with ExitStack() as stack:
-            arrivals = self._source_prefetcher(stack, list(left.values()), entries, cluster)
-            results = _engine(cluster, arrivals)(
+            prefetcher = self._prefetch_sources(stack, list(left.values()), entries)
+            results = self.engine.load()(
                 run_shard_job,
                 list(left.values()),
                 workers=self.workers,
-                item_timeout=self.planned.config.quality.timeout,
+                item_timeout=self.plan.config.quality.timeout,
                 exclude=exclude_clip,
                 on_item=advance,
+                **self._engine_options(prefetcher),
             )
             for entry in stack.enter_context(closing(results)):
                 entries[entry["shard"]] = entry
-                if arrivals:
-                    arrivals.release(left[entry["shard"]])
+                if prefetcher:
+                    prefetcher.release(left[entry["shard"]])
         return [entries[job.shard] for job in self.jobs]
 
-    def _source_prefetcher(
-        self, stack: ExitStack, left: Sequence[ShardJob], entries: Mapping[str, Any], cluster: str | None
+    def _engine_options(self, prefetcher: SourcePrefetcher | None) -> dict[str, Any]:
+        if self.engine.is_cluster:
+            return {"address": self.address}
+        return {"is_ready": prefetcher.is_ready} if prefetcher else {}
+
+    def _prefetch_sources(
+        self, stack: ExitStack, left: Sequence[ShardJob], entries: Mapping[str, Any]
     ) -> SourcePrefetcher | None:
         """The download of what is left to do, under way until the stack is left; done first for a cluster."""
-        planned = self.planned
-        if not planned.pending_files or planned.manifest is None:
+        plan = self.plan
+        if not plan.pending_files or plan.manifest is None:
             return None
         from avdata.pipeline.source_prefetch import prefetch_sources, remove_source_files, wait_for_all  # noqa: PLC0415  # only for downloads
 
@@ -289,21 +266,13 @@ class _PreparationRun:
                 if job.shard in entries:
                     remove_source_files(job)
         window = None if self.keep_sources else max(self.workers, 1)
-        split_by = planned.recipe.check_split(planned.config.select.split_by)
-        arrivals = stack.enter_context(
+        split_by = plan.recipe.check_split(plan.config.select.split_by)
+        prefetcher = stack.enter_context(
             prefetch_sources(
-                planned.recipe, planned.manifest, planned.source, left,
+                plan.recipe, plan.manifest, plan.source, left,
                 split_by=split_by, window=window, progress=self.progress,
             )
         )  # fmt: skip
-        if cluster is not None:
-            wait_for_all(arrivals, left)
-        return arrivals
-
-
-def _engine(cluster: str | None, arrivals: SourcePrefetcher | None) -> Callable[..., Any]:
-    if cluster is None:
-        return partial(run_jobs, is_ready=arrivals.is_ready) if arrivals else run_jobs
-    from avdata.pipeline.engines import ray as engine_ray  # noqa: PLC0415  # Ray is an extra
-
-    return partial(engine_ray.run_jobs, address=cluster)
+        if self.engine.is_cluster:
+            wait_for_all(prefetcher, left)
+        return prefetcher

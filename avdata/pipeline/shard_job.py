@@ -21,7 +21,7 @@ from avdata.errors import MediaError, QuarantineReason, SourceError
 from avdata.features.alignment import Window, step_centers
 from avdata.features.extract import Features, extract_features
 from avdata.pipeline.engines.base import NO_ITEM, Report
-from avdata.pipeline.output_store import open_journal
+from avdata.pipeline.output import Output
 from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.recipe import Clip
 from avdata.shards.writer import ShardWriter, encode_members
@@ -34,25 +34,23 @@ class ShardJob:
     """Everything one shard is made from.
 
     Attributes:
-        root: the set's folder.
+        output: the set's place.
         shard: path of the shard below it.
         clips: its clips, in the order of the shard.
         config: the settings.
         labels: label names in canonical order.
         background: label of the steps outside a clip's event, or None.
         excluded: clips that lost their workers: reason and detail by key.
-        store: URL of the set when it is prepared into a store; `root` is then scratch space.
         source: URL of the source when it lies in a store; its files are fetched as they are needed.
     """
 
-    root: Path
+    output: Output
     shard: str
     clips: tuple[ValidClip, ...]
     config: Config
     labels: tuple[str, ...]
     background: str | None
     excluded: Mapping[str, tuple[QuarantineReason, str]] = field(default_factory=dict)
-    store: str | None = None
     source: str | None = None
 
     @cached_property
@@ -98,8 +96,7 @@ def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
     Raises:
         AvdataError: the shard cannot be written.
     """
-    journal = open_journal(job.root, job.store)
-    part = journal.partial_path(job.shard)
+    part = job.output.partial_path(job.shard)
     quarantine: list[dict[str, str]] = []
     statistics = _MelStatistics()
     with write_errors(part):
@@ -129,7 +126,7 @@ def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
             "quarantine": quarantine,
             "mel": statistics.totals(),
         }
-    journal.commit(job.shard, entry)
+    job.output.commit(job.shard, entry)
     return entry
 
 

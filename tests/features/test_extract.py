@@ -20,6 +20,7 @@ from avdata.features.alignment import Window, slice_audio
 from avdata.features.audio.spectrogram import compute_audio_feature, pcen, spectrogram
 from avdata.features.extract import extract_features
 from avdata.media.resize import resize_frame, resize_image
+from avdata.pipeline.output_dir import LocalOutput
 from avdata.pipeline.shard_job import ShardJob, _steps
 from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.recipe import Clip
@@ -310,7 +311,7 @@ def test_segments_show_the_frame_at_each_middle_and_the_label_of_each_second(tmp
     assert [round(float(frame.mean())) > 200 for frame in got.frames] == [False, False, True, False]
     assert got.frame_times == pytest.approx([0.5, 1.5, 2.5, 3.5], abs=0.051)
     candidate = ValidClip(clip(tmp_path / "a.mp4", event=(2.0, 3.0)), SourceFile("a.mp4", "", 0), None)
-    job = ShardJob(tmp_path, "train/x.tar", (candidate,), config, ("a",), "background")
+    job = ShardJob(LocalOutput(tmp_path), "train/x.tar", (candidate,), config, ("a",), "background")
     assert _steps(job, candidate, got)["step_labels"] == [1, 1, 0, 1]
 
 

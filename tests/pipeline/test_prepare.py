@@ -16,6 +16,7 @@ import avdata
 from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
 from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.pipeline.engines.base import NO_ITEM
+from avdata.pipeline.output_dir import LocalOutput
 from avdata.pipeline.planning import plan_preparation
 from avdata.pipeline.shard_job import ShardJob, run_shard_job
 from avdata.shards.reader import read_index, read_info, read_quarantine
@@ -81,7 +82,7 @@ def test_a_job_names_each_clip_before_it_and_nobody_before_the_shard_is_put_in_p
     planned = plan_preparation("synthetic", source=synthetic_mock, config={"select": {"limit": 3}})
     name, clips = planned.jobs[0]
     recipe, told = planned.recipe, list[tuple[str, bool]]()
-    job = ShardJob(tmp_path, name, clips, planned.config, recipe.labels, recipe.background)
+    job = ShardJob(LocalOutput(tmp_path), name, clips, planned.config, recipe.labels, recipe.background)
     run_shard_job(job, lambda item: told.append((item, (tmp_path / name).exists())))
     assert told == [*((candidate.clip.key, False) for candidate in clips), (NO_ITEM, False)]
     assert (tmp_path / name).exists()

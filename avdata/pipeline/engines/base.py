@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from avdata.errors import AvdataError, QuarantineReason
 
@@ -40,6 +41,75 @@ class ShardTask(Generic[Job]):
     job: Job
     careful: bool = False
     uncounted: int = 0
+
+
+@dataclass
+class WorkerState(Generic[Job]):
+    """What a worker has in hand.
+
+    Attributes:
+        task: the task it runs, None when it is idle.
+        item: the item it reported last.
+        begun: whether it reported any item.
+        late: whether it was killed because its item took too long.
+        since: when it reported the item, by the monotonic clock.
+    """
+
+    task: ShardTask[Job] | None = None
+    item: str = NO_ITEM
+    begun: bool = False
+    late: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+    def start_item(self, item: str) -> None:
+        """Note the item that the worker reported."""
+        self.item, self.begun = item, True
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Count the item's time from now."""
+        self.since = time.monotonic()
+
+    def finish_task(self, crashes: dict[str, int]) -> None:
+        """Note that the task is done; losses over no item no longer count."""
+        self.task, self.item = None, NO_ITEM
+        crashes.pop(NO_ITEM, None)
+
+    def is_overdue(self, item_timeout: float) -> bool:
+        """Return whether the item took longer than `item_timeout` seconds."""
+        elapsed = time.monotonic() - self.since
+        return self.item != NO_ITEM and elapsed > item_timeout
+
+
+class RunJobs(Protocol):
+    """Function of an engine that runs jobs."""
+
+    def __call__(
+        self,
+        function: Function,
+        jobs: Sequence[Any],
+        *,
+        workers: int,
+        item_timeout: float,
+        exclude: ExcludeItem[Any],
+        on_item: Report = ...,
+        **options: Any,
+    ) -> Generator[Any, None, None]:
+        """Yield the result of `function(job, report)` for each job, in the order in which they are done.
+
+        Args:
+            function: a module-level function of a module that every worker can import.
+            jobs: what to run, the first ones first.
+            workers: worker processes; see `EngineSpec` for 0.
+            item_timeout: seconds an item may take before its worker is killed and the item is excluded.
+            exclude: returns a job without one item, for a reason and with a detail.
+            on_item: called with each item that begins.
+            options: of the engine.
+
+        Raises:
+            AvdataError: a worker could not start, or raised one.
+            Exception: whatever else the function raised.
+        """
 
 
 def _detail(reason: QuarantineReason, item_timeout: float) -> str:
