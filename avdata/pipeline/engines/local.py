@@ -22,9 +22,9 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, Generic
+from typing import Any
 
 from avdata.errors import AvdataError, QuarantineReason
 from avdata.pipeline.engines.base import (
@@ -34,6 +34,7 @@ from avdata.pipeline.engines.base import (
     Job,
     Report,
     ShardTask,
+    WorkerState,
     next_task,
     picklable_error,
 )
@@ -50,16 +51,11 @@ _POLL_INTERVAL_S = 0.02
 _IDLE_POLL_INTERVAL_S = 1.0
 
 
-@dataclass
-class _Worker(Generic[Job]):
+@dataclass(kw_only=True)
+class _Worker(WorkerState[Job]):
     process: subprocess.Popen[bytes]
     pipe: Connection
-    task: ShardTask[Job] | None = None
-    item: str = NO_ITEM
-    begun: bool = False
     held: bool = False
-    late: bool = False
-    since: float = field(default_factory=time.monotonic)
 
 
 def run_jobs(
@@ -72,21 +68,17 @@ def run_jobs(
     on_item: Report = lambda item: None,
     is_ready: Callable[[str], bool] | None = None,
 ) -> Generator[Any, None, None]:
-    """Results of `function(job, report)` for each job, in the order in which they are done.
+    """Run the jobs in processes of this machine; see `base.RunJobs`.
 
     Args:
-        function: a module-level function.
-        jobs: what to run, the first ones first.
+        function: see `RunJobs`.
+        jobs: see `RunJobs`.
         workers: processes; 0 runs in this process, where a crash is a crash and nothing is timed.
-        item_timeout: seconds an item may take before its worker is killed and the item banned.
-        exclude: makes a job that leaves one item out, with the reason and a detail.
-        on_item: called with each item as it is begun.
+        item_timeout: see `RunJobs`.
+        exclude: see `RunJobs`.
+        on_item: see `RunJobs`.
         is_ready: asked again and again until an item may begin; what it raises ends the run. Without it no
             item waits.
-
-    Raises:
-        AvdataError: a worker could not start, or raised one.
-        Exception: whatever else the function raised.
     """
     if workers == 0:
         yield from _run_here(function, jobs, on_item, is_ready)
@@ -108,8 +100,7 @@ def run_jobs(
                     elif message[0] == "error":
                         raise message[1]
                     else:
-                        worker.task, worker.item = None, NO_ITEM
-                        crashes.pop(NO_ITEM, None)
+                        worker.finish_task(crashes)
                         yield message[1]
                 if is_ready is not None:
                     _start_ready(farm, is_ready, on_item)
@@ -180,11 +171,11 @@ def _start(function: Function, *, held: bool) -> _Worker[Any]:
     env = {**os.environ, **threads, **MALLOC_ENV}
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)  # noqa: S603
     theirs.close()
-    return _Worker(process, ours)
+    return _Worker(process=process, pipe=ours)
 
 
 def _begun(worker: _Worker[Job], items: list[str], on_item: Report, *, held: bool) -> None:
-    worker.item, worker.since, worker.begun = items[-1], time.monotonic(), True
+    worker.start_item(items[-1])
     worker.held = held and worker.item != NO_ITEM
     for item in items:
         if item != NO_ITEM and not held:
@@ -194,7 +185,8 @@ def _begun(worker: _Worker[Job], items: list[str], on_item: Report, *, held: boo
 def _start_ready(farm: list[_Worker[Job]], is_ready: Callable[[str], bool], on_item: Report) -> None:
     for worker in farm:
         if worker.held and is_ready(worker.item):
-            worker.held, worker.since = False, time.monotonic()
+            worker.held = False
+            worker.restart_clock()
             on_item(worker.item)
             with suppress(BrokenPipeError):
                 worker.pipe.send("begin")
@@ -206,10 +198,8 @@ def _ready_workers(
     waiting = any(worker.held for worker in farm)
     events = pipes.select(timeout=_POLL_INTERVAL_S if waiting else _IDLE_POLL_INTERVAL_S)
     ready: list[_Worker[Job]] = [key.data for key, _ in events]
-    now = time.monotonic()
     for worker in farm:
-        working = worker.item != NO_ITEM and not worker.held
-        if working and now - worker.since > item_timeout and worker not in ready:
+        if worker.is_overdue(item_timeout) and not worker.held and worker not in ready:
             worker.late = True
             worker.process.kill()
             ready.append(worker)

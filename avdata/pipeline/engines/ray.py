@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from avdata.errors import AvdataError, QuarantineReason, UsageError
 from avdata.pipeline.engines.base import (
@@ -22,13 +21,13 @@ from avdata.pipeline.engines.base import (
     NO_ITEM,
     ExcludeItem,
     Function,
+    Job,
     Report,
     ShardTask,
+    WorkerState,
     next_task,
     picklable_error,
 )
-
-Job = TypeVar("Job")
 
 POLL_INTERVAL_S = 0.2  # seconds
 
@@ -105,16 +104,11 @@ class _RayWorker:
             teller.close()
 
 
-@dataclass
-class _Worker:
+@dataclass(kw_only=True)
+class _Worker(WorkerState[Any]):
     actor: Any
-    task: ShardTask[Any] | None = None
     ref: Any = None
     turn: int = -1
-    item: str = NO_ITEM
-    begun: bool = False
-    late: bool = False
-    since: float = field(default_factory=time.monotonic)
 
 
 def run_jobs(
@@ -127,21 +121,20 @@ def run_jobs(
     on_item: Report = lambda item: None,
     address: str = "auto",
 ) -> Generator[Any, None, None]:
-    """Results of `function(job, report)` for each job, in the order in which they are done.
+    """Run the jobs on a Ray cluster; see `base.RunJobs`.
 
     Args:
-        function: a module-level function of a module that every node can import.
-        jobs: what to run, the first ones first.
+        function: see `RunJobs`; every node imports its module.
+        jobs: see `RunJobs`.
         workers: actors of one CPU each; 0 is one for every CPU of the cluster, as it grows and shrinks.
-        item_timeout: seconds an item may take before its worker is killed and the item banned.
-        exclude: makes a job that leaves one item out, with the reason and a detail.
-        on_item: called with each item that was begun.
+        item_timeout: see `RunJobs`.
+        exclude: see `RunJobs`.
+        on_item: see `RunJobs`.
         address: of the cluster, `auto` for the one this machine belongs to.
 
     Raises:
         UsageError: Ray is not installed.
-        AvdataError: there is no cluster, or the function raised one.
-        Exception: whatever else the function raised.
+        AvdataError: there is no cluster.
     """
     if not jobs:
         return
@@ -159,7 +152,7 @@ def run_jobs(
             size = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
             busy = sum(worker.task is not None for worker in farm)
             while len(farm) < min(size, busy + len(waiting)):
-                farm.append(_Worker(ray.remote(_RayWorker).options(num_cpus=1).remote()))
+                farm.append(_Worker(actor=ray.remote(_RayWorker).options(num_cpus=1).remote()))
             _dispatch(function, waiting, farm, turns, watch)
             if not waiting:
                 _release_idle(ray, farm)
@@ -174,8 +167,7 @@ def run_jobs(
                     farm.remove(worker)
                     waiting.append(_after_loss(ray, worker, error, crashes, exclude, item_timeout))
                     continue
-                worker.task, worker.item = None, NO_ITEM
-                crashes.pop(NO_ITEM, None)
+                worker.finish_task(crashes)
                 if kind == "error":
                     raise value
                 yield value
@@ -225,12 +217,12 @@ def _collect_reports(ray: Any, watch: Any, turns: list[_Worker], on_item: Report
             on_item(item)
         worker = turns[turn]
         if worker.turn == turn:
-            worker.item, worker.since, worker.begun = item, time.monotonic(), True
+            worker.start_item(item)
 
 
 def _kill_overdue(ray: Any, farm: list[_Worker], item_timeout: float) -> None:
     for worker in farm:
-        if worker.item != NO_ITEM and not worker.late and time.monotonic() - worker.since > item_timeout:
+        if worker.is_overdue(item_timeout) and not worker.late:
             worker.late = True
             ray.kill(worker.actor)
 
