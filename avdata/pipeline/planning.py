@@ -51,6 +51,14 @@ class PreparationPlan:
     pending_files: bool = False
     """Whether the files are still to be downloaded, while clips are prepared."""
 
+    def __repr__(self) -> str:
+        """Return one line: recipe, clips by split, shards, clips left out."""
+        counts = ", ".join(f"{split} {sum(labels.values()):,}" for split, labels in self.counts().items())
+        return (
+            f"PreparationPlan({self.recipe.name}: {counts} clips in {len(self.jobs):,} shards;"
+            f" {len(self.quarantined):,} clips in quarantine)"
+        )
+
     @property
     def clips(self) -> list[Clip]:
         """The clips that will be decoded."""

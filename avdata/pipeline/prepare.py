@@ -41,6 +41,12 @@ class PreparedSet:
     info: Mapping[str, Any]
     max_quarantine: float
 
+    def __repr__(self) -> str:
+        """Return one line: place, samples by split, clips left out."""
+        splits = ", ".join(f"{name} {split['samples']:,}" for name, split in self.info["splits"].items())
+        quarantined = sum(self.quarantined.values())
+        return f"PreparedSet({str(self.root)!r}: {splits} samples; {quarantined:,} clips in quarantine)"
+
     @property
     def samples(self) -> int:
         """Samples in all splits."""

@@ -345,3 +345,16 @@ def test_a_source_that_is_not_whole_is_said_to_be(
     plan_preparation("cremad", source=cremad_mock, manifest=manifest)
     assert "14 clips of 7,442" in caplog.text
     assert "usable" not in caplog.text
+
+
+def test_reprs_of_a_plan_and_a_prepared_dataset_are_one_short_line(
+    cremad_mock: Path, cremad_set: Path
+) -> None:
+    settings = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}
+    plan = plan_preparation("cremad", source=cremad_mock, config=settings)
+    done = avdata.prepare("cremad", source=cremad_mock, output=cremad_set, config=settings, workers=0)
+    assert (
+        repr(plan)
+        == "PreparationPlan(cremad: train 6, val 4, test 4 clips in 4 shards; 0 clips in quarantine)"
+    )
+    assert repr(done) == f"PreparedSet('{cremad_set}': train 6, val 4, test 4 samples; 0 clips in quarantine)"
