@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from avdata.storage.backends import BACKENDS
 from avdata.storage.paths import cache_dir
 
 PROBE_TIMEOUT_S = 120
@@ -93,8 +94,14 @@ _OTHERS = (
     _Library("soundfile", "import soundfile", True, "keeps sound as FLAC", "pip install soundfile"),
     _Library("pyarrow", "import pyarrow.parquet", True, "the index", "pip install pyarrow"),
     _Library("numba", "import numba", False, "fast neurons on CPUs", "pip install numba"),
-    _Library("s3fs", "import s3fs", False, "s3:// as a place", "pip install 'avdata[remote]'"),
-    _Library("gcsfs", "import gcsfs", False, "gs:// as a place", "pip install 'avdata[remote]'"),
+    *(
+        _Library(
+            backend.package, f"import {backend.package}", False, f"{backend.schemes[0]}:// datasets",
+            backend.install_command or "",
+        )
+        for backend in BACKENDS
+        if backend.package
+    ),
     _Library("ray", "import ray", False, "preparing on many machines", "pip install 'avdata[ray]'"),
     _Library(
         "opencv-python-headless", "import cv2; cv2.CascadeClassifier", False, "video.resize_mode=face",

@@ -201,7 +201,7 @@ def parts(folder: Path, out: Path, count: int) -> None:
         timed(features, gate, "gates")
     timed(job, "encode_members", "JPEG, npy, JSON")
     timed(ShardWriter, "add", "tar, checksums")
-    timed(job, "_sha256", "tar, checksums")
+    timed(job, "hash_file", "tar, checksums")
     timed(job._MelStatistics, "add", "statistics")
     timed(Journal, "commit", "journal, index")
     timed(sys.modules["avdata.pipeline.prepare"], finalize_dataset.__name__, "journal, index")

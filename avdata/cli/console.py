@@ -14,6 +14,7 @@ import typer
 from typer.main import get_command
 
 from avdata.errors import AvdataError
+from avdata.progress import Progress
 
 
 def _console() -> Any:
@@ -119,8 +120,6 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
-
-Progress = Callable[[str, int, int], None]
 
 Number = Callable[[float], str]
 

@@ -110,7 +110,7 @@ def export(
     from avdata.shards.export import export as write
 
     with show_progress(quiet=quiet or as_json) as progress:
-        written = write(root, out, layout, lambda done, total: progress("export", done, total))
+        written = write(root, out, layout, progress)
     if as_json:
         print_json([str(path) for path in written])
         return

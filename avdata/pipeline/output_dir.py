@@ -13,6 +13,7 @@ from typing import Any
 from avdata.config.overrides import diff_settings
 from avdata.errors import AvdataError
 from avdata.pipeline.journal import STATE_DIR, Journal
+from avdata.shards.format import METADATA_FILES
 from avdata.shards.reader import read_info
 
 
@@ -125,10 +126,7 @@ def _describe_contents(root: Path) -> dict[str, Any] | None:
 
 def remove_dataset_files(root: Path) -> None:
     """Remove a dataset's own files, dataset.json first, so that the rest does not look finished."""
-    ours = (
-        "dataset.json", "index.parquet", "quarantine.parquet", "croissant.json", "README.md", "report.html",
-    )  # fmt: skip
-    for name in ours:
+    for name in (*reversed(METADATA_FILES), "report.html"):
         (root / name).unlink(missing_ok=True)
     for folder in ("train", "val", "test", f"{STATE_DIR}/done", f"{STATE_DIR}/parts"):
         if (root / folder).is_dir():

@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from avdata.recipe import Clip
 from avdata.shards.writer import ShardWriter, encode_members
 from avdata.sources.object_storage import fetch_source_file
 from avdata.storage.atomic import fsync, write_errors
+from avdata.storage.hashing import hash_file
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
             "fingerprint": job.fingerprint,
             "shard": job.shard,
             "bytes": part.stat().st_size if writer.rows else 0,
-            "sha256": _sha256(part) if writer.rows else "",
+            "sha256": hash_file(part) if writer.rows else "",
             "rows": writer.rows,
             "quarantine": quarantine,
             "mel": statistics.totals(),
@@ -233,8 +233,3 @@ class _MelStatistics:
             "sum": [] if empty else self.sums.tolist(),  # type: ignore[union-attr]
             "squares": [] if empty else self.squares.tolist(),  # type: ignore[union-attr]
         }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -9,13 +9,14 @@ renders.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from avdata.progress import Progress
 from avdata.reporting.charts import Chart, band, histogram
 from avdata.reporting.comparison import Comparison, compare_datasets
 from avdata.reporting.statistics import DatasetStatistics, Histogram, collect_statistics
@@ -29,8 +30,6 @@ MAX_QUARANTINED_ROWS = 2_000
 
 MAX_VERIFIED_BYTES = 256_000_000
 """Sets up to this size are verified whole while the report is made."""
-
-Progress = Callable[[str, int, int], None]
 
 
 def report(

@@ -22,17 +22,16 @@ from typing import Self
 import numpy as np
 
 from avdata.errors import AvdataError, UsageError, did_you_mean
+from avdata.progress import Progress
 from avdata.shards.reader import decode_frames, decode_mel, read_index, read_info, read_members
 from avdata.storage.atomic import atomic_rename, atomic_write, fsync, write_errors
-
-Progress = Callable[[int, int], None]
 
 
 def export(
     dataset: str | Path,
     output: str | Path,
     layout: str = "author-npy",
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> list[Path]:
     """Write a prepared set of this machine in another layout; a sample at a time is in memory.
 
@@ -40,7 +39,7 @@ def export(
         dataset: the prepared set.
         output: folder to write; files of the same name are replaced, each at once when it is whole.
         layout: one of `EXPORT_LAYOUTS`.
-        progress: called with samples done and in all.
+        progress: called with the stage `export`, and samples done and in all.
 
     Returns:
         The files written.
@@ -78,7 +77,7 @@ def _author_npy(root: Path, out: Path, progress: Progress) -> list[Path]:
                     video.add(frames.transpose(0, 3, 1, 2) / np.float32(255))
                     labels.add(np.int64(row["label"]))
                     done += 1
-                    progress(done, len(index))
+                    progress("export", done, len(index))
                 written += [array.finish() for array in (audio, video, labels)]
             keys = out / f"keys_{split}.txt"
             atomic_write(keys, "".join(f"{row['key']}\n" for row in rows).encode())

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 
+METADATA_FILES = ("index.parquet", "quarantine.parquet", "croissant.json", "README.md", "dataset.json")
+"""Files beside the shards, in the order of writing: a dataset with `dataset.json` is complete."""
+
 EXTENSIONS = ("cls", "flac", "frames.jpg", "frames.npy", "frames.png", "json", "mel.npy")
 
 TAR_BLOCK = 512

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from avdata.errors import AvdataError
+from avdata.progress import Progress
 from avdata.shards.format import index_schema
 from avdata.shards.reader import (
     decode_frames,
@@ -22,8 +23,7 @@ from avdata.shards.reader import (
     read_members,
     read_quarantine,
 )
-
-Progress = Callable[[str, int, int], None]
+from avdata.storage.hashing import hash_file
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def verify(
 def _index(root: Path, info: Mapping[str, Any]) -> Iterator[Problem]:
     """Times, groups and flags of the index stand in no shard; who streams the set holds it against this."""
     said = info.get("index")
-    if said and hashlib.sha256((root / "index.parquet").read_bytes()).hexdigest() != said["sha256"]:
+    if said and hash_file(root / "index.parquet") != said["sha256"]:
         yield Problem("index.parquet", "its checksum is not the one in dataset.json")
 
 

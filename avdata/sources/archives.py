@@ -28,7 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from avdata.errors import SourceError
-from avdata.storage.atomic import download_write_errors
+from avdata.storage.atomic import write_errors
 
 _BLOCK = 1 << 20
 
@@ -122,7 +122,7 @@ def extract_archive(
         raise SourceError(msg)
     if check:
         check(staging, members)
-    with download_write_errors(into):
+    with write_errors(into):
         with ThreadPoolExecutor(_SYNC_THREADS) as pool:
             list(pool.map(lambda member: _sync(staging / member.path), members))
         for member in members:
@@ -257,7 +257,7 @@ class _Writer:
     def write(self, entry: _Entry, content: IO[bytes]) -> ExtractedFile:
         """Stage a member, unless an earlier run did."""
         target = self._staging / entry.path
-        with download_write_errors(target):
+        with write_errors(target):
             checksum = self._staged(entry, target) or self._copy(entry, content, target)
         self._done += 1
         self._written += entry.bytes

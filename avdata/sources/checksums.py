@@ -19,30 +19,12 @@ from pathlib import Path
 from typing import TextIO
 
 from avdata.manifest import FileEntry
+from avdata.storage.hashing import hash_file
 from avdata.storage.paths import cache_dir
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 1 << 20
-
 CacheRecord = tuple[str, int, int, int]
-
-
-def hash_file(path: Path, algorithm: str) -> str:
-    """The checksum of a file as `algorithm:hex`.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     name = Path(folder, "empty")
-    ...     name.touch()
-    ...     hash_file(name, "md5")
-    'md5:d41d8cd98f00b204e9800998ecf8427e'
-    """
-    with path.open("rb") as file:
-        hasher = hashlib.new(algorithm, usedforsecurity=False)
-        while block := file.read(_BLOCK):
-            hasher.update(block)
-    return f"{algorithm}:{hasher.hexdigest()}"
 
 
 class ChecksumCache:
@@ -197,7 +179,8 @@ def _read(root: Path, facts: FileEntry, checksums: ChecksumCache) -> str:
     path = root / facts.path
     try:
         stat = path.stat()
-        checksum = hash_file(path, facts.checksum.partition(":")[0])
+        algorithm = facts.checksum.partition(":")[0]
+        checksum = f"{algorithm}:{hash_file(path, algorithm)}"
     except OSError as error:
         logger.warning("%s cannot be read: %s", path, error)
         return "wrong"

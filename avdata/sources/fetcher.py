@@ -22,9 +22,10 @@ from urllib3.response import BaseHTTPResponse
 
 from avdata.sources.http import HttpClient, TransferError, host_of
 from avdata.sources.partial_file import PartialFile, RemoteVersion
-from avdata.sources.rate_limit import BandwidthLimiter, Cancelled, HostLimiter, backoff
+from avdata.sources.rate_limit import BandwidthLimiter, Cancelled, HostLimiter
 from avdata.sources.types import FileRequest, ResolvedUrl
 from avdata.sources.url_schemes import UrlResolver, detect_wrong_content
+from avdata.storage.retry import backoff
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avdata.errors import SourceError
+from avdata.storage.backends import find_backend
 from avdata.storage.paths import is_safe_relative_path
 from avdata.storage.remote import (
     local_mirror_dir,
@@ -46,7 +47,8 @@ def mirror_source(url: str) -> Path:
         if outside is not None:
             msg = f"the source {redact_url(url)} holds {outside!r}, which is not the name of a file below it"
             raise SourceError(msg, hint="rename or remove it there")
-        dates = {path[len(base) :].lstrip("/"): _modified_time(facts) for path, facts in found.items()}
+        key = find_backend(url).modified_key
+        dates = {path[len(base) :].lstrip("/"): _modified_time(facts, key) for path, facts in found.items()}
         left = [name for name, size in wanted.items() if not _is_here(root / name, size, dates[name])]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             list(pool.map(lambda name: _fetch(files, f"{base}/{name}", root / name, dates[name]), left))
@@ -65,10 +67,9 @@ def fetch_source_file(url: str, path: Path, size: int) -> None:
         _fetch(files, "/".join((base, *inside)), path)
 
 
-def _modified_time(facts: Mapping[str, Any]) -> float | None:
-    """When a file was last changed, as s3, az, gs and local folders have it; None where nobody says."""
-    known = (facts.get(name) for name in ("LastModified", "last_modified", "updated", "mtime"))
-    value = next((one for one in known if one is not None), None)
+def _modified_time(facts: Mapping[str, Any], key: str | None) -> float | None:
+    """Return when a file was last changed, as POSIX time; None if the listing has no such time."""
+    value = facts.get(key) if key else None
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     return value.timestamp() if isinstance(value, datetime) else value

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from avdata.storage.atomic import download_write_errors
+from avdata.storage.atomic import write_errors
 
 _STATE_FROM = 4 << 20
 
@@ -81,7 +81,7 @@ class PartialFile:
         """Note whose bytes follow, on disk where the next run may need it."""
         self.version = origin
         if not self._pinned or (origin.bytes or 0) >= _STATE_FROM:
-            with download_write_errors(self._state):
+            with write_errors(self._state):
                 os.makedirs(os.path.dirname(self._state), exist_ok=True)
                 with open(self._state, "w", encoding="utf-8") as file:
                     json.dump(asdict(origin), file)
@@ -90,7 +90,7 @@ class PartialFile:
         """Forget the bytes so far."""
         if not self.size and self._file is None:
             return
-        with download_write_errors(self.path):
+        with write_errors(self.path):
             self._close()
             for path in (self.path, self._state):
                 with suppress(FileNotFoundError):
@@ -103,7 +103,7 @@ class PartialFile:
         Raises:
             DiskError: the disk is full, or may not be written to.
         """
-        with download_write_errors(self.path):
+        with write_errors(self.path):
             file, hasher = self._open()
             hasher.update(data)
             view = memoryview(data)
@@ -135,13 +135,13 @@ class PartialFile:
 
     def checksum(self) -> str:
         """`algorithm:hex` of all bytes."""
-        with download_write_errors(self.path):
+        with write_errors(self.path):
             _, hasher = self._open()
             return f"{self._algorithm}:{hasher.hexdigest()}"
 
     def publish(self) -> os.stat_result:
         """Sync the bytes and give them their name; the file's stat."""
-        with download_write_errors(self.path):
+        with write_errors(self.path):
             file, _ = self._open()
             os.fsync(file)
             stat = os.fstat(file)
@@ -161,7 +161,7 @@ class PartialFile:
 
     def close(self) -> None:
         """Let go of the file; its bytes stay for the next run."""
-        with download_write_errors(self.path):
+        with write_errors(self.path):
             self._close()
 
 

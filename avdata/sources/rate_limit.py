@@ -1,4 +1,4 @@
-"""How fast to go: waits between attempts, how many requests a host gets at once, the bandwidth cap.
+"""How fast to go: how many requests a host gets at once, and the bandwidth cap.
 
 A host that answers 429 or 503 gets half as many requests at once, and one more again after every
 `_FILES_PER_INCREASE`
@@ -8,7 +8,6 @@ only fails is given up for the rest of the run, so that a dead mirror costs seco
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from dataclasses import dataclass
@@ -17,20 +16,9 @@ _FILES_PER_INCREASE = 20
 
 _MAX_FAILURES = 8
 
-_LONGEST_BACKOFF = 20.0
-
 
 class Cancelled(Exception):
     """The run was stopped: by the user, or because it cannot go on."""
-
-
-def backoff(attempt: int) -> float:
-    """Seconds to wait before attempt number `attempt` (1 is the first repetition): random, growing, capped.
-
-    The whole interval is drawn from ("full jitter"), so that connections cut together do not return together.
-    """
-    ceiling = min(_LONGEST_BACKOFF, 0.5 * 2.0**attempt)
-    return random.uniform(0.1, ceiling)  # noqa: S311  # jitter needs no secrecy
 
 
 @dataclass

@@ -15,7 +15,8 @@ from avdata.manifest import FileEntry, Source, load_manifest
 from avdata.recipe import Recipe, load_recipe
 from avdata.sources.archives import ArchiveKind, ExtractedFile, extract_archive
 from avdata.sources.checksums import ChecksumCache
-from avdata.storage.atomic import download_write_errors
+from avdata.storage.atomic import write_errors
+from avdata.storage.locks import lock_folder
 from avdata.storage.paths import source_dir
 
 STATE_DIR = ".avdata"
@@ -96,7 +97,7 @@ def extract_source(
     )
     members = [ExtractedFile(prefix + member.path, member.bytes, member.checksum) for member in unpacked]
     listing = unpacked_list(root, source)
-    with download_write_errors(listing):
+    with write_errors(listing):
         draft = listing.with_name(listing.name + ".part")
         draft.write_text(
             json.dumps(
@@ -137,31 +138,11 @@ def fsync_dirs(root: Path, paths: Iterable[str]) -> None:
 @contextmanager
 def lock_source_dir(root: Path) -> Iterator[None]:
     """Hold the folder for one run; the hold ends with the process, however it ends."""
-    state = root / STATE_DIR
-    with download_write_errors(state):
-        state.mkdir(parents=True, exist_ok=True)
-        stream = (state / "lock").open("a+")
-    with stream, _locked(stream.fileno(), root):
+    conflict = SourceError(
+        f"another download is writing to {root}", hint="wait for it, or choose another folder"
+    )
+    with lock_folder(root / STATE_DIR, conflict):
         yield
-
-
-@contextmanager
-def _locked(file: int, root: Path) -> Iterator[None]:
-    if os.name == "nt":
-        yield
-        return
-    import fcntl  # noqa: PLC0415  # not on Windows
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        msg = f"another download is writing to {root}"
-        raise SourceError(msg, hint="wait for it, or choose another folder") from error
-    try:
-        yield
-    finally:
-        # Closing is not enough: a process that another thread starts just now holds the file open as well.
-        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def unpack_archive_file(name_or_recipe: str | Path | Recipe, archive: Path | str) -> Path:

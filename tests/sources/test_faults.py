@@ -15,6 +15,7 @@ import trustme
 
 from avdata.errors import SourceError
 from avdata.manifest import Source
+from avdata.storage.atomic import DiskError
 
 PATH = "wav/c0001.wav"
 
@@ -307,8 +308,9 @@ def test_a_full_disk_ends_the_run_at_once_and_says_so(tiny, tmp_path):
         timeout=300,
         check=True,
     )
-    assert done.stdout.startswith("DiskError the disk is full")
-    assert "goes on from here" in done.stdout
+    assert done.stdout.startswith("DiskError ")
+    assert "would grow beyond the allowed file size" in done.stdout
+    assert "finished files are kept" in done.stdout
     assert tiny.tree().keys() <= {f"{path}.part" for path in tiny.files}
     assert len(tiny.world.asked) < 12 + 1
     tiny.download()
@@ -319,7 +321,7 @@ def test_a_disk_that_fills_up_meanwhile_stops_the_run(tiny, monkeypatch):
     room = iter([10**12])
     monkeypatch.setattr(sys.modules["avdata.sources.download"], "free_bytes", lambda folder: next(room, 1000))
     monkeypatch.setattr(sys.modules["avdata.sources.download"], "_DISK_CHECK_INTERVAL_S", 0.0)
-    with pytest.raises(SourceError, match="nearly full"):
+    with pytest.raises(DiskError, match="nearly full"):
         tiny.download(connections=1, bandwidth=20_000)
 
 

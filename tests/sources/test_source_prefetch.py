@@ -248,10 +248,8 @@ def test_proven_files_are_not_read_again_unless_told_so(cremad_mock, tmp_path, m
 
     avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "one", config=SETTINGS)
     read = []
-    digests = survey._digests
-    monkeypatch.setattr(
-        survey, "_digests", lambda path, algorithm: (read.append(path), digests(path, algorithm))[1]
-    )
+    hash_file = survey.hash_file
+    monkeypatch.setattr(survey, "hash_file", lambda path: (read.append(path), hash_file(path))[1])
     plan_preparation("cremad", source=cremad_mock, config=SETTINGS)
     assert read == []
     plan_preparation("cremad", source=cremad_mock, config=SETTINGS, rehash=True)
