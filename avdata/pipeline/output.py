@@ -34,7 +34,7 @@ class Output(Protocol):
         """
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the output for one run."""
+        """Lock the output for one run."""
 
     def write_plan(self, identity: Mapping[str, Any]) -> None:
         """Record what is being prepared, before the first shard."""
@@ -74,8 +74,8 @@ def read_finished(output: Output) -> dict[str, Any] | None:
 def check_plan(output: Output, info: Mapping[str, Any], plan_hash: str) -> None:
     """Raise AvdataError if a finished dataset was prepared from another plan."""
     if info["plan"] != plan_hash:
-        msg = f"{output.location} was prepared from other source files than are there now"
-        raise AvdataError(msg, hint="choose another --out, or --overwrite to replace it")
+        msg = f"Source files changed since {output.location} was prepared."
+        raise AvdataError(msg, hint="Use another --output, or use --overwrite to replace the dataset.")
 
 
 def check_complete(output: Output, info: Mapping[str, Any]) -> None:
@@ -84,5 +84,7 @@ def check_complete(output: Output, info: Mapping[str, Any]) -> None:
     for split in info["splits"].values():
         for shard in split["shards"]:
             if sizes.get(shard["path"]) != shard["bytes"]:
-                msg = f"{output.location} is finished, but {shard['path']} is missing or not whole"
-                raise AvdataError(msg, hint="--overwrite makes the set again")
+                msg = (
+                    f"Shard missing or incomplete in the finished dataset {output.location}: {shard['path']}."
+                )
+                raise AvdataError(msg, hint="Use --overwrite to prepare the dataset again.")

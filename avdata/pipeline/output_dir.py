@@ -1,4 +1,4 @@
-"""What an output folder holds, and whether a preparation may use it: nothing there is harmed unasked."""
+"""Local output folder. A preparation changes nothing in a folder that holds something else."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LocalOutput:
         check_output_dir(self.root, identity, overwrite=overwrite)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the folder for one run."""
+        """Lock the folder for one run."""
         return self.journal.lock()
 
     def write_plan(self, identity: Mapping[str, Any]) -> None:
@@ -78,39 +78,43 @@ class LocalOutput:
 
 
 def check_output_dir(root: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
-    """See that a folder is new, holds an unfinished run of the same preparation, or the finished set.
+    """Check that a folder is new, holds an unfinished run of the same preparation, or the finished dataset.
 
     Args:
-        root: the folder, which need not exist.
+        root: the folder, which may be missing.
         identity: `name` and `version` of the recipe, and the dumped `config`.
-        overwrite: a prepared set with other settings may be replaced; anything else may not.
+        overwrite: allow a prepared dataset with other settings, but no other files.
 
     Raises:
-        AvdataError: it holds something else.
+        AvdataError: the folder holds something else.
     """
     if not root.exists():
         return
     if not root.is_dir():
-        msg = f"the output {root} is a file"
-        raise AvdataError(msg, hint="give a folder with --out")
-    there = _describe_contents(root)
-    if there is None or overwrite:
+        msg = f"Output is a file, not a folder: {root}."
+        raise AvdataError(msg, hint="Use --output with a folder.")
+    existing = _describe_contents(root)
+    if existing is None or overwrite:
         return
-    replace = "choose another --out, or --overwrite to replace it"
-    if there["name"] != identity["name"]:
-        msg = f"{root} holds {there['name']}, not {identity['name']}"
-        raise AvdataError(msg, hint=replace)
-    if there["version"] != identity["version"]:
-        msg = f"{root} was prepared by version {there['version']} of the recipe, not {identity['version']}"
-        raise AvdataError(msg, hint=replace)
-    other = diff_settings(there["config"], identity["config"])
-    if other:
-        shown = ", ".join(f"{name}: {old} there, {new} now" for name, old, new in other[:3])
-        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
-        msg = f"{root} was prepared with other settings ({shown}{more})"
-        given = " ".join(f"--set {name}={json.dumps(old)}" for name, old, _ in other)
-        as_there = f", give {given}" if len(other) <= 3 else ""
-        raise AvdataError(msg, hint=f"choose another --out{as_there}, or --overwrite to replace it")
+    hint = "Use another --output, or use --overwrite to replace the dataset."
+    if existing["name"] != identity["name"]:
+        msg = f"Dataset mismatch in {root}: it holds {existing['name']}, requested {identity['name']}."
+        raise AvdataError(msg, hint=hint)
+    if existing["version"] != identity["version"]:
+        msg = (
+            f"Recipe version mismatch in {root}: prepared with version {existing['version']},"
+            f" requested {identity['version']}."
+        )
+        raise AvdataError(msg, hint=hint)
+    differences = diff_settings(existing["config"], identity["config"])
+    if differences:
+        listed = ", ".join(f"{name} is {old}, requested {new}" for name, old, new in differences[:3])
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        msg = f"Config mismatch in {root}: {listed}{more}."
+        if len(differences) <= 3:
+            settings = " ".join(f"--set {name}={json.dumps(old)}" for name, old, _ in differences)
+            hint = f"Use {settings}, use another --output, or use --overwrite to replace the dataset."
+        raise AvdataError(msg, hint=hint)
 
 
 def _describe_contents(root: Path) -> dict[str, Any] | None:
@@ -119,8 +123,8 @@ def _describe_contents(root: Path) -> dict[str, Any] | None:
         return {**info["recipe"], "config": info["config"]}
     plan = Journal(root).read_plan()
     if plan is None and any(entry.name != STATE_DIR for entry in root.iterdir()):
-        msg = f"the output folder {root} holds files that are not a prepared set"
-        raise AvdataError(msg, hint="choose an empty or new folder for --out")
+        msg = f"Output folder is not empty and holds no prepared dataset: {root}."
+        raise AvdataError(msg, hint="Use --output with an empty or new folder.")
     return plan
 
 

@@ -1,9 +1,8 @@
-"""A set prepared straight into object storage: `--out s3://bucket/set`, or any other URL of fsspec.
+"""Output in object storage: `--output s3://bucket/dataset`, or any other URL that fsspec opens.
 
-A shard is written on the disk of the node that makes it, and proven there; only then does it go up, under
-its final name at once where the store commits uploads whole (S3, GCS, Azure), and otherwise under a name of
-its own that is then moved. Its journal entry follows. So a run that is killed leaves no shard that is not
-whole, and any node can go on: the journal lies in the store, below `.avdata/`, until the set is finished.
+Each node writes a shard to its own disk and then uploads it. Stores with atomic uploads (S3, GCS, Azure) take
+it under its final name, others under a temporary name that is then moved. The journal entry follows, below
+`.avdata/` in the store. A killed run therefore leaves complete shards only, and any node can resume it.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class ObjectStoreOutput:
 
     def __init__(self, url: str, root: Path | None = None) -> None:
         self.url = url.rstrip("/")
-        # A run's own: another run's must not be cleared away under it.
+        # Each run has its own folder, so that no other run removes its files.
         self.root = root or local_mirror_dir(self.url, "out") / f"{socket.gethostname()}-{os.getpid()}"
         self.journal = Journal(self.root)
         self._sizes: dict[str, int] | None = None
@@ -55,7 +54,7 @@ class ObjectStoreOutput:
     def _filesystem(self) -> tuple[Any, str]:
         with storage_errors(self.url):
             files, base = open_filesystem(self.url)
-            # Listings that another node's shards are missing from would make finished work look lost.
+            # A cached listing may lack the shards of other nodes.
             files.invalidate_cache()
         return files, base
 
@@ -76,7 +75,7 @@ class ObjectStoreOutput:
         check_output_dir(self.root, identity, overwrite=overwrite)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the scratch folder for one run."""
+        """Lock the scratch folder for one run."""
         return self.journal.lock()
 
     def write_plan(self, identity: Mapping[str, Any]) -> None:
@@ -109,19 +108,19 @@ class ObjectStoreOutput:
         """Do nothing: `finalize` removes the shards that dataset.json does not list."""
 
     def upload(self, part: Path, name: str) -> None:
-        """Bring a file up: readers see it whole or not at all."""
+        """Upload a file atomically."""
         with storage_errors(f"{self.url}/{name}"):
             if find_backend(self.url).atomic_uploads:
                 self._files.put_file(str(part), self._path(name))
                 return
-            held = self._path(f"{STATE_DIR}/parts/{part.name}")
-            for path in (held, self._path(name)):
+            temporary = self._path(f"{STATE_DIR}/parts/{part.name}")
+            for path in (temporary, self._path(name)):
                 self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._files.put_file(str(part), held)
-            self._files.mv(held, self._path(name))
+            self._files.put_file(str(part), temporary)
+            self._files.mv(temporary, self._path(name))
 
     def fetch(self, name: str, path: Path) -> bool:
-        """Bring a small file here; False when there is none."""
+        """Download a small file; return False if it is missing."""
         with storage_errors(f"{self.url}/{name}"):
             try:
                 data = self._files.cat_file(self._path(name))
@@ -131,38 +130,40 @@ class ObjectStoreOutput:
         return True
 
     def file_sizes(self) -> dict[str, int]:
-        """Bytes of every file of the set, by its path below the set."""
+        """Return the size in bytes of each file, by its path below the URL."""
         with storage_errors(self.url):
             self._files.invalidate_cache()
-            found = self._files.find(self._base, detail=True)
-        return relative_sizes(self._base, found)
+            listing = self._files.find(self._base, detail=True)
+        return relative_sizes(self._base, listing)
 
     def fetch_state(self) -> None:
-        """Bring here what a run must know of the set: dataset.json, the plan and the journal's entries."""
-        for left in self.root.parent.glob(f"{socket.gethostname()}-*"):
-            # Shards that a killed run had not brought up yet are large.
-            host, _, process = left.name.rpartition("-")
-            if left == self.root or (host == socket.gethostname() and not _is_alive(int(process))):
-                shutil.rmtree(left, ignore_errors=True)  # another run may be removing it too
+        """Download dataset.json, the plan and the journal's entries into the scratch folder.
+
+        Remove the scratch folders of dead processes of this host first: unpublished shards are large.
+        """
+        for folder in self.root.parent.glob(f"{socket.gethostname()}-*"):
+            host, _, process = folder.name.rpartition("-")
+            if folder == self.root or (host == socket.gethostname() and not _is_alive(int(process))):
+                shutil.rmtree(folder, ignore_errors=True)  # another run may be removing it too
         self.root.mkdir(parents=True)
-        there = self.file_sizes()
-        state = [name for name in there if name.startswith((f"{STATE_DIR}/done/", f"{STATE_DIR}/plan.json"))]
-        for name in state + (["dataset.json"] if "dataset.json" in there else []):
+        names = self.file_sizes()
+        state = [name for name in names if name.startswith((f"{STATE_DIR}/done/", f"{STATE_DIR}/plan.json"))]
+        for name in state + (["dataset.json"] if "dataset.json" in names else []):
             self.fetch(name, self.root / name)
-        strange = [name for name in there if not name.startswith(f"{STATE_DIR}/")]
-        if strange and not state and "dataset.json" not in there:
-            msg = f"{self.url} holds files that are not a prepared set ({strange[0]})"
-            raise AvdataError(msg, hint="choose an empty or new place for --out")
+        other = [name for name in names if not name.startswith(f"{STATE_DIR}/")]
+        if other and not state and "dataset.json" not in names:
+            msg = f"Output is not empty and holds no prepared dataset: {self.url} ({other[0]})."
+            raise AvdataError(msg, hint="Use --output with an empty or new URL.")
 
     def remove(self) -> None:
-        """Remove the set's own files, dataset.json first."""
+        """Remove the dataset's own files, dataset.json first."""
         remove_dataset_files(self.root)
-        ours = [
+        names = [
             name
             for name in self.file_sizes()
             if name in METADATA_FILES or name.startswith(("train/", "val/", "test/", f"{STATE_DIR}/"))
         ]
-        for name in sorted(ours, key=lambda name: name != "dataset.json"):
+        for name in sorted(names, key=lambda name: name != "dataset.json"):
             self._remove(name)
 
     def _remove(self, name: str) -> None:
@@ -170,14 +171,14 @@ class ObjectStoreOutput:
             self._files.rm_file(self._path(name))
 
     def finalize(self) -> None:
-        """Bring up what `finalize` wrote, dataset.json last, and remove all that is not the set's."""
+        """Upload the metadata files, dataset.json last, and remove the journal and unlisted shards."""
         for name in METADATA_FILES:
             self.upload(self.root / name, name)
         splits = json.loads((self.root / "dataset.json").read_bytes())["splits"].values()
-        known = {shard["path"] for split in splits for shard in split["shards"]}
+        listed = {shard["path"] for split in splits for shard in split["shards"]}
         for name in self.file_sizes():
-            # A shard of another plan that was broken off is none of this set.
-            if name.startswith(f"{STATE_DIR}/") or (name.endswith(".tar") and name not in known):
+            # An interrupted run with another plan may have left shards.
+            if name.startswith(f"{STATE_DIR}/") or (name.endswith(".tar") and name not in listed):
                 self._remove(name)
         shutil.rmtree(self.root)
 
@@ -187,6 +188,6 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # the process belongs to another user
         return True
     return True

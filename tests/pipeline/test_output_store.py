@@ -192,7 +192,7 @@ def test_a_finished_set_is_found_finished_and_other_settings_are_refused(
     before = stored(f"{bucket}/set")
     prepare(cremad_mock, f"{bucket}/set")
     assert stored(f"{bucket}/set") == before
-    with pytest.raises(AvdataError, match="other settings"):
+    with pytest.raises(AvdataError, match="Config mismatch"):
         avdata.prepare("cremad", source=cremad_mock, output=f"{bucket}/set", workers=0)
     other = {"video": {"size": 32}, "shards": {"samples_per_shard": 100}}
     avdata.prepare(
@@ -220,7 +220,7 @@ def test_what_runs_of_processes_that_are_no_more_left_on_the_disk_is_removed(buc
 def test_what_is_not_a_set_is_left_alone(bucket: str, cremad_mock: Path) -> None:
     files, base = open_filesystem(f"{bucket}/set")
     files.pipe_file(f"{base}/thesis", b"words")
-    with pytest.raises(AvdataError, match="not a prepared set"):
+    with pytest.raises(AvdataError, match="holds no prepared dataset"):
         prepare(cremad_mock, f"{bucket}/set")
     assert list(stored(f"{bucket}/set")) == ["thesis"]
 

@@ -183,7 +183,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_harm_nothing(
     cremad_set: Path, cremad_mock: Path
 ) -> None:
     before = digest_tree(cremad_set)
-    with pytest.raises(AvdataError, match="other settings") as caught:
+    with pytest.raises(AvdataError, match="Config mismatch") as caught:
         avdata.prepare(
             "cremad", source=cremad_mock, output=cremad_set, config={"audio": {"n_mels": 64}}, workers=0
         )
@@ -195,7 +195,7 @@ def test_another_dataset_in_the_folder_is_refused_and_harms_nothing(
     cremad_set: Path, synthetic_mock: Path
 ) -> None:
     before = digest_tree(cremad_set)
-    with pytest.raises(AvdataError, match="holds cremad, not synthetic"):
+    with pytest.raises(AvdataError, match="it holds cremad, requested synthetic"):
         avdata.prepare("synthetic", source=synthetic_mock, output=cremad_set, workers=0)
     assert digest_tree(cremad_set) == before
 
@@ -205,7 +205,7 @@ def test_a_folder_with_other_files_is_refused_even_with_overwrite(
 ) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(AvdataError, match="not a prepared set"):
+        with pytest.raises(AvdataError, match="holds no prepared dataset"):
             avdata.prepare(
                 "synthetic", source=synthetic_mock, output=tmp_path, workers=0, overwrite=overwrite
             )
@@ -233,7 +233,7 @@ def test_changed_source_files_are_noticed(synthetic_mock: Path, tmp_path: Path) 
     avdata.prepare("synthetic", source=source, output=tmp_path / "out", workers=0)
     video = next((source / "clips").glob("*.mkv"))
     video.write_bytes(video.read_bytes() + b"\0")
-    with pytest.raises(AvdataError, match="other source files"):
+    with pytest.raises(AvdataError, match="Source files changed"):
         avdata.prepare("synthetic", source=source, output=tmp_path / "out", workers=0, checksums=False)
 
 

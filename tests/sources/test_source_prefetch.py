@@ -234,7 +234,7 @@ def test_a_set_of_a_folder_that_lacks_clips_is_not_the_whole_one(served, tmp_pat
         (some / path.parent.name).mkdir(parents=True, exist_ok=True)
         (some / path.parent.name / path.name).write_bytes(path.read_bytes())
     assert served.prepare(tmp_path / "out", source=some).samples < 14
-    with pytest.raises(AvdataError, match="prepared from other source files"):
+    with pytest.raises(AvdataError, match="Source files changed"):
         served.prepare(tmp_path / "out")
 
 

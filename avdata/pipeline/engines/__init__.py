@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from avdata.errors import UsageError
+from avdata.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from avdata.pipeline.engines.base import RunJobs
@@ -45,6 +45,6 @@ def find_engine(name: str) -> EngineSpec:
         UsageError: the name is unknown.
     """
     if name not in ENGINES:
-        msg = f"there is no engine {name!r}"
-        raise UsageError(msg, hint=f"engines: {', '.join(ENGINES)}")
+        msg = f"Unknown engine {name!r}."
+        raise UsageError(msg, hint=did_you_mean(name, list(ENGINES)))
     return ENGINES[name]

@@ -1,13 +1,11 @@
-"""Where shard jobs run: worker processes of this machine that may crash or hang without taking the run along.
+"""Local engine: run shard jobs in worker processes of this machine. A crash or hang costs only its item.
 
-A job is anything picklable with a function that takes it and a `report` callable. The function calls
-`report(item)` before each of its items, which returns when the item may begin, and `report(NO_ITEM)` after
-the last; so the engine knows which item a lost worker had in hand, and items may wait for what they are made
-from. Items are told in bundles, because each message wakes the engine; a job whose worker was lost is done
-again with care, each item told before it is begun.
+Workers report items in batches, because each message wakes the engine. After a lost worker, the job runs
+again and reports each item before it begins. Where items wait for their source files, `report` returns when
+the item may begin.
 
-Workers are started as `python -m avdata.pipeline.engines.local`, not by multiprocessing: a user's script
-needs no `__main__` guard.
+Workers are started as `python -m avdata.pipeline.engines.local`, not by multiprocessing, so that a user's
+script needs no `__main__` guard.
 """
 
 from __future__ import annotations
@@ -42,9 +40,10 @@ from avdata.pipeline.engines.base import (
 log = logging.getLogger(__name__)
 
 MALLOC_ENV = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
-"""Has glibc keep the memory of one clip for the next; given back, it is paged in anew, 200 pages a clip."""
+"""Settings with which glibc reuses the memory of one clip for the next. This avoids 200 page faults a
+clip."""
 
-REPORT_INTERVAL_S = 0.1  # seconds
+REPORT_INTERVAL_S = 0.1
 
 _POLL_INTERVAL_S = 0.02
 
@@ -73,12 +72,11 @@ def run_jobs(
     Args:
         function: see `RunJobs`.
         jobs: see `RunJobs`.
-        workers: processes; 0 runs in this process, where a crash is a crash and nothing is timed.
+        workers: number of processes; 0 runs in this process, without crash protection and time limit.
         item_timeout: see `RunJobs`.
         exclude: see `RunJobs`.
         on_item: see `RunJobs`.
-        is_ready: asked again and again until an item may begin; what it raises ends the run. Without it no
-            item waits.
+        is_ready: polled until an item may begin; its exceptions end the run. None lets all items begin.
     """
     if workers == 0:
         yield from _run_here(function, jobs, on_item, is_ready)
@@ -150,7 +148,7 @@ def _dispatch(
     for worker in farm:
         if worker.task is None and waiting:
             worker.task, worker.item, worker.held = waiting.pop(), NO_ITEM, False
-            # A worker that died between two jobs is noticed when it is read from.
+            # A worker that died between two jobs is detected at the next read.
             with suppress(BrokenPipeError):
                 worker.pipe.send(worker.task)
 
@@ -166,7 +164,7 @@ def _start(function: Function, *, held: bool) -> _Worker[Any]:
         function.__qualname__,
         *(["held"] if held else []),
     ]
-    # One thread a worker: the cores are shared out by clips, and sums keep their order.
+    # One thread per worker: clips are parallel already, and sums keep their order.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     env = {**os.environ, **threads, **MALLOC_ENV}
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)  # noqa: S603
@@ -209,7 +207,7 @@ def _ready_workers(
 def _receive(worker: _Worker[Job], pipes: selectors.BaseSelector) -> tuple[str, Any] | _Lost:
     try:
         message: tuple[str, Any] = worker.pipe.recv()
-        while worker.late:  # what it still said while it was being killed
+        while worker.late:  # discard messages sent before the kill
             message = worker.pipe.recv()
     except (EOFError, OSError):
         code = worker.process.wait()
@@ -227,47 +225,47 @@ def _after_loss(
     worker: _Worker[Job], lost: _Lost, crashes: dict[str, int], exclude: ExcludeItem[Job], item_timeout: float
 ) -> ShardTask[Job]:
     if worker.task is None or not worker.begun:
-        msg = f"a worker could not start: it ended with {lost.ending}"
-        raise AvdataError(msg, hint="its own words stand above; `avdata doctor` checks what is installed")
+        msg = f"A worker process could not start: it ended with {lost.ending}."
+        raise AvdataError(msg, hint="See its error output above, and run `avdata doctor`.")
     if lost.reason is QuarantineReason.CRASH:
-        log.warning("a worker ended with %s", lost.ending)
+        log.warning("A worker process ended with %s.", lost.ending)
     return next_task(worker.task, worker.item, lost.reason, crashes, exclude, item_timeout, lost.ending)
 
 
 def _work(fd: int, module: str, name: str, *, held: bool) -> None:
-    """Serve jobs until the other end of the pipe closes; Ctrl-C is the parent's business."""
+    """Run jobs until the other end of the pipe closes. The parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(fd)
     function: Function = getattr(importlib.import_module(module), name)
     task: ShardTask[Any]
-    untold: list[str] = []
-    told = 0.0
+    unsent: list[str] = []
+    last_sent = 0.0
 
     def begin(item: str) -> None:
-        nonlocal told
-        untold.append(item)
-        if not task.careful and item != NO_ITEM and time.monotonic() - told < REPORT_INTERVAL_S:
+        nonlocal last_sent
+        unsent.append(item)
+        if not task.careful and item != NO_ITEM and time.monotonic() - last_sent < REPORT_INTERVAL_S:
             return
         try:
-            pipe.send(("items", untold))
-            # What was sent can be read when this process is no more: nobody need answer.
+            pipe.send(("items", unsent))
+            # The parent can read the message even after this process died, so no reply is needed.
             if held and item != NO_ITEM:
                 pipe.recv()
-        except (EOFError, OSError):  # the parent is gone, and with it whoever wanted the result
+        except (EOFError, OSError):  # the parent is gone
             sys.exit(1)
-        untold.clear()
-        told = time.monotonic()
+        unsent.clear()
+        last_sent = time.monotonic()
 
     with suppress(EOFError, BrokenPipeError):
         while True:
             task = pipe.recv()
-            told = 0.0
-            untold.clear()
+            last_sent = 0.0
+            unsent.clear()
             try:
                 result = function(task.job, begin)
             except BrokenPipeError:
                 raise
-            except Exception as error:  # whatever it is, the parent raises it
+            except Exception as error:  # the parent raises it
                 pipe.send(("error", picklable_error(error)))
             else:
                 pipe.send(("done", result))

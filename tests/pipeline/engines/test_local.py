@@ -127,7 +127,7 @@ def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPa
 
 
 def test_workers_lost_while_they_put_a_shard_in_place_are_no_clips_fault() -> None:
-    with pytest.raises(AvdataError, match="3 workers were lost in a row while they put a shard in place"):
+    with pytest.raises(AvdataError, match="3 workers in a row crashed while they finished a shard"):
         list(run_jobs(work, [Job(("lost end",))], workers=1, item_timeout=600, exclude=exclude_item))
 
 

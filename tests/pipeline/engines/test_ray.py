@@ -112,7 +112,7 @@ def test_a_clip_that_kills_its_workers_is_left_out_alone_on_either_engine(
 
 
 def test_an_engine_nobody_knows_is_named(cremad_mock: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no engine 'slurm'"):
+    with pytest.raises(UsageError, match="Unknown engine 'slurm'"):
         avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "out", engine="slurm")
     assert not (tmp_path / "out").exists()
 
