@@ -1,8 +1,8 @@
-"""The pipeline: plan the shards, run them, and finish the set.
+"""Preparation of a dataset: plan the shards, run the shard jobs, finalize the dataset.
 
     avdata.prepare("cremad", source="raw", output="out", workers=2)
 
-A run that was killed goes on where it was when the same call is made again; see `journal`.
+The same call resumes a killed run; see `journal`.
 """
 
 from __future__ import annotations
@@ -35,40 +35,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedSet:
-    """A finished set: where it is, its dataset.json, and whether too many clips were left out."""
+    """Finished dataset of `prepare`.
+
+    Attributes:
+        root: folder or URL of the dataset.
+        info: content of dataset.json.
+        max_quarantine: allowed share of clips in quarantine.
+    """
 
     root: Path | str
     info: Mapping[str, Any]
     max_quarantine: float
 
     def __repr__(self) -> str:
-        """Return one line: place, samples by split, clips left out."""
+        """Return one line: location, samples by split, clips in quarantine."""
         splits = ", ".join(f"{name} {split['samples']:,}" for name, split in self.info["splits"].items())
         quarantined = sum(self.quarantined.values())
         return f"PreparedSet({str(self.root)!r}: {splits} samples; {quarantined:,} clips in quarantine)"
 
     @property
     def samples(self) -> int:
-        """Samples in all splits."""
+        """Number of samples in all splits."""
         return sum(split["samples"] for split in self.info["splits"].values())
 
     @property
     def quarantined(self) -> dict[str, int]:
-        """Clips left out by reason, those excluded on purpose among them."""
+        """Number of clips in quarantine by reason, including clips excluded on purpose."""
         return dict(self.info["quarantine"])
 
     @property
     def quarantine_share(self) -> float:
-        """Clips that should have become samples and did not, as a share of those that should have."""
-        chosen_out = sum(
+        """Share of the requested clips that are in quarantine. Clips excluded on purpose do not count."""
+        excluded = sum(
             self.quarantined.get(reason, 0) for reason in (QuarantineReason.KNOWN_BAD, QuarantineReason.LEAK)
         )
-        lost = sum(self.quarantined.values()) - chosen_out
+        lost = sum(self.quarantined.values()) - excluded
         return lost / max(lost + self.samples, 1)
 
     @property
     def over_quarantine(self) -> bool:
-        """Whether the share is above what was allowed; the command line then exits with 3."""
+        """Whether `quarantine_share` exceeds `max_quarantine`; the command line then exits with 3."""
         return self.quarantine_share > self.max_quarantine
 
 
@@ -90,33 +96,34 @@ def prepare(
     ray_address: str = "auto",
     progress: Progress = lambda stage, done, total: None,
 ) -> PreparedSet:
-    """Turn a dataset's files into a verified set of shards.
+    """Prepare a dataset: turn its source files into verified shards. The same call resumes a killed run.
 
     Args:
-        recipe: a recipe's name, a path to a recipe file, or a Recipe.
-        source: the folder, archive or URL that holds the dataset; None downloads it (or generates it, for
-            `synthetic`). Single files are prepared as they arrive.
-        output: the set's folder, or a URL of object storage; made, gone on with, or found finished.
-        config: settings, or overrides over the preset.
-        preset: a preset's name; None is `snnergy` as the recipe adapts it.
-        manifest: a manifest to prove the files against, instead of the source's own or the bundled one.
-        checksums: False takes the files as they are, and dataset.json says so.
-        rehash: read all files again, those too that did not change since they were proven.
-        keep_sources: False removes downloaded files as soon as their shard is in the journal; the files of
-            about `workers` shards are on disk at a time. What comes in archives is removed at the end.
-        workers: processes; 0 works in this one.
-        max_quarantine: share of clips that may be left out before the set counts as too poor.
-        overwrite: replace a set that is there with other settings.
-        engine: `local`, processes of this machine, or `ray`, all CPUs of a cluster for workers=0.
-        ray_address: of the cluster.
-        progress: called with a stage (survey, prepare, or the download's), done and total: clips, files.
+        recipe: name of a recipe, path to a recipe file, or a Recipe.
+        source: folder, archive or URL of the source files; None downloads them, or generates them for
+            `synthetic`. Single files are prepared during the download.
+        output: folder or object storage URL of the prepared dataset.
+        config: settings, or overrides of the preset.
+        preset: name of a preset; None is the recipe's variant of `snnergy`.
+        manifest: manifest to verify the source files with, instead of the source's own or the bundled one.
+        checksums: verify checksums; dataset.json records False.
+        rehash: recompute the checksums of all files, also of unchanged ones.
+        keep_sources: False removes downloaded files when their shard is finished, so that the files of about
+            `workers` shards are on disk at a time. Unpacked archives are removed at the end.
+        workers: number of worker processes; 0 works in this process.
+        max_quarantine: share of clips in quarantine above which the result is `over_quarantine`.
+        overwrite: replace a prepared dataset with other settings.
+        engine: `local` for processes of this machine, or `ray` for a cluster, all of whose CPUs work with
+            `workers=0`.
+        ray_address: address of the Ray cluster.
+        progress: called with the stage, the number done and the total number, of clips or files.
 
     Returns:
-        The finished set. Its `over_quarantine` tells whether more clips than allowed were left out.
+        The finished dataset.
 
     Raises:
-        UsageError: a name or setting is wrong.
-        AvdataError: the source or the output folder cannot be used; nothing in `output` was harmed.
+        UsageError: a name or setting is invalid.
+        AvdataError: the source or the output cannot be used; other files in `output` are unchanged.
     """
     recipe = load_recipe(recipe)
     spec = find_engine(engine)
@@ -158,11 +165,11 @@ def prepare(
 def _check_removable(recipe: Recipe, source: str | Path | None, engine: EngineSpec) -> None:
     """Raise UsageError unless the run can remove the source files that it used."""
     if source is not None or recipe.generated:
-        msg = "only downloaded sources can be removed"
-        raise UsageError(msg, hint="leave out --keep-sources no: what you gave with --source stays as it is")
+        msg = "Source files were not downloaded, so they cannot be removed."
+        raise UsageError(msg, hint="Omit --no-keep-sources: files of --source are never changed.")
     if engine.is_cluster:
-        msg = "sources can only be removed as they are used with --engine local"
-        raise UsageError(msg, hint="leave out --keep-sources no, or prepare on this machine")
+        msg = "Source files cannot be removed during a preparation on a cluster."
+        raise UsageError(msg, hint="Omit --no-keep-sources, or use an engine of this machine.")
 
 
 def _is_up_to_date(
@@ -170,7 +177,7 @@ def _is_up_to_date(
 ) -> bool:
     """Return whether a finished dataset was made from the files that would be downloaded now.
 
-    False as well where the plan can be made without the files: then the plans are compared.
+    Return False if the plan needs no files: the plans are compared then.
     """
     from avdata.pipeline.source_prefetch import clips_from_manifest, streamable_files  # noqa: PLC0415  # only for downloads
 
@@ -212,12 +219,12 @@ class _PreparationRun:
 
     @cached_property
     def provenance(self) -> Provenance:
-        """What the dataset is made from."""
+        """Inputs of the dataset."""
         fingerprints = [job.fingerprint for job in self.jobs]
         return Provenance(self.plan.recipe, self.plan.config, self.plan.manifest, fingerprints)
 
     def entries(self) -> list[dict[str, Any]]:
-        """Run the jobs that are not done, and return the journal entries of all jobs in the plan's order."""
+        """Run the unfinished jobs, and return the journal entries of all jobs in the plan's order."""
         from avdata.pipeline.shard_job import exclude_clip, run_shard_job  # noqa: PLC0415  # torch loads only for decoding
 
         entries = {
@@ -261,7 +268,7 @@ class _PreparationRun:
     def _prefetch_sources(
         self, stack: ExitStack, left: Sequence[ShardJob], entries: Mapping[str, Any]
     ) -> SourcePrefetcher | None:
-        """The download of what is left to do, under way until the stack is left; done first for a cluster."""
+        """Start the download of the remaining jobs' files. For a cluster, wait until it is complete."""
         plan = self.plan
         if not plan.pending_files or plan.manifest is None:
             return None

@@ -130,7 +130,9 @@ def test_a_source_that_goes_away_is_named_and_not_the_shard(synthetic_mock: Path
         if stage == "prepare":
             shutil.rmtree(source, ignore_errors=True)
 
-    with pytest.raises(SourceError, match=r"source/clips/\w+\.mkv cannot be read \(No such file"):
+    with pytest.raises(
+        SourceError, match=r"Source file cannot be read: .*source/clips/\w+\.mkv \(No such file"
+    ):
         avdata.prepare("synthetic", source=source, output=tmp_path / "out", workers=0, progress=go)
 
 
@@ -306,7 +308,7 @@ def test_audio_rules_decide_who_is_missing(cremad_bad: Path) -> None:
 def test_a_still_has_no_sound_of_its_own(urbansound_bad: Path) -> None:
     with pytest.raises(SourceError, match="missing_audio; the first: a still image has no sound") as caught:
         plan_preparation("urbansound8k-av", source=urbansound_bad, config={"audio": {"source": "container"}})
-    assert "--audio auto" in str(caught.value.hint)
+    assert "--audio-source auto" in str(caught.value.hint)
 
 
 def test_what_takes_more_room_is_planned_with_more(cremad_mock: Path) -> None:

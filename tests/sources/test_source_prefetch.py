@@ -239,7 +239,7 @@ def test_a_set_of_a_folder_that_lacks_clips_is_not_the_whole_one(served, tmp_pat
 
 
 def test_what_the_user_gave_is_never_removed(served, tmp_path):
-    with pytest.raises(UsageError, match="only downloaded sources"):
+    with pytest.raises(UsageError, match="were not downloaded"):
         avdata.prepare("cremad", source=served.folder, output=tmp_path / "out", keep_sources=False)
 
 
