@@ -15,6 +15,7 @@ from avdata.errors import MediaError, QuarantineReason
 from avdata.features.alignment import Window, slice_audio
 from avdata.features.audio import compute_audio_feature
 from avdata.features.extract import extract_features
+from avdata.pipeline.output_dir import LocalOutput
 from avdata.pipeline.shard_job import ShardJob, _steps
 from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.recipe import Clip
@@ -163,7 +164,7 @@ def test_segments_have_the_frame_at_each_middle_and_a_label_each(tmp_path: Path)
     assert [round(float(frame.mean())) > 200 for frame in features.frames] == [False, False, True, False]
     assert features.frame_times == pytest.approx([0.5, 1.5, 2.5, 3.5], abs=0.051)
     candidate = ValidClip(clip(tmp_path / "a.mp4", event=(2.0, 3.0)), SourceFile("a.mp4", "", 0), None)
-    job = ShardJob(tmp_path, "train/x.tar", (candidate,), config, ("a",), "background")
+    job = ShardJob(LocalOutput(tmp_path), "train/x.tar", (candidate,), config, ("a",), "background")
     assert _steps(job, candidate, features)["step_labels"] == [1, 1, 0, 1]
 
 
