@@ -6,7 +6,7 @@ CMCI and spiking cross-attention follow S-CMRL's account of them (arXiv 2502.124
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -119,13 +119,3 @@ class CMCI(LateFusion):
         """The population's rates through an MLP, beside the modalities' own."""
         joint, own = features.tensor_split([self.width // 3], dim=1)
         return torch.cat([self.mlp(joint), own], dim=1)
-
-
-LATE_FUSIONS: Mapping[str, Callable[[tuple[str, ...], int, NeuronSpec], LateFusion]] = {
-    "sum": Sum,
-    "film": FiLM,
-    "gated": Gated,
-    "weight_attention": WeightAttention,
-    "cmci": CMCI,
-}
-"""Ways to join at the head by name; every other fusion concatenates."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from avdata.errors import UsageError, did_you_mean
-from snnergy.fusion.registry import FUSIONS, check_choice
+from snnergy.fusion.registry import FUSIONS
 from snnergy.layers.types import AlphaShape, Combine, Modality, NeuronKind, Residual, SumNorm, Surrogate
 
 BRANCHES = ("s", "t", "st", "o")
@@ -27,6 +27,17 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "head": ("concat", "sum"),
     "audio_mode": ("repeat", "segment"),
 }
+
+
+def check_choice(value: object, choices: Mapping[str, Any] | tuple[str, ...], what: str) -> None:
+    """Raise unless `value` is one of `choices`.
+
+    Raises:
+        UsageError: unknown value; the hint names the nearest choice.
+    """
+    if value not in choices:
+        msg = f"Unknown {what} {value!r}."
+        raise UsageError(msg, hint=did_you_mean(str(value), list(choices)))
 
 
 def _whole(value: object) -> bool:
@@ -141,7 +152,7 @@ class ModelConfig:
         if not set(stages) <= {1, 2, 3} or len(set(stages)) < len(stages):
             msg = f"fusion_stages must be stages of 1, 2 and 3, each at most once, not {stages!r}"
             raise UsageError(msg, hint="(1, 2, 3) fuses at every stage, (3,) at the last")
-        if stages and FUSIONS[self.fusion].get("fusion_stages") == ():
+        if stages and FUSIONS[self.fusion].stage != "each":
             msg = f"fusion {self.fusion!r} joins at the head and has no fusion stages, not {stages!r}"
             raise UsageError(msg, hint="leave out fusion_stages, or choose fusion='cmqka'")
         if self.head == "sum" and not stages:
@@ -185,4 +196,4 @@ def configure(preset: str, **options: Any) -> ModelConfig:
             raise UsageError(msg, hint=did_you_mean(name, list(names)))
     fusion = options.get("fusion", "cmqka")
     check_choice(fusion, FUSIONS, "fusion")
-    return replace(PRESETS[preset], **{**FUSIONS[fusion], **options})
+    return replace(PRESETS[preset], **{**FUSIONS[fusion].overrides, **options})

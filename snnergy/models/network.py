@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from avdata.errors import UsageError
 from snnergy.fusion.block import BidirectionalFusion, ModalityTensors
-from snnergy.fusion.late import LATE_FUSIONS, LateFusion
+from snnergy.fusion.late import LateFusion
 from snnergy.fusion.registry import FUSIONS
 from snnergy.layers.checkpointing import batch_norms, call, checkpointed
 from snnergy.layers.monitor import record_spikes
@@ -72,16 +73,17 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         super().__init__()
         self.config = config
         cell = NeuronSpec(config.neuron, config.surrogate)
-        used = {"audio": ("audio",), "video": ("video",)}.get(config.fusion, ("audio", "video"))
+        spec = FUSIONS[config.fusion]
+        used = spec.modalities
         channels = {"audio": 1, "video": config.video_channels}
         kinds = {"audio": AUDIO_KINDS, "video": VIDEO_KINDS}
         self.encoders = nn.ModuleDict({name: _encoder(config, channels[name], kinds[name]) for name in used})
         self.fusions = nn.ModuleDict(
-            {str(stage): BidirectionalFusion(config, stage - 1) for stage in config.fusion_stages}
+            {str(stage): _fusion(config, stage - 1) for stage in config.fusion_stages}
         )
         self.rates = nn.ModuleDict({name: ResidualInput(config.residual, cell) for name in used})
-        plain = LATE_FUSIONS["sum"] if config.head == "sum" else LateFusion
-        self.join = LATE_FUSIONS.get(config.fusion, plain)(used, config.dims[-1], cell)
+        late = FUSIONS[config.head] if spec.stage == "each" else spec
+        self.join: LateFusion = late.build(used, config.dims[-1], cell)
         self.head = nn.Linear(self.join.width, config.num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -159,9 +161,9 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         if self.training:
             msg = "a network in training mode cannot be run step by step"
             raise UsageError(msg, hint="call model.eval() first")
-        if self.config.fusion == "ccssa":
-            msg = "CCSSA compares every time step with every other and cannot be run step by step"
-            raise UsageError(msg, hint="give all steps at once, or choose fusion='cmqka'")
+        if not FUSIONS[self.config.fusion].causal:
+            msg = f"fusion={self.config.fusion!r} reads all time steps at once and cannot run step by step."
+            raise UsageError(msg, hint="call the model on all steps, or choose fusion='cmqka'")
         audio, video, _ = _arrange(audio[None], video[None], self.config, "TBCHW")
         with stateful(state.membranes) as membranes:
             features = self._features(audio, video, {"audio": mask_a, "video": mask_v}, 1)[0]
@@ -228,6 +230,17 @@ def _encoder(config: ModelConfig, channels: int, kinds: tuple[AttentionKind, ...
             first=stage == 0, rpe=config.rpe,
         )
         for stage in range(3)
+    )  # fmt: skip
+
+
+def _fusion(config: ModelConfig, stage: int) -> BidirectionalFusion:
+    spec, cell, dim = FUSIONS[config.fusion], NeuronSpec(config.neuron, config.surrogate), config.dims[stage]
+    settings = {name: getattr(config, name) for name in spec.settings}
+    return BidirectionalFusion(
+        partial(spec.build, dim, config.heads[stage], cell=cell, **settings),
+        dim, config.residual, cell, alpha_shape=config.alpha_shape, alpha_init=config.alpha_init,
+        learn_alpha=config.learn_alpha, tie_directions=config.tie_directions,
+        spike_output=config.fusion_output == "spike", mlp_ratio=config.ratio if config.fusion_mlp else None,
     )  # fmt: skip
 
 
