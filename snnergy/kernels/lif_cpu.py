@@ -83,6 +83,12 @@ def _slope(distance: Any, steepness: Any, arctan: Any) -> Any:
     return steepness * small / ((_ONE + small) * (_ONE + small))
 
 
+@numba.njit(inline="always")
+def _integrate(v: Any, given: Any, decay: Any, leaky: Any) -> Any:
+    """Return the membrane after one step, before the reset."""
+    return v + (given - v) * decay if leaky else v + given
+
+
 @numba.njit(nogil=True, cache=CACHE_COMPILED, error_model="numpy")
 def _forward(
     current: Any, spikes: Any, threshold: Any, decay: Any, leaky: Any, start: int, stop: int
@@ -94,8 +100,7 @@ def _forward(
         for t in range(current.shape[0]):
             given, fired = current[t, low : low + width], spikes[t, low : low + width]
             for i in range(width):
-                v = kept[i]
-                h = v + (given[i] - v) * decay if leaky else v + given[i]
+                h = _integrate(kept[i], given[i], decay, leaky)
                 over = h >= threshold
                 fired[i] = _ONE if over else _ZERO
                 kept[i] = _ZERO if over else h
@@ -119,8 +124,7 @@ def _backward(
         for t in range(steps):
             given, before = current[t, low : low + width], membrane[t]
             for i in range(width):
-                v = kept[i]
-                h = v + (given[i] - v) * decay if leaky else v + given[i]
+                h = _integrate(kept[i], given[i], decay, leaky)
                 before[i] = h
                 kept[i] = _ZERO if h >= threshold else h
         for back in range(steps):
@@ -155,7 +159,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="snnergy-fire")
 
 
-def parallel_for(work: Callable[[int, int], Any], count: int, cost: int, block: int = 1) -> list[Any]:
+def _parallel_for(work: Callable[[int, int], Any], count: int, cost: int, block: int = 1) -> list[Any]:
     """Call `work(start, stop)` on ranges that make up `count`, in as many threads as torch may use.
 
     Args:
@@ -174,7 +178,7 @@ def parallel_for(work: Callable[[int, int], Any], count: int, cost: int, block: 
     return [work(*last), *(one.result() for one in waiting)]
 
 
-def empty_output(shape: Sequence[int]) -> Tensor:
+def _empty_output(shape: Sequence[int]) -> Tensor:
     """Memory for a result; numpy asks for huge pages, without which page faults cost more than the kernel."""
     return torch.from_numpy(np.empty(shape, np.float32))
 
@@ -187,10 +191,10 @@ def _rows(part: Tensor) -> Any:
 
 def forward(current: Tensor, threshold: float, decay: float, *, leaky: bool) -> Tensor:
     """Spikes of a dense float32 current [T, …], laid out as it is."""
-    spikes = empty_output((current.numel(),)).as_strided(current.shape, current.stride())
+    spikes = _empty_output((current.numel(),)).as_strided(current.shape, current.stride())
     x, s = _rows(current), _rows(spikes)
     options = np.float32(threshold), np.float32(decay), leaky
-    parallel_for(lambda low, high: _forward(x, s, *options, low, high), x.shape[1], x.shape[0], BLOCK)
+    _parallel_for(lambda low, high: _forward(x, s, *options, low, high), x.shape[1], x.shape[0], BLOCK)
     return spikes
 
 
@@ -206,9 +210,9 @@ def backward(
     learn: bool,
 ) -> tuple[Tensor, float]:
     """The current's gradient and, with `learn`, the decay's, of dense float32 [T, …] of one layout."""
-    out = empty_output((current.numel(),)).as_strided(current.shape, current.stride())
+    out = _empty_output((current.numel(),)).as_strided(current.shape, current.stride())
     g, x, o = _rows(grad), _rows(current), _rows(out)
     options = np.float32(threshold), np.float32(decay), leaky, np.float32(steepness), arctan, learn
     work = partial(_backward, g, x, o, *options)
-    shares = parallel_for(work, x.shape[1], x.shape[0], BLOCK)
+    shares = _parallel_for(work, x.shape[1], x.shape[0], BLOCK)
     return out, float(sum(shares))

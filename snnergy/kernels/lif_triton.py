@@ -20,6 +20,15 @@ EXACT = {"enable_fp_fusion": False}
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _integrate(kept, given, share, leaky: tl.constexpr):  # type: ignore[no-untyped-def]
+    if leaky:  # noqa: SIM108
+        h = kept + (given - kept) * share
+    else:
+        h = kept + given
+    return h
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _forward(  # type: ignore[no-untyped-def]
     current, spikes, decay, threshold, elements, steps, leaky: tl.constexpr, block: tl.constexpr
 ):
@@ -30,10 +39,7 @@ def _forward(  # type: ignore[no-untyped-def]
     place = at  # counted up in 64 bits: a product of step and neurons would be one of 32
     for _ in range(steps):
         given = tl.load(current + place, mask=inside, other=0.0)
-        if leaky:  # noqa: SIM108
-            h = kept + (given - kept) * share
-        else:
-            h = kept + given
+        h = _integrate(kept, given, share, leaky)
         tl.store(spikes + place, (h >= threshold).to(tl.float32), mask=inside)
         kept = tl.where(h >= threshold, 0.0, h)
         place += elements
@@ -51,10 +57,7 @@ def _backward(  # type: ignore[no-untyped-def]
     place = at
     for _ in range(steps):
         given = tl.load(current + place, mask=inside, other=0.0)
-        if leaky:  # noqa: SIM108
-            h = kept + (given - kept) * share
-        else:
-            h = kept + given
+        h = _integrate(kept, given, share, leaky)
         tl.store(out + place, h, mask=inside)
         kept = tl.where(h >= threshold, 0.0, h)
         place += elements
