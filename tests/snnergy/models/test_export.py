@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import snnergy
 from avdata.errors import UsageError
-from snnergy.models.export import export, export_onnx, fold_batch_norm
+from snnergy.models.export import export_graph, export_onnx, fold_batch_norm
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def test_a_folded_network_gives_the_same_logits(options: dict[str, object]) -> N
 def test_an_exported_graph_gives_the_same_logits() -> None:
     model = settled()
     given = inputs()
-    program = export(model, *given)
+    program = export_graph(model, *given)
     with torch.no_grad():
         assert (model(*given) - program.module()(*given)).abs().max() < 1e-10
 
@@ -55,7 +55,7 @@ def test_onnxruntime_gives_the_same_logits(tmp_path: Path) -> None:
     model = settled(torch.float32, fusion_stages=(2,))
     audio, video = torch.randn(2, 4, 1, 16, 16), torch.randn(2, 4, 3, 16, 16)
     path = tmp_path / "model.onnx"
-    export_onnx(model, audio, video, path)
+    assert export_onnx(model, path, audio, video) == path
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"audio": audio.numpy(), "video": video.numpy()})
     with torch.no_grad():
