@@ -86,7 +86,7 @@ def train(
     from snnergy.training.trainer import train as run
 
     given = {
-        "preset": preset, "fusion": fusion, "steps": steps, "epochs": epochs, "batch_size": batch_size,
+        "model": preset, "fusion": fusion, "steps": steps, "epochs": epochs, "batch_size": batch_size,
         "lr": lr, "seed": seed,
     }  # fmt: skip
     short = {name: value for name, value in given.items() if value is not None}
@@ -115,7 +115,7 @@ def _resolve_config(
     if resumed is None or not (resumed / "config.json").is_file():
         return resolve_config(regime, *layers)
     settled = read_config(resumed)["config"]
-    for layer in [{} if regime is None else {"regime": regime}, *layers]:
+    for layer in [{} if regime is None else {"train_preset": regime}, *layers]:
         settled = merge_overrides(settled, layer)
     return parse(settled)
 
@@ -178,7 +178,7 @@ def compare(
 
     from snnergy.analysis.comparison import compare_fusions as run
 
-    given = {"preset": preset, "steps": steps, "epochs": epochs}
+    given = {"model": preset, "steps": steps, "epochs": epochs}
     short = {name: value for name, value in given.items() if value is not None}
     settled = _resolve_config(None, regime, config, short, settings or [])
     chosen = [name for name in fusions.split(",") if name]

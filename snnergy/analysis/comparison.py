@@ -23,15 +23,16 @@ from torch.nn import functional
 from avdata.errors import AvdataError, UsageError
 from avdata.storage.atomic import atomic_write
 from snnergy.analysis.energy import Energy, measure_energy
-from snnergy.data import Batch, audio_video_batches, batches, did_you_mean, diff_settings, open_split
+from snnergy.data import Batch, audio_video_batches, batches, open_split
 from snnergy.fusion.registry import FUSIONS
+from snnergy.models.config import check_choice
 from snnergy.models.network import SNNergy
-from snnergy.training.checkpoint import load_network, read_config
+from snnergy.training.checkpoint import changed_settings, load_network, read_config
 from snnergy.training.config import TrainConfig
 from snnergy.training.distributed import Device
 from snnergy.training.gradient_modulation import OGMGE
 from snnergy.training.plots import plot_comparison
-from snnergy.training.trainer import RESUME_MAY_CHANGE, network_for, train
+from snnergy.training.trainer import build_network, train
 
 DEFAULT_FUSIONS = ("audio", "video", "concat", "ccssa", "cmqka")
 """MODEL.md §9.2: the smallest table that is worth showing."""
@@ -106,9 +107,7 @@ def compare_fusions(
         raise UsageError(msg, hint="train big runs with snnergy train, into OUT/runs/FUSION-seedN")
     chosen = list(dict.fromkeys(fusions)) or list(DEFAULT_FUSIONS)
     for name in chosen:
-        if name not in FUSIONS:
-            msg = f"there is no fusion {name!r}"
-            raise UsageError(msg, hint=did_you_mean(name, list(FUSIONS)))
+        check_choice(name, FUSIONS, "fusion")
     _check(dataset, [config.model_copy(update={"fusion": name}) for name in chosen])
     folder = Path(output)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
@@ -144,7 +143,7 @@ def _check(where: str | Path, configs: Sequence[TrainConfig]) -> None:
     for config in configs:
         # Without memory: it is only asked for.
         with torch.device("meta"):
-            network = network_for(config, data)
+            network = build_network(config, data)
             if config.ogm_ge:
                 OGMGE(network, config.ogm_ge)
 
@@ -161,13 +160,13 @@ def _train_or_resume(
     if not finished.is_file():
         resume = (run / "config.json").is_file()
         return train(where, run, config, device=device, progress=progress, resume=resume)
-    there = read_config(run)
-    rows = diff_settings(there["config"], config.model_dump(mode="json"))
-    other = [row for row in rows if row[0] not in RESUME_MAY_CHANGE]
-    if other or there["set"] != str(where):
-        said = ", ".join(f"{name}: {old} there, {new} now" for name, old, new in other)
-        msg = f"{run} holds a run with other settings ({said or 'of the set ' + there['set']})"
-        raise UsageError(msg, hint="give the comparison another --out")
+    stored = read_config(run)
+    changed = changed_settings(stored["config"], config)
+    if stored["dataset"] != str(where):
+        changed = f"dataset is {stored['dataset']}, requested {where}"
+    if changed:
+        msg = f"Settings differ from the run in {run}: {changed}."
+        raise UsageError(msg, hint="choose another --output for the comparison")
     found: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return found
 
@@ -280,8 +279,9 @@ def _markdown(rows: Sequence[Row], found: Mapping[str, Any], where: str | Path) 
     lines = [
         f"# {where}: {len(rows)} fusions, {len(rows[0].accuracy)} seeds",
         "",
-        f"One protocol: regime {config['regime']}, preset {config['preset']}, {found['steps']:,} steps"
-        f" of {config['batch_size']} samples. Selected on validation, measured once on {split}:"
+        f"One protocol: training preset {config['train_preset']}, model {config['model']},"
+        f" {found['steps']:,} steps of {config['batch_size']} samples. Selected on validation, measured once"
+        f" on {split}:"
         f" {found[split]['samples']:,} samples, {found['num_classes']} classes. Device: {found['device']},"
         f" torch {torch.__version__}. Time and memory are of batches of {TIMING_BATCH_SIZE}.",
         "",

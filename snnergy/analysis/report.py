@@ -86,14 +86,14 @@ def collect_page_data(folder: Path, prepared: str | Path | None = None) -> dict[
     """Everything the page shows, as its template wants it. The arguments are those of `report`."""
     said = _read(folder / "config.json")
     result = _read(folder / "result.json", missing={})
-    seen, looks, energy, note = _sample_views(folder, prepared or said.get("set"))
-    settings = said.get("config") or {k: v for k, v in said.items() if k not in {"model", "set"}}
+    seen, looks, energy, note = _sample_views(folder, prepared or said.get("dataset"))
+    settings = said.get("config") or {k: v for k, v in said.items() if k not in {"model", "dataset"}}
     labels = list(result.get("labels", ()))
     measured = {name: result[name] for name in ("test", "val") if isinstance(result.get(name), Mapping)}
     return {
         "name": folder.resolve().name,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "set": str(prepared or said.get("set", "unknown")),
+        "set": str(prepared or said.get("dataset", "unknown")),
         "settings": settings,
         "model": said.get("model", {}),
         "result": result,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from avdata.errors import UsageError
 from snnergy.data import did_you_mean, format_validation_error, merge_overrides
+from snnergy.models.config import check_choice
 
 LR_PER_64_SAMPLES = 5e-4
 
@@ -38,10 +39,12 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    regime: str = Field("snnergy", description="what the settings were laid over")
-    preset: str = Field("nano", description="size of the network: nano, tiny, small, base, large, paper_like")
+    train_preset: str = Field("snnergy", description="training preset that the settings extend")
+    model: str = Field("nano", description="model preset: nano, tiny, small, base, large, paper_like")
     fusion: str = Field("cmqka", description="how sound and sight meet; see below")
-    model: dict[str, Any] = Field(default_factory=dict, description="fields of ModelConfig to change")
+    model_options: dict[str, Any] = Field(
+        default_factory=dict, description="fields of ModelConfig that differ from the model preset"
+    )
     steps: int | None = Field(None, ge=1, description="optimizer steps; stands above epochs")
     epochs: int = Field(200, ge=1, description="passes over the train split")
     batch_size: int = Field(64, ge=1, description="samples an optimizer step, over all processes and parts")
@@ -129,14 +132,14 @@ TRAIN_PRESETS: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 
 
-def resolve_config(regime: str | None, *overrides: Mapping[str, Any]) -> TrainConfig:
+def resolve_config(train_preset: str | None, *overrides: Mapping[str, Any]) -> TrainConfig:
     """A regime's settings with overrides laid over it, the last one on top.
 
-    >>> resolve_config("la", {"epochs": 3}).lr, resolve_config(None, {"steps": 250}).regime
+    >>> resolve_config("la", {"epochs": 3}).lr, resolve_config(None, {"steps": 250}).train_preset
     (5e-05, 'quick')
 
     Args:
-        regime: one of `TRAIN_PRESETS`; None is `quick` where `steps` is set, and `snnergy` elsewhere.
+        train_preset: one of `TRAIN_PRESETS`; None is `quick` where `steps` is set, and `snnergy` elsewhere.
         overrides: nested settings.
 
     Raises:
@@ -145,12 +148,10 @@ def resolve_config(regime: str | None, *overrides: Mapping[str, Any]) -> TrainCo
     laid: dict[str, Any] = {}
     for layer in overrides:
         laid = merge_overrides(laid, layer)
-    name = regime or laid.get("regime") or ("quick" if laid.get("steps") else "snnergy")
-    if name not in TRAIN_PRESETS:
-        msg = f"there is no regime {name!r}"
-        raise UsageError(msg, hint=did_you_mean(str(name), list(TRAIN_PRESETS)))
+    name = train_preset or laid.get("train_preset") or ("quick" if laid.get("steps") else "snnergy")
+    check_choice(name, TRAIN_PRESETS, "training preset")
     base = merge_overrides(TrainConfig().model_dump(), TRAIN_PRESETS[name])
-    return parse({**merge_overrides(base, laid), "regime": name})
+    return parse({**merge_overrides(base, laid), "train_preset": name})
 
 
 def parse(values: Mapping[str, Any]) -> TrainConfig:

@@ -96,7 +96,7 @@ def test_options_stand_above_the_file_and_set_above_both(
 def test_few_steps_are_trained_quickly_unless_a_regime_is_named(
     monkeypatch: pytest.MonkeyPatch, words: Sequence[str], regime: str
 ) -> None:
-    assert settled(monkeypatch, *words)["regime"] == regime
+    assert settled(monkeypatch, *words)["train_preset"] == regime
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_few_steps_are_trained_quickly_unless_a_regime_is_named(
         ({"epoch": 3}, "there is no training setting epoch"),
         ({"augment": {"flop": 1}}, r"there is no training setting augment\.flop"),
         ({"epochs": 0}, "training setting epochs=0"),
-        ({"regime": "fast"}, "there is no regime 'fast'"),
+        ({"train_preset": "fast"}, "Unknown training preset 'fast'"),
         ({"lr": float("inf")}, "training setting lr=inf"),
         ({"betas": [0.9, 2]}, r"training setting betas\.1=2"),
         ({"augment": 1}, "augment is a group of settings"),
@@ -137,7 +137,7 @@ def test_the_authors_columns_are_theirs() -> None:
     assert (la.label_smoothing, la.mixup, la.epochs) == (0.0, 0.0, 200)
     assert (mm.lr, mm.batch_size, mm.schedule, mm.warmup_epochs, mm.min_lr) == (5e-4, 64, "cosine", 20, 1e-5)
     assert (mm.label_smoothing, mm.mixup, mm.clip) == (0.1, 0.2, 1.0)
-    assert all(resolve_config(name).regime == name for name in TRAIN_PRESETS)
+    assert all(resolve_config(name).train_preset == name for name in TRAIN_PRESETS)
 
 
 def test_the_rate_rises_from_its_start_to_its_peak_and_falls_to_its_end() -> None:

@@ -25,7 +25,7 @@ def counted(out: Path, fusion: str) -> Energy:
     """What a run's chosen network spends, counted anew on the whole test split."""
     network, _ = load_network(out / "runs" / f"{fusion}-seed42" / "best.ckpt")
     loader = open_split(
-        json.loads((out / "runs" / f"{fusion}-seed42" / "config.json").read_text())["set"], "test"
+        json.loads((out / "runs" / f"{fusion}-seed42" / "config.json").read_text())["dataset"], "test"
     )
     return measure_energy(network.eval(), audio_video_batches(loader.loader(8, num_workers=0), 16))
 
@@ -66,14 +66,14 @@ def test_the_table_holds_the_means_over_seeds_and_no_run_is_made_twice(
     again = compare_fusions(tiny_set, tmp_path, quick(steps=2, workers=1), **options)
     assert not stages
     assert [row.accuracy for row in again] == [row.accuracy for row in rows]
-    with pytest.raises(UsageError, match="other settings"):
+    with pytest.raises(UsageError, match="Settings differ"):
         compare_fusions(tiny_set, tmp_path, quick(steps=3), **options)
 
 
 def test_an_unknown_fusion_is_named_before_anything_is_trained(
     tiny_set: Path, tmp_path: Path, quick: Quick
 ) -> None:
-    with pytest.raises(UsageError, match="there is no fusion 'cmqkb'"):
+    with pytest.raises(UsageError, match="Unknown fusion 'cmqkb'"):
         compare_fusions(tiny_set, tmp_path, quick(), fusions=["cmqka", "cmqkb"])
     assert not list(tmp_path.iterdir())
 
@@ -82,7 +82,7 @@ def test_an_unknown_fusion_is_named_before_anything_is_trained(
     ("fusions", "changes", "said"),
     [
         (["concat", "audio"], {"ogm_ge": 0.8}, "ogm_ge balances two encoders"),
-        (["cmqka", "concat"], {"model": {"fusion_stages": [3]}}, "has no fusion stages"),
+        (["cmqka", "concat"], {"model_options": {"fusion_stages": [3]}}, "has no fusion stages"),
     ],
 )
 def test_what_one_fusion_refuses_is_said_before_another_is_trained(

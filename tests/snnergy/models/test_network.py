@@ -356,7 +356,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(options: dict[str, object]
     with pytest.raises(UsageError) as caught:
         snnergy.build("nano", **options)
     assert said in str(caught.value.hint)
-    with pytest.raises(UsageError, match="no model preset"):
+    with pytest.raises(UsageError, match="Unknown model preset"):
         snnergy.build("nanno")
 
 

@@ -149,7 +149,7 @@ def words_of(folder: Path, where: Path, steps: int) -> list[str]:
     script = folder / "worker.py"
     script.write_text(WORKER)
     settings = {
-        "model": {"dims": [4, 8, 8], "heads": [1, 1, 1]}, "batch_size": 12, "steps": steps,
+        "model_options": {"dims": [4, 8, 8], "heads": [1, 1, 1]}, "batch_size": 12, "steps": steps,
         "workers": 3, "save_every": 1,
     }  # fmt: skip
     return [str(script), str(folder), str(where), json.dumps(resolve_config("quick", settings).model_dump())]
@@ -168,7 +168,7 @@ def tell(folder: Path, where: Path) -> None:
     words = words_of(folder, where, 3 * STEPS_AN_EPOCH)
     killed_at = STEPS_AN_EPOCH + 2
     # Those that are left notice at once; what would not be noticed would be waited for longer.
-    soon = 0.9 * TIMEOUT_S.total_seconds()
+    soon = 0.9 * TIMEOUT_S
     with two_machines() as (machines, apart):
         with launched(machines, [*words, "3", str(killed_at), "begin"], processes=2) as jobs:
             errors = [job.communicate(timeout=soon)[1] for job in jobs]
@@ -215,7 +215,7 @@ def test_all_processes_make_equally_many_steps(story: dict) -> None:
 
 def test_a_killed_process_ends_the_job_at_once_with_a_sentence(story: dict) -> None:
     assert all(story["codes"])
-    assert any("lost another one of this run" in said for said in story["errors"])
+    assert any("lost the connection to another rank" in said for said in story["errors"])
     assert any("SIGKILL" in said or "Signal 9" in said for said in story["errors"])
 
 

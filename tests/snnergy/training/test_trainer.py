@@ -93,7 +93,7 @@ def test_parts_of_a_step_add_up_to_the_step(tiny_set: Path, tmp_path: Path, quic
 
 
 def test_the_step_must_be_shareable(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
-    with pytest.raises(UsageError, match="batch_size=8 cannot be shared out to 1 processes in accumulate=3"):
+    with pytest.raises(UsageError, match="batch_size=8 is not divisible by 1 processes with accumulate=3"):
         train(tiny_set, tmp_path, quick(accumulate=3), device="cpu")
 
 
@@ -183,16 +183,22 @@ def test_a_set_of_single_steps_trains_however_many_samples_are_left_at_the_end(
 def test_what_is_said_elsewhere_is_no_setting_of_the_model(
     tiny_set: Path, tmp_path: Path, quick: Quick, name: str
 ) -> None:
-    with pytest.raises(UsageError, match=f"model.{name}="):
-        train(tiny_set, tmp_path / "run", quick(model={**quick().model, name: 1}), device="cpu")
+    with pytest.raises(UsageError, match=f"model_options.{name}="):
+        train(
+            tiny_set, tmp_path / "run", quick(model_options={**quick().model_options, name: 1}), device="cpu"
+        )
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("regime", ["snnergy", "la", "mm"])
-def test_every_regime_trains(tiny_set: Path, tmp_path: Path, quick: Quick, regime: str) -> None:
-    config = resolve_config(regime, {"steps": 1, "batch_size": 8, "model": quick().model})
+@pytest.mark.parametrize("train_preset", ["snnergy", "la", "mm"])
+def test_train_runs_with_every_training_preset(
+    tiny_set: Path, tmp_path: Path, quick: Quick, train_preset: str
+) -> None:
+    config = resolve_config(
+        train_preset, {"steps": 1, "batch_size": 8, "model_options": quick().model_options}
+    )
     result = train(tiny_set, tmp_path / "run", config, device="cpu")
-    assert result["config"]["regime"] == regime
+    assert result["config"]["train_preset"] == train_preset
 
 
 def test_ogm_ge_trains_two_modalities_and_refuses_one(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
