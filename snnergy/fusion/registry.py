@@ -38,14 +38,14 @@ class FusionSpec:
 
     @property
     def build(self) -> Callable[..., Any]:
-        """Import and return the class that implements the fusion."""
+        """Class that implements the fusion; importing it imports torch."""
         module, name = self.reference.split(":")
         built: Callable[..., Any] = getattr(importlib.import_module(module), name)
         return built
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """Return the fields of `ModelConfig` that differ from a model preset with this fusion."""
+        """Fields of `ModelConfig` that this fusion changes in a model preset."""
         return {**self.options, **({} if self.stage == "each" else {"fusion_stages": ()})}
 
 
