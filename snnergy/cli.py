@@ -107,7 +107,7 @@ def _resolve_config(
     resumed: Path | None, regime: str | None, file: Path | None, short: dict[str, Any], settings: list[str]
 ) -> TrainConfig:
     """A file's settings under the options under --set; below all, the regime or the resumed run's own."""
-    from snnergy.data import merge_overrides, parse_setting, read_config_file
+    from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
     from snnergy.training.checkpoint import read_config
     from snnergy.training.config import parse, resolve_config
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from avdata.config.overrides import diff_settings
 from avdata.errors import AvdataError, UsageError
 from avdata.storage.atomic import atomic_write
-from snnergy.data import diff_settings
 from snnergy.models.config import ModelConfig
 from snnergy.models.network import SNNergy
 from snnergy.training.config import TrainConfig, parse

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from avdata.errors import UsageError
-from snnergy.data import AVBatch, AVDataset, open_split
+from avdata.streaming.batch import AVBatch
+from avdata.streaming.dataset import AVDataset
+from snnergy.data import open_split
 from snnergy.models.network import SNNergy, build
 from snnergy.training.checkpoint import check_run_folder, load, load_all, run_settings, save, write_json
 from snnergy.training.config import TrainConfig, resolve_config
@@ -243,7 +245,7 @@ class Trainer:
             loader,
             labels,
             device,
-            add_up=lambda value: sum_over_ranks(self.fabric, value),
+            reduce=lambda value: sum_over_ranks(self.fabric, value),
             rates=rates,
         )
 
