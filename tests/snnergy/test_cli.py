@@ -102,9 +102,9 @@ def test_few_steps_are_trained_quickly_unless_a_regime_is_named(
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        ({"epoch": 3}, "there is no training setting epoch"),
-        ({"augment": {"flop": 1}}, r"there is no training setting augment\.flop"),
-        ({"epochs": 0}, "training setting epochs=0"),
+        ({"epoch": 3}, "Unknown training setting epoch"),
+        ({"augment": {"flop": 1}}, r"Unknown training setting augment\.flop"),
+        ({"epochs": 0}, "Invalid training setting epochs=0"),
         ({"train_preset": "fast"}, "Unknown training preset 'fast'"),
         ({"lr": float("inf")}, "training setting lr=inf"),
         ({"betas": [0.9, 2]}, r"training setting betas\.1=2"),
@@ -126,7 +126,7 @@ def test_a_model_option_of_the_wrong_kind_is_named(options: dict[str, Any]) -> N
 def test_a_set_of_another_dataset_is_not_measured(tiny_set: Path) -> None:
     data = open_split(tiny_set, "train")
     other = SNNergy(configure("nano", num_classes=len(data.labels) + 1))
-    with pytest.raises(AvdataError, match=f"the set has {len(data.labels)} labels"):
+    with pytest.raises(AvdataError, match=f"the dataset has {len(data.labels)} labels"):
         check_compatible(other, data)
     check_compatible(SNNergy(configure("nano", num_classes=len(data.labels))), data)
 
