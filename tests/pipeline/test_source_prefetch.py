@@ -244,12 +244,12 @@ def test_prepare_rejects_a_dataset_of_an_incomplete_folder(served, tmp_path):
         (some / path.parent.name).mkdir(parents=True, exist_ok=True)
         (some / path.parent.name / path.name).write_bytes(path.read_bytes())
     assert served.prepare(tmp_path / "out", source=some).samples < 14
-    with pytest.raises(AvdataError, match="prepared from other source files"):
+    with pytest.raises(AvdataError, match="Source files changed"):
         served.prepare(tmp_path / "out")
 
 
 def test_prepare_never_removes_a_users_source(served, tmp_path):
-    with pytest.raises(UsageError, match="only downloaded sources"):
+    with pytest.raises(UsageError, match="were not downloaded"):
         avdata.prepare("cremad", source=served.folder, output=tmp_path / "out", keep_sources=False)
 
 

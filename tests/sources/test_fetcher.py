@@ -213,8 +213,8 @@ def test_download_stops_at_once_on_a_full_disk(tiny, tmp_path):
         check=True,
     )
     assert done.stdout.startswith("DiskError ")
-    assert "would grow beyond the allowed file size" in done.stdout
-    assert "finished files are kept" in done.stdout
+    assert "would exceed the size limit" in done.stdout
+    assert "ulimit -f" in done.stdout
     assert tiny.tree().keys() <= {f"{path}.part" for path in tiny.files}
     assert len(tiny.server.requests) < 12 + 1
     tiny.download()
