@@ -190,9 +190,7 @@ def test_hugging_face_explains_a_gated_dataset(hub, fetch_one):
     hub.server.pages["/datasets/someone/mirror/resolve/main/it.bin"] = lambda handler: handler.reply(
         403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
     )
-    with pytest.raises(
-        SourceError, match="error of the Hugging Face Hub for someone/mirror"
-    ) as caught:
+    with pytest.raises(SourceError, match="error of the Hugging Face Hub for someone/mirror") as caught:
         fetch_one("hf:datasets/someone/mirror/it.bin")
     assert "hf auth login" in caught.value.hint
 
