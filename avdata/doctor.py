@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from avdata.media.decoders import DECODERS
+from avdata.storage.backends import BACKENDS
 from avdata.storage.paths import cache_dir
 
 PROBE_TIMEOUT_S = 120
@@ -84,17 +86,22 @@ _TORCH_FAMILY = (
 )  # fmt: skip
 
 _OTHERS = (
-    _Library("av", "import av; av.open", True, "opens every container", "pip install --upgrade av"),
-    _Library(
-        "decord", "import decord; decord.VideoReader", False, "video.decoder=decord only",
-        "it has wheels for Linux and Windows on x86-64 only; video.decoder=pyav does without",
+    *(
+        _Library(decoder.package, decoder.probe, decoder.required, decoder.use, decoder.advice)
+        for decoder in DECODERS.values()
     ),
     _Library("soxr", "import soxr", True, "resampling", "pip install soxr"),
     _Library("soundfile", "import soundfile", True, "keeps sound as FLAC", "pip install soundfile"),
     _Library("pyarrow", "import pyarrow.parquet", True, "the index", "pip install pyarrow"),
     _Library("numba", "import numba", False, "fast neurons on CPUs", "pip install numba"),
-    _Library("s3fs", "import s3fs", False, "s3:// as a place", "pip install 'avdata[remote]'"),
-    _Library("gcsfs", "import gcsfs", False, "gs:// as a place", "pip install 'avdata[remote]'"),
+    *(
+        _Library(
+            backend.package, f"import {backend.package}", False, f"{backend.schemes[0]}:// datasets",
+            backend.install_command or "",
+        )
+        for backend in BACKENDS
+        if backend.package
+    ),
     _Library("ray", "import ray", False, "preparing on many machines", "pip install 'avdata[ray]'"),
     _Library(
         "opencv-python-headless", "import cv2; cv2.CascadeClassifier", False, "video.resize_mode=face",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 Progress = Callable[[str, int, int], None]
+"""Callback with a stage's name, the items done and the total number of items."""
 
 
 def tqdm_progress() -> Progress:

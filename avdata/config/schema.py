@@ -34,16 +34,17 @@ class AudioConfig(_Settings):
         description="wav: the separate file; container: the video's own sound; auto: wav, else that",
     )
     sample_rate: int = Field(16_000, ge=1_000, le=192_000, description="Hz after resampling")
-    feature: Literal["log-mel", "log-stft"] = Field("log-mel", description="mel bands, or bins of the STFT")
+    feature: Literal["log-mel", "log-stft", "pcen"] = Field(
+        "log-mel", description="log of mel bands, log of the STFT's bins, or PCEN of mel bands (librosa.pcen)"
+    )
     n_fft: int = Field(1024, ge=16, le=65_536, description="samples of a window")
     hop_length: int = Field(80, ge=1, description="samples between columns")
     n_mels: int = Field(128, ge=1, le=1024, description="mel bands; log-stft keeps n_fft/2+1 bins instead")
     fmin: float = Field(0.0, ge=0, description="Hz, where the mel bands begin")
     fmax: float | None = Field(None, gt=0, description="Hz, where they end; None is half the sample rate")
     power: float = Field(2.0, gt=0, le=4, description="1: magnitude, 2: power")
-    log: Literal["db", "ln", "pcen"] = Field(
-        "db",
-        description="db: 10·log10(max(S, amin)); ln: log(S + amin); pcen: librosa.pcen instead",
+    log: Literal["db", "ln"] = Field(
+        "db", description="db: 10·log10(max(S, amin)); ln: log(S + amin); not for feature=pcen"
     )
     amin: float = Field(1e-10, gt=0, description="keeps silence finite; see log")
     ref: Literal["one", "max"] = Field("one", description="what 0 dB is: 1.0, or the sample's own maximum")
@@ -57,13 +58,6 @@ class AudioConfig(_Settings):
         "step", description="cut the picture by step, or repeat it T times"
     )
     flac: bool = Field(False, description="also store the window's waveform")
-
-    @property
-    def bins(self) -> int:
-        """Rows of the stored picture, F."""
-        if self.resize:
-            return self.resize[0]
-        return self.n_mels if self.feature == "log-mel" else self.n_fft // 2 + 1
 
 
 class VideoConfig(_Settings):

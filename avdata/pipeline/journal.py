@@ -8,7 +8,6 @@ shard is still a part only needs the rename. The folder is removed when the set 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from avdata.errors import AvdataError
-from avdata.storage.atomic import atomic_rename, atomic_write, write_errors
+from avdata.storage.atomic import atomic_rename, atomic_write
+from avdata.storage.locks import lock_folder
 
 STATE_DIR = ".avdata"
 
@@ -38,20 +38,11 @@ class Journal:
         Raises:
             AvdataError: another run holds it.
         """
-        with write_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            stream = (self.folder / "lock").open("w")
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                msg = f"another run is preparing {self.root} right now"
-                raise AvdataError(msg, hint="wait for it, or choose another --out") from error
-            try:
-                yield
-            finally:
-                # Closing is not enough: a process that another thread starts just now holds the file as well.
-                fcntl.flock(stream, fcntl.LOCK_UN)
+        conflict = AvdataError(
+            f"another run is preparing {self.root} right now", hint="wait for it, or choose another --out"
+        )
+        with lock_folder(self.folder, conflict):
+            yield
 
     def read_plan(self) -> dict[str, Any] | None:
         """What `write_plan` wrote, or None."""

@@ -11,6 +11,7 @@ from typing import Any
 from avdata.config.overrides import diff_settings
 from avdata.errors import AvdataError
 from avdata.pipeline.journal import STATE_DIR, Journal
+from avdata.shards.format import METADATA_FILES
 from avdata.shards.reader import read_info
 
 
@@ -111,10 +112,7 @@ def remove_stale_shards(root: Path, name: str, keep: Collection[str]) -> None:
 
 def remove_dataset_files(root: Path) -> None:
     """Remove a set's own files, dataset.json first so that a half-removed set is not taken for whole."""
-    ours = (
-        "dataset.json", "index.parquet", "quarantine.parquet", "croissant.json", "README.md", "report.html",
-    )  # fmt: skip
-    for name in ours:
+    for name in (*reversed(METADATA_FILES), "report.html"):
         (root / name).unlink(missing_ok=True)
     for folder in ("train", "val", "test", f"{STATE_DIR}/done", f"{STATE_DIR}/parts"):
         if (root / folder).is_dir():

@@ -18,13 +18,10 @@ from typing import Any
 
 from avdata.errors import AvdataError
 from avdata.pipeline.journal import STATE_DIR, Journal
+from avdata.shards.format import METADATA_FILES
 from avdata.storage.atomic import atomic_write
+from avdata.storage.backends import find_backend
 from avdata.storage.remote import local_mirror_dir, open_filesystem, relative_sizes, storage_errors
-
-ATOMIC_UPLOAD_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
-"""Protocols whose uploads are visible whole or not at all, several parts or one."""
-
-SMALL = ("index.parquet", "quarantine.parquet", "croissant.json", "README.md", "dataset.json")
 
 
 class ObjectStoreOutput:
@@ -45,7 +42,7 @@ class ObjectStoreOutput:
     def upload(self, part: Path, name: str) -> None:
         """Bring a file up: readers see it whole or not at all."""
         with storage_errors(f"{self.url}/{name}"):
-            if self.url.partition("://")[0] in ATOMIC_UPLOAD_SCHEMES:
+            if find_backend(self.url).atomic_uploads:
                 self._files.put_file(str(part), self._path(name))
                 return
             held = self._path(f"{STATE_DIR}/parts/{part.name}")
@@ -93,7 +90,7 @@ class ObjectStoreOutput:
         ours = [
             name
             for name in self.file_sizes()
-            if name in SMALL or name.startswith(("train/", "val/", "test/", f"{STATE_DIR}/"))
+            if name in METADATA_FILES or name.startswith(("train/", "val/", "test/", f"{STATE_DIR}/"))
         ]
         for name in sorted(ours, key=lambda name: name != "dataset.json"):
             self._remove(name)
@@ -104,7 +101,7 @@ class ObjectStoreOutput:
 
     def finalize(self) -> None:
         """Bring up what `finalize` wrote, dataset.json last, and remove all that is not the set's."""
-        for name in SMALL:
+        for name in METADATA_FILES:
             self.upload(self.scratch / name, name)
         splits = json.loads((self.scratch / "dataset.json").read_bytes())["splits"].values()
         known = {shard["path"] for split in splits for shard in split["shards"]}

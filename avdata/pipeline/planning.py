@@ -11,7 +11,7 @@ import shutil
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,11 @@ from tempfile import TemporaryDirectory
 from avdata.config.overrides import Overrides
 from avdata.config.schema import Config
 from avdata.errors import MediaError, QuarantineReason, SourceError, UsageError
+from avdata.features.audio import feature_bins
 from avdata.features.face_crop import require_detector
 from avdata.manifest import FileEntry, Manifest, load_manifest
 from avdata.pipeline.validation import FileLookup, LocalFiles, ManifestFiles, ValidClip, validate_clips
+from avdata.progress import Progress
 from avdata.recipe import Clip, Recipe, load_recipe, recipe_errors
 from avdata.selection import QuarantinedClip, check_clips, hash_order, select_clips
 from avdata.shards.format import shard_name
@@ -33,9 +35,6 @@ from avdata.storage.paths import cache_dir
 from avdata.storage.remote import is_url
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, what is done of it, and how much there is: clips, or files."""
 
 SPLITS = ("train", "val", "test")
 
@@ -78,7 +77,7 @@ class PreparationPlan:
             float(self.config.align.window_seconds(video.num_frames)) if self.config.align.seconds else 3
         )
         sound = seconds * audio.sample_rate * 0.8 if audio.flac else 0
-        mel = video.num_frames * audio.bins * self.config.mel_columns * 2
+        mel = video.num_frames * feature_bins(audio) * self.config.mel_columns * 2
         return int(len(self.clips) * (mel + frames + sound + 5_000))
 
 

@@ -29,7 +29,8 @@ from avdata.pipeline.output_dir import (
     remove_stale_shards,
 )
 from avdata.pipeline.output_store import ObjectStoreOutput, file_sizes, open_journal
-from avdata.pipeline.planning import PreparationPlan, Progress, plan_preparation
+from avdata.pipeline.planning import PreparationPlan, plan_preparation
+from avdata.progress import Progress
 from avdata.recipe import Recipe, load_recipe
 from avdata.shards.reader import read_info
 from avdata.storage.paths import check_path_encoding, source_dir

@@ -27,6 +27,7 @@ from avdata.recipe import Clip
 from avdata.shards.writer import ShardWriter, encode_members
 from avdata.sources.object_storage import fetch_source_file
 from avdata.storage.atomic import fsync, write_errors
+from avdata.storage.hashing import hash_file
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
             "fingerprint": job.fingerprint,
             "shard": job.shard,
             "bytes": part.stat().st_size if writer.rows else 0,
-            "sha256": _sha256(part) if writer.rows else "",
+            "sha256": hash_file(part) if writer.rows else "",
             "rows": writer.rows,
             "quarantine": quarantine,
             "mel": statistics.totals(),
@@ -236,8 +237,3 @@ class _MelStatistics:
             "sum": [] if empty else self.sums.tolist(),  # type: ignore[union-attr]
             "squares": [] if empty else self.squares.tolist(),  # type: ignore[union-attr]
         }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,10 @@ from pathlib import Path
 from avdata.manifest import FileEntry, Manifest
 from avdata.pipeline.shard_job import ShardJob
 from avdata.pipeline.validation import ValidClip
+from avdata.progress import Progress
 from avdata.recipe import Clip, Recipe
 from avdata.sources.download import DownloadProgress, download
 from avdata.sources.download_plan import has_file_list, listed_files
-
-Progress = Callable[[str, int, int], None]
 
 _STOP_TIMEOUT_S = 2.0
 

@@ -5,7 +5,6 @@ Nothing is decoded here; a clip that fails is set aside with its reason before a
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +18,7 @@ from avdata.manifest import FileEntry, Manifest
 from avdata.recipe import Clip
 from avdata.selection import QuarantinedClip
 from avdata.sources.checksums import ChecksumCache
-
-CHUNK = 1 << 20
+from avdata.storage.hashing import hash_file
 
 Advance = Callable[[int], None]
 
@@ -174,13 +172,14 @@ class LocalFiles:
         return SourceFile(name, sha256, path.stat().st_size)
 
     def _checksums(self, path: Path, name: str, known: FileEntry | None) -> tuple[str, str]:
-        """The file's sha256, and its checksum in the manifest's algorithm, from one reading at most."""
+        """The file's sha256, and its checksum in the manifest's algorithm."""
         remembered = self.checksums.get(name) if self.checksums else None
         algorithm = known.checksum.partition(":")[0] if known else "sha256"
         if remembered is not None and remembered.startswith("sha256:") and algorithm == "sha256":
             return remembered.removeprefix("sha256:"), remembered
         stat = path.stat()
-        sha256, listed = _digests(path, algorithm)
+        sha256 = hash_file(path)
+        listed = f"{algorithm}:{sha256 if algorithm == 'sha256' else hash_file(path, algorithm)}"
         if self.checksums and algorithm == "sha256" and path.is_relative_to(self.root):
             self.checksums.store(name, f"sha256:{sha256}", stat)
         return sha256, listed
@@ -210,14 +209,3 @@ class ManifestFiles:
         """The file's facts as listed; the download proves them."""
         facts = self.facts[self.name(path)]
         return SourceFile(facts.path, facts.checksum.removeprefix("sha256:"), facts.bytes or 0)
-
-
-def _digests(path: Path, algorithm: str) -> tuple[str, str]:
-    sha256 = hashlib.sha256()
-    listed = sha256 if algorithm == "sha256" else hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            sha256.update(chunk)
-            if listed is not sha256:
-                listed.update(chunk)
-    return sha256.hexdigest(), f"{algorithm}:{listed.hexdigest()}"

@@ -4,38 +4,47 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from avdata.errors import AvdataError, SourceError
+from avdata.errors import AvdataError
 
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-class DiskError(SourceError):
-    """The disk does not take what is downloaded; every further file would fail as well."""
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class download_write_errors:  # read as a verb; a generator would take twice the time of a small write
-    """Turn the disk's errors, inside `with`, into one that says what is full or forbidden."""
+class DiskError(AvdataError):
+    """A file cannot be written: the disk is full or the folder is not writable."""
+
+
+class write_errors:  # reads as a verb; a generator doubles the time of a small write
+    """Context manager that raises `DiskError` in place of `OSError`.
+
+    Args:
+        path: the file or folder to name in the message.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self._path = path
 
     def __enter__(self) -> None:
-        """Nothing to begin."""
+        """Do nothing."""
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Raise DiskError in place of an OSError."""
+        """Raise `DiskError` in place of an `OSError`."""
         if not isinstance(error, OSError):
             return
         if error.errno in _DISK_FULL:
             msg = f"the disk is full: {self._path} could not be written ({error.strerror})"
-            hint = "make room, or set AVDATA_CACHE to a larger disk; the next run goes on from here"
-            raise DiskError(msg, hint=hint) from error
-        msg = f"{self._path} cannot be written: {error.strerror or error}"
-        raise DiskError(msg) from error
+            hint = (
+                "make room, or set AVDATA_CACHE or --output to a larger disk, and repeat the command:"
+                " finished files are kept"
+            )
+        elif error.errno == errno.EFBIG:
+            msg = f"{self._path} would grow beyond the allowed file size ({error.strerror})"
+            hint = "raise the limit (ulimit -f) or lower shards.samples_per_shard: finished files are kept"
+        else:
+            msg = f"{self._path} cannot be written ({error.strerror or error})"
+            hint = "choose another folder, or make this one writable"
+        raise DiskError(msg, hint=hint) from error
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -79,25 +88,3 @@ def fsync(fd: int) -> None:
     except OSError as error:
         if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
             raise
-
-
-@contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of writing into one sentence with what to do.
-
-    Raises:
-        AvdataError: instead of OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            msg = f"the disk is full: {path} could not be written"
-            hint = "make room and give the same command again to go on: what was finished is kept"
-        elif error.errno == errno.EFBIG:
-            msg = f"{path} would grow beyond the allowed file size"
-            hint = "finished shards are kept; raise the limit or lower shards.samples_per_shard"
-        else:
-            msg = f"{path} cannot be written ({error.strerror})"
-            hint = "choose another place, or make this one writable"
-        raise AvdataError(msg, hint=hint) from error

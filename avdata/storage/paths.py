@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+import platformdirs
+
 from avdata.errors import UsageError
 
 
@@ -23,9 +25,15 @@ def check_path_encoding(path: object) -> None:
 
 
 def cache_dir() -> Path:
-    """The cache folder: `AVDATA_CACHE`, else `~/.cache/avdata`. It need not exist yet."""
-    chosen = os.environ.get("AVDATA_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "avdata"
+    """Return the cache folder, which need not exist yet.
+
+    It is `AVDATA_CACHE` if that is set, else the operating system's: `$XDG_CACHE_HOME/avdata` or
+    `~/.cache/avdata` on Linux.
+    """
+    override = os.environ.get("AVDATA_CACHE")
+    return (
+        Path(override).expanduser() if override else platformdirs.user_cache_path("avdata", appauthor=False)
+    )
 
 
 def source_dir(name: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avdata.errors import AvdataError, UsageError
+from avdata.storage.backends import SCHEMES, find_backend, open_client
 from avdata.storage.paths import cache_dir
 
 
@@ -41,7 +42,8 @@ def storage_errors(url: str) -> Iterator[None]:
         raise
     except (ImportError, ValueError) as error:
         msg = redact_url(f"{url} cannot be opened ({error})")
-        raise UsageError(msg, hint="s3:// needs `pip install s3fs`, gs:// gcsfs, az:// adlfs") from error
+        command = find_backend(url).install_command if isinstance(error, ImportError) else None
+        raise UsageError(msg, hint=command or f"supported URL schemes: {', '.join(SCHEMES)}") from error
     except Exception as error:  # every file system has exceptions of its own
         msg = redact_url(f"{url} cannot be read or written ({type(error).__name__}: {error})")
         hint = "check the URL, your credentials and the connection; finished shards are kept"
@@ -67,16 +69,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         ImportError: the client is not installed.
         ValueError: nobody knows the protocol.
     """
-    if url.partition("://")[0] in {"gs", "gcs"}:
-        from gcsfs.core import GCSFileSystem  # noqa: PLC0415
-
-        # What gcsfs registers since 2026 asks by gRPC what kind of bucket it is, and gRPC ends a process that
-        # is forked after that, as torch's DataLoader does (https://github.com/grpc/grpc/issues/32758).
-        return GCSFileSystem(), GCSFileSystem._strip_protocol(url)
-    import fsspec  # noqa: PLC0415
-
-    files, path = fsspec.core.url_to_fs(url)
-    return files, path
+    return open_client(find_backend(url), url)
 
 
 def redact_url(text: object) -> str:

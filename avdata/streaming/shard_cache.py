@@ -8,12 +8,10 @@ size from the start, so that concurrent fetches count the space they will need.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,9 +21,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
+
 from avdata.errors import AvdataError, UnavailableError
+from avdata.storage.backends import find_backend, is_missing, is_refused, is_unreachable
 from avdata.storage.paths import cache_dir
 from avdata.storage.remote import open_filesystem, redact_url
+from avdata.storage.retry import retry
 
 CHUNK_BYTES = 4 << 20  # per request
 
@@ -40,15 +42,6 @@ DEFAULT_LIMIT_BYTES = 64 << 30
 _log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
-
-# The exceptions of each client for an unreachable server, as opposed to a lost connection.
-_UNREACHABLE_ERRORS = frozenset(
-    "ConnectError ConnectTimeout ProxyError OfflineModeIsEnabled"  # hf
-    " ClientConnectorError ClientConnectorDNSError ConnectionTimeoutError"  # http, gs, az
-    " EndpointConnectionError ConnectTimeoutError".split()  # s3
-)
-
-_REFUSED, _GONE = frozenset({401, 403}), frozenset({404, 410})
 
 CHANGED_HINT = "the shard changed after it was indexed: open the dataset again, or publish it again"
 
@@ -92,7 +85,7 @@ class ShardCache:
 
     def _fetch(self, url: str, path: Path, sha256: str, nbytes: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
+        with FileLock(path.with_suffix(".lock")):
             # Another process may have fetched it while this one waited for the lock.
             if not self.touch(sha256, nbytes):
                 partial = path.with_suffix(".part")
@@ -158,7 +151,7 @@ class ShardCache:
         digest = hashlib.sha256()
         try:
             with partial.open("wb") as out:
-                with _locked(partial.with_name("room.lock")):
+                with FileLock(partial.with_name("room.lock")):
                     self._evict(partial, nbytes)
                     out.truncate(nbytes)
                 for data in self._read_chunks(url, nbytes):
@@ -228,7 +221,7 @@ def _filesystem(base: str, process: int) -> Any:
         return open_filesystem(base)[0]
     except ImportError as error:
         msg = f"Cannot open {redact_url(base)}: {error}"
-        raise AvdataError(msg, hint="pip install 'avdata[remote]'") from error
+        raise AvdataError(msg, hint=find_backend(base).install_command) from error
 
 
 def _retry(url: str, action: Callable[[], _Result], *, first: bool = False) -> _Result:
@@ -239,67 +232,42 @@ def _retry(url: str, action: Callable[[], _Result], *, first: bool = False) -> _
         action: Function without side effects.
         first: Raise immediately if the server is unreachable.
     """
-    for attempt in range(MAX_ATTEMPTS):
-        try:
-            return action()
-        except AvdataError:
-            raise
-        except Exception as error:
-            # Every filesystem has its own exceptions for a lost connection; some contain the URL.
-            name, reason = redact_url(url), redact_url(f"{type(error).__name__}: {error}")
-            if _is_final(error):
-                msg = f"Cannot read {name}: {reason}"
-                kind = AvdataError if _is_missing(error) else UnavailableError
-                raise kind(msg, hint="check the URL and your credentials") from error
-            if first and type(error).__name__ in _UNREACHABLE_ERRORS:
-                msg = f"Cannot reach {name}: {reason}"
-                raise UnavailableError(msg, hint="check the network, the proxy and the URL") from error
-            if attempt == MAX_ATTEMPTS - 1:
-                msg = f"Cannot read {name} after {MAX_ATTEMPTS} attempts: {reason}"
-                hint = "check the connection and retry; complete shards are cached"
-                raise UnavailableError(msg, hint=hint) from error
-            _log.warning("Cannot read %s: %s; retrying", name, reason)
-            time.sleep(INITIAL_DELAY_S * 2**attempt)
-    raise AssertionError
+    name = redact_url(url)
+
+    def should_retry(error: Exception, attempt: int) -> bool:
+        is_final = isinstance(error, AvdataError) or is_missing(error) or is_refused(error)
+        return not is_final and not (first and is_unreachable(error)) and attempt < MAX_ATTEMPTS
+
+    def warn(error: Exception, delay: float) -> None:
+        _log.warning("Cannot read %s: %s; retrying", name, _describe(error))
+
+    try:
+        return retry(action, should_retry=should_retry, initial_delay_s=INITIAL_DELAY_S, on_retry=warn)
+    except AvdataError:
+        raise
+    except Exception as error:
+        if is_missing(error) or is_refused(error):
+            msg = f"Cannot read {name}: {_describe(error)}"
+            kind = AvdataError if is_missing(error) else UnavailableError
+            raise kind(msg, hint="check the URL and your credentials") from error
+        if first and is_unreachable(error):
+            msg = f"Cannot reach {name}: {_describe(error)}"
+            raise UnavailableError(msg, hint="check the network, the proxy and the URL") from error
+        msg = f"Cannot read {name} after {MAX_ATTEMPTS} attempts: {_describe(error)}"
+        hint = "check the connection and retry; complete shards are cached"
+        raise UnavailableError(msg, hint=hint) from error
 
 
-def _is_final(error: Exception) -> bool:
-    """Return whether a retry is pointless: the file is missing or access is refused."""
-    # s3 without credentials raises NoCredentialsError; a 403 of gs has no status, only this text.
-    unauthorized = type(error).__name__ == "NoCredentialsError" or str(error).startswith("Forbidden: ")
-    refused = unauthorized or isinstance(error, PermissionError) or not _REFUSED.isdisjoint(_statuses(error))
-    return refused or _is_missing(error)
-
-
-def _is_missing(error: Exception) -> bool:
-    return isinstance(error, FileNotFoundError) or not _GONE.isdisjoint(_statuses(error))
-
-
-def _statuses(error: Exception) -> set[int]:
-    """Return the HTTP statuses in the attributes that http, gs, az and hf use."""
-    statuses = [getattr(error, name, None) for name in ("status", "code", "status_code")]
-    statuses.append(getattr(getattr(error, "response", None), "status_code", None))
-    return {status for status in statuses if isinstance(status, int)}
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            # Closing is not enough: a process forked meanwhile holds the same open file.
-            fcntl.flock(stream, fcntl.LOCK_UN)
+def _describe(error: Exception) -> str:
+    """Return the error as text, without credentials: some filesystems' errors contain the URL."""
+    return redact_url(f"{type(error).__name__}: {error}")
 
 
 def _remove_stale(partial: Path) -> bool:
     """Remove the partial file of a process that no longer exists; return whether it was removed."""
-    with partial.with_suffix(".lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        partial.unlink(missing_ok=True)
-        fcntl.flock(stream, fcntl.LOCK_UN)
+    try:
+        with FileLock(partial.with_suffix(".lock"), blocking=False):
+            partial.unlink(missing_ok=True)
+    except Timeout:
+        return False
     return True

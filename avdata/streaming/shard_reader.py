@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 
 from avdata.errors import AvdataError, UnavailableError, UsageError, did_you_mean
 from avdata.shards.reader import read_info
+from avdata.storage.backends import SCHEMES
+from avdata.storage.hashing import hash_file
 from avdata.storage.remote import redact_url
 from avdata.streaming.shard_cache import CHANGED_HINT, ShardCache
-
-SCHEMES = ("file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
 
 MAX_EVICTIONS = 10  # fetches of a shard that a cache too small for its readers evicts before it is opened
 
@@ -201,4 +201,4 @@ def sample_error(error: Exception, key: str, shard: str, dataset: str) -> Avdata
 def _is_index_of(info: Any, path: Path) -> bool:
     """Return whether an index matches the checksum in dataset.json, if there is one."""
     expected = info.get("index", {}).get("sha256") if isinstance(info, dict) else None
-    return not expected or not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() == expected
+    return not expected or not path.is_file() or hash_file(path) == expected

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import Any
 from avdata.errors import AvdataError
 from avdata.manifest import FileEntry, Manifest, load_manifest
 from avdata.recipe import load_recipe
+from avdata.storage.atomic import write_errors
+from avdata.storage.hashing import hash_file
 from avdata.storage.paths import is_safe_relative_path
 
 
@@ -42,14 +42,9 @@ def create_mock_dataset(
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "truth.json").is_file():
         msg = f"{folder} is not empty, and what it holds is not a mock"
         raise AvdataError(msg, hint="give a new or empty folder; nothing was written")
-    try:
+    with write_errors(folder):
         _remove_earlier(folder)
         writer(folder, clips, bad, seed)
-    except OSError as error:
-        if error.filename is None and error.errno != errno.ENOSPC:
-            raise
-        msg = f"{error.filename or folder} cannot be written ({error.strerror})"
-        raise AvdataError(msg, hint="give a folder that you may write to, on a disk with room") from error
     return folder
 
 
@@ -69,7 +64,11 @@ def write_manifest(root: Path, name: str) -> None:
     """List every file below a mock's root, with checksum and size, in its `manifest.json`, the last file."""
     base = load_manifest(name)
     files = tuple(
-        FileEntry(path=path.relative_to(root).as_posix(), checksum=_sha256(path), bytes=path.stat().st_size)
+        FileEntry(
+            path=path.relative_to(root).as_posix(),
+            checksum=f"sha256:{hash_file(path)}",
+            bytes=path.stat().st_size,
+        )
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.name not in {"manifest.json", "truth.json"}
     )
@@ -83,7 +82,3 @@ def write_manifest(root: Path, name: str) -> None:
 def write_ground_truth(root: Path, truth: Mapping[str, Mapping[str, Any]]) -> None:
     """Record what each clip of a mock holds and what is to become of it."""
     (root / "truth.json").write_text(json.dumps(truth, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()

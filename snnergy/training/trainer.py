@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from avdata.errors import AvdataError, UsageError
+from avdata.progress import Progress
 from snnergy.data import AVBatch, AVDataset, diff_settings, open_split
 from snnergy.models.network import SNNergy, build
 from snnergy.training.checkpoint import load, load_all, load_network, read_config, save, write_json
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 __all__ = ["TrainConfig", "evaluate", "load_network", "train"]
-
-Progress = Callable[[str, int, int], None]
 
 RESUME_MAY_CHANGE = {"workers", "save_every", "accumulate"}
 """Settings that a resumed run may change, for they change no result (but the last bit of a sum)."""

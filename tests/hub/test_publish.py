@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 import avdata
 from avdata.cli.main import app
 from avdata.errors import AvdataError, UsageError
-from avdata.hub.client import retry
+from avdata.hub.client import call_hub
 from avdata.manifest import load_manifest
 from avdata.shards.card import PERMISSION
 from avdata.shards.reader import read_info
@@ -455,7 +455,7 @@ def test_retry_recognizes_a_wrapped_connection_error(slept: list[float]) -> None
             raise RuntimeError(msg) from Gone()
         return "there"
 
-    assert retry(upload) == "there"
+    assert call_hub(upload) == "there"
 
 
 def test_pull_respects_offline_mode(

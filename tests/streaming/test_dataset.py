@@ -189,7 +189,7 @@ def test_loader_returns_step_labels(ave_set: Path) -> None:
 def test_open_names_unknown_splits_and_folders(synthetic_set: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Unknown split 'dev'"):
         avdata.open(synthetic_set, "dev")
-    with pytest.raises(AvdataError, match="not a prepared set"):
+    with pytest.raises(AvdataError, match="not a prepared dataset"):
         avdata.open(tmp_path)
 
 

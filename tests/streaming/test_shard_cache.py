@@ -14,6 +14,7 @@ from collections import defaultdict, deque
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from support.dataset_servers import Handler, Site, unavailable
 
 import avdata
@@ -220,7 +221,7 @@ def test_cache_removes_stale_partial_files(tmp_path: Path, site: Site, synthetic
 
 def test_cache_lock_is_not_held_by_a_forked_process(tmp_path: Path) -> None:
     lock = tmp_path / "x.lock"
-    with shardcache._locked(lock):
+    with FileLock(lock):
         child = os.fork()
         if child == 0:
             signal.pause()
