@@ -125,7 +125,7 @@ def write_av(
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         # All streams must be added before the first packet is written.
         audio = _add_audio_stream(container, acodec, scene) if acodec else None
-        video = None
+        video: Any = None
         if vcodec:
             video = container.add_stream(vcodec, rate=scene.fps, options=dict(options or {}))
             video.width, video.height, video.pix_fmt = *scene.size, pix_fmt
