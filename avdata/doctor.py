@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from avdata.media.decoders import DECODERS
 from avdata.storage.backends import BACKENDS
 from avdata.storage.paths import cache_dir
 
@@ -88,10 +89,9 @@ _TORCH_FAMILY = (
 )  # fmt: skip
 
 _OTHERS = (
-    _Library("av", "import av; av.open", True, "decoding", "pip install --upgrade av"),
-    _Library(
-        "decord", "import decord; decord.VideoReader", False, "video.decoder=decord only",
-        "wheels exist for Linux and Windows on x86-64 only; use video.decoder=pyav",
+    *(
+        _Library(decoder.package, decoder.probe, decoder.required, decoder.use, decoder.advice)
+        for decoder in DECODERS.values()
     ),
     _Library("soxr", "import soxr", True, "resampling", "pip install soxr"),
     _Library("soundfile", "import soundfile", True, "FLAC files", "pip install soundfile"),

@@ -14,8 +14,8 @@ import avdata
 from avdata.errors import AvdataError
 from avdata.manifest import load_manifest
 
-WORKING = (Path(__file__).parents[1] / "docs" / "own_recipe.py").read_text(encoding="utf-8")
-LINE = WORKING[: WORKING.index("    films = ")].count("\n") + 1
+WORKING = (Path(__file__).parents[1] / "docs" / "custom_recipe.py").read_text(encoding="utf-8")
+LINE = WORKING[: WORKING.index("    videos = ")].count("\n") + 1
 
 
 def prepare_recipe(tmp_path: Path, text: str) -> None:
@@ -30,7 +30,7 @@ def prepare_recipe(tmp_path: Path, text: str) -> None:
         ("x = 1\ndef broken(:\n", r"mine\.py:2 raised SyntaxError: invalid syntax"),
         ("\nimport nothing_of_this_name", r"mine\.py:2 raised ModuleNotFoundError: .*nothing_of_this_name"),
         (
-            WORKING.replace("    films = ", "    films = {}['gone'] or "),
+            WORKING.replace("    videos = ", "    videos = {}['gone'] or "),
             rf"mine\.py:{LINE} raised KeyError: 'gone'",
         ),
         ("y = 3", r"mine\.py defines no RECIPE"),

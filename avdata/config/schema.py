@@ -34,7 +34,9 @@ class AudioConfig(_Settings):
         description="wav: the separate file; container: the video's audio; auto: wav, else container",
     )
     sample_rate: int = Field(16_000, ge=1_000, le=192_000, description="Hz after resampling")
-    feature: Literal["log-mel", "log-stft"] = Field("log-mel", description="mel bands, or bins of the STFT")
+    feature: Literal["log-mel", "log-stft", "pcen"] = Field(
+        "log-mel", description="log of mel bands, log of the STFT's bins, or PCEN of mel bands (librosa.pcen)"
+    )
     n_fft: int = Field(1024, ge=16, le=65_536, description="STFT window, samples")
     hop_length: int = Field(80, ge=1, description="samples from one column to the next")
     n_mels: int = Field(128, ge=1, le=1024, description="mel bands; log-stft has n_fft/2+1 bins instead")
@@ -43,9 +45,8 @@ class AudioConfig(_Settings):
         None, gt=0, description="Hz, upper edge of the mel bands; null is half the sample rate"
     )
     power: float = Field(2.0, gt=0, le=4, description="1: magnitude, 2: power")
-    log: Literal["db", "ln", "pcen"] = Field(
-        "db",
-        description="db: 10·log10(max(S, amin)); ln: log(S + amin); pcen: librosa.pcen instead",
+    log: Literal["db", "ln"] = Field(
+        "db", description="db: 10·log10(max(S, amin)); ln: log(S + amin); not for feature=pcen"
     )
     amin: float = Field(1e-10, gt=0, description="lower bound of S that keeps silence finite; see log")
     ref: Literal["one", "max"] = Field("one", description="reference of 0 dB: 1.0, or the sample's maximum")
@@ -59,13 +60,6 @@ class AudioConfig(_Settings):
         "step", description="split the spectrogram into steps, or repeat it T times"
     )
     flac: bool = Field(False, description="also store the waveform of the window")
-
-    @property
-    def bins(self) -> int:
-        """Rows F of the stored spectrogram."""
-        if self.resize:
-            return self.resize[0]
-        return self.n_mels if self.feature == "log-mel" else self.n_fft // 2 + 1
 
 
 class VideoConfig(_Settings):

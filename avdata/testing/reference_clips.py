@@ -45,16 +45,12 @@ class ReferenceClip:
         write: writes the files of the clip, given the path of the video.
         delay: start of the beep minus start of the flash, in seconds.
         wav: whether the clip's audio is a WAV file beside the video.
-        decord: whether decord 0.6 returns the correct frames.
-        why: what decord does instead.
     """
 
     suffix: str
     write: Callable[[Path], None]
     delay: float = 0.0
     wav: bool = False
-    decord: bool = True
-    why: str = ""
 
     def make(self, folder: Path, name: str) -> Clip:
         """Write the clip into a folder."""
@@ -122,8 +118,6 @@ def _opus(**options: Any) -> Callable[[Path], None]:
     return _video(vcodec="libvpx-vp9", acodec="libopus", options=VP9, **options)
 
 
-NO_CODEC = "no decoder"
-
 REFERENCE_CLIPS: dict[str, ReferenceClip] = {
     "flv-flv1-mp3": ReferenceClip(".flv", _video(replace(SCENE, rate=44_100))),
     "mp4-h264-aac": ReferenceClip(".mp4", _video(**H264)),
@@ -131,9 +125,7 @@ REFERENCE_CLIPS: dict[str, ReferenceClip] = {
         ".mp4", _video(vcodec="libx264", acodec="aac", options={"bf": "3"}, keyframes=10)
     ),
     "mp4-hevc-aac": ReferenceClip(".mp4", _video(vcodec="libx265", acodec="aac", options=X265)),
-    "mp4-av1-aac": ReferenceClip(
-        ".mp4", _video(vcodec="libsvtav1", acodec="aac", options={"preset": "12"}), decord=False, why=NO_CODEC
-    ),
+    "mp4-av1-aac": ReferenceClip(".mp4", _video(vcodec="libsvtav1", acodec="aac", options={"preset": "12"})),
     "mkv-vp9-opus": ReferenceClip(".mkv", _opus()),
     "webm-vp9-opus": ReferenceClip(".webm", _opus()),
     "avi-mjpeg-pcm": ReferenceClip(".avi", _video(vcodec="mjpeg", acodec="pcm_s16le", pix_fmt="yuvj420p")),
@@ -163,6 +155,14 @@ REFERENCE_CLIPS: dict[str, ReferenceClip] = {
     "wav-float": ReferenceClip(".mp4", _pair(48_000, "float", channels=2), wav=True),
     "wav-video-only": ReferenceClip(".mp4", _pair(16_000, video_only=True), wav=True),
 }
+
+
+def video_codec(path: Path) -> str:
+    """Return ffmpeg's name of the codec of a file's video track, such as `h264`."""
+    import av  # noqa: PLC0415
+
+    with av.open(str(path)) as container:
+        return str(container.streams.video[0].codec_context.codec.canonical_name)
 
 
 def onsets(clip: Clip) -> tuple[float, float]:

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from avdata.errors import UsageError
-from snnergy.data import did_you_mean, format_validation_error, merge_overrides
+from avdata.config.overrides import merge_overrides
+from avdata.config.schema import format_validation_error
+from avdata.errors import UsageError, did_you_mean
 
 LR_PER_64_SAMPLES = 5e-4
 
