@@ -15,7 +15,7 @@ from avdata.errors import UsageError
 from avdata.manifest import Manifest, load_manifest
 from avdata.recipe import Recipe, load_recipe
 from avdata.sources.download_plan import ClipChoice, DownloadPlan, plan_download
-from avdata.sources.download_run import DownloadProgress, DownloadReport, DownloadRun, Progress
+from avdata.sources.download_run import DownloadCallback, DownloadProgress, DownloadReport, DownloadRun
 from avdata.sources.source_dir import lock_source_dir
 from avdata.storage.paths import source_dir
 
@@ -34,7 +34,7 @@ class DownloadOptions(TypedDict, total=False):
     bandwidth: float | None
     rehash: bool
     manifest: Manifest | str | Path | None
-    progress: Progress | None
+    progress: DownloadCallback | None
     arrived: Callable[[Path], None] | None
 
 
@@ -59,7 +59,7 @@ def download(
     bandwidth: float | None = None,
     rehash: bool = False,
     manifest: Manifest | str | Path | None = None,
-    progress: Progress | None = None,
+    progress: DownloadCallback | None = None,
     arrived: Callable[[Path], None] | None = None,
 ) -> DownloadPlan | DownloadReport:
     """Download the sources of a dataset that are missing on disk.
