@@ -8,13 +8,13 @@ import pickle
 import pytest
 
 from avdata.errors import AvdataError, MediaError, QuarantineReason, SampleFlag, UsageError, error_message
-from avdata.sources.download import IncompleteError
+from avdata.sources.download_run import IncompleteError
 from avdata.storage.atomic import DiskError
 
 ERRORS = [
     AvdataError("out/cremad holds no dataset", hint="choose another folder"),
     AvdataError("out/cremad holds no dataset"),
-    UsageError("unknown recipe 'crema'", hint="did you mean cremad?"),
+    UsageError("unknown recipe 'crema'", hint="Did you mean 'cremad'?"),
     DiskError("the disk is full", hint="make room"),
     IncompleteError("2 files are missing", hint="try again", sources=["media"]),
     MediaError(QuarantineReason.TRUNCATED, "a.mp4: ends early"),
@@ -22,14 +22,14 @@ ERRORS = [
 
 
 def test_str_of_an_error_includes_the_hint() -> None:
-    assert str(UsageError("unknown recipe 'crema'", hint="did you mean cremad?")) == (
-        "unknown recipe 'crema'\ndid you mean cremad?"
+    assert str(UsageError("unknown recipe 'crema'", hint="Did you mean 'cremad'?")) == (
+        "unknown recipe 'crema'\nDid you mean 'cremad'?"
     )
     assert str(UsageError("unknown recipe 'crema'")) == "unknown recipe 'crema'"
 
 
 def test_error_message_leaves_out_the_hint() -> None:
-    assert error_message(UsageError("unknown recipe 'crema'", hint="did you mean cremad?")) == (
+    assert error_message(UsageError("unknown recipe 'crema'", hint="Did you mean 'cremad'?")) == (
         "unknown recipe 'crema'"
     )
     assert error_message(ValueError("not a number")) == "not a number"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from avdata.errors import SourceError
 from avdata.manifest import Manifest, Source
@@ -48,11 +48,8 @@ class DownloadProgress:
     bytes: int | None
 
 
-class DownloadCallback(Protocol):
-    """Callback for the progress of a download."""
-
-    def __call__(self, state: DownloadProgress, /) -> None:
-        """Show the progress."""
+DownloadCallback = Callable[[DownloadProgress], None]
+"""Callback with the progress of a download, about ten times a second, in the caller's thread."""
 
 
 @dataclass(frozen=True, slots=True)

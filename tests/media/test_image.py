@@ -44,7 +44,7 @@ def test_read_image_converts_every_mode_to_rgb(tmp_path: Path, mode: str, suffix
 def test_read_image_applies_exif_orientation(tmp_path: Path) -> None:
     pixels = np.zeros((60, 80, 3), np.uint8)
     pixels[:20, :20] = 255
-    write_image(tmp_path / "a.jpg", pixels, turned=True)
+    write_image(tmp_path / "a.jpg", pixels, rotated=True)
     pixels_read = read_image(tmp_path / "a.jpg", QUALITY).pixels
     assert pixels_read.shape == pixels.shape
     assert pixels_read[5, 5].mean() > 200

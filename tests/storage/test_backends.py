@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import requires
+
 import pytest
 
 from avdata.errors import UsageError
@@ -31,6 +33,16 @@ def test_each_scheme_belongs_to_one_backend() -> None:
     schemes = [scheme for backend in BACKENDS for scheme in backend.schemes]
     assert len(set(schemes)) == len(schemes)
     assert all(find_backend(f"{scheme}://bucket/x") in BACKENDS for scheme in schemes)
+
+
+def test_extras_of_backends_install_their_package() -> None:
+    requirements = requires("avdata") or []
+    for backend in BACKENDS:
+        if backend.extra:
+            marker = f'extra == "{backend.extra}"'
+            assert any(
+                line.startswith(f"{backend.package}>") and line.endswith(marker) for line in requirements
+            ), backend
 
 
 def test_unknown_scheme_promises_no_atomic_uploads() -> None:
