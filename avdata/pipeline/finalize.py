@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from avdata.config.schema import Config
+from avdata.features.audio import feature_bins
 from avdata.manifest import Manifest
+from avdata.media.decoders import DECODERS
 from avdata.recipe import Recipe
 from avdata.selection import QuarantinedClip
 from avdata.shards.card import dataset_card
@@ -28,8 +30,7 @@ from avdata.storage.atomic import atomic_write
 TOOLS = (
     "avdata",
     "numpy",
-    "av",
-    "decord",
+    *(decoder.package for decoder in DECODERS.values()),
     "soxr",
     "pillow",
     "pyarrow",
@@ -173,7 +174,7 @@ def _leaking_groups(rows: Sequence[Mapping[str, Any]]) -> int:
 def _shape(config: Config) -> dict[str, list[int]]:
     steps, size = config.video.num_frames, config.video.size
     return {
-        "mel": [steps, config.audio.bins, config.mel_columns],
+        "mel": [steps, feature_bins(config.audio), config.mel_columns],
         "frames": [steps, size, size, 3 if config.video.color == "rgb" else 1],
     }
 

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from avdata.config.overrides import Overrides
 from avdata.config.schema import Config
 from avdata.errors import MediaError, QuarantineReason, SourceError, UsageError
+from avdata.features.audio import feature_bins
 from avdata.features.face_crop import require_detector
 from avdata.manifest import FileEntry, Manifest, load_manifest
 from avdata.pipeline.validation import FileLookup, LocalFiles, ManifestFiles, ValidClip, validate_clips
@@ -94,7 +95,7 @@ class PreparationPlan:
             float(self.config.align.window_seconds(video.num_frames)) if self.config.align.seconds else 3
         )
         flac = seconds * audio.sample_rate * 0.8 if audio.flac else 0
-        mel = video.num_frames * audio.bins * self.config.mel_columns * 2
+        mel = video.num_frames * feature_bins(audio) * self.config.mel_columns * 2
         return int(len(self.clips) * (mel + frames + flac + 5_000))
 
 

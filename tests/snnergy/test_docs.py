@@ -15,8 +15,8 @@ BIN = Path(sys.executable).parent
 # The last one of an option counts: the commands are those of the page, on a smaller scale.
 SMALLER = {
     ("avdata", "prepare"): "--set video.size=16 --set audio.n_mels=16 --set audio.hop_length=640 --workers 0",
-    ("snnergy", "train"): "--preset nano --set batch_size=8 --steps 1",
-    ("snnergy", "compare"): "--preset nano --set batch_size=8 --steps 1 --seeds 1",
+    ("snnergy", "train"): "--model nano --set batch_size=8 --steps 1",
+    ("snnergy", "compare"): "--model nano --set batch_size=8 --steps 1 --seeds 1",
 }
 
 
@@ -37,6 +37,6 @@ def test_the_pages_commands_work_on_the_mock_one_after_the_other(tmp_path: Path)
         )
         assert done.returncode == 0, (line, done.stdout, done.stderr)
     result = json.loads((tmp_path / "runs" / "cremad-ogmge" / "result.json").read_text())
-    assert result["config"]["regime"] == "snnergy"
+    assert result["config"]["train_preset"] == "snnergy"
     assert len(result["labels"]) == 6
     assert (tmp_path / "runs" / "table" / "table.md").is_file()
