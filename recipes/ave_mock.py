@@ -9,8 +9,7 @@ from typing import Any
 
 from avdata.recipes.ave import HEADER, LABELS, SPLIT_FILES, Row
 
-from avdata.testing.media import Scene, write_av
-from avdata.testing.mock_dataset import write_ground_truth, write_manifest
+from avdata.testing import Scene, write_av, write_ground_truth, write_manifest
 
 FAST = {"preset": "ultrafast"}
 

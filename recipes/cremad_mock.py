@@ -10,8 +10,7 @@ from typing import Any
 from avdata.recipes.cremad import LABELS, SENTENCES
 
 from avdata.errors import UsageError
-from avdata.testing.media import NTSC, Scene, scene_audio, write_av, write_wav
-from avdata.testing.mock_dataset import write_ground_truth, write_manifest
+from avdata.testing import NTSC, Scene, scene_audio, write_av, write_ground_truth, write_manifest, write_wav
 
 # Three in train, two in val and two in test under the speaker split.
 ACTORS = ("1001", "1002", "1003", "1015", "1020", "1010", "1013")

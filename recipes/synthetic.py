@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from avdata import Clip, Recipe, SourceError
-from avdata.testing.media import Scene, write_av
-from avdata.testing.mock_dataset import write_ground_truth, write_manifest
+from avdata.testing import Scene, write_av, write_ground_truth, write_manifest
 
 COUNTS = {"train": 1024, "val": 128, "test": 256}
 

@@ -7,8 +7,16 @@ from typing import Any
 
 from avdata.recipes.urbansound8k_av import LABELS
 
-from avdata.testing.media import Scene, Subtype, scene_audio, scene_frame, write_image, write_wav
-from avdata.testing.mock_dataset import write_ground_truth, write_manifest
+from avdata.testing import (
+    Scene,
+    Subtype,
+    scene_audio,
+    scene_frame,
+    write_ground_truth,
+    write_image,
+    write_manifest,
+    write_wav,
+)
 
 # WAV formats of the real files: sample rate, sample type, channels, extensible header.
 KINDS: tuple[tuple[int, Subtype, int, bool], ...] = (
