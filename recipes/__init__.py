@@ -1,3 +1,3 @@
-"""The bundled recipes, one module a dataset; see `avdata.recipe`."""
+"""Bundled recipes, one module per dataset; see `avdata.recipe`."""
 
 from __future__ import annotations

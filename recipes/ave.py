@@ -4,8 +4,8 @@ Tian, Shi, Li, Duan, Xu: Audio-Visual Event Localization in Unconstrained Videos
 1803.08842). https://github.com/YapengTian/AVE-ECCV18
 
 A clip is one row of `Annotations.txt`, `Category&VideoID&Quality&StartTime&EndTime`; the event holds in
-[start, end), and the seconds outside it are background, label 28. 45 videos stand in two or three rows with
-different classes, and 18 of them in train and in another split: the rows are kept as published and flagged.
+[start, end), and the seconds outside it are background, label 28. 45 videos are in two or three rows with
+different classes, and 18 of them in train and in another split. These rows are kept as published and flagged.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from avdata.errors import SampleFlag, SourceError
-from avdata.recipe import Clip, Recipe
+from avdata import Clip, Recipe, SampleFlag, SourceError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.tx
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One annotated event: its class, its video, and [start, end) in seconds."""
+    """Annotated event: class, video, and [start, end) in seconds."""
 
     label: str
     video: str
@@ -49,13 +48,13 @@ class Row:
 
 
 def parse_rows(text: str, name: str) -> list[Row]:
-    """The rows of an annotation or split file, with or without the header line.
+    """Return the rows of an annotation or split file, with or without the header line.
 
     >>> parse_rows("Frying (food)&--12UOziMF0&good&4&10", "trainSet.txt")
     [Row(label='Frying (food)', video='--12UOziMF0', start=4, end=10)]
 
     Raises:
-        SourceError: a line is not of the grammar; the message gives its number.
+        SourceError: a line does not match the format; the message has its number.
     """
     rows = []
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
@@ -63,29 +62,29 @@ def parse_rows(text: str, name: str) -> list[Row]:
             continue
         fields = line.strip().split("&")
         if len(fields) != 5 or fields[0] not in LABELS or not EVENT.fullmatch("&".join(fields[1:])):
-            msg = f"{name} line {number} is not {HEADER}: {line[:60]!r}"
-            raise SourceError(msg, hint="use the text files of the AVE archive as they are")
+            msg = f"Invalid row in {name}, line {number}: {line[:60]!r} is not {HEADER}."
+            raise SourceError(msg, hint="Use the unchanged text files of the AVE archive.")
         rows.append(Row(fields[0], fields[1], int(fields[3]), int(fields[4])))
     return rows
 
 
 def make_clips(splits: dict[str, list[Row]], videos: dict[str, Path], missing: Path) -> list[Clip]:
-    """Clips of the split files' rows.
+    """Return the clips of the split files' rows.
 
-    A key is `ave-SPLIT-ROW-ID`: ids may begin with `-` or `_`, and stand in several rows.
+    A key is `ave-SPLIT-ROW-ID`, because ids may begin with `-` or `_` and may be in several rows.
 
     Args:
         splits: rows by split, in the order of their files.
         videos: path by id.
-        missing: folder that a video without a path is named in.
+        missing: folder for the path of a missing video.
     """
-    rows = [(split, number, row) for split, held in splits.items() for number, row in enumerate(held)]
+    rows = [(split, number, row) for split, listed in splits.items() for number, row in enumerate(listed)]
     labels: dict[str, set[str]] = {}
     for _, _, row in rows:
         labels.setdefault(row.video, set()).add(row.label)
     clips = []
     for split, number, row in rows:
-        noticed = (
+        flags = (
             (SampleFlag.MULTI_LABEL, len(labels[row.video]) > 1),
             (SampleFlag.ZERO_LENGTH_EVENT, row.start >= row.end),
         )
@@ -94,51 +93,49 @@ def make_clips(splits: dict[str, list[Row]], videos: dict[str, Path], missing: P
                 key=f"ave-{split}-{number:04d}-{row.video}", label=row.label, group=row.video, split=split,
                 video=videos.get(row.video, missing / f"{row.video}.mp4"),
                 event=(float(row.start), float(row.end)),
-                flags=tuple(flag for flag, holds in noticed if holds), extras={"video_id": row.video},
+                flags=tuple(flag for flag, applies in flags if applies), extras={"video_id": row.video},
             )
         )  # fmt: skip
     return sorted(clips, key=lambda clip: clip.key)
 
 
 def clips(root: Path, split_by: str) -> Sequence[Clip]:
-    """The clips of the official splits.
+    """Return the clips of the official splits.
 
     Raises:
-        SourceError: the folder holds no AVE.
+        SourceError: the folder is not AVE.
     """
-    del split_by  # there is one way only
+    del split_by  # there is only one
     base = next(
         (place for place in (root, *sorted(root.glob("*/"))) if (place / "trainSet.txt").is_file()), None
     )
     if base is None:
-        msg = f"{root} holds no AVE: neither trainSet.txt nor a folder with it was found"
-        raise SourceError(
-            msg, hint="give the folder AVE_Dataset, with trainSet.txt and AVE/*.mp4, with --source"
-        )
+        msg = f"Folder holds no AVE dataset: {root} (trainSet.txt is missing)."
+        raise SourceError(msg, hint="Use --source with the folder AVE_Dataset (trainSet.txt, AVE/*.mp4).")
     splits = {}
     for split, name in SPLIT_FILES.items():
         path = base / name
         if not path.is_file():
-            msg = f"{base} has no {name}"
+            msg = f"Split file is missing: {path}."
             raise SourceError(
-                msg, hint="the archive AVE_Dataset.zip holds trainSet.txt, valSet.txt and testSet.txt"
+                msg, hint="Copy trainSet.txt, valSet.txt and testSet.txt from the archive AVE_Dataset.zip."
             )
         splits[split] = parse_rows(path.read_text(encoding="utf-8"), name)
     _check_annotations(base, splits)
-    found = {path.stem: path for path in sorted(base.rglob("*.mp4"))}
-    return make_clips(splits, found, base / "AVE")
+    videos = {path.stem: path for path in sorted(base.rglob("*.mp4"))}
+    return make_clips(splits, videos, base / "AVE")
 
 
 def _check_annotations(base: Path, splits: dict[str, list[Row]]) -> None:
-    """See that the split files hold the rows of Annotations.txt; a difference is worth a warning."""
+    """Warn if the rows of the split files differ from those of Annotations.txt."""
     path = base / "Annotations.txt"
     if not path.is_file():
         return
     listed = Counter(parse_rows(path.read_text(encoding="utf-8"), path.name))
-    held = Counter(row for rows in splits.values() for row in rows)
-    if listed != held:
-        apart = sum(((listed - held) + (held - listed)).values())
-        log.warning("%d rows differ between Annotations.txt and the split files; the latter were used", apart)
+    split_rows = Counter(row for rows in splits.values() for row in rows)
+    if listed != split_rows:
+        count = sum(((listed - split_rows) + (split_rows - listed)).values())
+        log.warning("%d rows differ between %s and the split files. The split files are used.", count, path)
 
 
 RECIPE = Recipe(
@@ -153,7 +150,7 @@ RECIPE = Recipe(
     clips=clips,
     mock="avdata.recipes.ave_mock:write_mock",
     presets={
-        # Ten steps of one second, as the dataset's labels have it.
+        # Ten steps of one second, like the labels of the dataset.
         "snnergy": {
             "audio": {"hop_length": 125},
             "video": {"num_frames": 10},

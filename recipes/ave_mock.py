@@ -1,4 +1,4 @@
-"""A small AVE of generated media: its folders, lists and codecs, and its bad cases."""
+"""Mock of AVE with generated media: folders, lists, codecs and bad cases."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 from avdata.recipes.ave import HEADER, LABELS, SPLIT_FILES, Row
 
-from avdata.testing.media import Scene, write_av
-from avdata.testing.mock_dataset import write_ground_truth, write_manifest
+from avdata.testing import Scene, write_av, write_ground_truth, write_manifest
 
 FAST = {"preset": "ultrafast"}
 
@@ -23,11 +22,11 @@ class _Case:
     reason: str | None = None
     flags: list[str] = field(default_factory=list)
     late: float = 0.0
-    silent_film: bool = False
+    has_no_audio: bool = False
 
 
 def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
-    """Write the mock; `truth.json` says of each row when it flashes and beeps and what is to become of it."""
+    """Write the mock; `truth.json` holds flash and beep times, quarantine reason and flags of each row."""
     cases = [_plain(number, seed) for number in range(count or 12)] + _special(seed)
     if bad:
         cases += _bad(seed)
@@ -36,7 +35,7 @@ def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
     for case in cases:
         path = folder / f"{case.row.video}.mp4"
         if case.scene is not None and not path.exists():
-            acodec = None if case.silent_film else "aac"
+            acodec = None if case.has_no_audio else "aac"
             write_av(path, case.scene, vcodec="libx264", acodec=acodec, options=FAST, audio_start=case.late)
     if bad:
         _spoil(folder)
@@ -46,10 +45,10 @@ def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
 
 
 def _scene(seed: int, start: int, end: int) -> Scene:
-    """Ten seconds; a flash and a beep at the event's beginning, half a second in, and none outside it."""
-    moments = (start + 0.5,) if end > start else ()
+    """Return a scene of ten seconds with a flash and a beep half a second into the event."""
+    times = (start + 0.5,) if end > start else ()
     return Scene(
-        seconds=10.0, flashes=moments, beeps=moments, seed=seed, fps=Fraction(10), size=(160, 120), channels=2
+        seconds=10.0, flashes=times, beeps=times, seed=seed, fps=Fraction(10), size=(160, 120), channels=2
     )
 
 
@@ -63,7 +62,7 @@ def _plain(number: int, seed: int) -> _Case:
 
 
 def _special(seed: int) -> list[_Case]:
-    """The published oddities: ids with dashes, several rows a video, a leak, an event of no length."""
+    """Return special cases of the real data: ids with dashes, several rows per video, a leak."""
     scene = _scene(seed + 900, 2, 9)
     twice, leaking = ["multi_label"], ["multi_label", "split_leak"]
     return [
@@ -84,7 +83,7 @@ def _bad(seed: int) -> list[_Case]:
         _Case("train", Row("Cat", "emptymp4000", 1, 9), scene, "empty_file"),
         _Case("train", Row("Cat", "truncated00", 1, 9), scene, "truncated"),
         _Case("train", Row("Cat", "playlist000", 1, 9), scene, "not_media"),
-        _Case("val", Row("Goat", "nosound0000", 1, 9), scene, "no_audio_stream", silent_film=True),
+        _Case("val", Row("Goat", "nosound0000", 1, 9), scene, "no_audio_stream", has_no_audio=True),
         _Case("val", Row("Goat", "silence0000", 1, 9), replace(scene, silent=True), "silent_audio"),
         _Case("val", Row("Goat", "short000000", 1, 9), short),
         _Case("test", Row("Horse", "long0000000", 1, 9), replace(scene, seconds=10.1)),
@@ -105,13 +104,13 @@ def _write_lists(base: Path, cases: list[_Case]) -> dict[str, dict[str, Any]]:
     lines = [f"{row.label}&{row.video}&good&{row.start}&{row.end}" for row in (case.row for case in cases)]
     (base / "Annotations.txt").write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8")
     for split, name in SPLIT_FILES.items():
-        held = [(case, line) for case, line in zip(cases, lines, strict=True) if case.split == split]
-        (base / name).write_text("".join(line + "\n" for _, line in held), encoding="utf-8")
-        for number, (case, _) in enumerate(held):
-            heard = case.scene.beeps if case.scene else ()
+        rows = [(case, line) for case, line in zip(cases, lines, strict=True) if case.split == split]
+        (base / name).write_text("".join(line + "\n" for _, line in rows), encoding="utf-8")
+        for number, (case, _) in enumerate(rows):
+            beeps = case.scene.beeps if case.scene else ()
             truth[f"ave-{split}-{number:04d}-{case.row.video}"] = {
                 "flash": list(case.scene.flashes if case.scene else ()),
-                "beep": [beep + case.late for beep in heard],
+                "beep": [beep + case.late for beep in beeps],
                 "reason": case.reason,
                 "flags": sorted(case.flags),
             }

@@ -1,11 +1,11 @@
-"""CREMA-D: 91 actors say 12 sentences in 6 emotions; 7,442 clips of sound (WAV) and sight (FLV).
+"""CREMA-D: 91 actors say 12 sentences in 6 emotions; 7,442 clips of audio (WAV) and video (FLV).
 
 Cao, Cooper, Keutmann, Gur, Nenkova, Verma: CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset, IEEE
 Transactions on Affective Computing 5(4), 2014. https://github.com/CheyneyComputerScience/CREMA-D
 
-The label is the emotion that the actor was asked for, from the file's name. A clip is WAV and FLV of one
-stem; its sound is the WAV's, because the FLV's own begins with the MP3 encoder's delay. Four clips that the
-authors list as broken are left out, which gives the 7,438 that the literature counts.
+The label is the requested emotion, from the file's name. A clip is the WAV and the FLV of one stem. Its audio
+is the WAV, because the FLV's own audio begins with the MP3 encoder's delay. Four clips that the authors list
+as broken are excluded, which leaves the 7,438 of the literature.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from avdata.errors import SampleFlag, SourceError, UsageError, did_you_mean
+from avdata import Clip, Recipe, SampleFlag, SourceError, UsageError
+from avdata.errors import did_you_mean
 from avdata.manifest import Source, load_facts, load_manifest
-from avdata.recipe import Clip, Recipe
 
 LABELS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
 
@@ -42,13 +42,13 @@ def speaker_split(actor: str) -> str:
 
 
 def fold_split(actor: str, fold: int) -> str:
-    """The split of an actor when fold `fold` (1 … 5) is the test set and the next one validates."""
-    held = int(ACTOR_FACTS["fold"][actor])
-    return "test" if held == fold else "val" if held == fold % 5 + 1 else "train"
+    """Return the split of an actor when fold `fold` (1 … 5) is the test set and the next one validates."""
+    own = int(ACTOR_FACTS["fold"][actor])
+    return "test" if own == fold else "val" if own == fold % 5 + 1 else "train"
 
 
 def parse_ogmge(text: str) -> dict[str, str]:
-    """Label by stem from one of OGM-GE's lists, `stem,LABEL` a line.
+    """Return the label by stem from a list of OGM-GE, one `stem,LABEL` per line.
 
     >>> parse_ogmge("1041_TIE_NEU_XX,NEU")
     {'1041_TIE_NEU_XX': 'NEU'}
@@ -58,19 +58,19 @@ def parse_ogmge(text: str) -> dict[str, str]:
 
 
 def make_clips(files: Mapping[str, tuple[Path, Path]], split_of: Callable[[str], str | None]) -> list[Clip]:
-    """Clips of the stems, by the grammar of their names.
+    """Return the clips of the stems, from the parts of their names.
 
     Args:
         files: video and audio path by stem, whether or not they exist.
-        split_of: the split of a stem; None leaves the clip out, as a published list does.
+        split_of: returns the split of a stem; None excludes the clip, as a published list does.
     """
     clips = []
     for stem, (video, audio) in sorted(files.items()):
-        named = STEM.fullmatch(stem)
+        match = STEM.fullmatch(stem)
         split = split_of(stem)
-        if named is None or split is None:
+        if match is None or split is None:
             continue
-        actor, sentence, label, level = named.groups()
+        actor, sentence, label, level = match.groups()
         clips.append(
             Clip(
                 key=stem, label=label, group=actor, split=split, video=video, audio=audio,
@@ -83,41 +83,38 @@ def make_clips(files: Mapping[str, tuple[Path, Path]], split_of: Callable[[str],
 
 
 def clips(root: Path, split_by: str) -> Sequence[Clip]:
-    """Every clip of which the folder holds the WAV, the FLV, or both.
+    """Return every clip of which the folder holds the WAV, the FLV, or both.
 
     Raises:
-        SourceError: the folder holds no CREMA-D, or lacks the lists that the split is made from.
+        SourceError: the folder is not CREMA-D, or lacks the lists of the split.
     """
     files = find_files(root)
     if not files:
-        msg = (
-            f"{root} holds no CREMA-D: neither AudioWAV/ and VideoFlash/ nor files named like"
-            " 1001_DFA_ANG_XX.wav and .flv were found"
-        )
-        raise SourceError(msg, hint="give the folder that holds AudioWAV/ and VideoFlash/ with --source")
+        msg = f"Folder holds no CREMA-D clips: {root} (no files like VideoFlash/1001_DFA_ANG_XX.flv)."
+        raise SourceError(msg, hint="Use --source with the folder of AudioWAV/ and VideoFlash/.")
     return make_clips(files, _splitter(root, split_by, files))
 
 
 def find_files(root: Path) -> dict[str, tuple[Path, Path]]:
-    """Video and audio path by stem, from `AudioWAV/` and `VideoFlash/` or from a flat folder."""
+    """Return video and audio path by stem, from `AudioWAV/` and `VideoFlash/` or from a flat folder."""
     base = next(
         (folder for folder in (root, *sorted(root.glob("*/"))) if (folder / "VideoFlash").is_dir()), None
     )
-    sight, sound = (base / "VideoFlash", base / "AudioWAV") if base else (root, root)
+    videos, audios = (base / "VideoFlash", base / "AudioWAV") if base else (root, root)
     renamed = {former: stem for stem, former in FORMER_NAMES.items()}
-    found: dict[str, tuple[Path, Path]] = {}
-    for path in (*sight.glob("*.flv"), *sound.glob("*.wav")):
+    files: dict[str, tuple[Path, Path]] = {}
+    for path in (*videos.glob("*.flv"), *audios.glob("*.wav")):
         stem = renamed.get(path.stem, path.stem)
         if STEM.fullmatch(stem):
-            audio = sound / f"{stem}.wav"
+            audio = audios / f"{stem}.wav"
             if not audio.is_file() and stem in FORMER_NAMES:
-                audio = sound / f"{FORMER_NAMES[stem]}.wav"
-            found[stem] = (sight / f"{stem}.flv", audio)
-    return found
+                audio = audios / f"{FORMER_NAMES[stem]}.wav"
+            files[stem] = (videos / f"{stem}.flv", audio)
+    return files
 
 
 def clips_from_paths(root: Path, paths: Sequence[str], split_by: str) -> Sequence[Clip]:
-    """Every clip of which the paths name a file; `root` holds the lists that the split is made from."""
+    """Return the clips of the paths; `root` holds the lists of the split."""
     stems = {PurePosixPath(path).stem for path in paths if path.startswith(("AudioWAV/", "VideoFlash/"))}
     files = {stem: (Path("VideoFlash", f"{stem}.flv"), Path("AudioWAV", f"{stem}.wav")) for stem in stems}
     return make_clips(files, _splitter(root, split_by, files))
@@ -130,7 +127,7 @@ def _splitter(root: Path, split_by: str, files: Iterable[str]) -> Callable[[str]
         fold = int(split_by.removeprefix("fold:"))
         return lambda stem: fold_split(stem[:4], fold)
     if split_by != "ogmge":
-        msg = f"cremad has no split {split_by!r}"
+        msg = f"Unknown split scheme of cremad: {split_by!r}."
         raise UsageError(msg, hint=did_you_mean(split_by, list(SPLITS)))
     sources = {source.name: source for source in load_manifest("cremad").sources}
     lists = {
@@ -140,7 +137,7 @@ def _splitter(root: Path, split_by: str, files: Iterable[str]) -> Callable[[str]
 
 
 def ogmge_split(stem: str, lists: Mapping[str, Mapping[str, str]]) -> str | None:
-    """Test as published; of the published train list the validation actors' clips validate."""
+    """Return the published split; clips of the validation actors move from train to val."""
     if stem in lists["test"]:
         return "test"
     if stem in lists["train"]:
@@ -149,23 +146,23 @@ def ogmge_split(stem: str, lists: Mapping[str, Mapping[str, str]]) -> str | None
 
 
 def _read_list(root: Path, name: str, source: Source) -> str:
-    places = [folder / f"{name}.csv" for folder in (root / "ogmge", root / "data" / "CREMAD", root)]
-    path = next((place for place in places if place.is_file()), None)
+    paths = [folder / f"{name}.csv" for folder in (root / "ogmge", root / "data" / "CREMAD", root)]
+    path = next((path for path in paths if path.is_file()), None)
     url = source.urls[0]
     if path is None:
-        msg = f"the split ogmge needs OGM-GE's {name}.csv, and {places[0]} does not exist"
-        raise SourceError(msg, hint=f"fetch {url} to {places[0]}, or use --split-by speaker")
+        msg = f"Split list of OGM-GE is missing: {paths[0]}."
+        raise SourceError(msg, hint=f"Download {url} to {paths[0]}, or use --split-by speaker.")
     data = path.read_bytes()
     generated = (root / "truth.json").is_file()
     sha256 = (source.checksum or "").removeprefix("sha256:")
     if not generated and hashlib.sha256(data).hexdigest() != sha256:
-        msg = f"{path} is not the published list: its sha256 does not begin with {sha256[:12]}"
-        raise SourceError(msg, hint=f"fetch it again from {url}")
+        msg = f"Checksum mismatch: {path} is not the published list (sha256 {sha256[:12]}…)."
+        raise SourceError(msg, hint=f"Download it again from {url}.")
     return data.decode("utf-8-sig")
 
 
 def _fold_actors(fold: int) -> list[str]:
-    return sorted(actor for actor, held in ACTOR_FACTS["fold"].items() if int(held) == fold)
+    return sorted(actor for actor, own in ACTOR_FACTS["fold"].items() if int(own) == fold)
 
 
 SPLITS = {

@@ -1,4 +1,4 @@
-"""A small CREMA-D of generated media: its folders, names, lists, codecs and clocks, and its bad cases."""
+"""Mock of CREMA-D with generated media: folders, names, lists, codecs, timestamps and bad cases."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Any
 from avdata.recipes.cremad import LABELS, SENTENCES
 
 from avdata.errors import UsageError
-from avdata.testing.media import NTSC, Scene, scene_audio, write_av, write_wav
-from avdata.testing.mock_dataset import write_ground_truth, write_manifest
+from avdata.testing import NTSC, Scene, scene_audio, write_av, write_ground_truth, write_manifest, write_wav
 
-# Three train, two validate and two test under the speaker split.
+# Three in train, two in val and two in test under the speaker split.
 ACTORS = ("1001", "1002", "1003", "1015", "1020", "1010", "1013")
 
 OTHERS = tuple(name for name in map(str, range(1001, 1092)) if name not in ACTORS)
-"""They come in where the first seven have said everything."""
+"""Actors of further clips, after all combinations of the first seven."""
 
 NAME_IN_METADATA = "Jane Example Participant"
-"""Stands for the personal data that the real files' XMP block can hold."""
+"""Placeholder of the personal data that the XMP block of real files can hold."""
 
 WAV_RATE = 16_000
 
@@ -35,11 +34,11 @@ class _Clip:
 
 
 def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
-    """Write the mock; `truth.json` says when each clip flashes and beeps and what is to become of it."""
+    """Write the mock; `truth.json` holds flash and beep times, quarantine reason and flags of each clip."""
     most = len((*ACTORS, *OTHERS)) * len(LABELS) * len(SENTENCES)
     if count is not None and count > most:
-        msg = f"{count:,} clips: {most:,} are as many as 91 actors, 12 sentences and 6 emotions give"
-        raise UsageError(msg, hint=f"give --clips {most} or fewer")
+        msg = f"Too many clips: {count:,}. 91 actors, 12 sentences and 6 emotions give {most:,}."
+        raise UsageError(msg, hint=f"Use --clips {most} or fewer.")
     clips = [_plain(number, seed) for number in range(count or 24)]
     for clip in clips:
         _write_pair(out, clip)
@@ -53,24 +52,24 @@ def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
 
 
 def _plain(number: int, seed: int) -> _Clip:
-    """Clip `number`: seven actors take turns, so that every split has some; one sentence has levels.
+    """Return clip `number`. Seven actors alternate, so that every split has clips; one sentence has levels.
 
-    No two are of the same actor, emotion and sentence: they would be one file.
+    No two clips have the same actor, emotion and sentence, because they would be one file.
     """
     seven, within = divmod(number, len(ACTORS) * len(LABELS) * len(SENTENCES))
     place = within % len(ACTORS)
     turn = within // len(ACTORS)
     actor = (*ACTORS, *OTHERS)[seven * len(ACTORS) + place]
-    # Two labels on with each turn: after three of six, one more, or they would come again.
+    # Each turn shifts the labels by two, every third turn by three, so that they do not repeat.
     label = LABELS[(place + 2 * turn + turn // 3) % len(LABELS)]
     sentence = SENTENCES[turn // len(LABELS)]
     level = ("LO", "MD", "HI")[number % 3] if sentence == "IEO" and label != "NEU" else "XX"
     frames = 60 + 6 * (number % 5)
-    moment = float((18 + 3 * (number % 7)) / NTSC)
+    event = float((18 + 3 * (number % 7)) / NTSC)
     scene = Scene(
         seconds=float(frames / NTSC),
-        flashes=(moment,),
-        beeps=(moment,),
+        flashes=(event,),
+        beeps=(event,),
         seed=seed * 1_000_003 + number,
         size=(480, 360),
     )
@@ -81,12 +80,12 @@ def _write_pair(out: Path, clip: _Clip) -> None:
     flv = out / "VideoFlash" / f"{clip.stem}.flv"
     write_av(flv, clip.scene)
     _add_personal_metadata(flv)
-    heard = clip.wav or clip.scene
-    write_wav(out / "AudioWAV" / f"{clip.stem}.wav", scene_audio(heard, WAV_RATE), WAV_RATE)
+    audio = clip.wav or clip.scene
+    write_wav(out / "AudioWAV" / f"{clip.stem}.wav", scene_audio(audio, WAV_RATE), WAV_RATE)
 
 
 def _add_personal_metadata(flv: Path) -> None:
-    """Put in an onXMPData script tag, as Adobe's encoder did; ffmpeg lists it as a stream."""
+    """Insert an onXMPData script tag like Adobe's encoder; ffmpeg lists it as a stream."""
     text = f"<x:xmpmeta><creator>{NAME_IN_METADATA}</creator></x:xmpmeta>".encode()
     name, key = b"onXMPData", b"liveXML"
     body = b"\x02" + struct.pack(">H", len(name)) + name + b"\x08" + struct.pack(">I", 1)
@@ -109,13 +108,13 @@ def _truth(clip: _Clip) -> dict[str, Any]:
 
 
 def _scene(seed: int, frames: int = 60) -> Scene:
-    moment = float(24 / NTSC)
-    beats = (moment,) if frames > 24 else ()
-    return Scene(seconds=float(frames / NTSC), flashes=beats, beeps=beats, seed=seed)
+    event = float(24 / NTSC)
+    events = (event,) if frames > 24 else ()
+    return Scene(seconds=float(frames / NTSC), flashes=events, beeps=events, seed=seed)
 
 
 def _write_bad(out: Path, seed: int) -> list[_Clip]:
-    """The cases that go wrong in the real dataset or in a careless copy of it, one clip each."""
+    """Write one clip for each defect of the real dataset or of a damaged copy."""
     base = _scene(seed + 500)
     long = replace(_scene(seed + 501, 102), beeps=(float(24 / NTSC), float(80 / NTSC)))
     cases = [
@@ -143,20 +142,20 @@ def _write_bad(out: Path, seed: int) -> list[_Clip]:
     ]
     for clip in cases:
         _write_pair(out, clip)
-    sound_of, sight_of = out / "AudioWAV", out / "VideoFlash"
-    (sight_of / "1002_WSI_NEU_XX.flv").unlink()
-    (sound_of / "1003_WSI_DIS_XX.wav").unlink()
-    (sound_of / "1040_ITH_SAD_XX.wav").rename(sound_of / "1040_ITH_SAD_X.wav")
-    # Listed in the manifest as they are here: their own structure, not a checksum, must give them away.
-    cut = sight_of / "1002_WSI_HAP_XX.flv"
+    audios, videos = out / "AudioWAV", out / "VideoFlash"
+    (videos / "1002_WSI_NEU_XX.flv").unlink()
+    (audios / "1003_WSI_DIS_XX.wav").unlink()
+    (audios / "1040_ITH_SAD_XX.wav").rename(audios / "1040_ITH_SAD_X.wav")
+    # The manifest lists these damaged files, so that only their structure shows the damage, not a checksum.
+    cut = videos / "1002_WSI_HAP_XX.flv"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
-    (sight_of / "1003_WSI_ANG_XX.flv").write_text("ffconcat version 1.0\nfile 1001_WSI_FEA_XX.flv\n")
-    (sight_of / "1015_DFA_ANG_XX.mp4").write_bytes(b"a stray file, as in the mirror")
+    (videos / "1003_WSI_ANG_XX.flv").write_text("ffconcat version 1.0\nfile 1001_WSI_FEA_XX.flv\n")
+    (videos / "1015_DFA_ANG_XX.mp4").write_bytes(b"a stray file, as in the mirror")
     return cases
 
 
 def _spoil_after_listing(out: Path) -> None:
-    """Damage files of which the manifest lists the good state."""
+    """Damage files after the manifest lists their checksums."""
     (out / "AudioWAV" / "1001_WSI_ANG_XX.wav").write_text(
         "version https://git-lfs.github.com/spec/v1\n"
         "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 71582\n"
@@ -188,6 +187,6 @@ def _write_lists(out: Path, stems: list[str]) -> None:
     lists = out / "ogmge"
     lists.mkdir(exist_ok=True)
     for name in ("train", "test"):
-        held = [stem for number, stem in enumerate(stems) if (number % 5 == 0) == (name == "test")]
-        text = "".join(f"{stem},{stem.split('_')[2]}\r\n" for stem in held)
+        listed = [stem for number, stem in enumerate(stems) if (number % 5 == 0) == (name == "test")]
+        text = "".join(f"{stem},{stem.split('_')[2]}\r\n" for stem in listed)
         (lists / f"{name}.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())

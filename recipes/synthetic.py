@@ -1,13 +1,12 @@
-"""Small generated films of three tasks, which tell whether a network joins sound and sight, and how.
+"""Synthetic videos of three tasks, which test whether and how a network fuses audio and video.
 
-`xor`: a tone in the low or high part of the mel range, a blob in the left or right part of the picture, and
-the label is whether the two agree. Each alone is at chance, and so is any sum of a score of the one and a
-score of the other: only a network in which the two meet can solve it. `xor4` has four places of each, and the
-label is their sum modulo 4. `agree`: tone and blob both say the label, one of four, but in each film noise
-hides one of the two: whoever uses one modality alone knows half of the labels and guesses the rest (62.5 %),
-and a sum of scores knows all.
+`xor`: a tone in the low or high part of the mel range and a blob in the left or right part of the frame. The
+label is whether the two agree. Each modality alone is at chance, and so is any sum of one score per modality
+(late fusion). `xor4`: four places of each; the label is their sum modulo 4. `agree`: tone and blob both show
+the label, one of four, but noise hides one of them in each video. One modality alone reaches 62.5 %, because
+it guesses half of the labels; a sum of scores reaches 100 %.
 
-They are this package's acceptance tests and its demonstration, and the shortest recipe.
+The tasks are acceptance tests, demonstration, and the shortest recipe.
 """
 
 from __future__ import annotations
@@ -21,10 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from avdata.errors import SourceError
-from avdata.recipe import Clip, Recipe
-from avdata.testing.media import Scene, write_av
-from avdata.testing.mock_dataset import write_ground_truth, write_manifest
+from avdata import Clip, Recipe, SourceError
+from avdata.testing import Scene, write_av, write_ground_truth, write_manifest
 
 COUNTS = {"train": 1024, "val": 128, "test": 256}
 
@@ -42,13 +39,13 @@ BLOBS = {2: (2, 7, 7), 4: (0, 4, 5)}
 
 @dataclass(frozen=True)
 class Task:
-    """What the films of a task show.
+    """Task of the synthetic videos.
 
     Attributes:
-        prefix: of the keys.
-        places: K, of the tone and of the blob.
-        labels: the label texts.
-        has_hidden: noise hides one modality in each film, and both say the label.
+        prefix: prefix of the keys.
+        places: number of places of the tone and of the blob.
+        labels: label names.
+        has_hidden: whether noise hides one modality in each video; both show the label then.
     """
 
     prefix: str
@@ -57,11 +54,14 @@ class Task:
     has_hidden: bool = False
 
     def draw(self, number: int) -> tuple[int | None, int | None, int]:
-        """Places of tone and blob (None: hidden) and the label of film `number`; all kinds equally often."""
+        """Return the places of tone and blob (None if hidden) and the label of video `number`.
+
+        All combinations are equally frequent.
+        """
         first, second = number % self.places, number // self.places % self.places
         if not self.has_hidden:
             return first, second, (first + second) % self.places
-        # The second number is as good as a coin.
+        # The parity of the second number selects the hidden modality.
         return (None, first, first) if second % 2 else (first, None, first)
 
 
@@ -73,16 +73,16 @@ TASKS = {
 
 
 def clips(root: Path, split_by: str) -> Sequence[Clip]:
-    """The clips that `clips.csv` names.
+    """Return the clips that `clips.csv` lists.
 
     Raises:
-        SourceError: there is no such list.
+        SourceError: the list is missing.
     """
-    del split_by  # there is one way only
+    del split_by  # there is only one
     table = root / "clips.csv"
     if not table.is_file():
-        msg = f"{root} holds no synthetic set: there is no clips.csv"
-        raise SourceError(msg, hint="leave out --source to generate it, or: avdata mock synthetic FOLDER")
+        msg = f"Folder holds no synthetic dataset: {root} (clips.csv is missing)."
+        raise SourceError(msg, hint="Omit --source to generate it, or run: avdata mock synthetic -o FOLDER")
     with table.open(newline="", encoding="utf-8") as lines:
         return [
             Clip(
@@ -95,9 +95,9 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
 
 
 def _mock(task: Task, out: Path, count: int | None, bad: bool, seed: int) -> None:
-    """Generate a task's set: `clips.csv` and one film a clip. There are no bad cases to add."""
+    """Generate the dataset of a task: `clips.csv` and one video per clip. It has no bad cases."""
     del bad
-    splits = [split for split, held in COUNTS.items() for _ in range(held)]
+    splits = [split for split, size in COUNTS.items() for _ in range(size)]
     if count is not None:
         splits = [splits[number * len(splits) // count] for number in range(count)]
     rows: list[tuple[str, str, int | None, int | None, str]] = []
@@ -121,27 +121,27 @@ def _mock(task: Task, out: Path, count: int | None, bad: bool, seed: int) -> Non
 
 
 def _frames(scene: Scene, blob: int | None, places: int, dice: np.random.Generator) -> np.ndarray:
-    """Frames uint8 [n, H, W, 3]: noise, and a bright blob that wanders up and down in its place."""
-    video_file = dice.integers(0, 110, size=(scene.frames, SIZE, SIZE, 3), dtype=np.uint8)
+    """Return frames uint8 [n, H, W, 3]: noise, and a bright blob that moves vertically in its place."""
+    frames = dice.integers(0, 110, size=(scene.frames, SIZE, SIZE, 3), dtype=np.uint8)
     if blob is None:
-        return video_file
+        return frames
     first, last, width = BLOBS[places]
     column = int(dice.integers(first, last)) + blob * SIZE // places
     row = int(dice.integers(2, SIZE - 10))
-    for number, frame in enumerate(video_file):
+    for number, frame in enumerate(frames):
         top = (row + number) % (SIZE - 9)
         frame[top : top + 8, column : column + width] = 230
-    return video_file
+    return frames
 
 
 def _tone(tone: int | None, places: int, dice: np.random.Generator) -> np.ndarray:
-    """Mono float32 [n]: noise, and a tone somewhere in its band."""
-    when = np.arange(round(SECONDS * RATE)) / RATE
-    wave = np.zeros(len(when))
+    """Return mono audio float32 [n]: noise, and a tone with a random frequency in its band."""
+    times = np.arange(round(SECONDS * RATE)) / RATE
+    wave = np.zeros(len(times))
     if tone is not None:
         pitch = dice.uniform(*BANDS[places][tone])
-        wave = 0.3 * np.sin(2 * np.pi * (pitch * when + dice.uniform()))
-    return (wave + 0.02 * dice.normal(size=len(when))).astype(np.float32)
+        wave = 0.3 * np.sin(2 * np.pi * (pitch * times + dice.uniform()))
+    return (wave + 0.02 * dice.normal(size=len(times))).astype(np.float32)
 
 
 def _recipe(name: str, task: Task, title: str, tasks: Mapping[str, Recipe] | None = None) -> Recipe:

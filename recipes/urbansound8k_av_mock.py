@@ -1,4 +1,4 @@
-"""A small UrbanSound8K-AV of generated media: its folders, names and many kinds of WAV, and its bad cases."""
+"""Mock of UrbanSound8K-AV with generated media: folders, names, WAV formats and bad cases."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from typing import Any
 
 from avdata.recipes.urbansound8k_av import LABELS
 
-from avdata.testing.media import Scene, Subtype, scene_audio, scene_frame, write_image, write_wav
-from avdata.testing.mock_dataset import write_ground_truth, write_manifest
+from avdata.testing import (
+    Scene,
+    Subtype,
+    scene_audio,
+    scene_frame,
+    write_ground_truth,
+    write_image,
+    write_manifest,
+    write_wav,
+)
 
-# Rate, sample type, channels, extensible header: the kinds that the real files are of.
+# WAV formats of the real files: sample rate, sample type, channels, extensible header.
 KINDS: tuple[tuple[int, Subtype, int, bool], ...] = (
     (44_100, "s16", 2, False), (48_000, "s24", 2, False), (96_000, "s24", 2, True), (11_024, "u8", 1, False),
     (22_050, "s16", 1, False), (8_000, "s16", 1, False), (192_000, "s24", 1, False),
@@ -24,12 +32,12 @@ BEEP = 0.15
 
 
 def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
-    """Write the mock; `truth.json` says of each slice when it beeps and what is to become of it."""
+    """Write the mock; `truth.json` holds beep times, quarantine reason and flags of each slice."""
     rows: list[tuple[str, int]] = []
     truth: dict[str, dict[str, Any]] = {}
     for number in range(count or 20):
         label = number % len(LABELS)
-        # Two slices of each recording, so that a split can tear them apart.
+        # Two slices per recording, so that a split can leak.
         stem = f"{100_000 + number // 20}{label}-{label}-0-{number // 10}"
         _write_slice(out, stem, number, seed)
         rows.append((stem, number % 10 + 1))

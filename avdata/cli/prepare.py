@@ -80,7 +80,7 @@ def prepare(
     ] = None,
     task: Task = None,
     engine: Annotated[
-        str, choice("--engine", "avdata.pipeline.prepare:ENGINES", "Engine that runs the workers: {choices}.")
+        str, choice("--engine", "avdata.pipeline.engines:ENGINES", "Engine that runs the workers: {choices}.")
     ] = "local",
     ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Address of the Ray cluster.")] = "auto",
     workers: Annotated[
@@ -119,10 +119,11 @@ def prepare(
 ) -> None:
     """Prepare a dataset as aligned, verified WebDataset shards; run again to resume."""
     from avdata import prepare as run
+    from avdata.pipeline.engines import find_engine
     from avdata.pipeline.planning import plan_preparation
 
     if workers is None:
-        workers = 0 if engine == "ray" else os.cpu_count() or 1
+        workers = 0 if find_engine(engine).is_cluster else os.cpu_count() or 1
     recipe = f"{recipe}-{task}" if task else recipe
     shortcuts = {
         "select.split_by": split_by,

@@ -113,7 +113,7 @@ def test_the_ogmge_split_carves_validation_out_of_train_by_actor() -> None:
 def test_a_list_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "VideoFlash").mkdir()
     (tmp_path / "VideoFlash" / "1001_DFA_ANG_XX.flv").write_bytes(b"FLV")
-    with pytest.raises(SourceError, match=r"needs OGM-GE's train\.csv"):
+    with pytest.raises(SourceError, match=r"Split list of OGM-GE is missing: .*train\.csv"):
         cremad.clips(tmp_path, "ogmge")
     (tmp_path / "ogmge").mkdir()
     (tmp_path / "ogmge" / "train.csv").write_text("1001_DFA_ANG_XX,ANG\n")

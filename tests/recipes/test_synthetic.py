@@ -40,7 +40,7 @@ def test_no_sum_of_a_score_of_each_half_solves_it() -> None:
 
 
 def test_a_folder_without_the_list_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"no clips\.csv"):
+    with pytest.raises(SourceError, match=r"clips\.csv is missing"):
         synthetic.clips(tmp_path, "fixed")
 
 

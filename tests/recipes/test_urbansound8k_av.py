@@ -89,9 +89,9 @@ def test_urbansound8ks_own_sounds_beside_the_dataset_are_not_taken(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name,fold\n100032-3-0-0.wav,1\n", "no columns slice_file_name and fold"),
-        ("slice_file_name,fold\n100032-3-0-0.wav,11\n", "line 2 gives the fold '11'"),
-        ("slice_file_name,fold\n100032-3-0-0.wav\n", "line 2 gives the fold ''"),
+        ("name,fold\n100032-3-0-0.wav,1\n", "Columns slice_file_name and fold"),
+        ("slice_file_name,fold\n100032-3-0-0.wav,11\n", "Invalid fold '11' in line 2"),
+        ("slice_file_name,fold\n100032-3-0-0.wav\n", "Invalid fold '' in line 2"),
     ],
 )
 def test_a_csv_that_is_not_urbansound8ks_is_refused(
@@ -117,7 +117,7 @@ def test_a_slice_in_two_folders_is_taken_from_its_class_and_a_dangling_link_coun
     clips = {clip.key: clip for clip in us8k.clips(copy, "random70")}
     assert clips[first.stem].video == first
     assert not clips[second.stem].video.is_file()
-    assert "lies in two folders" in caplog.text
+    assert "is in two folders" in caplog.text
 
 
 def test_a_recording_that_a_published_split_tears_apart_is_flagged(urbansound_bad: Path) -> None:

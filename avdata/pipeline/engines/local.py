@@ -54,7 +54,7 @@ _IDLE_POLL_INTERVAL_S = 1.0
 class _Worker(WorkerState[Job]):
     process: subprocess.Popen[bytes]
     pipe: Connection
-    held: bool = False
+    is_waiting: bool = False
 
 
 def run_jobs(
@@ -82,28 +82,28 @@ def run_jobs(
         yield from _run_here(function, jobs, on_item, is_ready)
         return
     waiting = [ShardTask(job, careful=is_ready is not None) for job in reversed(jobs)]
-    farm: list[_Worker[Job]] = []
+    pool: list[_Worker[Job]] = []
     crashes: dict[str, int] = {}
     with selectors.DefaultSelector() as pipes:
         try:
-            while waiting or any(worker.task for worker in farm):
-                _dispatch(function, waiting, farm, workers, pipes, held=is_ready is not None)
-                for worker in _ready_workers(farm, pipes, item_timeout):
+            while waiting or any(worker.task for worker in pool):
+                _dispatch(function, waiting, pool, workers, pipes, items_wait=is_ready is not None)
+                for worker in _ready_workers(pool, pipes, item_timeout):
                     message = _receive(worker, pipes)
                     if isinstance(message, _Lost):
-                        farm.remove(worker)
+                        pool.remove(worker)
                         waiting.append(_after_loss(worker, message, crashes, exclude, item_timeout))
                     elif message[0] == "items":
-                        _begun(worker, message[1], on_item, held=is_ready is not None)
+                        _start_items(worker, message[1], on_item, items_wait=is_ready is not None)
                     elif message[0] == "error":
                         raise message[1]
                     else:
                         worker.finish_task(crashes)
                         yield message[1]
                 if is_ready is not None:
-                    _start_ready(farm, is_ready, on_item)
+                    _start_ready(pool, is_ready, on_item)
         finally:
-            for worker in farm:
+            for worker in pool:
                 worker.process.kill()
                 worker.process.wait()
                 worker.pipe.close()
@@ -135,25 +135,25 @@ class _Lost:
 def _dispatch(
     function: Function,
     waiting: list[ShardTask[Job]],
-    farm: list[_Worker[Job]],
+    pool: list[_Worker[Job]],
     workers: int,
     pipes: selectors.BaseSelector,
     *,
-    held: bool,
+    items_wait: bool,
 ) -> None:
-    busy = sum(worker.task is not None for worker in farm)
-    while len(farm) < min(workers, busy + len(waiting)):
-        farm.append(_start(function, held=held))
-        pipes.register(farm[-1].pipe, selectors.EVENT_READ, farm[-1])
-    for worker in farm:
+    busy = sum(worker.task is not None for worker in pool)
+    while len(pool) < min(workers, busy + len(waiting)):
+        pool.append(_start(function, items_wait=items_wait))
+        pipes.register(pool[-1].pipe, selectors.EVENT_READ, pool[-1])
+    for worker in pool:
         if worker.task is None and waiting:
-            worker.task, worker.item, worker.held = waiting.pop(), NO_ITEM, False
+            worker.task, worker.item, worker.is_waiting = waiting.pop(), NO_ITEM, False
             # A worker that died between two jobs is detected at the next read.
             with suppress(BrokenPipeError):
                 worker.pipe.send(worker.task)
 
 
-def _start(function: Function, *, held: bool) -> _Worker[Any]:
+def _start(function: Function, *, items_wait: bool) -> _Worker[Any]:
     ours, theirs = Pipe()
     command = [
         sys.executable,
@@ -162,7 +162,7 @@ def _start(function: Function, *, held: bool) -> _Worker[Any]:
         str(theirs.fileno()),
         function.__module__,
         function.__qualname__,
-        *(["held"] if held else []),
+        *(["items-wait"] if items_wait else []),
     ]
     # One thread per worker: clips are parallel already, and sums keep their order.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -172,18 +172,18 @@ def _start(function: Function, *, held: bool) -> _Worker[Any]:
     return _Worker(process=process, pipe=ours)
 
 
-def _begun(worker: _Worker[Job], items: list[str], on_item: Report, *, held: bool) -> None:
+def _start_items(worker: _Worker[Job], items: list[str], on_item: Report, *, items_wait: bool) -> None:
     worker.start_item(items[-1])
-    worker.held = held and worker.item != NO_ITEM
+    worker.is_waiting = items_wait and worker.item != NO_ITEM
     for item in items:
-        if item != NO_ITEM and not held:
+        if item != NO_ITEM and not items_wait:
             on_item(item)
 
 
-def _start_ready(farm: list[_Worker[Job]], is_ready: Callable[[str], bool], on_item: Report) -> None:
-    for worker in farm:
-        if worker.held and is_ready(worker.item):
-            worker.held = False
+def _start_ready(pool: list[_Worker[Job]], is_ready: Callable[[str], bool], on_item: Report) -> None:
+    for worker in pool:
+        if worker.is_waiting and is_ready(worker.item):
+            worker.is_waiting = False
             worker.restart_clock()
             on_item(worker.item)
             with suppress(BrokenPipeError):
@@ -191,13 +191,13 @@ def _start_ready(farm: list[_Worker[Job]], is_ready: Callable[[str], bool], on_i
 
 
 def _ready_workers(
-    farm: list[_Worker[Job]], pipes: selectors.BaseSelector, item_timeout: float
+    pool: list[_Worker[Job]], pipes: selectors.BaseSelector, item_timeout: float
 ) -> list[_Worker[Job]]:
-    waiting = any(worker.held for worker in farm)
+    waiting = any(worker.is_waiting for worker in pool)
     events = pipes.select(timeout=_POLL_INTERVAL_S if waiting else _IDLE_POLL_INTERVAL_S)
     ready: list[_Worker[Job]] = [key.data for key, _ in events]
-    for worker in farm:
-        if worker.is_overdue(item_timeout) and not worker.held and worker not in ready:
+    for worker in pool:
+        if worker.is_overdue(item_timeout) and not worker.is_waiting and worker not in ready:
             worker.late = True
             worker.process.kill()
             ready.append(worker)
@@ -232,7 +232,7 @@ def _after_loss(
     return next_task(worker.task, worker.item, lost.reason, crashes, exclude, item_timeout, lost.ending)
 
 
-def _work(fd: int, module: str, name: str, *, held: bool) -> None:
+def _work(fd: int, module: str, name: str, *, items_wait: bool) -> None:
     """Run jobs until the other end of the pipe closes. The parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(fd)
@@ -249,7 +249,7 @@ def _work(fd: int, module: str, name: str, *, held: bool) -> None:
         try:
             pipe.send(("items", unsent))
             # The parent can read the message even after this process died, so no reply is needed.
-            if held and item != NO_ITEM:
+            if items_wait and item != NO_ITEM:
                 pipe.recv()
         except (EOFError, OSError):  # the parent is gone
             sys.exit(1)
@@ -272,4 +272,4 @@ def _work(fd: int, module: str, name: str, *, held: bool) -> None:
 
 
 if __name__ == "__main__":
-    _work(int(sys.argv[1]), sys.argv[2], sys.argv[3], held="held" in sys.argv[4:])
+    _work(int(sys.argv[1]), sys.argv[2], sys.argv[3], items_wait="items-wait" in sys.argv[4:])

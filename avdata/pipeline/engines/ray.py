@@ -52,8 +52,8 @@ class _ItemTracker:
 class _ItemReporter:
     """Report callable of a job: sends each item at once if `careful`, else every `REPORT_INTERVAL_S`."""
 
-    def __init__(self, ray: Any, watch: Any, turn: int, *, careful: bool) -> None:
-        self._ray, self._watch, self._turn, self._careful = ray, watch, turn, careful
+    def __init__(self, ray: Any, tracker: Any, turn: int, *, careful: bool) -> None:
+        self._ray, self._tracker, self._turn, self._careful = ray, tracker, turn, careful
         self._pending: list[str] = []
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -79,7 +79,7 @@ class _ItemReporter:
     def _send(self) -> Any:
         with self._lock:
             items, self._pending = self._pending, []
-        return self._watch.begin.remote(self._turn, items)
+        return self._tracker.begin.remote(self._turn, items)
 
     def _send_periodically(self) -> None:
         while not self._closed.wait(REPORT_INTERVAL_S):
@@ -90,11 +90,11 @@ class _ItemReporter:
 class _RayWorker:
     """Actor that runs one job at a time."""
 
-    def run(self, function: Function, task: ShardTask[Any], watch: Any, turn: int) -> tuple[str, Any]:
+    def run(self, function: Function, task: ShardTask[Any], tracker: Any, turn: int) -> tuple[str, Any]:
         """Return the job's result, or its error as a value: Ray cannot rebuild every exception."""
         import ray  # noqa: PLC0415
 
-        reporter = _ItemReporter(ray, watch, turn, careful=task.careful)
+        reporter = _ItemReporter(ray, tracker, turn, careful=task.careful)
         try:
             return "done", function(task.job, reporter)
         except Exception as error:  # the driver raises it
@@ -142,29 +142,29 @@ def run_jobs(
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    watch = ray.remote(_ItemTracker).options(num_cpus=0, scheduling_strategy=here).remote()
+    tracker = ray.remote(_ItemTracker).options(num_cpus=0, scheduling_strategy=here).remote()
     waiting = [ShardTask(job) for job in reversed(jobs)]
-    farm: list[_Worker] = []
+    pool: list[_Worker] = []
     turns: list[_Worker] = []
     crashes: dict[str, int] = {}
     try:
-        while waiting or any(worker.task for worker in farm):
+        while waiting or any(worker.task for worker in pool):
             size = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
-            busy = sum(worker.task is not None for worker in farm)
-            while len(farm) < min(size, busy + len(waiting)):
-                farm.append(_Worker(actor=ray.remote(_RayWorker).options(num_cpus=1).remote()))
-            _dispatch(function, waiting, farm, turns, watch)
+            busy = sum(worker.task is not None for worker in pool)
+            while len(pool) < min(size, busy + len(waiting)):
+                pool.append(_Worker(actor=ray.remote(_RayWorker).options(num_cpus=1).remote()))
+            _dispatch(function, waiting, pool, turns, tracker)
             if not waiting:
-                _release_idle(ray, farm)
-            refs = {worker.ref: worker for worker in farm if worker.task}
+                _release_idle(ray, pool)
+            refs = {worker.ref: worker for worker in pool if worker.task}
             ready, _ = ray.wait(list(refs), timeout=POLL_INTERVAL_S)
-            _collect_reports(ray, watch, turns, on_item)
-            _kill_overdue(ray, farm, item_timeout)
+            _collect_reports(ray, tracker, turns, on_item)
+            _kill_overdue(ray, pool, item_timeout)
             for worker in (refs[ref] for ref in ready):
                 try:
                     kind, value = ray.get(worker.ref)
                 except _losses(ray) as error:
-                    farm.remove(worker)
+                    pool.remove(worker)
                     waiting.append(_after_loss(ray, worker, error, crashes, exclude, item_timeout))
                     continue
                 worker.finish_task(crashes)
@@ -172,9 +172,9 @@ def run_jobs(
                     raise value
                 yield value
     finally:
-        for worker in farm:
+        for worker in pool:
             ray.kill(worker.actor)
-        ray.kill(watch)
+        ray.kill(tracker)
 
 
 def _connected(address: str) -> Any:
@@ -194,25 +194,25 @@ def _connected(address: str) -> Any:
 
 
 def _dispatch(
-    function: Function, waiting: list[ShardTask[Any]], farm: list[_Worker], turns: list[_Worker], watch: Any
+    function: Function, waiting: list[ShardTask[Any]], pool: list[_Worker], turns: list[_Worker], tracker: Any
 ) -> None:
-    for worker in farm:
+    for worker in pool:
         if worker.task is None and waiting:
             task = waiting.pop()
             worker.task, worker.item, worker.turn = task, NO_ITEM, len(turns)
-            worker.ref = worker.actor.run.remote(function, task, watch, worker.turn)
+            worker.ref = worker.actor.run.remote(function, task, tracker, worker.turn)
             turns.append(worker)
 
 
-def _release_idle(ray: Any, farm: list[_Worker]) -> None:
+def _release_idle(ray: Any, pool: list[_Worker]) -> None:
     """Stop idle workers, so that a worker that replaces one of a lost node can have their CPU."""
-    for worker in [worker for worker in farm if worker.task is None]:
-        farm.remove(worker)
+    for worker in [worker for worker in pool if worker.task is None]:
+        pool.remove(worker)
         ray.kill(worker.actor)
 
 
-def _collect_reports(ray: Any, watch: Any, turns: list[_Worker], on_item: Report) -> None:
-    for turn, item in ray.get(watch.take.remote()):
+def _collect_reports(ray: Any, tracker: Any, turns: list[_Worker], on_item: Report) -> None:
+    for turn, item in ray.get(tracker.take.remote()):
         if item != NO_ITEM:
             on_item(item)
         worker = turns[turn]
@@ -220,8 +220,8 @@ def _collect_reports(ray: Any, watch: Any, turns: list[_Worker], on_item: Report
             worker.start_item(item)
 
 
-def _kill_overdue(ray: Any, farm: list[_Worker], item_timeout: float) -> None:
-    for worker in farm:
+def _kill_overdue(ray: Any, pool: list[_Worker], item_timeout: float) -> None:
+    for worker in pool:
         if worker.is_overdue(item_timeout) and not worker.late:
             worker.late = True
             ray.kill(worker.actor)
