@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from avdata import Clip, Recipe, SourceError
-from avdata.testing.media import Scene, write_av
-from avdata.testing.mock_dataset import write_ground_truth
+from avdata.testing import Scene, write_av, write_ground_truth
 
 LABELS = ("clap", "knock")
 HELD_OUT = {"a": "test", "b": "val"}

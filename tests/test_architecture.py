@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "progress", "visualization"},
     {"config", "storage", "manifest", "manifests"},
-    {"media", "recipe", "doctor"},
-    {"features", "selection"},
+    {"media", "recipe"},
+    {"features", "selection", "doctor"},
     {"shards", "sources", "testing"},
     {"pipeline", "streaming", "hub", "reporting", "recipes"},
     {"cli"},

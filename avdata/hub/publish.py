@@ -143,7 +143,7 @@ def _is_reachable(api: Any, repo: str, *, dry_run: bool) -> bool:
     except HubUnreachableError as error:
         if not dry_run:
             raise
-        log.warning("%s: every file is listed, whether it is there already or not", error)
+        log.warning("%s: every file is listed, whether it is there already or not", error.message)
         return False
     return True
 

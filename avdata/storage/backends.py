@@ -1,4 +1,4 @@
-"""Table of storage backends: what avdata must know about each beyond fsspec's interface.
+"""Table of storage backends: their properties that fsspec does not provide.
 
 To add a backend, add a row to `BACKENDS`. Errors are recognized by the name of their type, so that no client
 has to be imported.
@@ -17,7 +17,7 @@ _MISSING_STATUSES = frozenset({404, 410})
 
 @dataclass(frozen=True, slots=True)
 class StorageBackend:
-    """Facts about one storage service.
+    """Properties of one storage service.
 
     Attributes:
         schemes: URL schemes, the usual one first.
@@ -99,7 +99,7 @@ SCHEMES = tuple(scheme for backend in BACKENDS for scheme in backend.schemes)
 
 
 def find_backend(url: str) -> StorageBackend:
-    """Return the backend of a URL; a backend without promises if the scheme is not in the table.
+    """Return the backend of a URL; a conservative default if the scheme is not in the table.
 
     >>> find_backend("s3://bucket/raw").install_command
     "pip install 'avdata[remote]'"

@@ -1,4 +1,4 @@
-"""Locks that the operating system releases when their process ends."""
+"""File locks, which the operating system releases when their process ends."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, error_message
 from avdata.reporting.charts import Chart, lines
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _sample_views(
         seen = record_masks(network, made.audio, made.video)
         energy = measure_energy(network, [(made.audio, made.video)])
     except (AvdataError, RuntimeError, ValueError) as error:
-        return None, [], None, f"The network could not be run on {prepared}: {error}"
+        return None, [], None, f"The network could not be run on {prepared}: {error_message(error)}"
     return seen, [_sample_view(data, key, number, seen) for number, key in enumerate(batch.key)], energy, ""
 
 

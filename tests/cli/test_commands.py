@@ -93,7 +93,7 @@ def test_debug_works_before_and_after_the_command(words: list[str], tmp_path: Pa
     )
     assert done.returncode == 1
     assert "Traceback" in done.stderr
-    assert "is not a prepared set" in done.stderr
+    assert "is not a prepared dataset" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["info", "cremad"], ["inspect", "DATASET"], ["manifest", "check"]])
@@ -108,7 +108,7 @@ def test_info_shows_a_task_and_suggests_the_nearest_task() -> None:
     assert "half is hidden" in runner.invoke(avdata.cli.app, ["info", "synthetic-agree"]).output
     with pytest.raises(avdata.AvdataError) as raised:
         runner.invoke(avdata.cli.app, ["info", "synthetic-agre"], catch_exceptions=False)
-    assert raised.value.hint == "did you mean agree?"
+    assert raised.value.hint == "Did you mean 'agree'?"
 
 
 def test_info_shows_a_recipe_file_without_manifest() -> None:
@@ -176,9 +176,9 @@ def test_progress_prints_one_line_per_tenth_without_terminal(capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["avdata", "info", "crema"], "did you mean cremad?"),
-        (["avdata", "mock", "cremda", "-o", "x"], "did you mean cremad?"),
-        (["avdata", "download", "urbansound8k", "--dry-run"], "did you mean urbansound8k-av?"),
+        (["avdata", "info", "crema"], "Did you mean 'cremad'?"),
+        (["avdata", "mock", "cremda", "-o", "x"], "Did you mean 'cremad'?"),
+        (["avdata", "download", "urbansound8k", "--dry-run"], "Did you mean 'urbansound8k-av'?"),
         (["avdata", "reprot"], "report"),
         (["avdata", "prepare", "ave", "--output", "o", "--sorce", "x"], "--source"),
     ],

@@ -89,11 +89,11 @@ def test_info_shows_license_and_splits(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
-        (["prepare", "crema", "--output", "o"], 2, "did you mean cremad?"),
+        (["prepare", "crema", "--output", "o"], 2, "Did you mean 'cremad'?"),
         (
             ["prepare", "cremad", "--source", ".", "--output", "o", "--preset", "snergy"],
             2,
-            "did you mean snnergy?",
+            "Did you mean 'snnergy'?",
         ),
         (
             ["prepare", "cremad", "--source", ".", "--output", "o", "--set", "video.num_framez=8"],
@@ -118,8 +118,8 @@ def test_info_shows_license_and_splits(name: str) -> None:
         ),
         (["prepare", "cremad", "--source", "nowhere", "--output", "o"], 1, "nowhere does not exist"),
         (["prepare", "cremad"], 2, "--output"),
-        (["verify", "nowhere"], 1, "not a prepared set"),
-        (["inspect", "nowhere"], 1, "not a prepared set"),
+        (["verify", "nowhere"], 1, "not a prepared dataset"),
+        (["inspect", "nowhere"], 1, "not a prepared dataset"),
     ],
 )
 def test_error_prints_one_message_and_its_exit_code(words: list[str], code: int, expected: str) -> None:
@@ -227,8 +227,8 @@ def test_ctrl_c_prints_one_message(
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
-        (["verify", "nowhere"], 1, "not a prepared set"),
-        (["info", "crema"], 2, "there is no recipe 'crema'"),
+        (["verify", "nowhere"], 1, "not a prepared dataset"),
+        (["info", "crema"], 2, "Unknown recipe 'crema'"),
         (["info"], 2, "missing argument"),
         (["recipes", "--frob"], 2, "no such option"),
     ],
@@ -286,11 +286,11 @@ def test_path_that_is_not_utf8_prints_one_message(
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("video=5", "video is a section of settings"),
-        ("video.size=[1", "the value cannot be read (line 1"),
+        ("video=5", "video is a section, not a setting"),
+        ("video.size=[1", "the value is not YAML (line 1"),
         ("align.seconds=.inf", "a finite number"),
         ("align.seconds=1e9", "less than or equal to 3600"),
-        ("audio.amin=1e-50", "from 1e-37 on"),
+        ("audio.amin=1e-50", "at least 1e-37"),
         ("audio={layout: repeat, resize: [0, 64]}", "greater than 0"),
         ("audio.power=60", "less than or equal to 4"),
         ("audio.fmin=9000", "audio.fmin 9000 is not below half of audio.sample_rate, 8000"),

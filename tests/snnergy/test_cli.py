@@ -63,7 +63,7 @@ def test_error_prints_one_message(
         main()
     assert ended.value.code == 1
     printed = capsys.readouterr().err
-    assert "not a prepared set" in printed
+    assert "not a prepared dataset" in printed
     assert "Traceback" not in printed
 
 
