@@ -78,7 +78,7 @@ Limit = Annotated[
 ]
 
 Engine = Annotated[
-    str, choice("--engine", "avdata.pipeline.prepare:ENGINES", "Engine that runs the workers: {choices}.")
+    str, choice("--engine", "avdata.pipeline.engines:ENGINES", "Engine that runs the workers: {choices}.")
 ]
 
 RayAddress = Annotated[str, typer.Option(metavar="ADDRESS", help="Address of the Ray cluster.")]
