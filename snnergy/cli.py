@@ -117,7 +117,7 @@ def train(
     from snnergy.training.trainer import train as run
 
     options = {
-        "preset": model, "fusion": fusion, "steps": steps, "epochs": epochs, "batch_size": batch_size,
+        "model": model, "fusion": fusion, "steps": steps, "epochs": epochs, "batch_size": batch_size,
         "lr": lr, "seed": seed,
     }  # fmt: skip
     resolved = _resolve_config(output if resume else None, train_preset, config, options, settings or [])
@@ -150,7 +150,7 @@ def _resolve_config(
     if resumed_run is None or not (resumed_run / "config.json").is_file():
         return resolve_config(train_preset, *layers)
     values = read_config(resumed_run)["config"]
-    for layer in [{} if train_preset is None else {"regime": train_preset}, *layers]:
+    for layer in [{} if train_preset is None else {"train_preset": train_preset}, *layers]:
         values = merge_overrides(values, layer)
     return parse(values)
 
@@ -211,7 +211,7 @@ def compare(
     """Train several fusions with the same settings over several seeds; run again to resume."""
     from snnergy.analysis.comparison import compare_fusions as run
 
-    options = {"preset": model, "steps": steps, "epochs": epochs}
+    options = {"model": model, "steps": steps, "epochs": epochs}
     resolved = _resolve_config(None, train_preset, config, options, settings or [])
     names = [name for name in fusions.split(",") if name]
     with show_progress(quiet=quiet or as_json) as progress:

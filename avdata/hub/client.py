@@ -1,4 +1,4 @@
-"""Talking to the Hugging Face Hub: what lies there, patience with its faults, and errors without secrets."""
+"""Hugging Face Hub client: file listings, retries, and errors without tokens."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ REPO_TYPE = "dataset"
 
 MAX_ATTEMPTS = 4
 
-INITIAL_DELAY_S = 1.0  # seconds; doubled after each failure
+INITIAL_DELAY_S = 1.0  # doubled after each failure
 
-PING_TIMEOUT_S = 5.0  # seconds, for the Hub's first answer
+PING_TIMEOUT_S = 5.0  # for the first response
 
 _RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -33,12 +33,12 @@ log = logging.getLogger(__name__)
 
 
 class HubUnreachableError(AvdataError):
-    """Nothing answers at the Hub's address."""
+    """The Hub does not respond."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file in a repository: its bytes, and its SHA-256 (LFS) or git blob id (small files)."""
+    """A file in a repository: size in bytes, git blob ID, and SHA-256 if it is stored in LFS."""
 
     size: int
     blob: str
@@ -46,23 +46,23 @@ class RemoteFile:
 
 
 def check_repo(repo: str) -> str:
-    """The repository's name, `user/name`.
+    """Return the name of a repository as `user/name`.
 
     >>> check_repo("hf://datasets/me/cremad")
     'me/cremad'
 
     Raises:
-        UsageError: it is not such a name.
+        UsageError: Invalid name.
     """
     plain = repo.removeprefix("hf://").removeprefix("datasets/")
     if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", plain) or ".." in plain or "--" in plain:
-        msg = f"{repo!r} is not the name of a repository"
-        raise UsageError(msg, hint="write it as user/name")
+        msg = f"Invalid repository name {repo!r}."
+        raise UsageError(msg, hint="use the form user/name")
     return plain
 
 
 def redact_tokens(text: str, *secrets: str | None) -> str:
-    """A text without tokens: those given, and what looks like one.
+    """Replace the given secrets, and everything that looks like a token, in a text.
 
     >>> redact_tokens("refused: hf_abcdefgh1234 (Bearer xyz)")
     'refused: [token] (Bearer [token]'
@@ -74,7 +74,7 @@ def redact_tokens(text: str, *secrets: str | None) -> str:
 
 
 def contains_token(text: str, token: str | None) -> bool:
-    """Whether a text that is to be published holds the token in use, or another of the Hub's.
+    """Return whether a text contains the active token or another Hub token.
 
     >>> contains_token("the bearer of good news writes hf_hub_download", None)
     False
@@ -83,7 +83,7 @@ def contains_token(text: str, token: str | None) -> bool:
 
 
 def active_token(token: str | None) -> str | None:
-    """The token that the client would send."""
+    """Return the token that the client sends."""
     from huggingface_hub import get_token  # noqa: PLC0415
 
     return token or get_token()
@@ -91,10 +91,10 @@ def active_token(token: str | None) -> str | None:
 
 @contextmanager
 def hub_errors(repo: str, token: str | None) -> Iterator[None]:
-    """Turn the client's errors into one sentence with what to do, and no token in it.
+    """Convert the client's errors to `AvdataError` with a hint and without tokens.
 
     Raises:
-        AvdataError: instead of whatever the client raised.
+        AvdataError: The client raised an error.
     """
     try:
         yield
@@ -104,49 +104,51 @@ def hub_errors(repo: str, token: str | None) -> Iterator[None]:
         status = _status(error)
         if status is None and not _is_transport_error(error) and not isinstance(error, (OSError, ValueError)):
             raise
-        said = redact_tokens(_first_line(error), token)
-        msg = f"{repo}: {_status_message(status, error)} ({said})"
-        # Not `from error`: its own text may carry what was just left out.
+        reason = redact_tokens(_first_line(error), token)
+        msg = f"{_status_message(status, error)} for {repo}: {reason}"
+        # Not `from error`: its text may contain the token.
         raise AvdataError(msg, hint=_status_hint(status)) from None
 
 
 _STATUS_MESSAGES = {
-    401: "the Hub refuses the token",
-    403: "the Hub does not allow this",
-    404: "there is no such repository or revision, or the token does not see it",
-    409: "somebody else changed the repository at the same time",
-    412: "somebody else changed the repository at the same time",
-    429: "the Hub asks for fewer requests",
+    401: "Invalid Hub token",
+    403: "Permission denied by the Hub",
+    404: "Unknown repository or revision, or no access to it",
+    409: "Conflict with a concurrent change of the repository",
+    412: "Conflict with a concurrent change of the repository",
+    429: "Rate limit of the Hub exceeded",
 }
 
 
 def _status_message(status: int | None, error: Exception) -> str:
     if status is not None:
-        return _STATUS_MESSAGES.get(status, f"the Hub answered {status}")
+        return _STATUS_MESSAGES.get(status, f"Hub error {status}")
     if isinstance(error, ValueError):
-        return "the Hub's client refuses this"
-    return "the connection to the Hub broke"
+        return "Invalid request to the Hub"
+    return "Connection to the Hub failed"
 
 
 def _status_hint(status: int | None) -> str:
     if status in (401, 403):
-        return "log in with `hf auth login`, with a token that may write here; then the same command goes on"
+        return (
+            "log in with `hf auth login` and a token with write access, then run the command again to resume"
+        )
     if status == 404:
-        return "check the name, and `hf auth whoami`"
-    return "give the same command again: what was uploaded is not uploaded twice"
+        return "check the name and `hf auth whoami`"
+    return "run the same command again: it does not repeat finished uploads"
 
 
 def check_reachable(api: Any, repo: str) -> None:
-    """See that the Hub answers, before anything long is begun; whether the repository is there is no matter.
+    """Check that the Hub responds, whether or not the repository exists.
 
-    A connection that breaks later is waited for, because work would be lost. Here there is none to lose.
+    Unlike later requests, this one is not retried for long, because no work is lost.
 
     Raises:
-        HubUnreachableError: there is no answer.
+        HubUnreachableError: The Hub does not respond.
     """
     from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415
 
-    def ask() -> None:
+    def ping() -> None:
         try:
             api.repo_info(repo, repo_type=REPO_TYPE, timeout=PING_TIMEOUT_S)
         except RepositoryNotFoundError:
@@ -157,7 +159,7 @@ def check_reachable(api: Any, repo: str) -> None:
             raise
 
     try:
-        call_hub(ask, unanswered=2)
+        call_hub(ping, unanswered=2)
     except Exception as error:
         if _status(error) is None and _is_transport_error(error):
             raise _unreachable(api, error) from None
@@ -165,8 +167,8 @@ def check_reachable(api: Any, repo: str) -> None:
 
 
 def _unreachable(api: Any, error: Exception) -> HubUnreachableError:
-    msg = f"the Hub cannot be reached at {api.endpoint} ({_first_line(error)})"
-    hint = "check the network and the proxy (HTTPS_PROXY), HF_ENDPOINT and HF_HUB_OFFLINE"
+    msg = f"Cannot reach the Hub at {api.endpoint}: {_first_line(error)}"
+    hint = "check the network, the proxy (HTTPS_PROXY), HF_ENDPOINT and HF_HUB_OFFLINE"
     return HubUnreachableError(msg, hint=hint)
 
 
@@ -175,11 +177,11 @@ def _first_line(error: Exception) -> str:
 
 
 def call_hub(action: Callable[[], _Result], *, unanswered: int = MAX_ATTEMPTS) -> _Result:
-    """The action's result; what the network or the Hub's load broke is tried again, as long as they ask.
+    """Call `action`, retrying on network errors and on HTTP 408, 425, 429 and 5xx; honor `Retry-After`.
 
     Args:
-        action: what can be done twice.
-        unanswered: attempts while there is no answer at all.
+        action: Function that is safe to call again.
+        unanswered: Maximum number of attempts if there is no response.
     """
 
     def should_retry(error: Exception, attempt: int) -> bool:
@@ -190,15 +192,15 @@ def call_hub(action: Callable[[], _Result], *, unanswered: int = MAX_ATTEMPTS) -
 
     def warn(error: Exception, delay: float) -> None:
         cause = _status(error) or type(error).__name__
-        log.warning("the Hub failed (%s); trying again in %.0f s", cause, delay)
+        log.warning("Hub request failed (%s); retrying in %.0f s", cause, delay)
 
     return retry(action, should_retry=should_retry, initial_delay_s=INITIAL_DELAY_S, on_retry=warn)
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status, also when a wrapper such as LocalEntryNotFoundError hides it."""
-    for found in _causes(error):
-        status = getattr(getattr(found, "response", None), "status_code", None)
+    """Return the HTTP status, also from the cause of a wrapper such as LocalEntryNotFoundError."""
+    for cause in _causes(error):
+        status = getattr(getattr(cause, "response", None), "status_code", None)
         if status is not None:
             return int(status)
     return None
@@ -211,24 +213,23 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_transport_error(error: Exception) -> bool:
-    # httpx, httpx2 or xet, by version of huggingface-hub, and in 1.0 the cause of a RuntimeError: known by
-    # where they come from.
-    chain = list(_causes(error))
-    homes = {kind.__module__.partition(".")[0] for one in chain for kind in type(one).__mro__}
-    return bool(homes & {"httpx", "httpx2", "httpcore", "hf_xet"}) or isinstance(error, ConnectionError)
+    # The package depends on the version of huggingface-hub: httpx, httpx2 or hf_xet. Version 1.0 wraps the
+    # error in a RuntimeError.
+    packages = {kind.__module__.partition(".")[0] for cause in _causes(error) for kind in type(cause).__mro__}
+    return bool(packages & {"httpx", "httpx2", "httpcore", "hf_xet"}) or isinstance(error, ConnectionError)
 
 
 def _is_offline(error: Exception) -> bool:
-    """Whether the user told the client not to use the network."""
+    """Return whether the client is in offline mode."""
     return type(error).__name__ == "OfflineModeIsEnabled"
 
 
 def list_repo_files(api: Any, repo: str, revision: str) -> dict[str, RemoteFile]:
-    """The files of a repository at a revision, by path; of one that has no such revision, none."""
+    """Return the files of a repository at a revision, by path; empty if there is no such revision."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError  # noqa: PLC0415
     from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
 
-    def look() -> dict[str, RemoteFile]:
+    def list_files() -> dict[str, RemoteFile]:
         entries = api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=REPO_TYPE)
         return {
             entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
@@ -237,31 +238,31 @@ def list_repo_files(api: Any, repo: str, revision: str) -> dict[str, RemoteFile]
         }
 
     try:
-        return call_hub(look)
+        return call_hub(list_files)
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return {}
 
 
-def is_same(there: RemoteFile | None, content: bytes | Path, sha256: str | None = None) -> bool:
-    """Whether a file in a repository holds these bytes.
+def is_same(remote: RemoteFile | None, content: bytes | Path, sha256: str | None = None) -> bool:
+    """Return whether a file in a repository has this content.
 
     Args:
-        there: the file in the repository, if it is there.
-        content: the bytes, or the file that has them.
-        sha256: their checksum where it is known, which saves reading the file.
+        remote: The file in the repository, None if it does not exist.
+        content: The bytes, or a local file with them.
+        sha256: Their checksum if known; it saves reading the file.
     """
     size = content.stat().st_size if isinstance(content, Path) else len(content)
-    if there is None or there.size != size:
+    if remote is None or remote.size != size:
         return False
-    if there.sha256 is not None:
+    if remote.sha256 is not None:
         if sha256 is None:
             sha256 = hash_file(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
-        return there.sha256 == sha256
+        return remote.sha256 == sha256
     data = content.read_bytes() if isinstance(content, Path) else content
-    # A git blob's id; nothing is secured by it.
-    return there.blob == hashlib.sha1(b"blob %d\0" % size + data, usedforsecurity=False).hexdigest()
+    # The ID of a git blob, not used for security.
+    return remote.blob == hashlib.sha1(b"blob %d\0" % size + data, usedforsecurity=False).hexdigest()
 
 
 def shard_metadata(info: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What dataset.json says of each shard, by path."""
+    """Return the entry of each shard in dataset.json, by path."""
     return {shard["path"]: shard for split in info["splits"].values() for shard in split["shards"]}

@@ -1,11 +1,10 @@
-"""Putting a prepared set on the Hugging Face Hub: checked first, only what changed, and all of it at once.
+"""Publish a prepared dataset on the Hugging Face Hub, atomically and incrementally.
 
     avdata.publish("out/cremad", "me/cremad-av")
 
-Shards go to a branch of their own first, in as many commits as the client likes; one further commit then
-takes them over, together with the index, dataset.json and the card, and drops the shards that are no more.
-So a reader of the published branch sees the whole old set or the whole new one. A run that was killed left
-the work branch behind: the same call goes on from it and uploads nothing twice.
+Shards are uploaded to a work branch first. One commit on the published branch then copies them, adds index,
+dataset.json and card, and deletes obsolete shards, so readers see either the old or the new dataset. After an
+interruption, the same call resumes from the work branch and repeats no finished upload.
 """
 
 from __future__ import annotations
@@ -46,9 +45,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PublishResult:
-    """What a publication did, or with `dry_run` would do.
+    """Changes that `publish` made, or with `dry_run` would make.
 
-    `compared` is false for a dry run that could not see what lies on the Hub: it lists every file.
+    Attributes:
+        repo: Repository as `user/name`.
+        url: Address of the repository.
+        revision: Branch.
+        tag: Tag of format version and config hash.
+        commit: ID of the commit, None if nothing changed or with `dry_run`.
+        uploaded: Paths of uploaded files.
+        removed: Paths of removed shards.
+        bytes: Size of the uploaded files.
+        dry_run: Whether the Hub was left unchanged.
+        compared: Whether the files were compared with the Hub; False for a dry run without network, which
+            lists every file.
     """
 
     repo: str
@@ -62,10 +72,17 @@ class PublishResult:
     dry_run: bool
     compared: bool
 
+    def __repr__(self) -> str:
+        counts = f"{len(self.uploaded)} files uploaded ({self.bytes:,} bytes), {len(self.removed)} removed"
+        dry_run = ", dry_run=True" if self.dry_run else ""
+        return (
+            f"PublishResult({self.repo!r}, revision={self.revision!r}, tag={self.tag!r}, {counts}{dry_run})"
+        )
+
 
 @dataclass(frozen=True)
 class _LocalDataset:
-    """A set as it is to lie in the repository."""
+    """Files of the dataset to publish."""
 
     root: Path
     info: Mapping[str, Any]
@@ -77,8 +94,8 @@ class _LocalDataset:
 
     @property
     def metadata_files(self) -> dict[str, bytes]:
-        there = {name: self.root / name for name in METADATA_FILES if (self.root / name).is_file()}
-        return {**{name: path.read_bytes() for name, path in there.items()}, "README.md": self.card}
+        paths = {name: self.root / name for name in METADATA_FILES if (self.root / name).is_file()}
+        return {**{name: path.read_bytes() for name, path in paths.items()}, "README.md": self.card}
 
     @property
     def tag(self) -> str:
@@ -96,29 +113,32 @@ def publish(
     token: str | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> PublishResult:
-    """Publish a prepared set as a dataset repository.
+    """Publish a prepared dataset as a dataset repository on the Hugging Face Hub.
 
     Args:
-        dataset: the set's folder.
-        repo: `user/name`; made if it is not there.
-        private: make the repository one that only its owners see.
-        revision: branch to publish on; made if it is not there.
-        i_have_permission: the owners of the media allowed it, though the license does not allow everybody;
-            the card says so.
-        dry_run: find out what would be uploaded, and change nothing; without a network, as if nothing of the
-            set were on the Hub.
-        token: instead of the one that `hf auth login` or `HF_TOKEN` gives.
-        progress: called with ("verify", done, total), in samples.
+        dataset: Folder of the dataset.
+        repo: Repository as `user/name`; created if it does not exist.
+        private: Create a private repository.
+        revision: Branch to publish on; created if it does not exist.
+        i_have_permission: Confirm that the rights holder permits redistribution where the license does not.
+            The card records it.
+        dry_run: List the changes without making them; without network, list every file.
+        token: Hub token (default: from `hf auth login` or `HF_TOKEN`).
+        progress: Called with ("verify", done, total), in samples.
+
+    Returns:
+        The changes.
 
     Raises:
-        UsageError: `repo` is not a name, or `revision` the branch that uploads go through.
-        AvdataError: the set is not whole, its license does not allow it, or the Hub refuses or fails.
+        UsageError: Invalid repository name, or `revision` is the work branch.
+        AvdataError: The dataset is incomplete or damaged, its license does not permit redistribution, or the
+            Hub is not reachable or refuses the request.
     """
     from huggingface_hub import HfApi  # noqa: PLC0415
 
     repo, dataset = check_repo(repo), Path(dataset)
     if revision == WORK_BRANCH:
-        msg = f"the branch {WORK_BRANCH} is where shards wait, and is removed when they are published"
+        msg = f"Invalid revision {WORK_BRANCH}: it is the work branch of uploads."
         raise UsageError(msg, hint="choose another --revision")
     info = read_info(dataset)
     _check_license(info, allowed=i_have_permission)
@@ -137,13 +157,13 @@ def publish(
 
 
 def _is_reachable(api: Any, repo: str, *, dry_run: bool) -> bool:
-    """Whether the Hub answers; only a dry run goes on without."""
+    """Return whether the Hub responds; raise an error unless it is a dry run."""
     try:
         check_reachable(api, repo)
     except HubUnreachableError as error:
         if not dry_run:
             raise
-        log.warning("%s: every file is listed, whether it is there already or not", error.message)
+        log.warning("%s; listing every file without comparison", error.message)
         return False
     return True
 
@@ -156,31 +176,31 @@ def _check_license(info: Mapping[str, Any], *, allowed: bool) -> None:
     if allowed or _is_publishable(info):
         return
     license = info["license"]
-    why = (
+    reason = (
         f"license {license['name']}. {license['note']}"
         if license
-        else "it was prepared with checksums off, so nobody knows what it was made from"
+        else "it was prepared with checksums off, so its sources are not verified."
     )
-    msg = f"{info['title']} may not be published: {why}"
-    hint = "with the owners' permission: --i-have-permission, which the card will record"
+    msg = f"Cannot publish {info['title']}: {reason}"
+    hint = "with the rights holder's permission, use --i-have-permission; the card records it"
     raise AvdataError(msg, hint=hint)
 
 
 def _check_complete(root: Path, progress: Progress) -> None:
-    verdict = verify(root, progress=progress)
-    if not verdict.ok:
-        first, count = verdict.problems[0], len(verdict.problems)
-        msg = f"{root} is not as it was prepared: {first.where}: {first.what} ({count:,} found)"
+    result = verify(root, progress=progress)
+    if not result.ok:
+        first, count = result.problems[0], len(result.problems)
+        msg = f"Verification of {root} failed: {first.where}: {first.what} (problem 1 of {count:,})"
         raise AvdataError(msg, hint=f"avdata verify {root} lists all; prepare it again with --overwrite")
 
 
 def _card(root: Path, info: Mapping[str, Any], repo: str, *, permission: bool) -> bytes:
-    """The card to publish: ours made anew, somebody's own as it is but for the permission."""
+    """Return the card to publish: regenerated, or the user's own card with the permission appended."""
     path = root / "README.md"
-    held = path.read_text(encoding="utf-8") if path.is_file() else CARD_MARKER
-    if CARD_MARKER in held:
+    text = path.read_text(encoding="utf-8") if path.is_file() else CARD_MARKER
+    if CARD_MARKER in text:
         return dataset_card(info, repo=repo, permission=permission).encode()
-    return (f"{held.rstrip()}\n\n{PERMISSION}\n" if permission and PERMISSION not in held else held).encode()
+    return (f"{text.rstrip()}\n\n{PERMISSION}\n" if permission and PERMISSION not in text else text).encode()
 
 
 def _check_card(card: bytes) -> None:
@@ -189,12 +209,12 @@ def _check_card(card: bytes) -> None:
     try:
         data: dict[str, Any] = vars(DatasetCard(card.decode()).data)
     except Exception as error:  # yaml's errors and the client's own
-        msg = f"the head of README.md cannot be read: {str(error).splitlines()[0]}"
-        raise AvdataError(msg, hint="mend it, or delete the file to have it written anew") from error
+        msg = f"Invalid metadata header in README.md: {str(error).splitlines()[0]}"
+        raise AvdataError(msg, hint="correct it, or delete README.md to regenerate it") from error
     missing = [name for name in ("license", "configs") if not data.get(name)]
     if missing:
-        msg = f"the head of README.md lacks {' and '.join(missing)}"
-        raise AvdataError(msg, hint="mend it, or delete the file to have it written anew")
+        msg = f"Missing {' and '.join(missing)} in the metadata header of README.md."
+        raise AvdataError(msg, hint="correct it, or delete README.md to regenerate it")
 
 
 def _check_secrets(ours: _LocalDataset, token: str | None) -> None:
@@ -202,57 +222,57 @@ def _check_secrets(ours: _LocalDataset, token: str | None) -> None:
         if name.endswith(".parquet"):
             continue
         if contains_token(data.decode(errors="replace"), token):
-            msg = f"{ours.root / name} holds what looks like an access token"
-            raise AvdataError(msg, hint="take it out, and revoke the token if the file was ever shared")
+            msg = f"Access token found in {ours.root / name}."
+            raise AvdataError(msg, hint="remove it, and revoke the token if the file was ever shared")
 
 
 def _publish_changes(
     api: Any, ours: _LocalDataset, repo: str, revision: str, *, private: bool, dry_run: bool, compared: bool
 ) -> PublishResult:
-    # A branch that is not there yet is made of main, and begins with what main holds.
-    there = (list_repo_files(api, repo, revision) or list_repo_files(api, repo, "main")) if compared else {}
-    _check_same_dataset(repo, there, ours.info)
-    shards, small = _changed(ours, there)
-    gone = [path for path in there if _is_shard(path, ours.info) and path not in ours.shards]
+    # A new branch starts from main.
+    remote = (list_repo_files(api, repo, revision) or list_repo_files(api, repo, "main")) if compared else {}
+    _check_same_dataset(repo, remote, ours.info)
+    shards, small = _changed(ours, remote)
+    obsolete = [path for path in remote if _is_shard(path, ours.info) and path not in ours.shards]
     commit = None
     if not dry_run:
-        _make_repo(api, repo, revision, private=private)
+        _create_repo(api, repo, revision, private=private)
         if ours.card != _read(ours.root / "README.md"):
             atomic_write(ours.root / "README.md", ours.card)
         if shards:
             _stage(api, ours, repo, revision, shards)
-        if shards or small or gone:
-            commit = _commit_dataset(api, ours, repo, revision, shards, small, gone)
+        if shards or small or obsolete:
+            commit = _commit_dataset(api, ours, repo, revision, shards, small, obsolete)
         _tag_and_clean_up(api, ours, repo, revision)
     sizes = [ours.shards[path]["bytes"] for path in shards] + [
         len(ours.metadata_files[name]) for name in small
     ]
     return PublishResult(
-        repo, f"{api.endpoint}/datasets/{repo}", revision, ours.tag, commit, (*shards, *small), tuple(gone),
-        sum(sizes), dry_run, compared,
+        repo, f"{api.endpoint}/datasets/{repo}", revision, ours.tag, commit, (*shards, *small),
+        tuple(obsolete), sum(sizes), dry_run, compared,
     )  # fmt: skip
 
 
-def _changed(ours: _LocalDataset, there: Mapping[str, RemoteFile]) -> tuple[list[str], list[str]]:
-    """The shards and the small files that are not there as they are here."""
+def _changed(ours: _LocalDataset, remote: Mapping[str, RemoteFile]) -> tuple[list[str], list[str]]:
+    """Return the shards and the metadata files that are missing in the repository or differ."""
     shards = [
         path
         for path, shard in ours.shards.items()
-        if not is_same(there.get(path), ours.root / path, shard["sha256"])
+        if not is_same(remote.get(path), ours.root / path, shard["sha256"])
     ]
-    return shards, [name for name, data in ours.metadata_files.items() if not is_same(there.get(name), data)]
+    return shards, [name for name, data in ours.metadata_files.items() if not is_same(remote.get(name), data)]
 
 
-def _check_same_dataset(repo: str, there: Mapping[str, RemoteFile], info: Mapping[str, Any]) -> None:
-    """Refuse a repository of another dataset: the card's patterns would take in the shards of both."""
-    for path in there:
+def _check_same_dataset(repo: str, remote: Mapping[str, RemoteFile], info: Mapping[str, Any]) -> None:
+    """Refuse a repository with another dataset: the patterns in the card would match the shards of both."""
+    for path in remote:
         if path.partition("/")[0] in HUB_SPLITS and path.endswith(".tar") and not _is_shard(path, info):
-            msg = f"{repo} holds {path}, which is of another dataset than {info['name']}"
-            raise AvdataError(msg, hint="publish to a repository of its own, or remove what is there first")
+            msg = f"Repository {repo} contains another dataset than {info['name']}: {path}."
+            raise AvdataError(msg, hint="publish to another repository, or remove its files first")
 
 
 def _is_shard(path: str, info: Mapping[str, Any]) -> bool:
-    """Whether a file of the repository is a shard of this dataset, in this preparation or an earlier one."""
+    """Return whether a file in the repository is a shard of this dataset, of any preparation."""
     folder, _, name = path.partition("/")
     return folder in HUB_SPLITS and name.startswith(f"{info['name']}-{folder}-")
 
@@ -261,35 +281,35 @@ def _read(path: Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def _make_repo(api: Any, repo: str, revision: str, *, private: bool) -> None:
+def _create_repo(api: Any, repo: str, revision: str, *, private: bool) -> None:
     call_hub(lambda: api.create_repo(repo, repo_type=REPO_TYPE, private=private or None, exist_ok=True))
     if private and not call_hub(lambda: api.repo_info(repo, repo_type=REPO_TYPE)).private:
-        msg = f"{repo} is there already and everybody can see it"
+        msg = f"Repository {repo} already exists and is public."
         raise AvdataError(msg, hint="choose another name, or make it private in its settings first")
     if revision != "main":
         call_hub(lambda: api.create_branch(repo, branch=revision, repo_type=REPO_TYPE, exist_ok=True))
 
 
 def _stage(api: Any, ours: _LocalDataset, repo: str, revision: str, shards: list[str]) -> None:
-    """Bring shards to the work branch, those that an earlier run brought there left out."""
+    """Upload shards to the work branch, except those that an earlier run uploaded."""
     call_hub(
         lambda: api.create_branch(
             repo, branch=WORK_BRANCH, revision=revision, repo_type=REPO_TYPE, exist_ok=True
         )
     )
-    there = list_repo_files(api, repo, WORK_BRANCH)
-    needed = [path for path in shards if not _is_staged(there, ours, path)]
-    if needed:
+    remote = list_repo_files(api, repo, WORK_BRANCH)
+    missing = [path for path in shards if not _is_staged(remote, ours, path)]
+    if missing:
         call_hub(
             lambda: api.upload_folder(
                 repo_id=repo, repo_type=REPO_TYPE, folder_path=ours.root, revision=WORK_BRANCH,
-                allow_patterns=needed, commit_message="Shards on their way",
+                allow_patterns=missing, commit_message="Upload shards",
             )
         )  # fmt: skip
 
 
-def _is_staged(there: Mapping[str, RemoteFile], ours: _LocalDataset, path: str) -> bool:
-    return is_same(there.get(path), ours.root / path, ours.shards[path]["sha256"])
+def _is_staged(remote: Mapping[str, RemoteFile], ours: _LocalDataset, path: str) -> bool:
+    return is_same(remote.get(path), ours.root / path, ours.shards[path]["sha256"])
 
 
 def _commit_dataset(
@@ -299,40 +319,40 @@ def _commit_dataset(
     revision: str,
     shards: list[str],
     small: list[str],
-    gone: list[str],
+    obsolete: list[str],
 ) -> str:
-    """The one commit that a reader sees; shards come from the work branch, by reference."""
+    """Create the commit on the published branch; shards are copied from the work branch by reference."""
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete  # noqa: PLC0415
 
-    def commit() -> str:
+    def create() -> str:
         head = api.repo_info(repo, repo_type=REPO_TYPE, revision=revision).sha
         operations = [
             *(CommitOperationCopy(path, path, src_revision=WORK_BRANCH) for path in shards),
             *(CommitOperationAdd(name, ours.metadata_files[name]) for name in small),
-            *(CommitOperationDelete(path) for path in gone),
+            *(CommitOperationDelete(path) for path in obsolete),
         ]
-        made = api.create_commit(
+        commit = api.create_commit(
             repo, operations, repo_type=REPO_TYPE, revision=revision, parent_commit=head,
             commit_message=f"{ours.info['title']}: {ours.tag}",
         )  # fmt: skip
-        return str(made.oid)
+        return str(commit.oid)
 
-    return call_hub(commit)
+    return call_hub(create)
 
 
 def _tag_and_clean_up(api: Any, ours: _LocalDataset, repo: str, revision: str) -> None:
-    """Tag what is published, and remove the work branch."""
+    """Tag the published commit and remove the work branch."""
     refs = call_hub(lambda: api.list_repo_refs(repo, repo_type=REPO_TYPE))
-    has = ours.tag in {one.name for one in refs.tags}
-    # Looked at, not remembered: an earlier run may have been killed before it moved the tag.
-    stale = has and any(_changed(ours, list_repo_files(api, repo, ours.tag)))
-    if stale:
+    exists = ours.tag in {tag.name for tag in refs.tags}
+    # Compare the content: an earlier run may have been killed before it moved the tag.
+    is_stale = exists and any(_changed(ours, list_repo_files(api, repo, ours.tag)))
+    if is_stale:
         call_hub(lambda: api.delete_tag(repo, tag=ours.tag, repo_type=REPO_TYPE))
-    if stale or not has:
+    if is_stale or not exists:
         call_hub(
             lambda: api.create_tag(repo, tag=ours.tag, revision=revision, repo_type=REPO_TYPE, exist_ok=True)
         )
-    if WORK_BRANCH in {one.name for one in refs.branches}:
-        # Left behind it harms nobody, and the next publication removes it.
+    if WORK_BRANCH in {branch.name for branch in refs.branches}:
+        # If the deletion fails, the next publication removes the branch.
         with suppress(OSError):
             api.delete_branch(repo, branch=WORK_BRANCH, repo_type=REPO_TYPE)

@@ -1,1 +1,1 @@
-"""Stream prepared shards as samples and batches."""
+"""Stream prepared datasets as samples and batches."""

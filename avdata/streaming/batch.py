@@ -1,8 +1,8 @@
-"""What the stream hands out: one sample, or a batch of them, as tensors."""
+"""Samples and batches of a dataset, as tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,16 @@ from avdata.visualization.html import render_sample
 
 @dataclass(frozen=True, slots=True)
 class AVSample:
-    """One sample: mel float32 [T, 1, F, L], frames uint8 [T, C, H, W], label, key, its JSON.
+    """One sample.
 
-    With `weight` 0 it is the repetition of another in the place of one that was skipped, and
-    `facts["skipped"]` says which and why.
+    Attributes:
+        mel: float32 tensor of shape [T, 1, F, L], normalized unless `normalize=False`.
+        frames: uint8 tensor of shape [T, C, H, W].
+        label: Index of the label in `AVDataset.labels`.
+        key: Key of the sample.
+        metadata: The sample's JSON: times, group, flags, step labels, provenance.
+        weight: 0 for padding, and for a substitute of an unreadable sample; `metadata["skipped"]` then holds
+            the error.
     """
 
     mel: torch.Tensor
@@ -25,6 +31,10 @@ class AVSample:
     key: str
     metadata: Mapping[str, Any]
     weight: float = 1.0
+
+    def __repr__(self) -> str:
+        shapes = f"mel={list(self.mel.shape)}, frames={list(self.frames.shape)}"
+        return f"AVSample({self.key!r}, label={self.label}, {shapes})"
 
     def _repr_html_(self) -> str:
         return render_sample(
@@ -37,14 +47,15 @@ class AVBatch:
     """A batch of samples.
 
     Attributes:
-        mel: float32 [B, T, 1, F, L], normalized by the train split's statistics unless asked otherwise.
-        frames: uint8 [B, T, C, H, W]; a view of memory in the order of the storage, which a copy to a device
-            keeps: [B, T, H, W, C] of arrays, [B, H, T, W, C] of JPEG strips.
-        label: int64 [B].
+        mel: float32 tensor of shape [B, T, 1, F, L], normalized unless `normalize=False`.
+        frames: uint8 tensor of shape [B, T, C, H, W]. A loader's is a view of memory in storage order, which
+            a copy to a device keeps: [B, T, H, W, C] for arrays, [B, H, T, W, C] for JPEG strips.
+        label: int64 tensor of shape [B].
         key: B keys.
-        weight: float32 [B]; 0 marks padding, which no loss and no metric may count.
-        present: bool [B, 2]; whether the sound is not silent, and the frames not black, by the index's flags.
-        step_labels: int64 [B, T] where the dataset labels its steps, else None.
+        weight: float32 tensor of shape [B]. 0 marks padding: exclude it from losses and metrics.
+        present: bool tensor of shape [B, 2]. False where the audio is silent or the frames are black,
+            according to the flags in the index.
+        step_labels: int64 tensor of shape [B, T] if the dataset labels its steps, else None.
     """
 
     mel: torch.Tensor
@@ -55,23 +66,23 @@ class AVBatch:
     present: torch.Tensor
     step_labels: torch.Tensor | None
 
+    def __repr__(self) -> str:
+        steps = "" if self.step_labels is None else f", step_labels={list(self.step_labels.shape)}"
+        shapes = f"mel={list(self.mel.shape)}, frames={list(self.frames.shape)}{steps}"
+        return f"AVBatch({len(self.key)} samples, {shapes}, device='{self.mel.device}')"
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> AVBatch:
-        """The batch on a device; Lightning moves batches with it."""
-
-        def moved(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
-        return replace(
-            self, mel=moved(self.mel), frames=moved(self.frames), label=moved(self.label),
-            weight=moved(self.weight), present=moved(self.present),
-            step_labels=None if self.step_labels is None else moved(self.step_labels),
-        )  # fmt: skip
+        """Return the batch with all tensors on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> AVBatch:
-        """The batch in page-locked memory, from which a GPU copies while it computes."""
+        """Return the batch in page-locked memory, from which GPU copies run asynchronously."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> AVBatch:
         steps = self.step_labels
         return replace(
-            self, mel=self.mel.pin_memory(), frames=self.frames.pin_memory(), label=self.label.pin_memory(),
-            weight=self.weight.pin_memory(), present=self.present.pin_memory(),
-            step_labels=None if steps is None else steps.pin_memory(),
+            self, mel=function(self.mel), frames=function(self.frames), label=function(self.label),
+            weight=function(self.weight), present=function(self.present),
+            step_labels=None if steps is None else function(steps),
         )  # fmt: skip

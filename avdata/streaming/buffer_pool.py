@@ -1,4 +1,7 @@
-"""Memory for batches, taken again once nobody holds it: fresh pages cost as much as the copy into them."""
+"""Pool of reusable batch buffers.
+
+Reuse avoids page faults, which cost as much as the copy into the buffer.
+"""
 
 from __future__ import annotations
 
@@ -10,47 +13,47 @@ import torch
 
 
 class BufferPool:
-    """Arrays of one shape and type; one is free when only this class refers to it.
+    """Pool of arrays of one shape and dtype; an array is free if only the pool references it.
 
-    A tensor that `torch.from_numpy` made, and every view of it, refers to its array as long as it lives.
+    A tensor from `torch.from_numpy`, and every view of it, references its array as long as it exists.
 
     >>> buffers = BufferPool((2, 3), np.float32, keep=4)
-    >>> held = buffers.tensor()
-    >>> view = held[0]
-    >>> del held
+    >>> batch = buffers.tensor()
+    >>> view = batch[0]
+    >>> del batch
     >>> buffers.tensor().data_ptr() == view.data_ptr()
     False
 
     Args:
-        shape: of an array.
-        dtype: of an array.
-        keep: how many are kept for another use.
+        shape: Shape of each array.
+        dtype: Type of each array.
+        keep: Maximum number of arrays that the pool keeps.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: type, *, keep: int) -> None:
         self._shape, self._dtype, self._keep = shape, dtype, keep
         self._lock = threading.Lock()
-        self._kept: list[np.ndarray] = [np.empty(0, dtype)]
-        # What an array that nobody else holds counts, which depends on the interpreter.
-        self._idle = self._references(0)
-        self._kept.clear()
+        self._arrays: list[np.ndarray] = [np.empty(0, dtype)]
+        # The reference count of a free array depends on the interpreter: measure it.
+        self._free_count = self._references(0)
+        self._arrays.clear()
 
-    def _references(self, place: int) -> int:
-        return sys.getrefcount(self._kept[place])
+    def _references(self, index: int) -> int:
+        return sys.getrefcount(self._arrays[index])
 
     def array(self) -> np.ndarray:
-        """An array nobody else holds; what is in it is not defined."""
+        """Return a free array with undefined content."""
         with self._lock:
-            for place in range(len(self._kept)):
-                if self._references(place) == self._idle:
-                    return self._kept[place]
-            # numpy asks the kernel for huge pages, torch does not.
-            made: np.ndarray = np.empty(self._shape, self._dtype)
-            self._kept.append(made)
-            if len(self._kept) > self._keep:
-                self._kept.pop(0)
-            return made
+            for index in range(len(self._arrays)):
+                if self._references(index) == self._free_count:
+                    return self._arrays[index]
+            # numpy requests huge pages from the kernel, torch does not.
+            array: np.ndarray = np.empty(self._shape, self._dtype)
+            self._arrays.append(array)
+            if len(self._arrays) > self._keep:
+                self._arrays.pop(0)
+            return array
 
     def tensor(self) -> torch.Tensor:
-        """The same as a tensor."""
+        """Return a free array as a tensor."""
         return torch.from_numpy(self.array())

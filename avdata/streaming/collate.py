@@ -1,57 +1,119 @@
-"""From the bytes of a sample to its arrays, as the stream does it: no copy but the one into the batch."""
+"""Collate samples into batches, and decode stored samples directly into batch memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, SampleFlag, UsageError
 from avdata.shards.reader import decode_npy
+from avdata.streaming.batch import AVBatch, AVSample
 
-_MELS = 8  # mels that are scaled together: as many as stay in a processor's cache
+MELS_PER_CALL = 8  # mels normalized together: as many as fit in the CPU cache
+
+PRESENCE_FLAGS = (SampleFlag.SILENT_AUDIO, SampleFlag.BLACK_FRAMES)  # of the columns of `AVBatch.present`
+
+
+def collate(samples: Sequence[AVSample]) -> AVBatch:
+    """Return samples as one batch, for torch's and torchdata's loaders.
+
+        dataset = avdata.open("out/cremad", shuffle=True)
+        loader = torch.utils.data.DataLoader(dataset, batch_size=32, collate_fn=avdata.collate)
+
+    Args:
+        samples: Samples of equal shapes, at least one.
+
+    Returns:
+        The batch, as `AVDataset.loader` returns it: weights are those of the samples, `present` follows their
+        flags. If any sample labels its steps, one that does not gets its label at every step.
+
+    Raises:
+        UsageError: `samples` is empty.
+    """
+    if not samples:
+        msg = "Cannot collate 0 samples."
+        raise UsageError(msg)
+    steps = [sample.metadata.get("step_labels") for sample in samples]
+    num_steps = len(samples[0].mel)
+    return AVBatch(
+        mel=torch.stack([sample.mel for sample in samples]),
+        frames=torch.stack([sample.frames for sample in samples]),
+        label=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+        key=[sample.key for sample in samples],
+        weight=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
+        present=torch.tensor(
+            [[flag not in sample.metadata.get("flags", ()) for flag in PRESENCE_FLAGS] for sample in samples]
+        ),
+        step_labels=None
+        if not any(steps)
+        else torch.tensor(
+            [labels or [sample.label] * num_steps for labels, sample in zip(steps, samples, strict=True)]
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SampleShape:
-    """The shapes of a set: mel (T, F, L) and frames (T, H, W, C)."""
+    """Shapes of a dataset's samples as stored: mel (T, F, L) and frames (T, H, W, C)."""
 
     mel: tuple[int, ...]
     frames: tuple[int, ...]
 
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any]) -> SampleShape:
+        """Return the shapes that dataset.json states."""
+        return cls(tuple(info["shape"]["mel"]), tuple(info["shape"]["frames"]))
+
+    @property
+    def sample(self) -> str:
+        """The shapes of a sample's tensors as text, for `repr`."""
+        steps, height, width, channels = self.frames
+        mel = [self.mel[0], 1, *self.mel[1:]]
+        return f"mel={mel}, frames={[steps, channels, height, width]}"
+
     def layout(self, *, strip: bool) -> tuple[int, ...]:
-        """The layout that is one copy from what a decoder gives: [T, H, W, C], or of a strip [H, T, W, C]."""
+        """Return the memory layout of a sample's frames: [T, H, W, C], or [H, T, W, C] for a strip.
+
+        A decoder's output needs a single copy into this layout.
+        """
         steps, height, width, channels = self.frames
         return (height, steps, width, channels) if strip else self.frames
 
     def tensor(self, frames: torch.Tensor, *, strip: bool) -> torch.Tensor:
-        """A batch of that layout as [B, T, C, H, W], in the same memory."""
+        """Return a batch in that layout as a view of shape [B, T, C, H, W]."""
         return frames.permute(0, 2, 4, 1, 3) if strip else frames.permute(0, 1, 4, 2, 3)
 
     def check(self, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
-        """Refuse an array that is not what dataset.json says.
+        """Raise an error if an array differs from dataset.json.
 
         Raises:
-            AvdataError: its shape or type is another.
+            AvdataError: The shape or the dtype differs.
         """
         if array.shape != shape or array.dtype != dtype:
-            msg = f"an array is {array.dtype} {list(array.shape)}, not {np.dtype(dtype)} {list(shape)}"
+            msg = f"array is {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}"
             raise AvdataError(msg)
+
+
+def stores_strips(info: Mapping[str, Any]) -> bool:
+    """Return whether a dataset stores the frames of a sample as one JPEG or PNG strip."""
+    return info["config"].get("video", {}).get("storage", "npy") in {"jpeg", "png"}
 
 
 @dataclass(frozen=True, slots=True)
 class MelNormalization:
-    """What makes a set's mels even: float32 [F, L] each."""
+    """Mean and inverse standard deviation of a dataset's mels: float32 tensors of shape [F, L]."""
 
     mean: torch.Tensor
     factor: torch.Tensor
 
 
 def mel_normalization(stats: Mapping[str, list[float]], shape: SampleShape) -> MelNormalization:
-    """The scale of statistics of each mel band."""
-    # As large as a step: over a band's few columns alone torch's loops are too short to be quick.
+    """Return the normalization of the statistics per mel band that dataset.json holds."""
+    # Expanded to [F, L]: broadcasting over the few columns of a band makes torch's inner loops too short.
     mean, deviation = (
         torch.tensor(stats[name])[:, None].expand(shape.mel[1:]).contiguous() for name in ("mean", "std")
     )
@@ -59,17 +121,17 @@ def mel_normalization(stats: Mapping[str, list[float]], shape: SampleShape) -> M
 
 
 class BatchAssembler:
-    """What is copied into a batch: each sample at once, or for threads side by side in a few long calls.
+    """Copies decoded samples into a batch, either immediately or several in one call.
 
-    Threads take turns at the interpreter's lock, and waking up for it lasts as long as copying a sample: with
-    a call for each, two threads are no faster than one.
+    Each torch call takes the GIL, and waking up for it takes as long as copying a sample. With one call per
+    sample, two threads are no faster than one.
 
     Args:
-        at_once: leave nothing for later, since no other thread copies.
+        at_once: Copy each sample immediately, for callers without concurrent threads.
     """
 
     def __init__(self, *, at_once: bool = True) -> None:
-        self._together = 1 if at_once else _MELS
+        self._mels_per_call = 1 if at_once else MELS_PER_CALL
         self._mels: list[tuple[torch.Tensor, torch.Tensor, MelNormalization | None]] = []
         self._frames: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -77,47 +139,50 @@ class BatchAssembler:
         self,
         members: Mapping[str, memoryview],
         shape: SampleShape,
-        scale: MelNormalization | None,
+        normalization: MelNormalization | None,
         out: torch.Tensor,
     ) -> None:
-        """A sample's mel, stored as float16 [T, F, L], into `out`, float32 [T, F, L], in that scale.
+        """Copy a sample's mel, stored as float16 [T, F, L], normalized into `out`, float32 [T, F, L].
 
         Raises:
-            AvdataError: the mel is not of the set's shape.
-            KeyError: the sample has none.
+            AvdataError: The mel has another shape than the dataset.
+            KeyError: The sample has no mel.
         """
         stored = decode_npy(members["mel.npy"])
         shape.check(stored, shape.mel, np.float16)
-        self._mels.append((out, torch.from_numpy(stored), scale))
-        if len(self._mels) == self._together:
+        self._mels.append((out, torch.from_numpy(stored), normalization))
+        if len(self._mels) == self._mels_per_call:
             self._flush_mels()
 
     def frames(
         self, members: Mapping[str, memoryview], shape: SampleShape, out: torch.Tensor, *, strip: bool
     ) -> None:
-        """A sample's frames into `out`, uint8 in the layout of their storage; a strip is decoded at once.
+        """Copy a sample's frames into `out`, uint8 in the layout of `SampleShape.layout`.
+
+        A strip is decoded immediately.
 
         Raises:
-            AvdataError: the frames are not of the set's shape.
-            KeyError: the sample has no frames of that storage.
+            AvdataError: The frames have another shape than the dataset.
+            KeyError: The sample has no frames in that storage format.
         """
         if strip:
             steps, height, width, channels = shape.frames
             stored = decode_strip(members)
             shape.check(stored, (channels, height, steps * width), np.uint8)
-            # Decoders give a view of pixels; taking the channels apart would cost a sixth of the decoding.
+            # The decoder returns a view of interleaved pixels; separating channels would cost a sixth of the
+            # decoding time.
             stored, out = stored.transpose(1, 2, 0), out.view(height, steps * width, channels)
         else:
             stored = decode_npy(members["frames.npy"])
             shape.check(stored, shape.frames, np.uint8)
-        if strip or self._together == 1:
-            # An assignment ends in memmove, whose string instruction takes a fifth longer on AMD.
+        if strip or self._mels_per_call == 1:
+            # An assignment calls memmove, whose string instruction is a fifth slower on AMD.
             np.positive(stored, out=out.numpy())
         else:
             self._frames.append((out, torch.from_numpy(stored)))
 
     def flush(self) -> None:
-        """Copy what is left."""
+        """Copy all pending samples."""
         if self._mels:
             self._flush_mels()
         if self._frames:
@@ -125,24 +190,24 @@ class BatchAssembler:
 
     def _flush_mels(self) -> None:
         torch._foreach_copy_([out for out, _, _ in self._mels], [stored for _, stored, _ in self._mels])
-        scaled = [(out, scale) for out, _, scale in self._mels if scale is not None]
-        if scaled:
-            out = [out for out, _ in scaled]
-            torch._foreach_sub_(out, [scale.mean for _, scale in scaled])
-            torch._foreach_mul_(out, [scale.factor for _, scale in scaled])
+        pairs = [(out, scale) for out, _, scale in self._mels if scale is not None]
+        if pairs:
+            out = [out for out, _ in pairs]
+            torch._foreach_sub_(out, [scale.mean for _, scale in pairs])
+            torch._foreach_mul_(out, [scale.factor for _, scale in pairs])
         self._mels.clear()
 
 
 def decode_strip(members: Mapping[str, memoryview]) -> np.ndarray:
-    """The strip of a sample's frames, uint8 [C, H, T·W], from its JPEG or PNG."""
-    import torchvision.io  # noqa: F401, PLC0415  # breaks often; brings the operators
+    """Return the strip of a sample's frames, uint8 [C, H, T·W], from its JPEG or PNG."""
+    import torchvision.io  # noqa: F401, PLC0415  # registers the operators; fails beside another torch
 
-    # The functions over them warn at each call, which costs a thirtieth of the decoding.
+    # torchvision's Python wrappers issue a warning on each call, 3 % of the decoding time.
     image = torch.ops.image
     decode, name = (
         (image.decode_png, "frames.png") if "frames.png" in members else (image.decode_jpeg, "frames.jpg")
     )
     stored = members[name]
     data = torch.frombuffer(bytearray(stored) if stored.readonly else stored, dtype=torch.uint8)
-    strip: np.ndarray = decode(data, 0, False).numpy()  # as it is stored, and not turned
+    strip: np.ndarray = decode(data, 0, False).numpy()  # mode 0: channels as stored; no EXIF rotation
     return strip

@@ -1,4 +1,4 @@
-"""One sample after the other, for a torch `DataLoader`, and where each of its processes has got to."""
+"""Iterate samples one by one in torch `DataLoader` workers, with a resumable state per worker."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _log = logging.getLogger(__name__)
 
 
 class SharedEpoch:
-    """The epoch, in memory that the processes of a `DataLoader` see; with `persistent_workers` they stay."""
+    """Epoch counter in shared memory, so that persistent `DataLoader` workers see `set_epoch`."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
         self._epoch = _shared(torch.zeros((), dtype=torch.int64))
 
     def set(self, epoch: int) -> None:
-        """Say it to processes that are there, and to those that come."""
+        """Set the epoch for running and future workers of this process."""
         if self._owner != os.getpid():
-            # A process that was given the dataset by another tells its own workers alone.
+            # A process that inherited the dataset gets its own counter, which only its workers share.
             self._owner, self._epoch = os.getpid(), _shared(torch.zeros_like(self._epoch))
         self._epoch.fill_(epoch)
 
     def get(self) -> int:
-        """What was said last."""
+        """Return the epoch set last."""
         return int(self._epoch)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -51,50 +51,52 @@ def _shared(number: torch.Tensor) -> torch.Tensor:
 
 
 class SampleIterator(Iterator[AVSample]):
-    """A rank's samples in the epoch's order; the processes of a `DataLoader` share them out.
+    """Iterator over a rank's samples in epoch order, divided among `DataLoader` workers.
 
-    All ranks get as many: where the order ends, a sample that the rank had before comes again with weight 0.
+    All ranks get the same number of samples: a rank with fewer repeats one of its samples with weight 0.
 
-    Its state counts what this process has given, so that torchdata's `StatefulDataLoader` goes on with the
-    next sample and reads none of those before. As there, the number of processes must stay the same.
+    The state counts the samples that this process returned, so that torchdata's `StatefulDataLoader` resumes
+    with the next one and reads no earlier ones. As there, the number of workers must stay the same.
     """
 
     def __init__(self, dataset: SampleSource) -> None:
         worker = get_worker_info()
         self._dataset = dataset
         self._last: AVSample | None = None
-        self._turn, self._turns = (worker.id, worker.num_workers) if worker else (0, 1)
+        self._worker, self._num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         self._start(dataset.shared_epoch(), 0)
 
-    def _start(self, epoch: int, given: int) -> None:
+    def _start(self, epoch: int, position: int) -> None:
         data = self._dataset
-        self._epoch, self._given = epoch, given
+        self._epoch, self._position = epoch, position
         order = data.order_of(epoch)
         own = order[data.plan_rank :: data.world_size]
         missing = -(-len(order) // data.world_size) - len(own)
-        # At most one, and only where ranks share unevenly is the order copied.
+        # At most one is missing. The order is copied only then.
         numbers = np.append(own, (own if len(own) else order)[:missing]) if missing else own
-        self._numbers = numbers[self._turn :: self._turns]
-        self._real = len(own[self._turn :: self._turns])
+        self._numbers = numbers[self._worker :: self._num_workers]
+        self._num_real = len(own[self._worker :: self._num_workers])
 
     def __next__(self) -> AVSample:
-        if self._given >= len(self._numbers):
+        if self._position >= len(self._numbers):
             raise StopIteration
-        number, real = int(self._numbers[self._given]), self._given < self._real
-        self._given += 1
+        number, is_real = int(self._numbers[self._position]), self._position < self._num_real
+        self._position += 1
         try:
             self._last = self._dataset.sample(number)
         except AvdataError as error:
             if self._dataset.on_error == "raise" or isinstance(error, UnavailableError):
                 raise
             _log.warning("skipped: %s", error.message)
-            # The message goes along, since what is counted in a worker process stays there.
-            return replace(self._substitute(error), metadata={"skipped": error.message}, weight=0.0)
-        return self._last if real else replace(self._last, weight=0.0)
+            # The sample carries the message, because a count in a worker stays in that process.
+            substitute = self._substitute(error)
+            metadata = {**substitute.metadata, "skipped": error.message}
+            return replace(substitute, metadata=metadata, weight=0.0)
+        return self._last if is_real else replace(self._last, weight=0.0)
 
     def _substitute(self, error: AvdataError) -> AVSample:
-        """The sample given last; at the beginning the next that can be read, without which nothing can be."""
-        for number in self._numbers[self._given :].tolist() if self._last is None else ():
+        """Return the previous sample, or before the first one the next readable; else raise `error`."""
+        for number in self._numbers[self._position :].tolist() if self._last is None else ():
             try:
                 self._last = self._dataset.sample(number)
             except UnavailableError:
@@ -107,22 +109,22 @@ class SampleIterator(Iterator[AVSample]):
         return self._last
 
     def state_dict(self) -> dict[str, Any]:
-        """What this process has given, and of which stream."""
+        """Return the number of samples that this process returned, and the identity of the stream."""
         data = self._dataset
-        split = {"turns": self._turns, "world_size": data.world_size}
-        return {**data.identity(), **split, "epoch": self._epoch, "given": self._given}
+        split = {"turns": self._num_workers, "world_size": data.world_size}
+        return {**data.identity(), **split, "epoch": self._epoch, "given": self._position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+        """Resume from a `state_dict`.
 
         Raises:
-            AvdataError: the state is of another stream, or of another number of processes or ranks.
+            AvdataError: The state is of another stream, or of another number of workers or ranks.
         """
-        here = self.state_dict()
-        for name in set(here) - {"epoch", "given"}:
-            if state.get(name) != here[name]:
-                msg = f"the state is of another stream: {name} {state.get(name)!r} there, {here[name]!r} here"
-                hint = "`AVDataset.loader` goes on with any number of ranks and workers"
+        current = self.state_dict()
+        for name in set(current) - {"epoch", "given"}:
+            if state.get(name) != current[name]:
+                msg = f"State mismatch: {name} is {current[name]!r}, the state has {state.get(name)!r}."
+                hint = "`AVDataset.loader` resumes with any number of ranks and workers"
                 raise AvdataError(msg, hint=hint)
         self._dataset.set_epoch(int(state["epoch"]))
         self._start(int(state["epoch"]), int(state["given"]))

@@ -1,4 +1,4 @@
-"""The loader: one rank's batches of an epoch, made ahead by threads, and the state to go on from."""
+"""Loader of one rank's batches: assembled in advance by threads, with a resumable state."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ _log = logging.getLogger(__name__)
 
 
 class AVLoader:
-    """Iterates one epoch of batches a time; knows what it has delivered, and goes on from there.
+    """Loader that yields the batches of one epoch per pass and resumes from a state.
 
-    >>> # state = loader.state_dict(); later, on any number of ranks: loader.load_state_dict(state)
+        state = loader.state_dict()
+        loader.load_state_dict(state)  # later, on any number of ranks
 
-    Each pass is an epoch: after a whole one the next has the next epoch's order, unless `set_epoch` says
-    otherwise. A pass that was broken off begins anew, unless its state is loaded.
+    After a complete pass, the next one uses the next epoch, unless `set_epoch` sets another. An interrupted
+    pass starts again from its beginning, unless its state is loaded.
 
     Attributes:
-        skipped: what could not be read since the loader was made, as messages that name shard and key.
+        dataset: The dataset that the loader reads.
+        batch_size: Samples per batch.
+        skipped: Errors of samples that were skipped, as messages that name shard and key.
     """
 
     def __init__(
@@ -44,20 +47,23 @@ class AVLoader:
         pin_memory: bool = False,
     ) -> None:
         if batch_size < 1 or num_workers < 0:
-            msg = f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are needed"
+            msg = f"Invalid batch_size={batch_size} or num_workers={num_workers}: must be at least 1 and 0."
             raise UsageError(msg)
         self.dataset, self.batch_size = dataset, batch_size
         self.num_workers, self.drop_last = num_workers, drop_last
-        # As in torch's own loader, a script for a GPU runs without one.
+        # As in torch's DataLoader, ignored without CUDA.
         self.pin_memory = pin_memory and torch.cuda.is_available()
         self.skipped: list[str] = []
         self._seen = 0
         self._resume = 0
-        # What `_seen` counts; the dataset's own moves on when another loader of it ends a pass.
+        # The epoch of `_seen`. The dataset's epoch also advances when another loader of it ends a pass.
         self._epoch = dataset.epoch
-        shape, kept = dataset.shape, num_workers + 3
-        self._mel = BufferPool((batch_size, *shape.mel), np.float32, keep=kept)
-        self._frames = BufferPool((batch_size, *shape.layout(strip=dataset.is_strip)), np.uint8, keep=kept)
+        shape, buffers = dataset.shape, num_workers + 3
+        self._mel = BufferPool((batch_size, *shape.mel), np.float32, keep=buffers)
+        self._frames = BufferPool((batch_size, *shape.layout(strip=dataset.is_strip)), np.uint8, keep=buffers)
+
+    def __repr__(self) -> str:
+        return f"AVLoader({self.dataset!r}, batch_size={self.batch_size})"
 
     def __len__(self) -> int:
         return self._batches(0)
@@ -69,8 +75,8 @@ class AVLoader:
         )  # fmt: skip
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration; a loaded state of that same epoch stays in force."""
-        # A pass that ended with its last batch, and was not asked for more, is over.
+        """Set the epoch of the next pass; a loaded state of the same epoch stays in effect."""
+        # After its last batch a pass is complete, even if the iterator was not exhausted.
         if epoch != self._current() or self._batches(self._seen) == 0:
             self._seen = self._resume = 0
         self.dataset.set_epoch(epoch)
@@ -79,20 +85,21 @@ class AVLoader:
         return self._epoch if self._seen else self.dataset.epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """What was delivered: the epoch and its samples over all ranks, and which order they are of."""
+        """Return the epoch, the number of samples yielded over all ranks, and the identity of the stream."""
         return {"version": 1, "epoch": self._current(), "samples": self._seen, **self.dataset.identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken, also with another batch size or number of ranks.
+        """Resume from a `state_dict`, also with another batch size or number of ranks.
 
         Raises:
-            AvdataError: the state is of another set, split, filter or order.
+            AvdataError: The state is of another dataset, split, filter or order.
         """
-        here = self.state_dict()
-        for name in set(here) - {"epoch", "samples"}:
-            if state.get(name) != here[name]:
-                msg = f"the state is of another stream: {name} {state.get(name)!r} there, {here[name]!r} here"
-                raise AvdataError(msg, hint="open the same set with the same split, filter, seed and order")
+        current = self.state_dict()
+        for name in set(current) - {"epoch", "samples"}:
+            if state.get(name) != current[name]:
+                msg = f"State mismatch: {name} is {current[name]!r}, the state has {state.get(name)!r}."
+                hint = "open the same dataset with the same split, filter, weights, seed and order"
+                raise AvdataError(msg, hint=hint)
         self._epoch = int(state["epoch"])
         self.dataset.set_epoch(self._epoch)
         self._seen = self._resume = int(state["samples"])
@@ -105,7 +112,7 @@ class AVLoader:
 
     def __iter__(self) -> Iterator[AVBatch]:
         if self._seen and self._batches(self._seen) == 0 and self.dataset.epoch == self._epoch:
-            # The last batch was taken, and the pass not asked for more.
+            # The pass yielded its last batch, but the iterator was not exhausted.
             self._end_epoch()
         start, self._resume = self._resume, 0
         if start:
@@ -114,75 +121,60 @@ class AVLoader:
         data, step = self.dataset, self.batch_size * self.dataset.world_size
         order, count = data.epoch_order(), self._batches(start)
 
-        mine = order[start:][(data.plan_rank - start) % data.world_size :: data.world_size]
-        ahead = ShardPrefetcher(data.first_uses(mine), data.prefetch)
+        own = order[start:][(data.plan_rank - start) % data.world_size :: data.world_size]
+        prefetcher = ShardPrefetcher(data.first_uses(own), data.prefetch)
 
-        def job(number: int) -> tuple[np.ndarray, np.ndarray]:
-            ahead.advance_to((number + 1) * self.batch_size)
-            places, weight = batch_indices(
-                len(data),
-                number,
-                seen=start,
-                batch_size=self.batch_size,
-                rank=data.plan_rank,
-                world=data.world_size,
-            )
-            return order[places], weight
+        def indices(number: int) -> tuple[np.ndarray, np.ndarray]:
+            prefetcher.advance_to((number + 1) * self.batch_size)
+            positions, weight = batch_indices(
+                len(data), number, seen=start, batch_size=self.batch_size,
+                rank=data.plan_rank, world=data.world_size,
+            )  # fmt: skip
+            return order[positions], weight
 
         try:
-            for batch in self._batches_ahead(job, count):
-                # What is handed out now is delivered, whatever else the threads have made.
+            for batch in self._batches_ahead(indices, count):
+                # Count only yielded batches, not those that threads have assembled in advance.
                 self._seen += step
                 yield batch
         finally:
-            ahead.close()
+            prefetcher.close()
         if count:
             self._end_epoch()
 
     def _batches_ahead(
-        self, job: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int
+        self, indices: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int
     ) -> Iterator[AVBatch]:
         if self.num_workers == 0:
             for number in range(count):
-                yield self._batch(*job(number))
+                yield self._batch(*indices(number))
             return
-        ahead: deque[Future[AVBatch]] = deque()
+        pending: deque[Future[AVBatch]] = deque()
 
-        def made(number: int) -> AVBatch:
-            return self._batch(*job(number))
+        def batch(number: int) -> AVBatch:
+            return self._batch(*indices(number))
 
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="avdata")
         try:
             for number in range(count):
-                ahead.append(pool.submit(made, number))
-                if len(ahead) > self.num_workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+                pending.append(pool.submit(batch, number))
+                if len(pending) > self.num_workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _batch(self, numbers: np.ndarray, weight: np.ndarray) -> AVBatch:
         data = self.dataset
-        mel, frames = self._mel.tensor(), self._frames.tensor()
-        mels, pictures, copies = mel.unbind(), frames.unbind(), BatchAssembler(at_once=self.num_workers < 2)
-        keys, bad = data.keys_of(numbers), []
-        facts: list[dict[str, Any]] = []
-        for place, number in enumerate(numbers.tolist()):
-            try:
-                facts.append(data.fill(number, mels[place], pictures[place], copies, key=keys[place]))
-            except AvdataError as error:
-                if data.on_error == "raise" or isinstance(error, UnavailableError):
-                    raise
-                self._skip(error.message)
-                facts.append({})
-                bad.append(place)
-        copies.flush()
-        good = next((place for place in range(len(numbers)) if place not in bad), None)
-        for place in bad:
-            mel[place] = 0 if good is None else mel[good]
-            frames[place] = 0 if good is None else frames[good]
-            weight[place] = 0
+        mel, frames, keys = self._mel.tensor(), self._frames.tensor(), data.keys_of(numbers)
+        metadata = self._fill(numbers, keys, mel, frames)
+        unreadable = [position for position, sample in enumerate(metadata) if sample is None]
+        readable = next((position for position, sample in enumerate(metadata) if sample is not None), None)
+        for position in unreadable:
+            mel[position] = 0 if readable is None else mel[readable]
+            frames[position] = 0 if readable is None else frames[readable]
+            weight[position] = 0
         batch = AVBatch(
             mel=mel.unsqueeze(2),
             frames=data.shape.tensor(frames, strip=data.is_strip),
@@ -190,17 +182,36 @@ class AVLoader:
             key=keys,
             weight=torch.from_numpy(weight),
             present=torch.from_numpy(data.present_of(numbers)),
-            step_labels=_step_labels(facts, good),
+            step_labels=None if readable is None else _step_labels(metadata, metadata[readable]),
         )
         return batch.pin_memory() if self.pin_memory else batch
 
-    def _skip(self, message: str) -> None:
-        self.skipped.append(message)
-        _log.warning("skipped: %s", message)
+    def _fill(
+        self, numbers: np.ndarray, keys: list[str], mel: torch.Tensor, frames: torch.Tensor
+    ) -> list[dict[str, Any] | None]:
+        """Read samples into the batch; return the JSON of each, None for unreadable ones."""
+        data = self.dataset
+        metadata: list[dict[str, Any] | None] = []
+        mels, clips, assembler = mel.unbind(), frames.unbind(), BatchAssembler(at_once=self.num_workers < 2)
+        for position, number in enumerate(numbers.tolist()):
+            try:
+                metadata.append(
+                    data.fill(number, mels[position], clips[position], assembler, key=keys[position])
+                )
+            except AvdataError as error:
+                if data.on_error == "raise" or isinstance(error, UnavailableError):
+                    raise
+                self.skipped.append(error.message)
+                _log.warning("skipped: %s", error.message)
+                metadata.append(None)
+        assembler.flush()
+        return metadata
 
 
-def _step_labels(facts: list[dict[str, Any]], good: int | None) -> torch.Tensor | None:
-    if good is None or "step_labels" not in facts[good]:
+def _step_labels(
+    metadata: list[dict[str, Any] | None], readable: dict[str, Any] | None
+) -> torch.Tensor | None:
+    if not readable or "step_labels" not in readable:
         return None
-    kept = [fact.get("step_labels") for fact in facts]
-    return torch.tensor([kept[good] if labels is None else labels for labels in kept])
+    labels = [(sample or {}).get("step_labels") for sample in metadata]
+    return torch.tensor([readable["step_labels"] if steps is None else steps for steps in labels])

@@ -1,4 +1,4 @@
-"""Interfaces between the loaders and the data they iterate."""
+"""Interfaces between loaders and iterators, and the datasets they read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avdata.streaming.collate import BatchAssembler, SampleShape
 
 
 class StreamSource(Protocol):
-    """Samples that `Loader` assembles into batches: `AVDataset` and `Mixture`."""
+    """Samples that `AVLoader` assembles into batches: `AVDataset` and `MixedDataset`."""
 
     epoch: int
     on_error: str
@@ -24,11 +24,11 @@ class StreamSource(Protocol):
 
     def __len__(self) -> int: ...
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch."""
+        """Set the epoch, which determines the order together with the seed."""
         ...
 
     def epoch_order(self) -> np.ndarray:
-        """Return the numbers of the samples in the order of the epoch, over all ranks."""
+        """Return the sample numbers in the order of the current epoch, over all ranks."""
         ...
 
     def keys_of(self, numbers: np.ndarray) -> list[str]:
@@ -40,7 +40,7 @@ class StreamSource(Protocol):
         ...
 
     def present_of(self, numbers: np.ndarray) -> np.ndarray:
-        """Return which modalities samples have, bool [B, 2]."""
+        """Return whether samples have non-silent audio and non-black frames, bool [B, 2]."""
         ...
 
     def fill(
@@ -48,35 +48,35 @@ class StreamSource(Protocol):
         number: int,
         mel: torch.Tensor,
         frames: torch.Tensor,
-        copies: BatchAssembler,
+        assembler: BatchAssembler,
         *,
         key: str | None = None,
     ) -> dict[str, Any]:
-        """Read a sample into `mel`, float32 [T, F, L], and `frames`, uint8; return its JSON if needed."""
+        """Read a sample into `mel`, float32 [T, F, L], and `frames`, uint8; return JSON with step labels."""
         ...
 
     def prefetch(self, number: int) -> None:
-        """Fetch the shard of a sample."""
+        """Fetch the shard of a sample, if it is remote."""
         ...
 
     def first_uses(self, numbers: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Yield (place, sample) where a remote shard is needed for the first time."""
+        """Yield (position, sample) for the first sample of each remote shard, in the order of `numbers`."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Return what a state must have in common with the stream that resumes from it."""
+        """Return the properties that a state and the stream that loads it must share."""
         ...
 
 
 class SampleSource(StreamSource, Protocol):
-    """Samples that `Samples` iterates one by one: `AVDataset`."""
+    """Samples that `SampleIterator` iterates one by one: `AVDataset`."""
 
     def shared_epoch(self) -> int:
-        """Return the epoch that this process iterates."""
+        """Return the epoch of this process; in `DataLoader` workers, the one set in the main process."""
         ...
 
     def order_of(self, epoch: int) -> np.ndarray:
-        """Return the order of any epoch."""
+        """Return the sample numbers in the order of an epoch, over all ranks."""
         ...
 
     def sample(self, number: int) -> AVSample:

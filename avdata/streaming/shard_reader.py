@@ -1,4 +1,4 @@
-"""Where the stream's shards stand: a folder, mapped into memory, or a URL, read through the shard cache."""
+"""Read shards of a dataset: memory-mapped from a folder, or through the shard cache from a URL."""
 
 from __future__ import annotations
 
@@ -11,25 +11,43 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from avdata.errors import AvdataError, UsageError
+from avdata.errors import AvdataError, UnavailableError, UsageError, did_you_mean, error_message
+from avdata.shards.reader import read_info
 from avdata.storage.backends import SCHEMES
 from avdata.storage.hashing import hash_file
 from avdata.storage.remote import redact_url
 from avdata.streaming.shard_cache import CHANGED_HINT, ShardCache
 
-MAX_EVICTIONS = 10  # times that a shard may be lost from a cache too small for all who read
+MAX_EVICTIONS = 10  # fetches of a shard that a cache too small for its readers evicts before it is opened
+
+
+def open_reader(dataset: str | Path, split: str, cache: ShardCache) -> tuple[ShardReader, dict[str, Any]]:
+    """Return the shard reader of a split and the content of dataset.json.
+
+    Raises:
+        AvdataError: `dataset` is not a prepared dataset, or is not reachable.
+        UsageError: Unknown split, or unsupported URL.
+    """
+    reader = ShardReader(dataset, cache)
+    info = read_info(reader.root)
+    if split not in info["splits"]:
+        msg = f"Unknown split {split!r} in {reader.name}."
+        raise UsageError(msg, hint=did_you_mean(split, list(info["splits"])))
+    reader.set_expected(info, split)
+    return reader, info
 
 
 class ShardReader:
-    """Opens the shards of one set by their path below its root.
+    """Shard reader for local and remote datasets; shards are named by their path in the dataset.
 
     Attributes:
-        root: the folder that holds dataset.json and index.parquet; of a remote set, their copies.
-        name: the set as the user called it, but for a password.
+        root: Folder of dataset.json and index.parquet (of a remote dataset: of their copies).
+        name: The dataset as the user named it, with credentials redacted.
+        remote: Whether shards are fetched through the cache.
     """
 
-    def __init__(self, where: str | Path, cache: ShardCache) -> None:
-        self.name, self._where = redact_url(where), str(where)
+    def __init__(self, dataset: str | Path, cache: ShardCache) -> None:
+        self.name, self._dataset = redact_url(dataset), str(dataset)
         self._cache = cache
         self._maps: dict[str, memoryview] = {}
         self._used: set[str] = set()
@@ -39,114 +57,124 @@ class ShardReader:
         if not separator and self.name.startswith("pipe:"):
             scheme, separator = "pipe", ":"
         if separator and scheme not in SCHEMES:
-            msg = f"{self.name} cannot be opened: {scheme} is not a place for data"
-            raise UsageError(msg, hint=f"give a folder, or a URL of one of: {', '.join(SCHEMES)}")
+            msg = f"Unsupported URL scheme '{scheme}' in {self.name}."
+            raise UsageError(msg, hint=f"use a folder or one of: {', '.join(SCHEMES)}")
         self.remote = bool(separator) and scheme != "file"
-        self.root = self._copied() if self.remote else Path(rest if separator else where)
+        self.root = self._copy_metadata() if self.remote else Path(rest if separator else dataset)
 
     def set_expected(self, info: Mapping[str, Any], split: str) -> None:
-        """Take from dataset.json what the index and the shards of a split must be.
+        """Set the sizes and checksums of a split's shards, from dataset.json.
 
         Raises:
-            AvdataError: the index is not the one that dataset.json was written with.
+            AvdataError: The index was not written with this dataset.json.
         """
         if not _is_index_of(info, self.root / "index.parquet"):
-            msg = f"the index of {self.name} is not the one that its dataset.json was written with"
+            msg = f"Checksum mismatch of index.parquet in {self.name}: dataset.json records another index."
             raise AvdataError(
-                msg, hint="open it again; if that does not help, prepare or publish it again, both together"
+                msg, hint="open the dataset again; if the error persists, prepare or publish it again"
             )
         self._expected = {shard["path"]: shard for shard in info["splits"][split]["shards"]}
 
     def read_shard(self, shard: str) -> memoryview:
-        """A whole shard, mapped; a remote one is fetched first.
+        """Return a memory-mapped shard; a remote one is fetched first.
 
         Raises:
-            AvdataError: it is missing, cannot be fetched, or has not the size that dataset.json says.
+            AvdataError: The shard is missing, cannot be fetched, or differs in size from dataset.json.
         """
         self._used.add(shard)
         mapped = self._maps.get(shard)
         if mapped is None:
-            mapped = self._mapped(shard)
+            mapped = self._map(shard)
         return mapped
 
     def read_sample(self, shard: str, offset: int, nbytes: int, sha256: Callable[[], str]) -> memoryview:
-        """The bytes of one sample; of a remote shard that is not here, no more than these are fetched."""
-        known = shard in self._maps or not self.remote or self._expected_shard(shard)["sha256"] in self._cache
-        if known:
+        """Return the bytes of one sample; of a remote shard that is not cached, fetch only these bytes."""
+        cached = (
+            shard in self._maps or not self.remote or self._expected_shard(shard)["sha256"] in self._cache
+        )
+        if cached:
             return self.read_shard(shard)[offset : offset + nbytes]
         expected = sha256()
         data = self._cache.read_range(self._url(shard), offset, nbytes)
         if len(data) > nbytes:
-            # The server knows no ranges.
+            # The server ignored the range and sent the complete file.
             data = data[offset : offset + nbytes]
         if hashlib.sha256(data).hexdigest() != expected:
-            msg = f"bytes {offset} to {offset + nbytes} of {redact_url(self._url(shard))} are not those"
-            msg += " of the index"
+            url = redact_url(self._url(shard))
+            msg = f"Checksum mismatch of bytes {offset} to {offset + nbytes} in {url}."
             raise AvdataError(msg, hint=CHANGED_HINT)
         return memoryview(bytearray(data))
 
-    def _mapped(self, shard: str) -> memoryview:
-        hint = f"avdata verify {self.name} lists all that is wrong"
+    def local_path(self, shard: str) -> Path:
+        """Return the path of a shard on this machine; a remote one is fetched first.
+
+        Raises:
+            AvdataError: The shard cannot be fetched.
+        """
+        return self._fetch(shard) if self.remote else self.root / shard
+
+    def prefetch(self, shard: str) -> None:
+        """Fetch a shard if it is remote; errors are raised again when the shard is read."""
+        if self.remote and shard not in self._maps:
+            self.read_shard(shard)
+
+    def _map(self, shard: str) -> memoryview:
+        hint = f"avdata verify {self.name} lists all damaged shards"
         expected = int(self._expected_shard(shard)["bytes"])
         try:
-            with self._file(shard) as stream:
-                # Private and writable, since torch warns of memory that is not; nobody writes to it.
-                made = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+            with self._open(shard) as stream:
+                # Copy-on-write, because torch warns about read-only memory. It is never written to.
+                mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError) as error:
-            msg = f"the shard {self.root / shard} cannot be opened ({error})"
+            msg = f"Cannot open shard {self.root / shard}: {error}"
             raise AvdataError(msg, hint=hint) from error
-        if len(made) != expected:
-            msg = f"the shard {self.root / shard} has {len(made):,} bytes; dataset.json says {expected:,}"
+        if len(mapped) != expected:
+            msg = f"Size mismatch of shard {self.root / shard}: {len(mapped):,} bytes, expected {expected:,}."
             raise AvdataError(msg, hint=hint)
         with self._lock:
-            return self._maps.setdefault(shard, memoryview(made))
+            return self._maps.setdefault(shard, memoryview(mapped))
 
-    def _file(self, shard: str) -> BinaryIO:
+    def _open(self, shard: str) -> BinaryIO:
         for _ in range(MAX_EVICTIONS if self.remote else 0):
-            # Another process may make room with it before it is open.
+            # Another process may evict the shard before it is open.
             with suppress(FileNotFoundError):
-                return self._fetched(shard).open("rb")
+                return self._fetch(shard).open("rb")
         return (self.root / shard).open("rb")
 
     def _expected_shard(self, shard: str) -> Mapping[str, Any]:
         if shard not in self._expected:
-            msg = f"the shard {shard} is in the index of {self.name}, but not in its dataset.json"
-            raise AvdataError(msg, hint="index.parquet and dataset.json are of different preparations")
+            msg = f"Unknown shard {shard} in the index of {self.name}: dataset.json does not list it."
+            raise AvdataError(msg, hint="index.parquet and dataset.json are from different preparations")
         return self._expected[shard]
 
-    def _fetched(self, shard: str) -> Path:
-        proof = self._expected_shard(shard)
-        # Reading a mapped shard leaves no trace on disk: what is in use must not look the oldest.
+    def _fetch(self, shard: str) -> Path:
+        expected = self._expected_shard(shard)
+        # Reading a mapped shard does not change its file times: mark shards in use, so they are not evicted.
         used, self._used = self._used, set()
         for name in used & self._expected.keys():
             self._cache.touch(self._expected[name]["sha256"], int(self._expected[name]["bytes"]))
-        path = self._cache.fetch(self._url(shard), proof["sha256"], int(proof["bytes"]))
+        path = self._cache.fetch(self._url(shard), expected["sha256"], int(expected["bytes"]))
         with self._lock:
-            # A shard that was evicted takes disk space as long as it is mapped.
-            gone = [name for name in self._maps if self._expected[name]["sha256"] not in self._cache]
-            for name in gone:
+            # An evicted shard uses disk space as long as it is mapped.
+            evicted = [name for name in self._maps if self._expected[name]["sha256"] not in self._cache]
+            for name in evicted:
                 del self._maps[name]
         return path
 
-    def prefetch(self, shard: str) -> None:
-        """Bring a remote shard here; what fails is raised when the shard is read."""
-        if self.remote and shard not in self._maps:
-            self.read_shard(shard)
-
     def _url(self, shard: str) -> str:
-        return f"{self._where.rstrip('/')}/{shard}"
+        return f"{self._dataset.rstrip('/')}/{shard}"
 
-    def _copied(self) -> Path:
-        """Fresh copies of dataset.json and index.parquet; shards are known by checksum: none goes stale."""
-        folder = self._cache.folder / "sets" / hashlib.sha256(self._where.encode()).hexdigest()[:32]
-        for _ in range(2):  # somebody may publish a new set between the two files
+    def _copy_metadata(self) -> Path:
+        """Download dataset.json and index.parquet on every opening, so that no copy is stale."""
+        folder = self._cache.folder / "sets" / hashlib.sha256(self._dataset.encode()).hexdigest()[:32]
+        for _ in range(2):  # a new version may be published between the two files
             for name in ("dataset.json", "index.parquet"):
                 self._cache.copy(self._url(name), folder / name)
             try:
                 info = json.loads((folder / "dataset.json").read_bytes())
             except ValueError as error:
-                msg = f"{redact_url(self._url('dataset.json'))} is not JSON"
-                raise AvdataError(msg, hint="check that the URL is a prepared set's folder") from error
+                msg = f"Invalid JSON in {redact_url(self._url('dataset.json'))}."
+                raise AvdataError(msg, hint="check that the URL is a prepared dataset") from error
             if _is_index_of(info, folder / "index.parquet"):
                 break
         return folder
@@ -159,7 +187,18 @@ class ShardReader:
         self._lock = threading.Lock()
 
 
+def sample_error(error: Exception, key: str, shard: str, dataset: str) -> AvdataError:
+    """Return the error for an unreadable sample, of the kind of its cause."""
+    reason = f"member {error} is missing" if isinstance(error, KeyError) else error_message(error)
+    msg = f"Cannot read sample {key} in {shard}: {reason}"
+    hint = getattr(error, "hint", None) or (
+        f"avdata verify {dataset} lists all damaged samples; on_error='skip' skips them"
+    )
+    kind = UnavailableError if isinstance(error, UnavailableError) else AvdataError
+    return kind(msg, hint=hint)
+
+
 def _is_index_of(info: Any, path: Path) -> bool:
-    """Whether an index is the one that dataset.json was written with, as far as that says."""
-    promised = info.get("index", {}).get("sha256") if isinstance(info, dict) else None
-    return not promised or not path.is_file() or hash_file(path) == promised
+    """Return whether an index matches the checksum in dataset.json, if there is one."""
+    expected = info.get("index", {}).get("sha256") if isinstance(info, dict) else None
+    return not expected or not path.is_file() or hash_file(path) == expected

@@ -1,4 +1,4 @@
-"""What a trained network does on some samples: how often each layer fires, and what its masks let through."""
+"""Firing rates and attention masks of a trained network on samples."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from snnergy.models.network import SNNergy
 
 @dataclass(frozen=True)
 class MaskRecord:
-    """What was seen while a network looked at a batch.
+    """Intermediate results of a forward pass on one batch.
 
     Attributes:
-        probabilities: [B, K].
-        rates: share of ones by layer, in the order of the network.
-        masks: by modality (`audio`, `video`) and stage, the share of heads that let a place pass:
+        probabilities: class probabilities, float32 [B, K].
+        rates: firing rate (share of ones) of each layer, in the order of the network.
+        masks: by modality (`audio`, `video`) and stage, the share of heads whose mask is 1 at a token:
             float32 [B, T, H, W].
     """
 
@@ -29,28 +29,28 @@ class MaskRecord:
 
 @torch.no_grad()
 def record_masks(network: SNNergy, audio: Tensor, video: Tensor) -> MaskRecord:
-    """Run samples through a network and note what its neurons and masks do.
+    """Return firing rates and masks of a network on a batch.
 
     Args:
-        network: on the CPU, in evaluation mode.
-        audio: [T, B, 1, F, L].
-        video: [T, B, C, H, W].
+        network: network on the CPU, in evaluation mode.
+        audio: float32 [T, B, 1, F, L].
+        video: float32 [T, B, C, H, W].
     """
-    logits, seen = network(audio, video, return_aux=True)
+    logits, aux = network(audio, video, return_aux=True)
     return MaskRecord(
         torch.softmax(logits.float(), 1).numpy(),
-        {name: float(rate) for name, rate in seen["rates"].items()},
+        {name: float(rate) for name, rate in aux["rates"].items()},
         # A mask over tokens is [T, B, heads, 1, H, W].
         {
-            where: mask.float().mean((2, 3)).transpose(0, 1).numpy()
-            for name, mask in seen["masks"].items()
-            if (where := _direction(name)) is not None
+            direction: mask.float().mean((2, 3)).transpose(0, 1).numpy()
+            for name, mask in aux["masks"].items()
+            if (direction := _direction(name)) is not None
         },
     )
 
 
 def _direction(name: str) -> tuple[str, str] | None:
-    """(modality, stage) of a cross-modal attention's token mask, by its place in the network.
+    """Return (modality, stage) of a cross-modal token mask from its module name, or None.
 
     >>> _direction("fusions.2.to_audio.message.spatial")
     ('audio', '2')
@@ -62,17 +62,20 @@ def _direction(name: str) -> tuple[str, str] | None:
     return None
 
 
-def overlay_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A picture that keeps its light where a mask lets pass, and is dimmed where not.
+def overlay_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return an image that is dimmed where the mask is 0.
 
     >>> overlay_mask(np.full((2, 2, 3), 100, np.uint8), np.array([[1.0, 0.0]]))[:, :, 0].tolist()
     [[100, 25], [100, 25]]
 
     Args:
-        picture: uint8 [H, W, 3].
-        mask: float [h, w] in 0 … 1, on any grid.
+        image: uint8 [H, W, 3].
+        mask: float [h, w] between 0 and 1, on any grid.
+
+    Returns:
+        uint8 [H, W, 3].
     """
-    rows = np.arange(picture.shape[0]) * mask.shape[0] // picture.shape[0]
-    columns = np.arange(picture.shape[1]) * mask.shape[1] // picture.shape[1]
-    light = 0.25 + 0.75 * mask[rows][:, columns, None]
-    return (picture * light).astype(np.uint8)
+    rows = np.arange(image.shape[0]) * mask.shape[0] // image.shape[0]
+    columns = np.arange(image.shape[1]) * mask.shape[1] // image.shape[1]
+    brightness = 0.25 + 0.75 * mask[rows][:, columns, None]
+    return (image * brightness).astype(np.uint8)

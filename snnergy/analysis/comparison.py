@@ -1,7 +1,7 @@
-"""The comparison: fusions times seeds, trained by one protocol, as a table that can be cited.
+"""Comparison of fusions over seeds: all trained with the same settings, summarized in one table.
 
-Every run is a folder of its own and is made once: killed, the same command goes on, and a finished run is not
-repeated. What is compared is our own runs and nothing else; published numbers come from other protocols.
+Every run has its own folder. After an interruption the same command resumes the unfinished run and keeps
+finished ones. The table contains own runs only, because published numbers come from other protocols.
 """
 
 from __future__ import annotations
@@ -24,36 +24,38 @@ from avdata.errors import AvdataError, UsageError
 from avdata.progress import Progress
 from avdata.storage.atomic import atomic_write
 from snnergy.analysis.energy import Energy, measure_energy
-from snnergy.data import Batch, audio_video_batches, batches, did_you_mean, diff_settings, open_split
+from snnergy.data import Batch, audio_video_batches, batches, open_split
 from snnergy.fusion.registry import FUSIONS
+from snnergy.models.config import check_choice
 from snnergy.models.network import SNNergy
-from snnergy.training.checkpoint import load_network, read_config
+from snnergy.training.checkpoint import changed_settings, load_network, read_config
 from snnergy.training.config import TrainConfig
 from snnergy.training.distributed import Device
 from snnergy.training.gradient_modulation import OGMGE
 from snnergy.training.plots import plot_comparison
-from snnergy.training.trainer import RESUME_MAY_CHANGE, network_for, train
+from snnergy.training.trainer import build_network, train
 
 DEFAULT_FUSIONS = ("audio", "video", "concat", "ccssa", "cmqka")
-"""MODEL.md §9.2: the smallest table that is worth showing."""
+"""The smallest informative comparison: each modality alone, concatenation, quadratic and linear attention."""
 
 TIMING_BATCH_SIZE, TIMING_ROUNDS = 8, 5
 
 ENERGY_BATCHES = 16
-"""Of eight samples each: firing rates settle long before."""
+"""Batches of eight samples for the energy estimate; firing rates converge with fewer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Row:
-    """One fusion over its seeds.
+    """Results of one fusion over all seeds.
 
     Attributes:
-        fusion: its name.
-        accuracy: of each seed, on the test split.
-        params: weights.
-        ms: to evaluate one sample, in a batch of eight; median.
-        megabytes: a training step of eight samples holds at most (GPU), or keeps for its backward (CPU).
-        energy: of its first seed's network, counted on samples of the split that accuracy is of.
+        fusion: name of the fusion.
+        accuracy: accuracy of each seed on the test split.
+        params: number of weights.
+        ms: median time to evaluate one sample in a batch of eight, in milliseconds.
+        megabytes: memory of a training step of eight samples: the peak on a GPU, the tensors saved for the
+            backward pass on the CPU.
+        energy: energy of the first seed's network, on the split of `accuracy`.
     """
 
     fusion: str
@@ -63,9 +65,17 @@ class Row:
     megabytes: float
     energy: Energy
 
+    def __repr__(self) -> str:
+        """Return the results on one line."""
+        return (
+            f"Row({self.fusion!r}, accuracy {self.mean:.4f} over {len(self.accuracy)} seeds,"
+            f" {self.params:,} weights, {self.ms:.2f} ms, {self.megabytes:.1f} MB,"
+            f" {self.energy.millijoules():.3g} mJ)"
+        )
+
     @property
     def mean(self) -> float:
-        """Mean accuracy."""
+        """Mean accuracy over seeds."""
         return statistics.fmean(self.accuracy)
 
     @property
@@ -84,40 +94,40 @@ def compare_fusions(
     device: Device = "auto",
     progress: Progress = lambda stage, done, total: None,
 ) -> list[Row]:
-    """Train every fusion with every seed, and write `table.md`, `table.csv` and `table.png`.
+    """Train every fusion with every seed and write `table.md`, `table.csv` and `table.png`.
 
     Args:
-        dataset: the prepared set.
-        output: the folder of the table and, below `runs/`, of all runs.
-        config: the settings of all; its fusion and seed are set.
-        fusions: names of `FUSIONS`; none: those of `DEFAULT_FUSIONS`.
-        seeds: how many, counted from the settings' own.
-        device: `auto` takes a GPU where there is one.
-        progress: called with a stage (`FUSION seed N`), done and total, in optimizer steps.
+        dataset: folder or URL of the prepared dataset.
+        output: folder of the table; the runs are in its subfolder `runs`.
+        config: settings of all runs; fusion and seed are replaced.
+        fusions: names of `FUSIONS`; empty: `DEFAULT_FUSIONS`.
+        seeds: number of seeds, starting at the seed of `config`.
+        device: `auto` uses a GPU if there is one.
+        progress: called as (`FUSION seed N`, done, total), in optimizer steps.
+
+    Returns:
+        One row per fusion, in the order of `fusions`.
 
     Raises:
-        UsageError: a name is unknown, a fusion does not go with the settings, or a run in `output` has
-        others.
-        AvdataError: the set has no split to compare by, or a training failed.
+        UsageError: unknown name, a fusion contradicts the settings, or a run in `output` has other settings.
+        AvdataError: the dataset has neither a val nor a test split, or a training failed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        msg = "a comparison is one process, and torchrun started several"
-        raise UsageError(msg, hint="train big runs with snnergy train, into OUT/runs/FUSION-seedN")
+        msg = "A comparison runs in one process, but torchrun started several."
+        raise UsageError(msg, hint="run each training with snnergy train --output OUTPUT/runs/FUSION-seedN")
     chosen = list(dict.fromkeys(fusions)) or list(DEFAULT_FUSIONS)
     for name in chosen:
-        if name not in FUSIONS:
-            msg = f"there is no fusion {name!r}"
-            raise UsageError(msg, hint=did_you_mean(name, list(FUSIONS)))
+        check_choice(name, FUSIONS, "fusion")
     _check(dataset, [config.model_copy(update={"fusion": name}) for name in chosen])
     folder = Path(output)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     for offset in range(seeds):
         for name in chosen:
-            settled = config.model_copy(update={"fusion": name, "seed": config.seed + offset})
-            run = folder / "runs" / f"{name}-seed{settled.seed}"
-            stage = f"{name} seed {settled.seed}"
-            found = _train_or_resume(dataset, run, settled, device, _prefix_progress(stage, progress))
-            results[name].append(found)
+            settings = config.model_copy(update={"fusion": name, "seed": config.seed + offset})
+            run = folder / "runs" / f"{name}-seed{settings.seed}"
+            stage = f"{name} seed {settings.seed}"
+            result = _train_or_resume(dataset, run, settings, device, _prefix_progress(stage, progress))
+            results[name].append(result)
     networks = {
         name: load_network(folder / "runs" / f"{name}-seed{config.seed}" / results[name][0]["chosen"])[0]
         for name in chosen
@@ -126,7 +136,10 @@ def compare_fusions(
     costs = _costs(networks, dataset, _split(first), torch.device(str(first["device"])))
     rows = [
         Row(
-            name, tuple(_accuracy(found) for found in results[name]), results[name][0]["params"], *costs[name]
+            name,
+            tuple(_accuracy(result) for result in results[name]),
+            results[name][0]["params"],
+            *costs[name],
         )
         for name in chosen
     ]
@@ -134,16 +147,16 @@ def compare_fusions(
     return rows
 
 
-def _check(where: str | Path, configs: Sequence[TrainConfig]) -> None:
-    """Refuse before the first training what would be refused after hours of it."""
-    data = open_split(where, "train", rank=0, world_size=1)
+def _check(dataset: str | Path, configs: Sequence[TrainConfig]) -> None:
+    """Check every fusion before the first training, which may take hours."""
+    data = open_split(dataset, "train", rank=0, world_size=1)
     if not {"val", "test"} & set(data.info["splits"]):
-        msg = f"{where} has neither a val nor a test split: there is nothing to compare by"
-        raise AvdataError(msg, hint="prepare it with another --split-by; avdata info names them")
+        msg = f"Dataset has neither a val nor a test split: {dataset}."
+        raise AvdataError(msg, hint="prepare it with another --split-by; avdata info lists them")
     for config in configs:
-        # Without memory: it is only asked for.
+        # The meta device allocates no memory: building the network validates the settings.
         with torch.device("meta"):
-            network = network_for(config, data)
+            network = build_network(config, data)
             if config.ogm_ge:
                 OGMGE(network, config.ogm_ge)
 
@@ -153,57 +166,57 @@ def _prefix_progress(stage: str, progress: Progress) -> Progress:
 
 
 def _train_or_resume(
-    where: str | Path, run: Path, config: TrainConfig, device: Device, progress: Progress
+    dataset: str | Path, run: Path, config: TrainConfig, device: Device, progress: Progress
 ) -> dict[str, Any]:
-    """A run's result: made, gone on with, or found finished."""
+    """Return the result of a run: start it, resume it, or read it if it has finished."""
     finished = run / "result.json"
     if not finished.is_file():
         resume = (run / "config.json").is_file()
-        return train(where, run, config, device=device, progress=progress, resume=resume)
-    there = read_config(run)
-    rows = diff_settings(there["config"], config.model_dump(mode="json"))
-    other = [row for row in rows if row[0] not in RESUME_MAY_CHANGE]
-    if other or there["set"] != str(where):
-        said = ", ".join(f"{name}: {old} there, {new} now" for name, old, new in other)
-        msg = f"{run} holds a run with other settings ({said or 'of the set ' + there['set']})"
-        raise UsageError(msg, hint="give the comparison another --out")
-    found: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-    return found
+        return train(dataset, run, config, device=device, progress=progress, resume=resume)
+    stored = read_config(run)
+    changed = changed_settings(stored["config"], config)
+    if stored["dataset"] != str(dataset):
+        changed = f"dataset is {stored['dataset']}, requested {dataset}"
+    if changed:
+        msg = f"Settings differ from the run in {run}: {changed}."
+        raise UsageError(msg, hint="choose another --output for the comparison")
+    result: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+    return result
 
 
-def _accuracy(found: Mapping[str, Any]) -> float:
-    return float(found[_split(found)]["accuracy"])
+def _accuracy(result: Mapping[str, Any]) -> float:
+    return float(result[_split(result)]["accuracy"])
 
 
-def _split(found: Mapping[str, Any]) -> str:
-    return "test" if "test" in found else "val"
+def _split(result: Mapping[str, Any]) -> str:
+    return "test" if "test" in result else "val"
 
 
 def _costs(
-    networks: Mapping[str, SNNergy], where: str | Path, split: str, device: torch.device
+    networks: Mapping[str, SNNergy], dataset: str | Path, split: str, device: torch.device
 ) -> dict[str, tuple[float, float, Energy]]:
-    """Milliseconds a sample, megabytes and energy of each network; the networks are timed in turn."""
-    loader = open_split(where, "train", rank=0, world_size=1).loader(TIMING_BATCH_SIZE, num_workers=0)
+    """Return ms per sample, MB and energy of each network; the networks are timed alternately."""
+    loader = open_split(dataset, "train", rank=0, world_size=1).loader(TIMING_BATCH_SIZE, num_workers=0)
     (batch,) = batches(loader, 1, device)
     times: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(TIMING_ROUNDS + 1):
         for name, network in networks.items():
             times[name].append(_seconds(network.to(device).eval(), batch))
-    # The training step moves the batch norms' averages, and firing rates with them: it comes last.
-    energies = {name: _energy(network, where, split, device) for name, network in networks.items()}
+    # The training step changes batch norm statistics and thereby firing rates, so it must come last.
+    energies = {name: _energy(network, dataset, split, device) for name, network in networks.items()}
     return {
-        # The first round warms up.
+        # The first round is a warm-up.
         name: (
-            statistics.median(taken[1:]) / TIMING_BATCH_SIZE * 1e3,
+            statistics.median(seconds[1:]) / TIMING_BATCH_SIZE * 1e3,
             training_bytes(networks[name], batch) / 1e6,
             energies[name],
         )
-        for name, taken in times.items()
+        for name, seconds in times.items()
     }
 
 
-def _energy(network: SNNergy, where: str | Path, split: str, device: torch.device) -> Energy:
-    loader = open_split(where, split, rank=0, world_size=1).loader(TIMING_BATCH_SIZE, num_workers=0)
+def _energy(network: SNNergy, dataset: str | Path, split: str, device: torch.device) -> Energy:
+    loader = open_split(dataset, split, rank=0, world_size=1).loader(TIMING_BATCH_SIZE, num_workers=0)
     return measure_energy(network, audio_video_batches(loader, ENERGY_BATCHES, device))
 
 
@@ -220,10 +233,10 @@ def _seconds(network: nn.Module, batch: Batch) -> float:
 
 
 def training_bytes(network: nn.Module, batch: Batch) -> int:
-    """What a training step of a batch needs beside the weights.
+    """Return the memory in bytes that a training step needs in addition to the weights.
 
-    On a GPU, the most that was allocated in the step; on the CPU, whose allocator keeps no such account, what
-    the forward pass keeps for the backward, each storage once.
+    On a GPU this is the peak of allocated memory. The CPU allocator has no such statistics; there it is the
+    size of the tensors that the forward pass saves for the backward pass, each storage counted once.
     """
     network.train()
     if batch.audio.is_cuda:
@@ -233,20 +246,20 @@ def training_bytes(network: nn.Module, batch: Batch) -> int:
         network.zero_grad()
         return torch.cuda.max_memory_allocated() - before
     weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
-    kept: dict[int, int] = {}
-    held: list[Tensor] = []
+    sizes: dict[int, int] = {}
+    saved: list[Tensor] = []
 
-    def keep(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-            # While it is held no other storage can have its address.
-            held.append(tensor)
+            sizes[storage.data_ptr()] = storage.nbytes()
+            # Keep the tensor alive, so that no other storage gets its address.
+            saved.append(tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         network(batch.audio, batch.video)
-    return sum(kept.values())
+    return sum(sizes.values())
 
 
 COLUMNS = (
@@ -255,40 +268,41 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def _write(folder: Path, rows: Sequence[Row], found: Mapping[str, Any], where: str | Path) -> None:
+def _write(folder: Path, rows: Sequence[Row], result: Mapping[str, Any], dataset: str | Path) -> None:
     with (folder / "table.csv").open("w", newline="", encoding="utf-8") as lines:
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
             std = "" if row.std is None else f"{row.std:.6f}"
             cells = (f"{row.mean:.6f}", std, len(row.accuracy), row.params, f"{row.ms:.4f}")
-            spent = (f"{value:.9g}" for value in row.energy.totals().values())
-            writer.writerow((row.fusion, *cells, f"{row.megabytes:.3f}", *spent))
-    atomic_write(folder / "table.md", _markdown(rows, found, where).encode())
+            totals = (f"{value:.9g}" for value in row.energy.totals().values())
+            writer.writerow((row.fusion, *cells, f"{row.megabytes:.3f}", *totals))
+    atomic_write(folder / "table.md", _markdown(rows, result, dataset).encode())
     plot_comparison(
         [(row.fusion, row.accuracy, row.energy.millijoules()) for row in rows],
-        1 / found["num_classes"],
+        1 / result["num_classes"],
         folder / "table.png",
     )
 
 
-def _markdown(rows: Sequence[Row], found: Mapping[str, Any], where: str | Path) -> str:
-    config, split = found["config"], _split(found)
-    on_gpu = str(found["device"]).startswith("cuda")
-    memory = "peak MB" if on_gpu else "MB kept for the backward"
+def _markdown(rows: Sequence[Row], result: Mapping[str, Any], dataset: str | Path) -> str:
+    config, split = result["config"], _split(result)
+    on_gpu = str(result["device"]).startswith("cuda")
+    memory = "peak MB" if on_gpu else "MB saved for the backward pass"
     lines = [
-        f"# {where}: {len(rows)} fusions, {len(rows[0].accuracy)} seeds",
+        f"# {dataset}: {len(rows)} fusions, {len(rows[0].accuracy)} seeds",
         "",
-        f"One protocol: regime {config['regime']}, preset {config['preset']}, {found['steps']:,} steps"
-        f" of {config['batch_size']} samples. Selected on validation, measured once on {split}:"
-        f" {found[split]['samples']:,} samples, {found['num_classes']} classes. Device: {found['device']},"
-        f" torch {torch.__version__}. Time and memory are of batches of {TIMING_BATCH_SIZE}.",
+        f"Same settings for all: training preset {config['train_preset']}, model {config['model']},"
+        f" {result['steps']:,} steps of {config['batch_size']} samples. Selected on validation, evaluated"
+        f" once on {split}: {result[split]['samples']:,} samples, {result['num_classes']} classes."
+        f" Device: {result['device']}, torch {torch.__version__}. Time and memory for batches of"
+        f" {TIMING_BATCH_SIZE}.",
         "",
-        "Synaptic operations (SOPs) and the energy of arithmetic (0.9 pJ an addition, 4.6 pJ a MAC, 45 nm)"
-        f" are of each fusion's first seed, counted on {rows[0].energy.samples:,} samples of {split}. Energy"
-        " of memory traffic is not in it, and is far larger: `mj_with_memory` in table.csv.",
+        "Synaptic operations (SOPs) and energy of arithmetic (0.9 pJ per addition, 4.6 pJ per MAC, 45 nm)"
+        f" are those of each fusion's first seed, counted on {rows[0].energy.samples:,} samples of {split}."
+        " Energy of memory traffic is not included and much larger: `mj_with_memory` in table.csv.",
         "",
-        f"| fusion | accuracy, % | weights | ms a sample | {memory} | SOPs, million | mJ a sample |",
+        f"| fusion | accuracy, % | weights | ms per sample | {memory} | SOPs, million | mJ per sample |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -1,14 +1,15 @@
-"""What an inference costs in additions and joules, counted on real samples (QKFormer, app. 7.6; 45 nm).
+"""Energy estimate of an inference: operations counted on samples (QKFormer, app. 7.6; 45 nm).
 
-A layer that is fed spikes adds a weight for each spike and each of its targets: a synaptic operation (SOP)
-of 0.9 pJ. A layer fed real values multiplies and adds (MAC, 4.6 pJ; Horowitz 2014): the first convolution of
-each modality and the linear head. Norms and α fold into weights, masks are ANDs, and cost nothing; sums and
-products of attention count their spikes. SOPs are given twice: `rate`, dense operations times the mean spike
-count, and `exact`, where a spike at a border has fewer targets.
+A layer that reads spikes adds one weight per spike and target: a synaptic operation (SOP) of 0.9 pJ. A
+layer that reads real values multiplies and adds (MAC, 4.6 pJ; Horowitz 2014): the first convolution of each
+modality and the linear head. Norms and α are folded into weights and masks are ANDs: no cost. Sums and
+products of attention count their spikes. SOPs are reported twice: `rate`, dense operations times the mean
+spike count, and `exact`, in which a spike at a border has fewer targets.
 
-Joules of arithmetic are not joules of a chip. The estimate with memory adds 24.96 pJ a byte for weights, read
-at every step, and membranes, read and written at every step; it is larger by far, and an artificial network
-pays for memory too. Claim no savings of hardware from the ratio of 0.9 to 4.6 alone (arXiv 2409.08290).
+The energy of arithmetic is not the energy of a chip. The estimate with memory adds 24.96 pJ per byte for
+weights, read at every step, and for membranes, read and written at every step. It is much larger, and an
+artificial network also pays for memory. The ratio of 0.9 to 4.6 alone does not prove hardware savings
+(arXiv 2409.08290).
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ MAC_PJ, AC_PJ, BYTE_PJ = 4.6, 0.9, 24.96
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's cost of one sample, all steps.
+    """Cost of one layer per sample, over all steps.
 
     Attributes:
-        name: of the layer.
-        spiking: it is fed spikes.
-        rate: mean of its input; of spikes, the firing rate (with `sew` also above one).
-        macs: dense operations.
-        sops_rate: operations by rate.
-        sops_exact: operations by counting.
+        name: module name.
+        spiking: whether its input is spikes.
+        rate: mean of its input; for spikes the firing rate, which with `sew` may exceed 1.
+        macs: dense multiply-accumulate operations.
+        sops_rate: synaptic operations, estimated from the rate.
+        sops_exact: synaptic operations, counted.
     """
 
     name: str
@@ -57,22 +58,22 @@ class Layer:
 
     @property
     def millijoules(self) -> float:
-        """Energy of its arithmetic, SOPs counted exactly."""
+        """Energy of the arithmetic in mJ, from exact SOPs."""
         return (AC_PJ * self.sops_exact if self.spiking else MAC_PJ * self.macs) * 1e-9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Energy:
-    """A network's cost of one sample, the mean over those measured.
+    """Cost of a network per sample, the mean over the measured samples.
 
     Attributes:
-        layers: convolutions and the head, in the order in which they ran.
-        attention: additions of attention's sums and products.
-        updates: membranes updated; not in the headline.
+        layers: convolutions and the head, in execution order.
+        attention: additions in sums and products of attention.
+        updates: membrane updates; not part of `millijoules`.
         rates: firing rate of each neuron layer.
-        weight_bytes: of weights read, each at every step.
-        steps: T.
-        samples: that were measured.
+        weight_bytes: bytes of weights read, once per step.
+        steps: number of time steps T.
+        samples: number of measured samples.
     """
 
     layers: tuple[Layer, ...]
@@ -83,19 +84,26 @@ class Energy:
     steps: float
     samples: int
 
+    def __repr__(self) -> str:
+        """Return the totals on one line."""
+        return (
+            f"Energy({self.millijoules():.4g} mJ and {self.sops() / 1e6:.4g} million SOPs per sample,"
+            f" {len(self.layers)} layers, T={self.steps:g}, {self.samples} samples)"
+        )
+
     def sops(self, mode: str = "exact") -> float:
-        """Synaptic operations of all layers and of attention, `exact` or by `rate`."""
+        """Return the synaptic operations of all layers and attention, `exact` or from the `rate`."""
         return self.attention + sum(
             layer.sops_exact if mode == "exact" else layer.sops_rate for layer in self.layers if layer.spiking
         )
 
     def millijoules(self, mode: str = "exact") -> float:
-        """Energy of all arithmetic, `exact` or by `rate`."""
+        """Return the energy of all arithmetic in mJ, `exact` or from the `rate`."""
         macs = sum(layer.macs for layer in self.layers if not layer.spiking)
         return (AC_PJ * self.sops(mode) + MAC_PJ * macs) * 1e-9
 
     def totals(self) -> dict[str, float]:
-        """All sums: operations, and millijoules of a sample."""
+        """Return all totals: operations and mJ per sample."""
         return {
             "sops_exact": self.sops(),
             "sops_rate": self.sops("rate"),
@@ -107,12 +115,12 @@ class Energy:
 
     @property
     def reference_millijoules(self) -> float:
-        """Energy of an artificial network of the same layers, run at every step."""
+        """Energy in mJ of an artificial network with the same layers, run at every step."""
         return MAC_PJ * sum(layer.macs for layer in self.layers) * 1e-9
 
     @property
     def millijoules_with_memory(self) -> float:
-        """Arithmetic, and traffic of weights and membranes (float32, read and written)."""
+        """Energy in mJ of arithmetic and of weight and membrane traffic (float32, read and written)."""
         return self.millijoules() + BYTE_PJ * (self.weight_bytes + 8 * self.updates) * 1e-9
 
 
@@ -135,7 +143,7 @@ class _OpCounter:
 
 
 class _Products(TorchFunctionMode):
-    """Counts what attention's products of spikes add: the sum of a product of counts is that number."""
+    """Counter of the additions in attention's products of spikes: the sum of the product is their number."""
 
     def __init__(self, count: _OpCounter) -> None:
         super().__init__()
@@ -148,8 +156,8 @@ class _Products(TorchFunctionMode):
         return result
 
 
-def _count_conv(count: _OpCounter, name: str, conv: Any, given: tuple[Tensor], out: Tensor) -> None:
-    x, sums = count.events.pop(name, given[0]), count.layers.setdefault(name, _Sums())
+def _count_conv(count: _OpCounter, name: str, conv: Any, inputs: tuple[Tensor], out: Tensor) -> None:
+    x, sums = count.events.pop(name, inputs[0]), count.layers.setdefault(name, _Sums())
     per_output = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
     sums.macs += out.numel() * per_output
     sums.values += float(x.double().sum())
@@ -159,66 +167,67 @@ def _count_conv(count: _OpCounter, name: str, conv: Any, given: tuple[Tensor], o
         return
     kernel = torch.ones(1, 1, *conv.kernel_size, dtype=torch.float64, device=x.device)
     events = x.double().sum(1, keepdim=True)
-    reached = functional.conv2d(events, kernel, stride=conv.stride, padding=conv.padding)
-    sums.exact += float(reached.sum()) * conv.out_channels
+    targets = functional.conv2d(events, kernel, stride=conv.stride, padding=conv.padding)
+    sums.exact += float(targets.sum()) * conv.out_channels
 
 
-def _count_linear(count: _OpCounter, name: str, linear: Any, given: tuple[Tensor], out: Tensor) -> None:
+def _count_linear(count: _OpCounter, name: str, linear: Any, inputs: tuple[Tensor], out: Tensor) -> None:
     sums = count.layers.setdefault(name, _Sums(spiking=False))
     sums.macs += out.numel() * linear.in_features
-    sums.values += float(given[0].double().sum())
-    sums.inputs += given[0].numel()
+    sums.values += float(inputs[0].double().sum())
+    sums.inputs += inputs[0].numel()
 
 
 def _count_both_streams(model: SNNergy, count: _OpCounter) -> list[Any]:
-    """With `sew` a fused stream x + α·Z is two of spikes, fed to W and to α·W: a spike is one event.
+    """Register hooks that count the events of fused `sew` streams.
 
-    These are the next stage's first convolutions, and the fusion's MLP where there is one.
+    A fused stream x + α·Z is two spike streams, read by W and by α·W: each spike is one event. Its readers
+    are the first convolutions of the next stage, and the MLP of the fusion if there is one.
     """
     hooks = []
-    for stage, exchange in model.fusions.items():
-        held: dict[str, Tensor] = {}
-        hooks.append(exchange.register_forward_pre_hook(partial(_keep_inputs, held)))
+    for stage, fusion in model.fusions.items():
+        streams: dict[str, Tensor] = {}
+        hooks.append(fusion.register_forward_pre_hook(partial(_keep_inputs, streams)))
         for name in model.encoders:
             embedding = f"encoders.{name}.{stage}.embedding"
-            fed = [f"{embedding}.main.0.conv", f"{embedding}.shortcut.conv"]
-            alpha = getattr(exchange, f"to_{name}").alpha
-            message = fed
-            if exchange.mlp:
-                message = [f"fusions.{stage}.mlp.{name}.layers.0.conv"]
-                own = partial(_add_events, count, held, name, None, fed)
+            readers = [f"{embedding}.main.0.conv", f"{embedding}.shortcut.conv"]
+            alpha = getattr(fusion, f"to_{name}").alpha
+            message_readers = readers
+            if fusion.mlp:
+                message_readers = [f"fusions.{stage}.mlp.{name}.layers.0.conv"]
+                own = partial(_add_events, count, streams, name, None, readers)
                 last = model.get_submodule(f"fusions.{stage}.mlp.{name}.exit")
                 hooks.append(last.register_forward_hook(own))
-            sent = partial(_add_events, count, held, name, alpha, message)
-            hooks.append(getattr(exchange, f"{name}_exit").register_forward_hook(sent))
+            sent = partial(_add_events, count, streams, name, alpha, message_readers)
+            hooks.append(getattr(fusion, f"{name}_exit").register_forward_hook(sent))
     return hooks
 
 
-def _keep_inputs(held: dict[str, Tensor], exchange: nn.Module, given: tuple[Any, ...]) -> None:
-    held.update(given[0])
+def _keep_inputs(streams: dict[str, Tensor], fusion: nn.Module, inputs: tuple[Any, ...]) -> None:
+    streams.update(inputs[0])
 
 
 def _add_events(
-    count: _OpCounter, held: dict[str, Tensor], name: str, alpha: Tensor | None, fed: list[str],
-    part: nn.Module, given: Any, spikes: Tensor,
+    count: _OpCounter, streams: dict[str, Tensor], name: str, alpha: Tensor | None, readers: list[str],
+    part: nn.Module, inputs: Any, spikes: Tensor,
 ) -> None:  # fmt: skip
-    held[name] = held[name] + (spikes if alpha is None else spikes * (alpha != 0))
-    count.events.update(dict.fromkeys(fed, merge_time_batch(held[name])))
+    streams[name] = streams[name] + (spikes if alpha is None else spikes * (alpha != 0))
+    count.events.update(dict.fromkeys(readers, merge_time_batch(streams[name])))
 
 
 @contextmanager
 def _count_ops(model: SNNergy, count: _OpCounter) -> Iterator[None]:
-    def fired(name: str, neuron: SpikingNeuron, spikes: Tensor) -> None:
-        seen = count.spikes.setdefault(name, [0.0, 0.0])
-        seen[0] += float(spikes.double().sum())
-        seen[1] += spikes.numel()
+    def count_spikes(name: str, neuron: SpikingNeuron, spikes: Tensor) -> None:
+        totals = count.spikes.setdefault(name, [0.0, 0.0])
+        totals[0] += float(spikes.double().sum())
+        totals[1] += spikes.numel()
         count.updates += spikes.numel()
 
-    def summed(part: nn.Module, given: tuple[Any, ...]) -> None:
-        count.attention += float(given[0].double().sum())
+    def count_sum(part: nn.Module, inputs: tuple[Any, ...]) -> None:
+        count.attention += float(inputs[0].double().sum())
 
-    weighted = model.config.residual == "sew" and model.config.fusion_output == "stream"
-    hooks = _count_both_streams(model, count) if weighted else []
+    has_two_streams = model.config.residual == "sew" and model.config.fusion_output == "stream"
+    hooks = _count_both_streams(model, count) if has_two_streams else []
     within = {id(part.neuron) for part in model.modules() if isinstance(part, TokenSumMask)}
     for name, part in model.named_modules():
         if isinstance(part, nn.Conv2d):
@@ -228,10 +237,10 @@ def _count_ops(model: SNNergy, count: _OpCounter) -> Iterator[None]:
         elif isinstance(part, TokenSumMask) or (
             isinstance(part, SpikingNeuron) and part.mask and id(part) not in within
         ):
-            hooks.append(part.register_forward_pre_hook(summed))
+            hooks.append(part.register_forward_pre_hook(count_sum))
     try:
         with ExitStack() as stack:
-            stack.enter_context(record_spikes(model, fired))
+            stack.enter_context(record_spikes(model, count_spikes))
             stack.enter_context(_Products(count))
             yield
     finally:
@@ -241,19 +250,19 @@ def _count_ops(model: SNNergy, count: _OpCounter) -> Iterator[None]:
 
 @torch.no_grad()
 def measure_energy(model: SNNergy, batches: Iterable[tuple[Tensor, Tensor]]) -> Energy:
-    """Cost of an inference, the mean over samples of a set.
+    """Return the cost of an inference, the mean over samples.
 
-    Firing rates are those of a trained network on data that it has not seen, or they mean nothing.
+    Use a trained network on a test split: firing rates of other networks or data are not meaningful.
 
     Args:
-        model: the network, in evaluation mode.
-        batches: (audio, video) as `SNNergy.forward` takes them; static inputs are convolved once.
+        model: network in evaluation mode.
+        batches: (audio, video) as for `SNNergy.forward`; static inputs are convolved once.
 
     Raises:
-        UsageError: the network is in training mode, or there are no samples.
+        UsageError: the network is in training mode, or `batches` is empty.
     """
     if model.training:
-        msg = "the energy of a network in training mode is not that of an inference"
+        msg = "Cannot measure the energy of a network in training mode."
         raise UsageError(msg, hint="call model.eval() first")
     count, samples, steps = _OpCounter(), 0, 0
     with _count_ops(model, count):
@@ -264,8 +273,8 @@ def measure_energy(model: SNNergy, batches: Iterable[tuple[Tensor, Tensor]]) -> 
             model(audio, video)
             samples += size
     if not samples:
-        msg = "there are no samples to measure energy on"
-        raise UsageError(msg, hint="give a split that is not empty")
+        msg = "No samples to measure energy on."
+        raise UsageError(msg, hint="use a split that is not empty")
     weights = sum(weight.numel() for weight in model.parameters()) * 4
     return _per_sample(count, samples, weights, steps / samples)
 
@@ -289,18 +298,18 @@ def _per_sample(count: _OpCounter, samples: int, weight_bytes: float, steps: flo
 
 
 def plot_energy(energy: Energy, path: Path) -> None:
-    """Draw each layer's energy beside that of the same layer in an artificial network, on a log scale."""
+    """Plot the energy of each layer and of the same layer in an artificial network, on a log scale."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=(8, 1.5 + 0.16 * len(energy.layers)), layout="constrained")
     axis = figure.subplots()
-    places = range(len(energy.layers))
+    positions = range(len(energy.layers))
     reference = [MAC_PJ * layer.macs * 1e-9 for layer in energy.layers]
-    axis.barh(places, reference, color="0.85", label="artificial network")
-    axis.barh(places, [layer.millijoules for layer in energy.layers], height=0.5, label="spiking")
-    axis.set_yticks(places, [layer.name for layer in energy.layers], fontsize=5)
+    axis.barh(positions, reference, color="0.85", label="artificial network")
+    axis.barh(positions, [layer.millijoules for layer in energy.layers], height=0.5, label="spiking")
+    axis.set_yticks(positions, [layer.name for layer in energy.layers], fontsize=5)
     axis.invert_yaxis()
     axis.set_xscale("log")
-    axis.set_xlabel("mJ a sample, arithmetic at 45 nm")
+    axis.set_xlabel("mJ per sample, arithmetic at 45 nm")
     axis.legend()
     figure.savefig(path, dpi=130)

@@ -1,8 +1,8 @@
-"""A training run as one page: its curves, its confusion, its layers, and what its masks let through.
+"""HTML report of a training run: curves, confusion matrix, firing rates, energy, and masks on samples.
 
     snnergy.report("run")          # writes run/report.html
 
-What a run does not hold is not shown: a run that was stopped has curves only.
+The report contains what the run's folder contains: for a run that was stopped, only the curves.
 """
 
 from __future__ import annotations
@@ -35,41 +35,42 @@ GROUPS = {
     "Learning rate": ("lr",),
     "Norm of the gradient": ("grad_norm",),
 }
-"""The curves that are drawn where metrics.csv has them."""
+"""Charts by title, with the columns of metrics.csv that they show."""
 
 
 @dataclass(frozen=True)
 class SampleView:
-    """One sample, and what the network made of it.
+    """Sample with the network's prediction and attention masks.
 
     Attributes:
-        key: of the sample.
-        label: its true label.
-        said: the network's label.
-        sure: the probability it gave to that label.
-        pictures: (what, data URI) of frames and spectrogram, with and without masks.
+        key: key of the sample.
+        label: true label.
+        predicted: predicted label.
+        probability: probability of the predicted label.
+        images: (title, data URI) of frames and spectrogram, without and with masks.
     """
 
     key: str
     label: str
-    said: str
-    sure: float
-    pictures: tuple[tuple[str, str], ...]
+    predicted: str
+    probability: float
+    images: tuple[tuple[str, str], ...]
 
 
 def report(run: str | Path, output: str | Path | None = None, *, dataset: str | Path | None = None) -> Path:
-    """Write a page that shows a training run to a person.
+    """Write an HTML report of a training run.
 
     Args:
-        run: the run's folder.
-        output: the HTML file; `report.html` in the run's folder without.
-        dataset: the prepared set; the one of config.json without. Where it is gone, no samples are shown.
+        run: folder of the run.
+        output: HTML file to write; None: `report.html` in the folder of the run.
+        dataset: the prepared dataset; None: the one in config.json. If it is missing, the report has no
+            samples.
 
     Returns:
-        The page.
+        The path of the file.
 
     Raises:
-        AvdataError: the folder holds no run, or the page cannot be written.
+        AvdataError: the folder contains no run, or the file cannot be written.
     """
     from avdata.reporting.html import render  # noqa: PLC0415
     from avdata.storage.atomic import atomic_write  # noqa: PLC0415
@@ -82,95 +83,99 @@ def report(run: str | Path, output: str | Path | None = None, *, dataset: str | 
     return path
 
 
-def collect_page_data(folder: Path, prepared: str | Path | None = None) -> dict[str, Any]:
-    """Everything the page shows, as its template wants it. The arguments are those of `report`."""
-    said = _read(folder / "config.json")
+def collect_page_data(folder: Path, dataset: str | Path | None = None) -> dict[str, Any]:
+    """Return the variables of the template. Arguments as for `report`."""
+    stored = _read(folder / "config.json")
     result = _read(folder / "result.json", missing={})
-    seen, looks, energy, note = _sample_views(folder, prepared or said.get("set"))
-    settings = said.get("config") or {k: v for k, v in said.items() if k not in {"model", "set"}}
+    masks, samples, energy, note = _sample_views(folder, dataset or stored.get("dataset"))
+    settings = stored.get("config") or {k: v for k, v in stored.items() if k not in {"model", "dataset"}}
     labels = list(result.get("labels", ()))
     measured = {name: result[name] for name in ("test", "val") if isinstance(result.get(name), Mapping)}
     return {
         "name": folder.resolve().name,
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "set": str(prepared or said.get("set", "unknown")),
+        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "dataset": str(dataset or stored.get("dataset", "unknown")),
         "settings": settings,
-        "model": said.get("model", {}),
+        "model": stored.get("model", {}),
         "result": result,
         "labels": labels,
         "measured": measured,
-        "classes": {name: classes(held["confusion"], labels) for name, held in measured.items()},
+        "classes": {name: classes(metrics["confusion"], labels) for name, metrics in measured.items()},
         "charts": curves(folder / "metrics.csv"),
-        "rates": list(seen.rates.items()) if seen else [],
+        "rates": list(masks.rates.items()) if masks else [],
         "energy": energy,
-        "looks": looks,
+        "samples": samples,
         "note": note,
     }
 
 
 def _read(path: Path, missing: Mapping[str, Any] | None = None) -> dict[str, Any]:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         if missing is not None:
             return dict(missing)
-        msg = f"{path.parent} holds no run: there is no {path.name}"
-        raise AvdataError(msg, hint="give the --out of a `snnergy train`") from error
+        msg = f"No run in {path.parent}: {path.name} is missing."
+        raise AvdataError(msg, hint="use the --output folder of `snnergy train`") from error
     except (OSError, ValueError) as error:
-        msg = f"{path} cannot be read ({error})"
+        msg = f"Cannot read {path}: {error}."
         raise AvdataError(msg) from error
-    return dict(held)
+    return dict(content)
 
 
 def curves(metrics: Path) -> list[Chart]:
-    """The curves of a run's metrics.csv; none where there is no such file."""
+    """Return charts of a run's metrics.csv; an empty list if the file does not exist."""
     if not metrics.is_file():
         return []
     points: dict[str, list[tuple[float, float]]] = {}
     with metrics.open(newline="", encoding="utf-8") as rows:
         for row in csv.DictReader(rows):
             for name, value in row.items():
-                # The last line of a killed run may be cut short.
+                # The last line of a killed run may be incomplete.
                 if name and value and (row.get("step") or "").isdigit():
                     points.setdefault(name, []).append((float(row["step"]), float(value)))
-    made = []
+    charts = []
     for title, names in GROUPS.items():
-        held = {name.replace("_", " "): points[name] for name in names if name in points}
-        share = title.startswith("Accuracy")
-        chart = lines(title, "step", held, low=0.0 if share else None, high=1.0 if share else None)
-        made += [chart] if chart else []
-    return made
+        series = {name.replace("_", " "): points[name] for name in names if name in points}
+        is_share = title.startswith("Accuracy")
+        chart = lines(title, "step", series, low=0.0 if is_share else None, high=1.0 if is_share else None)
+        charts += [chart] if chart else []
+    return charts
 
 
 def classes(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Samples, precision, recall and F1 of each label; None where undefined.
+    """Return samples, precision, recall and F1 of each label; None if undefined.
 
     >>> classes([[3, 1], [0, 4]], ["a", "b"])[0]
     {'label': 'a', 'samples': 4, 'precision': 1.0, 'recall': 0.75, 'F1': 0.8571428571428571}
     """
     rows = []
     for index, label in enumerate(labels):
-        right, held = confusion[index][index], sum(confusion[index])
-        said = sum(row[index] for row in confusion)
-        shares = {"precision": (right, said), "recall": (right, held), "F1": (2 * right, said + held)}
+        correct, support = confusion[index][index], sum(confusion[index])
+        predicted = sum(row[index] for row in confusion)
+        ratios = {
+            "precision": (correct, predicted),
+            "recall": (correct, support),
+            "F1": (2 * correct, predicted + support),
+        }
         rows.append(
-            {"label": label, "samples": held}
-            | {name: part / of if of else None for name, (part, of) in shares.items()}
+            {"label": label, "samples": support}
+            | {name: part / of if of else None for name, (part, of) in ratios.items()}
         )
     return rows
 
 
 def _sample_views(
-    folder: Path, prepared: str | Path | None
+    folder: Path, dataset: str | Path | None
 ) -> tuple[MaskRecord | None, list[SampleView], Energy | None, str]:
-    """What the best network makes of some samples; a sentence instead where that cannot be told."""
+    """Return masks, samples and energy of the best network, or a note that explains why there are none."""
     checkpoint = next(
         (folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None
     )
     if checkpoint is None:
-        return None, [], None, "The run has no checkpoint, so nothing is said of its layers and masks."
-    if prepared is None or not (Path(prepared) / "dataset.json").is_file():
-        note = f"The prepared set {prepared} is not here: no samples are shown. Give it with --on."
+        return None, [], None, "The run has no checkpoint: no firing rates and masks."
+    if dataset is None or not (Path(dataset) / "dataset.json").is_file():
+        note = f"Prepared dataset not found: {dataset}. Pass its path with --dataset to show samples."
         return None, [], None, note
     from snnergy.analysis.attention_masks import record_masks  # noqa: PLC0415
     from snnergy.analysis.energy import measure_energy  # noqa: PLC0415
@@ -181,48 +186,51 @@ def _sample_views(
     try:
         network, _ = load_network(checkpoint)
         split = next(
-            name for name in ("test", "val", "train") if name in open_split(prepared, "train").info["splits"]
+            name for name in ("test", "val", "train") if name in open_split(dataset, "train").info["splits"]
         )
-        data = open_split(prepared, split, shuffle=True)
+        data = open_split(dataset, split, shuffle=True)
         check_compatible(network, data)
         batch = next(iter(data.loader(min(SAMPLES, len(data)), num_workers=0)))
-        made = to_device(batch)
-        seen = record_masks(network, made.audio, made.video)
-        energy = measure_energy(network, [(made.audio, made.video)])
+        inputs = to_device(batch)
+        masks = record_masks(network, inputs.audio, inputs.video)
+        energy = measure_energy(network, [(inputs.audio, inputs.video)])
     except (AvdataError, RuntimeError, ValueError) as error:
-        return None, [], None, f"The network could not be run on {prepared}: {error_message(error)}"
-    return seen, [_sample_view(data, key, number, seen) for number, key in enumerate(batch.key)], energy, ""
+        return None, [], None, f"Cannot run the network on {dataset}: {error_message(error)}"
+    return masks, [_sample_view(data, key, number, masks) for number, key in enumerate(batch.key)], energy, ""
 
 
-def _sample_view(data: AVDataset, key: str, number: int, seen: MaskRecord) -> SampleView:
+def _sample_view(data: AVDataset, key: str, number: int, record: MaskRecord) -> SampleView:
     sample = data.find(key)
-    said = int(seen.probabilities[number].argmax())
+    predicted = int(record.probabilities[number].argmax())
     frames = sample.frames.permute(0, 2, 3, 1).numpy()
     return SampleView(
         key=key,
         label=data.labels[sample.label],
-        said=data.labels[said],
-        sure=float(seen.probabilities[number, said]),
-        pictures=tuple(_sample_images(frames, sample.mel.squeeze(1).numpy(), number, seen)),
+        predicted=data.labels[predicted],
+        probability=float(record.probabilities[number, predicted]),
+        images=tuple(_sample_images(frames, sample.mel.squeeze(1).numpy(), number, record)),
     )
 
 
 def _sample_images(
-    frames: np.ndarray, mel: np.ndarray, number: int, seen: MaskRecord
+    frames: np.ndarray, mel: np.ndarray, number: int, record: MaskRecord
 ) -> list[tuple[str, str]]:
-    """Frames and spectrogram side by side by step, then each stage's masks over them."""
+    """Return frames and spectrogram with the steps side by side, then with the masks of each stage."""
     from avdata.visualization.images import colorize, image_data_uri  # noqa: PLC0415
     from snnergy.analysis.attention_masks import overlay_mask  # noqa: PLC0415
 
     color = frames if frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)
     low, high = float(mel.min()), float(mel.max())
-    sound = np.stack([colorize(step, low, high) for step in mel])
-    made = [("frames", np.concatenate(list(color), 1)), ("spectrogram", np.concatenate(list(sound), 1))]
-    for (modality, stage), masks in sorted(seen.masks.items(), key=lambda held: held[0][::-1]):
-        steps = color if modality == "video" else sound
-        # A spectrogram's low bands are drawn below, and the mask's rows begin with them.
-        held = masks[number] if modality == "video" else masks[number][:, ::-1]
-        over = [overlay_mask(step, mask) for step, mask in zip(steps, held, strict=True)]
-        what = "frames" if modality == "video" else "spectrogram"
-        made.append((f"stage {stage}: what of the {what} passes", np.concatenate(over, 1)))
-    return [(what, image_data_uri(picture)) for what, picture in made]
+    spectrogram = np.stack([colorize(step, low, high) for step in mel])
+    images = [
+        ("frames", np.concatenate(list(color), 1)),
+        ("spectrogram", np.concatenate(list(spectrogram), 1)),
+    ]
+    for (modality, stage), masks in sorted(record.masks.items(), key=lambda item: item[0][::-1]):
+        steps = color if modality == "video" else spectrogram
+        # Low bands are drawn at the bottom, but are the first rows of the mask.
+        rows = masks[number] if modality == "video" else masks[number][:, ::-1]
+        masked = [overlay_mask(step, mask) for step, mask in zip(steps, rows, strict=True)]
+        title = "frames" if modality == "video" else "spectrogram"
+        images.append((f"stage {stage}: {title} with mask", np.concatenate(masked, 1)))
+    return [(title, image_data_uri(image)) for title, image in images]

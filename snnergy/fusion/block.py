@@ -1,31 +1,28 @@
-"""Fusion at a stage: both modalities send one another a message, added to their streams with a weight."""
+"""Bidirectional residual fusion of two modalities at one stage of the encoders."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from snnergy.fusion.cmqka import CrossModalAttention
-from snnergy.fusion.cross_attention import CCSSA, SpikingCrossAttention
-from snnergy.layers.neurons import NeuronSpec
+from snnergy.layers.neurons import DEFAULT_NEURON, NeuronSpec
 from snnergy.layers.residual import ResidualInput, ResidualOutput, SpikingMLP
-from snnergy.layers.types import AlphaShape
-from snnergy.models.config import ModelConfig
+from snnergy.layers.types import AlphaShape, Residual
 
 ModalityTensors = dict[str, Tensor]
 
 
 class ResidualFusion(nn.Module):
-    """A fusion of one direction as a residual: a message, weighted by α, which may be learned.
+    """Cross-modal update of one direction and its residual weight α.
 
     Args:
-        message: takes spikes of target and source and makes a current for the target.
+        message: takes spikes of target and source, returns a current for the target.
         dim: channels C.
-        shape: α is one number, or one a channel.
-        first: its first value; it is not limited to any range.
-        learn: it is learned.
+        shape: `scalar` or `channel`: α is one number, or one per channel.
+        first: initial value of α; its range is not limited.
+        learn: α is a parameter; otherwise a buffer.
     """
 
     alpha: Tensor
@@ -48,47 +45,66 @@ class ResidualFusion(nn.Module):
             self.register_buffer("alpha", alpha)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
-        """The message, not yet weighted."""
+        """Return the update [T, B, C, H, W], not yet weighted by α."""
         return self.message(target, source)
 
 
 class BidirectionalFusion(nn.Module):
-    """Both directions of a fusion at one stage; each reads the streams as they were before.
+    """Both directions of a fusion at one stage. Each direction reads the streams before the update.
 
     Args:
-        config: the network's settings.
-        stage: 0, 1 or 2.
+        build: makes the cross-modal update of one direction.
+        dim: channels C.
+        residual: kind of stream.
+        cell: kind of neuron.
+        alpha_shape: see `ResidualFusion`.
+        alpha_init: see `ResidualFusion`.
+        learn_alpha: see `ResidualFusion`.
+        tie_directions: both directions share their weights.
+        spike_output: apply a neuron to the fused stream.
+        mlp_ratio: width of an MLP after the fusion, in multiples of C; None adds no MLP.
     """
 
-    def __init__(self, config: ModelConfig, stage: int) -> None:
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        dim: int,
+        residual: Residual = "membrane",
+        cell: NeuronSpec = DEFAULT_NEURON,
+        *,
+        alpha_shape: AlphaShape = "scalar",
+        alpha_init: float = 1.0,
+        learn_alpha: bool = True,
+        tie_directions: bool = False,
+        spike_output: bool = False,
+        mlp_ratio: int | None = None,
+    ) -> None:
         super().__init__()
-        cell, dim = NeuronSpec(config.neuron, config.surrogate), config.dims[stage]
-        self.audio_neuron, self.video_neuron = (
-            ResidualInput(config.residual, cell),
-            ResidualInput(config.residual, cell),
-        )
-        self.audio_exit, self.video_exit = (
-            ResidualOutput(config.residual, cell),
-            ResidualOutput(config.residual, cell),
-        )
-        self.to_audio = _residual_fusion(config, stage, cell)
-        self.to_video = self.to_audio if config.tie_directions else _residual_fusion(config, stage, cell)
-        spikes = config.fusion_output == "spike"
-        self.fire = nn.ModuleDict(
-            {name: cell.attention_neuron() for name in ("audio", "video")} if spikes else {}
-        )
+
+        def direction() -> ResidualFusion:
+            return ResidualFusion(build(), dim, alpha_shape, alpha_init, learn=learn_alpha)
+
+        self.audio_neuron, self.video_neuron = ResidualInput(residual, cell), ResidualInput(residual, cell)
+        self.audio_exit, self.video_exit = ResidualOutput(residual, cell), ResidualOutput(residual, cell)
+        self.to_audio = direction()
+        self.to_video = self.to_audio if tie_directions else direction()
+        names = ("audio", "video")
+        self.fire = nn.ModuleDict({name: cell.attention_neuron() for name in names} if spike_output else {})
         self.mlp = nn.ModuleDict(
-            {name: SpikingMLP(dim, config.ratio, config.residual, cell) for name in ("audio", "video")}
-            if config.fusion_mlp
-            else {}
+            {name: SpikingMLP(dim, mlp_ratio, residual, cell) for name in names} if mlp_ratio else {}
         )
 
     def forward(self, streams: ModalityTensors, present: Mapping[str, Tensor | None]) -> ModalityTensors:
-        """The streams with the messages; of a sample's modality that is absent there is none."""
+        """Return the updated streams.
+
+        Args:
+            streams: `audio` and `video`, float [T, B, C, H, W], on any grids.
+            present: by modality, bool [B], or None if all samples have it. An absent modality sends no
+                update: the biases of batch norm would turn even silence into one.
+        """
         audio, video = self.audio_neuron(streams["audio"]), self.video_neuron(streams["video"])
         for_audio = self.audio_exit(self.to_audio(audio, video))
         for_video = self.video_exit(self.to_video(video, audio))
-        # Batch norm's bias makes a message even of silence: what is absent must say nothing.
         if present["video"] is not None:
             for_audio = for_audio * present["video"][None, :, None, None, None]
         if present["audio"] is not None:
@@ -100,18 +116,3 @@ class BidirectionalFusion(nn.Module):
         for parts in (self.fire, self.mlp):
             fused = {name: parts[name](stream) if name in parts else stream for name, stream in fused.items()}
         return fused
-
-
-def _residual_fusion(config: ModelConfig, stage: int, cell: NeuronSpec) -> ResidualFusion:
-    dim, heads = config.dims[stage], config.heads[stage]
-    message: nn.Module
-    if config.fusion == "ccssa":
-        message = CCSSA(dim, heads, cell)
-    elif config.fusion == "sca":
-        message = SpikingCrossAttention(dim, heads, cell)
-    else:
-        message = CrossModalAttention(
-            dim, heads, config.branches, config.sum_norm,
-            combine=config.combine, query_source=config.query_source, cell=cell,
-        )  # fmt: skip
-    return ResidualFusion(message, dim, config.alpha_shape, config.alpha_init, learn=config.learn_alpha)

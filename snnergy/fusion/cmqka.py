@@ -1,4 +1,9 @@
-"""Cmqka."""
+"""CMQKA: cross-modal query-key attention on spikes, linear in tokens.
+
+This is the project's reconstruction. Of CMQKA (arXiv 2602.00701) only the abstract and the author's summary
+were available: a linear, binary, bidirectional query-key attention for complementary spatiotemporal
+features, with learnable residual fusion.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +17,18 @@ from snnergy.layers.types import Combine, Modality, SumNorm
 
 
 class CrossModalAttention(nn.Module):
-    """One direction of CMQKA: what the target modality asks for, of the source modality.
+    """One direction of CMQKA: the Query comes from the target modality, the Key from the source.
 
-    The Query comes from the target, the Key from the source. Branch `s` masks each token, branch `t` each
-    step, and `o` crosses a target token mask with a source channel mask.
+    Branch `s` masks tokens, branch `t` masks time steps, and branch `o` multiplies a token mask of the
+    target with a channel mask of the source.
 
     Args:
-        dim: channels C of both.
-        heads: h.
-        branches: which of s, t, o.
-        sum_norm: how sums over tokens are normalized.
-        combine: branches stand beside one another, or are joined by OR, or added.
-        query_source: `source` exchanges the parts: the source asks, the target's Key answers.
+        dim: channels C of both modalities.
+        heads: number of heads h.
+        branches: `s`, `t`, `st` or `o`.
+        sum_norm: normalization of sums over tokens.
+        combine: concatenate the branches, combine them by OR, or add them.
+        query_source: `source` takes the Query from the source and the Key from the target.
         cell: kind of neuron.
     """
 
@@ -50,22 +55,22 @@ class CrossModalAttention(nn.Module):
         self.out = ConvNorm(width, dim)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
-        """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""
+        """Return currents for the target [T, B, C, H, W]; both inputs are spikes, the source on any grid."""
         if self.branches != "o" or self.query_source == "source":
             source = align_grid(source, target.shape[-2:])
-        asks, answers = (target, source) if self.query_source == "target" else (source, target)
+        query_input, key_input = (target, source) if self.query_source == "target" else (source, target)
         parts = len(self.branches), self.heads
-        queries = split_heads(self.query_neuron(self.query(asks)), *parts)
-        keys = split_heads(self.key_neuron(self.key(answers)), *parts)
+        queries = split_heads(self.query_neuron(self.query(query_input)), *parts)
+        keys = split_heads(self.key_neuron(self.key(key_input)), *parts)
         masked = [
             self._mask(branch, query, key)
             for branch, query, key in zip(self.branches, queries, keys, strict=True)
         ]
-        return self.out(self._joined(masked))
+        return self.out(self._combine(masked))
 
-    def _joined(self, masked: list[Tensor]) -> Tensor:
+    def _combine(self, masked: list[Tensor]) -> Tensor:
         if self.combine == "concat":
-            # Pictures of four dimensions keep their layout.
+            # 4-D tensors keep their channels_last layout.
             return torch.cat([merge_time_batch(part) for part in masked], dim=1).unflatten(
                 0, masked[0].shape[:2]
             )
@@ -83,6 +88,6 @@ class CrossModalAttention(nn.Module):
             mask = self.spatial(query.sum(3, keepdim=True))
         if branch == "o":
             assert self.channel is not None
-            # The token mask of the one times the channel mask of the other, whatever that one's grid is.
+            # A channel mask has no grid, so the source is not aligned.
             key = self.channel(key)
         return (key * mask).flatten(2, 3)

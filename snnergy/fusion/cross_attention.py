@@ -1,4 +1,7 @@
-"""Cross attention."""
+"""Cross-attention of quadratic cost, for comparison with CMQKA: CCSSA and spiking cross-attention (SCA).
+
+Scores of every target token with every source token are N × N per step and head.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,26 @@ from snnergy.layers.neurons import DEFAULT_NEURON, NeuronSpec
 SCALE = 0.125
 
 
-class CCSSA(nn.Module):
-    """One direction of CCSSA: every token of the target with every token of the source, and step with step.
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return (Q·Kᵀ)·V of [..., d, N] as [..., d, N]."""
+    return value @ (query.transpose(-1, -2) @ key).transpose(-1, -2)
 
-    The temporal half looks at all steps at once and is not causal. Heads are merged after their own axis has
-    been put back beside its channels, which the published code forgets, and neurons run over the steps of one
-    sample, where it runs them over T·B.
+
+def _to_grid(attended: Tensor, grid: torch.Size) -> Tensor:
+    """Return [T, B, h, d, N] scaled, as currents [T, B, C, H, W]."""
+    return (attended * SCALE).flatten(2, 3).unflatten(3, grid)
+
+
+class CCSSA(nn.Module):
+    """One direction of CCSSA: attention between all tokens of a step, and between all steps of a token.
+
+    The temporal half reads all steps at once and is not causal. Two errors of the published code are not
+    reproduced: here heads are merged after their axis has been moved next to the channels, and neurons run
+    over the steps of one sample, not over T·B.
 
     Args:
-        dim: channels C of both.
-        heads: h.
+        dim: channels C of both modalities.
+        heads: number of heads h.
         cell: kind of neuron.
     """
 
@@ -34,33 +47,33 @@ class CCSSA(nn.Module):
         self.out = ConvNorm(2 * dim, dim)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
-        """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""
+        """Return currents for the target [T, B, C, H, W]; both inputs are spikes, the source on any grid."""
         grid = target.shape[-2:]
         source = align_grid(source, grid)
-        fired = [
+        spikes = [
             neuron(part(x)).unflatten(2, (2, self.heads, -1)).flatten(5)
             for neuron, part, x in zip(
                 self.neurons, (self.query, self.key, self.value), (target, source, source), strict=True
             )
         ]
-        (query, query_t), (key, key_t), (value, value_t) = (part.unbind(2) for part in fired)
-        # [T, B, h, d, N]: N × N scores of a step, T × T scores of a token.
-        tokens = value @ (query.transpose(-1, -2) @ key).transpose(-1, -2)
+        # Each [T, B, h, d, N]: N × N scores per step, T × T scores per token.
+        (query, query_t), (key, key_t), (value, value_t) = (part.unbind(2) for part in spikes)
+        tokens = _attend(query, key, value)
         by_token = [part.permute(1, 2, 4, 0, 3) for part in (query_t, key_t, value_t)]
         steps = ((by_token[0] @ by_token[1].transpose(-1, -2)) @ by_token[2]).permute(3, 0, 1, 4, 2)
         both = [
-            fire((part * SCALE).flatten(2, 3).unflatten(3, grid))
-            for fire, part in ((self.spatial, tokens), (self.temporal, steps))
+            neuron(_to_grid(attended, grid))
+            for neuron, attended in ((self.spatial, tokens), (self.temporal, steps))
         ]
         return self.out(torch.cat(both, dim=2))
 
 
 class SpikingCrossAttention(nn.Module):
-    """One direction of spiking cross-attention (SMMT): (Q·Kᵀ)·V of the target's Query, scaled and fired.
+    """One direction of spiking cross-attention (SMMT): (Q·Kᵀ)·V with the target's Query, scaled, then spikes.
 
     Args:
-        dim: channels C of both.
-        heads: h.
+        dim: channels C of both modalities.
+        heads: number of heads h.
         cell: kind of neuron.
     """
 
@@ -73,10 +86,9 @@ class SpikingCrossAttention(nn.Module):
         self.out = ConvNorm(dim, dim)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
-        """Currents for the target [T, B, C, H, W], from spikes of the target and of the source, any grid."""
+        """Return currents for the target [T, B, C, H, W]; both inputs are spikes, the source on any grid."""
         grid = target.shape[-2:]
         query = self.query_neuron(self.query(target)).unflatten(2, (self.heads, -1)).flatten(4)
         spikes = self.key_neuron(self.key_value(align_grid(source, grid)))
         key, value = spikes.unflatten(2, (2, self.heads, -1)).flatten(5).unbind(2)
-        gathered = value @ (query.transpose(-1, -2) @ key).transpose(-1, -2)
-        return self.out(self.fire((gathered * SCALE).flatten(2, 3).unflatten(3, grid)))
+        return self.out(self.fire(_to_grid(_attend(query, key, value), grid)))

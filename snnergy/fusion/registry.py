@@ -1,41 +1,76 @@
-"""Registry."""
+"""Table of the fusion methods. It imports no torch, so that the command line can list the names.
+
+To add a fusion, write a module with its class and add a row to `FUSIONS`:
+
+- `stage="each"`: built as `build(dim, heads, cell=..., **settings)` once per direction and fusion stage. It
+  takes spikes of target and source and returns currents for the target, all [T, B, C, H, W].
+- `stage="head"` or `"one"`: built as `build(modalities, dim, cell)`; see `snnergy.fusion.late.LateFusion`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from avdata.errors import UsageError, did_you_mean
 
+@dataclass(frozen=True)
+class FusionSpec:
+    """One fusion method.
 
-def check_choice(value: object, choices: Mapping[str, Any] | tuple[str, ...], what: str) -> None:
-    """Refuse a name that is not among some.
-
-    Raises:
-        UsageError: it is not; the hint names the nearest.
+    Attributes:
+        stage: where modalities meet: at `each` fusion stage of the encoders, only at the `head`, or nowhere
+            (`one` modality).
+        reference: `module:class` of the implementation, imported when a network is built.
+        options: fields of `ModelConfig` that the name implies, such as `branches`.
+        settings: names of the fields of `ModelConfig` that the class takes.
+        causal: step t depends on steps up to t only, so that a stream can be evaluated step by step.
+        modalities: the encoders that the network has.
     """
-    if value not in choices:
-        msg = f"there is no {what} {value!r}"
-        raise UsageError(msg, hint=did_you_mean(str(value), list(choices)))
+
+    stage: Literal["each", "head", "one"]
+    reference: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+    causal: bool = True
+    modalities: tuple[str, ...] = ("audio", "video")
+
+    @property
+    def build(self) -> Callable[..., Any]:
+        """Class that implements the fusion; importing it imports torch."""
+        module, name = self.reference.split(":")
+        built: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return built
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Fields of `ModelConfig` that this fusion changes in a model preset."""
+        return {**self.options, **({} if self.stage == "each" else {"fusion_stages": ()})}
 
 
-FUSIONS: Mapping[str, Mapping[str, Any]] = {
-    "cmqka": {},
-    "cmqka_s": {"branches": "s"},
-    "cmqka_t": {"branches": "t"},
-    "cmqka_o": {"branches": "o"},
-    "cmqka_last": {"fusion_stages": (3,)},
-    "cmqka_fixed0": {"alpha_init": 0.0, "learn_alpha": False},
-    "cmqka_fixed1": {"alpha_init": 1.0, "learn_alpha": False},
-    "ccssa": {},
-    "sca": {},
-    "concat": {"fusion_stages": ()},
-    "sum": {"fusion_stages": ()},
-    "film": {"fusion_stages": ()},
-    "gated": {"fusion_stages": ()},
-    "weight_attention": {"fusion_stages": ()},
-    "cmci": {"fusion_stages": ()},
-    "audio": {"fusion_stages": ()},
-    "video": {"fusion_stages": ()},
+def _cmqka(**options: Any) -> FusionSpec:
+    settings = ("branches", "sum_norm", "combine", "query_source")
+    return FusionSpec("each", "snnergy.fusion.cmqka:CrossModalAttention", options, settings)
+
+
+FUSIONS: Mapping[str, FusionSpec] = {
+    "cmqka": _cmqka(),
+    "cmqka_s": _cmqka(branches="s"),
+    "cmqka_t": _cmqka(branches="t"),
+    "cmqka_o": _cmqka(branches="o"),
+    "cmqka_last": _cmqka(fusion_stages=(3,)),
+    "cmqka_fixed0": _cmqka(alpha_init=0.0, learn_alpha=False),
+    "cmqka_fixed1": _cmqka(alpha_init=1.0, learn_alpha=False),
+    "ccssa": FusionSpec("each", "snnergy.fusion.cross_attention:CCSSA", causal=False),
+    "sca": FusionSpec("each", "snnergy.fusion.cross_attention:SpikingCrossAttention"),
+    "concat": FusionSpec("head", "snnergy.fusion.late:LateFusion"),
+    "sum": FusionSpec("head", "snnergy.fusion.late:Sum"),
+    "film": FusionSpec("head", "snnergy.fusion.late:FiLM"),
+    "gated": FusionSpec("head", "snnergy.fusion.late:Gated"),
+    "weight_attention": FusionSpec("head", "snnergy.fusion.late:WeightAttention"),
+    "cmci": FusionSpec("head", "snnergy.fusion.late:CMCI"),
+    "audio": FusionSpec("one", "snnergy.fusion.late:LateFusion", modalities=("audio",)),
+    "video": FusionSpec("one", "snnergy.fusion.late:LateFusion", modalities=("video",)),
 }
-"""Ways of fusing by name, and what each fixes; those without fusion stages join at the head or use one."""
+"""Fusion methods by name."""

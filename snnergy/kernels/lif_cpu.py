@@ -1,9 +1,8 @@
-"""The neuron's compiled kernels for processors: one pass over memory, blocks of neurons that stay in cache.
+"""LIF kernels for CPUs, compiled by numba: one pass over memory, in blocks of neurons that fit in cache.
 
-The forward reads the current and writes spikes. The backward reads the current and the gradient, computes
-the membrane again block by block, and writes the current's gradient: nothing but the current is kept.
-numba compiles at the first call (some seconds, once; it keeps the result on disk where it may write) and is
-imported then.
+The forward pass reads the current and writes spikes. The backward pass reads the current and the gradient,
+recomputes the membrane block by block, and writes the current's gradient. numba compiles on the first call
+(some seconds) and caches the result on disk if it can write there.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from torch import Tensor
 
 BLOCK = 512
 
-# Below this many elements a second thread costs more than it brings.
+# With fewer elements per thread, a second thread costs more time than it saves.
 MIN_SHARE = 1 << 16
 
 _ONE, _ZERO, _HALF, _MINUS_LIMIT = (np.float32(value) for value in (1.0, 0.0, 0.5, -80.0))
 
 _LOG2E, _LN2_HIGH, _LN2_LOW = (np.float32(value) for value in (1.44269504, 0.693359375, -2.12194440e-4))
 
-# Added to a small float, this leaves its nearest integer in the lowest bits.
+# Adding this to a small float leaves its nearest integer in the lowest bits.
 _MAGIC = np.float32(12582912.0)
 
 _C5, _C4, _C3, _C2, _C1 = (
@@ -39,7 +38,7 @@ _C5, _C4, _C3, _C2, _C1 = (
 
 
 def _can_cache() -> bool:
-    """Whether there is a place for what is compiled: the package's folder, or one of the user's."""
+    """Return whether numba can write its cache: next to the package, or in the user's cache folder."""
     try:
         numba.njit(cache=True)(_can_cache)
     except RuntimeError:
@@ -52,30 +51,30 @@ CACHE_COMPILED = _can_cache()
 
 @intrinsic
 def _times_power_of_two(typing: Any, value: Any, shifted: Any) -> Any:
-    """`value` × 2ⁿ, n the integer in the lowest bits of `shifted`: an addition to the exponent."""
+    """Return `value` × 2ⁿ, with n in the lowest bits of `shifted`, by adding to the exponent."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         integer = ir.IntType(32)
         bits, power = (builder.bitcast(argument, integer) for argument in arguments)
-        moved = builder.add(bits, builder.shl(power, ir.Constant(integer, 23)))
-        return builder.bitcast(moved, ir.FloatType())
+        scaled = builder.add(bits, builder.shl(power, ir.Constant(integer, 23)))
+        return builder.bitcast(scaled, ir.FloatType())
 
     return types.float32(types.float32, types.float32), build
 
 
 @numba.njit(inline="always")
 def _exponential(x: Any) -> Any:
-    """e^x of −80 ≤ x ≤ 0, right to float32's last bit or so (Cephes' polynomial), in vector instructions."""
+    """Return e^x for −80 ≤ x ≤ 0, to about the last bit of float32 (Cephes' polynomial), vectorizable."""
     shifted = x * _LOG2E + _MAGIC
-    whole = shifted - _MAGIC
-    r = (x - whole * _LN2_HIGH) - whole * _LN2_LOW
+    n = shifted - _MAGIC
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     poly = ((((_C5 * r + _C4) * r + _C3) * r + _C2) * r + _C1) * r + _HALF
     return _times_power_of_two(poly * r * r + r + _ONE, shifted)  # type: ignore[call-arg]
 
 
 @numba.njit(inline="always")
 def _slope(distance: Any, steepness: Any, arctan: Any) -> Any:
-    """The surrogate derivative of the step at `distance` from the threshold."""
+    """Return the surrogate derivative of the step at `distance` from the threshold."""
     if arctan:
         scaled = steepness * np.float32(np.pi / 2) * distance
         return steepness * _HALF / (_ONE + scaled * scaled)
@@ -83,22 +82,27 @@ def _slope(distance: Any, steepness: Any, arctan: Any) -> Any:
     return steepness * small / ((_ONE + small) * (_ONE + small))
 
 
+@numba.njit(inline="always")
+def _integrate(v: Any, given: Any, decay: Any, leaky: Any) -> Any:
+    """Return the membrane after one step, before the reset."""
+    return v + (given - v) * decay if leaky else v + given
+
+
 @numba.njit(nogil=True, cache=CACHE_COMPILED, error_model="numpy")
 def _forward(
     current: Any, spikes: Any, threshold: Any, decay: Any, leaky: Any, start: int, stop: int
 ) -> None:
-    kept = np.empty(BLOCK, np.float32)
+    membrane = np.empty(BLOCK, np.float32)
     for low in range(start, stop, BLOCK):
         width = min(BLOCK, stop - low)
-        kept[:] = _ZERO
+        membrane[:] = _ZERO
         for t in range(current.shape[0]):
-            given, fired = current[t, low : low + width], spikes[t, low : low + width]
+            x, s = current[t, low : low + width], spikes[t, low : low + width]
             for i in range(width):
-                v = kept[i]
-                h = v + (given[i] - v) * decay if leaky else v + given[i]
+                h = _integrate(membrane[i], x[i], decay, leaky)
                 over = h >= threshold
-                fired[i] = _ONE if over else _ZERO
-                kept[i] = _ZERO if over else h
+                s[i] = _ONE if over else _ZERO
+                membrane[i] = _ZERO if over else h
 
 
 @numba.njit(nogil=True, cache=CACHE_COMPILED, error_model="numpy")
@@ -107,46 +111,45 @@ def _backward(
     learn: Any, start: int, stop: int,
 ) -> float:  # fmt: skip
     steps = current.shape[0]
-    membrane = np.empty((steps, BLOCK), np.float32)
-    kept, later = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    of_decay = 0.0
-    pass_on = _ONE - decay if leaky else _ONE
-    into = decay if leaky else _ONE
+    membranes = np.empty((steps, BLOCK), np.float32)
+    membrane, later = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    decay_grad = 0.0
+    to_previous = _ONE - decay if leaky else _ONE
+    to_current = decay if leaky else _ONE
     for low in range(start, stop, BLOCK):
         width = min(BLOCK, stop - low)
-        kept[:] = _ZERO
+        membrane[:] = _ZERO
         later[:] = _ZERO
         for t in range(steps):
-            given, before = current[t, low : low + width], membrane[t]
+            x, before_reset = current[t, low : low + width], membranes[t]
             for i in range(width):
-                v = kept[i]
-                h = v + (given[i] - v) * decay if leaky else v + given[i]
-                before[i] = h
-                kept[i] = _ZERO if h >= threshold else h
+                h = _integrate(membrane[i], x[i], decay, leaky)
+                before_reset[i] = h
+                membrane[i] = _ZERO if h >= threshold else h
         for back in range(steps):
             t = steps - 1 - back
-            above, made, before = grad[t, low : low + width], out[t, low : low + width], membrane[t]
+            grad_s, grad_x, before_reset = grad[t, low : low + width], out[t, low : low + width], membranes[t]
             for i in range(width):
-                h = before[i]
-                total = above[i] * _slope(h - threshold, steepness, arctan)
+                h = before_reset[i]
+                total = grad_s[i] * _slope(h - threshold, steepness, arctan)
                 total += _ZERO if h >= threshold else later[i]
-                made[i] = total * into
-                later[i] = total * pass_on
+                grad_x[i] = total * to_current
+                later[i] = total * to_previous
             if learn:
-                of_decay += _decay_share(current, made, membrane, t, low, width, threshold, decay)
-    return of_decay
+                decay_grad += _decay_share(current, grad_x, membranes, t, low, width, threshold, decay)
+    return decay_grad
 
 
 @numba.njit(inline="never", nogil=True, cache=CACHE_COMPILED)
 def _decay_share(
-    current: Any, made: Any, membrane: Any, t: int, low: int, width: int, threshold: Any, decay: Any
+    current: Any, grad_x: Any, membranes: Any, t: int, low: int, width: int, threshold: Any, decay: Any
 ) -> float:
-    """Σ ∂L/∂h · (x − v) of a block at one step."""
+    """Return Σ ∂L/∂h · (x − v) of a block at one step."""
     summed = 0.0
     for i in range(width):
-        last = membrane[t - 1, i] if t else _ZERO
+        last = membranes[t - 1, i] if t else _ZERO
         v = _ZERO if last >= threshold else last
-        summed += made[i] / decay * (current[t, low + i] - v)
+        summed += grad_x[i] / decay * (current[t, low + i] - v)
     return summed
 
 
@@ -155,14 +158,17 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="snnergy-fire")
 
 
-def parallel_for(work: Callable[[int, int], Any], count: int, cost: int, block: int = 1) -> list[Any]:
-    """Call `work(start, stop)` on ranges that make up `count`, in as many threads as torch may use.
+def _parallel_for(work: Callable[[int, int], Any], count: int, cost: int, block: int = 1) -> list[Any]:
+    """Call `work(start, stop)` on ranges that cover `count` items, in up to torch's number of threads.
 
     Args:
-        work: may run beside itself, without the interpreter's lock.
-        count: of things to do.
-        cost: elements that one of them reads.
-        block: ranges begin at multiples of it.
+        work: a thread-safe function that releases the GIL.
+        count: number of items.
+        cost: elements that one item reads.
+        block: ranges start at multiples of it.
+
+    Returns:
+        The results of all ranges.
     """
     threads = max(1, min(torch.get_num_threads(), count * cost // MIN_SHARE))
     if threads == 1:
@@ -170,27 +176,30 @@ def parallel_for(work: Callable[[int, int], Any], count: int, cost: int, block: 
     width = -(-count // (threads * block)) * block
     ranges = [(low, min(low + width, count)) for low in range(0, count, width)]
     *others, last = ranges
-    waiting = [_pool(torch.get_num_threads()).submit(work, *one) for one in others]
-    return [work(*last), *(one.result() for one in waiting)]
+    waiting = [_pool(torch.get_num_threads()).submit(work, *bounds) for bounds in others]
+    return [work(*last), *(future.result() for future in waiting)]
 
 
-def empty_output(shape: Sequence[int]) -> Tensor:
-    """Memory for a result; numpy asks for huge pages, without which page faults cost more than the kernel."""
+def _empty_output(shape: Sequence[int]) -> Tensor:
+    """Return uninitialized memory from numpy, which requests huge pages.
+
+    With small pages, page faults cost more than the kernel.
+    """
     return torch.from_numpy(np.empty(shape, np.float32))
 
 
 def _rows(part: Tensor) -> Any:
-    """Each step's elements as they lie in memory: one step lies behind the other."""
+    """Return a view [T, N] of a tensor whose steps are contiguous blocks, in memory order."""
     steps, each = part.shape[0], part[0].numel()
     return part.detach().as_strided((steps, each), (each, 1)).numpy()
 
 
 def forward(current: Tensor, threshold: float, decay: float, *, leaky: bool) -> Tensor:
-    """Spikes of a dense float32 current [T, …], laid out as it is."""
-    spikes = empty_output((current.numel(),)).as_strided(current.shape, current.stride())
+    """Return spikes of a dense float32 current [T, ...], in its memory layout."""
+    spikes = _empty_output((current.numel(),)).as_strided(current.shape, current.stride())
     x, s = _rows(current), _rows(spikes)
     options = np.float32(threshold), np.float32(decay), leaky
-    parallel_for(lambda low, high: _forward(x, s, *options, low, high), x.shape[1], x.shape[0], BLOCK)
+    _parallel_for(lambda low, high: _forward(x, s, *options, low, high), x.shape[1], x.shape[0], BLOCK)
     return spikes
 
 
@@ -205,10 +214,13 @@ def backward(
     arctan: bool,
     learn: bool,
 ) -> tuple[Tensor, float]:
-    """The current's gradient and, with `learn`, the decay's, of dense float32 [T, …] of one layout."""
-    out = empty_output((current.numel(),)).as_strided(current.shape, current.stride())
+    """Return the gradients of current and decay (0 without `learn`).
+
+    `grad` and `current` are dense float32 [T, ...] of the same memory layout.
+    """
+    out = _empty_output((current.numel(),)).as_strided(current.shape, current.stride())
     g, x, o = _rows(grad), _rows(current), _rows(out)
     options = np.float32(threshold), np.float32(decay), leaky, np.float32(steepness), arctan, learn
     work = partial(_backward, g, x, o, *options)
-    shares = parallel_for(work, x.shape[1], x.shape[0], BLOCK)
+    shares = _parallel_for(work, x.shape[1], x.shape[0], BLOCK)
     return out, float(sum(shares))

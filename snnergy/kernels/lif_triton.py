@@ -1,7 +1,7 @@
-"""The neuron's kernels for CUDA, in Triton: a lane a neuron, its steps in registers, one pass over memory.
+"""LIF kernels for CUDA, in Triton: one lane per neuron, state in registers, one pass over memory.
 
-The backward computes the membranes again. Two registers a neuron cannot hold T membranes, so it writes them
-where the current's gradient will stand, and reads each back just before it writes over it.
+The backward pass recomputes the membranes. Registers cannot hold T membranes per neuron, so it stores them in
+the output tensor and reads each one back just before the gradient overwrites it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,17 @@ from torch import Tensor
 
 BLOCK = 1024
 
-# A fused multiply-add rounds once where the loop rounds twice, and a spike hangs on the last bit.
+# A fused multiply-add rounds once, the Python loop twice; the last bit can decide about a spike.
 EXACT = {"enable_fp_fusion": False}
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _integrate(membrane, x, factor, leaky: tl.constexpr):  # type: ignore[no-untyped-def]
+    if leaky:  # noqa: SIM108
+        h = membrane + (x - membrane) * factor
+    else:
+        h = membrane + x
+    return h
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -25,17 +34,14 @@ def _forward(  # type: ignore[no-untyped-def]
 ):
     at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = at < elements
-    share = tl.load(decay)
-    kept = tl.zeros((block,), tl.float32)
-    place = at  # counted up in 64 bits: a product of step and neurons would be one of 32
+    factor = tl.load(decay)
+    membrane = tl.zeros((block,), tl.float32)
+    place = at  # incremented in 64 bits: the product of step and neurons would overflow 32 bits
     for _ in range(steps):
-        given = tl.load(current + place, mask=inside, other=0.0)
-        if leaky:  # noqa: SIM108
-            h = kept + (given - kept) * share
-        else:
-            h = kept + given
+        x = tl.load(current + place, mask=inside, other=0.0)
+        h = _integrate(membrane, x, factor, leaky)
         tl.store(spikes + place, (h >= threshold).to(tl.float32), mask=inside)
-        kept = tl.where(h >= threshold, 0.0, h)
+        membrane = tl.where(h >= threshold, 0.0, h)
         place += elements
 
 
@@ -46,24 +52,21 @@ def _backward(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = at < elements
-    share = tl.load(decay)
-    kept = tl.zeros((block,), tl.float32)
+    factor = tl.load(decay)
+    membrane = tl.zeros((block,), tl.float32)
     place = at
     for _ in range(steps):
-        given = tl.load(current + place, mask=inside, other=0.0)
-        if leaky:  # noqa: SIM108
-            h = kept + (given - kept) * share
-        else:
-            h = kept + given
+        x = tl.load(current + place, mask=inside, other=0.0)
+        h = _integrate(membrane, x, factor, leaky)
         tl.store(out + place, h, mask=inside)
-        kept = tl.where(h >= threshold, 0.0, h)
+        membrane = tl.where(h >= threshold, 0.0, h)
         place += elements
     later = tl.zeros((block,), tl.float32)
-    of_decay = tl.zeros((block,), tl.float32)
+    decay_grad = tl.zeros((block,), tl.float32)
     for back in range(steps):
         place -= elements
         h = tl.load(out + place, mask=inside, other=0.0)
-        above = tl.load(grad + place, mask=inside, other=0.0)
+        grad_s = tl.load(grad + place, mask=inside, other=0.0)
         distance = (h - threshold) * steepness
         if arctan:
             scaled = distance * 1.5707963267948966
@@ -71,24 +74,24 @@ def _backward(  # type: ignore[no-untyped-def]
         else:
             small = tl.exp(-tl.abs(distance))
             slope = steepness * small / ((1.0 + small) * (1.0 + small))
-        reached = above * slope + tl.where(h >= threshold, 0.0, later)
+        grad_h = grad_s * slope + tl.where(h >= threshold, 0.0, later)
         if learn:
             last = tl.load(out + place - elements, mask=inside & (back < steps - 1), other=0.0)
             before = tl.where(last >= threshold, 0.0, last)
-            given = tl.load(current + place, mask=inside, other=0.0)
-            of_decay += reached * (given - before)
+            x = tl.load(current + place, mask=inside, other=0.0)
+            decay_grad += grad_h * (x - before)
         if leaky:
-            tl.store(out + place, reached * share, mask=inside)
-            later = reached * (1.0 - share)
+            tl.store(out + place, grad_h * factor, mask=inside)
+            later = grad_h * (1.0 - factor)
         else:
-            tl.store(out + place, reached, mask=inside)
-            later = reached
+            tl.store(out + place, grad_h, mask=inside)
+            later = grad_h
     if learn:
-        tl.store(shares + tl.program_id(0), tl.sum(tl.where(inside, of_decay, 0.0), axis=0))
+        tl.store(shares + tl.program_id(0), tl.sum(tl.where(inside, decay_grad, 0.0), axis=0))
 
 
 def _on_device(decay: float | Tensor, like: Tensor) -> Tensor:
-    # A learned decay stays on the device: reading it would wait for everything before.
+    # A learned decay stays on the device: reading it would synchronize with all previous kernels.
     return torch.full((), decay, device=like.device) if isinstance(decay, float) else decay.float()
 
 
@@ -98,7 +101,7 @@ def _grid(current: Tensor) -> tuple[int, tuple[int]]:
 
 
 def forward(current: Tensor, threshold: float, decay: float | Tensor, *, leaky: bool) -> Tensor:
-    """Spikes of a contiguous float32 current [T, …]."""
+    """Return spikes of a contiguous float32 current [T, ...]."""
     spikes = torch.empty_like(current)
     elements, grid = _grid(current)
     with torch.cuda.device_of(current):
@@ -120,7 +123,7 @@ def backward(
     arctan: bool,
     learn: bool,
 ) -> tuple[Tensor, Any]:
-    """The current's gradient and, with `learn`, the decay's, of contiguous float32 tensors [T, …]."""
+    """Return the gradients of current and decay (0 without `learn`) for contiguous float32 [T, ...]."""
     out = torch.empty_like(current)
     elements, grid = _grid(current)
     shares = current.new_zeros(grid[0])

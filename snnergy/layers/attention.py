@@ -1,11 +1,7 @@
-"""Query-key attention on spikes, within a modality (QKFormer) and across (CMQKA), linear in tokens.
+"""Spiking attention within a modality, linear in tokens: query-key attention (QKFormer) and Spikformer's SSA.
 
-A mask is made by summing a spiking Query and firing again; it lets spikes of the Key pass or not. No softmax,
-no products of Query and Key, no N × N scores.
-
-The cross-modal form is this project's reconstruction: of CMQKA (arXiv 2602.00701) only the abstract and the
-author's summary were at hand: a linear, binary, bidirectional query-key attention for complementary
-spatiotemporal features, with learnable residual fusion.
+In query-key attention, the sum of a spiking Query is turned into a binary mask, which is multiplied with the
+spikes of the Key. There is no softmax, no product of Query and Key, and no N × N score matrix.
 """
 
 from __future__ import annotations
@@ -22,15 +18,20 @@ from snnergy.layers.types import AttentionKind, SumNorm
 
 
 def split_heads(spikes: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """[T, B, parts · C, H, W] as `parts` views [T, B, h, C / h, H, W]."""
+    """Return `parts` views [T, B, h, C / h, H, W] of [T, B, parts · C, H, W]."""
     return spikes.unflatten(2, (parts, heads, -1)).unbind(2)
 
 
 class TokenSumMask(nn.Module):
-    """Fires on sums over tokens: spikes [T, B, h, d, H, W] to a mask of heads or of channels.
+    """Binary mask per head or channel from sums over tokens.
 
-    A raw sum over hundreds of tokens is nearly never zero, and the mask would always be one; batch norm over
-    T·B, with its bias at 1, keeps it open about half of the time. At inference that is one threshold a group.
+    A raw sum over hundreds of tokens is almost never zero, so that the mask would always be 1. Batch norm
+    over T·B with bias 1 keeps about half of the mask at 1. At inference it is one threshold per group.
+
+    Args:
+        groups: number of heads or channels.
+        sum_norm: `bn`, or `none` for raw sums.
+        cell: kind of neuron.
     """
 
     def __init__(self, groups: int, sum_norm: SumNorm, cell: NeuronSpec = DEFAULT_NEURON) -> None:
@@ -41,8 +42,11 @@ class TokenSumMask(nn.Module):
         self.neuron = cell.mask_neuron()
 
     def forward(self, spikes: Tensor, *, of_heads: bool = False) -> Tensor:
-        """The mask, [T, B, h, 1, 1, 1] or [T, B, h, d, 1, 1], of the spikes' type."""
-        # In float32 at least: bfloat16 has no number between 512 and 516.
+        """Return the mask of spikes [T, B, h, d, H, W], in their dtype.
+
+        It is [T, B, h, 1, 1, 1] with `of_heads`, otherwise [T, B, h, d, 1, 1].
+        """
+        # At least float32: bfloat16 represents no integer between 512 and 516.
         wide = torch.promote_types(spikes.dtype, torch.float32)
         sums = spikes.sum((3, 4, 5) if of_heads else (4, 5), keepdim=True, dtype=wide)
         flat = sums.flatten(2)
@@ -54,13 +58,14 @@ class TokenSumMask(nn.Module):
 
 
 class QKAttention(nn.Module):
-    """Attention within a modality: a token or channel mask from the Query on the Key (QKFormer, §3).
+    """Query-key attention within a modality: a mask from the Query, applied to the Key (QKFormer, §3).
 
     Args:
         dim: channels C.
-        heads: h; a token mask is made for each.
-        kind: `token`, an OR over the head's channels at each token; `channel`, over tokens for each channel.
-        sum_norm: how sums over tokens are normalized.
+        heads: number of heads h, each with its own token mask.
+        kind: `token`: one mask value per token, an OR over the head's channels; `channel`: one per channel,
+            from the sum over tokens.
+        sum_norm: normalization of sums over tokens.
         cell: kind of neuron.
     """
 
@@ -81,7 +86,7 @@ class QKAttention(nn.Module):
         self.out = ConvNorm(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Spikes [T, B, C, H, W] to currents of the same shape."""
+        """Return currents of the same shape for spikes [T, B, C, H, W]."""
         query, key = split_heads(self.neuron(self.query_key(x)), 2, self.heads)
         if self.token is not None:
             mask = self.token(query.sum(3, keepdim=True))
@@ -92,9 +97,9 @@ class QKAttention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Spiking self-attention (Spikformer, arXiv 2209.15425): Q·(Kᵀ·V), scaled and fired, without softmax.
+    """Spiking self-attention (Spikformer, arXiv 2209.15425): Q·(Kᵀ·V), scaled, then spikes; no softmax.
 
-    KᵀV first: linear in tokens, quadratic in a head's channels.
+    Kᵀ·V is computed first: the cost is linear in tokens and quadratic in the channels of a head.
     """
 
     SCALE = 0.125
@@ -107,17 +112,17 @@ class SelfAttention(nn.Module):
         self.out = ConvNorm(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Spikes [T, B, C, H, W] to currents of the same shape."""
+        """Return currents of the same shape for spikes [T, B, C, H, W]."""
         spikes = self.neuron(self.query_key_value(x))
         query, key, value = spikes.unflatten(2, (3, self.heads, -1)).flatten(5).unbind(2)
-        gathered = (value @ key.transpose(-1, -2)) @ query
-        return self.out(self.fire((gathered * self.SCALE).flatten(2, 3).unflatten(3, x.shape[3:])))
+        attended = (value @ key.transpose(-1, -2)) @ query
+        return self.out(self.fire((attended * self.SCALE).flatten(2, 3).unflatten(3, x.shape[3:])))
 
 
 def align_grid(spikes: Tensor, grid: Sequence[int]) -> Tensor:
-    """Spikes [T, B, C, H, W] on another grid, by adaptive max pooling: binary stays binary.
+    """Return spikes [T, B, C, H, W] on another grid, by adaptive max pooling, which keeps them binary.
 
-    A position means (band, column) to sound and (row, column) to sight: this pairs indices, not places.
+    A position is (mel band, column) in audio and (row, column) in video: this pairs indices, not locations.
     """
     if tuple(spikes.shape[-2:]) == tuple(grid):
         return spikes

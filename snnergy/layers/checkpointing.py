@@ -1,4 +1,4 @@
-"""Parts of a network that keep their input alone, and are computed again in the backward."""
+"""Activation checkpointing of modules with batch norm."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch.utils.checkpoint import checkpoint
 Run = Callable[..., Any]
 
 
-def call(part: nn.Module, *given: Any) -> Any:
-    """What the part makes of what it is given."""
-    return part(*given)
+def call(module: nn.Module, *args: Any) -> Any:
+    """Return `module(*args)`."""
+    return module(*args)
 
 
-def checkpointed(part: nn.Module, *given: Any) -> Any:
-    """The same; the part is computed a second time for its gradients, and keeps nothing till then."""
+def checkpointed(module: nn.Module, *args: Any) -> Any:
+    """Return `module(*args)`, with its activations recomputed in the backward pass."""
     return checkpoint(
-        part, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), _norms_unchanged(part))
+        module, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(module))
     )
 
 
 def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """Its batch norms."""
+    """Return all batch norms of a model."""
     return [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
 @contextmanager
-def _norms_unchanged(model: nn.Module) -> Iterator[None]:
-    """Within it batch norms count nothing: what is computed again has been counted already."""
+def _frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Keep running statistics unchanged: the first forward pass has already updated them."""
     norms = batch_norms(model)
     before = [(norm, norm.momentum) for norm in norms]
     counts = [norm.num_batches_tracked for norm in norms]

@@ -1,4 +1,4 @@
-"""Conv norm."""
+"""Convolution with batch norm over time and batch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from torch.nn import functional
 
 
 def merge_time_batch(spikes: Tensor) -> Tensor:
-    """[T, B, …] as [T·B, …]."""
+    """Return [T, B, ...] as [T·B, ...]."""
     return spikes.flatten(0, 1)
 
 
-def to_channels_last(pictures: Tensor) -> Tensor:
-    """Pictures [N, C, H, W] laid out as channels_last, on processors the quicker way for all that follows.
+def to_channels_last(images: Tensor) -> Tensor:
+    """Return [N, C, H, W] in channels_last layout, which is faster on CPUs for the layers that follow.
 
-    Of one channel torch does not say so by itself, and would go on in the other layout.
+    `Tensor.to(memory_format=...)` does not set the strides of one-channel images, so that the following
+    layers would use the other layout.
     """
     if torch.compiler.is_exporting():
-        return pictures
-    n, channels, height, width = pictures.shape
-    rows = pictures.permute(0, 2, 3, 1).reshape(-1)
+        return images
+    n, channels, height, width = images.shape
+    rows = images.permute(0, 2, 3, 1).reshape(-1)
     return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
@@ -32,20 +33,20 @@ class StridedPointwiseConv(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return [N, C', H/stride, W/stride] of [N, C, H, W]."""
+        """Return [N, C', H/stride, W/stride] for [N, C, H, W]."""
         rows, columns = self.stride
         return functional.conv2d(input[:, :, ::rows, ::columns], self.weight, self.bias)
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch norm on the folded T·B axis: [T, B, C, H, W] to [T, B, C', H', W'].
+    """Convolution and batch norm on the folded T·B axis.
 
     Args:
         inputs: channels C.
         outputs: channels C'.
-        kernel: side of the convolution's.
-        stride: of the convolution.
-        pool: halve the grid after the norm, by max pooling.
+        kernel: side length of the kernel.
+        stride: stride of the convolution.
+        pool: halve the grid after the norm by 3×3 max pooling.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class ConvNorm(nn.Module):
         self.pool = nn.MaxPool2d(3, 2, 1) if pool else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normalized (and pooled) result, real-valued."""
+        """Return real-valued [T, B, C', H', W'] for [T, B, C, H, W]."""
         y: Tensor = self.norm(
             self.conv(merge_time_batch(x) if x.is_cuda else to_channels_last(merge_time_batch(x)))
         )

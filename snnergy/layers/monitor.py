@@ -1,4 +1,4 @@
-"""Look at the neurons of a network while it runs: their spikes, by the name of the part that fired them."""
+"""Access to the spikes of a network's neurons during forward passes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch  # noqa: F401  (the example uses it)
+import torch  # noqa: F401  (used by the doctest)
 from torch import Tensor, nn
 
 from snnergy.layers.neurons import SpikingNeuron
@@ -16,8 +16,8 @@ SpikeCallback = Callable[[str, SpikingNeuron, Tensor], None]
 
 
 @contextmanager
-def record_spikes(model: nn.Module, look: SpikeCallback) -> Iterator[None]:
-    """Within it, `look(name, neuron, spikes)` is called each time a neuron has fired.
+def record_spikes(model: nn.Module, callback: SpikeCallback) -> Iterator[None]:
+    """Call `callback(name, neuron, spikes)` after each forward pass of a neuron, while the context is active.
 
     >>> seen = []
     >>> model = nn.Sequential(SpikingNeuron())
@@ -26,8 +26,8 @@ def record_spikes(model: nn.Module, look: SpikeCallback) -> Iterator[None]:
     >>> seen
     [('0', 0.5)]
     """
-    parts = [(name, part) for name, part in model.named_modules() if isinstance(part, SpikingNeuron)]
-    handles = [part.register_forward_hook(partial(_call, look, name)) for name, part in parts]
+    neurons = [(name, part) for name, part in model.named_modules() if isinstance(part, SpikingNeuron)]
+    handles = [part.register_forward_hook(partial(_call, callback, name)) for name, part in neurons]
     try:
         yield
     finally:
@@ -35,5 +35,5 @@ def record_spikes(model: nn.Module, look: SpikeCallback) -> Iterator[None]:
             handle.remove()
 
 
-def _call(look: SpikeCallback, name: str, neuron: Any, given: tuple[Any, ...], spikes: Tensor) -> None:
-    look(name, neuron, spikes.detach())
+def _call(callback: SpikeCallback, name: str, neuron: Any, args: tuple[Any, ...], spikes: Tensor) -> None:
+    callback(name, neuron, spikes.detach())

@@ -1,14 +1,14 @@
-"""The spiking neuron over the time axis: stateless, with an exact backward pass, as one operator of torch.
+"""Spiking neurons over the time axis: stateless, with an exact backward pass, as one torch operator.
 
 For t = 1 … T with v₀ = 0, a leaky neuron integrates h_t = v_{t-1} + (x_t − v_{t-1}) · d, one without leak
-h_t = v_{t-1} + x_t; then s_t = 1[h_t ≥ v_th] and v_t = h_t · (1 − s_t), the reset not differentiated. The
-step's derivative is that of a sigmoid of slope 4, or of an arctangent of slope 2. `lif` has d = 1/τ = 1/2,
-`plif` learns d = σ(w). These are the neurons of QKFormer (arXiv 2403.16552) and of SpikingJelly's LIFNode,
-IFNode and ParametricLIFNode with hard and detached reset.
+h_t = v_{t-1} + x_t. Then s_t = 1[h_t ≥ v_th] and v_t = h_t · (1 − s_t); the reset is not differentiated. The
+surrogate derivative of the step is that of a sigmoid of slope 4, or of an arctangent of slope 2. `lif` has
+d = 1/τ = 1/2, `plif` learns d = σ(w). These are the neurons of QKFormer (arXiv 2403.16552), and
+SpikingJelly's LIFNode, IFNode and ParametricLIFNode with hard and detached reset.
 
-The operator keeps its input and nothing else: the backward computes the membranes again, which on
-processors (`fire_cpu`) and on CUDA (`fire_cuda`) costs no memory traffic. Without numba or triton, and in
-double precision, it is the loop written below, which is also what the kernels are tested against.
+The operator saves only its input. The backward pass recomputes the membranes; the kernels for CPU (`lif_cpu`)
+and CUDA (`lif_triton`) do so without extra memory traffic. Without numba or triton, and in float64, the
+Python loop below is used. The kernels are tested against it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ ATTENTION_THRESHOLD = 0.5
 
 STEEPNESS = {"sigmoid": 4.0, "atan": 2.0}
 
-# A neuron that two ways of the network share has a membrane for each: its first and its second call's.
+# The number counts the calls of a neuron within one step: a shared neuron has one membrane per call.
 Membranes = Mapping[tuple[nn.Module, int], Tensor]
 
-# The membranes of neurons that are run step by step, while they are: as they were, and as they become.
+# Membranes before and after the current step, while `stateful` is active.
 _stream_state: ContextVar[tuple[Membranes, dict[tuple[nn.Module, int], Tensor]] | None] = ContextVar(
     "membranes", default=None
 )
@@ -44,71 +44,70 @@ _stream_state: ContextVar[tuple[Membranes, dict[tuple[nn.Module, int], Tensor]] 
 
 @cache
 def _kernels(device: str) -> ModuleType | None:
-    """The compiled kernels for a kind of device, imported when they are first needed."""
+    """Import and return the compiled kernels for a device type, or None if they are not available."""
     try:
         if device == "cuda":
-            from snnergy.kernels import lif_triton as fire_cuda  # noqa: PLC0415
+            from snnergy.kernels import lif_triton  # noqa: PLC0415
 
-            return fire_cuda
-        from snnergy.kernels import lif_cpu as fire_cpu  # noqa: PLC0415
+            return lif_triton
+        from snnergy.kernels import lif_cpu  # noqa: PLC0415
     except ImportError:
         return None
-    return fire_cpu
+    return lif_cpu
 
 
-def _laid_out(current: Tensor) -> Tensor:
-    """Memory for a result: laid out as the current is (channels_last, say) where steps lie one by one."""
+def _empty_like(current: Tensor) -> Tensor:
+    """Return uninitialized memory in the layout of `current` if its steps are contiguous blocks."""
     like = torch.empty_like(current)
-    apart = like.stride(0) * len(like) == like.numel()
-    return like if apart else torch.empty_like(current, memory_format=torch.contiguous_format)
+    is_stepwise = like.stride(0) * len(like) == like.numel()
+    return like if is_stepwise else torch.empty_like(current, memory_format=torch.contiguous_format)
 
 
 def _wide(x: Tensor, like: Tensor | None = None) -> Tensor:
-    """As float32 at least, laid out as `_laid_out` says of it, or of `like`."""
+    """Return `x` as float32 or float64, in the layout of `_empty_like`."""
     wide = x if x.dtype == torch.float64 else x.float()
-    made = _laid_out(wide if like is None else like)
-    return wide if wide.stride() == made.stride() else made.copy_(wide)
+    target = _empty_like(wide if like is None else like)
+    return wide if wide.stride() == target.stride() else target.copy_(wide)
 
 
-def _integrate(before: Tensor, given: Tensor, decay: float | Tensor, leaky: bool) -> Tensor:
-    return before + (given - before) * decay if leaky else before + given
+def _integrate(before: Tensor, current: Tensor, decay: float | Tensor, leaky: bool) -> Tensor:
+    return before + (current - before) * decay if leaky else before + current
 
 
 @torch.library.custom_op("snnergy::fire", mutates_args=())
 def _fire(current: Tensor, rate: Tensor | None, decay: float, threshold: float, surrogate: str) -> Tensor:
-    """Spikes of a current [T, …], of its type; `decay` 0 is a neuron without leak, `rate` a learned decay."""
+    """Return spikes of a current [T, ...]; `decay` 0 means no leak, `rate` is a learned decay."""
     wide, leaky = _wide(current), decay > 0
     kernels = _kernels(current.device.type) if wide.dtype == torch.float32 else None
     if kernels is not None and current.device.type in ("cpu", "cuda"):
-        given = rate if current.is_cuda else None if rate is None else float(rate)
-        return kernels.forward(wide, threshold, decay if given is None else given, leaky=leaky).to(
-            current.dtype
-        )
+        learned = rate if current.is_cuda or rate is None else float(rate)
+        spikes = kernels.forward(wide, threshold, decay if learned is None else learned, leaky=leaky)
+        return spikes.to(current.dtype)
     spikes = torch.empty_like(wide)
-    kept = torch.zeros_like(wide[0])
+    membrane = torch.zeros_like(wide[0])
     for t in range(len(wide)):
-        h = _integrate(kept, wide[t], decay if rate is None else rate, leaky)
+        h = _integrate(membrane, wide[t], decay if rate is None else rate, leaky)
         torch.ge(h, threshold, out=spikes[t])
-        kept = h.masked_fill(h >= threshold, 0.0)
+        membrane = h.masked_fill(h >= threshold, 0.0)
     return spikes.to(current.dtype)
 
 
 @_fire.register_fake
 def _(current: Tensor, rate: Tensor | None, decay: float, threshold: float, surrogate: str) -> Tensor:
-    return _laid_out(current)
+    return _empty_like(current)
 
 
 @torch.library.custom_op("snnergy::fire_backward", mutates_args=())
 def _fire_backward(
     grad: Tensor, current: Tensor, rate: Tensor | None, decay: float, threshold: float, surrogate: str
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the current and of the learned decay (zero without one)."""
+    """Return the gradients of the current and of the learned decay (0 without one)."""
     wide, leaky = _wide(current), decay > 0
     kernels = _kernels(current.device.type) if wide.dtype == torch.float32 else None
     if kernels is not None and current.device.type in ("cpu", "cuda"):
-        given = rate if current.is_cuda else None if rate is None else float(rate)
+        learned = rate if current.is_cuda or rate is None else float(rate)
         out, share = kernels.backward(
-            _wide(grad, wide), wide, threshold, decay if given is None else given, leaky=leaky,
+            _wide(grad, wide), wide, threshold, decay if learned is None else learned, leaky=leaky,
             steepness=STEEPNESS[surrogate], arctan=surrogate == "atan", learn=rate is not None,
         )  # fmt: skip
         total = torch.as_tensor(share, dtype=wide.dtype, device=wide.device)
@@ -120,25 +119,25 @@ def _fire_backward(
 def _backward_loop(
     grad: Tensor, current: Tensor, rate: Tensor | None, decay: float, threshold: float, surrogate: str
 ) -> tuple[Tensor, Tensor]:
-    leaky, held = decay > 0, decay if rate is None else rate
+    leaky, factor = decay > 0, decay if rate is None else rate
     before, membranes = [torch.zeros_like(current[0])], []
-    for given in current:
-        membranes.append(_integrate(before[-1], given, held, leaky))
+    for step in current:
+        membranes.append(_integrate(before[-1], step, factor, leaky))
         before.append(membranes[-1].masked_fill(membranes[-1] >= threshold, 0.0))
     out, total = torch.empty_like(current), current.new_zeros(())
     later = torch.zeros_like(current[0])
     for t in reversed(range(len(current))):
-        reached = _slope(membranes[t] - threshold, surrogate) * grad[t]
-        reached += later.masked_fill_(membranes[t] >= threshold, 0.0)
-        out[t] = reached * held if leaky else reached
-        later = reached * (1 - held) if leaky else reached
+        grad_h = _slope(membranes[t] - threshold, surrogate) * grad[t]
+        grad_h += later.masked_fill_(membranes[t] >= threshold, 0.0)
+        out[t] = grad_h * factor if leaky else grad_h
+        later = grad_h * (1 - factor) if leaky else grad_h
         if rate is not None:
-            total = total + (reached * (current[t] - before[t])).sum()
+            total = total + (grad_h * (current[t] - before[t])).sum()
     return out, total
 
 
 def _slope(distance: Tensor, surrogate: str) -> Tensor:
-    """The surrogate derivative of the step at a distance from the threshold."""
+    """Return the surrogate derivative of the step at a distance from the threshold."""
     steepness = STEEPNESS[surrogate]
     if surrogate == "atan":
         return steepness / 2 / (1 + (math.pi / 2 * steepness * distance).square())
@@ -150,7 +149,7 @@ def _slope(distance: Tensor, surrogate: str) -> Tensor:
 def _(
     grad: Tensor, current: Tensor, rate: Tensor | None, decay: float, threshold: float, surrogate: str
 ) -> tuple[Tensor, Tensor]:
-    out = _laid_out(current)
+    out = _empty_like(current)
     return out, current.new_empty(()) if rate is None else rate.new_empty(())
 
 
@@ -170,9 +169,9 @@ _fire.register_autograd(_differentiate, setup_context=_keep)
 
 @contextmanager
 def stateful(membranes: Membranes) -> Iterator[Membranes]:
-    """Within it neurons take up the membranes given; it yields what becomes of them.
+    """Let neurons start from `membranes`; yield the membranes after the step.
 
-    This is how a stream is evaluated step by step; it has no backward.
+    Used to evaluate a stream step by step. It does not support the backward pass.
     """
     after: dict[tuple[nn.Module, int], Tensor] = {}
     token = _stream_state.set((membranes, after))
@@ -183,16 +182,17 @@ def stateful(membranes: Membranes) -> Iterator[Membranes]:
 
 
 class SpikingNeuron(nn.Module):
-    """Turns currents into spikes over the first axis; keeps nothing from one call to the next.
+    """Spiking neuron over the first axis. It has no state between calls.
 
     >>> SpikingNeuron()(torch.full((8, 1), 1.9)).flatten().tolist()
     [0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
 
     Args:
-        threshold: membrane at which it fires: 1.0, and 0.5 in attention, where it makes an OR of spikes.
-        kind: `lif` with τ = 2, `if` without leak, `plif` with a learned leak that begins at τ = 2.
-        surrogate: whose derivative stands for the step's: `sigmoid` (slope 4) or `atan` (slope 2).
-        mask: its spikes let others pass or not, and are no message themselves.
+        threshold: membrane potential at which it spikes: 1.0, and 0.5 in attention, where sums of spikes
+            become an OR.
+        kind: `lif` with τ = 2, `if` without leak, `plif` with a learned leak, initially τ = 2.
+        surrogate: derivative used for the step: `sigmoid` (slope 4) or `atan` (slope 2).
+        mask: marks neurons whose spikes are an attention mask.
     """
 
     def __init__(
@@ -208,18 +208,18 @@ class SpikingNeuron(nn.Module):
         self.leak = nn.Parameter(torch.tensor(-math.log(TAU - 1))) if kind == "plif" else None
 
     def forward(self, current: Tensor) -> Tensor:
-        """Spikes 0 or 1 of currents [T, …], of their type; the membrane is float32 at least.
+        """Return spikes (0 or 1) of currents [T, ...], in their dtype.
 
-        A threshold compared in bfloat16 would flip spikes.
+        The membrane is at least float32: comparing the threshold in bfloat16 would flip spikes.
         """
-        # A compiled graph has no streams; its tracer cannot look into a context variable.
-        held = None if torch.compiler.is_compiling() else _stream_state.get()
+        # torch.compile cannot trace a context variable; compiled graphs run all steps at once.
+        state = None if torch.compiler.is_compiling() else _stream_state.get()
         decay = 0.0 if self.kind == "if" else 1 / TAU
         rate = None if self.leak is None else torch.sigmoid(self.leak)
-        if held is not None:
-            return self._advance(current, decay if rate is None else rate, *held)
+        if state is not None:
+            return self._advance(current, decay if rate is None else rate, *state)
         if torch.compiler.is_exporting():
-            # Other runtimes do not know the operator.
+            # Other runtimes do not have the operator `snnergy::fire`.
             return self._advance(current, decay if rate is None else rate, {}, {})
         return _fire(current, rate, decay, self.threshold, self.surrogate)
 
@@ -231,38 +231,38 @@ class SpikingNeuron(nn.Module):
         after: dict[tuple[nn.Module, int], Tensor],
     ) -> Tensor:
         wide = _wide(current)
-        own = self, sum(neuron is self for neuron, _ in after)
-        membrane = before.get(own, torch.zeros_like(wide[0]))
+        key = self, sum(neuron is self for neuron, _ in after)
+        membrane = before.get(key, torch.zeros_like(wide[0]))
         spikes = []
-        for given in wide:
-            h = _integrate(membrane, given, decay, self.kind != "if")
+        for step in wide:
+            h = _integrate(membrane, step, decay, self.kind != "if")
             spikes.append(h >= self.threshold)
             membrane = h.masked_fill(h >= self.threshold, 0.0)
-        after[own] = membrane
+        after[key] = membrane
         return torch.stack(spikes).to(current.dtype)
 
     def extra_repr(self) -> str:
-        """Kind and threshold."""
+        """Return kind and threshold for `repr`."""
         return f"{self.kind}, threshold={self.threshold}"
 
 
 @dataclass(frozen=True)
 class NeuronSpec:
-    """What kind of neuron a network's parts make."""
+    """Kind of neuron that the layers of a network create."""
 
     kind: NeuronKind = "lif"
     surrogate: Surrogate = "sigmoid"
 
     def neuron(self) -> SpikingNeuron:
-        """A neuron of this kind, with threshold 1."""
+        """Return a neuron of this kind with threshold 1."""
         return SpikingNeuron(1.0, self.kind, self.surrogate)
 
     def mask_neuron(self) -> SpikingNeuron:
-        """An attention mask's: leaky with threshold 0.5, an OR of the spikes it sums."""
+        """Return a leaky neuron with threshold 0.5 for an attention mask: an OR of summed spikes."""
         return SpikingNeuron(ATTENTION_THRESHOLD, "lif", self.surrogate, mask=True)
 
     def attention_neuron(self) -> SpikingNeuron:
-        """Leaky with threshold 0.5 as a mask's, but what it fires is passed on."""
+        """Return a leaky neuron with threshold 0.5 whose spikes are features, not a mask."""
         return SpikingNeuron(ATTENTION_THRESHOLD, "lif", self.surrogate)
 
 

@@ -1,4 +1,4 @@
-"""Types."""
+"""Names of the choices that layers and model settings share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network is built from: its settings, checked when they are made, its sizes and ways of fusing."""
+"""Settings of a network, validated on construction, and the model presets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from avdata.errors import UsageError, did_you_mean
-from snnergy.fusion.registry import FUSIONS, check_choice
+from snnergy.fusion.registry import FUSIONS
 from snnergy.layers.types import AlphaShape, Combine, Modality, NeuronKind, Residual, SumNorm, Surrogate
 
 BRANCHES = ("s", "t", "st", "o")
@@ -29,61 +29,72 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _whole(value: object) -> bool:
+def check_choice(value: object, choices: Mapping[str, Any] | tuple[str, ...], what: str) -> None:
+    """Raise unless `value` is one of `choices`.
+
+    Raises:
+        UsageError: unknown value; the hint names the nearest choice.
+    """
+    if value not in choices:
+        msg = f"Unknown {what} {value!r}."
+        raise UsageError(msg, hint=did_you_mean(str(value), list(choices)))
+
+
+def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _wholes(value: object) -> bool:
-    return isinstance(value, tuple | list) and all(map(_whole, value))
+def _is_int_list(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(map(_is_int, value))
 
 
-def _number(value: object) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _TYPES: Mapping[str, tuple[str, Callable[[object], bool]]] = {
-    **dict.fromkeys(("dims", "heads", "depths", "fusion_stages"), ("whole numbers in a list", _wholes)),
-    **dict.fromkeys(("ratio", "num_classes", "video_channels", "steps"), ("a whole number", _whole)),
+    **dict.fromkeys(("dims", "heads", "depths", "fusion_stages"), ("a list of integers", _is_int_list)),
+    **dict.fromkeys(("ratio", "num_classes", "video_channels", "steps"), ("an integer", _is_int)),
     **dict.fromkeys(
         ("learn_alpha", "tie_directions", "fusion_mlp", "rpe", "checkpoint"),
         ("true or false", lambda value: isinstance(value, bool)),
     ),
-    "alpha_init": ("a number", _number),
+    "alpha_init": ("a number", _is_number),
 }
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything a model is built from; settings that do not go together are refused.
+    """All settings of a network. Invalid combinations raise an error.
 
     Attributes:
-        dims: channels of the three stages, even numbers.
-        heads: of the three stages; each divides its stage's channels.
-        depths: blocks of the three stages.
-        ratio: of the MLPs' width to the channels.
-        num_classes: K.
+        dims: channels of the three stages; even numbers.
+        heads: attention heads of the three stages; each divides its stage's channels.
+        depths: blocks per stage.
+        ratio: hidden channels of the MLPs in multiples of the stage's channels.
+        num_classes: number of classes K.
         video_channels: 3 for RGB, 1 for gray.
-        fusion: one of `FUSIONS`.
-        residual: `membrane`, or `sew` as in QKFormer.
-        sum_norm: of sums over tokens: `bn`, or `none` as in QKFormer.
-        fusion_stages: stages at which modalities are fused.
-        branches: of CMQKA: `s` spatial, `t` temporal, `st` both, `o` outer.
-        alpha_shape: the residual weight is one number, or one a channel.
-        alpha_init: its first value.
-        learn_alpha: it is learned.
-        combine: how branches meet: beside one another, as logical OR, or added.
-        query_source: whose Query asks: the modality that receives (`target`), or the other.
-        tie_directions: both directions use the same weights.
-        fusion_output: `spike` fires on the fused stream (with `sew`), so that it is binary again.
-        fusion_mlp: an MLP follows each fusion.
-        stage3: attention of the last stage: query-key, or spiking self-attention.
-        rpe: a 3×3 convolution before the first block of each stage tells where a token stands.
-        head: modalities' features stand beside one another, or are added (S-CMRL).
-        neuron: `lif`, `if` or `plif`; attention masks are always fired by `lif`, whose OR is exact.
+        fusion: fusion method, one of `FUSIONS`.
+        residual: residual connections: `membrane`, or `sew` as in QKFormer.
+        sum_norm: normalization of sums over tokens: `bn`, or `none` as in QKFormer.
+        fusion_stages: stages at which the modalities are fused.
+        branches: branches of CMQKA: `s` spatial, `t` temporal, `st` both, `o` outer.
+        alpha_shape: residual weight α: one number (`scalar`), or one per channel (`channel`).
+        alpha_init: initial value of α.
+        learn_alpha: whether α is learned.
+        combine: combination of CMQKA's branches: `concat`, logical `or`, or `sum`.
+        query_source: modality of the Query: the one that is updated (`target`), or the other (`source`).
+        tie_directions: whether both directions share their weights.
+        fusion_output: `spike` applies a neuron to the fused stream (with `sew`), so that it is binary again.
+        fusion_mlp: whether an MLP follows each fusion.
+        stage3: attention of the last stage: query-key (`qk`), or spiking self-attention (`ssa`).
+        rpe: whether a 3×3 convolution before the first block of each stage encodes token positions.
+        head: combination of the modalities' features: `concat`, or `sum` (S-CMRL).
+        neuron: `lif`, `if` or `plif`; attention masks always use `lif`, for which the OR is exact.
         surrogate: derivative of the spike: `sigmoid` or `atan`.
-        audio_mode: how static sound becomes T steps: repeated, or cut into T segments.
-        steps: T, where both modalities are static.
-        checkpoint: parts are computed again in the backward, which trades time for memory.
+        audio_mode: conversion of static audio to T steps: `repeat`, or `segment` (cut into T parts).
+        steps: number of steps T if both modalities are static.
+        checkpoint: whether to recompute activations in the backward pass: less memory, more time.
     """
 
     dims: tuple[int, int, int]
@@ -115,10 +126,10 @@ class ModelConfig:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built.
+        """Validate all settings.
 
         Raises:
-            UsageError: a value is unknown, or settings do not go together.
+            UsageError: a value is invalid, or two settings contradict each other.
         """
         self._check_types()
         check_choice(self.fusion, FUSIONS, "fusion")
@@ -126,37 +137,37 @@ class ModelConfig:
             check_choice(getattr(self, name), choices, name)
         for name in ("dims", "heads", "depths"):
             value = getattr(self, name)
-            if len(value) != 3 or not all(isinstance(one, int) and one >= 1 for one in value):
-                msg = f"{name} must be three positive numbers, one a stage, not {value!r}"
-                raise UsageError(msg, hint=f"for example {list(getattr(PRESETS['nano'], name))}")
+            if len(value) != 3 or not all(isinstance(number, int) and number >= 1 for number in value):
+                msg = f"{name} must be three positive integers, one per stage, not {value!r}."
+                raise UsageError(msg, hint=f"for example {name}={list(getattr(PRESETS['nano'], name))}")
         for stage, (dim, heads) in enumerate(zip(self.dims, self.heads, strict=True), start=1):
             if dim % heads or dim % 2:
-                msg = f"stage {stage} has {dim} channels and {heads} heads"
-                raise UsageError(msg, hint="channels must be even and a multiple of the heads")
+                msg = f"Stage {stage} has {dim} channels and {heads} heads."
+                raise UsageError(msg, hint="dims must be even and multiples of heads")
         for name in ("ratio", "num_classes", "video_channels", "steps"):
             if getattr(self, name) < 1:
-                msg = f"{name} must be at least 1, not {getattr(self, name)}"
+                msg = f"{name} must be at least 1, not {getattr(self, name)}."
                 raise UsageError(msg)
         stages = self.fusion_stages
         if not set(stages) <= {1, 2, 3} or len(set(stages)) < len(stages):
-            msg = f"fusion_stages must be stages of 1, 2 and 3, each at most once, not {stages!r}"
+            msg = f"fusion_stages must be distinct stages from 1, 2 and 3, not {stages!r}."
             raise UsageError(msg, hint="(1, 2, 3) fuses at every stage, (3,) at the last")
-        if stages and FUSIONS[self.fusion].get("fusion_stages") == ():
-            msg = f"fusion {self.fusion!r} joins at the head and has no fusion stages, not {stages!r}"
-            raise UsageError(msg, hint="leave out fusion_stages, or choose fusion='cmqka'")
+        if stages and FUSIONS[self.fusion].stage != "each":
+            msg = f"fusion={self.fusion!r} has no fusion stages, requested {stages!r}."
+            raise UsageError(msg, hint="omit fusion_stages, or choose fusion='cmqka'")
         if self.head == "sum" and not stages:
-            msg = f"head='sum' is for networks that fuse at stages, and {self.fusion!r} does not"
-            raise UsageError(msg, hint="choose fusion='sum', or leave out head")
+            msg = f"head='sum' needs a fusion with fusion stages; {self.fusion!r} has none."
+            raise UsageError(msg, hint="choose fusion='sum', or omit head")
         if self.fusion_output == "spike" and self.residual == "membrane":
-            msg = "fusion_output='spike' makes a stream of spikes, and residual='membrane' has none"
-            raise UsageError(msg, hint="give residual='sew', or leave out fusion_output")
+            msg = "fusion_output='spike' contradicts residual='membrane', whose stream is real-valued."
+            raise UsageError(msg, hint="set residual='sew', or omit fusion_output")
 
     def _check_types(self) -> None:
-        """A network is also built from files and command lines, where a value may be anything."""
-        for name, (kind, fits) in _TYPES.items():
+        # Values also come from files and the command line.
+        for name, (kind, is_valid) in _TYPES.items():
             value = getattr(self, name)
-            if not fits(value):
-                msg = f"{name} must be {kind}, not {value!r}"
+            if not is_valid(value):
+                msg = f"{name} must be {kind}, not {value!r}."
                 raise UsageError(msg)
 
 
@@ -166,23 +177,27 @@ PRESETS: Mapping[str, ModelConfig] = {
     "small": ModelConfig((48, 96, 192), (2, 4, 6), (1, 1, 2), 2),
     "base": ModelConfig((64, 128, 256), (2, 4, 8), (1, 2, 2), 4),
     "large": ModelConfig((128, 256, 512), (4, 8, 8), (1, 2, 3), 4),
-    # Our reconstruction of the paper's network, of which no code is public.
+    # Our reconstruction of the paper's network; the authors published no code of it.
     "paper_like": ModelConfig((128, 256, 512), (8, 8, 8), (1, 2, 3), 4, residual="sew", sum_norm="none"),
 }
 
 
 def configure(preset: str, **options: Any) -> ModelConfig:
-    """A preset's settings with some changed; a fusion brings those that it fixes.
+    """Return the settings of a model preset with some changed, also those that the fusion changes.
+
+    Args:
+        preset: one of `PRESETS`.
+        options: fields of `ModelConfig`.
 
     Raises:
-        UsageError: a name is unknown, or settings do not go together.
+        UsageError: unknown name, or contradicting settings.
     """
     check_choice(preset, PRESETS, "model preset")
     names = tuple(field.name for field in fields(ModelConfig))
     for name in options:
         if name not in names:
-            msg = f"a model has no option {name!r}"
+            msg = f"Unknown model option {name!r}."
             raise UsageError(msg, hint=did_you_mean(name, list(names)))
     fusion = options.get("fusion", "cmqka")
     check_choice(fusion, FUSIONS, "fusion")
-    return replace(PRESETS[preset], **{**FUSIONS[fusion], **options})
+    return replace(PRESETS[preset], **{**FUSIONS[fusion].overrides, **options})

@@ -1,8 +1,8 @@
-"""One modality's way through three stages: patch embedding with a deformed shortcut, then query-key blocks.
+"""Stages of an encoder: patch embedding with a deformed shortcut, then query-key attention blocks.
 
-Between the parts runs a stream [T, B, C, H, W]. With the `membrane` residual it is real-valued and every
-part fires on it first, so that convolutions see spikes only; with `sew` (QKFormer's) spikes are added to
-spikes and the stream holds small integers.
+The blocks exchange a stream [T, B, C, H, W]. With the `membrane` residual it is real-valued and every block
+first converts it to spikes, so that convolutions read spikes only. With `sew` (QKFormer) blocks add spikes
+to spikes, so that the stream contains small integers.
 """
 
 from __future__ import annotations
@@ -18,49 +18,50 @@ from snnergy.layers.types import AttentionKind, Residual, SumNorm
 
 
 class PatchEmbedding(nn.Module):
-    """SPEDS: half the grid and other channels, beside a strided 1×1 shortcut (QKFormer, §3.5).
+    """SPEDS: convolutions that halve the grid, with a strided 1×1 shortcut (QKFormer, §3.5).
 
-    The first stage also embeds the picture itself: the one convolution that sees real values.
+    The first stage also embeds the input: the only convolution that reads real values.
 
     Args:
-        inputs: channels that come in.
-        dim: channels that go out.
+        inputs: input channels.
+        dim: output channels.
         residual: kind of stream.
         cell: kind of neuron.
-        first: it is the first stage.
+        first: whether this is the first stage.
     """
 
     def __init__(
         self, inputs: int, dim: int, residual: Residual, cell: NeuronSpec = DEFAULT_NEURON, *, first: bool
     ) -> None:
         super().__init__()
-        held = dim // 2 if first else inputs
-        self.embed = nn.Sequential(ConvNorm(inputs, held, 3, pool=True), cell.neuron()) if first else None
+        width = dim // 2 if first else inputs
+        self.embed = nn.Sequential(ConvNorm(inputs, width, 3, pool=True), cell.neuron()) if first else None
         self.enter = None if first else ResidualInput(residual, cell)
         self.main = nn.Sequential(
-            ConvNorm(held, dim, 3, pool=True),
+            ConvNorm(width, dim, 3, pool=True),
             cell.neuron(),
             ConvNorm(dim, dim, 3),
         )
-        self.shortcut = ConvNorm(held, dim, 1, stride=2)
+        self.shortcut = ConvNorm(width, dim, 1, stride=2)
         self.exit_main, self.exit_shortcut = ResidualOutput(residual, cell), ResidualOutput(residual, cell)
 
     def forward(self, x: Tensor, steps: int) -> Tensor:
-        """[T, B, C, H, W] to a stream of half (first stage: a quarter of) the grid, rounded up.
+        """Return the stream [T, B, C', H', W'] for an input [T, B, C, H, W].
 
-        What does not change from step to step may come with one: it is convolved once, and repeated.
+        The grid is half (in the first stage a quarter) of the input's, rounded up. An input that is
+        constant over time may have T = 1: it is convolved once and then repeated.
         """
         if self.embed is None:
             assert self.enter is not None
             spikes = self.enter(x)
         else:
             spikes = self.embed[1](self.embed[0](x).expand(steps, -1, -1, -1, -1))
-        joined: Tensor = self.exit_main(self.main(spikes)) + self.exit_shortcut(self.shortcut(spikes))
-        return joined
+        stream: Tensor = self.exit_main(self.main(spikes)) + self.exit_shortcut(self.shortcut(spikes))
+        return stream
 
 
 class PositionalConv(nn.Module):
-    """What a token's neighbors say of its place, added to the stream."""
+    """Position encoding: a 3×3 convolution with a residual connection."""
 
     def __init__(self, dim: int, residual: Residual, cell: NeuronSpec = DEFAULT_NEURON) -> None:
         super().__init__()
@@ -68,12 +69,12 @@ class PositionalConv(nn.Module):
         self.conv = ConvNorm(dim, dim, 3)
 
     def forward(self, stream: Tensor) -> Tensor:
-        """The stream with it added."""
+        """Return the stream [T, B, C, H, W] with the encoding added."""
         return stream + self.exit(self.conv(self.enter(stream)))
 
 
 class Block(nn.Module):
-    """Attention, then a spiking MLP, each added to the stream."""
+    """Attention and a spiking MLP, each with a residual connection."""
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class Block(nn.Module):
         self.mlp = SpikingMLP(dim, ratio, residual, cell)
 
     def forward(self, stream: Tensor) -> Tensor:
-        """The stream with both added."""
+        """Return the updated stream [T, B, C, H, W]."""
         return self.mlp(stream + self.exit(self.attention(self.enter(stream))))
 
 
@@ -125,7 +126,7 @@ class Stage(nn.Module):
         )
 
     def forward(self, x: Tensor, steps: int, run: Run = call) -> Tensor:
-        """The next stage's stream; `run` calls each part."""
+        """Return the stream after this stage; `run` calls each part."""
         stream: Tensor = run(self.embedding, x, steps)
         if self.position is not None:
             stream = run(self.position, stream)

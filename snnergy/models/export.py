@@ -1,4 +1,4 @@
-"""A trained network for other runtimes: norms and α folded into convolutions, as one graph, as ONNX."""
+"""Export of a trained network: batch norms and α folded into convolutions, as a torch graph or as ONNX."""
 
 from __future__ import annotations
 
@@ -17,17 +17,70 @@ from snnergy.models.network import SNNergy
 OPSET = 18
 
 
-def fold_batch_norm(model: SNNergy) -> SNNergy:
-    """A copy in evaluation mode without batch norms after convolutions, and with α in the messages' weights.
+def export_graph(model: SNNergy, audio: Tensor, video: Tensor) -> torch.export.ExportedProgram:
+    """Return the folded network as one graph for inputs of these shapes.
 
-    It computes the same. With the membrane residual α is then one, and nothing but spikes meets weights;
-    with `sew` α acts on spikes and stays as it is.
+    Args:
+        model: network in evaluation mode.
+        audio: example input, float32 [T, B, 1, F, L].
+        video: example input, float32 [T, B, C, H, W].
 
     Raises:
-        UsageError: the network is in training mode, whose norms have no fixed weights.
+        UsageError: the network is in training mode.
+        ValueError: the shapes do not fit the network.
+    """
+    with torch.no_grad():
+        return torch.export.export(fold_batch_norm(model), (audio, video))
+
+
+def export_onnx(model: SNNergy, path: str | Path, audio: Tensor, video: Tensor) -> Path:
+    """Write the folded network as ONNX, with inputs `audio` and `video` and output `logits`.
+
+    The file accepts inputs of the shapes of the examples only.
+
+    Args:
+        model: network in evaluation mode.
+        path: the file to write.
+        audio: example input, float32 [T, B, 1, F, L].
+        video: example input, float32 [T, B, C, H, W].
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UsageError: the network is in training mode, or the package onnxscript is not installed.
+        ValueError: the shapes do not fit the network.
+    """
+    try:
+        import onnxscript  # noqa: F401, PLC0415
+    except ImportError as error:
+        msg = "Writing ONNX needs the package onnxscript."
+        raise UsageError(msg, hint="pip install onnx onnxscript") from error
+    program = torch.onnx.export(
+        export_graph(model, audio, video),
+        (audio, video),
+        input_names=["audio", "video"],
+        output_names=["logits"],
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path))
+    return Path(path)
+
+
+def fold_batch_norm(model: SNNergy) -> SNNergy:
+    """Return a copy in which batch norms and α are folded into the convolution weights.
+
+    The logits are the same. With the `membrane` residual α becomes 1 and weights multiply spikes only. With
+    `sew` α multiplies spikes and stays.
+
+    Raises:
+        UsageError: the network is in training mode, in which batch norms have no fixed statistics.
     """
     if model.training:
-        msg = "the norms of a network in training mode cannot be folded"
+        msg = "Cannot fold batch norms of a network in training mode."
         raise UsageError(msg, hint="call model.eval() first")
     folded = copy.deepcopy(model)
     for part in list(folded.modules()):
@@ -52,50 +105,3 @@ def _fold_alpha(part: ResidualFusion) -> None:
     conv.weight *= alpha[:, None, None, None]
     conv.bias *= alpha
     part.alpha.fill_(1.0)
-
-
-def export(model: SNNergy, audio: Tensor, video: Tensor) -> torch.export.ExportedProgram:
-    """The folded network as one graph, for inputs of these shapes.
-
-    Args:
-        model: in evaluation mode.
-        audio: [T, B, 1, F, L].
-        video: [T, B, C, H, W].
-
-    Raises:
-        UsageError: the network is in training mode.
-        ValueError: the shapes do not fit together.
-    """
-    with torch.no_grad():
-        return torch.export.export(fold_batch_norm(model), (audio, video))
-
-
-def export_onnx(model: SNNergy, audio: Tensor, video: Tensor, path: str | Path) -> None:
-    """Write the folded network as ONNX, for inputs of these shapes, named `audio`, `video` and `logits`.
-
-    Args:
-        model: in evaluation mode.
-        audio: [T, B, 1, F, L].
-        video: [T, B, C, H, W].
-        path: the file.
-
-    Raises:
-        UsageError: the network is in training mode, or the onnxscript package is not installed.
-        ValueError: the shapes do not fit together.
-    """
-    try:
-        import onnxscript  # noqa: F401, PLC0415
-    except ImportError as error:
-        msg = "ONNX cannot be written without the package onnxscript"
-        raise UsageError(msg, hint="pip install onnx onnxscript") from error
-    program = torch.onnx.export(
-        export(model, audio, video),
-        (audio, video),
-        input_names=["audio", "video"],
-        output_names=["logits"],
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    program.save(str(path))

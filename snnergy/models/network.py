@@ -1,10 +1,11 @@
-"""SNNergy: two encoders of three stages, fused at every stage by CMQKA, and a linear head on firing rates."""
+"""SNNergy: two encoders of three stages, fused at every stage, and a linear head on firing rates."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from avdata.errors import UsageError
 from snnergy.fusion.block import BidirectionalFusion, ModalityTensors
-from snnergy.fusion.late import LATE_FUSIONS, LateFusion
+from snnergy.fusion.late import LateFusion
 from snnergy.fusion.registry import FUSIONS
 from snnergy.layers.checkpointing import batch_norms, call, checkpointed
 from snnergy.layers.monitor import record_spikes
@@ -37,24 +38,24 @@ Present = Mapping[str, Tensor | None]
 
 
 def build(preset: str = "nano", **options: Any) -> SNNergy:
-    """A model of a preset's size.
+    """Build a network from a model preset.
 
     >>> sum(weight.numel() for weight in build("nano", num_classes=6, video_channels=1).parameters())
     297784
 
     Args:
         preset: one of `PRESETS`.
-        options: fields of `ModelConfig` to change, `num_classes`, `video_channels` and `fusion` among them.
+        options: fields of `ModelConfig`, such as `num_classes`, `video_channels` and `fusion`.
 
     Raises:
-        UsageError: a name is unknown, or settings do not go together.
+        UsageError: unknown name, or contradicting settings.
     """
     return SNNergy(configure(preset, **options))
 
 
 @dataclass(frozen=True)
 class StreamState:
-    """Where a stream stands between two steps: membranes, features summed so far, and steps seen."""
+    """State of a stream between two steps: membranes, sum of features, and number of steps."""
 
     membranes: Membranes = field(default_factory=dict)
     total: Tensor | None = None
@@ -62,26 +63,30 @@ class StreamState:
 
 
 class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["audio-visual", "snn"]):
-    """The network. It keeps nothing from one call to the next.
+    """Spiking audio-visual classifier. It has no state between calls.
 
     `save_pretrained`, `from_pretrained` and `push_to_hub` write and read `config.json` and
-    `model.safetensors`; a checkpoint is never unpickled.
+    `model.safetensors`, without pickle.
+
+    Args:
+        config: settings; `build` makes them from a model preset.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         cell = NeuronSpec(config.neuron, config.surrogate)
-        used = {"audio": ("audio",), "video": ("video",)}.get(config.fusion, ("audio", "video"))
+        spec = FUSIONS[config.fusion]
+        used = spec.modalities
         channels = {"audio": 1, "video": config.video_channels}
         kinds = {"audio": AUDIO_KINDS, "video": VIDEO_KINDS}
         self.encoders = nn.ModuleDict({name: _encoder(config, channels[name], kinds[name]) for name in used})
         self.fusions = nn.ModuleDict(
-            {str(stage): BidirectionalFusion(config, stage - 1) for stage in config.fusion_stages}
+            {str(stage): _fusion(config, stage - 1) for stage in config.fusion_stages}
         )
         self.rates = nn.ModuleDict({name: ResidualInput(config.residual, cell) for name in used})
-        plain = LATE_FUSIONS["sum"] if config.head == "sum" else LateFusion
-        self.join = LATE_FUSIONS.get(config.fusion, plain)(used, config.dims[-1], cell)
+        late = FUSIONS[config.head] if spec.stage == "each" else spec
+        self.join: LateFusion = late.build(used, config.dims[-1], cell)
         self.head = nn.Linear(self.join.width, config.num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -96,20 +101,20 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         layout: Layout = "TBCHW",
         return_aux: bool = False,
     ) -> Any:
-        """Logits [B, K]; with `return_aux`, also a dict of what happened inside.
+        """Return logits [B, K]; with `return_aux`, also a dict of intermediate results.
 
         Args:
-            audio: [T, B, 1, F, L], or static [B, 1, F, L], which `audio_mode` turns into T steps.
-            video: [T, B, C, H, W], or static [B, C, H, W], shown at every step.
-            mask_a: bool [B], the samples that have sound; None: all.
-            mask_v: bool [B], the samples that have pictures; None: all.
-            layout: `BTCHW` for inputs with samples before steps, as loaders deliver them.
-            return_aux: add `stages` (streams of each modality after each stage), `masks` (attention masks,
-                bool) and `rates` (mean firing rates) by the neuron's name, `features` [B, W] of the head and
-                `step_logits` [T, B, K].
+            audio: float [T, B, 1, F, L], or static [B, 1, F, L], converted to T steps as `audio_mode` says.
+            video: float [T, B, C, H, W], or static [B, C, H, W], repeated at every step.
+            mask_a: bool [B], which samples have audio; None: all.
+            mask_v: bool [B], which samples have video; None: all.
+            layout: `BTCHW` for inputs [B, T, ...], as loaders return them.
+            return_aux: also return `stages` (streams of each modality after each stage), `masks` (attention
+                masks, bool) and `rates` (mean firing rates) by name of the neuron, `features` [B, W] of the
+                head, and `step_logits` [T, B, K].
 
         Raises:
-            ValueError: the shapes do not fit together.
+            ValueError: the shapes do not match each other or the settings.
         """
         audio, video, steps = _arrange(audio, video, self.config, layout)
         present = {"audio": mask_a, "video": mask_v}
@@ -117,19 +122,19 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
             return self._classify(self._features(audio, video, present, steps).mean(0))
         aux: dict[str, Any] = {"stages": [], "masks": {}, "rates": {}}
 
-        def look(name: str, neuron: SpikingNeuron, spikes: Tensor) -> None:
+        def record(name: str, neuron: SpikingNeuron, spikes: Tensor) -> None:
             aux["rates"][name] = spikes.float().mean()
             if neuron.mask:
                 aux["masks"][name] = spikes.bool()
 
-        with record_spikes(self, look):
+        with record_spikes(self, record):
             features = self._features(audio, video, present, steps, aux["stages"])
         logits, aux["features"] = self._classify(features.mean(0)), self.join.combine(features.mean(0))
         aux["step_logits"] = torch.stack([self._classify(step) for step in features])
         return logits, aux
 
     def init_state(self) -> StreamState:
-        """The state of a stream that has not begun."""
+        """Return the state before the first step of a stream."""
         return StreamState()
 
     @torch.no_grad()
@@ -141,27 +146,27 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         mask_a: Tensor | None = None,
         mask_v: Tensor | None = None,
     ) -> tuple[Tensor, StreamState]:
-        """One time step of a stream: logits [B, K] of all steps so far, and the state to go on from.
+        """Process one time step of a stream; return logits [B, K] of all steps so far and the next state.
 
-        After T steps the logits are those of `forward` on the T steps. The state given stays valid.
+        After T steps the logits equal those of `forward` on the T steps. `state` is not modified.
 
         Args:
-            audio: [B, 1, F, L] of this step.
-            video: [B, C, H, W] of this step.
-            state: of `init_state`, or of the step before.
-            mask_a: bool [B], the samples that have sound.
-            mask_v: bool [B], the samples that have pictures.
+            audio: float [B, 1, F, L] of this step.
+            video: float [B, C, H, W] of this step.
+            state: result of `init_state`, or of the previous step.
+            mask_a: bool [B], which samples have audio; None: all.
+            mask_v: bool [B], which samples have video; None: all.
 
         Raises:
-            UsageError: the network is in training mode, or looks at all steps at once.
-            ValueError: the shapes do not fit together.
+            UsageError: the network is in training mode, or its fusion is not causal.
+            ValueError: the shapes do not match each other or the settings.
         """
         if self.training:
-            msg = "a network in training mode cannot be run step by step"
+            msg = "Cannot run a network in training mode step by step."
             raise UsageError(msg, hint="call model.eval() first")
-        if self.config.fusion == "ccssa":
-            msg = "CCSSA compares every time step with every other and cannot be run step by step"
-            raise UsageError(msg, hint="give all steps at once, or choose fusion='cmqka'")
+        if not FUSIONS[self.config.fusion].causal:
+            msg = f"fusion={self.config.fusion!r} reads all time steps at once and cannot run step by step."
+            raise UsageError(msg, hint="call the model on all steps, or choose fusion='cmqka'")
         audio, video, _ = _arrange(audio[None], video[None], self.config, "TBCHW")
         with stateful(state.membranes) as membranes:
             features = self._features(audio, video, {"audio": mask_a, "video": mask_v}, 1)[0]
@@ -176,9 +181,9 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         steps: int,
         stages: list[ModalityTensors] | None = None,
     ) -> Tensor:
-        """What the head is given of each step: [T, B, W]."""
-        given = {"audio": audio, "video": video}
-        streams = {name: given[name] for name in self.encoders}
+        """Return the features of each step, [T, B, W]."""
+        inputs = {"audio": audio, "video": video}
+        streams = {name: inputs[name] for name in self.encoders}
         for stage in range(3):
             streams = self._stage(stage, streams, present, steps)
             if stages is not None:
@@ -197,24 +202,24 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         return streams
 
     def _classify(self, features: Tensor) -> Tensor:
-        """Logits [B, K] of features [B, W]."""
+        """Return logits [B, K] of features [B, W]."""
         return self.head(self.join.combine(features))
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for an optimizer: norms, biases, leaks and residual weights do not decay."""
-        spared = {id(weight) for name, weight in self.named_parameters() if name.endswith("alpha")}
+        """Return parameter groups for an optimizer; norms, biases, leaks and α get no weight decay."""
+        no_decay = {id(weight) for name, weight in self.named_parameters() if name.endswith("alpha")}
         groups: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
         for weight in self.parameters():
-            groups[weight.ndim < 2 or id(weight) in spared].append(weight)
+            groups[weight.ndim < 2 or id(weight) in no_decay].append(weight)
         decayed, plain = groups
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
     @classmethod
     def _from_pretrained(cls, *, config: Mapping[str, Any], **options: Any) -> SNNergy:  # type: ignore[override]
-        read: dict[str, Any] = {
+        settings: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
         }
-        return super()._from_pretrained(config=ModelConfig(**read), **options)
+        return super()._from_pretrained(config=ModelConfig(**settings), **options)
 
 
 def _encoder(config: ModelConfig, channels: int, kinds: tuple[AttentionKind, ...]) -> nn.ModuleList:
@@ -231,37 +236,48 @@ def _encoder(config: ModelConfig, channels: int, kinds: tuple[AttentionKind, ...
     )  # fmt: skip
 
 
+def _fusion(config: ModelConfig, stage: int) -> BidirectionalFusion:
+    spec, cell, dim = FUSIONS[config.fusion], NeuronSpec(config.neuron, config.surrogate), config.dims[stage]
+    settings = {name: getattr(config, name) for name in spec.settings}
+    return BidirectionalFusion(
+        partial(spec.build, dim, config.heads[stage], cell=cell, **settings),
+        dim, config.residual, cell, alpha_shape=config.alpha_shape, alpha_init=config.alpha_init,
+        learn_alpha=config.learn_alpha, tie_directions=config.tie_directions,
+        spike_output=config.fusion_output == "spike", mlp_ratio=config.ratio if config.fusion_mlp else None,
+    )  # fmt: skip
+
+
 def _arrange(audio: Tensor, video: Tensor, config: ModelConfig, layout: Layout) -> tuple[Tensor, Tensor, int]:
-    """Both as [T, B, C, H, W], what is static with T = 1, and T."""
-    stated = f"audio {list(audio.shape)} and video {list(video.shape)}"
-    given = [
+    """Return both inputs as [T, B, C, H, W], static ones with T = 1, and T."""
+    shapes = f"audio {list(audio.shape)} and video {list(video.shape)}"
+    inputs = [
         part.transpose(0, 1) if part.ndim == 5 and layout == "BTCHW" else part for part in (audio, video)
     ]
-    steps = {len(part) for part in given if part.ndim == 5} or {config.steps}
-    if not {part.ndim for part in given} <= {4, 5} or len(steps) > 1:
-        msg = f"{stated} must be [T, B, C, H, W] of one T, or [B, C, H, W] where they are static"
+    steps = {len(part) for part in inputs if part.ndim == 5} or {config.steps}
+    if not {part.ndim for part in inputs} <= {4, 5} or len(steps) > 1:
+        msg = f"{shapes} must be [T, B, C, H, W] with the same T, or static [B, C, H, W]."
         raise ValueError(msg)
     (count,) = steps
-    if given[0].ndim == 4:
-        cut = config.audio_mode == "segment"
-        given[0] = _segments(given[0], count) if cut else given[0][None]
-    if given[1].ndim == 4:
-        given[1] = given[1][None]
-    audio, video = given
+    if inputs[0].ndim == 4:
+        segmented = config.audio_mode == "segment"
+        inputs[0] = _segments(inputs[0], count) if segmented else inputs[0][None]
+    if inputs[1].ndim == 4:
+        inputs[1] = inputs[1][None]
+    audio, video = inputs
     if audio.shape[1] != video.shape[1]:
-        msg = f"{stated} are of {audio.shape[1]} and {video.shape[1]} samples"
+        msg = f"{shapes} have batches of {audio.shape[1]} and {video.shape[1]} samples."
         raise ValueError(msg)
     if audio.shape[2] != 1 or video.shape[2] != config.video_channels:
-        msg = f"{audio.shape[2]} and {video.shape[2]} channels were given, not 1 and {config.video_channels}"
+        msg = f"{shapes} must have 1 and {config.video_channels} channels."
         raise ValueError(msg)
     if min(*audio.shape[3:], *video.shape[3:]) < 16:
-        msg = f"{stated} need at least 16 rows and columns"
+        msg = f"{shapes} must have at least 16 rows and columns."
         raise ValueError(msg)
     return audio, video, count
 
 
 def _segments(audio: Tensor, steps: int) -> Tensor:
-    """Static sound [B, 1, F, L] cut into T equal segments, each stretched to the length of the whole."""
+    """Return static audio [B, 1, F, L] cut into T equal segments, each stretched to L columns."""
     parts = [
         functional.interpolate(part, size=audio.shape[-2:], mode="bilinear", align_corners=False)
         for part in audio.tensor_split(steps, dim=3)
@@ -286,23 +302,23 @@ def _cumulative(model: nn.Module) -> Iterator[None]:
 
 
 def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Set the batch norms' statistics to the mean over some training batches.
+    """Set the statistics of all batch norms to their mean over training batches.
 
-    Spikes are sparse, so the moving averages of a short training are far from what the layers see, and a
-    network evaluated with them is nearly silent. Do this before every evaluation and before saving.
+    Spikes are sparse, so that after a short training the moving averages are far from the layers' inputs
+    and a network evaluated with them is almost silent. Call this before every evaluation and before saving.
 
     Args:
-        model: any module with batch norms.
-        batches: (audio [T, B, 1, F, L], video [T, B, C, H, W]); 10 to 32 of them are enough.
+        model: module with batch norms.
+        batches: (audio [T, B, 1, F, L], video [T, B, C, H, W]); 10 to 32 batches are enough.
 
     Raises:
-        UsageError: there are no batches.
+        UsageError: `batches` is empty.
     """
-    given = iter(batches)
-    first = next(given, None)
+    remaining = iter(batches)
+    first = next(remaining, None)
     if first is None:
-        msg = "there are no batches to recalibrate on"
-        raise UsageError(msg, hint="give some of the train split")
+        msg = "No batches to recalibrate on."
+        raise UsageError(msg, hint="use batches of the train split")
     with torch.no_grad(), _cumulative(model):
-        for audio, video in chain([first], given):
+        for audio, video in chain([first], remaining):
             model(audio, video)

@@ -1,7 +1,7 @@
-"""Checkpoints: everything that a run goes on from, in one file that is never half written.
+"""Checkpoints and the directory of a run.
 
-A checkpoint holds tensors, numbers and text only, and is read with `weights_only=True`: nothing in it is
-executed.
+A checkpoint holds the complete training state in one file, which is written atomically. It contains tensors,
+numbers and text only and is read with `weights_only=True`, so that loading one executes no code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from avdata.errors import AvdataError
+from avdata.config.overrides import diff_settings
+from avdata.errors import AvdataError, UsageError
 from avdata.storage.atomic import atomic_write
 from snnergy.models.config import ModelConfig
 from snnergy.models.network import SNNergy
@@ -24,87 +25,140 @@ from snnergy.training.config import TrainConfig, parse
 
 FORMAT = 1
 
+RESUME_MAY_CHANGE = {"workers", "save_every", "accumulate"}
+"""Settings that a resumed run may change: they change no result, except the last bit of a sum."""
+
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a mapping for people and machines."""
+    """Write a mapping as indented JSON, atomically."""
     atomic_write(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint.
+    """Write a checkpoint atomically.
 
     Raises:
-        AvdataError: the disk is full or the place cannot be written; the one before is kept.
+        AvdataError: the disk is full or the path is not writable; the previous checkpoint is kept.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     try:
         atomic_write(path, buffer.getvalue())
     except AvdataError as error:
-        # The same command alone, as elsewhere, begins no run where one is.
-        hint = "make room, then train on with --resume (a comparison: with the same command)"
+        # The hint of `atomic_write`, to repeat the command, is wrong here: without --resume it is refused.
+        hint = "free disk space, then continue with --resume (snnergy compare: repeat the same command)"
         raise AvdataError(error.message, hint=hint) from error
 
 
 def load(data: bytes, name: str | Path) -> dict[str, Any]:
-    """Read a checkpoint's bytes, to the CPU.
+    """Return the state in a checkpoint's bytes, with tensors on the CPU.
+
+    Args:
+        data: content of the file.
+        name: path for error messages.
 
     Raises:
-        AvdataError: they are not a checkpoint of this package.
+        AvdataError: the bytes are not a checkpoint of this package.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        # What torch says of such bytes is a page on how to load them unsafely.
-        msg = f"{name} cannot be read ({'it is no checkpoint' if data else 'it is empty'})"
+        # torch's own message is a page about loading such bytes unsafely.
+        msg = f"Cannot read checkpoint {name}: {'invalid format' if data else 'the file is empty'}."
         raise AvdataError(
-            msg, hint="it may be cut short; another checkpoint of the run may be whole"
+            msg, hint="the file may be truncated; use another checkpoint of the run (best.ckpt, last.ckpt)"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        msg = f"{name} is no checkpoint of this version of snnergy"
-        raise AvdataError(msg, hint="give a last.ckpt or best.ckpt that `snnergy train` wrote")
+        msg = f"Cannot read checkpoint {name}: not a checkpoint of this version of snnergy."
+        raise AvdataError(msg, hint="use a last.ckpt or best.ckpt that `snnergy train` wrote")
     return state
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What a run's config.json holds: `config`, `model`, `set`.
+    """Return `config`, `model` and `dataset` of a run's config.json.
 
     Raises:
-        AvdataError: it is gone, or is not one.
+        AvdataError: the file is missing or invalid.
     """
     path = folder / "config.json"
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        return {"config": dict(said["config"]), "model": dict(said["model"]), "set": str(said["set"])}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "config": dict(content["config"]),
+            "model": dict(content["model"]),
+            "dataset": str(content["dataset"]),
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{path} cannot be read ({error})"
-        raise AvdataError(msg, hint="give a run's folder, or a checkpoint beside its config.json") from error
+        msg = f"Cannot read {path}: {error}."
+        raise AvdataError(msg, hint="use a run's folder, or a checkpoint next to its config.json") from error
+
+
+def run_settings(folder: Path) -> TrainConfig:
+    """Return the settings in a run's config.json."""
+    return parse(read_config(folder)["config"])
+
+
+def changed_settings(stored: Mapping[str, Any], config: TrainConfig) -> str:
+    """Return the settings that differ from a run's stored ones, as text; empty if the run can be resumed."""
+    return ", ".join(
+        f"{name} is {old}, requested {new}"
+        for name, old, new in diff_settings(dict(stored), config.model_dump(mode="json"))
+        if name not in RESUME_MAY_CHANGE
+    )
+
+
+def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
+    """Raise unless a run with these settings can start, or resume, in `folder`.
+
+    Raises:
+        AvdataError: it holds another run, or none to resume.
+        UsageError: the run to resume has other settings.
+    """
+    if (folder / "result.json").exists():
+        msg = f"Output folder already holds a finished run: {folder}."
+        raise AvdataError(msg, hint="choose another --output, or delete the folder")
+    has_run = (folder / "config.json").exists()
+    if folder.exists() and not folder.is_dir():
+        msg = f"Output path is a file: {folder}."
+        raise AvdataError(msg, hint="choose a folder with --output")
+    if not resume:
+        if has_run:
+            msg = f"Output folder already holds an unfinished run: {folder}."
+            raise AvdataError(msg, hint="continue it with --resume, choose another --output, or delete it")
+        return
+    if not has_run:
+        msg = f"No run to resume in {folder}."
+        raise AvdataError(msg, hint="omit --resume to start one")
+    changed = changed_settings(run_settings(folder).model_dump(mode="json"), config)
+    if changed:
+        msg = f"Settings differ from the run in {folder}: {changed}."
+        raise UsageError(msg, hint="omit them to resume with the run's settings, or choose another --output")
 
 
 def load_network(checkpoint: str | Path) -> tuple[SNNergy, TrainConfig]:
-    """The network of a checkpoint, in evaluation mode on the CPU, and how it was trained.
+    """Return the network of a checkpoint, in evaluation mode on the CPU, and its training settings.
 
     Raises:
-        AvdataError: it cannot be read, or its run's config.json is gone.
+        AvdataError: the checkpoint or the config.json next to it cannot be read.
     """
     network, config, _ = load_all(checkpoint)
     return network, config
 
 
 def load_all(checkpoint: str | Path) -> tuple[SNNergy, TrainConfig, bool]:
-    """The network, its settings, and whether its batch norms were recalibrated before it was saved."""
+    """Return network, settings, and whether the batch norms were recalibrated before saving."""
     path = Path(checkpoint)
     try:
         data = path.read_bytes()
     except OSError as error:
-        msg = f"{path} cannot be read ({error.strerror})"
-        raise AvdataError(msg, hint="give a run's folder, or a checkpoint beside its config.json") from error
-    said = read_config(path.parent)
+        msg = f"Cannot read {path}: {error.strerror}."
+        raise AvdataError(msg, hint="use a run's folder, or a checkpoint next to its config.json") from error
+    stored = read_config(path.parent)
     state = load(data, path)
-    shape: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in said["model"].items()
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored["model"].items()
     }
-    network = SNNergy(ModelConfig(**shape))
+    network = SNNergy(ModelConfig(**options))
     network.load_state_dict(state["ema"] or state["network"])
-    return network.eval(), parse(said["config"]), bool(state["calibrated"])
+    return network.eval(), parse(stored["config"]), bool(state["calibrated"])

@@ -1,7 +1,7 @@
-"""What a network looks like when it does not learn: silent layers, saturated ones, masks that hide nothing.
+"""Diagnostics of a training: silent layers, saturated layers and masks, and non-finite values.
 
-A mask that is always one is no attention, one that is always zero lets nothing pass, and a layer that never
-fires has no gradient worth the name. Rates are measured on evaluation batches, after recalibration.
+A mask that is always 1 has no effect, one that is always 0 blocks everything, and a layer that never spikes
+has almost no gradient. Rates are measured on evaluation batches, after recalibration.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ MASK_LOW, MASK_HIGH = 0.02, 0.98
 
 LAYERS_SHOWN = 3
 
-UNSTABLE_HINT = "begin again with a lower --lr or --set precision=32; a last.ckpt was written before this"
-"""What to do where numbers are no longer finite."""
+UNSTABLE_HINT = "restart with a lower --lr or --set precision=32; last.ckpt is from before this step"
+"""For errors about values that are not finite."""
 
 
 @contextmanager
 def record_firing_rates(network: nn.Module) -> Iterator[dict[str, float]]:
-    """Inside, each forward pass sets the rate of every neuron layer: the share of ones.
+    """Yield a dict that contains, after the context, the firing rate of each neuron layer.
 
     >>> # with record_firing_rates(network) as rates: network(audio, video)
     """
@@ -36,10 +36,10 @@ def record_firing_rates(network: nn.Module) -> Iterator[dict[str, float]]:
     pending: dict[str, Tensor] = {}
 
     def hook(name: str) -> Any:
-        def seen(module: nn.Module, inputs: Any, spikes: Tensor) -> None:
+        def record(module: nn.Module, inputs: Any, spikes: Tensor) -> None:
             pending[name] = spikes.detach().float().mean()
 
-        return seen
+        return record
 
     layers = [(name, part) for name, part in network.named_modules() if isinstance(part, SpikingNeuron)]
     handles = [part.register_forward_hook(hook(name)) for name, part in layers]
@@ -49,30 +49,30 @@ def record_firing_rates(network: nn.Module) -> Iterator[dict[str, float]]:
         for handle in handles:
             handle.remove()
         if pending:
-            # One copy from the device, not one a layer.
+            # One copy from the device instead of one per layer.
             values = torch.stack(list(pending.values())).tolist()
             rates.update(zip(pending, values, strict=True))
 
 
 def diagnose(network: nn.Module, rates: Mapping[str, float]) -> dict[str, list[str]]:
-    """What is wrong with the rates, as sentences, each with the layers that it holds for."""
+    """Return the problems of the firing rates as sentences, each with the affected layers."""
     masks = {name for name, part in network.named_modules() if isinstance(part, SpikingNeuron) and part.mask}
-    found = {
+    problems = {
         f"attention masks outside [{MASK_LOW}, {MASK_HIGH}]": [
             name for name, rate in rates.items() if name in masks and not MASK_LOW <= rate <= MASK_HIGH
         ],
-        f"silent layers, firing below {SILENT:g}": [
+        f"silent layers, firing rate below {SILENT:g}": [
             name for name, rate in rates.items() if name not in masks and rate < SILENT
         ],
-        f"saturated layers, firing above {SATURATED}": [
+        f"saturated layers, firing rate above {SATURATED}": [
             name for name, rate in rates.items() if name not in masks and rate > SATURATED
         ],
     }
-    return {sentence: layers for sentence, layers in found.items() if layers}
+    return {sentence: layers for sentence, layers in problems.items() if layers}
 
 
 def format_warning(sentence: str, layers: Sequence[str], rates: Mapping[str, float]) -> str:
-    """One line of a warning: what, how many, and the first few by name.
+    """Return one line with the number of layers and the first few names.
 
     >>> format_warning("silent layers", ["a", "b"], {"a": 0.0, "b": 0.0})
     '2 silent layers: a (0), b (0)'
@@ -82,27 +82,27 @@ def format_warning(sentence: str, layers: Sequence[str], rates: Mapping[str, flo
 
 
 def find_non_finite(network: nn.Module, batches: Sequence[Batch]) -> str:
-    """Where a step's parts become infinite or NaN: a weight, an input, or the first layer that makes them so.
+    """Return where values first become infinite or NaN: a weight, an input, a layer or a gradient.
 
-    Run it before the optimizer has stepped, or every weight may be NaN.
+    Call it before the optimizer step, which may turn every weight into NaN.
     """
     for name, weight in network.named_parameters():
         if not bool(weight.isfinite().all()):
             return f"the weight {name}"
     for batch in batches:
-        for name, value in (("sound", batch.audio), ("pictures", batch.video)):
+        for name, value in (("audio", batch.audio), ("video", batch.video)):
             if not bool(value.isfinite().all()):
                 return f"the {name} of the batch"
-    found: list[str] = []
+    non_finite: list[str] = []
 
     def hook(name: str) -> Any:
-        def seen(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not found and isinstance(output, Tensor) and not bool(output.isfinite().all()):
-                found.append(name)
+        def check(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not non_finite and isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                non_finite.append(name)
 
-        return seen
+        return check
 
-    # Children finish before their parents, so the first to be found is the innermost.
+    # Children run before their parents return, so that the first match is the innermost module.
     handles = [part.register_forward_hook(hook(name)) for name, part in network.named_modules() if name]
     try:
         with torch.no_grad():
@@ -111,9 +111,9 @@ def find_non_finite(network: nn.Module, batches: Sequence[Batch]) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    if found:
-        return f"the layer {found[0]}"
+    if non_finite:
+        return f"the layer {non_finite[0]}"
     for name, weight in network.named_parameters():
         if weight.grad is not None and not bool(weight.grad.isfinite().all()):
             return f"the gradient of {name}"
-    return "the loss alone, with every layer's output finite"
+    return "only the loss; the outputs of all layers are finite"

@@ -1,4 +1,4 @@
-"""Evaluation: batch norms recalibrated, every sample of a split counted once, over all processes."""
+"""Evaluation of a network: every sample of a split counted once, over all processes."""
 
 from __future__ import annotations
 
@@ -12,43 +12,45 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avdata.errors import AvdataError
-from snnergy.data import AVDataset, AVLoader, audio_video_batches, to_device
+from avdata.streaming.dataset import AVDataset
+from avdata.streaming.loader import AVLoader
+from snnergy.data import audio_video_batches, to_device
 from snnergy.models.network import SNNergy, recalibrate
 from snnergy.training.diagnostics import record_firing_rates
 
 CALIBRATION_BATCHES = 10
-"""The fewest that MODEL.md §7 allows; each costs a forward pass in every evaluation."""
+"""The fewest that `recalibrate` recommends; each batch costs one forward pass per evaluation."""
 
 Reduce = Callable[[Tensor], Tensor]
 
 
 def check_compatible(network: SNNergy, data: AVDataset) -> None:
-    """See that a set's labels and pictures are of the kind that a network was trained on.
+    """Raise unless a dataset has the number of labels and color channels that a network expects.
 
     Raises:
-        AvdataError: they are not.
+        AvdataError: the dataset does not match the network.
     """
     channels = data.info["shape"]["frames"][-1]
-    held = network.config
-    if (held.num_classes, held.video_channels) != (len(data.labels), channels):
+    config = network.config
+    if (config.num_classes, config.video_channels) != (len(data.labels), channels):
         msg = (
-            f"the set has {len(data.labels)} labels and pictures of {channels} channels,"
-            f" the network {held.num_classes} and {held.video_channels}"
+            f"Dataset does not match the network: the dataset has {len(data.labels)} labels and {channels}"
+            f" color channels, the network {config.num_classes} and {config.video_channels}."
         )
-        raise AvdataError(msg, hint="measure it on a set of the dataset that it was trained on")
+        raise AvdataError(msg, hint="use a dataset prepared with the recipe and settings of the training")
 
 
 def recalibrate_batch_norm(
     network: nn.Module, data: AVDataset, batch_size: int, device: torch.device | str
 ) -> None:
-    """Set the batch norms to what the layers see now: without it a young network is silent.
+    """Recalibrate batch norms on the train split; otherwise a network after few steps is silent.
 
-    The batches are the first of epoch 0, unchanged by augmentation, so that a resumed run has the same ones.
-    What is left at the epoch's end would count as much as a whole batch, and may be one sample.
+    The batches are the first ones of epoch 0, without augmentation, so that a resumed run uses the same. A
+    partial last batch is dropped: it would count as much as a full one, and may have one sample.
     """
     data.set_epoch(0)
-    whole = len(data) >= batch_size * data.world_size
-    loader = data.loader(batch_size, num_workers=0, drop_last=whole)
+    has_full_batch = len(data) >= batch_size * data.world_size
+    loader = data.loader(batch_size, num_workers=0, drop_last=has_full_batch)
     recalibrate(network, audio_video_batches(loader, CALIBRATION_BATCHES, device))
 
 
@@ -59,49 +61,49 @@ def evaluate_split(
     labels: Sequence[str],
     device: torch.device | str,
     *,
-    add_up: Reduce = lambda value: value,
+    reduce: Reduce = lambda value: value,
     rates: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Accuracy, loss and confusion of a network on a loader's split.
+    """Return accuracy, loss and confusion matrix of a network on a split.
 
     Args:
-        network: with batch norms that were recalibrated.
-        loader: this process's share of the split.
+        network: network with recalibrated batch norms.
+        loader: loader of this process's part of the split.
         labels: names of the classes, in order.
-        device: where the network is.
-        add_up: sums a tensor over all processes.
-        rates: filled with the firing rates in the first batch.
+        device: device of the network.
+        reduce: sums a tensor over all processes.
+        rates: filled with the firing rates of the first batch.
 
     Returns:
-        `accuracy`, `loss`, `samples`, `per_class` (the recall of each label), `confusion`.
+        `accuracy`, `loss`, `samples`, `per_class` (recall of each label), `confusion` (rows: true labels).
     """
     network.eval()
     confusion = torch.zeros(len(labels), len(labels), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     for number, batch in enumerate(loader):
-        made = to_device(batch, device)
+        inputs = to_device(batch, device)
         if number == 0 and rates is not None:
-            with record_firing_rates(network) as seen:
-                logits = network(made.audio, made.video)
-            rates.update(seen)
+            with record_firing_rates(network) as measured_rates:
+                logits = network(inputs.audio, inputs.video)
+            rates.update(measured_rates)
         else:
-            logits = network(made.audio, made.video)
-        real = made.weight > 0
-        losses = functional.cross_entropy(logits.float(), made.label, reduction="none")
+            logits = network(inputs.audio, inputs.video)
+        real = inputs.weight > 0
+        losses = functional.cross_entropy(logits.float(), inputs.label, reduction="none")
         loss += losses[real].double().sum()
-        places = (made.label * len(labels) + logits.argmax(1))[real]
-        confusion += torch.bincount(places, minlength=len(labels) ** 2).view_as(confusion)
-    return _summed_up(add_up(confusion).cpu(), float(add_up(loss)), labels)
+        cells = (inputs.label * len(labels) + logits.argmax(1))[real]
+        confusion += torch.bincount(cells, minlength=len(labels) ** 2).view_as(confusion)
+    return _summarize(reduce(confusion).cpu(), float(reduce(loss)), labels)
 
 
-def _summed_up(confusion: Tensor, loss: float, labels: Sequence[str]) -> dict[str, Any]:
-    total, right, held = int(confusion.sum()), confusion.diagonal(), confusion.sum(1)
+def _summarize(confusion: Tensor, loss: float, labels: Sequence[str]) -> dict[str, Any]:
+    total, correct, support = int(confusion.sum()), confusion.diagonal(), confusion.sum(1)
     per_class: Mapping[str, float | None] = {
-        name: round(float(right[index] / held[index]), 6) if held[index] else None
+        name: round(float(correct[index] / support[index]), 6) if support[index] else None
         for index, name in enumerate(labels)
     }
     return {
-        "accuracy": round(float(right.sum()) / max(total, 1), 6),
+        "accuracy": round(float(correct.sum()) / max(total, 1), 6),
         "loss": round(loss / max(total, 1), 6),
         "samples": total,
         "per_class": per_class,
@@ -110,7 +112,7 @@ def _summed_up(confusion: Tensor, loss: float, labels: Sequence[str]) -> dict[st
 
 
 def class_table(measured: Mapping[str, Any], labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """Rows of label, samples, precision, recall and F1 from a confusion matrix; `–` where undefined.
+    """Return rows of label, samples, precision, recall and F1; `–` if undefined.
 
     >>> class_table({"confusion": [[3, 1], [0, 4]]}, ["a", "b"])
     [('a', '4', '1.0000', '0.7500', '0.8571'), ('b', '4', '0.8000', '1.0000', '0.8889')]
@@ -118,10 +120,10 @@ def class_table(measured: Mapping[str, Any], labels: Sequence[str]) -> list[tupl
     confusion = measured["confusion"]
     rows = []
     for index, label in enumerate(labels):
-        right, held = confusion[index][index], sum(confusion[index])
-        said = sum(row[index] for row in confusion)
-        shares = [(right, said), (right, held), (2 * right, said + held)]
-        rows.append((label, str(held), *(f"{part / of:.4f}" if of else "–" for part, of in shares)))
+        correct, support = confusion[index][index], sum(confusion[index])
+        predicted = sum(row[index] for row in confusion)
+        ratios = [(correct, predicted), (correct, support), (2 * correct, predicted + support)]
+        rows.append((label, str(support), *(f"{part / of:.4f}" if of else "–" for part, of in ratios)))
     return rows
 
 
@@ -129,6 +131,6 @@ CLASS_COLUMNS = ("label", "samples", "precision", "recall", "F1")
 
 
 def write_classes(path: Path, measured: Mapping[str, Any], labels: Sequence[str]) -> None:
-    """Write the table of classes as CSV."""
+    """Write the table of `class_table` as CSV."""
     with path.open("w", newline="", encoding="utf-8") as lines:
         csv.writer(lines, lineterminator="\n").writerows([CLASS_COLUMNS, *class_table(measured, labels)])

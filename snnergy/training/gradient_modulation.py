@@ -1,9 +1,9 @@
-"""OGM-GE: the encoder of the modality that leads learns more slowly (arXiv 2203.15332, CVPR 2022).
+"""OGM-GE: reduce the gradients of the leading modality's encoder (arXiv 2203.15332, CVPR 2022).
 
-The head on concatenated features is a sum of two; the score of a modality is the probability that its part,
-with half of the bias, gives the true label. ρ is the ratio of a modality's score to the other's, and the
-gradients of the one with ρ > 1 are multiplied by 1 − tanh(α·ρ) and given zero-mean noise of their own
-deviation, which keeps them from settling early.
+The head on concatenated features is a sum of two parts. The score of a modality is the probability that its
+part, with half of the bias, gives to the true label. ρ is the ratio of a modality's score to the other's.
+The gradients of the encoder with ρ > 1 are multiplied by 1 − tanh(α·ρ), and zero-mean noise with their own
+standard deviation is added, so that they do not converge early.
 """
 
 from __future__ import annotations
@@ -21,31 +21,37 @@ MODALITIES = ("audio", "video")
 
 
 class OGMGE:
-    """Watches the head in forward passes, then changes the encoders' gradients."""
+    """Gradient modulation of a network's two encoders.
+
+    Args:
+        network: network with two encoders and a head on their concatenated features.
+        alpha: strength α.
+
+    Raises:
+        UsageError: the network is not of this kind.
+    """
 
     def __init__(self, network: SNNergy, alpha: float) -> None:
-        """Watch a network.
-
-        Raises:
-            UsageError: it has not two modalities whose features the head concatenates.
-        """
+        """Register the hook that records the head's input."""
         head, width = network.head, 2 * network.config.dims[-1]
-        both = set(network.encoders) == set(MODALITIES)
-        if not isinstance(head, nn.Linear) or not both or head.in_features != width:
-            msg = f"ogm_ge balances two encoders with a linear head, and {network.config.fusion} is not that"
-            raise UsageError(msg, hint="choose --fusion concat or cmqka, or leave ogm_ge out")
+        has_both = set(network.encoders) == set(MODALITIES)
+        if not isinstance(head, nn.Linear) or not has_both or head.in_features != width:
+            msg = (
+                f"ogm_ge does not support fusion={network.config.fusion!r}: needs two concatenated encoders."
+            )
+            raise UsageError(msg, hint="choose --fusion concat or cmqka, or omit ogm_ge")
         self._network, self._head, self._alpha = network, head, alpha
         self._features: Tensor | None = None
         self._scores = torch.zeros(2, dtype=torch.float64)
-        head.register_forward_pre_hook(self._see)
+        head.register_forward_pre_hook(self._record)
 
-    def _see(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _record(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if module.training:
             self._features = inputs[0].detach().float()
 
     @torch.no_grad()
     def count(self, label: Tensor, weight: Tensor) -> None:
-        """Add the scores of the batch that has just passed: label int64 [B], weight float32 [B]."""
+        """Add the scores of the last forward pass: label int64 [B], weight float32 [B]."""
         assert self._features is not None
         half = self._head.in_features // 2
         scores = []
@@ -58,17 +64,17 @@ class OGMGE:
         self._scores = self._scores.to(label.device) + torch.stack(scores).double()
 
     @torch.no_grad()
-    def apply(self, seed: int, add_up: Reduce) -> dict[str, float]:
-        """Change the gradients of the leading modality's encoder, alike in all processes.
+    def apply(self, seed: int, reduce: Reduce) -> dict[str, float]:
+        """Modify the gradients of the leading modality's encoder, equally in all processes.
 
         Args:
-            seed: of the noise: of the run and the step.
-            add_up: sums a tensor over all processes.
+            seed: seed of the noise, determined by run and step.
+            reduce: sums a tensor over all processes.
 
         Returns:
             The factor of each modality's gradients.
         """
-        audio, video = add_up(self._scores).clamp_min(1e-12).tolist()
+        audio, video = reduce(self._scores).clamp_min(1e-12).tolist()
         self._scores = torch.zeros_like(self._scores)
         ratios = {"audio": audio / video, "video": video / audio}
         factors = {name: gradient_factor(ratio, self._alpha) for name, ratio in ratios.items()}
@@ -76,7 +82,7 @@ class OGMGE:
             if factor < 1:
                 generator = torch.Generator().manual_seed(seed)
                 for weight in self._network.encoders[name].parameters():
-                    # As published, weights of convolutions only.
+                    # As in the published code: weights of convolutions only.
                     if weight.grad is not None and weight.grad.ndim == 4:
                         deviation = weight.grad.std() + 1e-8
                         noise = torch.randn(weight.shape, generator=generator).to(weight.grad)
@@ -85,7 +91,7 @@ class OGMGE:
 
 
 def gradient_factor(ratio: float, alpha: float) -> float:
-    """The factor of a modality whose score is `ratio` times the other's.
+    """Return the factor for a modality whose score is `ratio` times the other's.
 
     >>> gradient_factor(0.5, 0.8), round(gradient_factor(2.0, 0.8), 4)
     (1.0, 0.0783)

@@ -1,4 +1,4 @@
-"""Pictures of training runs: curves, a confusion matrix, and the comparison of many."""
+"""Plots of training runs: curves, confusion matrix, and comparison of fusions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 MAX_NAMED_LABELS = 80
-"""Labels of which a confusion matrix has names and counts; of more they would need a wall."""
+"""Maximum number of labels for which a confusion matrix shows names and counts."""
 
 
 def plot_curves(metrics: Path, path: Path) -> None:
-    """Draw loss and accuracy by step from a run's metrics.csv."""
+    """Plot loss and accuracy by step from a run's metrics.csv."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     with metrics.open(newline="", encoding="utf-8") as lines:
@@ -37,25 +37,26 @@ def plot_curves(metrics: Path, path: Path) -> None:
 
 
 def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
-    """Draw a confusion matrix: true labels down, predicted ones across, shares of the true label.
+    """Plot a confusion matrix: rows are true labels, columns predicted labels.
 
-    Of more than `MAX_NAMED_LABELS` labels the axes have numbers, as they stand in classes.csv from 0.
+    Colors show shares of the true label. With more than `MAX_NAMED_LABELS` labels the axes show their
+    indices, in the order of classes.csv from 0.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     size = max(4.0, 0.45 * min(len(labels), MAX_NAMED_LABELS) + 2)
     figure = Figure(figsize=(size, size), layout="constrained")
     axis = figure.subplots()
-    shares = [[count / held for count in row] for row in confusion for held in [max(sum(row), 1)]]
+    shares = [[count / max(sum(row), 1) for count in row] for row in confusion]
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
-    places = range(len(labels) if len(labels) <= MAX_NAMED_LABELS else 0)
-    if places:
-        axis.set_xticks(places, labels, rotation=90)
-        axis.set_yticks(places, labels)
-    for row in places:
-        for column in places:
+    positions = range(len(labels) if len(labels) <= MAX_NAMED_LABELS else 0)
+    if positions:
+        axis.set_xticks(positions, labels, rotation=90)
+        axis.set_yticks(positions, labels)
+    for row in positions:
+        for column in positions:
             if confusion[row][column]:
                 color = "white" if shares[row][column] > 0.6 else "black"
                 axis.text(column, row, str(confusion[row][column]), ha="center", va="center", color=color)
@@ -63,21 +64,22 @@ def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], pa
 
 
 def plot_comparison(rows: Sequence[tuple[str, Sequence[float], float]], chance: float, path: Path) -> None:
-    """Draw each name's accuracies beside its energy.
+    """Plot accuracy and energy of each fusion.
 
     Args:
-        rows: name, accuracy of every seed (drawn as dots, with their mean and standard deviation), and mJ.
-        chance: accuracy of guessing.
-        path: the PNG.
+        rows: name, accuracy of every seed (shown as dots, with mean and standard deviation), and mJ per
+            sample.
+        chance: accuracy of random guessing.
+        path: the PNG file to write.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=(8.4, 0.42 * len(rows) + 1.3), layout="constrained")
     axis, energy = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
-    for place, (_, accuracy, _) in enumerate(rows):
+    for position, (_, accuracy, _) in enumerate(rows):
         deviation = statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0
-        axis.errorbar(statistics.fmean(accuracy), place, xerr=deviation, fmt="s", capsize=4, color="C0")
-        axis.plot(accuracy, [place] * len(accuracy), "o", color="C1", alpha=0.6, markersize=4)
+        axis.errorbar(statistics.fmean(accuracy), position, xerr=deviation, fmt="s", capsize=4, color="C0")
+        axis.plot(accuracy, [position] * len(accuracy), "o", color="C1", alpha=0.6, markersize=4)
     axis.axvline(chance, color="gray", linestyle=":", label="chance")
     axis.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axis.invert_yaxis()
@@ -85,7 +87,7 @@ def plot_comparison(rows: Sequence[tuple[str, Sequence[float], float]], chance: 
     axis.set_xlim(0, 1.02)
     axis.grid(alpha=0.3, axis="x")
     axis.legend()
-    energy.barh(range(len(rows)), [spent for *_, spent in rows], height=0.5)
-    energy.set_xlabel("mJ a sample, arithmetic at 45 nm")
+    energy.barh(range(len(rows)), [millijoules for *_, millijoules in rows], height=0.5)
+    energy.set_xlabel("mJ per sample, arithmetic at 45 nm")
     energy.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=110)

@@ -1,7 +1,7 @@
-"""One optimizer step: the network, its weights' moving average, and everything that changes them.
+"""One optimizer step: augmentation, forward and backward pass, clipping, AdamW, and EMA.
 
-Nothing here depends on how often a run was interrupted or on how many processes share it: draws come from
-(seed, step), a step is `batch_size` samples over all processes, and the loss is their mean.
+A step does not depend on interruptions or on the number of processes: random numbers are determined by
+(seed, step), a step has `batch_size` samples over all processes, and the loss is their mean.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avdata.errors import AvdataError
-from snnergy.data import AVBatch, Batch, move_to_device, to_batch
+from avdata.streaming.batch import AVBatch
+from snnergy.data import Batch, move_to_device, to_batch
 from snnergy.models.network import SNNergy
 from snnergy.training.augment import augment, mixup
 from snnergy.training.config import TrainConfig
@@ -29,17 +30,23 @@ if TYPE_CHECKING:
 
 
 class TrainStep:
-    """A network that learns.
+    """Optimizer step of a network, with its state.
+
+    Args:
+        network: network to train.
+        config: settings.
+        fabric: launched Fabric.
+        repeated: the mel of each step covers the complete window.
 
     Attributes:
-        network: the network itself, on the device.
-        average: a copy that follows it (EMA), or the network where there is none: what is evaluated.
-        step: optimizer steps that were made.
+        network: the network, on the device.
+        average: moving average of its weights (EMA), or the network itself without EMA; used for evaluation.
+        step: number of completed optimizer steps.
     """
 
     def __init__(self, network: SNNergy, config: TrainConfig, fabric: Fabric, *, repeated: bool) -> None:
         self._config, self._fabric, self._repeated = config, fabric, repeated
-        # What scales the loss, in float16.
+        # Only float16 scales the loss.
         self._scaler: torch.amp.GradScaler | None = getattr(fabric.strategy.precision, "scaler", None)
         self.network = network.to(fabric.device)
         self.average = copy.deepcopy(self.network) if config.ema else self.network
@@ -49,7 +56,7 @@ class TrainStep:
         if config.sync_batchnorm and fabric.world_size > 1:
             trained = nn.SyncBatchNorm.convert_sync_batchnorm(trained)
         groups = network.parameter_groups(config.weight_decay)
-        # Fused optimizers unscale by themselves, which is too late to clip.
+        # Fused optimizers unscale the gradient themselves, which is too late for clipping.
         optimizer = torch.optim.AdamW(
             groups, lr=config.lr or 1.0, betas=config.betas, fused=self._scaler is None
         )
@@ -59,51 +66,51 @@ class TrainStep:
     def __call__(
         self, batches: Sequence[AVBatch], *, real: int, epoch: int, rate: float
     ) -> tuple[Tensor, Tensor]:
-        """Make one optimizer step.
+        """Run one optimizer step.
 
         Args:
             batches: this process's parts of the step.
-            real: samples of the step over all processes, padding not counted.
-            epoch: the epoch, of which the augmentation draws depend.
-            rate: the learning rate.
+            real: number of samples of the step over all processes, without padding.
+            epoch: number of the epoch, for augmentation.
+            rate: learning rate.
 
         Returns:
-            This process's part of the mean loss, and the gradient's norm before clipping.
+            This process's part of the mean loss, and the norm of the gradient before clipping.
 
         Raises:
-            AvdataError: the loss or the gradient is not finite; the message names the layer.
+            AvdataError: loss or gradient is not finite; the message names the layer.
         """
         fabric, network = self._fabric, self.network
         network.train()
-        # The state of the generators is thus a function of the step, and needs no keeping.
+        # The state of the generators is a function of the step, so that checkpoints need not contain it.
         torch.manual_seed(self._seed("torch", fabric.global_rank) % 2**63)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
-        lost = torch.zeros((), device=fabric.device)
+        total = torch.zeros((), device=fabric.device)
         for part, batch in enumerate(batches):
-            made, other, share = self._batch(batch, part, epoch)
+            inputs, other, share = self._batch(batch, part, epoch)
             with fabric.no_backward_sync(self._trained, enabled=part + 1 < len(batches)):
-                logits = self._trained(made.audio, made.video)
-                loss = self._loss(logits.float(), made, other, share) / real
+                logits = self._trained(inputs.audio, inputs.video)
+                loss = self._loss(logits.float(), inputs, other, share) / real
                 if self._modulation:
-                    self._modulation.count(made.label, made.weight)
-                # Processes' gradients are averaged, and this loss is a share of the sum.
+                    self._modulation.count(inputs.label, inputs.weight)
+                # DDP averages the gradients of the processes; this loss is a part of the sum.
                 fabric.backward(loss * fabric.world_size)
-            lost += loss.detach()
+            total += loss.detach()
         if self._modulation:
             self._modulation.apply(self._seed("noise") % 2**63, lambda value: sum_over_ranks(fabric, value))
         norm = self._clip()
-        self._check(batches, epoch, lost, norm)
+        self._check(batches, epoch, total, norm)
         self._optimizer.step()
         self.step += 1
         self._update_ema()
-        return lost, norm
+        return total, norm
 
-    def _seed(self, what: str, *numbers: int) -> int:
-        """A number of this step, for one use."""
-        spread = np.random.SeedSequence([self._config.seed, self.step, *what.encode(), *numbers])
-        return int(spread.generate_state(1, np.uint64)[0])
+    def _seed(self, purpose: str, *numbers: int) -> int:
+        """Return a seed of this step for one purpose."""
+        sequence = np.random.SeedSequence([self._config.seed, self.step, *purpose.encode(), *numbers])
+        return int(sequence.generate_state(1, np.uint64)[0])
 
     def _batch(self, batch: AVBatch, part: int, epoch: int) -> tuple[Batch, Tensor, float]:
         config = self._config
@@ -111,40 +118,41 @@ class TrainStep:
         mel, frames = augment(
             mel, frames, batch.key, config.augment, seed=config.seed, epoch=epoch, repeated=self._repeated
         )
-        draw = np.random.default_rng(self._seed("mixup", self._fabric.global_rank, part))
-        return mixup(to_batch(mel, frames, label, weight), config.mixup, draw)
+        rng = np.random.default_rng(self._seed("mixup", self._fabric.global_rank, part))
+        return mixup(to_batch(mel, frames, label, weight), config.mixup, rng)
 
-    def _loss(self, logits: Tensor, made: Batch, other: Tensor, share: float) -> Tensor:
-        """The sum of the losses of the real samples."""
+    def _loss(self, logits: Tensor, inputs: Batch, other: Tensor, share: float) -> Tensor:
+        """Return the sum of the losses of all samples except padding."""
         smoothing = self._config.label_smoothing
-        losses = functional.cross_entropy(logits, made.label, label_smoothing=smoothing, reduction="none")
+        losses = functional.cross_entropy(logits, inputs.label, label_smoothing=smoothing, reduction="none")
         if share < 1:
             mixed = functional.cross_entropy(logits, other, label_smoothing=smoothing, reduction="none")
             losses = torch.lerp(mixed, losses, share)
-        return (losses * made.weight).sum()
+        return (losses * inputs.weight).sum()
 
     def _clip(self) -> Tensor:
-        """Clip the gradient, which Fabric unscales first; its norm before."""
-        longest = self._config.clip or float("inf")
+        """Clip the gradient, which Fabric unscales first; return its norm before clipping."""
+        max_norm = self._config.clip or float("inf")
         norm = self._fabric.clip_gradients(
-            self._trained, self._optimizer, max_norm=longest, error_if_nonfinite=False
+            self._trained, self._optimizer, max_norm=max_norm, error_if_nonfinite=False
         )
         assert isinstance(norm, Tensor)
         return norm
 
-    def _check(self, batches: Sequence[AVBatch], epoch: int, lost: Tensor, norm: Tensor) -> None:
-        """Stop before weights are spoilt. The backward is queued by now: asking costs a GPU little."""
-        # With loss scaling an infinite gradient is daily business: the scaler leaves that step out.
-        value = lost if self._scaler else lost + norm * 0
+    def _check(self, batches: Sequence[AVBatch], epoch: int, loss: Tensor, norm: Tensor) -> None:
+        """Raise before non-finite gradients reach the weights."""
+        # The backward pass is already queued, so that this synchronization costs little on a GPU. With loss
+        # scaling infinite gradients are normal: the scaler skips the step.
+        value = loss if self._scaler else loss + norm * 0
         if bool(value.isfinite()):
             return
-        # The parts are made again as they were, for any of them may be the one.
+        # Recompute all parts of the step: any of them may contain the cause.
         parts = [self._batch(batch, part, epoch)[0] for part, batch in enumerate(batches)]
         with self._fabric.autocast():
             where = find_non_finite(self.network, parts)
         msg = (
-            f"at step {self.step + 1} the loss is {float(lost):.4g}, the gradient's norm {float(norm):.4g};"
-            f" what is first not finite: {where}"
+            f"Non-finite value at step {self.step + 1}: loss {float(loss):.4g},"
+            f" gradient norm {float(norm):.4g}; first non-finite value: {where}."
         )
         raise AvdataError(msg, hint=UNSTABLE_HINT)
 
@@ -153,26 +161,26 @@ class TrainStep:
         decay = self._config.ema
         if decay is None:
             return
-        # While there are few steps the average is of those alone, and not of the first weights.
+        # During the first steps a smaller decay reduces the weight of the initial values.
         share = 1 - min(decay, (1 + self.step) / (10 + self.step))
-        ours: list[Tensor] = list(self.average.parameters())
-        theirs: list[Tensor] = list(self.network.parameters())
-        torch._foreach_lerp_(ours, theirs, share)
+        averages: list[Tensor] = list(self.average.parameters())
+        weights: list[Tensor] = list(self.network.parameters())
+        torch._foreach_lerp_(averages, weights, share)
 
     def check_finite(self) -> None:
-        """Whether the last step left weights and statistics that are worth keeping.
+        """Raise unless all weights and statistics are finite, so that they can be saved.
 
         Raises:
-            AvdataError: it spoilt them, although its loss was finite; the message names the first.
+            AvdataError: a value is not finite, although the loss was; the message names the first.
         """
         for network in dict.fromkeys((self.network, self.average)):
             for name, value in network.state_dict().items():
                 if not bool(value.isfinite().all()):
-                    msg = f"after step {self.step} the network's {name} is not finite"
+                    msg = f"Non-finite weights after step {self.step}: {name}."
                     raise AvdataError(msg, hint=UNSTABLE_HINT)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that learning goes on from."""
+        """Return the state that `load_state_dict` restores."""
         scaler = self._scaler
         return {
             "step": self.step,
@@ -183,7 +191,7 @@ class TrainStep:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state of `state_dict`."""
         self.step = int(state["step"])
         self.network.load_state_dict(state["network"])
         if self._config.ema:

@@ -1,33 +1,36 @@
-"""The trainer: epochs of steps and evaluations, on one process or many, and a run that leaves all behind.
+"""Training loop: epochs of steps and evaluations, on one process or several.
 
-A run's folder holds `config.json`, `metrics.csv`, `tensorboard/`, `best.ckpt`, `last.ckpt`, and when it is
-done `result.json`, `classes.csv`, `curves.png` and `confusion.png`. Killed at any moment, it goes on from
-`last.ckpt` and ends with the same weights and the same log, on as many processes as there are then.
+The folder of a run contains `config.json`, `metrics.csv`, `tensorboard/`, `best.ckpt` and `last.ckpt`; a
+finished run also `result.json`, `classes.csv`, `curves.png` and `confusion.png`. A run that was killed at
+any time resumes from `last.ckpt` and ends with the same weights and the same log, also on another number of
+processes.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from avdata.errors import AvdataError, UsageError
+from avdata.errors import UsageError
 from avdata.progress import Progress
-from snnergy.data import AVBatch, AVDataset, diff_settings, open_split
+from avdata.streaming.batch import AVBatch
+from avdata.streaming.dataset import AVDataset
+from snnergy.data import open_split
 from snnergy.models.network import SNNergy, build
-from snnergy.training.checkpoint import load, load_all, load_network, read_config, save, write_json
-from snnergy.training.config import TrainConfig, parse, resolve_config
+from snnergy.training.checkpoint import check_run_folder, load, load_all, run_settings, save, write_json
+from snnergy.training.config import TrainConfig, resolve_config
 from snnergy.training.diagnostics import diagnose, format_warning
 from snnergy.training.distributed import (
     Device,
     broadcast_from_rank0,
+    check_on_rank0,
     explain_lost_ranks,
     init_fabric,
     sum_over_ranks,
@@ -46,10 +49,6 @@ from snnergy.training.train_step import TrainStep
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = ["TrainConfig", "evaluate", "load_network", "train"]
-
-RESUME_MAY_CHANGE = {"workers", "save_every", "accumulate"}
-"""Settings that a resumed run may change, for they change no result (but the last bit of a sum)."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,46 +62,46 @@ def train(
     resume: bool = False,
     device: Device = "auto",
 ) -> dict[str, Any]:
-    """Train a network on a prepared set and evaluate it once on its test split.
+    """Train a network on a prepared dataset and evaluate it once on the test split.
 
-    Under torchrun every process calls this; torchrun's own restarts resume by themselves.
+    Under torchrun every process calls this function. A restart by torchrun resumes without `resume`.
 
     Args:
-        dataset: the prepared set.
-        output: the run's folder; with several machines, the first one's.
-        config: the settings; None takes our defaults, or those of the run that is resumed.
-        progress: called with ("train", done, total), in optimizer steps, by the first process.
-        resume: go on from the run's `last.ckpt`.
-        device: `auto` takes a GPU where there is one.
+        dataset: folder or URL of the prepared dataset.
+        output: folder of the run; with several machines, on the first one.
+        config: settings; None uses the defaults, or the settings of the run to resume.
+        progress: called as ("train", done, total), in optimizer steps, on rank 0.
+        resume: continue from `last.ckpt` of the run.
+        device: `auto` uses a GPU if there is one.
 
     Returns:
-        What `result.json` holds: accuracy, loss and per-class recall of the validation and test splits, and
-        how it was made.
+        The content of `result.json`: accuracy, loss and per-class recall on the validation and test splits,
+        settings, duration, and firing rates.
 
     Raises:
-        AvdataError: the set or the run's folder cannot be used, the loss is not finite, or another process
-            of the run was lost.
-        UsageError: a name is unknown, or the resumed run has other settings.
+        AvdataError: the dataset or the output folder cannot be used, the loss is not finite, or another
+            process of the run exited.
+        UsageError: unknown name, or the run to resume has other settings.
     """
     folder, began = Path(output), time.perf_counter()
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     resume = resume or (restarted and (folder / "config.json").is_file())
-    settled = config or (_settings_of(folder) if resume else resolve_config(None))
-    fabric = init_fabric(device, settled.precision, sync_batchnorm=settled.sync_batchnorm)
+    settings = config or (run_settings(folder) if resume else resolve_config(None))
+    fabric = init_fabric(device, settings.precision, sync_batchnorm=settings.sync_batchnorm)
     with explain_lost_ranks(fabric):
         if fabric.world_size > 1:
-            # The run's folder, which a resumed run's settings come from, may be on the first machine alone.
-            said = broadcast_from_rank0(fabric, settled.model_dump_json().encode())
-            settled = TrainConfig.model_validate_json(said or b"")
-        _agree(fabric, lambda: _check_folder(folder, settled, resume=resume))
-        run = Trainer(fabric, dataset, folder, settled, progress)
+            # The folder with the settings of the run to resume may exist on the first machine only.
+            content = broadcast_from_rank0(fabric, settings.model_dump_json().encode())
+            settings = TrainConfig.model_validate_json(content or b"")
+        check_on_rank0(fabric, lambda: check_run_folder(folder, settings, resume=resume))
+        run = Trainer(fabric, dataset, folder, settings, progress)
         run.begin(resume=resume)
         run.work()
         return run.finish(began)
 
 
 class Trainer:
-    """What is open while a run is under way."""
+    """State of a run in progress."""
 
     def __init__(
         self, fabric: Fabric, where: str | Path, folder: Path, config: TrainConfig, progress: Progress
@@ -111,12 +110,12 @@ class Trainer:
         self.progress = progress
         torch.manual_seed(config.seed)
         self.data = self._open("train", shuffle=True)
-        # Of its own, for its epoch is always the first.
+        # A second dataset object, because recalibration always reads epoch 0.
         self.calibration = self._open("train", shuffle=True)
         self.part = _part(config, fabric.world_size)
         if self.part * int(self.data.info["shape"]["frames"][0]) == 1:
-            msg = "a process is given one sample of one step at a time, of which batch norm has no statistics"
-            raise UsageError(msg, hint="choose a larger batch_size, or fewer parts (accumulate)")
+            msg = "Each process reads one sample of one time step at a time: too few for batch norm."
+            raise UsageError(msg, hint="increase batch_size, or decrease accumulate")
         self.loader = self.data.loader(
             self.part, num_workers=self.workers, pin_memory=fabric.device.type == "cuda"
         )
@@ -125,7 +124,7 @@ class Trainer:
         self.every = config.evaluation_interval(self.steps, self.epoch_steps)
         self.validates = "val" in self.data.info["splits"]
         repeated = self.data.info["config"].get("audio", {}).get("layout") == "repeat"
-        self.train_step = TrainStep(network_for(config, self.data), config, fabric, repeated=repeated)
+        self.train_step = TrainStep(build_network(config, self.data), config, fabric, repeated=repeated)
         self.best: dict[str, Any] | None = None
         self.evaluated, self.saved = -1, 0
         self.warned: set[str] = set()
@@ -133,9 +132,10 @@ class Trainer:
 
     @property
     def workers(self) -> int:
-        # torch's threads and the loader's would fight for the same cores.
-        beside = 0 if self.fabric.device.type == "cpu" else 4
-        return beside if self.config.workers is None else self.config.workers
+        """Number of loader threads."""
+        # On the CPU, loader threads would compete with torch's for the same cores.
+        default = 0 if self.fabric.device.type == "cpu" else 4
+        return default if self.config.workers is None else self.config.workers
 
     def _open(self, split: str, *, shuffle: bool = False) -> AVDataset:
         rank, world = (None, None) if self.fabric.world_size > 1 else (0, 1)
@@ -144,27 +144,27 @@ class Trainer:
         )
 
     def begin(self, *, resume: bool) -> None:
-        """Write down what is to be done, or take up what was."""
+        """Write `config.json`, or restore the state of the run to resume."""
         first = self.fabric.is_global_zero
         last = self.folder / "last.ckpt"
         data = last.read_bytes() if first and resume and last.is_file() else None
-        held = broadcast_from_rank0(self.fabric, data)
-        if held is not None:
-            state = load(held, last)
+        content = broadcast_from_rank0(self.fabric, data)
+        if content is not None:
+            state = load(content, last)
             self.train_step.load_state_dict(state)
             self.loader.load_state_dict(state["loader"])
             self.best, self.evaluated = state["best"], int(state["evaluated"])
             self.saved = self.train_step.step
         if first:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if held is None:
-                shape = asdict(self.train_step.network.config)
-                about = {"config": self.config.model_dump(), "model": shape, "set": str(self.where)}
+            if content is None:
+                model = asdict(self.train_step.network.config)
+                about = {"config": self.config.model_dump(), "model": model, "dataset": str(self.where)}
                 write_json(self.folder / "config.json", about)
             self.log = MetricsLog(self.folder, self.train_step.step)
 
     def work(self) -> None:
-        """Epochs until the steps are made, or nothing gets better any more."""
+        """Run epochs until all steps are done, or validation has not improved for `patience` epochs."""
         while self.train_step.step < self.steps and not self._stalled():
             epoch = self.data.epoch
             self.loader.set_epoch(epoch)
@@ -187,53 +187,53 @@ class Trainer:
         return self.train_step.step - self.saved >= self.config.save_every
 
     def _inside(self, epoch: int) -> bool:
-        # After its last step an epoch may be evaluated; the state to go on from is the one after that. Where
-        # that step has fewer parts than others, the loader stands at the next epoch already.
-        at = self.loader.state_dict()
-        return int(at["epoch"]) == epoch and int(at["samples"]) < len(self.data)
+        # After the last step of an epoch an evaluation may be due; the state to resume from is the one
+        # after it. If that step has fewer parts than the others, the loader is already at the next epoch.
+        position = self.loader.state_dict()
+        return int(position["epoch"]) == epoch and int(position["samples"]) < len(self.data)
 
     def _groups(self) -> Iterator[tuple[list[AVBatch], int]]:
-        """The parts of each step, and the samples of the epoch that came before it."""
-        held: list[AVBatch] = []
+        """Yield the parts of each step, and the number of samples of the epoch before it."""
+        parts: list[AVBatch] = []
         before = int(self.loader.state_dict()["samples"])
         for batch in self.loader:
-            held.append(batch)
-            if len(held) == self.config.accumulate:
-                yield held, before
-                held, before = [], before + self.config.batch_size
-        if held:
-            yield held, before
+            parts.append(batch)
+            if len(parts) == self.config.accumulate:
+                yield parts, before
+                parts, before = [], before + self.config.batch_size
+        if parts:
+            yield parts, before
 
     def _step(self, batches: list[AVBatch], real: int, epoch: int) -> None:
-        learner = self.train_step
-        rate = self.config.rate(learner.step, self.steps, self.epoch_steps)
-        loss, norm = learner(batches, real=real, epoch=epoch, rate=rate)
-        if learner.step % max(1, min(10, self.steps // 20)) == 0:
+        train_step = self.train_step
+        rate = self.config.rate(train_step.step, self.steps, self.epoch_steps)
+        loss, norm = train_step(batches, real=real, epoch=epoch, rate=rate)
+        if train_step.step % max(1, min(10, self.steps // 20)) == 0:
             loss = sum_over_ranks(self.fabric, loss)
             if self.log:
-                self.log.row(
-                    step=learner.step, epoch=epoch, lr=rate, train_loss=float(loss), grad_norm=float(norm)
-                )
+                values = {"lr": rate, "train_loss": float(loss), "grad_norm": float(norm)}
+                self.log.row(step=train_step.step, epoch=epoch, **values)
         if self.fabric.is_global_zero:
-            self.progress("train", learner.step, self.steps)
+            self.progress("train", train_step.step, self.steps)
 
     def evaluate(self, epoch: int) -> None:
-        """Recalibrate, validate, keep the best, and save."""
+        """Recalibrate, validate, and save `last.ckpt`, and `best.ckpt` if validation improved."""
         network, step = self.train_step.average, self.train_step.step
         recalibrate_batch_norm(network, self.calibration, self.part, self.fabric.device)
         sync_batch_norm_stats(self.fabric, network)
         self.evaluated = step
         if self.validates:
             rates: dict[str, float] = {}
-            found = self._measure(network, "val", rates)
+            measured = self._measure(network, "val", rates)
+            accuracy, loss = measured["accuracy"], measured["loss"]
             if self.log:
-                self.log.row(step=step, epoch=epoch, val_loss=found["loss"], val_accuracy=found["accuracy"])
+                self.log.row(step=step, epoch=epoch, val_loss=loss, val_accuracy=accuracy)
                 self.log.rates(rates, step)
                 self._warn(network, rates)
-            reached = {"accuracy": found["accuracy"], "loss": found["loss"], "epoch": epoch, "step": step}
-            reached |= {"found": found, "rates": rates}
-            if self.best is None or _rank(reached) > _rank(self.best):
-                self.best = reached
+            candidate = {"accuracy": accuracy, "loss": loss, "epoch": epoch, "step": step}
+            candidate |= {"measured": measured, "rates": rates}
+            if self.best is None or _rank(candidate) > _rank(self.best):
+                self.best = candidate
                 self.save(calibrated=True, name="best.ckpt")
         self.save(calibrated=True)
 
@@ -245,7 +245,7 @@ class Trainer:
             loader,
             labels,
             device,
-            add_up=lambda value: sum_over_ranks(self.fabric, value),
+            reduce=lambda value: sum_over_ranks(self.fabric, value),
             rates=rates,
         )
 
@@ -263,7 +263,7 @@ class Trainer:
         return (self.evaluated - int(self.best["step"])) / self.epoch_steps >= patience
 
     def save(self, *, calibrated: bool, name: str = "last.ckpt") -> None:
-        """Write a checkpoint; the first process does."""
+        """Write a checkpoint, on rank 0."""
         self.saved = self.train_step.step
         self.train_step.check_finite()
         if self.fabric.is_global_zero:
@@ -276,18 +276,18 @@ class Trainer:
             save(self.folder / name, state)
 
     def finish(self, began: float) -> dict[str, Any]:
-        """The chosen network on the test split, once, and the pictures."""
+        """Evaluate the selected network on the test split and write results and plots."""
         chosen = "best.ckpt" if self.best is not None else "last.ckpt"
         network = self.train_step.average
         path = self.folder / chosen
         data = path.read_bytes() if self.fabric.is_global_zero else None
-        held = broadcast_from_rank0(self.fabric, data)
-        assert held is not None
-        state = load(held, path)
+        content = broadcast_from_rank0(self.fabric, data)
+        assert content is not None
+        state = load(content, path)
         network.load_state_dict(state["ema"] or state["network"])
         best = dict(self.best or {})
         rates: dict[str, float] = best.pop("rates", {})
-        measured = {"val": best.pop("found")} if best else {}
+        measured = {"val": best.pop("measured")} if best else {}
         if "test" in self.data.info["splits"]:
             measured["test"] = self._measure(network, "test", rates)
         result: dict[str, Any] = {
@@ -311,92 +311,60 @@ class Trainer:
             if "test" in result:
                 write_classes(self.folder / "classes.csv", result["test"], self.data.labels)
                 plot_confusion(result["test"]["confusion"], self.data.labels, self.folder / "confusion.png")
-            # The last of all: what holds it is finished, and is not gone on with.
+            # Must come last: a run with this file is finished and cannot be resumed.
             write_json(self.folder / "result.json", result)
         return result
 
 
-def _rank(reached: Mapping[str, Any]) -> tuple[float, float]:
-    return float(reached["accuracy"]), -float(reached["loss"])
+def _rank(candidate: Mapping[str, Any]) -> tuple[float, float]:
+    return float(candidate["accuracy"]), -float(candidate["loss"])
 
 
 def _part(config: TrainConfig, world: int) -> int:
-    """Samples that a process takes at once."""
+    """Return the number of samples that a process reads at once."""
     part, rest = divmod(config.batch_size, world * config.accumulate)
     if rest or not part:
         msg = (
-            f"batch_size={config.batch_size} cannot be shared out to {world} processes in"
-            f" accumulate={config.accumulate} parts each"
+            f"batch_size={config.batch_size} is not divisible by {world} processes with"
+            f" accumulate={config.accumulate} parts each."
         )
-        hint = f"choose a multiple of {world * config.accumulate}; batch_size counts all processes' samples"
+        hint = (
+            f"use a multiple of {world * config.accumulate}; batch_size counts the samples of all processes"
+        )
         raise UsageError(msg, hint=hint)
     return part
 
 
-def network_for(config: TrainConfig, data: AVDataset) -> SNNergy:
-    """The network that settings ask for, for the labels and pictures of a set."""
+def build_network(config: TrainConfig, data: AVDataset) -> SNNergy:
+    """Return a new network for the settings and for the labels and frames of a dataset.
+
+    Raises:
+        UsageError: `model_options` contains a value that another setting or the dataset determines.
+    """
     channels = int(data.info["shape"]["frames"][3])
-    given = {"num_classes": len(data.labels), "video_channels": channels, "fusion": config.fusion}
-    for name in given.keys() & config.model.keys():
-        msg = f"model.{name}={config.model[name]!r} would not be heard"
-        said = "choose it with --fusion" if name == "fusion" else f"the set says it: {given[name]}"
-        raise UsageError(msg, hint=said)
-    # JSON and YAML know no tuples.
-    shape = {name: tuple(value) if isinstance(value, list) else value for name, value in config.model.items()}
-    return build(config.preset, **{**shape, **given})
-
-
-def _settings_of(folder: Path) -> TrainConfig:
-    return parse(read_config(folder)["config"])
-
-
-def _check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
-    if (folder / "result.json").exists():
-        msg = f"{folder} holds a finished run"
-        raise AvdataError(msg, hint="choose another --out, or remove it")
-    begun = (folder / "config.json").exists()
-    if folder.exists() and not folder.is_dir():
-        msg = f"{folder} is a file"
-        raise AvdataError(msg, hint="give a folder with --out")
-    if not resume:
-        if begun:
-            msg = f"{folder} holds a run that was not finished"
-            raise AvdataError(msg, hint="go on with --resume, choose another --out, or remove it")
-        return
-    if not begun:
-        msg = f"{folder} holds no run to go on with"
-        raise AvdataError(msg, hint="leave out --resume to begin")
-    there = _settings_of(folder).model_dump(mode="json")
-    other = [
-        row for row in diff_settings(there, config.model_dump(mode="json")) if row[0] not in RESUME_MAY_CHANGE
-    ]
-    if other:
-        said = ", ".join(f"{name}: {old} there, {new} now" for name, old, new in other)
-        msg = f"{folder} was begun with other settings ({said})"
-        raise UsageError(msg, hint="leave them out to go on with its own, or choose another --out")
-
-
-def _agree(fabric: Fabric, check: Callable[[], None]) -> None:
-    """Let the first process check, and all fail where it does: none may wait for one that has left."""
-    said: tuple[bool, str, str | None] | None = None
-    if fabric.is_global_zero:
-        try:
-            check()
-        except AvdataError as error:
-            said = (isinstance(error, UsageError), error.message, error.hint)
-    if fabric.world_size > 1:
-        data = broadcast_from_rank0(fabric, json.dumps(said).encode())
-        said = json.loads(data) if data else None
-    if said:
-        usage, message, hint = said
-        raise (UsageError if usage else AvdataError)(message, hint=hint)
+    fixed = {"num_classes": len(data.labels), "video_channels": channels, "fusion": config.fusion}
+    for name in fixed.keys() & config.model_options.keys():
+        msg = f"model_options.{name}={config.model_options[name]!r} has no effect."
+        hint = "use --fusion" if name == "fusion" else f"omit it; the dataset determines it: {fixed[name]}"
+        raise UsageError(msg, hint=hint)
+    # JSON and YAML have no tuples.
+    options = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in config.model_options.items()
+    }
+    return build(config.model, **{**options, **fixed})
 
 
 def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "auto") -> dict[str, Any]:
-    """Accuracy and loss of a checkpoint on the validation and test splits of a prepared set.
+    """Evaluate a checkpoint on the validation and test splits of a prepared dataset.
 
-    The batch norms are those of the checkpoint; one that was saved in the middle of an epoch has none that
-    would do, and is recalibrated on the set's train split first.
+    Batch norm statistics come from the checkpoint. A checkpoint saved within an epoch has no valid ones; it
+    is first recalibrated on the train split of the dataset.
+
+    Args:
+        checkpoint: `best.ckpt` or `last.ckpt` in the folder of a run.
+        dataset: folder or URL of the prepared dataset.
+        device: `auto` uses a GPU if there is one.
 
     Returns:
         `labels`, `num_classes`, and for each split `accuracy`, `loss`, `samples`, `per_class`, `confusion`.

@@ -1,4 +1,4 @@
-"""A Hub on loopback that the real client talks to, and sets to publish."""
+"""A Hub on loopback for the real client, and datasets to publish."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from avdata.streaming import shard_cache as shardcache
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What would have been slept, in seconds; nothing is, but by threads that were here before."""
-    asked: list[float] = []
+    """Record sleeps, in seconds, instead of sleeping; threads of other tests still sleep."""
+    delays: list[float] = []
     others = {thread for thread in threading.enumerate() if thread is not threading.current_thread()}
     sleep = time.sleep
 
@@ -28,10 +28,10 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         if threading.current_thread() in others:
             sleep(seconds)
         else:
-            asked.append(seconds)
+            delays.append(seconds)
 
     monkeypatch.setattr("time.sleep", slept)
-    return asked
+    return delays
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slept: list[float]) -> 
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slept: list[float]) -> Iterator[str]:
-    """The address of a Hub that is not there: a port that nobody listens on."""
+    """The address of an unreachable Hub: a closed port."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -54,7 +54,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slept: list[float]) 
 
 
 def _point_client_to(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # The client takes a commit's files from its cache, and each test's commits are numbered from one.
+    # The client caches files by commit, and the commit IDs of tests may coincide.
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hub-home"))
     monkeypatch.setattr(constants, "ENDPOINT", url)

@@ -1,4 +1,4 @@
-"""What a published set says of itself: the card, Croissant, and what readers of other houses see."""
+"""Card and Croissant metadata of a published dataset, and its reading by other libraries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def published(hub: HubServer, own_set: Path, tmp_path: Path, monkeypatch: pytest
     return own_set
 
 
-def test_datasets_streams_it_from_the_hub_with_pictures_and_fields(published: Path) -> None:
+def test_datasets_streams_frames_and_fields_from_the_hub(published: Path) -> None:
     stream = datasets.load_dataset(REPO, streaming=True)
     assert {"train", "validation", "test"} == set(stream)
     train, info = stream["train"], read_info(published)
@@ -49,13 +49,13 @@ def test_datasets_streams_it_from_the_hub_with_pictures_and_fields(published: Pa
 @pytest.mark.skipif(
     huggingface_hub.__version__ < "2", reason="there, validate() asks the real Hub whatever the endpoint"
 )
-def test_the_hub_finds_the_card_good(hub: HubServer, published: Path) -> None:
+def test_card_passes_the_validation_of_the_hub(hub: HubServer, published: Path) -> None:
     card = DatasetCard.load(published / "README.md")
     card.validate(repo_type="dataset")
     assert "POST /api/validate-yaml" in hub.requests
 
 
-def test_the_cards_head_says_what_the_hub_needs(published: Path) -> None:
+def test_card_header_has_the_metadata_of_the_hub(published: Path) -> None:
     data, info = DatasetCard.load(published / "README.md").data.to_dict(), read_info(published)
     assert (data["license"], data["pretty_name"]) == ("odbl", "CREMA-D")
     assert data["task_categories"]
@@ -69,7 +69,7 @@ def test_the_cards_head_says_what_the_hub_needs(published: Path) -> None:
         assert matched == {shard["path"] for shard in info["splits"][split]["shards"]}
 
 
-def test_the_card_tells_labels_settings_losses_people_and_whom_to_cite(published: Path) -> None:
+def test_card_states_labels_settings_losses_and_citation(published: Path) -> None:
     text, info = (published / "README.md").read_text(encoding="utf-8"), read_info(published)
     for number, label in enumerate(info["labels"]):
         counts = " | ".join(f"{split['labels'][label]}" for split in info["splits"].values())
@@ -83,7 +83,7 @@ def test_the_card_tells_labels_settings_losses_people_and_whom_to_cite(published
     assert f"hf://datasets/{REPO}" in text
 
 
-def test_a_leak_is_stated_in_the_card(published: Path) -> None:
+def test_card_states_group_leakage(published: Path) -> None:
     from avdata.shards.card import dataset_card
 
     text = dataset_card({**read_info(published), "leaks": 3})
@@ -91,7 +91,7 @@ def test_a_leak_is_stated_in_the_card(published: Path) -> None:
     assert "No group is in two splits" not in text
 
 
-def test_croissant_is_valid_and_its_records_are_the_index(published: Path) -> None:
+def test_croissant_is_valid_and_matches_the_index(published: Path) -> None:
     described = mlcroissant.Dataset(jsonld=str(published / "croissant.json"))
     assert not described.metadata.issues.errors
     rows = read_index(published).to_pylist()
@@ -102,7 +102,7 @@ def test_croissant_is_valid_and_its_records_are_the_index(published: Path) -> No
     assert labels == dict(enumerate(read_info(published)["labels"]))
 
 
-def test_croissant_has_the_checksum_of_every_file_it_names(published: Path) -> None:
+def test_croissant_has_the_checksum_of_every_file(published: Path) -> None:
     said = json.loads((published / "croissant.json").read_bytes())
     files = {one["contentUrl"]: one["sha256"] for one in said["distribution"]}
     assert {path.relative_to(published).as_posix() for path in published.glob("*/*.tar")} < set(files)

@@ -96,16 +96,16 @@ def test_options_override_the_file_and_set_overrides_both(
 def test_steps_select_the_quick_preset_by_default(
     monkeypatch: pytest.MonkeyPatch, words: Sequence[str], preset: str
 ) -> None:
-    assert resolved(monkeypatch, *words)["regime"] == preset
+    assert resolved(monkeypatch, *words)["train_preset"] == preset
 
 
 @pytest.mark.parametrize(
     ("layer", "expected"),
     [
-        ({"epoch": 3}, "there is no training setting epoch"),
-        ({"augment": {"flop": 1}}, r"there is no training setting augment\.flop"),
-        ({"epochs": 0}, "training setting epochs=0"),
-        ({"regime": "fast"}, "there is no regime 'fast'"),
+        ({"epoch": 3}, "Unknown training setting epoch"),
+        ({"augment": {"flop": 1}}, r"Unknown training setting augment\.flop"),
+        ({"epochs": 0}, "Invalid training setting epochs=0"),
+        ({"train_preset": "fast"}, "Unknown training preset 'fast'"),
         ({"lr": float("inf")}, "training setting lr=inf"),
         ({"betas": [0.9, 2]}, r"training setting betas\.1=2"),
         ({"augment": 1}, "augment is a group of settings"),
@@ -126,7 +126,7 @@ def test_model_option_of_wrong_type_is_named(options: dict[str, Any]) -> None:
 def test_evaluation_rejects_a_dataset_with_other_labels(tiny_set: Path) -> None:
     data = open_split(tiny_set, "train")
     other = SNNergy(configure("nano", num_classes=len(data.labels) + 1))
-    with pytest.raises(AvdataError, match=f"the set has {len(data.labels)} labels"):
+    with pytest.raises(AvdataError, match=f"the dataset has {len(data.labels)} labels"):
         check_compatible(other, data)
     check_compatible(SNNergy(configure("nano", num_classes=len(data.labels))), data)
 
@@ -137,7 +137,7 @@ def test_author_presets_have_their_values() -> None:
     assert (la.label_smoothing, la.mixup, la.epochs) == (0.0, 0.0, 200)
     assert (mm.lr, mm.batch_size, mm.schedule, mm.warmup_epochs, mm.min_lr) == (5e-4, 64, "cosine", 20, 1e-5)
     assert (mm.label_smoothing, mm.mixup, mm.clip) == (0.1, 0.2, 1.0)
-    assert all(resolve_config(name).regime == name for name in TRAIN_PRESETS)
+    assert all(resolve_config(name).train_preset == name for name in TRAIN_PRESETS)
 
 
 def test_learning_rate_rises_to_its_peak_and_falls_to_its_end() -> None:

@@ -1,21 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from snnergy.data import IMAGENET_MEAN, IMAGENET_STD, Batch, audio_video_batches, open_split, to_batch
-from snnergy.training.augment import augment, mixup, sample_rng, shift, spec_augment
-from snnergy.training.config import AugmentConfig
+from snnergy.data import IMAGENET_MEAN, IMAGENET_STD, audio_video_batches, open_split, to_batch
 
 B, T, F, L, SIZE = 3, 4, 12, 8, 16
-EVERYTHING = AugmentConfig(bands=4, columns=4, shift=2, flip=0.5, rotate=10, jitter=0.3)
-KEYS = ["a", "b", "c"]
 
 
 def samples(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,115 +17,16 @@ def samples(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return mel, frames
 
 
-def changed(config: AugmentConfig = EVERYTHING, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    given_ = {"keys": KEYS, "seed": 1, "epoch": 2, **options}
-    return augment(*samples(), given_.pop("keys"), config, **given_)
-
-
-def test_the_network_gets_time_first_and_imagenets_scale() -> None:
+def test_to_batch_puts_time_first_and_normalizes() -> None:
     mel, frames = samples()
-    made = to_batch(mel, frames, torch.zeros(B), torch.ones(B))
-    assert made.audio.shape == (T, B, 1, F, L)
-    assert torch.equal(made.audio[2, 1], mel[1, 2])
+    batch = to_batch(mel, frames, torch.zeros(B), torch.ones(B))
+    assert batch.audio.shape == (T, B, 1, F, L)
+    assert torch.equal(batch.audio[2, 1], mel[1, 2])
     for channel in range(3):
         value = (float(frames[1, 2, channel, 5, 7]) / 255 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
-        assert made.video[2, 1, channel, 5, 7].item() == pytest.approx(value, abs=1e-6)
+        assert batch.video[2, 1, channel, 5, 7].item() == pytest.approx(value, abs=1e-6)
 
 
-def test_padding_is_neither_calibrated_on_nor_counted(tiny_set: Path) -> None:
+def test_audio_video_batches_skip_padding(tiny_set: Path) -> None:
     loader = open_split(tiny_set, "val", rank=0, world_size=1).loader(3, num_workers=0)
     assert [audio.shape[1] for audio, _ in audio_video_batches(loader, 9)] == [3, 1]
-
-
-def test_a_samples_changes_are_its_own_whatever_batch_it_comes_in() -> None:
-    mel, frames = samples()
-    torch.manual_seed(7)
-    whole = changed()
-    torch.manual_seed(8)
-    alone = augment(mel[1:2], frames[1:2], ["b"], EVERYTHING, seed=1, epoch=2)
-    assert torch.equal(whole[0][1], alone[0][0])
-    assert torch.equal(whole[1][1], alone[1][0])
-
-
-@pytest.mark.parametrize("other", [{"seed": 9}, {"epoch": 9}, {"keys": ["x", "y", "z"]}])
-def test_seed_epoch_and_key_decide_the_changes(other: dict[str, Any]) -> None:
-    assert not torch.equal(changed()[1], changed(**other)[1])
-
-
-def test_augmenting_leaves_the_generators_of_torch_alone() -> None:
-    before = torch.get_rng_state()
-    changed()
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_nothing_to_change_changes_nothing() -> None:
-    mel, frames = samples()
-    made = augment(mel, frames, KEYS, AugmentConfig(), seed=1, epoch=2)
-    assert torch.equal(made[0], mel)
-    assert torch.equal(made[1], frames)
-
-
-def test_all_frames_of_a_clip_are_changed_alike() -> None:
-    mel, frames = samples()
-    still = frames[:, :1].expand(-1, T, -1, -1, -1)
-    config = AugmentConfig(flip=0.5, rotate=10, jitter=0.3)
-    _, made = augment(mel, still, KEYS, config, seed=3, epoch=0)
-    assert not torch.equal(made, still)
-    assert all(torch.equal(made[:, step], made[:, 0]) for step in range(T))
-
-
-@given(steps=st.integers(-6, 6), repeated=st.booleans())
-def test_sound_and_sight_move_together_in_time(steps: int, repeated: bool) -> None:
-    """Each step's frame and sound hold the step's number; after the shift they still say the same."""
-    frames = torch.arange(T, dtype=torch.uint8)[:, None, None, None].expand(T, 3, 2, 2)
-    if repeated:
-        picture = torch.arange(T).repeat_interleave(L // T).float().expand(1, F, L)
-        moved, seen = shift(picture.expand(T, 1, F, L), frames, steps, repeated=True)
-        told = moved[0, 0, 0, :: L // T]
-    else:
-        moved, seen = shift(torch.arange(T).float()[:, None, None, None].expand(T, 1, F, L), frames, steps)
-        told = moved[:, 0, 0, 0]
-    assert told.tolist() == seen[:, 0, 0, 0].tolist()
-    assert sorted(told.tolist()) == list(range(T))
-
-
-@given(seed=st.integers(0, 1000), repeated=st.booleans())
-def test_specaugment_hides_one_run_of_bands_and_one_of_columns_of_the_whole(
-    seed: int, repeated: bool
-) -> None:
-    mel = torch.ones(T, 1, F, L)
-    made = spec_augment(mel, 4, 5, seed, repeated=repeated)
-    picture = made[0, 0] if repeated else torch.cat(list(made[:, 0]), -1)
-    if repeated:
-        assert all(torch.equal(made[step], made[0]) for step in range(T))
-    bands, columns = (picture == 0).all(1), (picture == 0).all(0)
-    assert bands.sum() <= 4
-    assert columns.sum() <= 5
-    for hidden in (bands, columns):
-        places = hidden.nonzero().flatten().tolist()
-        assert places == list(range(places[0], places[0] + len(places))) if places else True
-    assert torch.equal(picture == 0, bands[:, None] | columns[None, :])
-
-
-def test_mixup_mixes_both_modalities_by_one_share_and_one_permutation() -> None:
-    """Sound and sight of sample i hold the number i: mixed, they still hold the same number."""
-    number = torch.arange(8.0)
-    audio, video = number[None, :, None, None, None], number[None, :, None, None, None] * 1.0
-    batch = Batch(audio, video, torch.arange(8), torch.ones(8))
-    mixed, other, share = mixup(batch, 0.4, np.random.default_rng(3))
-    assert 0 < share < 1
-    assert torch.equal(mixed.audio, mixed.video)
-    expected = share * batch.label + (1 - share) * other
-    assert torch.allclose(mixed.audio.flatten(), expected.float(), atol=1e-5)
-    assert sorted(other.tolist()) == list(range(8))
-    assert other.tolist() != list(range(8))
-
-
-def test_without_mixup_a_batch_is_itself() -> None:
-    batch = Batch(torch.ones(1), torch.ones(1), torch.arange(2), torch.ones(2))
-    assert mixup(batch, 0.0, np.random.default_rng(0))[0] is batch
-
-
-def test_draws_differ_between_neighbouring_seeds_epochs_and_keys() -> None:
-    drawn = {sample_rng(*of).integers(2**62) for of in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]}
-    assert len(drawn) == 4

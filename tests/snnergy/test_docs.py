@@ -37,6 +37,6 @@ def test_the_pages_commands_work_on_the_mock_one_after_the_other(tmp_path: Path)
         )
         assert done.returncode == 0, (line, done.stdout, done.stderr)
     result = json.loads((tmp_path / "runs" / "cremad-ogmge" / "result.json").read_text())
-    assert result["config"]["regime"] == "snnergy"
+    assert result["config"]["train_preset"] == "snnergy"
     assert len(result["labels"]) == 6
     assert (tmp_path / "runs" / "table" / "table.md").is_file()

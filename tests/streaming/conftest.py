@@ -1,4 +1,4 @@
-"""A set behind each kind of server, and what the tests ask of a stream."""
+"""Datasets behind each kind of server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def site(synthetic_set: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def hub(synthetic_set: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """The Hub on loopback; the client is the real one."""
+    """The Hub on loopback, for the real client."""
     with served(Site(synthetic_set, f"/datasets/{HUB_SET}/resolve/main")) as site:
         monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": site.url, "token": False})
         yield site
@@ -38,7 +38,7 @@ def hub(synthetic_set: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.fixture
 def stored_set(bucket: str, synthetic_set: Path) -> str:
-    """The URL of the set in a bucket."""
+    """The URL of the dataset in a bucket."""
     files, base = open_filesystem(f"{bucket}/sets/talk")
     files.put(f"{synthetic_set}/", f"{base}/", recursive=True)
     return f"{bucket}/sets/talk"
@@ -46,7 +46,7 @@ def stored_set(bucket: str, synthetic_set: Path) -> str:
 
 @pytest.fixture(scope="session")
 def synthetic_other(once: Callable[..., Path]) -> Path:
-    """Another set of the same shapes, with other samples and statistics."""
+    """Another dataset of the same shapes, with other samples and statistics."""
     source = once("other-mock", lambda out: avdata.mock("synthetic", out, clips=24, seed=5))
     settings = {"shards": {"samples_per_shard": 8}}
     return once(
@@ -57,7 +57,7 @@ def synthetic_other(once: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def ave_set(ave_bad: Path, once: Callable[..., Path]) -> Path:
-    """A set whose steps are labeled."""
+    """A dataset with step labels."""
     settings = {"video": {"size": 32, "num_frames": 10}}
     return once(
         "ave-steps", lambda out: avdata.prepare("ave", source=ave_bad, output=out, config=settings, workers=0)

@@ -1,4 +1,4 @@
-"""What `avdata.open` promises a user: typed batches, each sample once, the same order again."""
+"""`avdata.open`: types and shapes of batches, one pass over all samples per epoch, deterministic order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def keys(root: Path, **options: object) -> list[str]:
     return [key for batch in loader for key, weight in zip(batch.key, batch.weight, strict=True) if weight]
 
 
-def test_batches_have_their_types_and_shapes(cremad_set: Path) -> None:
+def test_loader_returns_batches_of_documented_types_and_shapes(cremad_set: Path) -> None:
     batch = next(iter(avdata.open(cremad_set, split="train").loader(batch_size=4)))
     assert (batch.mel.dtype, batch.frames.dtype, batch.label.dtype) == (
         torch.float32,
@@ -34,7 +34,9 @@ def test_batches_have_their_types_and_shapes(cremad_set: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_every_sample_comes_once_and_padding_has_no_weight(synthetic_set: Path, workers: int) -> None:
+def test_loader_returns_every_sample_once_and_padding_with_weight_0(
+    synthetic_set: Path, workers: int
+) -> None:
     data = avdata.open(synthetic_set, "train", shuffle=True)
     loader = data.loader(batch_size=5, num_workers=workers)
     got = list(loader)
@@ -44,7 +46,7 @@ def test_every_sample_comes_once_and_padding_has_no_weight(synthetic_set: Path, 
     assert len(real) == len(data) == read_info(synthetic_set)["splits"]["train"]["samples"]
 
 
-def test_ranks_share_an_epoch_evenly_and_each_sample_is_read_once(synthetic_set: Path) -> None:
+def test_loader_divides_an_epoch_evenly_among_ranks(synthetic_set: Path) -> None:
     parts = [
         list(avdata.open(synthetic_set, "train", rank=r, world_size=3).loader(batch_size=2)) for r in range(3)
     ]
@@ -60,7 +62,7 @@ def test_ranks_share_an_epoch_evenly_and_each_sample_is_read_once(synthetic_set:
 
 
 @pytest.mark.parametrize("ranks_of", [(2, 2), (4, 2), (2, 1, 3)])
-def test_nodes_may_have_unequally_many_ranks(
+def test_open_accepts_nodes_with_different_numbers_of_ranks(
     synthetic_set: Path, monkeypatch: pytest.MonkeyPatch, ranks_of: tuple[int, ...]
 ) -> None:
     got: list[str] = []
@@ -74,7 +76,9 @@ def test_nodes_may_have_unequally_many_ranks(
     assert sorted(got) == sorted(avdata.open(synthetic_set, "train", rank=0, world_size=1).keys)
 
 
-def test_ranks_of_one_node_share_spans(synthetic_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_assigns_the_same_spans_to_ranks_of_a_node(
+    synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seats = []
     for rank in range(4):
         told = {"RANK": rank, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2, "GROUP_WORLD_SIZE": 2}
@@ -84,7 +88,7 @@ def test_ranks_of_one_node_share_spans(synthetic_set: Path, monkeypatch: pytest.
     assert seats == [0, 2, 1, 3]
 
 
-def test_a_pass_that_ended_at_its_last_batch_can_be_had_again(synthetic_set: Path) -> None:
+def test_loader_repeats_a_pass_that_ended_at_its_last_batch(synthetic_set: Path) -> None:
     loader = avdata.open(synthetic_set, "train", shuffle=True).loader(batch_size=5)
     passes = []
     for _ in range(2):
@@ -97,14 +101,12 @@ def test_a_pass_that_ended_at_its_last_batch_can_be_had_again(synthetic_set: Pat
 @pytest.mark.parametrize(
     "wrong", [{"seed": -1}, {"seed": 0.5}, {"block": 0}, {"canonical_nodes": -1}, {"block": 2.5}]
 )
-def test_an_order_that_cannot_be_is_refused_when_the_set_is_opened(
-    synthetic_set: Path, wrong: dict[str, Any]
-) -> None:
+def test_open_refuses_invalid_order_options(synthetic_set: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         avdata.open(synthetic_set, "train", shuffle=True, **wrong)
 
 
-def test_a_local_sample_does_not_read_the_whole_index_again(
+def test_getitem_of_a_local_dataset_does_not_reread_the_index(
     synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = avdata.open(synthetic_set, "train")
@@ -112,7 +114,7 @@ def test_a_local_sample_does_not_read_the_whole_index_again(
     assert data[0].key == data.keys[0]
 
 
-def test_the_order_is_of_the_seed_and_the_epoch_alone(synthetic_set: Path) -> None:
+def test_order_depends_only_on_seed_and_epoch(synthetic_set: Path) -> None:
     assert keys(synthetic_set) == keys(synthetic_set)
     data = avdata.open(synthetic_set, "train", shuffle=True, seed=3)
     data.set_epoch(1)
@@ -120,7 +122,7 @@ def test_the_order_is_of_the_seed_and_the_epoch_alone(synthetic_set: Path) -> No
     assert other[:20] != keys(synthetic_set)[:20]
 
 
-def test_a_loader_goes_on_where_its_state_was_taken(synthetic_set: Path) -> None:
+def test_loader_resumes_from_its_state(synthetic_set: Path) -> None:
     def loader() -> object:
         return avdata.open(synthetic_set, "train", shuffle=True, seed=1).loader(batch_size=4, num_workers=2)
 
@@ -134,7 +136,7 @@ def test_a_loader_goes_on_where_its_state_was_taken(synthetic_set: Path) -> None
     assert head + [batch.key for batch in second] == whole  # type: ignore[attr-defined]
 
 
-def test_another_loader_of_the_same_set_changes_no_state(synthetic_set: Path) -> None:
+def test_loader_state_is_independent_of_other_loaders(synthetic_set: Path) -> None:
     data = avdata.open(synthetic_set, "train", shuffle=True)
     loader = data.loader(batch_size=5)
     batches = iter(loader)
@@ -153,27 +155,27 @@ def test_another_loader_of_the_same_set_changes_no_state(synthetic_set: Path) ->
     assert data.epoch == 1
 
 
-def test_mels_are_normalized_by_the_train_split(synthetic_set: Path) -> None:
+def test_open_normalizes_mels_by_the_train_split(synthetic_set: Path) -> None:
     batches = list(avdata.open(synthetic_set, "train").loader(batch_size=8))
     mel = torch.cat([batch.mel[batch.weight > 0] for batch in batches])
     assert abs(float(mel.mean())) < 0.01
     assert float(mel.std()) == pytest.approx(1, abs=0.02)
 
 
-def test_a_torch_dataloader_over_the_dataset_gives_every_sample(synthetic_set: Path) -> None:
+def test_torch_dataloader_returns_every_sample(synthetic_set: Path) -> None:
     data = avdata.open(synthetic_set, "test")
     got = [sample.key for sample in DataLoader(data, batch_size=None, num_workers=0)]
     assert sorted(got) == sorted(sample.key for sample in data)
     assert len(got) == len(data)
 
 
-def test_a_sample_is_found_by_its_key(synthetic_set: Path) -> None:
+def test_find_returns_the_sample_of_a_key(synthetic_set: Path) -> None:
     data = avdata.open(synthetic_set, "val")
     first = data[0]
     assert np.array_equal(data.find(first.key).mel, first.mel)
 
 
-def test_steps_have_labels_where_the_dataset_labels_them(ave_set: Path) -> None:
+def test_loader_returns_step_labels(ave_set: Path) -> None:
     for batch in avdata.open(ave_set, "train").loader(batch_size=4):
         assert batch.step_labels is not None
         for key, label, steps in zip(batch.key, batch.label, batch.step_labels, strict=True):
@@ -184,15 +186,15 @@ def test_steps_have_labels_where_the_dataset_labels_them(ave_set: Path) -> None:
                 assert steps.tolist() == [28] * 10
 
 
-def test_mistakes_are_named(synthetic_set: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no split 'dev'"):
+def test_open_names_unknown_splits_and_folders(synthetic_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Unknown split 'dev'"):
         avdata.open(synthetic_set, "dev")
     with pytest.raises(AvdataError, match="not a prepared dataset"):
         avdata.open(tmp_path)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_batches_are_the_same_to_the_bit_whatever_the_number_of_workers(
+def test_loader_returns_identical_batches_for_any_number_of_workers(
     synthetic_set: Path, cremad_set: Path, workers: int
 ) -> None:
     for root in (synthetic_set, cremad_set):  # arrays, and strips

@@ -1,4 +1,4 @@
-"""The stream inside other loops: torch's and torchdata's loaders, Lightning's checkpoints, processes."""
+"""Datasets in torch's and torchdata's loaders, Lightning checkpoints, and several processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import avdata
 from avdata.errors import AvdataError
 
 
-def opened(root: Path, **options: Any) -> Any:
+def open_train(root: Path, **options: Any) -> Any:
     return avdata.open(root, "train", shuffle=True, seed=2, **options)
 
 
@@ -36,16 +36,16 @@ def key_of(samples: list[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_processes_of_a_torch_loader_share_the_samples_out(synthetic_set: Path, workers: int) -> None:
-    data = opened(synthetic_set)
+def test_torch_dataloader_divides_samples_among_workers(synthetic_set: Path, workers: int) -> None:
+    data = open_train(synthetic_set)
     loader = DataLoader(data, batch_size=4, num_workers=workers, collate_fn=key_of)
     got = [key for keys in loader for key in keys]
     assert Counter(got) == Counter(data.keys)
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_processes_that_a_torch_loader_keeps_hear_of_the_next_epoch(synthetic_set: Path, start: str) -> None:
-    data, alone = opened(synthetic_set), opened(synthetic_set)
+def test_set_epoch_reaches_persistent_workers(synthetic_set: Path, start: str) -> None:
+    data, alone = open_train(synthetic_set), open_train(synthetic_set)
     loader = DataLoader(
         data, batch_size=None, num_workers=1, persistent_workers=True, collate_fn=one_key,
         multiprocessing_context=start,
@@ -56,8 +56,8 @@ def test_processes_that_a_torch_loader_keeps_hear_of_the_next_epoch(synthetic_se
         assert list(loader) == [alone.key(number) for number in alone.epoch_order()]
 
 
-def test_a_dataset_that_was_pickled_tells_its_own_processes_of_the_epoch(synthetic_set: Path) -> None:
-    first = opened(synthetic_set)
+def test_set_epoch_of_an_unpickled_dataset_reaches_its_own_workers(synthetic_set: Path) -> None:
+    first = open_train(synthetic_set)
     data = pickle.loads(pickle.dumps(first))
     loader = DataLoader(data, batch_size=None, num_workers=1, persistent_workers=True, collate_fn=one_key)
     passes = [list(loader)]
@@ -67,34 +67,36 @@ def test_a_dataset_that_was_pickled_tells_its_own_processes_of_the_epoch(synthet
     assert first.epoch == 0
 
 
-def test_a_loader_for_a_gpu_runs_without_one(synthetic_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loader_ignores_pin_memory_without_cuda(synthetic_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    loader = opened(synthetic_set).loader(4, pin_memory=True)
+    loader = open_train(synthetic_set).loader(4, pin_memory=True)
     assert len(list(loader)) == len(loader)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_torchdatas_loader_goes_on_where_its_state_was_taken(synthetic_set: Path, workers: int) -> None:
+def test_stateful_dataloader_resumes_from_its_state(synthetic_set: Path, workers: int) -> None:
     def loader() -> Any:
-        return StatefulDataLoader(opened(synthetic_set), batch_size=3, num_workers=workers, collate_fn=key_of)
+        return StatefulDataLoader(
+            open_train(synthetic_set), batch_size=3, num_workers=workers, collate_fn=key_of
+        )
 
-    whole = list(loader())
+    expected = list(loader())
     first = loader()
     steps = iter(first)
     head = [next(steps) for _ in range(3)]
     state = pickle.loads(pickle.dumps(first.state_dict()))
     second = loader()
     second.load_state_dict(state)
-    assert head + list(second) == whole
+    assert head + list(second) == expected
 
 
-def test_going_on_in_torchdatas_loader_reads_nothing_again(
+def test_stateful_dataloader_resumes_without_rereading(
     synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = StatefulDataLoader(opened(synthetic_set), batch_size=3, collate_fn=key_of)
+    first = StatefulDataLoader(open_train(synthetic_set), batch_size=3, collate_fn=key_of)
     steps = iter(first)
     head = [key for _ in range(3) for key in next(steps)]
-    second = StatefulDataLoader(opened(synthetic_set), batch_size=3, collate_fn=key_of)
+    second = StatefulDataLoader(open_train(synthetic_set), batch_size=3, collate_fn=key_of)
     second.load_state_dict(first.state_dict())
     read: list[str] = []
     fill = avdata.streaming.dataset.AVDataset.fill
@@ -112,13 +114,13 @@ def test_going_on_in_torchdatas_loader_reads_nothing_again(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_ranks_over_torchs_loader_get_as_many_batches_and_each_sample_comes_once(
+def test_torch_dataloader_returns_each_sample_once_over_ranks_of_equal_length(
     synthetic_set: Path, workers: int
 ) -> None:
     parts = [
         list(
             DataLoader(
-                opened(synthetic_set, rank=rank, world_size=3),
+                open_train(synthetic_set, rank=rank, world_size=3),
                 batch_size=1,
                 num_workers=workers,
                 collate_fn=lambda samples: [(one.key, one.weight) for one in samples],
@@ -128,50 +130,50 @@ def test_ranks_over_torchs_loader_get_as_many_batches_and_each_sample_comes_once
     ]
     assert len({len(batches) for batches in parts}) == 1
     everything = [sample for batches in parts for batch in batches for sample in batch]
-    whole = opened(synthetic_set)
-    assert sorted(key for key, weight in everything if weight) == sorted(whole.keys)
-    assert len(everything) - len(whole) == -len(whole) % 3 > 0
+    expected = open_train(synthetic_set)
+    assert sorted(key for key, weight in everything if weight) == sorted(expected.keys)
+    assert len(everything) - len(expected) == -len(expected) % 3 > 0
 
 
-def test_a_state_of_the_same_settings_over_other_clips_is_refused(
+def test_loader_refuses_a_state_of_other_clips_with_equal_settings(
     synthetic_set: Path, tmp_path: Path
 ) -> None:
     other = shutil.copytree(synthetic_set, tmp_path / "set")
     index = pq.read_table(other / "index.parquet").to_pandas()
     index["sha256"] = index["sha256"].to_numpy()[::-1]
     index.to_parquet(other / "index.parquet", index=False)
-    told = json.loads((other / "dataset.json").read_text())
-    held = (other / "index.parquet").read_bytes()
-    told["index"] = {"bytes": len(held), "sha256": hashlib.sha256(held).hexdigest()}
-    (other / "dataset.json").write_text(json.dumps(told))
-    with pytest.raises(AvdataError, match="the state is of another stream: index"):
-        opened(other).loader(4).load_state_dict(opened(synthetic_set).loader(4).state_dict())
+    info = json.loads((other / "dataset.json").read_text())
+    content = (other / "index.parquet").read_bytes()
+    info["index"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (other / "dataset.json").write_text(json.dumps(info))
+    with pytest.raises(AvdataError, match="State mismatch: index"):
+        open_train(other).loader(4).load_state_dict(open_train(synthetic_set).loader(4).state_dict())
 
 
-def test_a_samples_state_of_another_number_of_processes_is_refused(synthetic_set: Path) -> None:
-    state = iter(opened(synthetic_set, rank=0, world_size=2)).state_dict()
+def test_iterator_refuses_a_state_of_another_world_size(synthetic_set: Path) -> None:
+    state = iter(open_train(synthetic_set, rank=0, world_size=2)).state_dict()
     with pytest.raises(AvdataError, match="world_size"):
-        iter(opened(synthetic_set)).load_state_dict(state)
+        iter(open_train(synthetic_set)).load_state_dict(state)
 
 
-def test_a_state_is_small_plain_json(synthetic_set: Path) -> None:
-    loader = opened(synthetic_set).loader(4)
+def test_loader_state_is_small_json(synthetic_set: Path) -> None:
+    loader = open_train(synthetic_set).loader(4)
     next(iter(loader))
     text = json.dumps(loader.state_dict())
     assert len(text) < 1000
-    opened(synthetic_set).loader(4).load_state_dict(json.loads(text))
+    open_train(synthetic_set).loader(4).load_state_dict(json.loads(text))
 
 
-class Seen(lightning.LightningModule):
-    """Learns nothing; keeps the keys of each step."""
+class KeyRecorder(lightning.LightningModule):
+    """Model of one weight that records the keys of each step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen: list[list[str]] = []
+        self.keys: list[list[str]] = []
 
     def training_step(self, batch: Any, number: int) -> torch.Tensor:
-        self.seen.append(list(batch.key))
+        self.keys.append(list(batch.key))
         return self.weight.sum()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -187,24 +189,24 @@ def trainer(folder: Path, **options: Any) -> lightning.Trainer:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_lightning_checkpoint_inside_an_epoch_goes_on_with_the_next_batch(
+def test_lightning_resumes_inside_an_epoch_with_the_next_batch(
     synthetic_set: Path, tmp_path: Path, workers: int
 ) -> None:
-    whole = Seen()
-    trainer(tmp_path, max_epochs=2).fit(whole, opened(synthetic_set).loader(4, num_workers=workers))
-    head = Seen()
+    expected = KeyRecorder()
+    trainer(tmp_path, max_epochs=2).fit(expected, open_train(synthetic_set).loader(4, num_workers=workers))
+    head = KeyRecorder()
     keeper = lightning.pytorch.callbacks.ModelCheckpoint(
         tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1
     )
     trainer(tmp_path, max_epochs=1, callbacks=[keeper]).fit(
-        head, opened(synthetic_set).loader(4, num_workers=workers)
+        head, open_train(synthetic_set).loader(4, num_workers=workers)
     )
-    rest = Seen()
+    rest = KeyRecorder()
     trainer(tmp_path, max_epochs=2).fit(
-        rest, opened(synthetic_set).loader(4, num_workers=workers), ckpt_path=tmp_path / "step=3.ckpt"
+        rest, open_train(synthetic_set).loader(4, num_workers=workers), ckpt_path=tmp_path / "step=3.ckpt"
     )
-    assert len(head.seen) > 3
-    assert head.seen[:3] + rest.seen == whole.seen
+    assert len(head.keys) > 3
+    assert head.keys[:3] + rest.keys == expected.keys
 
 
 # Processes of one import each would spend most of the time on torch's.
@@ -228,20 +230,18 @@ for batch in loader:
     count += 1
     if count == int(steps):
         break
-told = {"keys": got, "steps": count, "state": loader.state_dict()}
-Path(out, f"told-{world}-{rank}.json").write_text(json.dumps(told))
+report = {"keys": got, "steps": count, "state": loader.state_dict()}
+Path(out, f"report-{world}-{rank}.json").write_text(json.dumps(report))
 """
 
 
 def ranks(root: Path, out: Path, world: int, steps: int) -> list[dict[str, Any]]:
-    """A process a rank, told of it as torchrun does."""
+    """Run one process per rank with the environment of torchrun; return their reports."""
     subprocess.run([sys.executable, "-c", RANKS, root, out, str(steps), str(world)], check=True, timeout=300)
-    return [json.loads((out / f"told-{world}-{rank}.json").read_text()) for rank in range(world)]
+    return [json.loads((out / f"report-{world}-{rank}.json").read_text()) for rank in range(world)]
 
 
-def test_processes_stopped_inside_an_epoch_go_on_as_fewer_and_no_key_is_lost_or_comes_twice(
-    synthetic_set: Path, tmp_path: Path
-) -> None:
+def test_loader_resumes_mid_epoch_on_fewer_ranks(synthetic_set: Path, tmp_path: Path) -> None:
     four = ranks(synthetic_set, tmp_path, 4, steps=2)
     states = [one["state"] for one in four]
     assert all(state == states[0] for state in states)
@@ -249,4 +249,4 @@ def test_processes_stopped_inside_an_epoch_go_on_as_fewer_and_no_key_is_lost_or_
     two = ranks(synthetic_set, tmp_path, 2, steps=10_000)
     assert len({one["steps"] for one in two}) == 1
     got = Counter(key for one in four + two for key in one["keys"])
-    assert got == Counter(opened(synthetic_set).keys)
+    assert got == Counter(open_train(synthetic_set).keys)

@@ -48,12 +48,12 @@ def real_places(ranks: list) -> list[int]:
 
 
 @given(shards, orders, epochs)
-def test_an_epoch_holds_every_sample_once(sizes: np.ndarray, order: ShuffleConfig, epoch: int) -> None:
+def test_epoch_order_contains_every_sample_once(sizes: np.ndarray, order: ShuffleConfig, epoch: int) -> None:
     assert sorted(epoch_order(sizes, order, epoch).tolist()) == list(range(int(sizes.sum())))
 
 
 @given(shards, orders, epochs, worlds, batch_sizes)
-def test_over_all_ranks_every_sample_is_delivered_once_and_all_ranks_get_as_many_batches(
+def test_batches_cover_every_sample_once_with_equal_counts_per_rank(
     sizes: np.ndarray, order: ShuffleConfig, epoch: int, world: int, batch_size: int
 ) -> None:
     ranks = delivered(int(sizes.sum()), seen=0, batch_size=batch_size, world=world)
@@ -64,9 +64,7 @@ def test_over_all_ranks_every_sample_is_delivered_once_and_all_ranks_get_as_many
 
 
 @given(st.integers(1, 300), worlds, batch_sizes)
-def test_padding_is_of_the_rank_itself_where_it_has_samples(
-    samples: int, world: int, batch_size: int
-) -> None:
+def test_padding_repeats_samples_of_the_same_rank(samples: int, world: int, batch_size: int) -> None:
     for rank, batches in enumerate(delivered(samples, seen=0, batch_size=batch_size, world=world)):
         for places, _ in batches:
             assert ((places >= 0) & (places < samples)).all()
@@ -74,7 +72,7 @@ def test_padding_is_of_the_rank_itself_where_it_has_samples(
 
 
 @given(st.integers(0, 300), worlds, batch_sizes)
-def test_dropping_the_rest_leaves_no_padding_and_loses_less_than_a_global_batch(
+def test_drop_last_has_no_padding_and_drops_less_than_a_global_batch(
     samples: int, world: int, batch_size: int
 ) -> None:
     ranks = delivered(samples, seen=0, batch_size=batch_size, world=world, drop_last=True)
@@ -83,7 +81,7 @@ def test_dropping_the_rest_leaves_no_padding_and_loses_less_than_a_global_batch(
 
 
 @given(st.integers(1, 300), worlds, batch_sizes, worlds, batch_sizes, st.data())
-def test_a_run_stopped_anywhere_goes_on_with_any_number_of_ranks_and_loses_nothing(
+def test_epoch_resumes_anywhere_on_any_number_of_ranks(
     samples: int, world: int, batch_size: int, other_world: int, other_size: int, data: st.DataObject
 ) -> None:
     before = delivered(samples, seen=0, batch_size=batch_size, world=world)
@@ -98,9 +96,7 @@ def test_a_run_stopped_anywhere_goes_on_with_any_number_of_ranks_and_loses_nothi
 
 
 @given(st.integers(1, 300), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 8]))
-def test_a_global_batch_holds_the_same_samples_however_many_ranks_share_it(
-    samples: int, world: int, other: int
-) -> None:
+def test_global_batch_is_independent_of_the_number_of_ranks(samples: int, world: int, other: int) -> None:
     def global_batches(ranks: list) -> list[list[int]]:
         return [real_places([[batches[n]] for batches in ranks]) for n in range(len(ranks[0]))]
 
@@ -110,7 +106,7 @@ def test_a_global_batch_holds_the_same_samples_however_many_ranks_share_it(
 
 
 @given(shards, orders, epochs, st.integers(1, 4), st.integers(1, 3))
-def test_a_node_reads_only_its_own_spans(
+def test_node_reads_only_its_spans(
     sizes: np.ndarray, order: ShuffleConfig, epoch: int, nodes: int, local: int
 ) -> None:
     order = replace(order, canonical_nodes=nodes * 2)
@@ -130,26 +126,26 @@ def test_a_node_reads_only_its_own_spans(
 
 
 @given(shards, orders)
-def test_spans_part_the_set_evenly(sizes: np.ndarray, order: ShuffleConfig) -> None:
+def test_spans_divide_the_dataset_evenly(sizes: np.ndarray, order: ShuffleConfig) -> None:
     owned = [sum(end - first for first, end in span.tolist()) for span in assign_spans(sizes, order)]
     assert sum(owned) == sizes.sum()
     assert max(owned) - min(owned) <= 1
 
 
 @given(st.integers(1, 6), st.integers(1, 6))
-def test_seats_are_all_taken(nodes: int, local: int) -> None:
+def test_plan_rank_is_a_permutation(nodes: int, local: int) -> None:
     world = nodes * local
     assert sorted(plan_rank(rank, world, local) for rank in range(world)) == list(range(world))
 
 
-def test_without_shuffling_one_span_is_the_index_itself() -> None:
+def test_one_span_without_shuffling_has_the_order_of_the_index() -> None:
     sizes = np.array([5, 1, 7])
     assert epoch_order(sizes, ShuffleConfig(shuffle=False, canonical_nodes=1), 4).tolist() == list(range(13))
 
 
 @given(st.integers(0, 2**31), epochs)
 @settings(max_examples=20)
-def test_an_epoch_has_an_order_of_its_own_that_the_seed_decides(seed: int, epoch: int) -> None:
+def test_epoch_order_depends_on_seed_and_epoch(seed: int, epoch: int) -> None:
     sizes, order = np.full(8, 64), ShuffleConfig(seed=seed)
     once = epoch_order(sizes, order, epoch)
     assert (once == epoch_order(sizes, order, epoch)).all()
@@ -160,9 +156,7 @@ def test_an_epoch_has_an_order_of_its_own_that_the_seed_decides(seed: int, epoch
 @pytest.mark.parametrize("shard_count", [3, 7, 64, 200])
 @given(st.integers(0, 2**31))
 @settings(max_examples=10)
-def test_neighbours_of_the_order_are_as_unrelated_as_in_a_true_permutation(
-    shard_count: int, seed: int
-) -> None:
+def test_neighbors_in_the_order_are_as_unrelated_as_in_a_permutation(shard_count: int, seed: int) -> None:
     sizes = np.full(shard_count, 51_200 // shard_count)
     order = epoch_order(sizes, ShuffleConfig(seed=seed), 0)
     true = np.random.default_rng(seed).permutation(len(order))
@@ -172,7 +166,7 @@ def test_neighbours_of_the_order_are_as_unrelated_as_in_a_true_permutation(
         assert ours <= theirs + 0.05
 
 
-def test_a_million_samples_are_planned_without_a_step_in_python_for_each() -> None:
+def test_epoch_order_of_a_million_samples_is_vectorized() -> None:
     calls = 0
 
     def count(frame: FrameType, event: str, argument: object) -> None:

@@ -1,4 +1,4 @@
-"""The shard cache of a node: fetched once, proven, bounded, and whole whatever is killed."""
+"""Shard cache: fetches once per node, verifies, respects its size limit, survives killed processes."""
 
 from __future__ import annotations
 
@@ -58,9 +58,11 @@ def train_shards(root: Path) -> list[dict]:
     return read_info(root)["splits"]["train"]["shards"]
 
 
-def test_ranks_of_a_node_fetch_each_shard_once(site: Site, synthetic_set: Path, tmp_path: Path) -> None:
+def test_cache_fetches_each_shard_once_for_ranks_of_a_node(
+    site: Site, synthetic_set: Path, tmp_path: Path
+) -> None:
     ranks = [reader(site.url, tmp_path, rank, 2) for rank in range(2)]
-    threads = [threading.Thread(target=lambda one=one: got.append(keys_of(one))) for one in ranks]
+    threads = [threading.Thread(target=lambda rank=rank: got.append(keys_of(rank))) for rank in ranks]
     got: list[list[str]] = []
     for thread in threads:
         thread.start()
@@ -73,7 +75,7 @@ def test_ranks_of_a_node_fetch_each_shard_once(site: Site, synthetic_set: Path, 
     )
 
 
-def test_a_process_killed_while_it_fetches_leaves_nothing_that_is_trusted(
+def test_cache_discards_the_partial_file_of_a_killed_process(
     site: Site, synthetic_set: Path, tmp_path: Path
 ) -> None:
     halfway, victim = threading.Event(), None
@@ -102,12 +104,12 @@ def test_a_process_killed_while_it_fetches_leaves_nothing_that_is_trusted(
     after = keys_of(reader(site.url, tmp_path))
     assert len(set(after)) == read_info(synthetic_set)["splits"]["train"]["samples"]
     for shard in train_shards(synthetic_set):
-        held = tmp_path / "shards" / f"{shard['sha256']}.tar"
-        assert hashlib.sha256(held.read_bytes()).hexdigest() == shard["sha256"]
+        cached = tmp_path / "shards" / f"{shard['sha256']}.tar"
+        assert hashlib.sha256(cached.read_bytes()).hexdigest() == shard["sha256"]
     assert not list(tmp_path.glob("shards/*.part"))
 
 
-def test_a_second_epoch_asks_the_server_for_no_shard(site: Site, tmp_path: Path) -> None:
+def test_cache_serves_a_second_epoch_without_requests(site: Site, tmp_path: Path) -> None:
     data = avdata.open(site.url, "train", shuffle=True, cache=tmp_path)
     list(data.loader(4))
     site.asked.clear()
@@ -115,23 +117,23 @@ def test_a_second_epoch_asks_the_server_for_no_shard(site: Site, tmp_path: Path)
     assert not site.asked_for(".tar")
 
 
-def test_a_small_cache_stays_small_and_the_epoch_whole(
+def test_cache_respects_a_small_limit_and_the_epoch_is_complete(
     site: Site, synthetic_set: Path, tmp_path: Path
 ) -> None:
     largest = max(shard["bytes"] for shard in train_shards(synthetic_set))
-    held: list[int] = []
+    sizes: list[int] = []
     data = avdata.open(site.url, "train", shuffle=True, cache=tmp_path, cache_bytes=2 * largest)
     got = []
     for batch in data.loader(2):
         got += [key for key, weight in zip(batch.key, batch.weight, strict=True) if weight]
         with contextlib.suppress(FileNotFoundError):
-            held.append(sum(path.stat().st_size for path in tmp_path.glob("shards/*.tar")))
+            sizes.append(sum(path.stat().st_size for path in tmp_path.glob("shards/*.tar")))
     assert len(got) == len(set(got)) == len(data)
-    # Fetches that are on their way make room before they arrive, each for itself.
-    assert max(held) <= 2 * largest + 3 * largest
+    # Each concurrent fetch evicts for itself, before its data is complete.
+    assert max(sizes) <= 2 * largest + 3 * largest
 
 
-def test_the_shard_used_longest_ago_goes_first(tmp_path: Path, site: Site, synthetic_set: Path) -> None:
+def test_cache_evicts_the_least_recently_used_shard(tmp_path: Path, site: Site, synthetic_set: Path) -> None:
     one, two, three, *_ = train_shards(synthetic_set)
     cache = ShardCache(tmp_path, limit=one["bytes"] + two["bytes"] + three["bytes"] - 1)
     for age, shard in ((200, one), (100, two)):
@@ -143,9 +145,7 @@ def test_the_shard_used_longest_ago_goes_first(tmp_path: Path, site: Site, synth
     assert [shard["sha256"] in cache for shard in (one, two, three)] == [True, False, True]
 
 
-def test_a_damaged_shard_in_the_cache_is_fetched_again(
-    tmp_path: Path, site: Site, synthetic_set: Path
-) -> None:
+def test_cache_refetches_a_truncated_shard(tmp_path: Path, site: Site, synthetic_set: Path) -> None:
     shard = train_shards(synthetic_set)[0]
     cache = ShardCache(tmp_path)
     path = cache.fetch(f"{site.url}/{shard['path']}", shard["sha256"], shard["bytes"])
@@ -154,7 +154,7 @@ def test_a_damaged_shard_in_the_cache_is_fetched_again(
     assert hashlib.sha256(path.read_bytes()).hexdigest() == shard["sha256"]
 
 
-def test_a_full_disk_is_said_as_such(
+def test_cache_reports_a_full_disk(
     tmp_path: Path, site: Site, synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
@@ -168,30 +168,28 @@ def test_a_full_disk_is_said_as_such(
     assert len(site.asked_for(".tar")) == 1
 
 
-def test_a_cache_that_cannot_be_made_is_named_with_what_to_do(tmp_path: Path, site: Site) -> None:
+def test_cache_names_a_folder_that_cannot_be_created(tmp_path: Path, site: Site) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(AvdataError, match=r"cannot be kept in .*file \(Not a directory\)") as caught:
+    with pytest.raises(AvdataError, match=r"Cannot store .* in .*file: Not a directory") as caught:
         avdata.open(site.url, cache=tmp_path / "file")
     assert "cache=" in str(caught.value.hint)
 
 
-def test_a_shard_that_a_cache_has_no_place_for_is_named_in_a_samples_error(
-    tmp_path: Path, site: Site
-) -> None:
+def test_sample_error_names_a_cache_that_cannot_store(tmp_path: Path, site: Site) -> None:
     data = avdata.open(site.url, cache=tmp_path)
     (tmp_path / "shards").write_bytes(b"")
-    with pytest.raises(AvdataError, match=r"sample \S+ in \S+ cannot be read: .* cannot be kept in"):
+    with pytest.raises(AvdataError, match=r"Cannot read sample \S+ in \S+: Cannot store .* in"):
         next(iter(data.loader(4)))
 
 
-def test_a_fetch_on_its_way_counts_as_what_it_will_take(
+def test_cache_counts_the_final_size_of_concurrent_fetches(
     tmp_path: Path, site: Site, synthetic_set: Path
 ) -> None:
     one, two, three, *_ = train_shards(synthetic_set)
     cache = ShardCache(tmp_path, limit=one["bytes"] + two["bytes"] + three["bytes"] - 1)
     asked, go = threading.Event(), threading.Event()
 
-    def held_back(handler: Handler, content: bytes) -> None:
+    def delayed(handler: Handler, content: bytes) -> None:
         asked.set()
         go.wait(300)
         handler.reply(206, content)
@@ -200,7 +198,7 @@ def test_a_fetch_on_its_way_counts_as_what_it_will_take(
         return cache.fetch(f"{site.url}/{shard['path']}", shard["sha256"], shard["bytes"])
 
     fetch(one)
-    site.faults[two["path"]].append(held_back)
+    site.faults[two["path"]].append(delayed)
     beside = threading.Thread(target=fetch, args=[two])
     beside.start()
     assert asked.wait(300)
@@ -211,9 +209,7 @@ def test_a_fetch_on_its_way_counts_as_what_it_will_take(
     assert two["sha256"] in cache
 
 
-def test_what_a_killed_fetch_left_of_another_shard_takes_no_room(
-    tmp_path: Path, site: Site, synthetic_set: Path
-) -> None:
+def test_cache_removes_stale_partial_files(tmp_path: Path, site: Site, synthetic_set: Path) -> None:
     shard = train_shards(synthetic_set)[0]
     cache = ShardCache(tmp_path)
     left = tmp_path / "shards" / f"{'0' * 64}.part"
@@ -223,7 +219,7 @@ def test_what_a_killed_fetch_left_of_another_shard_takes_no_room(
     assert not left.exists()
 
 
-def test_a_process_forked_while_a_shard_arrives_does_not_hold_its_lock(tmp_path: Path) -> None:
+def test_cache_lock_is_not_held_by_a_forked_process(tmp_path: Path) -> None:
     lock = tmp_path / "x.lock"
     with FileLock(lock):
         child = os.fork()
@@ -237,7 +233,7 @@ def test_a_process_forked_while_a_shard_arrives_does_not_hold_its_lock(tmp_path:
         os.waitpid(child, 0)
 
 
-def test_a_cache_that_cannot_be_written_to_is_read(
+def test_cache_reads_from_a_read_only_folder(
     tmp_path: Path, site: Site, synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:
@@ -250,7 +246,7 @@ def test_a_cache_that_cannot_be_written_to_is_read(
     assert ShardCache(tmp_path).fetch(f"{site.url}/x", shard["sha256"], shard["bytes"]) == path
 
 
-def test_a_shard_that_makes_room_for_another_before_it_is_open_is_fetched_again(
+def test_reader_refetches_a_shard_evicted_before_it_is_open(
     site: Site, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetch, lost = ShardCache.fetch, []
@@ -268,7 +264,7 @@ def test_a_shard_that_makes_room_for_another_before_it_is_open_is_fetched_again(
     assert len(lost) == 3 * len(train_shards(synthetic_set))
 
 
-def test_what_is_here_needs_no_server(site: Site, synthetic_set: Path, tmp_path: Path) -> None:
+def test_cached_dataset_needs_no_server(site: Site, synthetic_set: Path, tmp_path: Path) -> None:
     data = avdata.open(site.url, "train", cache=tmp_path)
     before = [batch.key for batch in data.loader(4)]
     site.always = unavailable

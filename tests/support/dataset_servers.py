@@ -1,4 +1,4 @@
-"""Loopback servers of a prepared set: plain HTTP with scripted faults, the Hub's API, and S3."""
+"""Loopback HTTP server of a prepared dataset, with scripted faults and the Hub's API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HUB_SET = "someone/talk"
 
 
 class Site:
-    """What a server serves, what goes wrong at which path, and what it was asked."""
+    """Content of a server, faults by path, and a record of its requests."""
 
     def __init__(self, root: Path, prefix: str = "") -> None:
         self.root, self.prefix, self.url = root, prefix, ""
@@ -27,7 +27,7 @@ class Site:
         self.asked: list[tuple[str, int, int]] = []  # path below the root, first byte, end
 
     def asked_for(self, ending: str) -> list[tuple[str, int, int]]:
-        return [one for one in self.asked if one[0].endswith(ending)]
+        return [request for request in self.asked if request[0].endswith(ending)]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -67,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def hub_api(self, asked: str) -> None:
-        """What the Hub says of a dataset, of a folder in it."""
+        """Reply as the Hub does about a dataset and its folders."""
         if asked.startswith("/tree/main"):
             below = asked.removeprefix("/tree/main").strip("/")
             rows = [
@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def served(site: Site) -> Iterator[Site]:
-    """The site on a port of its own, as long as the context lasts."""
+    """Serve the site on a free port within the context."""
     handler = type("Handler", (Handler,), {"site": site})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
@@ -116,7 +116,7 @@ def unavailable(handler: Handler, content: bytes) -> None:
 
 
 def dropped(handler: Handler, content: bytes) -> None:
-    """Half of what was promised, then the connection is gone."""
+    """Send half of the content, then close the connection."""
     handler.send_response(206 if handler.headers.get("Range") else 200)
     handler.send_header("Content-Length", str(len(content)))
     handler.end_headers()
@@ -127,7 +127,7 @@ def dropped(handler: Handler, content: bytes) -> None:
 
 
 def trickled(handler: Handler, content: bytes) -> None:
-    """All of it, in small pieces with pauses."""
+    """Send all of the content, in small pieces with pauses."""
     handler.send_response(206 if handler.headers.get("Range") else 200)
     handler.send_header("Content-Length", str(len(content)))
     handler.end_headers()
@@ -139,7 +139,7 @@ def trickled(handler: Handler, content: bytes) -> None:
 
 
 def flipped(handler: Handler, content: bytes) -> None:
-    """As many bytes as promised, one of them wrong."""
+    """Send the content with one wrong byte."""
     wrong = bytearray(content)
     wrong[len(wrong) // 2] ^= 1
     handler.reply(206 if handler.headers.get("Range") else 200, bytes(wrong))

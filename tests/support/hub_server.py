@@ -1,7 +1,7 @@
-"""A small Hugging Face Hub on loopback: the endpoints that the real client needs, and faults on demand.
+"""Hugging Face Hub on loopback: the endpoints that the real client needs, and scripted faults.
 
-Repositories live in memory as commits of files; large files are objects known by SHA-256, as with git-lfs.
-Every request is noted, so that a test can tell what was uploaded twice.
+Repositories are commits of files in memory; large files are objects by SHA-256, as in git-lfs. Requests and
+uploads are recorded, so that tests can detect repeated uploads.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What is to go wrong: the first `times` requests whose method and path match."""
+    """Fault of the first `times` requests whose method and path match."""
 
     pattern: str
     status: int | None = None
@@ -60,7 +60,7 @@ class Fault:
 
 
 class HubServer:
-    """Start it with `with HubServer() as hub`; `hub.url` is its endpoint."""
+    """Server, started by `with HubServer() as hub`; `hub.url` is its endpoint."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -88,12 +88,12 @@ class HubServer:
         self.http.server_close()
 
     def served(self) -> None:
-        """Wait until no connection is open: what a killed client had sent is in."""
+        """Wait until no connection is open, so that all data of a killed client is stored."""
         for thread in list(self.serving):
             thread.join(300)
 
     def content(self, repo: str, revision: str = "main") -> dict[str, bytes]:
-        """The files that a reader of a revision gets."""
+        """Return the files of a revision."""
         commit = self.repos[repo].at(revision)
         assert commit is not None
         return {

@@ -25,12 +25,12 @@ def counted(out: Path, fusion: str) -> Energy:
     """What a run's chosen network spends, counted anew on the whole test split."""
     network, _ = load_network(out / "runs" / f"{fusion}-seed42" / "best.ckpt")
     loader = open_split(
-        json.loads((out / "runs" / f"{fusion}-seed42" / "config.json").read_text())["set"], "test"
+        json.loads((out / "runs" / f"{fusion}-seed42" / "config.json").read_text())["dataset"], "test"
     )
     return measure_energy(network.eval(), audio_video_batches(loader.loader(8, num_workers=0), 16))
 
 
-def test_the_table_holds_the_means_over_seeds_and_no_run_is_made_twice(
+def test_compare_writes_means_over_seeds_and_repeats_no_run(
     tiny_set: Path, tmp_path: Path, quick: Quick
 ) -> None:
     stages: list[str] = []
@@ -66,14 +66,12 @@ def test_the_table_holds_the_means_over_seeds_and_no_run_is_made_twice(
     again = compare_fusions(tiny_set, tmp_path, quick(steps=2, workers=1), **options)
     assert not stages
     assert [row.accuracy for row in again] == [row.accuracy for row in rows]
-    with pytest.raises(UsageError, match="other settings"):
+    with pytest.raises(UsageError, match="Settings differ"):
         compare_fusions(tiny_set, tmp_path, quick(steps=3), **options)
 
 
-def test_an_unknown_fusion_is_named_before_anything_is_trained(
-    tiny_set: Path, tmp_path: Path, quick: Quick
-) -> None:
-    with pytest.raises(UsageError, match="there is no fusion 'cmqkb'"):
+def test_compare_rejects_unknown_fusion_before_training(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    with pytest.raises(UsageError, match="Unknown fusion 'cmqkb'"):
         compare_fusions(tiny_set, tmp_path, quick(), fusions=["cmqka", "cmqkb"])
     assert not list(tmp_path.iterdir())
 
@@ -82,10 +80,10 @@ def test_an_unknown_fusion_is_named_before_anything_is_trained(
     ("fusions", "changes", "said"),
     [
         (["concat", "audio"], {"ogm_ge": 0.8}, "ogm_ge balances two encoders"),
-        (["cmqka", "concat"], {"model": {"fusion_stages": [3]}}, "has no fusion stages"),
+        (["cmqka", "concat"], {"model_options": {"fusion_stages": [3]}}, "has no fusion stages"),
     ],
 )
-def test_what_one_fusion_refuses_is_said_before_another_is_trained(
+def test_compare_rejects_incompatible_settings_before_training(
     fusions: list[str], changes: dict, said: str, tiny_set: Path, tmp_path: Path, quick: Quick
 ) -> None:
     with pytest.raises(UsageError, match=said):
@@ -93,9 +91,7 @@ def test_what_one_fusion_refuses_is_said_before_another_is_trained(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_set_with_nothing_to_compare_by_is_refused_before_anything_is_trained(
-    tiny_set: Path, tmp_path: Path, quick: Quick
-) -> None:
+def test_compare_rejects_dataset_without_val_and_test(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(tiny_set, bare)
     info = json.loads((bare / "dataset.json").read_text())
@@ -106,7 +102,7 @@ def test_a_set_with_nothing_to_compare_by_is_refused_before_anything_is_trained(
     assert not (tmp_path / "out").exists()
 
 
-def test_several_processes_are_refused(
+def test_compare_rejects_several_processes(
     tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -114,7 +110,7 @@ def test_several_processes_are_refused(
         compare_fusions(tiny_set, tmp_path, quick(), fusions=["audio"])
 
 
-def test_what_is_kept_for_the_backward_is_counted_once() -> None:
+def test_training_bytes_counts_each_storage_once() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -34,7 +34,7 @@ def energy() -> Energy:
     return measure_energy(settled(), [inputs()])
 
 
-def test_synaptic_operations_are_spikingjellys() -> None:
+def test_synaptic_operations_equal_spikingjelly() -> None:
     model, given = settled(), inputs()
     counter = SynOpCounter()
     with torch.no_grad(), DispatchCounterMode([counter]):
@@ -44,7 +44,7 @@ def test_synaptic_operations_are_spikingjellys() -> None:
     assert counted * 2 == counter.get_total()
 
 
-def test_counting_borders_gives_less_than_rates_do(energy: Energy) -> None:
+def test_exact_operations_are_fewer_than_estimated_from_rates(energy: Energy) -> None:
     exact, rate = (
         sum(getattr(layer, name) for layer in energy.layers if layer.spiking)
         for name in ("sops_exact", "sops_rate")
@@ -55,7 +55,7 @@ def test_counting_borders_gives_less_than_rates_do(energy: Energy) -> None:
     assert energy.millijoules_with_memory > energy.reference_millijoules / 10
 
 
-def test_only_first_convolutions_and_the_head_multiply(energy: Energy) -> None:
+def test_only_first_convolutions_and_head_use_macs(energy: Energy) -> None:
     real = [layer.name for layer in energy.layers if not layer.spiking]
     assert real == [
         "encoders.audio.0.embedding.embed.0.conv", "encoders.video.0.embedding.embed.0.conv", "head"
@@ -64,14 +64,14 @@ def test_only_first_convolutions_and_the_head_multiply(energy: Energy) -> None:
     assert energy.layers[0].macs == 2 * 9 * 8 * 32 * 32
 
 
-def test_static_inputs_are_multiplied_once() -> None:
+def test_static_inputs_are_counted_once() -> None:
     model = settled(steps=2)
     audio, video = inputs()
     measured = measure_energy(model, [(audio[0], video)])
     assert measured.layers[0].macs == 9 * 8 * 32 * 32
 
 
-def test_silence_costs_what_the_biases_fire() -> None:
+def test_zero_input_costs_only_spikes_from_biases() -> None:
     model = settled()
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d):
@@ -86,7 +86,7 @@ def test_silence_costs_what_the_biases_fire() -> None:
     )
 
 
-def test_products_of_attention_are_counted_pair_by_pair() -> None:
+def test_attention_products_are_counted_per_pair() -> None:
     model = settled(fusion="sca", fusion_stages=(1,))
     fired: dict[str, Tensor] = {}
     for name, part in model.named_modules():
@@ -105,7 +105,7 @@ def test_products_of_attention_are_counted_pair_by_pair() -> None:
 
 
 @pytest.mark.parametrize("mlp", [False, True])
-def test_with_sew_a_spike_is_one_event_whatever_alpha_weighs_it(mlp: bool) -> None:
+def test_sew_spike_is_one_event_for_any_alpha(mlp: bool) -> None:
     model, given, found = settled(residual="sew", fusion_stages=(1,), fusion_mlp=mlp), inputs(), []
     for alpha in (1.0, 0.3, -2.0):
         for name, weight in model.named_parameters():
@@ -119,7 +119,7 @@ def test_with_sew_a_spike_is_one_event_whatever_alpha_weighs_it(mlp: bool) -> No
     assert found[1:] == found[:1] * 2
 
 
-def test_with_sew_and_alpha_one_events_are_what_the_layers_are_fed() -> None:
+def test_sew_events_equal_layer_inputs_for_alpha_one() -> None:
     model, given = settled(residual="sew", fusion_mlp=True), inputs()
     fed: dict[str, float] = {}
     for name, part in model.named_modules():
@@ -129,17 +129,17 @@ def test_with_sew_and_alpha_one_events_are_what_the_layers_are_fed() -> None:
     assert rates == pytest.approx(fed, rel=1e-5)
 
 
-def test_the_headline_is_the_sum_of_its_parts(energy: Energy) -> None:
+def test_energy_is_sum_of_its_parts(energy: Energy) -> None:
     parts = sum(layer.millijoules for layer in energy.layers) + AC_PJ * 1e-9 * energy.attention
     assert energy.millijoules() == pytest.approx(parts)
 
 
-def test_the_energy_can_be_looked_at(energy: Energy, tmp_path: Path) -> None:
+def test_plot_energy_writes_file(energy: Energy, tmp_path: Path) -> None:
     plot_energy(energy, tmp_path / "energy.png")
     assert (tmp_path / "energy.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_each_layer_has_a_line_of_its_own_that_fits_a_terminal(energy: Energy) -> None:
+def test_layer_rows_are_unique_and_fit_terminal(energy: Energy) -> None:
     rows = [_row(layer) for layer in energy.layers]
     assert len({row[0] for row in rows}) == len(rows)
     # Two columns between cells, and the heads "SOPs by rate" and "exact".
@@ -147,15 +147,15 @@ def test_each_layer_has_a_line_of_its_own_that_fits_a_terminal(energy: Energy) -
     assert sum(widths) + 2 * len(widths) <= 80
 
 
-def test_a_training_network_has_no_energy() -> None:
+def test_measure_energy_raises_in_training_mode_and_without_samples() -> None:
     model = snnergy.build("nano")
     with pytest.raises(UsageError, match="training mode"):
         measure_energy(model, [])
-    with pytest.raises(UsageError, match="no samples"):
+    with pytest.raises(UsageError, match="No samples"):
         measure_energy(model.eval(), [])
 
 
-def test_the_command_tells_a_trained_networks_energy(
+def test_energy_command_reports_trained_network(
     tiny_set: Path, tmp_path: Path, quick: Callable[..., TrainConfig]
 ) -> None:
     run = tmp_path / "run"

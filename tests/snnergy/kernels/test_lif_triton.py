@@ -53,12 +53,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
     return list(zip(given, torch.load(folder / "told.pt"), strict=True))
 
 
-def test_the_forward_for_cuda_is_the_cpus_to_the_bit(told: list[tuple[Any, ...]]) -> None:
+def test_triton_forward_equals_cpu_exactly(told: list[tuple[Any, ...]]) -> None:
     for (current, _, leaky, decay, threshold, _), (spikes, _, _) in told:
         assert torch.equal(spikes, fire_cpu.forward(current, threshold, decay, leaky=leaky))
 
 
-def test_the_backward_for_cuda_is_the_cpus(told: list[tuple[Any, ...]]) -> None:
+def test_triton_backward_equals_cpu(told: list[tuple[Any, ...]]) -> None:
     for (current, grad, leaky, decay, threshold, surrogate), (_, slope, of_decay) in told:
         how = {"leaky": leaky, "steepness": 4.0, "arctan": surrogate == "atan", "learn": leaky}
         expected, expected_decay = fire_cpu.backward(grad, current, threshold, decay, **how)
@@ -82,7 +82,7 @@ def _own_cache_of_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.usefixtures("_own_cache_of_triton")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_the_kernels_are_built_for_gpus_and_fuse_no_rounding(kernel: str, capability: int) -> None:
+def test_triton_kernels_compile_without_fused_multiply_add(kernel: str, capability: int) -> None:
     made = built(KERNELS[kernel], capability)
     assert made.asm["cubin"]
     assert "fma.rn.f32" not in made.asm["ptx"]
@@ -90,7 +90,7 @@ def test_the_kernels_are_built_for_gpus_and_fuse_no_rounding(kernel: str, capabi
 
 @pytest.mark.usefixtures("_own_cache_of_triton")
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_places_of_more_than_two_billion_currents_are_counted_in_64_bits(kernel: str) -> None:
+def test_triton_kernels_use_64_bit_offsets(kernel: str) -> None:
     code = built(KERNELS[kernel], 80).asm["ttir"]
     sums = re.findall(r"arith\.(?:muli|addi) [^:]*: (?:tensor<\d+x)?(i\d+)", code)
     assert set(sums) == {"i64"}

@@ -42,7 +42,7 @@ def differentiated(neuron: nn.Module, current: Tensor, weight: Tensor) -> tuple[
 @pytest.mark.parametrize("threshold", [0.5, 1.0])
 @pytest.mark.parametrize("surrogate", ["sigmoid", "atan"])
 @pytest.mark.parametrize("kind", ["lif", "if", "plif"])
-def test_a_neuron_is_spikingjellys(kind: Any, surrogate: Any, threshold: float, device: str) -> None:
+def test_neuron_equals_spikingjelly(kind: Any, surrogate: Any, threshold: float, device: str) -> None:
     torch.manual_seed(0)
     current, weight = torch.randn(6, 3, 700, device=device) * 2, torch.randn(6, 3, 700, device=device) / 4
     ours = SpikingNeuron(threshold, kind, surrogate).to(device)
@@ -64,7 +64,7 @@ def test_a_neuron_is_spikingjellys(kind: Any, surrogate: Any, threshold: float, 
     some.sampled_from(["sigmoid", "atan"]),
     some.integers(0, 9),
 )
-def test_the_kernel_is_the_loop(steps: int, width: int, kind: Any, surrogate: Any, seed: int) -> None:
+def test_kernel_equals_python_loop(steps: int, width: int, kind: Any, surrogate: Any, seed: int) -> None:
     torch.manual_seed(seed)
     current, weight = torch.randn(steps, width) * 3, torch.randn(steps, width)
     neuron = SpikingNeuron(1.0, kind, surrogate)
@@ -78,7 +78,7 @@ def test_the_kernel_is_the_loop(steps: int, width: int, kind: Any, surrogate: An
     assert off.max() < 5e-6
 
 
-def test_threads_do_not_change_a_bit() -> None:
+def test_kernel_result_does_not_depend_on_threads() -> None:
     current, weight = torch.randn(4, 100_003) * 2, torch.randn(4, 100_003)
     before = torch.get_num_threads()
     results = []
@@ -93,7 +93,7 @@ def test_threads_do_not_change_a_bit() -> None:
         assert torch.equal(slope, results[0][1])
 
 
-def test_only_the_current_is_kept_for_the_backward() -> None:
+def test_neuron_saves_only_the_current() -> None:
     kept: list[Tensor] = []
     current = torch.randn(4, 1000, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda x: x):
@@ -102,13 +102,13 @@ def test_only_the_current_is_kept_for_the_backward() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lif", "plif"])
-def test_the_operator_keeps_torchs_contract(kind: Any) -> None:
+def test_operator_passes_opcheck(kind: Any) -> None:
     rate = torch.tensor(0.4, requires_grad=True) if kind == "plif" else None
     current = torch.randn(4, 30, requires_grad=True)
     torch.library.opcheck(rooms._fire, (current, rate, 0.5, 1.0, "sigmoid"))
 
 
-def test_without_kernels_the_spikes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neuron_works_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     current, weight = torch.randn(4, 3, 500) * 2, torch.randn(4, 3, 500)
     fast, fast_slope = differentiated(SpikingNeuron(), current, weight)
     monkeypatch.setattr(rooms, "_kernels", lambda device: None)
@@ -119,7 +119,7 @@ def test_without_kernels_the_spikes_are_the_same(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", ["lif", "if", "plif"])
-def test_half_precision_is_compared_in_full(kind: Any, device: str) -> None:
+def test_half_precision_compares_in_float32(kind: Any, device: str) -> None:
     current = (torch.randn(5, 2000, device=device) * 2).bfloat16()
     neuron = SpikingNeuron(1.0, kind).to(device)
     spikes = neuron(current)
@@ -127,7 +127,7 @@ def test_half_precision_is_compared_in_full(kind: Any, device: str) -> None:
     assert torch.equal(spikes.float(), neuron(current.float()))
 
 
-def test_neither_transposed_currents_nor_gradients_mislead_the_kernel() -> None:
+def test_kernel_handles_transposed_currents_and_gradients() -> None:
     current, weight = torch.randn(7, 4, 3) * 2, torch.randn(7, 4, 3)
     turned, turned_slope = differentiated(SpikingNeuron(), current.transpose(0, 1), weight.transpose(0, 1))
     straight, straight_slope = differentiated(
@@ -137,7 +137,7 @@ def test_neither_transposed_currents_nor_gradients_mislead_the_kernel() -> None:
     assert torch.equal(turned_slope, straight_slope)
 
 
-def test_kernels_are_compiled_where_nothing_may_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_compile_without_writable_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     from numba.core import caching
 
     from snnergy.kernels import lif_cpu as fire_cpu

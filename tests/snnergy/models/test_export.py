@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import snnergy
 from avdata.errors import UsageError
-from snnergy.models.export import export, export_onnx, fold_batch_norm
+from snnergy.models.export import export_graph, export_onnx, fold_batch_norm
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -29,7 +29,7 @@ def settled(dtype: torch.dtype = torch.float64, **options: object) -> snnergy.SN
 @pytest.mark.parametrize(
     "options", [{}, {"alpha_shape": "channel"}, {"tie_directions": True}, {"residual": "sew"}], ids=str
 )
-def test_a_folded_network_gives_the_same_logits(options: dict[str, object]) -> None:
+def test_fold_batch_norm_keeps_logits(options: dict[str, object]) -> None:
     model = settled(**options)
     given = inputs()
     folded = fold_batch_norm(model)
@@ -42,20 +42,20 @@ def test_a_folded_network_gives_the_same_logits(options: dict[str, object]) -> N
     assert any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
 
 
-def test_an_exported_graph_gives_the_same_logits() -> None:
+def test_export_graph_keeps_logits() -> None:
     model = settled()
     given = inputs()
-    program = export(model, *given)
+    program = export_graph(model, *given)
     with torch.no_grad():
         assert (model(*given) - program.module()(*given)).abs().max() < 1e-10
 
 
-def test_onnxruntime_gives_the_same_logits(tmp_path: Path) -> None:
+def test_export_onnx_keeps_logits_in_onnxruntime(tmp_path: Path) -> None:
     # One exchange holds all that three do, and what the graph takes grows with the square of its nodes.
     model = settled(torch.float32, fusion_stages=(2,))
     audio, video = torch.randn(2, 4, 1, 16, 16), torch.randn(2, 4, 3, 16, 16)
     path = tmp_path / "model.onnx"
-    export_onnx(model, audio, video, path)
+    assert export_onnx(model, path, audio, video) == path
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"audio": audio.numpy(), "video": video.numpy()})
     with torch.no_grad():
@@ -66,6 +66,6 @@ def test_onnxruntime_gives_the_same_logits(tmp_path: Path) -> None:
     assert (apart < 1e-4).sum() >= 3
 
 
-def test_a_training_network_is_not_folded() -> None:
+def test_fold_batch_norm_raises_in_training_mode() -> None:
     with pytest.raises(UsageError, match="training mode"):
         fold_batch_norm(snnergy.build("nano"))

@@ -38,14 +38,14 @@ def inputs(
 
 
 def settled(**options: object) -> snnergy.SNNergy:
-    """A double-precision nano whose batch norms have seen data, in evaluation mode."""
+    """Return a recalibrated float64 `nano` network in evaluation mode."""
     model = snnergy.build("nano", num_classes=3, **options).double()
     snnergy.recalibrate(model, [inputs(batch=4) for _ in range(2)])
     return model.eval()
 
 
 @pytest.mark.parametrize("threshold", [0.5, 1.0])
-def test_the_neuron_is_spikingjellys(threshold: float) -> None:
+def test_neuron_equals_spikingjelly(threshold: float) -> None:
     ours_in = (torch.randn(6, 3, 50) * 2).requires_grad_()
     theirs_in = ours_in.detach().clone().requires_grad_()
     reference = sj_neuron.LIFNode(
@@ -69,14 +69,14 @@ def test_the_neuron_is_spikingjellys(threshold: float) -> None:
 @pytest.mark.parametrize(
     ("current", "fires"), [(0.99, []), (1.0, []), (1.9, [2, 4, 6, 8]), (2.0, [1, 2, 3, 4, 5, 6, 7, 8])]
 )
-def test_constant_currents_fire_when_computed_by_hand(current: float, fires: list[int]) -> None:
+def test_neuron_spikes_at_expected_steps(current: float, fires: list[int]) -> None:
     spikes = SpikingNeuron()(torch.full((8,), current, dtype=torch.float64)[:, None])
     assert [step + 1 for step in range(8) if spikes[step]] == fires
 
 
 @settings(max_examples=30)
 @given(some.lists(some.integers(0, 5), min_size=1, max_size=12))
-def test_the_attention_neuron_is_an_or(counts: list[int]) -> None:
+def test_mask_neuron_is_or_of_spikes(counts: list[int]) -> None:
     summed = torch.tensor(counts, dtype=torch.float32)[:, None]
     assert torch.equal(SpikingNeuron(0.5)(summed), (summed >= 1).float())
 
@@ -91,7 +91,7 @@ def test_the_attention_neuron_is_an_or(counts: list[int]) -> None:
         ("large", (34_418_396, 30_271_622, 15_134_918, 15_136_710, 35_801_740)),
     ],
 )
-def test_the_sizes_have_their_parameter_counts(preset: str, counts: tuple[int, ...]) -> None:
+def test_model_presets_have_expected_parameter_counts(preset: str, counts: tuple[int, ...]) -> None:
     fusions = ("cmqka", "concat", "audio", "video", "ccssa")
     with torch.device("meta"):
         built = [snnergy.build(preset, num_classes=6, video_channels=1, fusion=name) for name in fusions]
@@ -106,7 +106,7 @@ def weights_of(part: nn.Module) -> int:
 
 @settings(max_examples=20, deadline=None)
 @given(some.integers(1, 6), some.integers(1, 3), some.integers(1, 4), some.integers(1, 3))
-def test_every_part_has_the_size_of_its_closed_form(half: int, heads: int, ratio: int, inputs: int) -> None:
+def test_modules_have_closed_form_parameter_counts(half: int, heads: int, ratio: int, inputs: int) -> None:
     c, p = 2 * half * heads, inputs
     with torch.device("meta"):
         sizes = {
@@ -136,7 +136,7 @@ def test_every_part_has_the_size_of_its_closed_form(half: int, heads: int, ratio
      {"fusion_mlp": True}],
     ids=str,
 )  # fmt: skip
-def test_in_membrane_mode_every_convolution_but_the_first_sees_spikes_only(
+def test_membrane_mode_convolutions_read_spikes_only(
     options: dict[str, object],
 ) -> None:
     model = settled(**options)
@@ -154,7 +154,7 @@ def test_in_membrane_mode_every_convolution_but_the_first_sees_spikes_only(
     assert len(seen) > 50
 
 
-def test_a_sample_does_not_depend_on_its_batch_or_place() -> None:
+def test_sample_does_not_depend_on_batch_or_position() -> None:
     model = settled()
     audio, video = inputs(batch=4)
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_a_sample_does_not_depend_on_its_batch_or_place() -> None:
         assert torch.equal(model(audio[:, turned], video[:, turned]), together[turned])
 
 
-def test_the_past_does_not_know_the_future() -> None:
+def test_network_is_causal() -> None:
     attention = CrossModalAttention(16, 2).double().eval()
     target, source = (torch.randint(0, 2, (4, 2, 16, 6, 6)).double() for _ in range(2))
     with torch.no_grad():
@@ -178,7 +178,7 @@ def test_the_past_does_not_know_the_future() -> None:
 
 
 @pytest.mark.parametrize("branches", ["s", "t", "st", "o"])
-def test_cmqka_does_not_care_in_which_order_tokens_stand(branches: str) -> None:
+def test_cmqka_is_equivariant_to_token_permutation(branches: str) -> None:
     attention = CrossModalAttention(16, 2, branches).double().eval()
     target, source = (torch.randint(0, 2, (4, 2, 16, 5, 5)).double() for _ in range(2))
     turned = torch.randperm(25)
@@ -190,7 +190,7 @@ def test_cmqka_does_not_care_in_which_order_tokens_stand(branches: str) -> None:
         assert torch.equal(attention(turn(target), turn(source)), turn(attention(target, source)))
 
 
-def test_the_outer_branch_does_not_care_where_the_source_is_or_on_what_grid() -> None:
+def test_outer_branch_ignores_source_positions_and_grid() -> None:
     attention = CrossModalAttention(16, 2, "o").double().train()
     target, source = torch.randint(0, 2, (4, 2, 16, 5, 5)).double(), torch.rand(4, 2, 16, 6, 8) < 0.2
     moved = source.flatten(3)[..., torch.randperm(48)].unflatten(3, (4, 12)).double()
@@ -200,7 +200,7 @@ def test_the_outer_branch_does_not_care_where_the_source_is_or_on_what_grid() ->
         assert not torch.equal(attention(target, 1 - moved), given)
 
 
-def test_with_alpha_zero_the_network_is_the_unfused_one() -> None:
+def test_alpha_zero_equals_concat() -> None:
     fused, plain = settled(), settled(fusion="concat")
     plain.load_state_dict(
         {name: value for name, value in fused.state_dict().items() if not name.startswith("fusions")}
@@ -217,7 +217,7 @@ def inputs_of(seed: int) -> tuple[Tensor, Tensor]:
     return inputs()
 
 
-def test_gradients_reach_both_first_convolutions_and_every_query_key_and_alpha() -> None:
+def test_gradients_reach_first_convolutions_queries_keys_and_alpha() -> None:
     model = snnergy.build("nano", num_classes=3)
     model(*inputs(batch=4, dtype=torch.float32)).square().sum().backward()
     for name, weight in model.named_parameters():
@@ -231,7 +231,9 @@ def test_gradients_reach_both_first_convolutions_and_every_query_key_and_alpha()
 @pytest.mark.parametrize(
     ("audio", "video"), [((33, 51), (31, 29)), ((128, 16), (40, 40)), ((16, 16), (64, 48))]
 )
-def test_odd_and_unequal_grids_work(residual: str, audio: tuple[int, int], video: tuple[int, int]) -> None:
+def test_forward_accepts_odd_and_unequal_grids(
+    residual: str, audio: tuple[int, int], video: tuple[int, int]
+) -> None:
     model = snnergy.build("nano", num_classes=5, video_channels=1, residual=residual).eval()
     for steps, batch in ((1, 1), (3, 2)):
         logits = model(torch.randn(steps, batch, 1, *audio), torch.randn(steps, batch, 1, *video))
@@ -241,7 +243,7 @@ def test_odd_and_unequal_grids_work(residual: str, audio: tuple[int, int], video
 
 @given(some.integers(1, 9), some.integers(1, 9))
 @settings(max_examples=20)
-def test_aligning_grids_keeps_spikes_binary(height: int, width: int) -> None:
+def test_align_grid_keeps_spikes_binary(height: int, width: int) -> None:
     spikes = torch.randint(0, 2, (2, 2, 3, 5, 4)).float()
     got = align_grid(spikes, (height, width))
     assert got.shape[-2:] == (height, width)
@@ -249,7 +251,7 @@ def test_aligning_grids_keeps_spikes_binary(height: int, width: int) -> None:
     assert torch.equal(align_grid(spikes, (5, 4)), spikes)
 
 
-def test_what_is_absent_says_nothing() -> None:
+def test_absent_modality_sends_no_update() -> None:
     model = settled()
     audio, video = inputs()
     _, other = inputs()
@@ -260,7 +262,7 @@ def test_what_is_absent_says_nothing() -> None:
         assert not torch.equal(one[1], two[1])
 
 
-def test_recalibration_wakes_the_network_and_restores_what_it_touched() -> None:
+def test_recalibrate_restores_firing_rates_and_module_state() -> None:
     model = snnergy.build("nano", num_classes=3)
     batches = [inputs(batch=4, dtype=torch.float32) for _ in range(4)]
     rates: list[float] = []
@@ -282,7 +284,7 @@ def test_recalibration_wakes_the_network_and_restores_what_it_touched() -> None:
     assert mean_rate() == pytest.approx(training, rel=0.15)
 
 
-def test_a_model_survives_saving_and_copying() -> None:
+def test_model_survives_saving_and_copying() -> None:
     model = settled()
     model(*inputs())
     kept = {name.rsplit(".", 1)[-1] for name, _ in model.named_buffers()}
@@ -298,7 +300,7 @@ def test_a_model_survives_saving_and_copying() -> None:
         assert torch.equal(model(*given), copy.deepcopy(model)(*given))
 
 
-def test_bfloat16_keeps_spikes_binary_and_the_loss_finite() -> None:
+def test_bfloat16_keeps_spikes_binary_and_loss_finite() -> None:
     model = snnergy.build("nano", num_classes=3)
     binary: list[bool] = []
     for part in model.modules():
@@ -312,7 +314,7 @@ def test_bfloat16_keeps_spikes_binary_and_the_loss_finite() -> None:
     assert loss.isfinite()
 
 
-def test_bfloat16_counts_the_spikes_of_many_tokens_to_the_last() -> None:
+def test_bfloat16_sums_are_exact_over_many_tokens() -> None:
     seen: list[Tensor] = []
     gate = TokenSumMask(6, "none")
     gate.neuron.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -322,15 +324,15 @@ def test_bfloat16_counts_the_spikes_of_many_tokens_to_the_last() -> None:
     assert torch.equal(seen[0].flatten().long(), spikes.bool().sum((4, 5)).flatten())
 
 
-def test_recalibration_on_nothing_is_refused() -> None:
+def test_recalibrate_raises_without_batches() -> None:
     model = settled()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(UsageError, match="no batches"):
+    with pytest.raises(UsageError, match="No batches"):
         snnergy.recalibrate(model, [])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_decay_spares_norms_biases_and_alpha() -> None:
+def test_parameter_groups_exclude_norms_biases_and_alpha() -> None:
     model = snnergy.build("nano", num_classes=3, alpha_shape="channel")
     decayed, plain = model.parameter_groups(0.05)
     named = {id(weight): name for name, weight in model.named_parameters()}
@@ -343,7 +345,7 @@ def test_decay_spares_norms_biases_and_alpha() -> None:
 
 
 @pytest.mark.parametrize("kind", ["token", "channel"])
-def test_attention_passes_only_keys(kind: str) -> None:
+def test_attention_output_is_binary(kind: str) -> None:
     attention = QKAttention(16, 2, kind)  # type: ignore[arg-type]
     seen: list[Tensor] = []
     attention.out.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -352,17 +354,17 @@ def test_attention_passes_only_keys(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("options", "said"), [({"fusion": "cmka"}, "cmqka"), ({"depth": 1}, "depths")])
-def test_an_unknown_name_is_answered_with_the_nearest(options: dict[str, object], said: str) -> None:
+def test_build_suggests_nearest_name(options: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError) as caught:
         snnergy.build("nano", **options)
     assert said in str(caught.value.hint)
-    with pytest.raises(UsageError, match="no model preset"):
+    with pytest.raises(UsageError, match="Unknown model preset"):
         snnergy.build("nanno")
 
 
-def test_shapes_that_do_not_fit_are_named() -> None:
+def test_forward_rejects_mismatched_shapes() -> None:
     model = snnergy.build("nano")
-    with pytest.raises(ValueError, match="of one T"):
+    with pytest.raises(ValueError, match="same T"):
         model(torch.zeros(4, 2, 1, 32, 32), torch.zeros(3, 2, 3, 32, 32))
     with pytest.raises(ValueError, match="at least 16"):
         model(torch.zeros(4, 2, 1, 8, 32), torch.zeros(4, 2, 3, 32, 32))

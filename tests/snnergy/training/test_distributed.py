@@ -149,7 +149,7 @@ def words_of(folder: Path, where: Path, steps: int) -> list[str]:
     script = folder / "worker.py"
     script.write_text(WORKER)
     settings = {
-        "model": {"dims": [4, 8, 8], "heads": [1, 1, 1]}, "batch_size": 12, "steps": steps,
+        "model_options": {"dims": [4, 8, 8], "heads": [1, 1, 1]}, "batch_size": 12, "steps": steps,
         "workers": 3, "save_every": 1,
     }  # fmt: skip
     return [str(script), str(folder), str(where), json.dumps(resolve_config("quick", settings).model_dump())]
@@ -168,7 +168,7 @@ def tell(folder: Path, where: Path) -> None:
     words = words_of(folder, where, 3 * STEPS_AN_EPOCH)
     killed_at = STEPS_AN_EPOCH + 2
     # Those that are left notice at once; what would not be noticed would be waited for longer.
-    soon = 0.9 * TIMEOUT_S.total_seconds()
+    soon = 0.9 * TIMEOUT_S
     with two_machines() as (machines, apart):
         with launched(machines, [*words, "3", str(killed_at), "begin"], processes=2) as jobs:
             errors = [job.communicate(timeout=soon)[1] for job in jobs]
@@ -196,7 +196,7 @@ def story(once: Callable[..., Path], tiny_set: Path) -> dict:
 pytestmark = pytest.mark.slow
 
 
-def test_each_key_is_trained_once_an_epoch_over_uneven_shards(story: dict, tiny_set: Path) -> None:
+def test_distributed_epoch_contains_each_key_once(story: dict, tiny_set: Path) -> None:
     expected = Counter(avdata.open(tiny_set, "train", rank=0, world_size=1).keys)
     assert sum(expected.values()) == SAMPLES
     assert len(list((tiny_set / "train").glob("*.tar"))) == 7
@@ -207,21 +207,19 @@ def test_each_key_is_trained_once_an_epoch_over_uneven_shards(story: dict, tiny_
     assert seen == expected
 
 
-def test_all_processes_make_equally_many_steps(story: dict) -> None:
+def test_ranks_run_equal_number_of_steps(story: dict) -> None:
     counts = {name: len(rows) for name, rows in story["rows"].items()}
     assert [counts[f"4-{rank}"] for rank in range(4)] == [story["killed_at"]] * 4
     assert counts["2-0"] == counts["2-1"] == 3 * STEPS_AN_EPOCH - story["killed_at"]
 
 
-def test_a_killed_process_ends_the_job_at_once_with_a_sentence(story: dict) -> None:
+def test_killed_rank_stops_job_with_error_message(story: dict) -> None:
     assert all(story["codes"])
-    assert any("lost another one of this run" in said for said in story["errors"])
+    assert any("lost the connection to another rank" in said for said in story["errors"])
     assert any("SIGKILL" in said or "Signal 9" in said for said in story["errors"])
 
 
-def test_fewer_processes_go_on_where_it_was_killed_and_the_union_of_keys_is_exact(
-    story: dict, tiny_set: Path
-) -> None:
+def test_resume_on_fewer_ranks_covers_remaining_keys_exactly(story: dict, tiny_set: Path) -> None:
     assert [code for _, code in story["again"]] == [0, 0], story["again"]
     assert story["step"] == story["killed_at"]
     expected = Counter(avdata.open(tiny_set, "train", rank=0, world_size=1).keys)
@@ -236,6 +234,6 @@ def test_fewer_processes_go_on_where_it_was_killed_and_the_union_of_keys_is_exac
     assert result["test"]["samples"] == 8
 
 
-def test_the_machines_share_no_network_but_a_cable(story: dict) -> None:
+def test_machines_share_only_one_network_link(story: dict) -> None:
     if story["apart"]:
         pytest.skip(f"no network namespaces here: {story['apart']}; all this was on loopback")

@@ -19,7 +19,7 @@ Quick = Callable[..., TrainConfig]
 
 
 class Killed(Exception):
-    """Stands for a kill: the trainer catches nothing and cleans nothing up."""
+    """Simulated kill: the trainer neither catches it nor cleans up."""
 
 
 def killed_at(step: int) -> Callable[[str, int, int], None]:
@@ -40,9 +40,7 @@ ALL_AT_ONCE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_run_killed_in_an_epoch_ends_with_the_same_weights_and_the_same_log(
-    tiny_set: Path, tmp_path: Path, quick: Quick
-) -> None:
+def test_resume_gives_same_weights_and_log(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     config = quick(steps=11, save_every=3, eval_every=1, **ALL_AT_ONCE)
     whole = train(tiny_set, tmp_path / "whole", config, device="cpu")
     # Four steps an epoch: killed one step after the checkpoint of step 7, in the middle of the second epoch,
@@ -59,7 +57,7 @@ def test_a_run_killed_in_an_epoch_ends_with_the_same_weights_and_the_same_log(
     assert resumed["test"] == whole["test"]
 
 
-def test_a_run_killed_at_the_end_of_an_epoch_whose_last_step_has_fewer_parts_is_still_evaluated_there(
+def test_resume_evaluates_epoch_whose_last_step_has_fewer_parts(
     tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # 32 samples, ten a step in two parts of five: the fourth step is of one part.
@@ -78,7 +76,7 @@ def test_a_run_killed_at_the_end_of_an_epoch_whose_last_step_has_fewer_parts_is_
     assert ours == theirs
 
 
-def test_a_run_killed_while_it_draws_is_not_finished_and_goes_on(
+def test_resume_after_kill_during_plots(
     tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*given: object) -> None:
@@ -93,9 +91,7 @@ def test_a_run_killed_while_it_draws_is_not_finished_and_goes_on(
     assert (tmp_path / "result.json").is_file()
 
 
-def test_the_checkpoint_to_go_on_from_was_in_the_middle_of_an_epoch(
-    tiny_set: Path, tmp_path: Path, quick: Quick
-) -> None:
+def test_checkpoint_for_resume_is_within_an_epoch(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     with pytest.raises(Killed):
         train(tiny_set, tmp_path, quick(save_every=2), device="cpu", progress=killed_at(3))
     state = load((tmp_path / "last.ckpt").read_bytes(), "last.ckpt")
@@ -103,7 +99,7 @@ def test_the_checkpoint_to_go_on_from_was_in_the_middle_of_an_epoch(
     assert not state["calibrated"]
 
 
-def test_a_state_saved_in_an_epoch_is_recalibrated_before_it_is_evaluated(
+def test_evaluate_recalibrates_checkpoint_saved_within_epoch(
     tiny_set: Path, tmp_path: Path, quick: Quick
 ) -> None:
     with pytest.raises(Killed):
@@ -118,20 +114,18 @@ def test_a_state_saved_in_an_epoch_is_recalibrated_before_it_is_evaluated(
     assert evaluate(tmp_path / "run" / "last.ckpt", tiny_set, device="cpu") == found
 
 
-def test_other_settings_do_not_go_on_with_a_run_and_leave_it_as_it_was(
-    tiny_set: Path, tmp_path: Path, quick: Quick
-) -> None:
+def test_resume_rejects_other_settings_and_keeps_run(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     with pytest.raises(Killed):
         train(tiny_set, tmp_path, quick(save_every=1), device="cpu", progress=killed_at(2))
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
-    with pytest.raises(UsageError, match=r"other settings \(steps: 4 there, 9 now\)"):
+    with pytest.raises(UsageError, match=r"Settings differ .* steps is 4, requested 9"):
         train(tiny_set, tmp_path, quick(save_every=1, steps=9), device="cpu", resume=True)
-    with pytest.raises(AvdataError, match="was not finished"):
+    with pytest.raises(AvdataError, match="unfinished run"):
         train(tiny_set, tmp_path, quick(save_every=1), device="cpu")
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()} == before
 
 
-def test_a_full_disk_keeps_the_last_checkpoint_leaves_nothing_half_written_and_says_how_to_go_on(
+def test_save_on_full_disk_keeps_previous_checkpoint_and_hints_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path / "last.ckpt", {"step": 1})
@@ -147,34 +141,32 @@ def test_a_full_disk_keeps_the_last_checkpoint_leaves_nothing_half_written_and_s
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"last.ckpt": whole}
 
 
-def test_where_there_is_no_run_there_is_nothing_to_go_on_with(
-    tiny_set: Path, tmp_path: Path, quick: Quick
-) -> None:
-    with pytest.raises(AvdataError, match="holds no run"):
+def test_resume_raises_without_run(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    with pytest.raises(AvdataError, match="No run to resume"):
         train(tiny_set, tmp_path / "nowhere", quick(), device="cpu", resume=True)
 
 
-def test_a_checkpoint_that_was_cut_short_is_named(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+def test_load_names_truncated_checkpoint(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     with pytest.raises(Killed):
         train(tiny_set, tmp_path, quick(save_every=1), device="cpu", progress=killed_at(2))
     whole = (tmp_path / "last.ckpt").read_bytes()
     (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(AvdataError, match=r"last\.ckpt cannot be read"):
+    with pytest.raises(AvdataError, match=r"Cannot read checkpoint .*last\.ckpt"):
         train(tiny_set, tmp_path, device="cpu", resume=True)
 
 
-def test_a_checkpoint_holds_nothing_that_is_executed(tmp_path: Path) -> None:
+def test_load_does_not_execute_pickled_code(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, tuple[str]]:
             return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
 
     torch.save({"format": 1, "trap": Trap()}, tmp_path / "last.ckpt")
-    with pytest.raises(AvdataError, match="cannot be read"):
+    with pytest.raises(AvdataError, match="Cannot read"):
         load((tmp_path / "last.ckpt").read_bytes(), "last.ckpt")
     assert not (tmp_path / "sprung").exists()
 
 
-def test_the_settled_settings_are_in_the_run(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+def test_config_json_contains_resolved_settings(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     config = quick(steps=1)
     train(tiny_set, tmp_path / "run", config, device="cpu")
     said = json.loads((tmp_path / "run" / "config.json").read_text())

@@ -22,8 +22,10 @@ from torch import nn
 
 import avdata
 from avdata.errors import AvdataError, UsageError
+from avdata.streaming.batch import AVBatch
+from avdata.streaming.dataset import AVDataset
 from snnergy.analysis.comparison import compare_fusions
-from snnergy.data import AVBatch, AVDataset, open_split
+from snnergy.data import open_split
 from snnergy.models.network import build
 from snnergy.training.checkpoint import load, load_network
 from snnergy.training.config import TrainConfig, resolve_config
@@ -35,7 +37,7 @@ from snnergy.training.trainer import evaluate, train
 Quick = Callable[..., TrainConfig]
 
 
-def test_a_short_run_leaves_everything_behind_and_evaluates_the_same_again(
+def test_train_writes_all_files_and_evaluate_reproduces_result(
     tiny_set: Path, tmp_path: Path, quick: Quick
 ) -> None:
     run = tmp_path / "run"
@@ -51,9 +53,7 @@ def test_a_short_run_leaves_everything_behind_and_evaluates_the_same_again(
     assert evaluate(run / result["chosen"], tiny_set, device="cpu")["test"] == result["test"]
 
 
-def test_last_is_the_state_after_the_last_step_whether_or_not_it_is_the_best(
-    tiny_set: Path, tmp_path: Path, quick: Quick
-) -> None:
+def test_last_checkpoint_is_state_after_last_step(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     result = train(tiny_set, tmp_path / "run", quick(steps=8, eval_every=1), device="cpu")
     last = load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")
     best = load((tmp_path / "run" / "best.ckpt").read_bytes(), "best.ckpt")
@@ -61,18 +61,16 @@ def test_last_is_the_state_after_the_last_step_whether_or_not_it_is_the_best(
     assert best["step"] == result["best"]["step"]
 
 
-def test_the_picture_of_a_confusion_does_not_grow_with_hundreds_of_labels(tmp_path: Path) -> None:
+def test_plot_confusion_size_is_limited(tmp_path: Path) -> None:
     for count in (81, 162):
         labels = [f"label {number}" for number in range(count)]
         plot_confusion([[1] + [0] * (count - 1)] * count, labels, tmp_path / f"{count}.png")
-    # Width and height stand behind a PNG's first sixteen bytes.
+    # Width and height follow the first 16 bytes of a PNG.
     sizes = [(tmp_path / f"{count}.png").read_bytes()[16:24] for count in (81, 162)]
     assert sizes[0] == sizes[1]
 
 
-def test_equal_seeds_train_equal_networks_and_others_do_not(
-    tiny_set: Path, tmp_path: Path, quick: Quick
-) -> None:
+def test_train_is_determined_by_seed(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     seeds = {"one": 1, "again": 1, "other": 2}
     for name, seed in seeds.items():
         train(tiny_set, tmp_path / name, quick(steps=2, seed=seed), device="cpu")
@@ -81,8 +79,8 @@ def test_equal_seeds_train_equal_networks_and_others_do_not(
     assert one != other
 
 
-def test_parts_of_a_step_add_up_to_the_step(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
-    """Batch norm sees each part by itself, so that the losses are near one another and not equal."""
+def test_accumulated_loss_is_close_to_full_step(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    """Batch norm normalizes each part separately, so that the losses are close, not equal."""
     losses = {}
     for parts in (1, 2):
         config = quick(steps=1, accumulate=parts)
@@ -92,20 +90,18 @@ def test_parts_of_a_step_add_up_to_the_step(tiny_set: Path, tmp_path: Path, quic
     assert losses[1] == pytest.approx(losses[2], rel=0.02)
 
 
-def test_the_step_must_be_shareable(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
-    with pytest.raises(UsageError, match="batch_size=8 cannot be shared out to 1 processes in accumulate=3"):
+def test_train_rejects_indivisible_batch_size(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    with pytest.raises(UsageError, match="batch_size=8 is not divisible by 1 processes with accumulate=3"):
         train(tiny_set, tmp_path, quick(accumulate=3), device="cpu")
 
 
-def test_a_finished_run_is_not_overwritten(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+def test_train_keeps_finished_run(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(AvdataError, match="finished run"):
         train(tiny_set, tmp_path, quick(), device="cpu")
 
 
-def test_the_moving_average_is_what_is_evaluated_and_saved(
-    tiny_set: Path, tmp_path: Path, quick: Quick
-) -> None:
+def test_load_network_returns_moving_average(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     train(tiny_set, tmp_path / "run", quick(steps=4, ema=0.9), device="cpu")
     state = load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")
     network, _ = load_network(tmp_path / "run" / "last.ckpt")
@@ -113,13 +109,13 @@ def test_the_moving_average_is_what_is_evaluated_and_saved(
     assert not torch.equal(network.head.weight, state["network"]["head.weight"])
 
 
-def test_it_stops_when_validation_gets_no_better(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+def test_train_stops_after_patience(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     config = quick(steps=None, epochs=40, lr=1e-12, batch_size=32, patience=2, eval_every=1)
     result = train(tiny_set, tmp_path / "run", config, device="cpu")
     assert 3 <= result["steps"] <= 8
 
 
-def test_nan_stops_the_run_names_the_layer_and_spoils_no_weight(
+def test_train_stops_at_nan_and_names_layer(
     tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = nn.Conv2d.forward
@@ -132,35 +128,35 @@ def test_nan_stops_the_run_names_the_layer_and_spoils_no_weight(
         return made * float("nan") if self.in_channels == 3 and calls["head"] > 2 else made
 
     monkeypatch.setattr(nn.Conv2d, "forward", broken)
-    with pytest.raises(AvdataError, match=r"at step 3 .* the layer encoders\.video\.0\.embedding\.\S*conv"):
+    with pytest.raises(AvdataError, match=r"at step 3: .* the layer encoders\.video\.0\.embedding\.\S*conv"):
         train(tiny_set, tmp_path / "run", quick(steps=4, save_every=1), device="cpu")
     state = load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")
     assert state["step"] == 2
     assert all(weight.isfinite().all() for weight in state["network"].values())
 
 
-def test_weights_spoilt_by_the_last_step_are_no_result(
+def test_train_rejects_non_finite_weights_of_last_step(
     tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The loss of every step is finite, since none comes after the last.
     monkeypatch.setattr(TrainConfig, "rate", lambda self, step, steps, epoch: math.inf if step == 1 else 1e-3)
-    with pytest.raises(AvdataError, match=r"after step 2 the network's \S+ is not finite"):
+    with pytest.raises(AvdataError, match=r"Non-finite weights after step 2: \S+"):
         train(tiny_set, tmp_path / "run", quick(steps=2, save_every=1), device="cpu")
     assert not (tmp_path / "run" / "result.json").exists()
     assert load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")["step"] == 1
 
 
-def test_nan_is_found_in_whichever_part_of_a_step_it_is(tiny_set: Path, quick: Quick) -> None:
+def test_train_step_finds_nan_in_any_part(tiny_set: Path, quick: Quick) -> None:
     one = learner(quick(accumulate=2), Fabric(accelerator="cpu", devices=1))
     first, second = zip(
         range(2), open_split(tiny_set, "train", rank=0, world_size=1).loader(4, num_workers=0), strict=False
     )
     first[1].mel[0, 0] = math.nan
-    with pytest.raises(AvdataError, match="the sound of the batch"):
+    with pytest.raises(AvdataError, match="the audio of the batch"):
         one([first[1], second[1]], real=8, epoch=0, rate=1e-3)
 
 
-def test_a_set_of_single_steps_trains_however_many_samples_are_left_at_the_end(
+def test_train_handles_single_time_step_and_small_last_batch(
     tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = AVDataset.loader
@@ -180,24 +176,30 @@ def test_a_set_of_single_steps_trains_however_many_samples_are_left_at_the_end(
 
 
 @pytest.mark.parametrize("name", ["fusion", "num_classes", "video_channels"])
-def test_what_is_said_elsewhere_is_no_setting_of_the_model(
+def test_train_rejects_model_options_set_elsewhere(
     tiny_set: Path, tmp_path: Path, quick: Quick, name: str
 ) -> None:
-    with pytest.raises(UsageError, match=f"model.{name}="):
-        train(tiny_set, tmp_path / "run", quick(model={**quick().model, name: 1}), device="cpu")
+    with pytest.raises(UsageError, match=f"model_options.{name}="):
+        train(
+            tiny_set, tmp_path / "run", quick(model_options={**quick().model_options, name: 1}), device="cpu"
+        )
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("regime", ["snnergy", "la", "mm"])
-def test_every_regime_trains(tiny_set: Path, tmp_path: Path, quick: Quick, regime: str) -> None:
-    config = resolve_config(regime, {"steps": 1, "batch_size": 8, "model": quick().model})
+@pytest.mark.parametrize("train_preset", ["snnergy", "la", "mm"])
+def test_train_runs_with_every_training_preset(
+    tiny_set: Path, tmp_path: Path, quick: Quick, train_preset: str
+) -> None:
+    config = resolve_config(
+        train_preset, {"steps": 1, "batch_size": 8, "model_options": quick().model_options}
+    )
     result = train(tiny_set, tmp_path / "run", config, device="cpu")
-    assert result["config"]["regime"] == regime
+    assert result["config"]["train_preset"] == train_preset
 
 
-def test_ogm_ge_trains_two_modalities_and_refuses_one(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+def test_ogm_ge_needs_two_modalities(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     train(tiny_set, tmp_path / "both", quick(steps=2, ogm_ge=0.8, fusion="concat"), device="cpu")
-    with pytest.raises(UsageError, match="ogm_ge balances two encoders"):
+    with pytest.raises(UsageError, match="ogm_ge does not support"):
         train(tiny_set, tmp_path / "one", quick(steps=1, ogm_ge=0.8, fusion="audio"), device="cpu")
 
 
@@ -208,8 +210,8 @@ def learner(config: TrainConfig, fabric: Fabric) -> TrainStep:
 
 
 def learn_once(config: TrainConfig, where: Path, precision: MixedPrecision) -> tuple[float, float]:
-    """The gradient's norm before clipping, and how far the weights went."""
-    # Told where it is, Fabric does not look for a cluster.
+    """Return the norm of the gradient before clipping, and the norm of the weight update."""
+    # With an explicit environment, Fabric does not search for a cluster.
     fabric = Fabric(accelerator="cpu", devices=1, plugins=[precision, LightningEnvironment()])
     one = learner(config, fabric)
     before = [weight.detach().clone() for weight in one.network.parameters()]
@@ -219,8 +221,8 @@ def learn_once(config: TrainConfig, where: Path, precision: MixedPrecision) -> t
     return float(norm), float(torch.stack(moved).norm())
 
 
-def test_a_scaled_gradient_is_unscaled_before_it_is_clipped(tiny_set: Path, quick: Quick) -> None:
-    """AdamW forgives a wrong scale, unless its epsilon is seen: the clip makes the gradient that small."""
+def test_gradient_is_unscaled_before_clipping(tiny_set: Path, quick: Quick) -> None:
+    """AdamW hides a wrong scale unless its epsilon matters; clipping makes the gradient that small."""
     found = []
     for scale in (2.0**4, 2.0**12):
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
@@ -231,7 +233,7 @@ def test_a_scaled_gradient_is_unscaled_before_it_is_clipped(tiny_set: Path, quic
     assert norm < 10
 
 
-def test_half_precision_trains(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+def test_train_runs_in_bf16(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     result = train(tiny_set, tmp_path / "run", quick(steps=2, precision="bf16"), device="cpu")
     state = load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")
     assert state["network"]["head.weight"].dtype == torch.float32
@@ -239,7 +241,7 @@ def test_half_precision_trains(tiny_set: Path, tmp_path: Path, quick: Quick) -> 
 
 
 @pytest.mark.parametrize("setting", [{"precision": "fp16"}, {"sync_batchnorm": True}])
-def test_what_only_a_gpu_can_do_is_refused_on_the_cpu(
+def test_train_rejects_gpu_settings_on_cpu(
     tiny_set: Path, tmp_path: Path, quick: Quick, setting: dict[str, Any]
 ) -> None:
     with pytest.raises(UsageError, match=r"needs (a GPU|GPUs)"):
@@ -247,8 +249,8 @@ def test_what_only_a_gpu_can_do_is_refused_on_the_cpu(
     assert not (tmp_path / "run").exists()
 
 
-def test_processes_share_the_statistics_of_their_batch_norms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other process has seen means of 3 and variances of 5; here they are 1 and 2."""
+def test_sync_batch_norm_stats_averages_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process has means of 3 and variances of 5, this one 1 and 2."""
     norm = nn.BatchNorm1d(2)
     norm.running_mean, norm.running_var = torch.full((2,), 1.0), torch.full((2,), 2.0)
     other = torch.tensor([3.0, 3.0, 5.0, 5.0])
@@ -258,7 +260,7 @@ def test_processes_share_the_statistics_of_their_batch_norms(monkeypatch: pytest
     assert norm.running_var.tolist() == [3.5, 3.5]
 
 
-def test_a_set_without_validation_keeps_the_last_state(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+def test_train_without_validation_uses_last_checkpoint(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     where = tmp_path / "set"
     shutil.copytree(tiny_set, where)
     info = json.loads((where / "dataset.json").read_text())
@@ -279,9 +281,7 @@ def xor_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.acceptance
 @pytest.mark.parametrize("seed", ["42", "43", "44"])
-def test_cmqka_solves_the_audio_visual_xor_and_plain_concatenation_does_not(
-    xor_set: Path, tmp_path: Path, seed: str
-) -> None:
+def test_cmqka_solves_audio_visual_xor_and_concat_does_not(xor_set: Path, tmp_path: Path, seed: str) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     runs = {}
     for fusion in ("cmqka", "concat"):
@@ -299,7 +299,7 @@ def test_cmqka_solves_the_audio_visual_xor_and_plain_concatenation_does_not(
 
 
 @pytest.mark.acceptance
-def test_films_of_which_half_is_hidden_need_both_modalities(tmp_path: Path) -> None:
+def test_fusion_is_needed_if_one_modality_is_hidden(tmp_path: Path) -> None:
     avdata.prepare("synthetic-agree", output=tmp_path / "set", workers=2)
     config = resolve_config("quick", {"steps": 250})
     accuracy = {
@@ -315,8 +315,8 @@ def test_films_of_which_half_is_hidden_need_both_modalities(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("local", [4, 2])
-def test_machines_of_unequally_many_processes_all_refuse(local: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Two machines, of four and two: on the second alone the numbers would come out even.
+def test_init_fabric_rejects_unequal_machines(local: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two machines with four and two processes: on the second one alone, the numbers look consistent.
     for name, count in (("WORLD_SIZE", 6), ("LOCAL_WORLD_SIZE", local), ("GROUP_WORLD_SIZE", 2)):
         monkeypatch.setenv(name, str(count))
     with pytest.raises(UsageError, match="every machine must have equally many"):

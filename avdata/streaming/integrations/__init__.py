@@ -1,0 +1,1 @@
+"""Read prepared datasets from other libraries."""

@@ -1,0 +1,117 @@
+"""Stock `webdataset` pipeline over the shards of a prepared dataset.
+
+Use it to combine a prepared dataset with other webdataset stages. `avdata.open` is faster, shuffles over all
+shards and gives every rank the same number of batches; this pipeline assigns complete shards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avdata.errors import AvdataError
+from avdata.streaming.batch import AVSample
+from avdata.streaming.collate import (
+    BatchAssembler,
+    MelNormalization,
+    SampleShape,
+    mel_normalization,
+    stores_strips,
+)
+from avdata.streaming.shard_cache import DEFAULT_LIMIT_BYTES, ShardCache
+from avdata.streaming.shard_reader import ShardReader, open_reader, sample_error
+
+
+def webdataset(
+    dataset: str | Path,
+    split: str = "train",
+    *,
+    normalize: bool = True,
+    shardshuffle: int | bool = False,
+    seed: int = 0,
+    cache: str | Path | None = None,
+    cache_bytes: int = DEFAULT_LIMIT_BYTES,
+) -> Any:
+    """Return a stock `webdataset` pipeline that yields the samples of a split.
+
+        samples = avdata.webdataset("out/cremad").shuffle(1000)
+        loader = torch.utils.data.DataLoader(samples, batch_size=32, collate_fn=avdata.collate, num_workers=2)
+
+    The pipeline assigns complete shards, first to ranks and then to workers. A rank or a worker without a
+    shard yields nothing, and ranks may get different numbers of samples.
+
+    Args:
+        dataset: Folder or URL of a prepared dataset; see `avdata.open`.
+        split: Name of the split: train, val or test.
+        normalize: Normalize each mel band by the statistics of the train split.
+        shardshuffle: Number of shards in webdataset's shard shuffle buffer; False keeps the order.
+        seed: Seed of the shard shuffle.
+        cache: Folder for the shards of a remote dataset (default: below `AVDATA_CACHE`).
+        cache_bytes: Size limit of that folder in bytes.
+
+    Returns:
+        A `webdataset.WebDataset` of `AVSample`, equal to those of `avdata.open(dataset, split)`.
+
+    Raises:
+        AvdataError: `dataset` is not a prepared dataset, is not reachable, or webdataset is not installed.
+        UsageError: The dataset has no such split.
+    """
+    try:
+        import webdataset as wds  # noqa: PLC0415
+    except ImportError as error:
+        msg = "Package 'webdataset' is not installed."
+        raise AvdataError(msg, hint="pip install webdataset") from error
+    reader, info = open_reader(dataset, split, ShardCache(cache, cache_bytes))
+    shards = [shard["path"] for shard in info["splits"][split]["shards"]]
+    return wds.WebDataset(
+        shards, shardshuffle=shardshuffle, detshuffle=bool(shardshuffle), seed=seed, empty_check=False,
+        nodesplitter=wds.split_by_node, workersplitter=_LocalShards(reader),
+    ).map(_Decoder(info, reader.name, normalize=normalize))  # fmt: skip
+
+
+class _LocalShards:
+    """Pipeline stage that keeps a worker's shards and replaces their names by local paths."""
+
+    def __init__(self, reader: ShardReader) -> None:
+        self._reader = reader
+
+    def __call__(self, shards: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        import webdataset as wds  # noqa: PLC0415
+
+        for shard in wds.split_by_worker(shards):
+            # An absolute path, because webdataset runs a URL such as `pipe:…` as a command.
+            yield {**shard, "url": str(self._reader.local_path(shard["url"]).absolute())}
+
+
+class _Decoder:
+    """Function from webdataset's dictionary of bytes to `AVSample`; it never unpickles."""
+
+    def __init__(self, info: Mapping[str, Any], name: str, *, normalize: bool) -> None:
+        self._name = name
+        self._shape = SampleShape.from_info(info)
+        self._is_strip = stores_strips(info)
+        stats = info["mel_stats"] if normalize else None
+        self._normalization: MelNormalization | None = stats and mel_normalization(stats, self._shape)
+
+    def __call__(self, sample: Mapping[str, Any]) -> AVSample:
+        # torch warns about read-only memory.
+        members = {
+            name: memoryview(bytearray(data)) for name, data in sample.items() if isinstance(data, bytes)
+        }
+        mel = torch.empty(self._shape.mel)
+        frames = torch.empty((1, *self._shape.layout(strip=self._is_strip)), dtype=torch.uint8)
+        assembler = BatchAssembler()
+        try:
+            assembler.mel(members, self._shape, self._normalization, mel)
+            assembler.frames(members, self._shape, frames[0], strip=self._is_strip)
+            label, metadata = int(bytes(members["cls"])), json.loads(bytes(members["json"]))
+        except (AvdataError, ValueError, KeyError, RuntimeError) as error:
+            raise sample_error(error, sample["__key__"], sample["__url__"], self._name) from error
+        return AVSample(
+            mel=mel.unsqueeze(1), frames=self._shape.tensor(frames, strip=self._is_strip)[0],
+            label=label, key=str(sample["__key__"]), metadata=metadata,
+        )  # fmt: skip
