@@ -71,6 +71,22 @@ Epochs = Annotated[
 ]
 
 
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Samples per optimizer step, of all processes (default: 64)."),
+]
+
+LearningRate = Annotated[
+    float | None,
+    typer.Option("--lr", min=1e-9, metavar="RATE", help="Peak learning rate (default: 5e-4 per 64 samples)."),
+]
+
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="SEED", help="Seed of weights, order and augmentation (default: 42)."),
+]
+
+
 def train(
     dataset: DatasetPathOrUrl,
     output: Annotated[Path, output_option("Directory of the run.")] = Path("run"),
@@ -84,18 +100,9 @@ def train(
     ] = None,
     steps: Steps = None,
     epochs: Epochs = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Samples per optimizer step, of all processes (default: 64)."),
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(min=1e-9, metavar="RATE", help="Peak learning rate (default: 5e-4 per 64 samples)."),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="SEED", help="Seed of weights, order and augmentation (default: 42)."),
-    ] = None,
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    seed: Seed = None,
     config: ConfigFile = None,
     settings: Settings = None,
     device: Device = "auto",

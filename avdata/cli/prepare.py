@@ -42,112 +42,144 @@ if TYPE_CHECKING:
 EXIT_QUARANTINE = 3
 
 
+Source = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH", help="Directory, archive or URL of the source files (default: download them)."
+    ),
+]
+
+Preset = Annotated[
+    str | None,
+    choice("--preset", "avdata.config.presets:PRESETS", "Settings preset: {choices} (default: snnergy)."),
+]
+
+AudioSource = Annotated[
+    str | None,
+    choice(
+        "--audio-source",
+        "avdata.config.schema:AudioConfig.source",
+        "Audio to use: {choices}; sets audio.source (default: auto).",
+    ),
+]
+
+GroupLeakage = Annotated[
+    str | None,
+    choice(
+        "--group-leakage",
+        "avdata.config.schema:SelectConfig.group_leakage",
+        "Train clips whose group is also in val or test: {choices} (default: keep).",
+    ),
+]
+
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Prepare at most N clips, balanced over splits and labels."),
+]
+
+Engine = Annotated[
+    str, choice("--engine", "avdata.pipeline.engines:ENGINES", "Engine that runs the workers: {choices}.")
+]
+
+RayAddress = Annotated[str, typer.Option(metavar="ADDRESS", help="Address of the Ray cluster.")]
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Number of worker processes (default: number of CPUs); 0 works in this process.",
+    ),
+]
+
+MaxQuarantine = Annotated[
+    float, typer.Option(min=0, max=1, metavar="SHARE", help="Maximum share of quarantined clips.")
+]
+
+ManifestFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Manifest of the source files (default: the bundled one)."),
+]
+
+Checksums = Annotated[
+    bool, typer.Option("--checksums/--no-checksums", help="Verify the checksums of the source files.")
+]
+
+KeepSources = Annotated[
+    bool,
+    typer.Option(
+        "--keep-sources/--no-keep-sources",
+        help="Keep downloaded files, or delete each when its shard is finished.",
+    ),
+]
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that has other settings.")]
+
+
 def prepare(
     recipe: RecipeName,
     output: Annotated[str, output_option("Directory or URL of the prepared dataset.")],
-    source: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH", help="Directory, archive or URL of the source files (default: download them)."
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        choice("--preset", "avdata.config.presets:PRESETS", "Settings preset: {choices} (default: snnergy)."),
-    ] = None,
+    source: Source = None,
+    preset: Preset = None,
     config: ConfigFile = None,
     settings: Annotated[list[str] | None, settings_option("video.num_frames=8")] = None,
     split_by: SplitBy = None,
-    audio_source: Annotated[
-        str | None,
-        choice(
-            "--audio-source",
-            "avdata.config.schema:AudioConfig.source",
-            "Audio to use: {choices}; sets audio.source (default: auto).",
-        ),
-    ] = None,
-    group_leakage: Annotated[
-        str | None,
-        choice(
-            "--group-leakage",
-            "avdata.config.schema:SelectConfig.group_leakage",
-            "Train clips whose group is also in val or test: {choices} (default: keep).",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Prepare at most N clips, balanced over splits and labels."),
-    ] = None,
+    audio_source: AudioSource = None,
+    group_leakage: GroupLeakage = None,
+    limit: Limit = None,
     task: Task = None,
-    engine: Annotated[
-        str, choice("--engine", "avdata.pipeline.engines:ENGINES", "Engine that runs the workers: {choices}.")
-    ] = "local",
-    ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Address of the Ray cluster.")] = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="Number of worker processes (default: number of CPUs); 0 works in this process.",
-        ),
-    ] = None,
-    max_quarantine: Annotated[
-        float, typer.Option(min=0, max=1, metavar="SHARE", help="Maximum share of quarantined clips.")
-    ] = 0.05,
-    manifest: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Manifest of the source files (default: the bundled one)."),
-    ] = None,
-    checksums: Annotated[
-        bool,
-        typer.Option("--checksums/--no-checksums", help="Verify the checksums of the source files."),
-    ] = True,
+    engine: Engine = "local",
+    ray_address: RayAddress = "auto",
+    workers: Workers = None,
+    max_quarantine: MaxQuarantine = 0.05,
+    manifest: ManifestFile = None,
+    checksums: Checksums = True,
     rehash: Rehash = False,
-    keep_sources: Annotated[
-        bool,
-        typer.Option(
-            "--keep-sources/--no-keep-sources",
-            help="Keep downloaded files, or delete each when its shard is finished.",
-        ),
-    ] = True,
+    keep_sources: KeepSources = True,
     dry_run: DryRun = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a dataset that has other settings.")
-    ] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Prepare a dataset as aligned, verified WebDataset shards; run again to resume."""
-    from avdata import prepare as run
     from avdata.pipeline.engines import find_engine
-    from avdata.pipeline.planning import plan_preparation
 
     if workers is None:
         workers = 0 if find_engine(engine).is_cluster else os.cpu_count() or 1
     recipe = f"{recipe}-{task}" if task else recipe
     shortcuts = {
-        "select.split_by": split_by,
-        "audio.source": audio_source,
-        "select.group_leakage": group_leakage,
+        "select.split_by": split_by, "audio.source": audio_source, "select.group_leakage": group_leakage,
         "select.limit": limit,
-    }
+    }  # fmt: skip
     common: dict[str, Any] = {
         "source": source, "config": _resolve_config(recipe, preset, config, shortcuts, settings or []),
         "manifest": manifest, "checksums": checksums, "workers": workers, "rehash": rehash,
     }  # fmt: skip
     if source is None and not (quiet or as_json):
         print_license(recipe)
-    with show_progress(quiet=quiet or as_json) as progress:
-        if dry_run:
-            plan = plan_preparation(recipe, progress=progress, **common)
-        else:
-            prepared = run(
-                recipe, output=output, max_quarantine=max_quarantine, overwrite=overwrite, engine=engine,
-                keep_sources=keep_sources, ray_address=ray_address, progress=progress, **common,
-            )  # fmt: skip
     if dry_run:
-        _show_plan(plan, output, workers, as_json=as_json)
+        _dry_run(recipe, output, common, quiet=quiet, as_json=as_json)
         return
+    common |= {
+        "max_quarantine": max_quarantine, "overwrite": overwrite, "keep_sources": keep_sources,
+        "engine": engine, "ray_address": ray_address,
+    }  # fmt: skip
+    _run(recipe, output, common, quiet=quiet, as_json=as_json)
+
+
+def _dry_run(recipe: str, output: str, options: dict[str, Any], *, quiet: bool, as_json: bool) -> None:
+    from avdata.pipeline.planning import plan_preparation
+
+    with show_progress(quiet=quiet or as_json) as progress:
+        plan = plan_preparation(recipe, progress=progress, **options)
+    _show_plan(plan, output, options["workers"], as_json=as_json)
+
+
+def _run(recipe: str, output: str, options: dict[str, Any], *, quiet: bool, as_json: bool) -> None:
+    from avdata import prepare as run
+
+    with show_progress(quiet=quiet or as_json) as progress:
+        prepared = run(recipe, output=output, progress=progress, **options)
     _show_prepared(prepared, as_json=as_json)
     if prepared.over_quarantine:
         raise typer.Exit(EXIT_QUARANTINE)

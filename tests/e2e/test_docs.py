@@ -87,7 +87,7 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "site" / "custom-recipe" / "index.html").read_text(encoding="utf-8")
     assert "Claps and knocks" in page
-    assert "open_dataset" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+    assert "open_dataset" in (tmp_path / "site" / "api" / "stream" / "index.html").read_text(encoding="utf-8")
 
 
 def test_custom_recipe_has_forty_lines_and_prepares_a_valid_dataset(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What `--out` and `--source` promise of object stores, against servers of S3 and GCS on loopback."""
+"""What `--output` and `--source` promise of object stores, against servers of S3 and GCS on loopback."""
 
 from __future__ import annotations
 

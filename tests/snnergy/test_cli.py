@@ -18,7 +18,14 @@ from snnergy.models.network import SNNergy
 from snnergy.training.config import TRAIN_PRESETS, resolve_config
 from snnergy.training.evaluation import check_compatible
 
-TINY = ("--set", "model.dims=[4, 8, 8]", "--set", "model.heads=[1, 1, 1]", "--batch-size", "8")
+TINY = (
+    "--set",
+    "model_options.dims=[4, 8, 8]",
+    "--set",
+    "model_options.heads=[1, 1, 1]",
+    "--batch-size",
+    "8",
+)
 
 
 def snnergy(*words: str | Path) -> subprocess.CompletedProcess[str]:
