@@ -2,51 +2,51 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One process more than there are processors: some wait for what they started.
+# One process more than processors, because some tests wait for their subprocesses.
 SPREAD = -n $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)') --dist worksteal $(ENDING)
-# A test that hangs is named, and ends with its process; the others go on.
+# Print the stack of a hanging test and end its process; the other tests continue.
 ENDING = -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .PHONY: demo test acceptance quick lint docs clean browser
 
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "avdata needs Python 3.11 or newer; give it with: make PYTHON=python3.11 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "avdata needs Python 3.11 or newer. Use: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: $(VENV)/.installed  ## synthetic audio-visual XOR: prepare, verify, train, and say where everything is
+demo: $(VENV)/.installed  ## prepare, verify and train on a generated audio-visual XOR dataset
 	rm -rf demo
-	$(BIN)/avdata prepare synthetic --out demo/synthetic
+	$(BIN)/avdata prepare synthetic --output demo/synthetic
 	$(BIN)/avdata verify demo/synthetic
 	$(BIN)/avdata report demo/synthetic
-	$(BIN)/snnergy train demo/synthetic --preset nano --steps 250 --out demo/run
+	$(BIN)/snnergy train demo/synthetic --model nano --steps 250 --output demo/run
 	$(BIN)/snnergy report demo/run
 	@echo; echo "shards    demo/synthetic"; echo "pages     demo/synthetic/report.html, demo/run/report.html"; echo "log       demo/run/metrics.csv, demo/run/curves.png"
 	@$(BIN)/python -c 'import json; r = json.load(open("demo/run/result.json")); \
 	print("accuracy ", r["test"]["accuracy"], "on the test split; chance is", 1 / r["num_classes"])'
 
-# The report page is tested in a real browser: the system's, Debian's package, or playwright's own.
+# The report tests need a browser: the system's, Debian's package, or playwright's own.
 browser: $(VENV)/.installed
 	@command -v chromium-headless-shell >/dev/null || command -v google-chrome >/dev/null \
 	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell; } >/dev/null 2>&1 \
 	|| command -v chromium >/dev/null \
 	|| $(BIN)/playwright install --with-deps --only-shell chromium
 
-test: $(VENV)/.installed browser  ## the suite
+test: $(VENV)/.installed browser  ## run the test suite
 	$(BIN)/python -m pytest $(SPREAD) -m 'not acceptance and not pages'
 
-acceptance: $(VENV)/.installed  ## CMQKA solves the audio-visual XOR, concatenation does not
+acceptance: $(VENV)/.installed  ## train on the XOR task: CMQKA solves it, concatenation does not
 	$(BIN)/python -m pytest -m acceptance
 
-quick: $(VENV)/.installed  ## the suite without the slow tests
+quick: $(VENV)/.installed  ## run the test suite without the slow tests
 	$(BIN)/python -m pytest $(SPREAD) -m 'not slow and not acceptance and not pages'
 
-lint: $(VENV)/.installed  ## style, types and spelling
+lint: $(VENV)/.installed  ## check style, types and spelling
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell
 
-docs: $(VENV)/.installed  ## the pages: what they say runs, and a warning is an error
+docs: $(VENV)/.installed  ## run the commands of the pages, and build the site without warnings
 	$(BIN)/python -m pytest $(SPREAD) -m pages
 	$(BIN)/mkdocs build --strict --site-dir build/docs
 

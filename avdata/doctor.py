@@ -1,8 +1,8 @@
-"""What this machine has for the work, and what to do about what is missing.
+"""Checks of the environment: libraries, decoders, GPU, disk space and tokens, with advice.
 
-Libraries are proven in processes of their own: a broken one may not only raise but take its process with it.
-Those that stand on torch share one process, since loading torch is most of the work; the one at which a
-process ends is the broken one, and the others are proven in a new one.
+Libraries are imported in subprocesses, since a broken one may crash its process. Libraries that import torch
+share a subprocess, since importing torch takes most of the time. If a subprocess ends early, the library that
+it was importing is reported as broken, and a new subprocess checks the remaining ones.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from avdata.media.decoders import DECODERS
+from avdata.storage.backends import BACKENDS
 from avdata.storage.paths import cache_dir
 
 PROBE_TIMEOUT_S = 120
@@ -28,14 +30,14 @@ LOW_DISK_BYTES = 10_000_000_000
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at.
+    """Result of one check.
 
     Attributes:
-        name: what.
-        ok: whether it is as it should be; None where it is merely told.
-        needed: whether work is impossible without.
-        found: what is there.
-        advice: what to do, where something is missing.
+        name: what was checked.
+        ok: whether it is in order; None if the result is informational.
+        needed: whether avdata cannot work without it.
+        found: what is installed or available.
+        advice: what to do if something is missing.
     """
 
     name: str
@@ -47,7 +49,7 @@ class Check:
 
 @dataclass(frozen=True)
 class _Library:
-    """A library: its distribution, a line of Python that proves it, and what to do where that fails."""
+    """Library to check: distribution, Python line that tests it, use, and advice."""
 
     name: str
     probe: str
@@ -56,15 +58,18 @@ class _Library:
     advice: str
 
 
+_Result = tuple[str | None, str]
+"""Failure of a probe, None if there was none, and its result."""
+
 _TORCH = (
-    "torch, torchvision and torchaudio must be builds of one family: "
+    "torch, torchvision and torchaudio must be builds of the same release: "
     'pip install "torch>=2.11,<2.15" "torchvision>=0.26,<0.29.2" "torchaudio>=2.11,<2.12"'
 )
 
 _GPU = _Library(
     "GPU",
     "import torch; cuda = torch.cuda.is_available();"
-    "said = (torch.cuda.get_device_name(0) if cuda else"
+    "result = (torch.cuda.get_device_name(0) if cuda else"
     " 'Apple GPU' if torch.backends.mps.is_available() else '')",
     False, "", "",
 )  # fmt: skip
@@ -76,7 +81,7 @@ _TORCH_FAMILY = (
         "import torch; from torchvision.io import decode_jpeg; from PIL import Image; import io;"
         "b = io.BytesIO(); Image.new('RGB', (8, 8)).save(b, 'JPEG');"
         "decode_jpeg(torch.frombuffer(bytearray(b.getvalue()), dtype=torch.uint8))",
-        True, "frames of JPEG strips", _TORCH,
+        True, "JPEG decoding", _TORCH,
     ),
     _Library("torchaudio", "import torchaudio.transforms", False, "augmentation in training", _TORCH),
     _Library("lightning", "from lightning.fabric import Fabric", False, "training", "pip install lightning"),
@@ -84,18 +89,23 @@ _TORCH_FAMILY = (
 )  # fmt: skip
 
 _OTHERS = (
-    _Library("av", "import av; av.open", True, "opens every container", "pip install --upgrade av"),
-    _Library(
-        "decord", "import decord; decord.VideoReader", False, "video.decoder=decord only",
-        "it has wheels for Linux and Windows on x86-64 only; video.decoder=pyav does without",
+    *(
+        _Library(decoder.package, decoder.probe, decoder.required, decoder.use, decoder.advice)
+        for decoder in DECODERS.values()
     ),
     _Library("soxr", "import soxr", True, "resampling", "pip install soxr"),
-    _Library("soundfile", "import soundfile", True, "keeps sound as FLAC", "pip install soundfile"),
-    _Library("pyarrow", "import pyarrow.parquet", True, "the index", "pip install pyarrow"),
-    _Library("numba", "import numba", False, "fast neurons on CPUs", "pip install numba"),
-    _Library("s3fs", "import s3fs", False, "s3:// as a place", "pip install 'avdata[remote]'"),
-    _Library("gcsfs", "import gcsfs", False, "gs:// as a place", "pip install 'avdata[remote]'"),
-    _Library("ray", "import ray", False, "preparing on many machines", "pip install 'avdata[ray]'"),
+    _Library("soundfile", "import soundfile", True, "FLAC files", "pip install soundfile"),
+    _Library("pyarrow", "import pyarrow.parquet", True, "index files", "pip install pyarrow"),
+    _Library("numba", "import numba", False, "neurons on CPUs", "pip install numba"),
+    *(
+        _Library(
+            backend.package, f"import {backend.package}", False, f"{backend.schemes[0]}:// datasets",
+            backend.install_command or "",
+        )
+        for backend in BACKENDS
+        if backend.package
+    ),
+    _Library("ray", "import ray", False, "preparation on a cluster", "pip install 'avdata[ray]'"),
     _Library(
         "opencv-python-headless", "import cv2; cv2.CascadeClassifier", False, "video.resize_mode=face",
         "pip install 'avdata[face]'",
@@ -103,50 +113,53 @@ _OTHERS = (
 )  # fmt: skip
 
 _LIBRARY_GROUPS = (_TORCH_FAMILY, _OTHERS)
-"""What is proven in one process, in turn; the chains run side by side."""
+"""Each group is checked in sequence in one process; the groups run in parallel."""
 
 _PROBE_SCRIPT = """
 import json, os, sys
 out = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # what a library prints is no answer
-for proof in json.load(sys.stdin):
-    told, trouble = {}, None
+os.dup2(2, 1)  # keep output of libraries out of the results
+for probe in json.load(sys.stdin):
+    namespace, failure = {}, None
     try:
-        exec(proof, told)
+        exec(probe, namespace)
     except BaseException as error:
-        trouble = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
-    print(json.dumps([trouble, told.get("said", "")]), file=out, flush=True)
+        failure = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
+    print(json.dumps([failure, namespace.get("result", "")]), file=out, flush=True)
 """
-"""Runs lines of this file, read from stdin; answers each with what went wrong and what it found."""
+"""Executes the probes given on stdin; prints the failure and the result of each."""
 
 _CODECS = ("h264", "hevc", "vp6f", "vp9", "av1", "flv", "mpeg4", "aac", "mp3", "opus", "vorbis", "pcm_s16le")
-"""What public datasets come in."""
+"""Codecs of public datasets."""
 
 _TOKENS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Hugging Face": (("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"), ("~/.cache/huggingface/token",)),
     "Kaggle": (("KAGGLE_API_TOKEN", "KAGGLE_KEY"), ("~/.kaggle/kaggle.json", "~/.kaggle/access_token")),
 }
-"""Where tokens may be: variables and files. Only whether they exist is looked at."""
+"""Environment variables and files of tokens. Only their existence is checked."""
 
 _TOKEN_ADVICE = {
-    "Hugging Face": "needed to publish, and for gated sets: hf auth login",
-    "Kaggle": "needed where Kaggle asks for consent (urbansound8k-av): save ~/.kaggle/kaggle.json",
+    "Hugging Face": "needed to publish and for gated datasets: hf auth login",
+    "Kaggle": "needed for datasets that require consent (urbansound8k-av): save ~/.kaggle/kaggle.json",
 }
 
 
 def check_environment() -> list[Check]:
-    """Look at this machine: libraries, decoders, ffmpeg, GPU, disk, cache and tokens."""
-    found = [
+    """Return checks of libraries, decoders, ffmpeg, GPU, disk, cache and tokens."""
+    checks = [
         Check("avdata", True, True, _version("avdata") or "not installed as a package"),
         Check("python", sys.version_info >= (3, 11), True, f"{platform.python_version()}, {sys.executable}"),
         Check("machine", None, False, f"{platform.platform()}, {os.cpu_count()} processors"),
     ]
-    known = [library for chain in _LIBRARY_GROUPS for library in chain]
+    installed = [
+        [library for library in group if library is _GPU or _version(library.name)]
+        for group in _LIBRARY_GROUPS
+    ]
     with ThreadPoolExecutor() as pool:
-        asked = [[one for one in chain if one is _GPU or _version(one.name)] for chain in _LIBRARY_GROUPS]
-        answers = {name: answer for held in pool.map(_probe, asked) for name, answer in held.items()}
-    found += [_library(one, answers) for one in known if one is not _GPU]
-    return [*found, _decoders(), _ffmpeg(), _gpu(answers), *_disk_space(), *_tokens()]
+        results = {name: result for group in pool.map(_probe, installed) for name, result in group.items()}
+    libraries = [library for group in _LIBRARY_GROUPS for library in group if library is not _GPU]
+    checks += [_library(library, results) for library in libraries]
+    return [*checks, _decoders(), _ffmpeg(), _gpu(results), *_disk_space(), *_tokens()]
 
 
 def _version(name: str) -> str | None:
@@ -156,53 +169,57 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _library(library: _Library, answers: Mapping[str, tuple[str | None, str]]) -> Check:
+def _library(library: _Library, results: Mapping[str, _Result]) -> Check:
     installed = _version(library.name)
     if installed is None:
         state = f"not installed ({library.use})"
         return Check(library.name, False if library.needed else None, library.needed, state, library.advice)
-    trouble, _ = answers[library.name]
-    if trouble is None:
+    failure, _ = results[library.name]
+    if failure is None:
         return Check(library.name, True, library.needed, f"{installed}: {library.use}")
-    said = f"{installed} does not work: {trouble}"
-    return Check(library.name, False, library.needed, said, library.advice)
+    state = f"{installed} does not work: {failure}"
+    return Check(library.name, False, library.needed, state, library.advice)
 
 
-def _probe(libraries: Sequence[_Library]) -> dict[str, tuple[str | None, str]]:
-    """By name, what went wrong with each library, None where nothing did, and what its proof found.
+def _probe(libraries: Sequence[_Library]) -> dict[str, _Result]:
+    """Return the result of each library by its name.
 
-    A process that ends or hangs ends at the library whose answer is missing; the others get a new process.
+    A process that ends early or hangs is blamed on the first library without a result. The libraries after it
+    get a new process.
     """
-    answers: dict[str, tuple[str | None, str]] = {}
+    results: dict[str, _Result] = {}
     left = list(libraries)
     while left:
-        said, end = _answers([one.probe for one in left])
-        given = [json.loads(line) for line in said.splitlines()]
-        answers |= {one.name: (trouble, text) for one, (trouble, text) in zip(left, given, strict=False)}
-        left = left[len(given) :]
+        output, ending = _run_probes([library.probe for library in left])
+        lines = [json.loads(line) for line in output.splitlines()]
+        results |= {
+            library.name: (failure, text) for library, (failure, text) in zip(left, lines, strict=False)
+        }
+        left = left[len(lines) :]
         if left:
-            answers[left.pop(0).name] = (end, "")
-    return answers
+            results[left.pop(0).name] = (ending, "")
+    return results
 
 
-def _answers(proofs: Sequence[str]) -> tuple[str, str]:
-    """What one process answers to proofs, a line each, and how it ended."""
+def _run_probes(probes: Sequence[str]) -> tuple[str, str]:
+    """Return the output of one process, one line per probe, and how the process ended."""
     try:
-        done = subprocess.run(  # noqa: S603  # our own interpreter, and lines of this file
+        done = subprocess.run(  # noqa: S603  # this interpreter, and lines of this file
             [sys.executable, "-c", _PROBE_SCRIPT],
-            input=json.dumps(proofs), capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False,
+            input=json.dumps(probes), capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as late:
-        said = late.stdout or b""
-        return said.decode() if isinstance(said, bytes) else said, f"not loaded within {PROBE_TIMEOUT_S} s"
-    return done.stdout, f"it ended the process with code {done.returncode}"
+        output = late.stdout or b""
+        text = output.decode() if isinstance(output, bytes) else output
+        return text, f"not loaded within {PROBE_TIMEOUT_S} s"
+    return done.stdout, f"the process ended with code {done.returncode}"
 
 
 def _decoders() -> Check:
     try:
         import av  # noqa: PLC0415
     except ImportError:
-        return Check("decoders", False, True, "none: PyAV does not load", "pip install --upgrade av")
+        return Check("decoders", False, True, "none: PyAV cannot be imported", "pip install --upgrade av")
     missing = [name for name in _CODECS if not _can_decode(name)]
     opens = ", ".join(name for name in _CODECS if name not in missing)
     advice = f"clips in {', '.join(missing)} cannot be used: pip install --upgrade av" if missing else None
@@ -222,39 +239,39 @@ def _can_decode(name: str) -> bool:
 
 def _ffmpeg() -> Check:
     path = shutil.which("ffmpeg")
-    return Check("ffmpeg", None, False, f"{path or 'no program'}; not needed, PyAV brings its libraries")
+    return Check("ffmpeg", None, False, f"{path or 'not installed'}; optional, PyAV includes the libraries")
 
 
-def _gpu(answers: Mapping[str, tuple[str | None, str]]) -> Check:
-    _, name = answers.get(_GPU.name, (None, ""))
-    return Check("GPU", None, False, name or "none that torch sees; only training would use it")
+def _gpu(results: Mapping[str, _Result]) -> Check:
+    _, name = results.get(_GPU.name, (None, ""))
+    return Check("GPU", None, False, name or "none available to torch; only training uses it")
 
 
 def _disk_space() -> list[Check]:
     cache = cache_dir()
-    there = next(path for path in (cache, *cache.parents) if path.exists())
-    found = []
-    for name, place in (("disk here", Path.cwd()), ("cache", there)):
-        free = shutil.disk_usage(place).free
-        where = cache if name == "cache" else place
-        advice = "CREMA-D wants 3 GB, UrbanSound8K 12 GB" + (
+    existing = next(path for path in (cache, *cache.parents) if path.exists())
+    checks = []
+    for name, folder, disk in (("disk here", Path.cwd(), Path.cwd()), ("cache", cache, existing)):
+        free = shutil.disk_usage(disk).free
+        advice = "CREMA-D needs 3 GB, UrbanSound8K 12 GB" + (
             "; AVDATA_CACHE moves the cache" if name == "cache" else ""
         )
         low = free < LOW_DISK_BYTES
-        said = f"{where}, {free / 1e9:.1f} GB free"
-        found.append(Check(name, not low, False, said, advice if low else None))
-    if not os.access(there, os.W_OK):
-        advice = "set AVDATA_CACHE to a folder you may write to"
-        found.append(Check("cache", False, True, f"{cache} cannot be written", advice))
-    return found
+        checks.append(
+            Check(name, not low, False, f"{folder}, {free / 1e9:.1f} GB free", advice if low else None)
+        )
+    if not os.access(existing, os.W_OK):
+        advice = "set AVDATA_CACHE to a writable folder"
+        checks.append(Check("cache", False, True, f"{cache} cannot be written", advice))
+    return checks
 
 
 def _tokens() -> list[Check]:
-    found = []
+    checks = []
     for service, (variables, files) in _TOKENS.items():
-        named = [name for name in variables if os.environ.get(name)]
-        kept = [file for file in files if Path(file).expanduser().is_file()]
-        where = ", ".join([*named, *kept])
+        set_variables = [name for name in variables if os.environ.get(name)]
+        existing_files = [file for file in files if Path(file).expanduser().is_file()]
+        where = ", ".join([*set_variables, *existing_files])
         advice = None if where else _TOKEN_ADVICE[service]
-        found.append(Check(f"{service} token", None, False, f"in {where}" if where else "none", advice))
-    return found
+        checks.append(Check(f"{service} token", None, False, f"in {where}" if where else "none", advice))
+    return checks

@@ -1,16 +1,27 @@
-"""What can go wrong, said once: the exceptions, the reason codes of quarantine and the flags of a sample."""
+"""Exceptions, quarantine reason codes and sample flags."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any, Self
 
 
 class AvdataError(Exception):
-    """Anything a user can act on: one sentence of what and where, and a hint of what to do next.
+    """Error that a user can act on.
 
-    The command line prints it without a traceback and exits with `exit_code`.
+    `str(error)` is the message, and the hint on a second line. The command line prints both without a
+    traceback and exits with `exit_code`.
+
+    >>> print(AvdataError("Unknown recipe 'crema'.", hint="Did you mean 'cremad'?"))
+    Unknown recipe 'crema'.
+    Did you mean 'cremad'?
+
+    Attributes:
+        message: what failed, and where.
+        hint: what to do next; None if there is no advice.
+        exit_code: exit status of the command line.
     """
 
     exit_code = 1
@@ -20,105 +31,119 @@ class AvdataError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without calling `__init__`, whose arguments differ between subclasses."""
+        return _restore_error, (type(self), self.args), self.__dict__
+
+
+def _restore_error(kind: type[AvdataError], args: tuple[Any, ...]) -> AvdataError:
+    return kind.__new__(kind, *args)
+
 
 class UsageError(AvdataError):
-    """The request itself is wrong: an unknown name, key or combination. Nothing was started."""
+    """Invalid request: an unknown name, key or combination. No work was started."""
 
     exit_code = 2
 
 
 class SourceError(AvdataError):
-    """A source is missing, incomplete, or not what its manifest says."""
+    """Source files that are missing, incomplete or different from their manifest."""
 
 
 class UnavailableError(AvdataError):
-    """Something cannot be reached or kept at the moment; nothing says that it is damaged."""
+    """Resource that cannot be reached or stored at the moment.
+
+    It is not known to be damaged.
+    """
 
 
-class QuarantineReason(StrEnum):
-    """Why a clip is not in the shards. The value is stable: people filter on it."""
+class _DescribedCode(StrEnum):
+    """Stable code with a description."""
 
     description: str
 
-    def __new__(cls, value: str, sentence: str = "") -> QuarantineReason:
-        """Make a member that carries its sentence for people."""
+    def __new__(cls, value: str, description: str = "") -> Self:
+        """Create a member with its description."""
         member = str.__new__(cls, value)
         member._value_ = value
-        member.description = sentence
+        member.description = description
         return member
 
-    MISSING_VIDEO = "missing_video", "the recipe names a video or image that is not on disk"
+
+class QuarantineReason(_DescribedCode):
+    """Reason why a clip is not in the shards. Values are stable, for use in filters."""
+
+    MISSING_VIDEO = "missing_video", "the recipe lists a video or image file that does not exist"
     MISSING_AUDIO = (
         "missing_audio",
-        "the recipe names an audio file that is not on disk, or the video has no sound",
+        "the recipe lists an audio file that does not exist, or the video has no audio",
     )
     EMPTY_FILE = "empty_file", "a file has 0 bytes"
     LFS_POINTER = (
         "lfs_pointer",
-        "a file is git-LFS pointer text, not media: the LFS objects were never fetched",
+        "a file is a git-LFS pointer: the LFS objects were not fetched",
     )
-    CHECKSUM = "checksum_mismatch", "a file's checksum is not the one in the manifest"
-    NOT_MEDIA = "not_media", "a file's first bytes are not those of a media container that is allowed"
+    CHECKSUM = "checksum_mismatch", "a file's checksum differs from the manifest"
+    NOT_MEDIA = "not_media", "a file does not begin like a supported media container"
     UNREADABLE = "unreadable", "the container could not be opened or decoded"
-    TRUNCATED = "truncated", "a file ends before its own header says it should"
-    CORRUPT_FRAMES = "corrupt_frames", "the decoder marked more frames as corrupt than the config allows"
-    CORRUPT_AUDIO = "corrupt_audio", "more of the audio could not be decoded than the config allows"
-    NO_VIDEO_STREAM = "no_video_stream", "the container holds no video stream"
-    NO_AUDIO_STREAM = "no_audio_stream", "the container holds no audio stream"
-    NO_FRAMES = "no_frames", "not one video frame could be decoded"
-    SILENT_AUDIO = "silent_audio", "the audio stays below the config's silence threshold"
-    BLACK_FRAMES = "black_frames", "the frames stay darker than the config allows"
-    FROZEN_FRAMES = "frozen_frames", "the picture does not change although it should"
-    CLIPPED_AUDIO = "clipped_audio", "more of the audio is at full scale than the config allows"
-    TOO_SHORT = "too_short", "the clip is shorter than the config's minimum"
-    TOO_LONG = "too_long", "the clip is longer than the config's maximum"
-    TOO_LARGE = "too_large", "the picture or file is larger than the config's maximum"
-    TIMEOUT = "timeout", "the clip took longer than its time limit"
-    KNOWN_BAD = "known_bad", "the recipe lists the clip as broken at its source"
-    LEAK = "split_leak", "the clip's group is also in another split, and leaks were to be dropped"
-    CRASH = "crash", "the decoder crashed the worker on this clip"
+    TRUNCATED = "truncated", "a file is shorter than its header says"
+    CORRUPT_FRAMES = "corrupt_frames", "the decoder marked more frames as corrupt than quality.max_corrupt"
+    CORRUPT_AUDIO = "corrupt_audio", "more audio packets failed to decode than quality.max_corrupt_audio"
+    NO_VIDEO_STREAM = "no_video_stream", "the container has no video stream"
+    NO_AUDIO_STREAM = "no_audio_stream", "the container has no audio stream"
+    NO_FRAMES = "no_frames", "no video frame could be decoded"
+    SILENT_AUDIO = "silent_audio", "the audio peak is below quality.silence_dbfs"
+    BLACK_FRAMES = "black_frames", "the frames stay darker than quality.black_luma"
+    FROZEN_FRAMES = "frozen_frames", "the frames do not change"
+    CLIPPED_AUDIO = "clipped_audio", "more of the audio is at full scale than quality.max_clipped"
+    TOO_SHORT = "too_short", "the clip is shorter than quality.min_seconds"
+    TOO_LONG = "too_long", "the clip is longer than quality.max_seconds"
+    TOO_LARGE = "too_large", "a frame or file is larger than quality.max_pixels or quality.max_bytes"
+    TIMEOUT = "timeout", "processing the clip took longer than quality.timeout"
+    KNOWN_BAD = "known_bad", "the recipe lists the clip as broken"
+    LEAK = "split_leak", "the clip's group is also in another split, and select.group_leakage is drop-train"
+    CRASH = "crash", "a worker process crashed on this clip"
 
 
-class SampleFlag(StrEnum):
-    """What a sample's user should know of it. The value is stable: people filter on it."""
+class SampleFlag(_DescribedCode):
+    """Property of a sample that its user should know. Values are stable."""
 
-    description: str
-
-    def __new__(cls, value: str, sentence: str = "") -> SampleFlag:
-        """Make a member that carries its sentence for people."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.description = sentence
-        return member
-
-    DUP_AUDIO = "dup_audio_of", "another clip with another label has the same audio, byte for byte"
-    DUP_IMAGE = "dup_image_of", "another clip has the same picture, byte for byte"
-    AV_MISMATCH = "av_mismatch", "audio and video durations differ by more than the config allows"
-    AUDIO_TRUNCATED = "audio_truncated", "the separate audio ends well before the container's own audio"
+    DUP_AUDIO = "dup_audio_of", "a clip with another label has identical audio"
+    DUP_IMAGE = "dup_image_of", "another clip has an identical image"
+    AV_MISMATCH = "av_mismatch", "audio and video durations differ by more than align.max_mismatch"
+    AUDIO_TRUNCATED = "audio_truncated", "the separate audio ends well before the container's audio"
     LOW_CORRELATION = (
         "low_correlation",
-        "the separate audio could not be matched to the container's own audio",
+        "the separate audio does not correlate with the container's audio",
     )
     BLACK_FRAMES = "black_frames", "the frames are (nearly) black"
-    FROZEN_FRAMES = "frozen_frames", "the picture never changes"
-    NO_FACE = "no_face", "no face was found in the frames, and their center was taken instead"
-    STATIC_FRAMES = "frames_are_static", "one still image stands for all frames"
-    CONTAINER_AUDIO = "container_audio", "the audio is the video container's own, not the separate file"
-    SILENT_AUDIO = "silent_audio", "the audio stays below the config's silence threshold"
+    FROZEN_FRAMES = "frozen_frames", "the frames do not change"
+    NO_FACE = "no_face", "no face was detected, and the center of the frames was used instead"
+    STATIC_FRAMES = "frames_are_static", "all frames are the same still image"
+    CONTAINER_AUDIO = "container_audio", "the audio is that of the video container, not of the separate file"
+    SILENT_AUDIO = "silent_audio", "the audio peak is below quality.silence_dbfs"
     CLIPPED_AUDIO = "clipped_audio", "part of the audio is at full scale"
     LEAK = "split_leak", "the clip's group is also in another split"
-    MULTI_LABEL = "multi_label", "the same video is annotated with another label as well"
+    MULTI_LABEL = "multi_label", "the video is also annotated with another label"
     ZERO_LENGTH_EVENT = "zero_length_event", "the annotated event has no duration"
-    REENCODED = "reencoded", "the source replaced this file after publication"
+    REENCODED = "reencoded", "the source has replaced this file since publication"
     VARIABLE_RATE = "variable_frame_rate", "the video's frames are not evenly spaced in time"
     MULTIPLE_STREAMS = (
         "multiple_streams",
-        "the container holds several streams of one kind; the first of each was used",
+        "the container has several streams of one type; the first of each was used",
     )
 
 
 class MediaError(Exception):
-    """A clip cannot be prepared; `prepare` turns this into a quarantine row and goes on."""
+    """Error that excludes a clip: `prepare` writes a quarantine row and continues.
+
+    Attributes:
+        reason: code of the quarantine row.
+        detail: what failed, and in which file.
+    """
 
     def __init__(self, reason: QuarantineReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -126,15 +151,24 @@ class MediaError(Exception):
         self.detail = detail
 
     def __reduce__(self) -> tuple[type[MediaError], tuple[QuarantineReason, str]]:
-        """Cross process borders with both parts."""
+        """Pickle with both arguments of `__init__`."""
         return MediaError, (self.reason, self.detail)
 
 
+def error_message(error: Exception) -> str:
+    """Return the text of an exception without the hint of an `AvdataError`.
+
+    >>> error_message(UsageError("Unknown recipe 'crema'.", hint="Did you mean 'cremad'?"))
+    "Unknown recipe 'crema'."
+    """
+    return error.message if isinstance(error, AvdataError) else str(error)
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """A hint that names the closest known word, or all of them.
+    """Return a hint with the closest known word, or with all of them if none is close.
 
     >>> did_you_mean("crema", ["cremad", "ave"])
-    'did you mean cremad?'
+    "Did you mean 'cremad'?"
     """
     close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]}?" if close else "known: " + ", ".join(known)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."

@@ -1,4 +1,4 @@
-"""What a dataset must say of itself: its clips, labels, splits and defaults; and how recipes are found."""
+"""Recipes: the clips, labels, splits and defaults of a dataset, and how recipes are found."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from avdata.errors import AvdataError, SampleFlag, UsageError, did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One row of a dataset, before features.
+    """Item of a dataset before feature extraction.
 
     Attributes:
-        key: unique, `[A-Za-z0-9_-]+`, not starting with `__`; names the sample's members.
-        label: label as text, one of the recipe's `labels`.
-        group: what a split must not cross: speaker, fsID, video id.
+        key: unique name, `[A-Za-z0-9_-]+`, not starting with `__`. It names the sample's members.
+        label: one of the recipe's `labels`.
+        group: unit that a split must not divide: speaker, recording, video.
         split: `train`, `val` or `test`.
-        video: the file with the pictures (a video or a still image), whether or not it exists.
-        audio: the separate audio file, whether or not it exists; None when the dataset has none.
-        is_image: `video` is a still image, shown for the whole clip.
-        event: [start, end) in seconds in which the label holds; None when it holds throughout.
-        flags: what is known of the clip before it is opened.
-        excluded: why the recipe leaves the clip out (a sentence); None when it does not.
-        extras: small facts that go into the sample's JSON.
+        video: video or image file, which need not exist.
+        audio: separate audio file, which need not exist; None if the dataset has none.
+        is_image: whether `video` is a still image, used for all frames.
+        event: [start, end) in seconds in which the label applies; None if it applies throughout.
+        flags: flags that are known before the clip is opened.
+        excluded: one sentence why the recipe excludes the clip; None if it does not.
+        extras: small values to store in the sample's JSON.
     """
 
     key: str
@@ -56,29 +56,28 @@ MockWriter = Callable[[Path, int | None, bool, int], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that is true of one dataset and of no other.
+    """Definition of one dataset.
 
     Attributes:
-        name: as typed: `cremad`.
-        version: raised when the clips, labels or splits it yields change.
-        title: for people.
-        labels: label texts in canonical order; a sample's label is the index here.
-        label_orders: the other published orders, by name.
-        background: the label of steps outside `Clip.event`, index `len(labels)`; None when there is none.
-        splits: each way of splitting by name, with a sentence. `fold:K` is listed per fold.
-        default_split: the one used when nobody asks.
-        clips: `(root, split_by) -> clips`: every clip the folder's metadata or files name, sorted by key.
-            Raises SourceError, naming what was looked for, when the folder is not this dataset.
-        mock: `(out, clips, bad, seed) -> None`, or a reference to it, `package.module:function`, that is
-            imported when a mock is made: writes a small faithful copy with its `manifest.json`.
-        presets: adaptations of the shared presets, and presets of its own, by name.
-        known_bad: clips broken at the source, by key, with the reason; `clips` marks them `excluded`.
-        generated: the data is made by `mock`; `prepare` needs no source and makes it.
-        clips_from_paths: `(root, paths, split_by) -> clips`: the clips that a manifest's file table names,
-        before they
-            are on disk, with `video` and `audio` relative to the root; raises SourceError when the root lacks
-            the lists that the split is made from. None for a dataset that comes in archives.
-        tasks: other sets of the same file, by name; they are called `name-task`.
+        name: name on the command line, such as `cremad`.
+        version: number to increase when the clips, labels or splits change.
+        title: name for people.
+        labels: label names in canonical order; the index is a sample's label.
+        label_orders: other published orders of the labels, by name.
+        background: label name of steps outside `Clip.event`, with index `len(labels)`; None if there is none.
+        splits: description of each split scheme, by name. `fold:K` has one entry per fold.
+        default_split: split scheme to use by default.
+        clips: `(root, split_by) -> clips`: returns all clips of the folder, sorted by key. Raises SourceError
+            with the missing file's name if the folder is not this dataset.
+        mock: `(output, clips, bad, seed) -> None`, or a reference `package.module:function` to it that is
+            imported when it is called. Writes a small copy of the dataset with its `manifest.json`.
+        presets: changes to the shared presets, and presets of this recipe, by name.
+        known_bad: reasons by key of clips that are broken at the source; `clips` marks them `excluded`.
+        generated: whether `prepare` creates the data with `mock` and needs no source.
+        clips_from_paths: `(root, paths, split_by) -> clips`: returns the clips of a manifest's file list
+            before they are downloaded, with `video` and `audio` relative to the root. Raises SourceError
+            if the root lacks the lists that define the split. None for a dataset in archives.
+        tasks: other datasets from the same files, by task. Their name is `name-task`.
     """
 
     name: str
@@ -98,29 +97,29 @@ class Recipe:
     tasks: Mapping[str, Recipe] = field(default_factory=dict)
 
     def configure(self, preset: str | None, *overrides: Overrides) -> Config:
-        """The settings of a preset, adapted to this dataset, with overrides on top.
+        """Return the settings of a preset, changed by the recipe and then by the overrides.
 
         Raises:
-            UsageError: the preset, a key or a value is unknown, or they do not fit together.
+            UsageError: the preset or a key is unknown, or a value is invalid.
         """
         name = preset or "snnergy"
         if name not in PRESETS and name not in self.presets:
-            msg = f"there is no preset {name!r}"
+            msg = f"Unknown preset {name!r}."
             raise UsageError(msg, hint=did_you_mean(name, sorted({*PRESETS, *self.presets})))
-        settled = build_config(merge_overrides(PRESETS.get(name, {}), self.presets.get(name, {})), *overrides)
-        split_by = self.check_split(settled.select.split_by)
-        return build_config(settled.model_dump(), {"select": {"split_by": split_by}})
+        config = build_config(merge_overrides(PRESETS.get(name, {}), self.presets.get(name, {})), *overrides)
+        split_by = self.check_split(config.select.split_by)
+        return build_config(config.model_dump(), {"select": {"split_by": split_by}})
 
     def check_split(self, split_by: str | None) -> str:
-        """The name of a split that this recipe has, the default for None.
+        """Return a split scheme of this recipe; for None, the default.
 
         Raises:
-            UsageError: the recipe has no such split.
+            UsageError: the recipe does not have the split scheme.
         """
         if split_by is None:
             return self.default_split
         if split_by not in self.splits:
-            msg = f"{self.name} has no split {split_by!r}"
+            msg = f"Unknown split scheme {split_by!r} of the recipe {self.name}."
             raise UsageError(msg, hint=did_you_mean(split_by, list(self.splits)))
         return split_by
 
@@ -128,26 +127,26 @@ class Recipe:
         """Return the function that writes the mock, importing its module if `mock` is a reference.
 
         Raises:
-            AvdataError: the reference does not name a function.
+            AvdataError: the reference does not resolve to a function.
         """
         if not isinstance(self.mock, str):
             return self.mock
         try:
             writer = resolve_name(self.mock)
         except (ValueError, ImportError, AttributeError) as error:
-            msg = f"Mock {self.mock!r} of the recipe {self.name} cannot be imported: {error}"
+            msg = f"Mock {self.mock!r} of the recipe {self.name} cannot be imported: {error}."
             raise AvdataError(msg, hint=_REFERENCE) from error
         if not callable(writer):
-            msg = f"Mock {self.mock!r} of the recipe {self.name} is not a function"
+            msg = f"Mock {self.mock!r} of the recipe {self.name} is not a function."
             raise AvdataError(msg, hint=_REFERENCE)
         return cast("MockWriter", writer)
 
 
-_REFERENCE = "write the reference as package.module:function"
+_REFERENCE = "Write the reference as package.module:function."
 
 
 def recipe_names() -> list[str]:
-    """Return the sorted names of the bundled recipes and of the entry points of group `avdata.recipes`."""
+    """Return the sorted names of bundled recipes and entry points `avdata.recipes`."""
     return sorted(_bundled_modules().keys() | _entry_points().keys())
 
 
@@ -165,13 +164,14 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 
 def load_recipe(recipe: str | Path | Recipe) -> Recipe:
-    """The recipe of a name, of a path to a Python file that defines `RECIPE`, or itself.
+    """Return a recipe. A bundled recipe takes precedence over an entry point of the same name.
 
-    A bundled recipe comes before an entry point of the same name.
+    Args:
+        recipe: a recipe's name, the path of a Python file that defines `RECIPE`, or a recipe.
 
     Raises:
-        UsageError: there is no such recipe or file.
-        AvdataError: the file defines no `RECIPE`.
+        UsageError: the recipe or file does not exist.
+        AvdataError: the file does not define `RECIPE`.
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -182,7 +182,7 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     name, _, task = str(recipe).rpartition("-")
     name, task = (str(recipe), "") if str(recipe) in names else (name, task)
     if name not in names:
-        msg = f"there is no recipe {str(recipe)!r}"
+        msg = f"Unknown recipe {str(recipe)!r}."
         raise UsageError(msg, hint=did_you_mean(str(recipe), sorted(names)))
     if name in bundled:
         recipe = _recipe_of(importlib.import_module(bundled[name]), bundled[name])
@@ -193,44 +193,44 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
 
 
 def task_recipe(recipe: Recipe, task: str) -> Recipe:
-    """One of a recipe's other tasks.
+    """Return the recipe of one of the tasks.
 
     Raises:
-        UsageError: it has no such task.
+        UsageError: the recipe does not have the task.
     """
     if task not in recipe.tasks:
-        msg = f"the recipe {recipe.name} has no task {task!r}"
+        msg = f"Unknown task {task!r} of the recipe {recipe.name}."
         raise UsageError(msg, hint=did_you_mean(task, list(recipe.tasks)) if recipe.tasks else None)
     return recipe.tasks[task]
 
 
-_DEBUG_HINT = "--debug shows how it came there"
+_DEBUG_HINT = "Use --debug for the traceback."
 
 
 @contextmanager
 def recipe_errors(file: str) -> Iterator[None]:
-    """What a recipe raises that is no word of ours, told with the line of its file.
+    """Raise `AvdataError` with file and line in place of unexpected exceptions of a recipe.
 
     Raises:
-        AvdataError: it raised something else.
+        AvdataError: the recipe raised another exception than `AvdataError` or `OSError`.
     """
     try:
         yield
     except (AvdataError, OSError):
         raise
     except SyntaxError as error:
-        msg = f"{file}:{error.lineno} raised SyntaxError: {error.msg}"
+        msg = f"{file}:{error.lineno} raised SyntaxError: {error.msg}."
         raise AvdataError(msg, hint=_DEBUG_HINT) from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [one.lineno for one in frames if Path(one.filename).name == Path(file).name]
-        msg = f"{file}:{own[-1] if own else '?'} raised {type(error).__name__}: {error}"
+        lines = [frame.lineno for frame in frames if Path(frame.filename).name == Path(file).name]
+        msg = f"{file}:{lines[-1] if lines else '?'} raised {type(error).__name__}: {error}."
         raise AvdataError(msg, hint=_DEBUG_HINT) from error
 
 
 def _load_file(path: Path) -> Recipe:
     if not path.is_file():
-        msg = f"there is no recipe file {path}"
+        msg = f"The recipe file {path} does not exist."
         raise UsageError(msg)
     spec = importlib.util.spec_from_file_location(f"avdata_recipe_{path.stem}", path)
     assert spec is not None
@@ -244,8 +244,6 @@ def _load_file(path: Path) -> Recipe:
 def _recipe_of(module: ModuleType, where: str) -> Recipe:
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
-        msg = f"{where} defines no RECIPE of type avdata.Recipe"
-        raise AvdataError(
-            msg, hint="end it with RECIPE = Recipe(...); recipes/synthetic.py is the shortest example"
-        )
+        msg = f"{where} defines no RECIPE of type avdata.Recipe."
+        raise AvdataError(msg, hint="Add RECIPE = Recipe(...). recipes/synthetic.py is a short example.")
     return recipe

@@ -1,4 +1,4 @@
-"""Selection."""
+"""Selection of clips, and checks of the clips that a recipe returns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from avdata.recipe import Clip
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedClip:
-    """A clip left out: why, what exactly, and which of its media is good all the same."""
+    """Clip that is not prepared.
+
+    Attributes:
+        key: the clip's key.
+        reason: code of the reason.
+        detail: what failed, and in which file.
+        kept: the stream that is usable nevertheless; empty if there is none.
+    """
 
     key: str
     reason: QuarantineReason
@@ -23,8 +30,11 @@ class QuarantinedClip:
 
 
 def select_clips(clips: Sequence[Clip], select: SelectConfig) -> tuple[list[Clip], list[QuarantinedClip]]:
-    """The clips to prepare, flagged where groups leak, and those out by the recipe's word or for leaking."""
-    out = [
+    """Return the clips to prepare, and those excluded by the recipe or for group leakage.
+
+    Clips whose group is in more than one split are flagged.
+    """
+    excluded = [
         QuarantinedClip(clip.key, QuarantineReason.KNOWN_BAD, clip.excluded)
         for clip in clips
         if clip.excluded
@@ -33,13 +43,13 @@ def select_clips(clips: Sequence[Clip], select: SelectConfig) -> tuple[list[Clip
     if select.group_leakage == "drop-train":
         held_out = {clip.group for clip in chosen if clip.split != "train"}
         leaking = [clip for clip in chosen if clip.split == "train" and clip.group in held_out]
-        out += [
+        excluded += [
             QuarantinedClip(clip.key, QuarantineReason.LEAK, f"group {clip.group} is also held out")
             for clip in leaking
         ]
-        gone = {clip.key for clip in leaking}
-        chosen = [clip for clip in chosen if clip.key not in gone]
-    return (limit_clips(chosen, select.limit, select.seed) if select.limit else chosen), out
+        dropped = {clip.key for clip in leaking}
+        chosen = [clip for clip in chosen if clip.key not in dropped]
+    return (limit_clips(chosen, select.limit, select.seed) if select.limit else chosen), excluded
 
 
 def _flag_leaks(clips: Sequence[Clip]) -> list[Clip]:
@@ -53,41 +63,47 @@ def _flag_leaks(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def limit_clips(clips: Sequence[Clip], limit: int, seed: int) -> list[Clip]:
-    """`limit` clips spread evenly over splits and labels, the same ones for the same seed, in their order."""
-    shelves: dict[tuple[str, str], list[Clip]] = {}
+    """Return `limit` clips balanced over splits and labels, in their order.
+
+    Equal seeds select the same clips.
+    """
+    strata: dict[tuple[str, str], list[Clip]] = {}
     for clip in sorted(clips, key=lambda clip: hash_order(clip.key, seed)):
-        shelves.setdefault((clip.label, clip.split), []).append(clip)
-    rounds = [(depth, shelf) for shelf, held in shelves.items() for depth in range(len(held))]
-    taken = {shelves[shelf][depth].key for depth, shelf in sorted(rounds)[:limit]}
-    return [clip for clip in clips if clip.key in taken]
+        strata.setdefault((clip.label, clip.split), []).append(clip)
+    ranks = [(rank, stratum) for stratum, members in strata.items() for rank in range(len(members))]
+    keys = {strata[stratum][rank].key for rank, stratum in sorted(ranks)[:limit]}
+    return [clip for clip in clips if clip.key in keys]
 
 
 def hash_order(key: str, seed: int) -> str:
-    """A sort key that shuffles clips the same way everywhere."""
+    """Return a sort key that shuffles clips, equal on all platforms."""
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 
 MAX_KEY_LENGTH = 89
-"""Characters of a key, so that a member's name has room in a tar's header."""
+"""Maximum length of a key. A member's name must fit into a tar header."""
 
 
 def check_clips(clips: Iterable[Clip], labels: Sequence[str], splits: Sequence[str]) -> None:
-    """See that keys can name members and are unique, and that labels and splits are known.
+    """Check that keys are valid and unique, and that labels and splits are known.
 
     Raises:
-        AvdataError: the recipe yields something else.
+        AvdataError: a clip is invalid.
     """
     seen: set[str] = set()
     for clip in clips:
         plain = clip.key.replace("-", "").replace("_", "")
-        named = plain.isascii() and plain.isalnum() and len(clip.key) <= MAX_KEY_LENGTH
-        if not named or clip.key.startswith("__") or clip.key in seen:
-            odd = f"which is not made of at most {MAX_KEY_LENGTH} of A-Z a-z 0-9 _ -, or starts with __"
-            what = "twice" if clip.key in seen else odd
-            msg = f"the recipe yields the key {clip.key!r} {what}"
-            raise AvdataError(msg, hint="a recipe's keys must be unique and fit for file names")
+        is_valid = plain.isascii() and plain.isalnum() and len(clip.key) <= MAX_KEY_LENGTH
+        if not is_valid or clip.key.startswith("__") or clip.key in seen:
+            problem = "Duplicate" if clip.key in seen else "Invalid"
+            msg = f"{problem} clip key {clip.key!r} of the recipe."
+            hint = (
+                f"Use unique keys of at most {MAX_KEY_LENGTH} characters A-Z a-z 0-9 _ -"
+                " that do not start with __."
+            )
+            raise AvdataError(msg, hint=hint)
         seen.add(clip.key)
         for what, value, known in (("label", clip.label, labels), ("split", clip.split, splits)):
             if value not in known:
-                msg = f"the recipe yields the clip {clip.key} with the {what} {value!r}"
-                raise AvdataError(msg, hint=f"{what}s: {', '.join(known)}")
+                msg = f"Unknown {what} {value!r} of the clip {clip.key}."
+                raise AvdataError(msg, hint=f"Known {what}s: {', '.join(known)}.")

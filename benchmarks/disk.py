@@ -1,4 +1,4 @@
-"""How much disk the sources take while a set is prepared with `--keep-sources no`, beside all of them.
+"""How much disk the sources take while a set is prepared with `--no-keep-sources`, beside all of them.
 
     python benchmarks/disk.py                # some two minutes
     python benchmarks/disk.py --clips 7442 --samples 512
@@ -86,12 +86,12 @@ def main() -> None:
             facts["sources"] = [{"name": "media", "urls": [f"http://127.0.0.1:{port}/{{path}}"]}]
             manifest = folder / "manifest.json"
             manifest.write_text(json.dumps(facts))
-            for keep in ("yes", "no"):
+            for keep in ("--keep-sources", "--no-keep-sources"):
                 began, most = time.perf_counter(), 0
                 command = [
-                    "prepare", "cremad", "--out", str(folder / "out"), "--manifest", str(manifest),
+                    "prepare", "cremad", "--output", str(folder / "out"), "--manifest", str(manifest),
                     "--workers", str(options.workers), "--set", f"shards.samples_per_shard={options.samples}",
-                    "--keep-sources", keep, "--quiet",
+                    keep, "--quiet",
                 ]  # fmt: skip
                 process = subprocess.Popen(
                     [sys.executable, "-c", "from avdata.cli import main; main()", *command],
@@ -102,7 +102,7 @@ def main() -> None:
                     time.sleep(0.05)
                 took = time.perf_counter() - began
                 print(
-                    f"--keep-sources {keep:3}: {most / 1e6:6.1f} MB of sources at most, of"
+                    f"{keep:17}: {most / 1e6:6.1f} MB of sources at most, of"
                     f" {everything / 1e6:.1f} MB: {most / everything:.3f} of all; {took:.0f} s"
                 )
                 if process.returncode:

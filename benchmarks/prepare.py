@@ -94,7 +94,7 @@ def floor(folder: Path, out: Path, count: int) -> None:
     import soxr
 
     from avdata.config.schema import AudioConfig, QualityConfig
-    from avdata.features.audio.spectrogram import spectrogram
+    from avdata.features.audio.spectrogram import mel_spectrogram
     from avdata.media.audio import AudioTrackDecoder
 
     del out
@@ -115,7 +115,7 @@ def floor(folder: Path, out: Path, count: int) -> None:
         if path.suffix == ".flv":
             mono, rate = soundfile.read(path.with_suffix(".wav"), dtype="float32")
         wave = soxr.resample(mono, rate, 16_000)[:samples]
-        power = spectrogram(np.pad(wave, (0, samples - len(wave))), AudioConfig(hop_length=hop))
+        power = mel_spectrogram(np.pad(wave, (0, samples - len(wave))), AudioConfig(hop_length=hop))
         np.log10(np.maximum(power, 1e-10))
 
 
@@ -201,7 +201,7 @@ def parts(folder: Path, out: Path, count: int) -> None:
         timed(features, gate, "gates")
     timed(job, "encode_members", "JPEG, npy, JSON")
     timed(ShardWriter, "add", "tar, checksums")
-    timed(job, "_sha256", "tar, checksums")
+    timed(job, "hash_file", "tar, checksums")
     timed(job._MelStatistics, "add", "statistics")
     timed(Journal, "commit", "journal, index")
     timed(sys.modules["avdata.pipeline.prepare"], finalize_dataset.__name__, "journal, index")

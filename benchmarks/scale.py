@@ -30,6 +30,7 @@ from typing import Any
 import avdata
 from avdata.pipeline.engines import local as engine
 from avdata.pipeline.engines import ray as engine_ray
+from avdata.pipeline.output_dir import LocalOutput
 from avdata.pipeline.planning import plan_preparation
 from avdata.pipeline.shard_job import ShardJob, exclude_clip, run_shard_job
 
@@ -46,7 +47,8 @@ def jobs_of(source: Path, out: Path) -> list[ShardJob]:
     planned = plan_preparation("synthetic", source=source, config={"shards": {"samples_per_shard": SHARD}})
     recipe, config = planned.recipe, planned.config
     return [
-        ShardJob(out, name, clips, config, recipe.labels, recipe.background) for name, clips in planned.jobs
+        ShardJob(LocalOutput(out), name, clips, config, recipe.labels, recipe.background)
+        for name, clips in planned.jobs
     ]
 
 
@@ -94,7 +96,8 @@ def compare(source: Path, folder: Path, rounds: int) -> None:
     for turn in range(rounds):
         for name, contender in contenders.items():
             first, every = (
-                [replace(job, root=folder / f"{name}{turn}{part}") for job in jobs] for part in "ab"
+                [replace(job, output=LocalOutput(folder / f"{name}{turn}{part}")) for job in jobs]
+                for part in "ab"
             )
             wall, used, start = contender(every)
             # Of CPU the same part: a child's is known when it has ended, so the first is made once more.

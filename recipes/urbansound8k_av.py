@@ -22,6 +22,7 @@ from pathlib import Path
 
 from avdata.errors import SampleFlag, SourceError, UsageError, did_you_mean
 from avdata.recipe import Clip, Recipe
+from avdata.storage.hashing import hash_file
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +207,7 @@ def _same_bytes(images: Mapping[str, Path]) -> set[str]:
     by_hash: dict[str, list[str]] = {}
     for size, stems in by_size.items():
         for stem in stems if size and len(stems) > 1 else ():
-            by_hash.setdefault(hashlib.sha256(images[stem].read_bytes()).hexdigest(), []).append(stem)
+            by_hash.setdefault(hash_file(images[stem]), []).append(stem)
     return {stem for stems in by_hash.values() if len(stems) > 1 for stem in stems}
 
 

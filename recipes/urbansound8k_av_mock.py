@@ -62,7 +62,7 @@ def _write_slice(out: Path, stem: str, number: int, seed: int, *, silent: bool =
     )
     write_wav(wav, scene_audio(scene, rate), rate, subtype=subtype, channels=channels, extensible=extensible)
     mode = ("RGB", "L", "CMYK", "RGB")[number % 4]
-    write_image(image, scene_frame(scene, number), mode=mode, turned=number % 5 == 3)
+    write_image(image, scene_frame(scene, number), mode=mode, rotated=number % 5 == 3)
 
 
 def _bad(out: Path, seed: int) -> dict[str, dict[str, Any]]:

@@ -1,29 +1,78 @@
-"""SNNergy: a spiking network with linear-cost cross-modal attention, and its trainer."""
+"""SNNergy: a spiking network with linear-cost cross-modal attention (CMQKA), and its trainer.
 
-from __future__ import annotations
+    import snnergy
 
-import importlib
-from typing import TYPE_CHECKING, Any
+    network = snnergy.build("nano", num_classes=6)
+    snnergy.train("out/cremad", "runs/cremad")
 
-if TYPE_CHECKING:
+Functions:
+    build            Build a network from a preset and options.
+    recalibrate      Set the batch norms' statistics from batches.
+    train, evaluate  Train a network on a prepared dataset; measure a checkpoint.
+    compare          Train several fusions by one protocol over several seeds.
+    measure_energy   Count operations layer by layer and estimate the energy.
+    export_onnx      Write a network as an ONNX file.
+    report           Write an HTML page about a training run.
+
+Heavy libraries are imported when a name is first used.
+"""
+
+import importlib as _importlib
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from snnergy.analysis.comparison import compare_fusions as compare
+    from snnergy.analysis.energy import measure_energy
     from snnergy.analysis.report import report
     from snnergy.fusion.registry import FUSIONS
     from snnergy.models.config import PRESETS, ModelConfig
+    from snnergy.models.export import export_onnx
     from snnergy.models.network import SNNergy, build, recalibrate
+    from snnergy.training.config import TrainConfig
+    from snnergy.training.trainer import evaluate, train
 
 _EXPORTS = {
     "FUSIONS": "fusion.registry",
-    **dict.fromkeys(("PRESETS", "ModelConfig"), "models.config"),
-    **dict.fromkeys(("SNNergy", "build", "recalibrate"), "models.network"),
+    "ModelConfig": "models.config",
+    "PRESETS": "models.config",
+    "SNNergy": "models.network",
+    "TrainConfig": "training.config",
+    "build": "models.network",
+    "compare": "analysis.comparison:compare_fusions",
+    "evaluate": "training.trainer",
+    "export_onnx": "models.export",
+    "measure_energy": "analysis.energy",
+    "recalibrate": "models.network",
     "report": "analysis.report",
+    "train": "training.trainer",
 }
+"""Module of each public name, with `:name` where the module calls it differently."""
 
-__all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "build", "recalibrate", "report"]
+__all__ = [
+    "FUSIONS",
+    "PRESETS",
+    "ModelConfig",
+    "SNNergy",
+    "TrainConfig",
+    "build",
+    "compare",
+    "evaluate",
+    "export_onnx",
+    "measure_energy",
+    "recalibrate",
+    "report",
+    "train",
+]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
+def __getattr__(name: str) -> _typing.Any:
+    """Import a public name on first use."""
     if name not in _EXPORTS:
         msg = f"module 'snnergy' has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(importlib.import_module(f"snnergy.{_EXPORTS[name]}"), name)
+    module, _, attribute = _EXPORTS[name].partition(":")
+    return getattr(_importlib.import_module(f"snnergy.{module}"), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return __all__

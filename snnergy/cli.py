@@ -1,191 +1,222 @@
-"""The command about energy: `snnergy energy`."""
+"""The `snnergy` command: each subcommand parses its options, calls one public function and prints."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from avdata.cli.console import (
-    Version,
     format_count,
     print_json,
     print_line,
+    print_page,
     print_table,
     run_command,
     show_progress,
 )
+from avdata.cli.options import (
+    ConfigFile,
+    DatasetPath,
+    DatasetPathOrUrl,
+    Json,
+    OpenPage,
+    Quiet,
+    Silent,
+    add_command,
+    choice,
+    create_app,
+    output_option,
+    settings_option,
+)
 
 if TYPE_CHECKING:
-    from snnergy.analysis.energy import Layer
+    from snnergy.analysis.comparison import Row
+    from snnergy.analysis.energy import Energy, Layer
     from snnergy.training.config import TrainConfig
 
-app = typer.Typer(
-    name="snnergy",
-    help="A spiking network with linear-cost cross-modal attention, trained on sets prepared by avdata.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="First steps:  avdata prepare synthetic --out set && snnergy train set --steps 250 --out run",
-)
+DEVICES = ("auto", "cpu", "cuda")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
 
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+CheckpointPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Directory of a run, or a checkpoint in it.")
+]
+
+Device = Annotated[str, choice("--device", "snnergy.cli:DEVICES", "Device to compute on: {choices}.")]
+
+TrainPreset = Annotated[
+    str | None,
+    choice(
+        "--train-preset",
+        "snnergy.training.config:TRAIN_PRESETS",
+        "Training preset: {choices} (default: snnergy; with --steps, quick).",
+    ),
+]
+
+Model = Annotated[
+    str | None,
+    choice("--model", "snnergy.models.config:PRESETS", "Size of the network: {choices} (default: nano)."),
+]
+
+Settings = Annotated[list[str] | None, settings_option("ema=0.999 or augment.flip=0")]
+
+Steps = Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of optimizer steps.")]
+
+Epochs = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Number of epochs, without --steps (default: 200)."),
+]
 
 
-@app.callback()
-def _options(
-    version: Version = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    if debug:
-        os.environ["AVDATA_DEBUG"] = "1"
-
-
-@app.command(
-    short_help="Train a network and evaluate it once on the test split.",
-    epilog="Example:  snnergy train out/cremad --steps 20 --batch-size 4 --out runs/cremad",
-)
 def train(
-    prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("run"),
-    regime: Annotated[
-        str | None, typer.Option(help="snnergy (default), quick (with --steps), la, mm: see docs.")
-    ] = None,
-    preset: Annotated[
+    dataset: DatasetPathOrUrl,
+    output: Annotated[Path, output_option("Directory of the run.")] = Path("run"),
+    train_preset: TrainPreset = None,
+    model: Model = None,
+    fusion: Annotated[
         str | None,
-        typer.Option(
-            help="Size: nano (default), tiny, small, base, large, or paper_like, our reconstruction."
+        choice(
+            "--fusion", "snnergy.fusion.registry:FUSIONS", "Audio-visual fusion: {choices} (default: cmqka)."
         ),
     ] = None,
-    fusion: Annotated[
-        str | None, typer.Option(help="cmqka (default), its variants, or what it is compared with.")
+    steps: Steps = None,
+    epochs: Epochs = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Samples per optimizer step, of all processes (default: 64)."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, without --steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step, over all processes.")] = None,
-    lr: Annotated[float | None, typer.Option(min=1e-9, help="Peak of the learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, such as ema=0.999 or augment.flip=0.")
+    lr: Annotated[
+        float | None,
+        typer.Option(min=1e-9, metavar="RATE", help="Peak learning rate (default: 5e-4 per 64 samples)."),
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="SEED", help="Seed of weights, order and augmentation (default: 42)."),
+    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last.ckpt.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from last.ckpt of the run.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a network, keep its best and last state, and evaluate it once on the test split.
+    """Train a network, save its best and last state, and evaluate it once on the test split.
 
-    On many GPUs or machines: torchrun --nproc-per-node 8 -m snnergy.cli train …
+    On several GPUs or machines: torchrun --nproc-per-node 8 -m snnergy.cli train …
     """
     from snnergy.training.trainer import train as run
 
-    given = {
-        "model": preset, "fusion": fusion, "steps": steps, "epochs": epochs, "batch_size": batch_size,
+    options = {
+        "model": model, "fusion": fusion, "steps": steps, "epochs": epochs, "batch_size": batch_size,
         "lr": lr, "seed": seed,
     }  # fmt: skip
-    short = {name: value for name, value in given.items() if value is not None}
-    settled = _resolve_config(out if resume else None, regime, config, short, settings or [])
+    resolved = _resolve_config(output if resume else None, train_preset, config, options, settings or [])
     with show_progress(quiet=quiet or as_json) as progress:
-        result = run(prepared, out, settled, progress=progress, resume=resume, device=_device(device))
+        result = run(dataset, output, resolved, progress=progress, resume=resume, device=_device(device))
     if int(os.environ.get("RANK", "0")):
         return
-    _show(result, as_json=as_json)
+    _show_result(result, as_json=as_json)
     if not as_json:
         print_line(
             f"{result['steps']:,} step{'s' * (result['steps'] != 1)} in {result['seconds']:.0f} s,"
-            f" {result['params']:,} weights; look at it with: snnergy report {out}"
+            f" {result['params']:,} weights. Write a report with: snnergy report {output}"
         )
 
 
 def _resolve_config(
-    resumed: Path | None, regime: str | None, file: Path | None, short: dict[str, Any], settings: list[str]
+    resumed_run: Path | None,
+    train_preset: str | None,
+    file: Path | None,
+    options: dict[str, Any],
+    settings: list[str],
 ) -> TrainConfig:
-    """A file's settings under the options under --set; below all, the regime or the resumed run's own."""
+    """Return the settings of a preset or a resumed run, overridden by a file, options and `--set`."""
     from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
     from snnergy.training.checkpoint import read_config
     from snnergy.training.config import parse, resolve_config
 
-    layers = [read_config_file(file) if file else {}, short, *map(parse_setting, settings)]
-    if resumed is None or not (resumed / "config.json").is_file():
-        return resolve_config(regime, *layers)
-    settled = read_config(resumed)["config"]
-    for layer in [{} if regime is None else {"train_preset": regime}, *layers]:
-        settled = merge_overrides(settled, layer)
-    return parse(settled)
+    named = {name: value for name, value in options.items() if value is not None}
+    layers = [read_config_file(file) if file else {}, named, *map(parse_setting, settings)]
+    if resumed_run is None or not (resumed_run / "config.json").is_file():
+        return resolve_config(train_preset, *layers)
+    values = read_config(resumed_run)["config"]
+    for layer in [{} if train_preset is None else {"train_preset": train_preset}, *layers]:
+        values = merge_overrides(values, layer)
+    return parse(values)
 
 
 def _device(device: str) -> Literal["auto", "cpu", "cuda"]:
-    from avdata.errors import UsageError
-
-    for known in ("auto", "cpu", "cuda"):
-        if device == known:
-            return known
-    msg = f"--device {device!r}: it is auto, cpu or cuda"
-    raise UsageError(msg)
+    return cast("Literal['auto', 'cpu', 'cuda']", device)
 
 
-@app.command(name="eval", epilog="Example:  snnergy eval runs/cremad out/cremad")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint in it.")],
-    prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
+    run: CheckpointPath,
+    dataset: DatasetPathOrUrl,
     device: Device = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    quiet: Silent = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a trained network on the validation and test splits."""
     from snnergy.training.evaluation import CLASS_COLUMNS, class_table
     from snnergy.training.trainer import evaluate as measure
 
-    best = run / "best.ckpt"
-    checkpoint = (best if best.is_file() else run / "last.ckpt") if run.is_dir() else run
-    result = measure(checkpoint, prepared, device=_device(device))
+    result = measure(_checkpoint(run), dataset, device=_device(device))
     if quiet and not as_json:
         return
-    _show(result, as_json=as_json)
+    _show_result(result, as_json=as_json)
     if not as_json and "test" in result:
         print_table(CLASS_COLUMNS, class_table(result["test"], result["labels"]))
 
 
-@app.command(
-    short_help="Train fusions by one protocol over several seeds.",
-    epilog="Example:  snnergy compare out/cremad --fusions audio,cmqka --steps 2 --seeds 1 --out table",
-)
+def _checkpoint(run: Path) -> Path:
+    """Return the best checkpoint of a run, or its last one."""
+    if not run.is_dir():
+        return run
+    best = run / "best.ckpt"
+    return best if best.is_file() else run / "last.ckpt"
+
+
 def compare(
-    prepared: Annotated[Path, typer.Argument(help="Folder or URL of a prepared set.")],
-    out: Annotated[Path, typer.Option(help="Folder of the table and its runs.")] = Path("compare"),
+    dataset: DatasetPathOrUrl,
+    output: Annotated[Path, output_option("Directory of the table and its runs.")] = Path("compare"),
     fusions: Annotated[
-        str, typer.Option(help="Names with commas; audio,video,concat,ccssa,cmqka without.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Comma-separated fusions: {snnergy.fusion.registry:FUSIONS}"
+            " (default: audio, video, concat, ccssa, cmqka).",
+        ),
     ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 3,
-    regime: Annotated[str | None, typer.Option(help="As of `snnergy train`.")] = None,
-    preset: Annotated[str | None, typer.Option(help="As of `snnergy train`.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each, without --steps.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="One setting.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of runs per fusion.")] = 3,
+    train_preset: TrainPreset = None,
+    model: Model = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
     device: Device = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train fusions by one protocol over several seeds; interrupted, the same command goes on."""
-    from dataclasses import asdict
-
+    """Train several fusions with the same settings over several seeds; run again to resume."""
     from snnergy.analysis.comparison import compare_fusions as run
 
-    given = {"model": preset, "steps": steps, "epochs": epochs}
-    short = {name: value for name, value in given.items() if value is not None}
-    settled = _resolve_config(None, regime, config, short, settings or [])
-    chosen = [name for name in fusions.split(",") if name]
+    options = {"model": model, "steps": steps, "epochs": epochs}
+    resolved = _resolve_config(None, train_preset, config, options, settings or [])
+    names = [name for name in fusions.split(",") if name]
     with show_progress(quiet=quiet or as_json) as progress:
         rows = run(
-            prepared, out, settled, fusions=chosen, seeds=seeds, device=_device(device), progress=progress
+            dataset, output, resolved, fusions=names, seeds=seeds, device=_device(device), progress=progress
         )
+    _show_comparison(rows, output, as_json=as_json)
+
+
+def _show_comparison(rows: list[Row], output: Path, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
     if as_json:
         print_json(
             [{**asdict(row), "mean": row.mean, "std": row.std, "energy": row.energy.totals()} for row in rows]
@@ -199,65 +230,56 @@ def compare(
         )
         for row in rows
     ]  # fmt: skip
-    print_table(("fusion", "accuracy", "std", "weights", "ms a sample", "MB", "MSOPs", "mJ"), cells)
-    print_line(f"{out / 'table.md'}, table.csv and table.png are written; the runs are in {out / 'runs'}")
+    print_table(("fusion", "accuracy", "std", "weights", "ms per sample", "MB", "MSOPs", "mJ"), cells)
+    print_line(f"Wrote {output / 'table.md'}, table.csv and table.png. The runs are in {output / 'runs'}.")
 
 
-@app.command(short_help="Write one page that shows a run.", epilog="Example:  snnergy report runs/cremad")
 def report(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    page: Annotated[Path | None, typer.Option("--to", help="The page; RUN/report.html without.")] = None,
-    prepared: Annotated[Path | None, typer.Option("--on", help="The prepared set, where it moved.")] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    run: RunPath,
+    output: Annotated[Path | None, output_option("HTML file to write (default: RUN/report.html).")] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(metavar="DATASET", help="Prepared dataset, if it was moved since the training."),
+    ] = None,
+    show: OpenPage = False,
+    quiet: Silent = False,
     as_json: Json = False,
 ) -> None:
-    """Write one page that shows a run: curves, confusion, classes, firing rates, and masks on samples."""
+    """Write a report of a run: curves, confusion, classes, firing rates, energy and attention masks."""
     from snnergy.analysis.report import report as write
 
-    path = write(run, page, dataset=prepared)
-    if as_json:
-        print_json({"page": str(path), "bytes": path.stat().st_size})
-    elif not quiet:
-        print_line(f"{path} is written; it needs no network")
-    if show:
-        import webbrowser
-
-        webbrowser.open(path.resolve().as_uri())
+    path = write(run, output, dataset=dataset)
+    print_page(path, as_json=as_json, quiet=quiet, show=show)
 
 
-def _show(result: dict[str, Any], *, as_json: bool) -> None:
+def _show_result(result: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
     measured = {split: result[split] for split in ("val", "test") if split in result}
     rows = [
-        (split, f"{held['accuracy']:.4f}", f"{held['loss']:.4f}", f"{held['samples']:,}")
-        for split, held in measured.items()
+        (split, f"{metrics['accuracy']:.4f}", f"{metrics['loss']:.4f}", f"{metrics['samples']:,}")
+        for split, metrics in measured.items()
     ]
     if not rows:
-        print_line("the set has neither a val nor a test split: nothing was measured")
+        print_line("nothing was evaluated: the dataset has neither a val nor a test split")
         return
     print_table(("split", "accuracy", "loss", "samples"), rows)
 
 
-_PLAIN = frozenset({"encoders", "embedding", "attention", "message", "layers", "conv"})
-"""Parts of a layer's path that tell it from no other, and would not fit on a terminal's line."""
-
-
-@app.command(
-    short_help="Estimate a trained network's energy, layer by layer.",
-    epilog="Example:  snnergy energy runs/cremad out/cremad",
-)
 def energy(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint in it.")],
-    prepared: Annotated[Path, typer.Argument(help="Folder of a prepared set; its test split is used.")],
-    batches: Annotated[int, typer.Option(min=1, help="Batches to measure on.")] = 16,
-    out: Annotated[Path | None, typer.Option(help="The bar chart; the run's energy.png without.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    run: CheckpointPath,
+    dataset: DatasetPath,
+    batches: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of batches of the test split to measure.")
+    ] = 16,
+    output: Annotated[
+        Path | None, output_option("Bar chart to write (default: energy.png of the run).")
+    ] = None,
+    quiet: Silent = False,
+    as_json: Json = False,
 ) -> None:
-    """Count a trained network's operations on the test split, layer by layer, and estimate its energy."""
+    """Count the operations of a trained network on the test split and estimate its energy."""
     from dataclasses import asdict
 
     from snnergy.analysis.energy import measure_energy, plot_energy
@@ -265,38 +287,47 @@ def energy(
     from snnergy.training.checkpoint import load_network
     from snnergy.training.evaluation import check_compatible
 
-    best = run / "best.ckpt"
-    checkpoint = (best if best.is_file() else run / "last.ckpt") if run.is_dir() else run
+    checkpoint = _checkpoint(run)
     network, config = load_network(checkpoint)
-    data = open_split(prepared, "test")
+    data = open_split(dataset, "test")
     check_compatible(network, data)
     loader = data.loader(config.batch_size, num_workers=0)
     measured = measure_energy(network, audio_video_batches(loader, batches))
-    picture = out or checkpoint.parent / "energy.png"
-    plot_energy(measured, picture)
-    totals = measured.totals()
+    chart = output or checkpoint.parent / "energy.png"
+    plot_energy(measured, chart)
     if as_json:
-        print_json({"network": str(checkpoint), "set": str(prepared), **asdict(measured), **totals})
-        return
-    if quiet:
-        return
+        totals = measured.totals()
+        print_json({"network": str(checkpoint), "dataset": str(dataset), **asdict(measured), **totals})
+    elif not quiet:
+        _show_energy(measured, checkpoint, dataset, chart)
+
+
+def _show_energy(measured: Energy, checkpoint: Path, dataset: Path, chart: Path) -> None:
+    totals = measured.totals()
     print_table(
-        ("layer", "rate", "MACs", "SOPs by rate", "exact", "mJ"), [_row(one) for one in measured.layers]
+        ("layer", "rate", "MACs", "SOPs by rate", "exact", "mJ"), [_row(layer) for layer in measured.layers]
     )
     print_line(
-        f"{totals['mj_exact']:.4g} mJ a sample ({totals['mj_rate']:.4g} by rate), the same network without "
-        f"spikes {totals['mj_reference']:.4g} mJ; with memory traffic about {totals['mj_with_memory']:.4g} mJ"
+        f"{totals['mj_exact']:.4g} mJ per sample ({totals['mj_rate']:.4g} by rate); the same network without"
+        f" spikes: {totals['mj_reference']:.4g} mJ; with memory traffic: {totals['mj_with_memory']:.4g} mJ"
     )
-    print_line(f"{measured.attention:,.0f} additions of attention, {measured.updates:,.0f} membranes updated "
-        f"(not in the headline); see {picture}")  # fmt: skip
     print_line(
-        f"rates of {checkpoint} on {measured.samples:,} test samples of {prepared}, T = {measured.steps:g}"
+        f"not included: {measured.attention:,.0f} additions of attention, {measured.updates:,.0f} membrane"
+        f" updates; see {chart}"
     )
+    print_line(
+        f"firing rates of {checkpoint} on {measured.samples:,} test samples of {dataset},"
+        f" T = {measured.steps:g}"
+    )
+
+
+_REDUNDANT = frozenset({"encoders", "embedding", "attention", "message", "layers", "conv"})
+"""Parts of a layer's path that do not distinguish it, left out to fit a terminal's line."""
 
 
 def _row(layer: Layer) -> tuple[str, ...]:
-    name = ".".join(part for part in layer.name.split(".") if part not in _PLAIN)
-    # A layer that is fed real values has no spikes: it multiplies.
+    name = ".".join(part for part in layer.name.split(".") if part not in _REDUNDANT)
+    # A layer with real-valued input has no spikes: it multiplies.
     counts = (
         (
             f"{layer.rate:.4f}",
@@ -310,9 +341,38 @@ def _row(layer: Layer) -> tuple[str, ...]:
     return (name, *counts, f"{layer.millijoules:.2e}")
 
 
+app = create_app(
+    "snnergy",
+    "Train and analyze a spiking network with linear-cost cross-modal attention on datasets of avdata.",
+    "avdata prepare synthetic -o data && snnergy train data --steps 250 -o run",
+)
+
+add_command(
+    app,
+    train,
+    "snnergy train out/cremad --steps 20 --batch-size 4 --output runs/cremad",
+    summary="Train a network and evaluate it on the test split.",
+)
+add_command(app, evaluate, "snnergy evaluate runs/cremad out/cremad")
+add_command(app, evaluate, "snnergy eval runs/cremad out/cremad", name="eval", hidden=True)
+add_command(
+    app,
+    compare,
+    "snnergy compare out/cremad --fusions audio,cmqka --steps 2 --seeds 1 -o table",
+    summary="Train several fusions over several seeds.",
+)
+add_command(app, report, "snnergy report runs/cremad", summary="Write a report of a run (HTML).")
+add_command(
+    app,
+    energy,
+    "snnergy energy runs/cremad out/cremad",
+    summary="Estimate the energy of a trained network by layer.",
+)
+
+
 def main() -> None:
-    """Entry point of the `snnergy` command."""
-    run_command(app, "what was finished is kept; give the same command again, and --resume to train on")
+    """Run the `snnergy` command."""
+    run_command(app, "completed work is kept; run the same command again, with --resume for a training")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from filelock import FileLock
 from support import environment as surroundings
 from support.object_stores import store
 
@@ -94,13 +94,13 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     def made(name: str, make: Callable[[Path], object]) -> Path:
         folder = held / name / name
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with (held / f"{name}.lock").open("a") as lock:
-            # The kernel lets go of it when its holder dies, whose half is then made anew.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not os.fstat(lock.fileno()).st_size:
+        done = held / f"{name}.done"
+        # The kernel releases the lock when its holder dies; the incomplete folder is then made again.
+        with FileLock(held / f"{name}.lock"):
+            if not done.exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 make(folder)
-                lock.write("made")
+                done.touch()
         return folder
 
     return made

@@ -14,31 +14,31 @@ import avdata
 from avdata.errors import AvdataError
 from avdata.manifest import load_manifest
 
-WORKING = (Path(__file__).parents[1] / "docs" / "own_recipe.py").read_text(encoding="utf-8")
-LINE = WORKING[: WORKING.index("    films = ")].count("\n") + 1
+WORKING = (Path(__file__).parents[1] / "docs" / "custom_recipe.py").read_text(encoding="utf-8")
+LINE = WORKING[: WORKING.index("    videos = ")].count("\n") + 1
 
 
-def prepared(tmp_path: Path, text: str) -> None:
+def prepare_recipe(tmp_path: Path, text: str) -> None:
     recipe = tmp_path / "mine.py"
     recipe.write_text(text, encoding="utf-8")
     avdata.prepare(recipe, source=tmp_path, output=tmp_path / "set", checksums=False)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("x = 1\ndef broken(:\n", r"mine\.py:2 raised SyntaxError: invalid syntax"),
         ("\nimport nothing_of_this_name", r"mine\.py:2 raised ModuleNotFoundError: .*nothing_of_this_name"),
         (
-            WORKING.replace("    films = ", "    films = {}['gone'] or "),
+            WORKING.replace("    videos = ", "    videos = {}['gone'] or "),
             rf"mine\.py:{LINE} raised KeyError: 'gone'",
         ),
         ("y = 3", r"mine\.py defines no RECIPE"),
     ],
 )
-def test_what_fails_in_ones_own_file_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(AvdataError, match=said):
-        prepared(tmp_path, text)
+def test_errors_in_a_recipe_file_name_the_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(AvdataError, match=message):
+        prepare_recipe(tmp_path, text)
 
 
 def test_recipe_names_imports_no_recipe_and_no_torch() -> None:

@@ -1,4 +1,4 @@
-"""Catalog."""
+"""Commands for recipes: `avdata recipes` and `avdata info`."""
 
 from __future__ import annotations
 
@@ -6,60 +6,58 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avdata.cli.console import (
-    format_bytes,
-    print_json,
-    print_line,
-    print_table,
-)
-from avdata.cli.options import Json, Name
+from avdata.cli.console import format_bytes, print_json, print_line, print_table
+from avdata.cli.options import Json, RecipeName, Silent
 
 if TYPE_CHECKING:
     from avdata.manifest import Manifest
 
 
 def recipes(
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the names.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the datasets that can be prepared."""
+    """List the datasets that have a recipe."""
     from avdata.manifest import load_manifest
     from avdata.recipe import load_recipe, recipe_names
 
-    found = [(load_recipe(name), load_manifest(name)) for name in recipe_names()]
+    entries = [(load_recipe(name), load_manifest(name)) for name in recipe_names()]
     if as_json:
         print_json(
             [
-                {"name": recipe.name, "title": recipe.title, "license": facts.license.id}
-                for recipe, facts in found
+                {"name": recipe.name, "title": recipe.title, "license": manifest.license.id}
+                for recipe, manifest in entries
             ]
         )
         return
     if quiet:
-        for recipe, _ in found:
+        for recipe, _ in entries:
             print_line(recipe.name)
         return
-    rows = [(recipe.name, recipe.title, str(len(recipe.labels)), facts.license.id) for recipe, facts in found]
+    rows = [
+        (recipe.name, recipe.title, str(len(recipe.labels)), manifest.license.id)
+        for recipe, manifest in entries
+    ]
     print_table(("recipe", "dataset", "labels", "license"), rows)
 
 
 def info(
-    name: Name,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    recipe_name: RecipeName,
+    quiet: Silent = False,
     as_json: Json = False,
 ) -> None:
-    """License, citation, size, splits, labels, defaults and known bad clips of a dataset."""
+    """Show the license, citation, size, splits, labels, defaults and known bad clips of a dataset."""
     from avdata.recipe import load_recipe
 
-    recipe, facts = load_recipe(name), _source_facts(name)
-    said: dict[str, Any] = {
+    recipe, manifest = load_recipe(recipe_name), _load_manifest(recipe_name)
+    facts: dict[str, Any] = {
         "name": recipe.name,
         "title": recipe.title,
-        "homepage": facts and facts.homepage,
-        "license": facts and facts.license.model_dump(),
-        "citation": facts and facts.citation,
-        "bytes": facts and facts.bytes,
-        "expected": facts.expected if facts else {},
+        "homepage": manifest and manifest.homepage,
+        "license": manifest and manifest.license.model_dump(),
+        "citation": manifest and manifest.citation,
+        "bytes": manifest and manifest.bytes,
+        "expected": manifest.expected if manifest else {},
         "labels": list(recipe.labels),
         "label_orders": {order: list(labels) for order, labels in recipe.label_orders.items()},
         "background": recipe.background,
@@ -69,62 +67,58 @@ def info(
         "defaults": recipe.configure(None).model_dump(mode="json"),
     }
     if as_json:
-        print_json(said)
-        return
-    if not quiet:
-        _show_info(said)
+        print_json(facts)
+    elif not quiet:
+        print_table(("", ""), _info_rows(facts), header=False)
 
 
-def _source_facts(name: str) -> Manifest | None:
-    """The facts of a recipe's source; a task's are its recipe's, and a recipe file has none."""
+def _load_manifest(recipe_name: str) -> Manifest | None:
+    """Return the manifest of a recipe or of a task's recipe; None for a recipe file."""
     from avdata.manifest import load_manifest
     from avdata.recipe import recipe_names
 
-    if name.endswith(".py"):
+    if recipe_name.endswith(".py"):
         return None
-    return load_manifest(name if name in recipe_names() else name.rpartition("-")[0])
+    return load_manifest(recipe_name if recipe_name in recipe_names() else recipe_name.rpartition("-")[0])
 
 
-def _show_info(said: dict[str, Any]) -> None:
-    rows = [("dataset", said["title"]), *_source_rows(said)]
-    rows += [
-        ("labels", ", ".join(f"{index} {label}" for index, label in enumerate(said["labels"]))),
-        (
-            "splits",
-            "\n".join(
-                _mark_default(name, text, said["default_split"]) for name, text in said["splits"].items()
-            ),
-        ),
-        ("known bad", "\n".join(f"{key}: {why}" for key, why in said["known_bad"].items()) or "none"),
-        ("defaults", _defaults(said["defaults"])),
-    ]
-    print_table(("", ""), rows, header=False)
-
-
-def _source_rows(said: dict[str, Any]) -> list[tuple[str, str]]:
-    license = said["license"]
-    if license is None:
-        return [("source", "a recipe file has no manifest: its license and checksums are yours to know")]
+def _info_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    labels = ", ".join(f"{index} {label}" for index, label in enumerate(facts["labels"]))
+    splits = "\n".join(
+        f"{name}{' (default)' if name == facts['default_split'] else ''}: {text}"
+        for name, text in facts["splits"].items()
+    )
+    known_bad = "\n".join(f"{key}: {reason}" for key, reason in facts["known_bad"].items())
     return [
-        ("homepage", said["homepage"]),
+        ("dataset", facts["title"]),
+        *_source_rows(facts),
+        ("labels", labels),
+        ("splits", splits),
+        ("known bad", known_bad or "none"),
+        ("defaults", _defaults(facts["defaults"])),
+    ]
+
+
+def _source_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    license = facts["license"]
+    if license is None:
+        return [("source", "unknown: a recipe file has no manifest with license and checksums")]
+    return [
+        ("homepage", facts["homepage"]),
         (
             "license",
             f"{license['name']}\npublishing prepared shards: {license['publish']}. {license['note']}",
         ),
-        ("citation", said["citation"]),
-        ("download", format_bytes(said["bytes"]) if said["bytes"] else "unknown"),
-        ("expected", ", ".join(f"{name} {count:,}" for name, count in said["expected"].items())),
+        ("citation", facts["citation"]),
+        ("download", format_bytes(facts["bytes"]) if facts["bytes"] else "unknown"),
+        ("expected", ", ".join(f"{name} {count:,}" for name, count in facts["expected"].items())),
     ]
-
-
-def _mark_default(name: str, text: str, default: str) -> str:
-    return f"{name}{' (default)' if name == default else ''}: {text}"
 
 
 def _defaults(config: dict[str, Any]) -> str:
     audio, video, align = config["audio"], config["video"], config["align"]
     return (
         f"{align['seconds']} s from the {align['window']}, {video['num_frames']} steps; {audio['feature']} of"
-        f" {audio['n_mels']} bands at {audio['sample_rate']} Hz, hop {audio['hop_length']};"
+        f" {audio['n_mels']} bands at {audio['sample_rate']} Hz, hop length {audio['hop_length']};"
         f" {video['num_frames']} frames of {video['size']}×{video['size']}"
     )

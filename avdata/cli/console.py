@@ -1,4 +1,4 @@
-"""What the commands print: tables, sentences, progress and errors; the only room that knows rich."""
+"""Output of the commands: text, tables, JSON, progress and errors. The only module that imports rich."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.main import get_command
 
+from avdata.cli.options import enable_debug
 from avdata.errors import AvdataError
+from avdata.progress import Progress
 
 
 def _console() -> Any:
@@ -23,12 +26,12 @@ def _console() -> Any:
 
 
 def print_line(text: str) -> None:
-    """Print a sentence."""
+    """Print a line to stdout."""
     _console().print(text, markup=False, soft_wrap=True)
 
 
 def print_note(text: str) -> None:
-    """Print a sentence to stderr, beside what the command is asked for."""
+    """Print a line to stderr, apart from the result of the command."""
     typer.echo(text, err=True)
 
 
@@ -43,48 +46,55 @@ def print_error(message: str, hint: str | None) -> None:
         console.print(Text.assemble(("hint:  ", "bold"), hint), soft_wrap=True)
 
 
-def _show_version(context: typer.Context, value: bool) -> None:
-    if value:
-        from importlib.metadata import version
+def print_page(path: Path, *, as_json: bool, quiet: bool, show: bool) -> None:
+    """Print the path of a report page, and open the page in a browser.
 
-        typer.echo(f"{context.command.name} {version('avdata')}")
-        raise typer.Exit
+    Args:
+        path: page.
+        as_json: print JSON.
+        quiet: print nothing.
+        show: open the page.
+    """
+    size = path.stat().st_size
+    if as_json:
+        print_json({"page": str(path), "bytes": size})
+    elif not quiet:
+        print_line(f"Wrote {path} ({format_bytes(size)}, self-contained).")
+    if show:
+        import webbrowser
 
-
-Version = Annotated[
-    bool, typer.Option("--version", help="Print the version and stop.", callback=_show_version, is_eager=True)
-]
+        webbrowser.open(path.resolve().as_uri())
 
 
 def print_json(value: Any) -> None:
-    """Print a value for machines."""
+    """Print a value as JSON."""
     text = json.dumps(value, ensure_ascii=False, indent=1)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:  # such as a path that is not UTF-8
+    except UnicodeEncodeError:  # for example a path that is not UTF-8
         text = json.dumps(value, indent=1)
     typer.echo(text)
 
 
 def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, header: bool = True) -> None:
-    """Print rows in columns."""
+    """Print rows in aligned columns."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(show_header=header, box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")  # names are never cut off
+        table.add_column(column, overflow="fold")  # wraps long names instead of truncating them
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = _console()
-    with console.capture() as held:
+    with console.capture() as capture:
         console.print(table)
-    # Cells are filled up with blanks, which nobody who copies or compares lines wants.
-    typer.echo("\n".join(line.rstrip() for line in held.get().splitlines()))
+    # rich pads cells with trailing blanks, which disturb copying and comparing.
+    typer.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def format_bytes(count: float) -> str:
-    """Bytes for people.
+    """Return a number of bytes with a decimal unit.
 
     >>> format_bytes(1234567)
     '1.23 MB'
@@ -97,7 +107,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_count(value: float) -> str:
-    """A number for people.
+    """Return a number with three digits and a decimal prefix.
 
     >>> format_count(4718592), format_count(768)
     ('4.72 M', '768')
@@ -110,7 +120,7 @@ def format_count(value: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds for people.
+    """Return seconds as a rounded duration.
 
     >>> format_duration(600)
     '10 min'
@@ -120,20 +130,20 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-Progress = Callable[[str, int, int], None]
-
 Number = Callable[[float], str]
 
 EXIT_INTERRUPTED = 130
 
-RESUME_HINT = "what was finished is kept; to go on, give the same command again"
+RESUME_HINT = "completed work is kept; run the same command again to resume"
 
 
 @contextmanager
 def show_progress(*, quiet: bool, number: Number = "{:,.0f}".format) -> Iterator[Progress]:
-    """A bar with rate and ETA on a terminal, a line for each tenth elsewhere, nothing when quiet.
+    """Show a progress bar on a terminal and one line per tenth elsewhere.
 
-    `number` writes a count: of clips, or as a size in bytes.
+    Args:
+        quiet: show nothing.
+        number: formats a count, for example of clips or of bytes.
     """
     if quiet:
         yield lambda stage, done, total: None
@@ -149,7 +159,7 @@ def _progress_bars(number: Number) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.fields[said]}"),
+        TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.fields[counts]}"),
         TimeRemainingColumn(),
     )  # fmt: skip
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
@@ -157,10 +167,10 @@ def _progress_bars(number: Number) -> Iterator[Progress]:
 
         def show(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, completed=done, said="")
+                tasks[stage] = bars.add_task(stage, total=total, completed=done, counts="")
             speed = bars.tasks[tasks[stage]].speed or 0.0
-            said = f"{number(done)}/{number(total)} {_rate(speed, number)}/s"
-            bars.update(tasks[stage], completed=done, total=total, said=said)
+            counts = f"{number(done)}/{number(total)} {_rate(speed, number)}/s"
+            bars.update(tasks[stage], completed=done, total=total, counts=counts)
 
         yield show
 
@@ -168,18 +178,18 @@ def _progress_bars(number: Number) -> Iterator[Progress]:
 def _progress_lines(number: Number) -> Progress:
     import time
 
-    began: dict[str, tuple[float, int]] = {}
+    starts: dict[str, tuple[float, int]] = {}
     tenths: dict[str, int] = {}
 
     def show(stage: str, done: int, total: int) -> None:
         tenth = done * 10 // max(total, 1)
-        # What an earlier run has done says nothing of this one's rate.
-        since, before = began.setdefault(stage, (time.monotonic(), done))
-        took, made = time.monotonic() - since, done - before
-        # Short work stays silent: it is over before anyone would read of it.
-        if took > 2 and made and total > 1 and tenth > tenths.get(stage, 0):
-            left = took / made * (total - done)
-            rate = _rate(made / took, number)
+        # Work of an earlier run does not count towards the rate of this one.
+        start, before = starts.setdefault(stage, (time.monotonic(), done))
+        elapsed, count = time.monotonic() - start, done - before
+        # Work of less than two seconds prints nothing.
+        if elapsed > 2 and count and total > 1 and tenth > tenths.get(stage, 0):
+            left = elapsed / count * (total - done)
+            rate = _rate(count / elapsed, number)
             typer.echo(
                 f"{stage}: {number(done)}/{number(total)}, {rate}/s, {format_duration(left)} left", err=True
             )
@@ -194,25 +204,20 @@ def _rate(value: float, number: Number) -> str:
 
 
 def command_line(app: typer.Typer) -> Any:
-    """The command line of an app, each command of which knows `--debug` too."""
-    whole = get_command(app)
+    """Return the command line of an app with `--debug` added to every command."""
+    program = get_command(app)
     (debug,) = get_command(_debug_only).params
-    commands: list[Any] = [whole]
+    commands: list[Any] = [program]
     while commands:
         command = commands.pop()
         commands += getattr(command, "commands", {}).values()
         if not any("--debug" in option.opts for option in command.params):
             command.params.append(debug)
-    return whole
+    return program
 
 
 _debug_only = typer.Typer(add_completion=False)
-"""An app of that one option: typer makes the object, whatever its version calls it."""
-
-
-def _set_debug(value: bool) -> None:
-    if value:
-        os.environ["AVDATA_DEBUG"] = "1"
+"""App with one option. Typer creates the option object, whose class differs between its versions."""
 
 
 @_debug_only.command()
@@ -220,7 +225,7 @@ def _debug_callback(
     debug: Annotated[
         bool,
         typer.Option(
-            "--debug", help="Show the traceback of an error.", expose_value=False, callback=_set_debug
+            "--debug", help="Show the traceback of an error.", expose_value=False, callback=enable_debug
         ),
     ] = False,
 ) -> None:
@@ -228,23 +233,28 @@ def _debug_callback(
 
 
 class _LogHandler(logging.Handler):
-    """Says what is logged, once, on what stderr is then: above the bars while they are drawn."""
+    """Log handler that writes each message once, to the current stderr.
+
+    rich replaces `sys.stderr` while it draws progress bars, so messages appear above them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: set[str] = set()
+        self._printed: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = f"{record.levelname.lower()}: {self.format(record)}\n"
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._printed:
+            self._printed.add(text)
             sys.stderr.write(text)
 
 
 def run_command(app: typer.Typer, resume_hint: str = RESUME_HINT) -> None:
-    """Run a command line; errors end in one sentence and their exit code, without a traceback.
+    """Run a command line; print errors without a traceback and exit with their code.
 
-    `resume_hint` is said after Ctrl-C.
+    Args:
+        app: program to run.
+        resume_hint: hint after Ctrl-C.
     """
     command = command_line(app)
     logging.basicConfig(format="%(message)s", handlers=[_LogHandler()], level=logging.WARNING)
@@ -254,35 +264,35 @@ def run_command(app: typer.Typer, resume_hint: str = RESUME_HINT) -> None:
         if os.environ.get("AVDATA_DEBUG"):
             raise
         _exit_with_error(error.exit_code, error.message, error.hint)
-    except OSError as error:  # the machine's, not ours: no room, no permission
+    except OSError as error:  # for example a full disk or missing permission
         if os.environ.get("AVDATA_DEBUG"):
             raise
-        what = error.strerror or str(error)
+        reason = error.strerror or str(error)
         _exit_with_error(
-            1, f"{error.filename}: {what}" if error.filename else what, "--debug shows where it happened"
+            1, f"{error.filename}: {reason}" if error.filename else reason, "show the traceback with --debug"
         )
     except Exception as error:
         _exit_with_usage_error(error, resume_hint)
         raise
-    if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this and says nothing
-        _exit_with_error(1, "stopped", resume_hint)
+    if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this without a message
+        _exit_with_error(1, "interrupted", resume_hint)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _exit_with_error(code: int, message: str, hint: str | None) -> NoReturn:
-    """End in one sentence; for machines, as what `--json` prints as well."""
+    """Print an error, with `--json` also as JSON, and exit."""
     print_error(message, hint)
     if "--json" in sys.argv:
-        with suppress(OSError):  # it may be stdout that is full
+        with suppress(OSError):  # stdout itself may be the full disk
             print_json({"error": message, "hint": hint, "exit_code": code})
     sys.exit(code)
 
 
 def _exit_with_usage_error(error: Exception, resume_hint: str) -> None:
-    """End where the command line itself is wrong: typer's own errors, whatever library it has them from."""
+    """Exit if typer rejected the command line; its error classes differ between versions."""
     kind = type(error).__name__
     if kind == "Abort":
-        _exit_with_error(1, "stopped", resume_hint)
+        _exit_with_error(1, "interrupted", resume_hint)
     if not hasattr(error, "format_message"):
         return
     if kind == "NoArgsIsHelpError":

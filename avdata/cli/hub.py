@@ -1,80 +1,90 @@
-"""The commands about the Hugging Face Hub: `avdata publish` and `avdata pull`."""
+"""Commands for the Hugging Face Hub: `avdata publish` and `avdata pull`."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from avdata.cli.console import format_bytes, print_json, print_line, show_progress
+from avdata.cli.options import DatasetPath, DryRun, Json, Quiet, output_option
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+if TYPE_CHECKING:
+    from avdata.hub.publish import PublishResult
 
 
 def publish(
-    out: Annotated[Path, typer.Argument(help="Folder of a prepared set.")],
-    repo: Annotated[str, typer.Option(help="Where to, user/name; made if it is not there.")],
-    private: Annotated[bool, typer.Option("--private", help="Only its owners see it.")] = False,
-    revision: Annotated[str, typer.Option(help="Branch to publish on.")] = "main",
+    dataset: DatasetPath,
+    repo: Annotated[
+        str, typer.Option(metavar="USER/NAME", help="Repository on the Hub; created if it is missing.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    revision: Annotated[str, typer.Option(metavar="BRANCH", help="Branch to publish to.")] = "main",
     i_have_permission: Annotated[
-        bool, typer.Option("--i-have-permission", help="The owners allowed it; the card says so.")
+        bool,
+        typer.Option("--i-have-permission", help="Confirm that the rights holder permits redistribution."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Check a prepared set and put it on the Hugging Face Hub; interrupted, the same command goes on."""
+    """Verify a dataset and upload it to the Hugging Face Hub; run again to resume."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    from avdata.hub.publish import publish as put
+    from avdata import publish as upload
 
     if quiet or as_json:
         disable_progress_bars()
     with show_progress(quiet=quiet or as_json) as progress:
-        done = put(
-            out, repo, private=private, revision=revision, i_have_permission=i_have_permission,
+        result = upload(
+            dataset, repo, private=private, revision=revision, i_have_permission=i_have_permission,
             dry_run=dry_run, progress=progress,
         )  # fmt: skip
     if as_json:
-        print_json(asdict(done))
-        return
+        print_json(asdict(result))
+    else:
+        _print_result(result, revision, dry_run=dry_run)
+
+
+def _print_result(result: PublishResult, revision: str, *, dry_run: bool) -> None:
     if dry_run:
-        for name in done.uploaded:
+        for name in result.uploaded:
             print_line(f"would upload {name}")
-        for name in done.removed:
+        for name in result.removed:
             print_line(f"would remove {name}")
     verb = "would be uploaded" if dry_run else "uploaded"
     print_line(
-        f"{len(done.uploaded):,} files, {format_bytes(done.bytes)}, {verb}; {len(done.removed):,} removed"
+        f"{len(result.uploaded):,} files, {format_bytes(result.bytes)}, {verb};"
+        f" {len(result.removed):,} removed"
     )
     if dry_run:
         return
-    at = "" if revision == "main" else f"@{revision}"
-    print_line(f"{done.url} ({done.revision}, tag {done.tag})")
+    suffix = "" if revision == "main" else f"@{revision}"
+    print_line(f"{result.url} ({result.revision}, tag {result.tag})")
     print_line("import avdata")
-    print_line(f'data = avdata.open("hf://datasets/{done.repo}{at}", split="train", shuffle=True)')
+    print_line(f'data = avdata.open("hf://datasets/{result.repo}{suffix}", split="train", shuffle=True)')
 
 
 def pull(
-    repo: Annotated[str, typer.Argument(help="user/name on the Hugging Face Hub.")],
-    into: Annotated[Path | None, typer.Option(help="Folder to write; the set's name without.")] = None,
-    revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
+    repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository on the Hugging Face Hub.")],
+    output: Annotated[
+        Path | None, output_option("Directory to write (default: the name of the repository).")
+    ] = None,
+    revision: Annotated[str, typer.Option(metavar="REVISION", help="Branch, tag or commit.")] = "main",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch a published set, proven byte for byte; interrupted, the same command goes on."""
+    """Download a dataset from the Hugging Face Hub and verify its checksums; run again to resume."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    from avdata.hub.pull import pull as fetch
+    from avdata import pull as fetch
 
     if quiet or as_json:
         disable_progress_bars()
-    root = fetch(repo, into or Path(repo.rpartition("/")[2]), revision=revision)
+    root = fetch(repo, output or Path(repo.rpartition("/")[2]), revision=revision)
     if as_json:
-        print_json({"out": str(root), "repo": repo, "revision": revision})
+        print_json({"output": str(root), "repo": repo, "revision": revision})
         return
-    print_line(f"{root}: fetched; look at it with: avdata verify {root}")
+    print_line(f"Downloaded {root}. Verify it with: avdata verify {root}")

@@ -1,4 +1,4 @@
-"""The commands that show: `avdata report`, a prepared set as a page, and `avdata doctor`, this machine."""
+"""Commands for prepared datasets: `verify`, `inspect`, `report`, `export`; and `doctor` for the machine."""
 
 from __future__ import annotations
 
@@ -12,81 +12,85 @@ from avdata.cli.console import (
     print_error,
     print_json,
     print_line,
+    print_page,
     print_table,
     show_progress,
 )
-from avdata.cli.options import Quiet
+from avdata.cli.options import DatasetPath, Json, OpenPage, Quiet, Silent, choice, output_option
 
 if TYPE_CHECKING:
     from avdata.doctor import Check
+    from avdata.shards.sample import StoredSample
 
 
 def verify(
-    out: Annotated[Path, typer.Argument(help="Folder of a prepared set.")],
+    dataset: DatasetPath,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Check every checksum, count, shape, label and split of a prepared set."""
+    """Verify every checksum, count, shape, label and split of a prepared dataset."""
     from avdata import verify as check
 
     with show_progress(quiet=quiet or as_json) as progress:
-        verdict = check(out, progress=progress)
+        result = check(dataset, progress=progress)
     if as_json:
-        problems = [{"where": problem.where, "what": problem.what} for problem in verdict.problems]
-        print_json(
-            {"ok": verdict.ok, "samples": verdict.samples, "bytes": verdict.bytes, "problems": problems}
-        )
+        problems = [{"where": problem.where, "what": problem.what} for problem in result.problems]
+        print_json({"ok": result.ok, "samples": result.samples, "bytes": result.bytes, "problems": problems})
     else:
-        for problem in verdict.problems:
+        for problem in result.problems:
             print_line(f"{problem.where}: {problem.what}")
-        if verdict.ok:
-            print_line(f"{out}: {verdict.samples:,} samples, {format_bytes(verdict.bytes)}, all as written")
+        if result.ok:
+            print_line(f"{dataset}: {result.samples:,} samples, {format_bytes(result.bytes)}, no problems")
         else:
-            count = len(verdict.problems)
+            count = len(result.problems)
             print_error(
-                f"{out}: {count:,} problem{'s' if count > 1 else ''}",
-                "prepare the set again with --overwrite",
+                f"{dataset}: {count:,} problem{'s' if count > 1 else ''}",
+                "prepare the dataset again with --overwrite",
             )
-    if not verdict.ok:
+    if not result.ok:
         raise typer.Exit(1)
 
 
 def inspect(
-    out: Annotated[Path, typer.Argument(help="Folder of a prepared set.")],
-    key: Annotated[str | None, typer.Argument(help="A sample's key; the first one without.")] = None,
-    save_png: Annotated[Path | None, typer.Option(help="Draw the spectrogram above the frames.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    dataset: DatasetPath,
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="Key of the sample (default: the first one).")
+    ] = None,
+    save_png: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Plot the spectrogram above the frames to a PNG file.")
+    ] = None,
+    quiet: Silent = False,
     as_json: Json = False,
 ) -> None:
-    """Show one sample: times, shapes, label, flags and provenance."""
+    """Show times, shapes, label, flags and provenance of a sample."""
     from avdata.shards.sample import load_sample
 
-    sample = load_sample(out, key)
-    shapes = {"mel": list(sample.mel.shape), "frames": list(sample.frames.shape)}
+    sample = load_sample(dataset, key)
     if as_json:
-        print_json({**sample.row, **shapes, "facts": sample.metadata, "members": sample.members})
+        shapes = {"mel": list(sample.mel.shape), "frames": list(sample.frames.shape)}
+        print_json({**sample.row, **shapes, "metadata": sample.metadata, "members": sample.members})
     elif not quiet:
-        low, high = float(sample.mel.min()), float(sample.mel.max())
-        rows = [(name, _format_value(value)) for name, value in sample.row.items() if name != "sha256"]
-        rows += [
-            ("mel", f"{shapes['mel']} float16, {low:.2f} … {high:.2f}"),
-            ("frames", f"{shapes['frames']} uint8"),
-        ]
-        rows += [
-            ("frame times", _format_value(sample.metadata["frame_times"])),
-            ("step times", _format_value(sample.metadata["step_times"])),
-        ]
-        rows += [
-            ("members", ", ".join(f"{name} {format_bytes(size)}" for name, size in sample.members.items()))
-        ]
-        rows += [(f"{role} file", file["path"]) for role, file in sample.metadata["sources"].items()]
-        print_table(("", ""), rows, header=False)
+        print_table(("", ""), _sample_rows(sample), header=False)
     if save_png:
         from avdata.reporting.sample_plot import save_sample_plot
 
         save_sample_plot(sample, save_png)
         if not (quiet or as_json):
-            print_line(f"picture: {save_png}")
+            print_line(f"image: {save_png}")
+
+
+def _sample_rows(sample: StoredSample) -> list[tuple[str, str]]:
+    low, high = float(sample.mel.min()), float(sample.mel.max())
+    members = ", ".join(f"{name} {format_bytes(size)}" for name, size in sample.members.items())
+    return [
+        *((name, _format_value(value)) for name, value in sample.row.items() if name != "sha256"),
+        ("mel", f"{list(sample.mel.shape)} float16, {low:.2f} … {high:.2f}"),
+        ("frames", f"{list(sample.frames.shape)} uint8"),
+        ("frame times", _format_value(sample.metadata["frame_times"])),
+        ("step times", _format_value(sample.metadata["step_times"])),
+        ("members", members),
+        *((f"{role} file", file["path"]) for role, file in sample.metadata["sources"].items()),
+    ]
 
 
 def _format_value(value: Any) -> str:
@@ -98,73 +102,70 @@ def _format_value(value: Any) -> str:
 
 
 def export(
-    root: Annotated[Path, typer.Argument(help="A prepared set.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    dataset: DatasetPath,
+    output: Annotated[Path, output_option("Directory to write.")],
     layout: Annotated[
-        str, typer.Option(help="author-npy: arrays as the SNNergy author's script reads them.")
-    ] = ("author-npy"),
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+        str, choice("--layout", "avdata.shards.export:EXPORT_LAYOUTS", "Layout to write: {choices}.")
+    ] = "author-npy",
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
-    """Write a prepared set in the layout of another project's training script."""
-    from avdata.shards.export import export as write
+    """Write a prepared dataset in the layout of another project's training script."""
+    from avdata import export as write
 
     with show_progress(quiet=quiet or as_json) as progress:
-        written = write(root, out, layout, lambda done, total: progress("export", done, total))
+        paths = write(dataset, output, layout, progress)
     if as_json:
-        print_json([str(path) for path in written])
+        print_json([str(path) for path in paths])
         return
-    for path in written:
+    for path in paths:
         print_line(str(path))
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-
 def report(
-    out: Annotated[Path, typer.Argument(help="Folder of a prepared set.")],
-    page: Annotated[Path | None, typer.Option("--to", help="The page; OUT/report.html without.")] = None,
-    compare: Annotated[Path | None, typer.Option(help="Another set, to show what differs.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses the samples of the gallery.")] = 0,
-    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    dataset: DatasetPath,
+    output: Annotated[
+        Path | None, output_option("HTML file to write (default: DATASET/report.html).")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="DATASET", help="Second dataset, to show the differences.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="SEED", help="Seed that selects the samples of the gallery.")
+    ] = 0,
+    show: OpenPage = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write one page that shows a prepared set: counts, measures, what was left out, and samples."""
-    from avdata.reporting.report import report as write
+    """Write a report of a prepared dataset: counts, measurements, quarantine and samples."""
+    from avdata import report as write
 
     with show_progress(quiet=quiet or as_json) as progress:
-        path = write(out, page, against=compare, seed=seed, progress=progress)
-    size = path.stat().st_size
-    if as_json:
-        print_json({"page": str(path), "bytes": size})
-    else:
-        print_line(f"{path} is written, {format_bytes(size)}; it needs no network")
-    if show:
-        import webbrowser
-
-        webbrowser.open(path.resolve().as_uri())
+        path = write(dataset, output, against=compare, seed=seed, progress=progress)
+    print_page(path, as_json=as_json, quiet=False, show=show)
 
 
 def doctor(
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what is missing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only problems.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what this machine has, and what to do about what is missing."""
+    """Check this machine's libraries, decoders and access, and print how to fix problems."""
     from avdata.doctor import check_environment
 
-    findings = check_environment()
+    checks = check_environment()
     if as_json:
-        print_json([vars(one) for one in findings])
+        print_json([vars(check) for check in checks])
     else:
         marks = {True: "ok", False: "no", None: "–"}
         rows = [
-            (marks[one.ok], one.name, _format_check(one)) for one in findings if one.ok is False or not quiet
+            (marks[check.ok], check.name, _format_check(check))
+            for check in checks
+            if check.ok is False or not quiet
         ]
         print_table(("", "", ""), rows, header=False)
-    if any(one.ok is False and one.needed for one in findings):
+    if any(check.ok is False and check.needed for check in checks):
         raise typer.Exit(1)
 
 
-def _format_check(one: Check) -> str:
-    return one.found + (f"\n→ {one.advice}" if one.advice else "")
+def _format_check(check: Check) -> str:
+    return check.found + (f"\n→ {check.advice}" if check.advice else "")

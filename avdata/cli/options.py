@@ -1,28 +1,212 @@
-"""Options."""
+"""Arguments, options and command registration shared by `avdata` and `snnergy`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, get_args
 
 import typer
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-
-Task = Annotated[str | None, typer.Option(help="Of synthetic: xor4 or agree; xor without.")]
-
-Rehash = Annotated[bool, typer.Option("--rehash", help="Prove unchanged files again.")]
+from typer.core import TyperCommand
 
 
-def complete_recipe(incomplete: str) -> list[str]:
-    """Recipes that begin so, for the shell's completion."""
+def recipe_choices() -> list[str]:
+    """Return the names of all recipes."""
     from avdata.recipe import recipe_names
 
-    return [name for name in recipe_names() if name.startswith(incomplete)]
+    return recipe_names()
 
 
-Name = Annotated[
-    str,
-    typer.Argument(help="A recipe, as `avdata recipes` lists them.", autocompletion=complete_recipe),
+def split_choices() -> list[str]:
+    """Return the split schemes of all recipes; the numbered folds are one entry."""
+    from avdata.recipe import load_recipe
+
+    schemes = (scheme for recipe in recipe_choices() for scheme in load_recipe(recipe).splits)
+    return list(dict.fromkeys(re.sub(r"^fold:\d+$", "fold:K", scheme) for scheme in schemes))
+
+
+def _complete_recipe(incomplete: str) -> list[str]:
+    return [name for name in recipe_choices() if name.startswith(incomplete)]
+
+
+def load_choices(reference: str) -> list[str]:
+    """Import a table and return its names.
+
+    Args:
+        reference: `module:NAME` of a mapping, a sequence or a function that returns one, or
+            `module:Model.field` of a settings field that is a `Literal`.
+    """
+    module, _, path = reference.partition(":")
+    name, _, field = path.partition(".")
+    table: Any = getattr(import_module(module), name)
+    if field:
+        return [str(value) for value in get_args(table.model_fields[field].annotation)]
+    names = table() if callable(table) else table
+    return [str(value) for value in names]
+
+
+def choice(option: str, reference: str, help: str) -> Any:
+    """Return an option that accepts the names of a table.
+
+    The table is imported when the command runs or prints its help, so that `avdata --help` imports none.
+
+    Args:
+        option: name of the option, with its dashes.
+        reference: see `load_choices`.
+        help: help text; `{choices}` stands for the names.
+    """
+
+    def check(value: str | None) -> str | None:
+        from avdata.errors import UsageError, did_you_mean
+
+        if value is not None and value not in (names := load_choices(reference)):
+            msg = f"unknown value of {option}: {value!r}"
+            raise UsageError(msg, hint=did_you_mean(value, names))
+        return value
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in load_choices(reference) if name.startswith(incomplete)]
+
+    text = help.replace("{choices}", f"{{{reference}}}")
+    metavar = option.removeprefix("--").replace("-", "_").upper()
+    return typer.Option(option, metavar=metavar, help=text, callback=check, autocompletion=complete)
+
+
+class Command(TyperCommand):
+    """Command whose help lists the choices of its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Insert the choices into the help texts, then parse."""
+        for parameter in self.params:
+            text = getattr(parameter, "help", None) or ""
+            parameter.help = re.sub(  # type: ignore[attr-defined]
+                r"\{([\w.]+:[\w.]+)\}", lambda match: ", ".join(load_choices(match[1])), text
+            )
+        return super().parse_args(ctx, args)
+
+
+def add_command(
+    app: typer.Typer,
+    function: Callable[..., None],
+    example: str,
+    *,
+    name: str | None = None,
+    summary: str | None = None,
+    hidden: bool = False,
+) -> None:
+    """Register a function as a command.
+
+    Args:
+        app: program or command group.
+        function: command; the first line of its docstring is its help.
+        example: command line at the end of the help.
+        name: name of the command (default: the function's).
+        summary: line in the list of commands, where the docstring's first line is too long.
+        hidden: leave the command out of the list of commands.
+    """
+    app.command(name, cls=Command, short_help=summary, epilog=f"Example:  {example}", hidden=hidden)(function)
+
+
+def create_app(name: str, help: str, example: str) -> typer.Typer:
+    """Return a program without commands, with `--version` and `--debug`."""
+    app = typer.Typer(
+        name=name,
+        help=help,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=f"First steps:  {example}",
+    )
+    app.callback()(_global_options)
+    return app
+
+
+def _show_version(context: typer.Context, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"{context.command.name} {version('avdata')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
 ]
+
+
+def enable_debug(value: bool) -> None:
+    """Make errors show their traceback."""
+    if value:
+        os.environ["AVDATA_DEBUG"] = "1"
+
+
+def _global_options(
+    version: Version = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    enable_debug(debug)
+
+
+def output_option(help: str) -> Any:
+    """Return the option `--output`/`-o`."""
+    return typer.Option("--output", "-o", metavar="OUTPUT", help=help)
+
+
+def settings_option(example: str) -> Any:
+    """Return the option `--set`."""
+    return typer.Option(
+        "--set", metavar="NAME=VALUE", help=f"Set one setting, such as {example}; repeat for more."
+    )
+
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Name of a recipe (see `avdata recipes`), or path of a recipe file.",
+        autocompletion=_complete_recipe,
+    ),
+]
+
+DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET", help="Directory of a prepared dataset.")]
+
+DatasetPathOrUrl = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="Directory or URL of a prepared dataset.")
+]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress.")]
+
+Silent = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")]
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Read settings from a YAML file.")
+]
+
+SplitBy = Annotated[
+    str | None,
+    typer.Option(
+        "--split-by",
+        metavar="SCHEME",
+        help="Split scheme of the recipe: {avdata.cli.options:split_choices}"
+        " (default: the recipe's, see `avdata info`).",
+    ),
+]
+
+Task = Annotated[
+    str | None,
+    typer.Option(metavar="TASK", help="Task of the recipe synthetic: xor4 or agree (default: XOR)."),
+]
+
+Rehash = Annotated[
+    bool, typer.Option("--rehash", help="Recompute checksums of all files, also unchanged ones.")
+]
+
+OpenPage = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]

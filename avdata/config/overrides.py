@@ -1,4 +1,4 @@
-"""Settings as people give them: one on the command line, many in a file."""
+"""Setting overrides: from the command line, from files, and their merge."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import yaml
 from avdata.errors import UsageError
 
 Overrides = Mapping[str, Any]
+"""Settings by section and key. Sections that are left out keep their values."""
+
+_FILE_HINT = "Example of a config file: video: {num_frames: 8}"
 
 
 def merge_overrides(base: Overrides, over: Overrides) -> dict[str, Any]:
-    """`base` with `over` laid on top, dictionaries merged key by key.
+    """Return `base` updated with `over`, with nested mappings merged key by key.
 
     >>> merge_overrides({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
     {'a': {'x': 1, 'y': 3}}
@@ -29,7 +32,7 @@ def merge_overrides(base: Overrides, over: Overrides) -> dict[str, Any]:
 
 
 def diff_settings(old: Overrides, new: Overrides, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """What differs between two dumped configs: (setting, there, now).
+    """Return the differences of two dumped configs as (setting, old value, new value).
 
     >>> diff_settings({"audio": {"n_mels": 64}}, {"audio": {"n_mels": 128}})
     [('audio.n_mels', 64, 128)]
@@ -45,23 +48,23 @@ def diff_settings(old: Overrides, new: Overrides, prefix: str = "") -> list[tupl
 
 
 def parse_setting(text: str) -> dict[str, Any]:
-    """One `section.key=value` of the command line as nested overrides; the value is read as YAML.
+    """Return `section.key=value` as nested overrides, with the value parsed as YAML.
 
     >>> parse_setting("video.num_frames=8")
     {'video': {'num_frames': 8}}
 
     Raises:
-        UsageError: there is no `=`, or the value is not YAML.
+        UsageError: the text has no `=`, or the value is not YAML.
     """
     path, equals, raw = text.partition("=")
     if not equals or not path:
-        msg = f"--set {text!r} is not of the form section.key=value"
-        raise UsageError(msg, hint="for example --set video.num_frames=8")
+        msg = f"Invalid --set {text!r}: the form is section.key=value."
+        raise UsageError(msg, hint="Example: --set video.num_frames=8")
     try:
         value: Any = yaml.safe_load(raw) if raw else ""
     except yaml.YAMLError as error:
-        msg = f"--set {text!r}: the value cannot be read ({_yaml_error(error)})"
-        raise UsageError(msg, hint="it is read as YAML; quote what is special in it") from error
+        msg = f"Invalid --set {text!r}: the value is not YAML ({_yaml_error(error)})."
+        raise UsageError(msg, hint="Quote special characters in the value.") from error
     for key in reversed(path.split(".")):
         value = {key: value}
     assert isinstance(value, dict)
@@ -69,14 +72,14 @@ def parse_setting(text: str) -> dict[str, Any]:
 
 
 def _yaml_error(error: Exception) -> str:
-    """What is wrong, on one line."""
+    """Return the cause and its line number, on one line."""
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}: " if mark else ""
     return where + (getattr(error, "problem", None) or str(error)).splitlines()[0]
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """Nested overrides from a YAML (or JSON) file.
+    """Return the nested overrides of a YAML or JSON file.
 
     Raises:
         UsageError: the file is missing, unreadable, or not a mapping.
@@ -84,12 +87,12 @@ def read_config_file(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        msg = f"the config file {path} cannot be read ({error.strerror})"
-        raise UsageError(msg, hint="--config is a YAML file, such as: video: {num_frames: 8}") from error
+        msg = f"The config file {path} cannot be read ({error.strerror})."
+        raise UsageError(msg, hint=_FILE_HINT) from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"the config file {path} cannot be read ({_yaml_error(error)})"
-        raise UsageError(msg, hint="write it like: video: {num_frames: 8}") from error
+        msg = f"The config file {path} is not YAML ({_yaml_error(error)})."
+        raise UsageError(msg, hint=_FILE_HINT) from error
     if not isinstance(value, dict):
-        msg = f"the config file {path} holds no mapping"
-        raise UsageError(msg, hint="write it like: video: {num_frames: 8}")
+        msg = f"The config file {path} contains no mapping."
+        raise UsageError(msg, hint=_FILE_HINT)
     return value

@@ -1,4 +1,4 @@
-"""Settings under a name: what published work did, as overrides over the defaults."""
+"""Named presets: the settings of published work as overrides of the defaults."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _LOG_STFT: Overrides = {
 }  # fmt: skip
 
 PRESETS: Mapping[str, Overrides] = {
-    # Real time in every step: 4 × 0.64 s, 128 mel columns each.
+    # Four consecutive steps of 0.64 s, 128 mel columns each.
     "snnergy": {},
-    # The front end of the SNNergy author's public code: 40,800 samples, dB below the clip's maximum, min–max.
+    # Front end of the public code of SNNergy's author: 40,800 samples, dB below the clip's maximum, min-max.
     "snnergy-repeat": {
         "audio": {
             "n_fft": 2048, "hop_length": 320, "ref": "max", "top_db": 80.0, "normalize": "minmax",
@@ -31,7 +31,7 @@ PRESETS: Mapping[str, Overrides] = {
         },
         "align": {"window": "start", "seconds": 3.0, "pad": "repeat", "offset_correction": "none"},
     },
-    # S-CMRL (arXiv 2502.12488): the whole clip's log|STFT| squeezed to 128×128; one still, T=4 times.
+    # S-CMRL (arXiv 2502.12488): log|STFT| of the complete clip resized to 128×128; one frame, T=4 times.
     "scmrl": {
         "audio": {**_LOG_STFT, "resize": [128, 128]},
         "video": {

@@ -1,6 +1,6 @@
-"""The typed settings of a preparation, and the hash that names them.
+"""Settings of a preparation as frozen pydantic models, and their hash.
 
-Every model is frozen and refuses unknown keys. `T`, the number of steps of a sample, is `video.num_frames`.
+Unknown keys are rejected. `T`, the number of steps of a sample, is `video.num_frames`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from avdata.errors import UsageError, did_you_mean
 MIN_AMIN = 1e-37
 
 MAX_JPEG_WIDTH = 65_500
-"""Pixels that a JPEG can be wide, as libjpeg has it."""
+"""Largest width of a JPEG image in pixels, the limit of libjpeg."""
 
 
 class _Settings(BaseModel):
@@ -27,118 +27,114 @@ class _Settings(BaseModel):
 
 
 class AudioConfig(_Settings):
-    """Which sound is used, and how it becomes a log-mel (or log-STFT) picture."""
+    """Choice of the audio track, and its log-mel or log-STFT spectrogram."""
 
     source: Literal["auto", "wav", "container"] = Field(
         "auto",
-        description="wav: the separate file; container: the video's own sound; auto: wav, else that",
+        description="wav: the separate file; container: the video's audio; auto: wav, else container",
     )
     sample_rate: int = Field(16_000, ge=1_000, le=192_000, description="Hz after resampling")
-    feature: Literal["log-mel", "log-stft"] = Field("log-mel", description="mel bands, or bins of the STFT")
-    n_fft: int = Field(1024, ge=16, le=65_536, description="samples of a window")
-    hop_length: int = Field(80, ge=1, description="samples between columns")
-    n_mels: int = Field(128, ge=1, le=1024, description="mel bands; log-stft keeps n_fft/2+1 bins instead")
-    fmin: float = Field(0.0, ge=0, description="Hz, where the mel bands begin")
-    fmax: float | None = Field(None, gt=0, description="Hz, where they end; None is half the sample rate")
-    power: float = Field(2.0, gt=0, le=4, description="1: magnitude, 2: power")
-    log: Literal["db", "ln", "pcen"] = Field(
-        "db",
-        description="db: 10·log10(max(S, amin)); ln: log(S + amin); pcen: librosa.pcen instead",
+    feature: Literal["log-mel", "log-stft", "pcen"] = Field(
+        "log-mel", description="log of mel bands, log of the STFT's bins, or PCEN of mel bands (librosa.pcen)"
     )
-    amin: float = Field(1e-10, gt=0, description="keeps silence finite; see log")
-    ref: Literal["one", "max"] = Field("one", description="what 0 dB is: 1.0, or the sample's own maximum")
+    n_fft: int = Field(1024, ge=16, le=65_536, description="STFT window, samples")
+    hop_length: int = Field(80, ge=1, description="samples from one column to the next")
+    n_mels: int = Field(128, ge=1, le=1024, description="mel bands; log-stft has n_fft/2+1 bins instead")
+    fmin: float = Field(0.0, ge=0, description="Hz, lower edge of the mel bands")
+    fmax: float | None = Field(
+        None, gt=0, description="Hz, upper edge of the mel bands; null is half the sample rate"
+    )
+    power: float = Field(2.0, gt=0, le=4, description="1: magnitude, 2: power")
+    log: Literal["db", "ln"] = Field(
+        "db", description="db: 10·log10(max(S, amin)); ln: log(S + amin); not for feature=pcen"
+    )
+    amin: float = Field(1e-10, gt=0, description="lower bound of S that keeps silence finite; see log")
+    ref: Literal["one", "max"] = Field("one", description="reference of 0 dB: 1.0, or the sample's maximum")
     top_db: float | None = Field(None, gt=0, description="clip below (maximum − top_db); db only")
-    clamp: bool = Field(False, description="clip the waveform to ±1 first")
-    normalize: Literal["none", "minmax", "zscore"] = Field("none", description="of the sample by itself")
+    clamp: bool = Field(False, description="clip the waveform to ±1 before the STFT")
+    normalize: Literal["none", "minmax", "zscore"] = Field("none", description="normalization per sample")
     resize: tuple[PositiveInt, PositiveInt] | None = Field(
-        None, description="(bins, columns) after the logarithm"
+        None, description="[bins, columns] to resize to after the logarithm"
     )
     layout: Literal["step", "repeat"] = Field(
-        "step", description="cut the picture by step, or repeat it T times"
+        "step", description="split the spectrogram into steps, or repeat it T times"
     )
-    flac: bool = Field(False, description="also store the window's waveform")
-
-    @property
-    def bins(self) -> int:
-        """Rows of the stored picture, F."""
-        if self.resize:
-            return self.resize[0]
-        return self.n_mels if self.feature == "log-mel" else self.n_fft // 2 + 1
+    flac: bool = Field(False, description="also store the waveform of the window")
 
 
 class VideoConfig(_Settings):
-    """Which frames are used, and how they become pictures."""
+    """Choice of frames, and their resizing and storage."""
 
-    num_frames: int = Field(4, ge=1, le=256, description="steps of a sample, T, one frame each")
+    num_frames: int = Field(4, ge=1, le=256, description="steps T of a sample, one frame each")
     size: int = Field(128, ge=8, le=2048, description="height and width, pixels")
     resize_mode: Literal["crop", "stretch", "letterbox", "face"] = Field(
         "crop",
-        description="how a frame becomes a square; face: around the face, one place for all frames of a clip",
+        description="how a frame becomes a square; face: crop around the face, one box for the clip",
     )
     short_side: int | None = Field(
-        None, description="crop: scale the short side to this, then crop size from the center"
+        None, description="crop: pixels to scale the short side to before the center crop"
     )
     color: Literal["rgb", "gray"] = Field("rgb", description="channels of a frame: 3 or 1")
     frame_sampling: Literal["middle", "every", "random-of-every"] = Field(
         "middle",
-        description="middle: on screen mid-step; every: frames 0, n, 2n …; random-of-every: one of those",
+        description="middle: shown at mid-step; every: frames 0, n, 2n …; random-of-every: one of those",
     )
     frame_interval: int = Field(29, ge=1, description="n of `every` and `random-of-every`")
     decoder: Literal["pyav", "decord"] = Field(
-        "pyav", description="decord shows the same frames, and notices no corrupt ones"
+        "pyav", description="decord returns the same frames, and does not detect corrupt ones"
     )
     seek: bool = Field(
         False,
-        description="jump to the keyframes before wanted frames: faster, but damage between goes unseen",
+        description="seek to the keyframe before each frame: faster, but misses corruption in between",
     )
     storage: Literal["jpeg", "png", "npy"] = Field(
-        "jpeg", description="jpeg: one strip at `quality`; png: one strip, exact; npy: the bare array"
+        "jpeg", description="jpeg: frame strip at `quality`; png: lossless frame strip; npy: array"
     )
-    quality: int = Field(95, ge=1, le=100, description="of JPEG strips")
+    quality: int = Field(95, ge=1, le=100, description="JPEG quality of frame strips")
 
 
 class AlignConfig(_Settings):
-    """The one time axis: which window of a clip is used and how its two streams are brought together."""
+    """Time window of a clip, and alignment of its audio and video."""
 
     window: Literal["whole", "start", "center", "loudest", "event", "segments"] = Field(
         "start",
-        description="start, center: of all streams; loudest: where most sound energy is; event: around the"
+        description="start, center: of all streams; loudest: maximum audio energy; event: around the"
         " middle of the clip's event; segments: steps of `seconds`, one every `hop`, from the start",
     )
     seconds: float | None = Field(
         2.56,
         gt=0,
         le=3600,
-        description="s, of the window, or with segments of one step; None only with window=whole",
+        description="s, length of the window, or of a step with window=segments; null only with window=whole",
     )
     hop: float | None = Field(
-        None, gt=0, le=3600, description="segments: s from one step's start to the next's; None is `seconds`"
+        None, gt=0, le=3600, description="segments: s from one step's start to the next; null is `seconds`"
     )
     pad: Literal["zeros", "repeat", "edge"] = Field(
-        "zeros", description="what is heard where there is no sound; the first or last frame is shown"
+        "zeros", description="how audio outside the clip is filled; frames repeat the first or last one"
     )
     offset_correction: Literal["measured", "container", "none"] = Field(
         "measured",
-        description="where a separate audio file starts: as correlation says; at the container's audio; at 0",
+        description="start of a separate audio file: by cross-correlation; that of the container's audio; 0",
     )
     min_peak: float = Field(
-        0.5, ge=0, le=1, description="correlation below which a measured offset is not believed"
+        0.5, ge=0, le=1, description="correlation below which a measured offset is not used"
     )
     max_lag: float = Field(0.5, gt=0, description="s, largest offset searched")
-    max_mismatch: float = Field(0.15, gt=0, description="s of difference in duration that sets av_mismatch")
+    max_mismatch: float = Field(0.15, gt=0, description="s, difference in duration that sets av_mismatch")
 
     @property
     def segment(self) -> float | None:
-        """Length of a step, s, when steps are segments; None when the window is cut into equal steps."""
+        """Length of a step in seconds with window=segments; None if steps divide the window."""
         return self.seconds if self.window == "segments" else None
 
     def window_seconds(self, steps: int) -> Fraction:
-        """Length of the window of so many steps, s, exactly; not for window=whole."""
+        """Return the exact seconds of a window of `steps` steps; not for window=whole."""
         seconds = Fraction(str(self.seconds))
         return seconds if self.segment is None else (steps - 1) * self.stride(steps) + seconds
 
     def stride(self, steps: int) -> Fraction:
-        """From one step's start to the next's, s, exactly; not for window=whole."""
+        """Return the exact seconds from one step's start to the next; not for window=whole."""
         seconds = Fraction(str(self.seconds))
         if self.segment is None:
             return seconds / steps
@@ -146,53 +142,53 @@ class AlignConfig(_Settings):
 
 
 class QualityConfig(_Settings):
-    """When a clip is not good enough: each limit names the reason code it leads to."""
+    """Quality limits; each description begins with the reason code or flag it leads to."""
 
     max_corrupt: float = Field(0.02, ge=0, le=1, description="corrupt_frames: share of decoded frames")
     max_corrupt_audio: float = Field(
-        0.02, ge=0, le=1, description="corrupt_audio: share of sound packets; a single one is let pass"
+        0.02, ge=0, le=1, description="corrupt_audio: share of audio packets; a single one is accepted"
     )
     silence_dbfs: float = Field(
         -60.0, le=0, description="silent_audio: peak level below which a clip is silent"
     )
-    silent: Literal["quarantine", "flag"] = Field("quarantine", description="what becomes of silent clips")
+    silent: Literal["quarantine", "flag"] = Field("quarantine", description="action for silent clips")
     black_luma: float = Field(
         4.0, ge=0, description="black_frames: mean luma (0…255) of the brightest used frame"
     )
-    black: Literal["quarantine", "flag"] = Field("flag", description="what becomes of black clips")
+    black: Literal["quarantine", "flag"] = Field("flag", description="action for black clips")
     frozen_change: float = Field(
         0.5, ge=0, description="frozen_frames: mean difference (0…255) of all used frames from the first"
     )
-    frozen: Literal["quarantine", "flag"] = Field("flag", description="what becomes of frozen clips")
+    frozen: Literal["quarantine", "flag"] = Field("flag", description="action for frozen clips")
     max_clipped: float = Field(
         0.01, ge=0, le=1, description="clipped_audio: share of samples at full scale (0.999 and above)"
     )
-    clipped: Literal["quarantine", "flag"] = Field("flag", description="what becomes of clipped clips")
-    min_seconds: float = Field(0.04, ge=0, description="too_short: of sound and of moving pictures, s")
-    max_seconds: float = Field(900.0, gt=0, description="too_long, s")
+    clipped: Literal["quarantine", "flag"] = Field("flag", description="action for clipped clips")
+    min_seconds: float = Field(0.04, ge=0, description="too_short: s, of audio and of video")
+    max_seconds: float = Field(900.0, gt=0, description="too_long: s")
     max_pixels: int = Field(64_000_000, gt=0, description="too_large: width × height")
     max_bytes: int = Field(4_000_000_000, gt=0, description="too_large: file size")
-    timeout: float = Field(120.0, gt=0, description="timeout: s a clip")
+    timeout: float = Field(120.0, gt=0, description="timeout: s per clip")
 
 
 class ShardConfig(_Settings):
-    """How samples are grouped into shards."""
+    """Grouping of samples into shards."""
 
-    samples_per_shard: int = Field(512, ge=1, le=1_000_000, description="samples a shard")
+    samples_per_shard: int = Field(512, ge=1, le=1_000_000, description="samples per shard")
 
 
 class SelectConfig(_Settings):
-    """Which clips are prepared and into which split they go."""
+    """Choice of clips, and their splits."""
 
-    split_by: str | None = Field(None, description="one of the recipe's splits; None is its default")
+    split_by: str | None = Field(None, description="split scheme of the recipe; null is its default")
     group_leakage: Literal["keep", "drop-train"] = Field(
-        "keep", description="train clips whose group is in val or test"
+        "keep", description="train clips whose group is also in val or test"
     )
     limit: int | None = Field(
-        None, ge=1, description="prepare only so many clips, spread over splits and labels"
+        None, ge=1, description="prepare at most this many clips, balanced over splits and labels"
     )
     seed: int = Field(
-        0, description="of the choice that `limit` makes, and of the order of clips in the shards"
+        0, description="seed of the selection by `limit` and of the order of clips in the shards"
     )
 
 
@@ -213,34 +209,34 @@ class Config(_Settings):
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
         if (self.align.seconds is None) != (self.align.window == "whole"):
-            msg = "align.seconds is a length unless align.window is whole, and is null when it is"
+            msg = "align.seconds must be null if align.window is whole, and a number otherwise"
             raise ValueError(msg)
         if self.align.window == "whole" and not (self.audio.resize and self.audio.layout == "repeat"):
-            msg = "align.window=whole gives different lengths: set audio.resize and audio.layout=repeat"
+            msg = "align.window=whole requires audio.resize and audio.layout=repeat"
             raise ValueError(msg)
         if self.align.hop is not None and self.align.window != "segments":
-            msg = "align.hop is for align.window=segments"
+            msg = "align.hop requires align.window=segments"
             raise ValueError(msg)
         if self.audio.layout == "step":
             for samples in {self._step_samples(), self._stride_samples()}:
                 columns = samples / self.audio.hop_length
                 if columns.denominator != 1:
                     msg = (
-                        f"a step must hold a whole number of mel columns, and {float(samples):g}"
-                        f" samples / hop {self.audio.hop_length} is {float(columns):g}:"
+                        f"a step must have an integer number of mel columns, and {float(samples):g} samples"
+                        f" / audio.hop_length {self.audio.hop_length} is {float(columns):g};"
                         " change align.seconds, align.hop, video.num_frames or audio.hop_length"
                     )
                     raise ValueError(msg)
             if self.audio.resize:
-                msg = "audio.resize works on the whole picture: set audio.layout=repeat with it"
+                msg = "audio.resize requires audio.layout=repeat, since it resizes the complete spectrogram"
                 raise ValueError(msg)
         self._check_audio_finite()
         width = self.video.num_frames * self.video.size
         if self.video.storage == "jpeg" and width > MAX_JPEG_WIDTH:
             msg = (
-                f"A JPEG strip of {self.video.num_frames} frames (video.num_frames) of {self.video.size}"
-                f" (video.size) is {width:,} pixels wide; the limit is {MAX_JPEG_WIDTH:,}."
-                " Set video.storage to png or npy"
+                f"a JPEG strip of {self.video.num_frames} frames (video.num_frames) of {self.video.size}"
+                f" (video.size) is {width:,} pixels wide, the limit is {MAX_JPEG_WIDTH:,};"
+                " set video.storage to png or npy"
             )
             raise ValueError(msg)
         return self
@@ -248,7 +244,7 @@ class Config(_Settings):
     def _check_audio_finite(self) -> None:
         audio = self.audio
         if audio.amin < MIN_AMIN:
-            msg = f"audio.amin {audio.amin:g} is none in float32: from {MIN_AMIN:g} on it is one"
+            msg = f"audio.amin {audio.amin:g} is too small for float32: it must be at least {MIN_AMIN:g}"
             raise ValueError(msg)
         top = audio.fmax or audio.sample_rate / 2
         if top > audio.sample_rate / 2:
@@ -271,38 +267,38 @@ class Config(_Settings):
 
     @property
     def step_columns(self) -> int:
-        """Columns from one step's start to the next's; L, unless segments overlap or lie apart."""
+        """Columns from one step's start to the next; L unless segments overlap or have gaps."""
         return int(self._stride_samples() / self.audio.hop_length)
 
     @property
     def mel_columns(self) -> int:
-        """Columns of one step of the stored picture, L."""
+        """Columns L of one step of the stored spectrogram."""
         if self.audio.resize:
             return self.audio.resize[1]
         if self.audio.layout == "step":
             return int(self._step_samples() / self.audio.hop_length)
         window = round(self.align.window_seconds(self.video.num_frames) * self.audio.sample_rate)
-        # Centerd windows of an odd length reach half a sample less far.
+        # Centered windows of odd length reach half a sample less far.
         return 1 + (window - self.audio.n_fft % 2) // self.audio.hop_length
 
     def canonical(self) -> str:
-        """The settings as one line of JSON with sorted keys: equal settings give equal text."""
+        """Return the settings as one line of JSON with sorted keys, equal for equal settings."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
     @property
     def hash(self) -> str:
-        """sha256 of `canonical()`, hexadecimal."""
+        """Hexadecimal SHA-256 of `canonical()`."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
 def build_config(*layers: Overrides) -> Config:
-    """Settings from overrides laid over one another, the last one on top.
+    """Return the settings of the merged overrides. Later layers replace earlier ones.
 
     >>> build_config({"video": {"num_frames": 8}}).video.num_frames
     8
 
     Raises:
-        UsageError: a key is unknown or a value does not fit; the message names the key.
+        UsageError: a key is unknown or a value is invalid; the message names the key.
     """
     merged: Overrides = {}
     for layer in layers:
@@ -317,23 +313,23 @@ def _explain(error: ValidationError) -> UsageError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return UsageError(f"unknown setting {where}", hint=did_you_mean(where, setting_names()))
+        return UsageError(f"Unknown setting {where}.", hint=did_you_mean(where, setting_names()))
     if not where:
-        return UsageError(f"the settings do not fit together: {format_validation_error(first)}")
+        return UsageError(f"Inconsistent settings: {format_validation_error(first)}.")
     if where in Config.model_fields:
         some = [name for name in setting_names() if name.startswith(f"{where}.")]
-        return UsageError(f"{where} is a section of settings", hint=f"settings of it: {', '.join(some)}")
-    return UsageError(f"setting {where}={first['input']!r}: {format_validation_error(first)}")
+        return UsageError(f"{where} is a section, not a setting.", hint=f"Its settings: {', '.join(some)}.")
+    return UsageError(f"Invalid setting {where}={first['input']!r}: {format_validation_error(first)}.")
 
 
 def format_validation_error(error: ErrorDetails) -> str:
-    """What pydantic says is wrong, as the rest of a sentence."""
+    """Return pydantic's message in lower case, to follow a colon."""
     message = error["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
     return message[:1].lower() + message[1:]
 
 
 def setting_names() -> list[str]:
-    """Every setting as `section.key`, in the order of the sections."""
+    """Return every setting as `section.key`, in the order of the sections."""
     return [
         f"{section}.{key}"
         for section, field in Config.model_fields.items()

@@ -1,6 +1,6 @@
-"""One time axis for a clip: where a separate sound belongs, which window is used, what moment a step shows.
+"""Place audio, window and steps of a clip on one time axis.
 
-The axis is the video container's own, in seconds; a still has none, and its sound begins at 0.
+The axis is the video container's own, in seconds. A still image has none: its audio begins at 0.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import numpy as np
 from avdata.config.schema import AlignConfig
 
 MIN_OVERLAP = 0.5
-"""Share of the shorter sound that must overlap for a lag to count."""
+"""Share of the shorter signal that must overlap at a lag for the lag to be considered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The span of time a sample covers, [start, end) in seconds."""
+    """Time interval of a sample, [start, end) in seconds."""
 
     start: float
     end: float
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Length, s."""
         return self.end - self.start
 
 
 def step_centers(window: Window, steps: int, segment: float | None = None) -> np.ndarray:
-    """Middles of the steps of a window, in seconds on the clip's axis.
+    """Return the times of the middles of a window's steps, float64 [steps], in seconds.
 
     >>> step_centers(Window(0.0, 2.0), steps=4).tolist()
     [0.25, 0.75, 1.25, 1.75]
@@ -38,10 +38,10 @@ def step_centers(window: Window, steps: int, segment: float | None = None) -> np
     [0.5, 1.0, 1.5]
 
     Args:
-        window: what the steps cover together.
-        steps: how many.
-        segment: length of each, s, the first at the window's start and the last at its end; None cuts the
-            window into equal steps.
+        window: interval that the steps cover together.
+        steps: number of steps.
+        segment: length of a step, s. The first step is at the window's start, the last at its end. None
+            divides the window into equal steps.
     """
     length = window.seconds / steps if segment is None else segment
     stride = length if segment is None or steps == 1 else (window.seconds - segment) / (steps - 1)
@@ -53,7 +53,7 @@ def step_centers(window: Window, steps: int, segment: float | None = None) -> np
 def estimate_av_offset(
     separate: np.ndarray, own: np.ndarray, rate: int, max_lag: float
 ) -> tuple[float, float]:
-    """Where a separate sound lies within the container's own, by normalized cross-correlation.
+    """Estimate the offset of separate audio from the container's own by cross-correlation.
 
     >>> noise = np.random.default_rng(0).normal(size=16000)
     >>> offset, peak = estimate_av_offset(noise[160:], noise, 16000, 0.5)
@@ -64,22 +64,22 @@ def estimate_av_offset(
         separate: mono [n].
         own: mono [m], at the same rate.
         rate: Hz.
-        max_lag: s, the largest offset searched, either way.
+        max_lag: s, the largest offset searched in either direction.
 
     Returns:
-        Seconds from the start of `own` to the start of `separate`, negative when it begins earlier, to a
-        fraction of a sample by a parabola through the three highest points; and the correlation there, 1 for
-        equal sounds and 0 when there is nothing to compare.
+        The offset from the start of `own` to the start of `separate`, s, negative if `separate` begins
+        earlier; and the correlation there, 1 for equal signals and 0 if none can be computed. A parabola
+        through the three highest points gives fractions of a sample.
     """
     a, b = _centered(separate), _centered(own)
     reach = int(min(max_lag * rate, len(a) - 1, len(b) - 1))
-    # Long enough that no lag within reach meets the other end of the circle.
+    # Long enough that the circular correlation does not wrap around within `reach`.
     size = _fast_fft_length(max(len(a), len(b)) + reach)
-    # Half the width is half the time, and moves the parabola by less than a hundredth of a sample.
+    # float32 takes half the time, and moves the parabola by less than a hundredth of a sample.
     circular = np.fft.irfft(np.fft.rfft(b, size) * np.conj(np.fft.rfft(a, size)), size)
     lags = np.arange(-reach, reach + 1)
     energy_a, energy_b = _energy(a, reach, len(b) - reach), _energy(b, reach, len(a) - reach)
-    # At lag l, a[i] meets b[i + l]: i runs over first … last.
+    # At lag l, a[i] is multiplied by b[i + l] for first <= i < last.
     first, last = np.maximum(0, -lags), np.minimum(len(a), len(b) - lags)
     overlap = last - first
     power = (energy_a[last] - energy_a[first]) * (energy_b[last + lags] - energy_b[first + lags])
@@ -91,21 +91,21 @@ def estimate_av_offset(
     shift = 0.0
     if 0 < best < len(scores) - 1:
         left, middle, right = scores[best - 1 : best + 2]
-        bend = left - 2 * middle + right
-        shift = 0.5 * (left - right) / bend if bend < 0 else 0.0
+        curvature = left - 2 * middle + right
+        shift = 0.5 * (left - right) / curvature if curvature < 0 else 0.0
     return float((lags[best] + shift) / rate), float(np.clip(scores[best], 0.0, 1.0))
 
 
 def _centered(samples: np.ndarray) -> np.ndarray:
-    """Without their mean, float32."""
-    narrow = samples.astype(np.float32, copy=False)
-    return narrow - np.float32(narrow.mean(dtype=np.float64))
+    """Subtract the mean; float32."""
+    values = samples.astype(np.float32, copy=False)
+    return values - np.float32(values.mean(dtype=np.float64))
 
 
 def _energy(samples: np.ndarray, head: int, tail: int) -> np.ndarray:
-    """The sum of squares before each sample and, last, of all: float64 [n + 1].
+    """Return the cumulative sums of squares, float64 [n + 1], up to `head` and from `tail`.
 
-    Between `head` and `tail` nothing is told: sums one after the other take as long as a transform.
+    The indices between are not needed and stay 0: a cumulative sum takes as long as an FFT.
     """
     squares = np.square(samples, dtype=np.float64)
     tail = min(max(tail, head), len(samples))
@@ -118,7 +118,7 @@ def _energy(samples: np.ndarray, head: int, tail: int) -> np.ndarray:
 
 
 def _fast_fft_length(least: int) -> int:
-    """A length, from `least` on, that is quick to transform: a power of two times a small odd number.
+    """Return an FFT length of at least `least`: a power of two times a small odd number.
 
     >>> _fast_fft_length(48_001)
     49152
@@ -127,7 +127,7 @@ def _fast_fft_length(least: int) -> int:
 
 
 Loudness = Callable[[], tuple[np.ndarray, int, float]]
-"""Gives the squares of a sound's samples [n], their rate in Hz, and when the first one is heard, s."""
+"""Returns the squares of audio samples, float64 [n], their rate in Hz, and the time of the first, s."""
 
 
 def select_window(
@@ -138,19 +138,23 @@ def select_window(
     event: tuple[float, float] | None = None,
     loudness: Loudness | None = None,
 ) -> Window:
-    """The window of a clip whose streams cover `spans`, each [start, end) in seconds.
+    """Select the window of a clip by `align.window`.
 
-    `start` and `segments` begin with the earliest stream; `center` has its middle in that of all streams
-    together; `event` in that of the event, or as `center` when there is none; `loudest` is the earliest place
-    with the most sound energy, where both streams are as long as they are long enough. None of them begins
-    before the streams, or ends after them while they are long enough. `whole` covers them all.
+    - `whole`: from the earliest start to the latest end of the streams.
+    - `start`, `segments`: from the earliest start.
+    - `center`: around the middle of that interval.
+    - `event`: around the middle of the event; like `center` if the clip has none.
+    - `loudest`: the earliest of the windows with the most audio energy. If the interval that all streams
+      cover is long enough, the window lies within it.
+
+    A window does not begin before the streams, and does not end after them if they are long enough.
 
     Args:
         align: the settings.
-        spans: of sound and pictures.
+        spans: interval [start, end) of each stream, s.
         steps: T, for `segments`.
-        event: [start, end) in seconds, for `event`.
-        loudness: of the sound, for `loudest`.
+        event: [start, end), s, for `event`.
+        loudness: of the audio, for `loudest`.
     """
     first, last = min(start for start, _ in spans), max(end for _, end in spans)
     if align.seconds is None:
@@ -170,28 +174,28 @@ def select_window(
 
 
 LOUDEST_STEP_S = 0.01
-"""Seconds between the places where the loudest window may begin."""
+"""Seconds between the candidates for the start of the loudest window."""
 
 
 def _loudest(
     squares: np.ndarray, rate: int, start: float, first: float, last: float, seconds: float
 ) -> float:
-    """Where between `first` and `last - seconds` a window hears the most energy."""
-    places = first + LOUDEST_STEP_S * np.arange(
+    """Return the start of the loudest window between `first` and `last`, s."""
+    starts = first + LOUDEST_STEP_S * np.arange(
         max(int((last - seconds - first) / LOUDEST_STEP_S + 1e-6), 0) + 1
     )
-    summed = np.r_[0.0, np.cumsum(squares)]
+    cumulative = np.r_[0.0, np.cumsum(squares)]
 
-    def until(when: np.ndarray) -> np.ndarray:
-        return summed[np.clip(np.round((when - start) * rate), 0, len(squares)).astype(np.int64)]
+    def energy_before(times: np.ndarray) -> np.ndarray:
+        return cumulative[np.clip(np.round((times - start) * rate), 0, len(squares)).astype(np.int64)]
 
-    energy = until(places + seconds) - until(places)
-    # Rounding of the sums must not move the window: what is as loud but for it begins earliest.
-    return float(places[np.argmax(energy >= energy.max() * (1 - 1e-9))])
+    energy = energy_before(starts + seconds) - energy_before(starts)
+    # Of windows that differ only by rounding of the sums, take the earliest.
+    return float(starts[np.argmax(energy >= energy.max() * (1 - 1e-9))])
 
 
 def pad_fraction(window: Window, spans: Sequence[tuple[float, float]]) -> float:
-    """Share of a window that not all streams cover.
+    """Return the share of a window that at least one stream does not cover.
 
     >>> pad_fraction(Window(0.0, 2.0), [(0.0, 1.5), (0.5, 2.0)])
     0.5
@@ -202,20 +206,20 @@ def pad_fraction(window: Window, spans: Sequence[tuple[float, float]]) -> float:
 
 
 def slice_audio(samples: np.ndarray, rate: int, start: float, window: Window, pad: str) -> np.ndarray:
-    """A window's samples of a sound that starts at `start`, padded where there are none.
+    """Return a window's samples of audio that starts at `start`, padded outside the audio.
 
     Args:
-        samples: mono [n] at `rate`.
+        samples: mono [n].
         rate: Hz.
-        start: s, when the first sample is heard.
-        window: what to cut.
-        pad: zeros; repeat, the sound again from its beginning; edge, its first or last value.
+        start: time of the first sample, s.
+        window: interval to return.
+        pad: `zeros`; `repeat`, the audio again from its beginning; `edge`, its first or last value.
 
     Returns:
-        [round(window.seconds · rate)], of the type of `samples`.
+        Array of shape [round(window.seconds * rate)] and the dtype of `samples`.
     """
     count = round(window.seconds * rate)
-    # Where the window begins in the samples, and what of it they cover.
+    # Index in `samples` of the window's first sample; may be negative.
     begin = -round((start - window.start) * rate)
     if pad == "repeat":
         return samples[(begin + np.arange(count)) % len(samples)]

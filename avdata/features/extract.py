@@ -1,4 +1,4 @@
-"""What a clip becomes: the log-mel of its window cut by step, and the frame of each step."""
+"""Extract the features of a clip: its audio feature and frames, one per step."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from avdata.features.alignment import (
     slice_audio,
     step_centers,
 )
-from avdata.features.audio.spectrogram import compute_audio_feature, resample
+from avdata.features.audio import compute_audio_feature
+from avdata.features.audio.spectrogram import resample
 from avdata.features.face_crop import detect_face_box
 from avdata.features.quality import check_audio, check_durations, check_file_sizes, check_frames
 from avdata.media.audio import decode_audio
-from avdata.media.decoders.decord import read_frames_decord
+from avdata.media.decoders import DECODERS
 from avdata.media.image import read_image
 from avdata.media.resize import resize_image
 from avdata.media.types import AudioTrack, Frame, FrameTimes
@@ -31,25 +32,26 @@ from avdata.media.video import VideoFile, open_video
 from avdata.recipe import Clip
 
 CORRELATION_RATE = 16_000
+"""Hz, sample rate at which the offset of separate audio is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a sample holds.
+    """Features of a sample.
 
     Attributes:
         mel: float16 [T, F, L].
         frames: uint8 [T, H, W, C].
-        waveform: float32 [n], the window's samples, when the config keeps them.
+        waveform: float32 [n], the window's samples; None unless `audio.flac` is set.
         window: start and end, s on the clip's axis.
-        av_offset: where the separate sound starts on the axis, s, when measured.
-        av_peak: the correlation there, likewise.
+        av_offset: start of the separate audio on the axis, s; None if not measured.
+        av_peak: the correlation at that offset; None if not measured.
         duration_audio: s.
-        duration_video: s; None for a still.
-        pad_fraction: share of the window outside audio ∩ video.
-        frame_times: when each frame came on screen, s.
-        flags: what was noticed.
-        source: technical facts of the files; never their metadata.
+        duration_video: s; None for a still image.
+        pad_fraction: share of the window that audio or video does not cover.
+        frame_times: presentation time of each frame, s.
+        flags: irregularities of the clip.
+        source: codecs, sizes and rates of the files; never their embedded metadata.
     """
 
     mel: np.ndarray
@@ -68,7 +70,7 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class _AlignedAudio:
-    """A sound on the clip's axis."""
+    """Audio with its start on the clip's axis, and the measured offset and its peak."""
 
     audio: AudioTrack
     start: float
@@ -81,86 +83,85 @@ class _AlignedAudio:
         return self.start, self.start + len(self.audio.samples) / self.audio.rate
 
     def loudness(self) -> tuple[np.ndarray, int, float]:
-        """The samples' squares, their rate, and when the first one is heard."""
+        """Return the squares of the samples, their rate in Hz, and the time of the first, s."""
         return np.square(self.audio.samples, dtype=np.float64), self.audio.rate, self.start
 
 
 def extract_features(clip: Clip, config: Config) -> Features:
-    """Decode a clip and make its sample.
+    """Decode a clip and compute the features of its sample.
 
     Raises:
-        MediaError: the clip cannot become a sample; the reason says why.
+        MediaError: the clip is quarantined, with `error.reason`.
     """
     check_file_sizes((clip.video, clip.audio), config.quality)
     if clip.is_image:
         return _assemble(clip, None, _separate_audio(clip, config), config)
-    has_own = clip.audio is None or config.audio.source == "container" or not clip.audio.is_file()
+    use_container = clip.audio is None or config.audio.source == "container" or not clip.audio.is_file()
     with open_video(
-        clip.video, config.quality, audio=has_own or config.align.offset_correction != "none"
+        clip.video, config.quality, audio=use_container or config.align.offset_correction != "none"
     ) as video_file:
-        if has_own:
-            own = video_file.audio_track()
-            # Where the dataset has no separate sound, the video's own is no exception.
-            placed = _AlignedAudio(
-                own, own.start, flags=() if clip.audio is None else (SampleFlag.CONTAINER_AUDIO,)
-            )
+        if use_container:
+            track = video_file.audio_track()
+            # If the dataset has no separate audio, the container's is the rule and not flagged.
+            flags = () if clip.audio is None else (SampleFlag.CONTAINER_AUDIO,)
+            aligned = _AlignedAudio(track, track.start, flags=flags)
         else:
-            placed = _align_audio(video_file, _separate_audio(clip, config), config)
-        return _assemble(clip, video_file, placed, config)
+            aligned = _align_audio(video_file, _separate_audio(clip, config), config)
+        return _assemble(clip, video_file, aligned, config)
 
 
-def _assemble(clip: Clip, video_file: VideoFile | None, placed: _AlignedAudio, config: Config) -> Features:
-    """The features of a clip whose sound has its place; `video_file` is None for a still."""
-    flags = [*placed.flags, *check_audio(placed.audio, config.quality)]
-    spans = [placed.span]
+def _assemble(clip: Clip, video_file: VideoFile | None, aligned: _AlignedAudio, config: Config) -> Features:
+    """Return the features of a clip with aligned audio; an image has no `video_file`."""
+    flags = [*aligned.flags, *check_audio(aligned.audio, config.quality)]
+    spans = [aligned.span]
     frame_times = None
     if video_file is not None:
         frame_times = video_file.frame_times
         spans.append((frame_times.start, frame_times.end))
-        flags += check_durations(placed.span, frame_times, config)
+        flags += check_durations(aligned.span, frame_times, config)
     window = select_window(
-        config.align, spans, steps=config.video.num_frames, event=clip.event, loudness=placed.loudness
+        config.align, spans, steps=config.video.num_frames, event=clip.event, loudness=aligned.loudness
     )
-    pictures, noticed = _step_frames(clip, video_file, window, config)
-    flags += noticed
-    frames = np.stack([frame.pixels for frame in pictures])
-    times = tuple(round(frame.time, 6) for frame in pictures)
+    step_frames, frame_flags = _step_frames(clip, video_file, window, config)
+    flags += frame_flags
+    frames = np.stack([frame.pixels for frame in step_frames])
+    times = tuple(round(frame.time, 6) for frame in step_frames)
     flags += [SampleFlag.STATIC_FRAMES] if video_file is None else check_frames(frames, times, config.quality)
     rate = config.audio.sample_rate
-    samples = resample(placed.audio.samples, placed.audio.rate, rate)
-    waveform = slice_audio(samples, rate, placed.start, window, config.align.pad)
+    samples = resample(aligned.audio.samples, aligned.audio.rate, rate)
+    waveform = slice_audio(samples, rate, aligned.start, window, config.align.pad)
     mel = compute_audio_feature(waveform, config)
     return Features(
         mel=mel.astype(np.float16),
         frames=frames,
         waveform=waveform if config.audio.flac else None,
         window=(round(window.start, 6), round(window.end, 6)),
-        av_offset=placed.offset if placed.offset is None else round(placed.offset, 7),
-        av_peak=placed.peak if placed.peak is None else round(placed.peak, 6),
-        duration_audio=round(placed.span[1] - placed.span[0], 6),
+        av_offset=None if aligned.offset is None else round(aligned.offset, 7),
+        av_peak=None if aligned.peak is None else round(aligned.peak, 6),
+        duration_audio=round(aligned.span[1] - aligned.span[0], 6),
         duration_video=None if frame_times is None else round(frame_times.end - frame_times.start, 6),
         pad_fraction=pad_fraction(window, spans),
         frame_times=times,
         flags=tuple(sorted(set(flags))),
-        source={**(frame_times.metadata if frame_times else {}), **placed.audio.metadata},
+        source={**(frame_times.metadata if frame_times else {}), **aligned.audio.metadata},
     )
 
 
 def _separate_audio(clip: Clip, config: Config) -> _AlignedAudio:
-    """The sound of a clip's own audio file, beginning at 0; of a still's file when it has no other."""
+    """Decode the clip's audio file, starting at 0; without one, its video file's audio."""
     path = clip.audio if clip.audio is not None and clip.audio.is_file() else clip.video
     return _AlignedAudio(decode_audio(path, config.quality), 0.0)
 
 
-def _align_audio(video_file: VideoFile, placed: _AlignedAudio, config: Config) -> _AlignedAudio:
-    """A separate sound where the config wants it on the axis of the film."""
+def _align_audio(video_file: VideoFile, unaligned: _AlignedAudio, config: Config) -> _AlignedAudio:
+    """Place separate audio on the axis of the video, as `align.offset_correction` defines it."""
     if config.align.offset_correction == "none":
-        return placed
+        return unaligned
     try:
         own = video_file.audio_track()
     except MediaError:
-        return replace(placed, flags=(SampleFlag.LOW_CORRELATION,))
-    separate = placed.audio
+        return replace(unaligned, flags=(SampleFlag.LOW_CORRELATION,))
+    separate = unaligned.audio
     lag, peak = estimate_av_offset(
         resample(separate.samples, separate.rate, CORRELATION_RATE),
         resample(own.samples, own.rate, CORRELATION_RATE),
@@ -168,9 +169,9 @@ def _align_audio(video_file: VideoFile, placed: _AlignedAudio, config: Config) -
         config.align.max_lag,
     )
     offset = own.start + lag
-    believed = peak >= config.align.min_peak
-    flags = [] if believed else [SampleFlag.LOW_CORRELATION]
-    start = offset if believed and config.align.offset_correction == "measured" else own.start
+    is_correlated = peak >= config.align.min_peak
+    flags = [] if is_correlated else [SampleFlag.LOW_CORRELATION]
+    start = offset if is_correlated and config.align.offset_correction == "measured" else own.start
     if own.end - (start + len(separate.samples) / separate.rate) > config.align.max_mismatch:
         flags.append(SampleFlag.AUDIO_TRUNCATED)
     return _AlignedAudio(separate, start, offset, peak, tuple(flags))
@@ -179,37 +180,37 @@ def _align_audio(video_file: VideoFile, placed: _AlignedAudio, config: Config) -
 def _step_frames(
     clip: Clip, video_file: VideoFile | None, window: Window, config: Config
 ) -> tuple[list[Frame], list[SampleFlag]]:
-    """The picture of each step, uint8 [size, size, C], and what was noticed of them."""
+    """Return the frame of each step, uint8 [size, size, C], and flags."""
     video = config.video
     if video_file is None:
         return _resized_frames([read_image(clip.video, config.quality)] * video.num_frames, video)
     times = _step_frame_times(clip, video_file.frame_times, window, config)
-    if video.decoder == "decord":
-        return _resized_frames(read_frames_decord(clip.video, video_file.frame_times, times), video)
+    decoder = DECODERS[video.decoder]
+    if not decoder.reuses_packets:
+        return _resized_frames(decoder.frames_at(clip.video, video_file.frame_times, times), video)
     if video.resize_mode == "face":
         return _resized_frames(video_file.frames_at(times, seek=video.seek), video)
     return video_file.frames_at(times, seek=video.seek, video=video), []
 
 
 def _resized_frames(frames: Sequence[Frame], video: VideoConfig) -> tuple[list[Frame], list[SampleFlag]]:
-    """Whole pictures as squares; one that stands for several steps is made once."""
-    whole = {id(frame): frame for frame in frames}
-    square = (
-        detect_face_box([frame.pixels for frame in whole.values()]) if video.resize_mode == "face" else None
-    )
-    made = {
-        name: replace(one, pixels=resize_image(square.crop(one.pixels) if square else one.pixels, video))
-        for name, one in whole.items()
+    """Crop and resize frames of full size; a frame that is repeated is resized once."""
+    unique = {id(frame): frame for frame in frames}
+    use_face = video.resize_mode == "face"
+    box = detect_face_box([frame.pixels for frame in unique.values()]) if use_face else None
+    resized = {
+        key: replace(frame, pixels=resize_image(box.crop(frame.pixels) if box else frame.pixels, video))
+        for key, frame in unique.items()
     }
-    missed = video.resize_mode == "face" and square is None
-    return [made[id(frame)] for frame in frames], [SampleFlag.NO_FACE] if missed else []
+    flags = [SampleFlag.NO_FACE] if use_face and box is None else []
+    return [resized[id(frame)] for frame in frames], flags
 
 
 def _step_frame_times(clip: Clip, frame_times: FrameTimes, window: Window, config: Config) -> list[float]:
-    """The moment whose frame stands for each step, s."""
+    """Return the time whose frame represents each step, s."""
     video = config.video
     if video.frame_sampling == "middle":
-        return [float(moment) for moment in step_centers(window, video.num_frames, config.align.segment)]
+        return [float(time) for time in step_centers(window, video.num_frames, config.align.segment)]
     every = frame_times.times[:: video.frame_interval]
     if video.frame_sampling == "random-of-every":
         number = int.from_bytes(hashlib.sha256(clip.key.encode()).digest()[:8])

@@ -1,4 +1,4 @@
-"""When a clip is not good enough: a reason for quarantine, or a flag, as the config says."""
+"""Quality checks that quarantine or flag a clip by the settings of section `quality`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from avdata.media.resize import LUMA
 from avdata.media.types import AudioTrack, FrameTimes
 
 FULL_SCALE = 0.999
-"""Magnitude from which a sample counts as clipped: the last 33 of the 32,768 values of 16 bits."""
+"""Magnitude from which a sample counts as clipped: the top 33 of the 32,768 magnitudes of 16 bits."""
 
 
 def check_file_sizes(paths: Sequence[Path | None], quality: QualityConfig) -> None:
-    """Refuse files that are too large, before they are opened.
+    """Check the sizes of files before they are opened.
 
     Raises:
         MediaError: TOO_LARGE.
@@ -29,14 +29,17 @@ def check_file_sizes(paths: Sequence[Path | None], quality: QualityConfig) -> No
 
 
 def check_audio(audio: AudioTrack, quality: QualityConfig) -> list[SampleFlag]:
-    """What is to be said of a whole sound track: too short, silent, clipped.
+    """Check the complete audio track of a clip: too short, silent, clipped.
+
+    Returns:
+        The flags of the checks that do not quarantine.
 
     Raises:
         MediaError: TOO_SHORT, SILENT_AUDIO, CLIPPED_AUDIO.
     """
     seconds = len(audio.samples) / audio.rate
     if seconds < quality.min_seconds:
-        raise MediaError(QuarantineReason.TOO_SHORT, f"{seconds:.3f} s of sound")
+        raise MediaError(QuarantineReason.TOO_SHORT, f"{seconds:.3f} s of audio")
     loudness = np.abs(audio.samples)
     peak = float(loudness.max())
     level = 20 * np.log10(max(peak, 1e-9))
@@ -45,7 +48,7 @@ def check_audio(audio: AudioTrack, quality: QualityConfig) -> list[SampleFlag]:
             quality.silent,
             QuarantineReason.SILENT_AUDIO,
             SampleFlag.SILENT_AUDIO,
-            f"its peak is {level:.0f} dBFS",
+            f"peak {level:.0f} dBFS",
         )
     if peak < FULL_SCALE:
         return []
@@ -59,33 +62,49 @@ def check_audio(audio: AudioTrack, quality: QualityConfig) -> list[SampleFlag]:
 
 
 def check_durations(audio: tuple[float, float], frame_times: FrameTimes, config: Config) -> list[SampleFlag]:
-    """What is to be said of the pictures' length, and of how it fits the sound's.
+    """Check the duration of the video, and its difference from the audio's.
+
+    Args:
+        audio: start and end of the audio, s.
+        frame_times: of the video.
+        config: the settings.
+
+    Returns:
+        The flags of the video, and `AV_MISMATCH` if the durations differ.
 
     Raises:
         MediaError: TOO_SHORT.
     """
     seconds = frame_times.end - frame_times.start
     if seconds < config.quality.min_seconds:
-        raise MediaError(QuarantineReason.TOO_SHORT, f"{seconds:.3f} s of pictures")
-    apart = abs((audio[1] - audio[0]) - seconds) > config.align.max_mismatch
-    return [*frame_times.flags, SampleFlag.AV_MISMATCH] if apart else list(frame_times.flags)
+        raise MediaError(QuarantineReason.TOO_SHORT, f"{seconds:.3f} s of video")
+    differs = abs((audio[1] - audio[0]) - seconds) > config.align.max_mismatch
+    return [*frame_times.flags, SampleFlag.AV_MISMATCH] if differs else list(frame_times.flags)
 
 
 def check_frames(frames: np.ndarray, times: Sequence[float], quality: QualityConfig) -> list[SampleFlag]:
-    """What is to be said of the frames of a sample, uint8 [T, H, W, C]: black, frozen.
+    """Check the frames of a sample, uint8 [T, H, W, C]: black, frozen.
+
+    Args:
+        frames: the frames.
+        times: their presentation times, s.
+        quality: the settings.
+
+    Returns:
+        The flags of the checks that do not quarantine.
 
     Raises:
         MediaError: BLACK_FRAMES, FROZEN_FRAMES.
     """
     weights = LUMA if frames.shape[-1] == 3 else np.ones(1, np.float32)
 
-    def bright(frame: np.ndarray) -> float:
-        # Rows first: numpy takes twenty times as long over runs of three values.
+    def mean_luma(frame: np.ndarray) -> float:
+        # Sum over rows first: over runs of three values, numpy takes twenty times as long.
         return float(frame.sum(axis=0, dtype=np.uint32).mean(axis=0) @ weights) / len(frame)
 
-    # Frames are looked at until one is good: of most samples, one or two.
-    if not any(bright(frame) >= quality.black_luma for frame in frames):
-        detail = f"the brightest frame's mean is {max(map(bright, frames)):.1f} of 255"
+    # Stop at the first bright frame: most samples need one or two.
+    if not any(mean_luma(frame) >= quality.black_luma for frame in frames):
+        detail = f"mean luma of the brightest frame {max(map(mean_luma, frames)):.1f} of 255"
         return _quarantine_or_flag(
             quality.black, QuarantineReason.BLACK_FRAMES, SampleFlag.BLACK_FRAMES, detail
         )
@@ -98,15 +117,15 @@ def check_frames(frames: np.ndarray, times: Sequence[float], quality: QualityCon
 
     if any(change(frame) > quality.frozen_change for frame in frames[1:]):
         return []
-    detail = f"no frame differs from the first by more than {max(map(change, frames[1:])):.2f} of 255"
+    detail = f"largest difference from the first frame {max(map(change, frames[1:])):.2f} of 255"
     return _quarantine_or_flag(
         quality.frozen, QuarantineReason.FROZEN_FRAMES, SampleFlag.FROZEN_FRAMES, detail
     )
 
 
 def _quarantine_or_flag(
-    what: Literal["quarantine", "flag"], reason: QuarantineReason, flag: SampleFlag, detail: str
+    action: Literal["quarantine", "flag"], reason: QuarantineReason, flag: SampleFlag, detail: str
 ) -> list[SampleFlag]:
-    if what == "quarantine":
+    if action == "quarantine":
         raise MediaError(reason, detail)
     return [flag]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from avdata.errors import AvdataError, UsageError
+from avdata.storage.hashing import hash_file
+from avdata.storage.retry import retry
 
 REPO_TYPE = "dataset"
 
 MAX_ATTEMPTS = 4
 
 INITIAL_DELAY_S = 1.0  # seconds; doubled after each failure
-
-MAX_DELAY_S = 60.0
 
 PING_TIMEOUT_S = 5.0  # seconds, for the Hub's first answer
 
@@ -158,7 +157,7 @@ def check_reachable(api: Any, repo: str) -> None:
             raise
 
     try:
-        retry(ask, unanswered=2)
+        call_hub(ask, unanswered=2)
     except Exception as error:
         if _status(error) is None and _is_transport_error(error):
             raise _unreachable(api, error) from None
@@ -175,28 +174,25 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
-def retry(action: Callable[[], _Result], *, unanswered: int = MAX_ATTEMPTS) -> _Result:
+def call_hub(action: Callable[[], _Result], *, unanswered: int = MAX_ATTEMPTS) -> _Result:
     """The action's result; what the network or the Hub's load broke is tried again, as long as they ask.
 
     Args:
         action: what can be done twice.
         unanswered: attempts while there is no answer at all.
     """
-    for attempt in range(MAX_ATTEMPTS):
-        try:
-            return action()
-        except Exception as error:
-            status = _status(error)
-            passing = status in _RETRYABLE_STATUSES or (
-                status is None and _is_transport_error(error) and not _is_offline(error)
-            )
-            if not passing or attempt == (unanswered if status is None else MAX_ATTEMPTS) - 1:
-                raise
-            asked = _retry_after(error)
-            wait = min(INITIAL_DELAY_S * 2**attempt if asked is None else asked, MAX_DELAY_S)
-            log.warning("the Hub failed (%s); trying again in %.0f s", status or type(error).__name__, wait)
-            time.sleep(wait)
-    raise AssertionError
+
+    def should_retry(error: Exception, attempt: int) -> bool:
+        status = _status(error)
+        if status is not None:
+            return status in _RETRYABLE_STATUSES and attempt < MAX_ATTEMPTS
+        return _is_transport_error(error) and not _is_offline(error) and attempt < unanswered
+
+    def warn(error: Exception, delay: float) -> None:
+        cause = _status(error) or type(error).__name__
+        log.warning("the Hub failed (%s); trying again in %.0f s", cause, delay)
+
+    return retry(action, should_retry=should_retry, initial_delay_s=INITIAL_DELAY_S, on_retry=warn)
 
 
 def _status(error: Exception) -> int | None:
@@ -227,11 +223,6 @@ def _is_offline(error: Exception) -> bool:
     return type(error).__name__ == "OfflineModeIsEnabled"
 
 
-def _retry_after(error: Exception) -> float | None:
-    value = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    return float(value) if str(value).isdigit() else None
-
-
 def list_repo_files(api: Any, repo: str, revision: str) -> dict[str, RemoteFile]:
     """The files of a repository at a revision, by path; of one that has no such revision, none."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError  # noqa: PLC0415
@@ -246,7 +237,7 @@ def list_repo_files(api: Any, repo: str, revision: str) -> dict[str, RemoteFile]
         }
 
     try:
-        return retry(look)
+        return call_hub(look)
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return {}
 
@@ -263,17 +254,12 @@ def is_same(there: RemoteFile | None, content: bytes | Path, sha256: str | None 
     if there is None or there.size != size:
         return False
     if there.sha256 is not None:
-        return there.sha256 == (sha256 or _sha256(content))
+        if sha256 is None:
+            sha256 = hash_file(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+        return there.sha256 == sha256
     data = content.read_bytes() if isinstance(content, Path) else content
     # A git blob's id; nothing is secured by it.
     return there.blob == hashlib.sha1(b"blob %d\0" % size + data, usedforsecurity=False).hexdigest()
-
-
-def _sha256(content: bytes | Path) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def shard_metadata(info: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -23,23 +23,23 @@ from avdata.hub.client import (
     HubUnreachableError,
     RemoteFile,
     active_token,
+    call_hub,
     check_reachable,
     check_repo,
     contains_token,
     hub_errors,
     is_same,
     list_repo_files,
-    retry,
     shard_metadata,
 )
+from avdata.progress import Progress
 from avdata.shards.card import CARD_MARKER, HUB_SPLITS, PERMISSION, dataset_card
+from avdata.shards.format import METADATA_FILES
 from avdata.shards.reader import read_info
-from avdata.shards.verify import Progress, verify
+from avdata.shards.verify import verify
 from avdata.storage.atomic import atomic_write
 
 WORK_BRANCH = "avdata-upload"
-
-METADATA_FILES = ("index.parquet", "quarantine.parquet", "croissant.json", "README.md", "dataset.json")
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def _is_reachable(api: Any, repo: str, *, dry_run: bool) -> bool:
     except HubUnreachableError as error:
         if not dry_run:
             raise
-        log.warning("%s: every file is listed, whether it is there already or not", error)
+        log.warning("%s: every file is listed, whether it is there already or not", error.message)
         return False
     return True
 
@@ -262,17 +262,17 @@ def _read(path: Path) -> bytes:
 
 
 def _make_repo(api: Any, repo: str, revision: str, *, private: bool) -> None:
-    retry(lambda: api.create_repo(repo, repo_type=REPO_TYPE, private=private or None, exist_ok=True))
-    if private and not retry(lambda: api.repo_info(repo, repo_type=REPO_TYPE)).private:
+    call_hub(lambda: api.create_repo(repo, repo_type=REPO_TYPE, private=private or None, exist_ok=True))
+    if private and not call_hub(lambda: api.repo_info(repo, repo_type=REPO_TYPE)).private:
         msg = f"{repo} is there already and everybody can see it"
         raise AvdataError(msg, hint="choose another name, or make it private in its settings first")
     if revision != "main":
-        retry(lambda: api.create_branch(repo, branch=revision, repo_type=REPO_TYPE, exist_ok=True))
+        call_hub(lambda: api.create_branch(repo, branch=revision, repo_type=REPO_TYPE, exist_ok=True))
 
 
 def _stage(api: Any, ours: _LocalDataset, repo: str, revision: str, shards: list[str]) -> None:
     """Bring shards to the work branch, those that an earlier run brought there left out."""
-    retry(
+    call_hub(
         lambda: api.create_branch(
             repo, branch=WORK_BRANCH, revision=revision, repo_type=REPO_TYPE, exist_ok=True
         )
@@ -280,7 +280,7 @@ def _stage(api: Any, ours: _LocalDataset, repo: str, revision: str, shards: list
     there = list_repo_files(api, repo, WORK_BRANCH)
     needed = [path for path in shards if not _is_staged(there, ours, path)]
     if needed:
-        retry(
+        call_hub(
             lambda: api.upload_folder(
                 repo_id=repo, repo_type=REPO_TYPE, folder_path=ours.root, revision=WORK_BRANCH,
                 allow_patterns=needed, commit_message="Shards on their way",
@@ -317,19 +317,19 @@ def _commit_dataset(
         )  # fmt: skip
         return str(made.oid)
 
-    return retry(commit)
+    return call_hub(commit)
 
 
 def _tag_and_clean_up(api: Any, ours: _LocalDataset, repo: str, revision: str) -> None:
     """Tag what is published, and remove the work branch."""
-    refs = retry(lambda: api.list_repo_refs(repo, repo_type=REPO_TYPE))
+    refs = call_hub(lambda: api.list_repo_refs(repo, repo_type=REPO_TYPE))
     has = ours.tag in {one.name for one in refs.tags}
     # Looked at, not remembered: an earlier run may have been killed before it moved the tag.
     stale = has and any(_changed(ours, list_repo_files(api, repo, ours.tag)))
     if stale:
-        retry(lambda: api.delete_tag(repo, tag=ours.tag, repo_type=REPO_TYPE))
+        call_hub(lambda: api.delete_tag(repo, tag=ours.tag, repo_type=REPO_TYPE))
     if stale or not has:
-        retry(
+        call_hub(
             lambda: api.create_tag(repo, tag=ours.tag, revision=revision, repo_type=REPO_TYPE, exist_ok=True)
         )
     if WORK_BRANCH in {one.name for one in refs.branches}:

@@ -13,16 +13,15 @@ from avdata.hub.client import (
     REPO_TYPE,
     RemoteFile,
     active_token,
+    call_hub,
     check_reachable,
     check_repo,
     hub_errors,
     is_same,
     list_repo_files,
-    retry,
     shard_metadata,
 )
-from avdata.hub.publish import METADATA_FILES
-from avdata.shards.format import FORMAT_VERSION
+from avdata.shards.format import FORMAT_VERSION, METADATA_FILES
 from avdata.storage.atomic import atomic_write
 from avdata.storage.paths import is_safe_relative_path
 
@@ -54,14 +53,14 @@ def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | 
     with hub_errors(repo, secret):
         check_reachable(api, repo)
         # One commit for all files: somebody may publish a new set meanwhile.
-        commit = str(retry(lambda: api.repo_info(repo, repo_type=REPO_TYPE, revision=revision)).sha)
+        commit = str(call_hub(lambda: api.repo_info(repo, repo_type=REPO_TYPE, revision=revision)).sha)
         there = list_repo_files(api, repo, commit)
         if "dataset.json" not in there:
             msg = f"{repo} at {revision} is not a prepared set: it has no dataset.json"
             raise AvdataError(msg, hint="check the name; `avdata publish` makes such repositories")
         common: dict[str, Any] = {"repo_id": repo, "repo_type": REPO_TYPE, "revision": commit, "token": token}
         staging = root / ".avdata-pull"
-        description = retry(lambda: hf_hub_download(filename="dataset.json", local_dir=staging, **common))
+        description = call_hub(lambda: hf_hub_download(filename="dataset.json", local_dir=staging, **common))
         text = Path(description).read_bytes()
         if not is_same(there["dataset.json"], text):
             msg = f"dataset.json of {repo} did not arrive as the Hub lists it"
@@ -72,7 +71,7 @@ def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | 
         if left:
             # From here on the folder is not a finished set, until dataset.json stands in it again.
             (root / "dataset.json").unlink(missing_ok=True)
-            retry(lambda: snapshot_download(local_dir=staging, allow_patterns=left, **common))
+            call_hub(lambda: snapshot_download(local_dir=staging, allow_patterns=left, **common))
         for name in left:
             _move_into_place(staging / name, root / name, there[name], repo)
     for stray in set(root.glob("*/*.tar")) - {root / name for name in wanted}:

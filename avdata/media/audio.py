@@ -1,4 +1,4 @@
-"""A sound track as it is decoded packet by packet: mono samples on the container's axis."""
+"""Decode audio tracks to mono samples on the container's time axis."""
 
 from __future__ import annotations
 
@@ -15,124 +15,124 @@ from avdata.media.integrity import check_not_truncated
 from avdata.media.types import AudioTrack
 
 MIN_GAP_S = 0.05
-"""Seconds of missing timestamps in a sound track that count as a hole, and are filled with silence."""
+"""Gaps in an audio track's timestamps from this length on, in seconds, are filled with silence."""
 
 MAX_BUFFERED_FRAMES = 256
-"""Decoded frames that are made samples of at once: a film of 2.5 s has a hundred, and numpy takes as long
-over each as the decoder."""
+"""Decoded frames to convert at once: converting one alone takes numpy as long as decoding it."""
 
 
 class AudioTrackDecoder:
-    """Collects a track's packets; `finish` gives its sound, priming, edit lists and late starts honoured."""
+    """Decoder of one audio track, packet by packet; `finish` returns the audio.
+
+    Encoder priming, edit lists and late starts are applied.
+    """
 
     def __init__(self, path: Path, stream: Any, quality: QualityConfig) -> None:
         self._name, self._stream, self._quality = path.name, stream, quality
         self._rate = int(stream.rate)
-        self._pieces: list[np.ndarray] = []
-        self._held: list[Any] = []
-        self._kind: tuple[str, int] | None = None
-        self._count = 0
+        self._chunks: list[np.ndarray] = []
+        self._buffered: list[Any] = []
+        self._buffered_format: tuple[str, int] | None = None
+        self._num_samples = 0
         self._start: float | None = None
-        self._packets = self._lost = 0
+        self._num_packets = self._num_corrupt = 0
 
     def add(self, packet: Any) -> None:
-        """Decode a packet; what cannot be decoded is counted.
+        """Decode a packet; packets that fail to decode are counted.
 
         Raises:
             MediaError: TOO_LONG.
         """
         import av  # noqa: PLC0415
 
-        self._packets += 1
+        self._num_packets += 1
         try:
             frames = packet.decode()
         except av.FFmpegError:
-            self._lost += 1
+            self._num_corrupt += 1
             return
         for frame in frames:
             self._add_frame(frame)
 
     def _add_frame(self, frame: Any) -> None:
-        longest = self._quality.max_seconds
+        max_seconds = self._quality.max_seconds
         if self._start is None:
             self._start = 0.0 if frame.time is None else float(frame.time)
         elif (
             frame.time is not None
-            and (hole := frame.time - self._start - self._count / self._rate) > MIN_GAP_S
+            and (gap := frame.time - self._start - self._num_samples / self._rate) > MIN_GAP_S
         ):
-            if hole > longest:
-                raise MediaError(
-                    QuarantineReason.TOO_LONG, f"{self._name}: a hole of {hole:.0f} s in the sound"
-                )
-            self._convert()
-            self._pieces.append(np.zeros(round(hole * self._rate), np.float32))
-            self._count += len(self._pieces[-1])
-        kind = frame.format.name, frame.layout.nb_channels
-        if kind != self._kind or len(self._held) == MAX_BUFFERED_FRAMES:
-            self._convert()
-            self._kind = kind
-        self._held.append(frame)
-        self._count += frame.samples
-        if self._count > longest * self._rate:
-            raise MediaError(QuarantineReason.TOO_LONG, f"{self._name}: sound longer than {longest:g} s")
+            if gap > max_seconds:
+                detail = f"{self._name}: gap of {gap:.0f} s in the audio"
+                raise MediaError(QuarantineReason.TOO_LONG, detail)
+            self._convert_buffered()
+            self._chunks.append(np.zeros(round(gap * self._rate), np.float32))
+            self._num_samples += len(self._chunks[-1])
+        frame_format = frame.format.name, frame.layout.nb_channels
+        if frame_format != self._buffered_format or len(self._buffered) == MAX_BUFFERED_FRAMES:
+            self._convert_buffered()
+            self._buffered_format = frame_format
+        self._buffered.append(frame)
+        self._num_samples += frame.samples
+        if self._num_samples > max_seconds * self._rate:
+            raise MediaError(QuarantineReason.TOO_LONG, f"{self._name}: audio longer than {max_seconds:g} s")
 
-    def _convert(self) -> None:
-        """Make samples of the frames that are held."""
-        if self._held and self._kind is not None:
-            self._pieces.append(_mono(self._held, *self._kind))
-            self._held = []
+    def _convert_buffered(self) -> None:
+        if self._buffered and self._buffered_format is not None:
+            self._chunks.append(_to_mono(self._buffered, *self._buffered_format))
+            self._buffered = []
 
     def finish(self) -> AudioTrack:
-        """The whole sound.
+        """Return the audio of all packets.
 
         Raises:
-            MediaError: NO_AUDIO_STREAM, when nothing could be decoded; CORRUPT_AUDIO, when too little could.
+            MediaError: NO_AUDIO_STREAM if nothing could be decoded, CORRUPT_AUDIO if too little could.
         """
-        self._convert()
+        self._convert_buffered()
         if self._start is None:
-            detail = f"{self._name}: not one sample of sound could be decoded"
+            detail = f"{self._name}: no audio sample could be decoded"
             raise MediaError(QuarantineReason.NO_AUDIO_STREAM, detail)
-        # The first packet of a stream that was cut out of another one often lacks what it refers to.
-        if self._lost > max(1, self._quality.max_corrupt_audio * self._packets):
-            detail = f"{self._name}: {self._lost} of {self._packets} packets"
+        # The first packet of a stream that was cut out of another often lacks the data that it refers to.
+        if self._num_corrupt > max(1, self._quality.max_corrupt_audio * self._num_packets):
+            detail = f"{self._name}: {self._num_corrupt} of {self._num_packets} packets"
             raise MediaError(QuarantineReason.CORRUPT_AUDIO, detail)
-        facts = {
+        metadata = {
             "audio_codec": self._stream.codec_context.name,
             "audio_rate": self._rate,
             "audio_channels": int(self._stream.channels),
         }
-        return AudioTrack(np.concatenate(self._pieces), self._rate, self._start, facts)
+        return AudioTrack(np.concatenate(self._chunks), self._rate, self._start, metadata)
 
 
 PCM_CODECS = {
     "PCM_U8": "pcm_u8", "PCM_16": "pcm_s16le", "PCM_24": "pcm_s24le", "PCM_32": "pcm_s32le",
     "FLOAT": "pcm_f32le", "DOUBLE": "pcm_f64le",
 }  # fmt: skip
-"""libsndfile's names of what a WAV can hold uncompressed, and ffmpeg's."""
+"""libsndfile's names of uncompressed WAV subtypes, and ffmpeg's."""
 
 
 def decode_audio(path: Path, quality: QualityConfig) -> AudioTrack:
-    """Decode a file's first sound track to mono.
+    """Decode a file's first audio track to mono.
 
     Raises:
-        MediaError: NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED or what `detect_format`
-        finds.
+        MediaError: NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED or an error of
+            `detect_format`.
     """
-    if detect_format(path) == "wav" and (plain := _read_wav(path, quality)) is not None:
-        return plain
+    if detect_format(path) == "wav" and (track := _read_wav(path, quality)) is not None:
+        return track
     with open_container(path, quality) as container:
         if not container.streams.audio:
-            raise MediaError(QuarantineReason.NO_AUDIO_STREAM, f"{path.name} holds no sound")
-        track = AudioTrackDecoder(path, container.streams.audio[0], quality)
+            raise MediaError(QuarantineReason.NO_AUDIO_STREAM, f"{path.name}: no audio stream")
+        decoder = AudioTrackDecoder(path, container.streams.audio[0], quality)
         for packet in container.demux(container.streams.audio[0]):
-            track.add(packet)
-        return track.finish()
+            decoder.add(packet)
+        return decoder.finish()
 
 
 def _read_wav(path: Path, quality: QualityConfig) -> AudioTrack | None:
-    """A WAV without compression, by libsndfile, which takes a tenth of the time; None for any other.
+    """Read an uncompressed WAV with libsndfile; return None for any other file.
 
-    Its values are those of ffmpeg, bit for bit, and such a file starts at 0.
+    libsndfile is 10x faster than ffmpeg. The values equal ffmpeg's bit for bit, and the audio starts at 0.
     """
     import soundfile  # noqa: PLC0415
 
@@ -142,21 +142,21 @@ def _read_wav(path: Path, quality: QualityConfig) -> AudioTrack | None:
             if file.format not in {"WAV", "WAVEX"} or file.subtype not in PCM_CODECS or not file.frames:
                 return None
             if file.frames > quality.max_seconds * file.samplerate:
-                detail = f"{path.name}: sound longer than {quality.max_seconds:g} s"
+                detail = f"{path.name}: audio longer than {quality.max_seconds:g} s"
                 raise MediaError(QuarantineReason.TOO_LONG, detail)
             samples = file.read(dtype="float32", always_2d=True)
-            facts = {
+            metadata = {
                 "audio_codec": PCM_CODECS[file.subtype],
                 "audio_rate": file.samplerate,
                 "audio_channels": file.channels,
             }
-            return AudioTrack(_downmix(samples.T), file.samplerate, 0.0, facts)
+            return AudioTrack(_downmix(samples.T), file.samplerate, 0.0, metadata)
     except soundfile.LibsndfileError:
         return None
 
 
 def _downmix(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """The mean of the channels, float32 [C, n] to [n], summed in their order."""
+    """Average the channels, float32 [C, n] to [n], summed in their order."""
     if len(channels) == 1:
         return channels[0]
     total = channels[0] + channels[1]
@@ -169,31 +169,26 @@ def _downmix(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
 SAMPLE_TYPES = {
     "u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64,
 }  # fmt: skip
-"""ffmpeg's names of sample formats; those of planar ones end with a p."""
+"""ffmpeg's names of sample formats; those of planar formats end with a p."""
 
 
-def _mono(frames: Sequence[Any], name: str, count: int) -> np.ndarray:
-    """The mean of the channels of successive sound frames, float32 in [-1, 1].
-
-    Args:
-        frames: PyAV's, all of one kind.
-        name: of their sample format; planar ones have a plane a channel.
-        count: of their channels.
-    """
-    kind = np.dtype(SAMPLE_TYPES[name.removesuffix("p")])
-    planar = name.endswith("p")
-    width = kind.itemsize * (1 if planar else count)
-    held = [(frame.planes, frame.samples * width) for frame in frames]
-    joined = [
+def _to_mono(frames: Sequence[Any], sample_format: str, num_channels: int) -> np.ndarray:
+    """Downmix successive PyAV audio frames of one sample format to float32 [n] in [-1, 1]."""
+    dtype = np.dtype(SAMPLE_TYPES[sample_format.removesuffix("p")])
+    planar = sample_format.endswith("p")
+    width = dtype.itemsize * (1 if planar else num_channels)
+    buffers = [(frame.planes, frame.samples * width) for frame in frames]
+    planes = [
         # A plane may be longer than its samples.
-        np.frombuffer(b"".join([memoryview(planes[place])[:size] for planes, size in held]), kind)
-        for place in range(count if planar else 1)
+        np.frombuffer(b"".join([memoryview(planes[index])[:size] for planes, size in buffers]), dtype)
+        for index in range(num_channels if planar else 1)
     ]
-    return _downmix([_to_float(values) for values in (joined if planar else joined[0].reshape(-1, count).T)])
+    channels = planes if planar else planes[0].reshape(-1, num_channels).T
+    return _downmix([_to_float(values) for values in channels])
 
 
 def _to_float(values: np.ndarray) -> np.ndarray:
-    """Samples of any type as float32 in [-1, 1]."""
+    """Convert samples of any type to float32 in [-1, 1]."""
     if values.dtype == np.float32:
         return values
     if values.dtype == np.uint8:

@@ -1,7 +1,7 @@
-"""Open one media file: what it is, and the types of what `film`, `soundtrack` and this room read from it.
+"""Detect the format of a media file and open it.
 
-All times are seconds on the container's own axis, as its presentation timestamps say. Streams are chosen by
-type. ffmpeg is told the container's format, which the first bytes decide, and may open that one file only.
+All times are seconds on the container's own axis, from its presentation timestamps. The format is detected by
+the first bytes and passed to ffmpeg, which may open no other file.
 """
 
 from __future__ import annotations
@@ -34,17 +34,20 @@ MAGIC_BYTES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xff\xd8\xff", "jpeg"),
     (0, b"\x89PNG\r\n\x1a\n", "png"),
 )
-"""Offset, bytes and ffmpeg's name of each container and image type that is opened; nothing else is."""
+"""Offset, bytes and ffmpeg's name of each supported container and image format."""
 
 IMAGE_FORMATS = frozenset({"jpeg", "png", "webp"})
 
+ATTACHED_PICTURE = 0x400
+"""ffmpeg's AV_DISPOSITION_ATTACHED_PIC."""
+
 
 def detect_format(path: Path) -> str:
-    """The format of a file by its first bytes.
+    """Return ffmpeg's name of a file's format, by its first bytes.
 
     Raises:
         MediaError: EMPTY_FILE, LFS_POINTER or NOT_MEDIA.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
         head = stream.read(64)
@@ -57,25 +60,25 @@ def detect_format(path: Path) -> str:
             return name
     if head[:1] == b"\xff" and head[1:2] and head[1] & 0xE6 == 0xE2:
         return "mp3"
-    shown = repr(head[:16]).removeprefix("b")
-    raise MediaError(QuarantineReason.NOT_MEDIA, f"it begins with {shown}")
+    start = repr(head[:16]).removeprefix("b")
+    raise MediaError(QuarantineReason.NOT_MEDIA, f"unknown format, first bytes {start}")
 
 
 @contextmanager
 def open_container(path: Path, quality: QualityConfig) -> Iterator[Any]:
-    """The container of a file: of the format its first bytes tell, whole, and of that one file only.
+    """Open a file as a container of the format that its first bytes show.
 
     Raises:
-        MediaError: TRUNCATED, UNREADABLE, NOT_MEDIA for a still image, or what `detect_format` finds.
+        MediaError: TRUNCATED, UNREADABLE, NOT_MEDIA for an image, or an error of `detect_format`.
     """
     import av  # noqa: PLC0415
 
     name = detect_format(path)
     if name in IMAGE_FORMATS:
-        raise MediaError(QuarantineReason.NOT_MEDIA, f"{path.name} is a still image ({name})")
+        raise MediaError(QuarantineReason.NOT_MEDIA, f"{path.name}: {name} image, expected audio or video")
     check_not_truncated(path, name)
     try:
-        # max_pixels is for the decoders that look at the first frames to learn what they are.
+        # max_pixels limits the decoders with which ffmpeg probes the first frames.
         options = {"protocol_whitelist": "file", "enable_drefs": "0", "max_pixels": str(quality.max_pixels)}
         with av.open(
             f"file:{os.path.abspath(path)}", format=name, options=options, metadata_errors="ignore"
@@ -83,3 +86,16 @@ def open_container(path: Path, quality: QualityConfig) -> Iterator[Any]:
             yield container
     except av.FFmpegError as error:
         raise MediaError(QuarantineReason.UNREADABLE, f"{path.name}: {error.strerror or error}") from error
+
+
+def video_stream(container: Any, path: Path) -> Any:
+    """Return the first video stream that is not a cover image.
+
+    Raises:
+        MediaError: NO_VIDEO_STREAM.
+    """
+    # To ffmpeg, the cover image of an audio file is a video stream.
+    streams = [stream for stream in container.streams.video if not stream.disposition & ATTACHED_PICTURE]
+    if not streams:
+        raise MediaError(QuarantineReason.NO_VIDEO_STREAM, f"{path.name}: no video stream")
+    return streams[0]

@@ -1,4 +1,4 @@
-"""Image."""
+"""Read still images."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from avdata.media.types import Frame
 
 
 @contextmanager
-def _without_warnings(kind: type[Warning]) -> Iterator[None]:
-    # PIL warns of half of what it refuses; the limit that counts is ours.
+def _ignore_warnings(category: type[Warning]) -> Iterator[None]:
+    # PIL warns at half the size that it refuses; `quality.max_pixels` is the limit here.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", kind)
+        warnings.simplefilter("ignore", category)
         yield
 
 
 def read_image(path: Path, quality: QualityConfig) -> Frame:
-    """A still image as RGB, turned as its EXIF says.
+    """Read an image as RGB, rotated by its EXIF orientation.
+
+    Returns:
+        A frame with uint8 pixels [H, W, 3] and time 0.
 
     Raises:
         MediaError: NOT_MEDIA, TOO_LARGE, UNREADABLE.
@@ -33,18 +36,18 @@ def read_image(path: Path, quality: QualityConfig) -> Frame:
 
     name = detect_format(path)
     if name not in IMAGE_FORMATS:
-        raise MediaError(QuarantineReason.NOT_MEDIA, f"{path.name} is {name}, not a still image")
+        raise MediaError(QuarantineReason.NOT_MEDIA, f"{path.name}: {name} file, expected an image")
     try:
         with (
-            _without_warnings(Image.DecompressionBombWarning),
+            _ignore_warnings(Image.DecompressionBombWarning),
             Image.open(path, formats=[name.upper()]) as image,
         ):
             if image.width * image.height > quality.max_pixels:
                 raise MediaError(
                     QuarantineReason.TOO_LARGE, f"{path.name}: {image.width}×{image.height} pixels"
                 )
-            turned = ImageOps.exif_transpose(image)
-            return Frame(np.array(turned.convert("RGB")), 0.0)
+            upright = ImageOps.exif_transpose(image)
+            return Frame(np.array(upright.convert("RGB")), 0.0)
     except Image.DecompressionBombError as error:
         raise MediaError(QuarantineReason.TOO_LARGE, f"{path.name}: {error}") from error
     except (OSError, ValueError, SyntaxError) as error:

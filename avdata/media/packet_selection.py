@@ -1,24 +1,24 @@
-"""Which packets of a video must be decoded for the frames at given times: pure functions of their clocks."""
+"""Select the packets to decode for the frames at given times, from their timestamps alone."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 TIME_TOLERANCE_S = 1e-9
-"""Seconds by which two ways of turning ticks into seconds may differ; a frame that comes so soon has come."""
+"""Tolerance for the time of a frame: two conversions of pts to seconds may differ by it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PacketSelection:
-    """The way through a video's packets.
+    """The packets to decode.
 
     Attributes:
-        runs: first and last place of each stretch to decode, each beginning with a keyframe, ascending.
-        selected: places of the packets whose frames are wanted.
-        times: when the wanted frames come on screen, s ascending.
+        runs: first and last index of each run of packets, ascending; each run begins with a keyframe.
+        selected: indices of the packets whose frames are requested.
+        times: presentation times of the requested frames, s, ascending.
     """
 
     runs: tuple[tuple[int, int], ...]
@@ -27,45 +27,46 @@ class PacketSelection:
 
     @classmethod
     def select_packets(
-        cls, packets: Sequence[Any], moments: Sequence[float], base: float, *, seek: bool
+        cls, packets: Sequence[Any], times: Sequence[float], time_base: float, *, seek: bool
     ) -> PacketSelection | None:
-        """The way to the frames on screen at ascending moments.
+        """Select the packets needed for the frames on screen at ascending times.
 
         Args:
-            packets: in decoding order; of each its `pts`, `is_keyframe` and `is_discard` are looked at.
-            moments: s.
-            base: s a tick.
-            seek: begin at the keyframes before them, and not at the first packet.
+            packets: PyAV packets in decoding order; `pts`, `is_keyframe` and `is_discard` are read.
+            times: s.
+            time_base: s per unit of pts.
+            seek: start at the keyframes before the frames instead of at the first packet.
 
         Returns:
-            None when the packets' clocks do not tell: a time is missing or stands twice.
+            None if a packet has no pts or two have the same.
         """
-        ticks = [packet.pts for packet in packets]
-        place_of = {tick: place for place, tick in enumerate(ticks)}
-        if None in place_of or len(place_of) < len(ticks):
+        all_pts = [packet.pts for packet in packets]
+        index_of = {pts: index for index, pts in enumerate(all_pts)}
+        if None in index_of or len(index_of) < len(all_pts):
             return None
-        seen = sorted(packet.pts for packet in packets if not packet.is_discard)
-        if not seen:
+        shown_pts = sorted(packet.pts for packet in packets if not packet.is_discard)
+        if not shown_pts:
             return None
-        times = [tick * base for tick in seen]
-        wanted: set[int] = set()
-        for moment in moments:
-            for nudged in (moment - TIME_TOLERANCE_S, moment + TIME_TOLERANCE_S):
-                wanted.add(seen[max(bisect_right(times, nudged) - 1, 0)])
-        keys = [place for place, packet in enumerate(packets) if packet.is_keyframe]
-        places = {tick: place_of[tick] for tick in sorted(wanted)}
-        if not seek:
-            return cls(((0, max(places.values())),), frozenset(places.values()), _seconds(places, base))
-        runs: list[tuple[int, int]] = []
-        for tick, place in places.items():
-            # Frames that are shown before a keyframe but decoded after it need the one before.
-            first = max((key for key in keys if key <= place and ticks[key] <= tick), default=0)
-            if runs and first <= runs[-1][1] + 1:
-                runs[-1] = (runs[-1][0], max(runs[-1][1], place))
-            else:
-                runs.append((first, place))
-        return cls(tuple(runs), frozenset(places.values()), _seconds(places, base))
+        frame_times = [pts * time_base for pts in shown_pts]
+        requested: set[int] = set()
+        for time in times:
+            for shifted in (time - TIME_TOLERANCE_S, time + TIME_TOLERANCE_S):
+                requested.add(shown_pts[max(bisect_right(frame_times, shifted) - 1, 0)])
+        indices = {pts: index_of[pts] for pts in sorted(requested)}
+        runs = [(0, max(indices.values()))]
+        if seek:
+            keyframes = [index for index, packet in enumerate(packets) if packet.is_keyframe]
+            runs = _runs(indices, keyframes, all_pts)
+        return cls(tuple(runs), frozenset(indices.values()), tuple(pts * time_base for pts in indices))
 
 
-def _seconds(ticks: Iterable[int], base: float) -> tuple[float, ...]:
-    return tuple(tick * base for tick in ticks)
+def _runs(indices: dict[int, int], keyframes: Sequence[int], all_pts: Sequence[int]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for pts, index in indices.items():
+        # A frame that is decoded after a keyframe but shown before it refers to the keyframe before that.
+        first = max((key for key in keyframes if key <= index and all_pts[key] <= pts), default=0)
+        if runs and first <= runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], max(runs[-1][1], index))
+        else:
+            runs.append((first, index))
+    return runs

@@ -1,4 +1,4 @@
-"""Types."""
+"""Decoded audio, frame times and frames."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from avdata.errors import SampleFlag
 
 @dataclass(frozen=True, slots=True)
 class AudioTrack:
-    """A decoded sound track: mono float32 samples in [-1, 1], rate, when the first one is heard, facts."""
+    """A decoded audio track.
+
+    Attributes:
+        samples: float32 [n], mono, in [-1, 1].
+        rate: Hz.
+        start: s, time of the first sample on the container's axis.
+        metadata: codec, rate and number of channels of the file.
+    """
 
     samples: np.ndarray
     rate: int
@@ -21,13 +28,20 @@ class AudioTrack:
 
     @property
     def end(self) -> float:
-        """When the last sample ends, s."""
+        """Time at which the last sample ends, s."""
         return self.start + len(self.samples) / self.rate
 
 
 @dataclass(frozen=True, slots=True)
 class FrameTimes:
-    """When each frame of a video comes on screen, s ascending; when the last one ends; facts; flags."""
+    """Presentation times of a video's frames.
+
+    Attributes:
+        times: float64 [n], s, ascending.
+        end: s, time at which the last frame ends.
+        metadata: container, codec, size, number of frames and frame rate.
+        flags: irregularities of the video track.
+    """
 
     times: np.ndarray
     end: float
@@ -36,13 +50,13 @@ class FrameTimes:
 
     @property
     def start(self) -> float:
-        """When the first frame comes on screen, s."""
+        """Presentation time of the first frame, s."""
         return float(self.times[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame: uint8 [H, W, 3] and when it comes on screen, s."""
+    """A frame: uint8 [H, W, 3] or [size, size, C], and its presentation time in seconds."""
 
     pixels: np.ndarray
     time: float

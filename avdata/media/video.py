@@ -1,14 +1,14 @@
-"""One reading of a video file: when its frames come on screen, its own sound, and its frames at given times.
+"""Read the frame times, the audio and frames at given times of a video file.
 
-The file is demuxed once. Sound is decoded on the way; the pictures' packets wait until it is known which are
-wanted, and only the packets those need are decoded.
+The file is demuxed once. Audio is decoded on the way. Video packets are kept until the requested times are
+known, and only the packets that those frames need are decoded.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,29 +19,28 @@ import numpy as np
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason, SampleFlag
 from avdata.media.audio import AudioTrackDecoder
-from avdata.media.container import open_container
-from avdata.media.packet_selection import TIME_TOLERANCE_S, PacketSelection
-from avdata.media.resize import frame_to_rgb, resize_frame
+from avdata.media.container import open_container, video_stream
+from avdata.media.decoders.pyav import decode_frames, to_images
+from avdata.media.packet_selection import PacketSelection
 from avdata.media.types import AudioTrack, Frame, FrameTimes
 
 MAX_BUFFERED_BYTES = 64 << 20
-"""Bytes of compressed pictures that are kept in memory; a larger file is read a second time."""
+"""Bytes of video packets to keep in memory; a larger file is read a second time."""
 
-SKIPPABLE = frozenset({"h264", "hevc"})
-"""Codecs that say of each packet whether others refer to it; what nobody needs is not decoded."""
+UNEVEN_FACTOR = 1.6
+"""Factor between a frame interval and the median from which the frame rate counts as variable."""
 
-MARKING = frozenset({"h264", "hevc"})
-"""Codecs whose decoder marks corrupt frames, and logs errors about streams that are whole. Others, such as
-VP6 and MJPEG, decode damage in silence but for the log."""
+PTS_JITTER_S = 0.001
+"""Jitter of timestamps in milliseconds, by one unit, which does not count as a variable frame rate."""
 
 
 @dataclass
 class VideoFile:
-    """A video that `open_video` has read.
+    """A video file that `open_video` has demuxed.
 
     Attributes:
-        frame_times: when its frames come on screen.
-        audio: its first sound track, or why there is none; None when it was not asked for.
+        frame_times: presentation times of its frames.
+        audio: its first audio track, or the error that reading it raised; None if it was not requested.
     """
 
     frame_times: FrameTimes
@@ -52,7 +51,7 @@ class VideoFile:
     _packets: list[Any] | None = field(repr=False)
 
     def audio_track(self) -> AudioTrack:
-        """Its first sound track.
+        """Return its first audio track.
 
         Raises:
             MediaError: NO_AUDIO_STREAM or CORRUPT_AUDIO.
@@ -65,73 +64,77 @@ class VideoFile:
     def frames_at(
         self, times: Sequence[float], *, seek: bool = False, video: VideoConfig | None = None
     ) -> list[Frame]:
-        """The frame on screen at each of ascending moments: the last one that has come by then.
+        """Decode the frame on screen at each of ascending times.
 
-        Before the first frame that is the first, after the last frame the last. Frames that are neither
-        wanted nor needed by one that is are not decoded where the codec tells, and only wanted ones become
-        pixels. With `seek`, groups of frames between keyframes are passed over where none is wanted. With
-        `video`, they are squares as it says.
+        Before the first frame, the first is on screen; after the last frame, the last. If the codec allows
+        it, frames that no requested frame needs are not decoded.
+
+        Args:
+            times: s.
+            seek: start at the keyframes before the frames instead of at the first packet. This is faster, but
+                damage between is not detected.
+            video: resize the frames to the square that it configures; None keeps size and color.
 
         Raises:
             MediaError: NO_FRAMES, TOO_LARGE, CORRUPT_FRAMES or UNREADABLE.
         """
         if self._packets is not None:
-            base = float(self._stream.time_base)
-            route = PacketSelection.select_packets(self._packets[:-1], times, base, seek=seek)
-            frames = _frames(self._path, self._stream, self._packets, route, times, self._quality)
-            return _resized(frames, video)
+            time_base = float(self._stream.time_base)
+            selection = PacketSelection.select_packets(self._packets[:-1], times, time_base, seek=seek)
+            frames = decode_frames(self._path, self._stream, self._packets, selection, times, self._quality)
+            return to_images(frames, video)
         with open_container(self._path, self._quality) as container:
-            stream = _video_stream(container, self._path)
-            frames = _frames(self._path, stream, container.demux(stream), None, times, self._quality)
-            return _resized(frames, video)
+            stream = video_stream(container, self._path)
+            frames = decode_frames(self._path, stream, container.demux(stream), None, times, self._quality)
+            return to_images(frames, video)
 
 
 @contextmanager
 def open_video(path: Path, quality: QualityConfig, *, audio: bool = True) -> Iterator[VideoFile]:
-    """Read a video: its clock and, when asked for, its sound; its pictures can be had until it is closed.
+    """Open a video file: read its frame times and, with `audio`, decode its audio.
+
+    Frames can be decoded until the context ends.
 
     Raises:
-        MediaError: NO_VIDEO_STREAM, NO_FRAMES, TOO_LARGE, TOO_LONG, UNREADABLE or what `sniff` finds.
+        MediaError: NO_VIDEO_STREAM, NO_FRAMES, TOO_LARGE, TOO_LONG, UNREADABLE or an error of
+            `detect_format`.
     """
     with open_container(path, quality) as container:
-        stream = _video_stream(container, path)
+        stream = video_stream(container, path)
         _check_size(path, stream.codec_context, quality)
-        tracks = container.streams.audio if audio else ()
-        track = AudioTrackDecoder(path, tracks[0], quality) if tracks else None
-        ticks = _PacketTimes(path, float(stream.time_base), quality.max_seconds)
+        audio_streams = container.streams.audio[:1] if audio else ()
+        decoder = AudioTrackDecoder(path, audio_streams[0], quality) if audio_streams else None
+        packet_times = _PacketTimes(path, float(stream.time_base), quality.max_seconds)
         packets: list[Any] | None = []
-        held = 0
-        for packet in container.demux(stream, *tracks[:1]):
+        buffered_bytes = 0
+        for packet in container.demux(stream, *audio_streams):
             if packet.stream is not stream:
-                track.add(packet)  # type: ignore[union-attr]
+                decoder.add(packet)  # type: ignore[union-attr]
                 continue
-            ticks.add(packet)
-            held += packet.size
+            packet_times.add(packet)
+            buffered_bytes += packet.size
             if packets is not None:
                 packets.append(packet)
-                packets = packets if held <= MAX_BUFFERED_BYTES else None
-        frame_times = _frame_times(path, container, stream, ticks)
-        yield VideoFile(frame_times, _read_audio(path, track, asked=audio), path, quality, stream, packets)
+                packets = packets if buffered_bytes <= MAX_BUFFERED_BYTES else None
+        frame_times = _frame_times(path, container, stream, packet_times)
+        track = _finish_audio(path, decoder) if audio else None
+        yield VideoFile(frame_times, track, path, quality, stream, packets)
 
 
-def _read_audio(
-    path: Path, track: AudioTrackDecoder | None, *, asked: bool
-) -> AudioTrack | MediaError | None:
-    if not asked:
-        return None
-    if track is None:
-        return MediaError(QuarantineReason.NO_AUDIO_STREAM, f"{path.name} holds no sound")
+def _finish_audio(path: Path, decoder: AudioTrackDecoder | None) -> AudioTrack | MediaError:
+    if decoder is None:
+        return MediaError(QuarantineReason.NO_AUDIO_STREAM, f"{path.name}: no audio stream")
     try:
-        return track.finish()
+        return decoder.finish()
     except MediaError as error:
         return error
 
 
 def read_frame_times(path: Path, quality: QualityConfig) -> FrameTimes:
-    """The presentation times of a file's first video track, from its packets, without decoding.
+    """Return the presentation times of the first video track, without decoding it.
 
     Raises:
-        MediaError: as `open_video`.
+        MediaError: see `open_video`.
     """
     with open_video(path, quality, audio=False) as video_file:
         return video_file.frame_times
@@ -140,214 +143,70 @@ def read_frame_times(path: Path, quality: QualityConfig) -> FrameTimes:
 def read_frames(
     path: Path, times: Sequence[float], quality: QualityConfig, *, seek: bool = False
 ) -> list[Frame]:
-    """`VideoFile.frames_at` of a file that is opened for nothing else."""
+    """Open a file and return `VideoFile.frames_at` of it."""
     with open_video(path, quality, audio=False) as video_file:
         return video_file.frames_at(times, seek=seek)
 
 
 class _PacketTimes:
-    """The presentation times of packets, and no more of them than the limit allows."""
+    """Presentation times of packets, up to a maximum duration."""
 
-    def __init__(self, path: Path, base: float, max_seconds: float) -> None:
-        self.path, self.base, self.max_seconds = path, base, max_seconds
-        self.all: list[int] = []
-        self.last = 0
-        self.low: int | None = None
+    def __init__(self, path: Path, time_base: float, max_seconds: float) -> None:
+        self.path, self.time_base, self.max_seconds = path, time_base, max_seconds
+        self.pts: list[int] = []
+        self.last_duration = 0
+        self.first_pts: int | None = None
 
     def add(self, packet: Any) -> None:
-        when = packet.dts if packet.pts is None else packet.pts
-        if when is None or packet.is_discard:
+        pts = packet.dts if packet.pts is None else packet.pts
+        if pts is None or packet.is_discard:
             return
-        self.all.append(when)
-        self.last = packet.duration or self.last
-        self.low = when if self.low is None else min(self.low, when)
-        # Said here, so that a hundred hours are not read to their end first.
-        if (when - self.low) * self.base > self.max_seconds:
-            raise MediaError(
-                QuarantineReason.TOO_LONG, f"{self.path.name}: pictures longer than {self.max_seconds:g} s"
-            )
+        self.pts.append(pts)
+        self.last_duration = packet.duration or self.last_duration
+        self.first_pts = pts if self.first_pts is None else min(self.first_pts, pts)
+        # Checked for each packet, so that a file of 100 hours is not read to its end.
+        self.check_duration((pts - self.first_pts) * self.time_base)
+
+    def check_duration(self, seconds: float) -> None:
+        if seconds > self.max_seconds:
+            detail = f"{self.path.name}: video longer than {self.max_seconds:g} s"
+            raise MediaError(QuarantineReason.TOO_LONG, detail)
 
 
-def _frame_times(path: Path, container: Any, stream: Any, ticks: _PacketTimes) -> FrameTimes:
-    if not ticks.all:
-        raise MediaError(QuarantineReason.NO_FRAMES, f"{path.name} holds no frames")
-    # Plain numbers: of a short film there are few, and each call of numpy takes longer than the loop.
-    ordered = sorted(ticks.all)
-    times = np.array(ordered, np.float64) * ticks.base
-    gaps = [after - before for before, after in pairwise(ordered)]
-    usual = float(statistics.median(gaps) if gaps else ticks.last) * ticks.base
-    # Clocks of a millisecond jitter by one tick; a frame left out is a whole frame more.
-    most, least = 1.6 * usual / ticks.base, (usual / 1.6 - 0.001) / ticks.base
-    uneven = len(gaps) > 1 and (max(gaps) > most or min(gaps) < least)
-    if gaps and not uneven:
-        usual = float(times[-1] - times[0]) / len(gaps)
-    # A container's own duration of the last packet is often missing or that of a clock tick.
-    end = float(times[-1]) + usual
-    if end - times[0] > ticks.max_seconds:
-        raise MediaError(
-            QuarantineReason.TOO_LONG, f"{path.name}: pictures longer than {ticks.max_seconds:g} s"
-        )
+def _frame_times(path: Path, container: Any, stream: Any, packet_times: _PacketTimes) -> FrameTimes:
+    if not packet_times.pts:
+        raise MediaError(QuarantineReason.NO_FRAMES, f"{path.name}: no frames")
+    ordered = sorted(packet_times.pts)
+    times = np.array(ordered, np.float64) * packet_times.time_base
+    interval, is_uneven = _frame_interval(ordered, packet_times)
+    if len(times) > 1 and not is_uneven:
+        interval = float(times[-1] - times[0]) / (len(times) - 1)
+    # The container's own duration of the last packet is often missing, or one unit of the time base.
+    end = float(times[-1]) + interval
+    packet_times.check_duration(end - float(times[0]))
     context = stream.codec_context
-    facts = {
+    metadata = {
         "container": container.format.name.partition(",")[0], "video_codec": context.name,
         "width": context.width, "height": context.height, "frames": len(times),
-        "fps": round(1 / usual, 4) if usual else 0.0,
+        "fps": round(1 / interval, 4) if interval else 0.0,
     }  # fmt: skip
     flags = [SampleFlag.MULTIPLE_STREAMS] if len(container.streams.video) > 1 else []
-    if uneven:
+    if is_uneven:
         flags.append(SampleFlag.VARIABLE_RATE)
-    return FrameTimes(times, end, facts, tuple(flags))
+    return FrameTimes(times, end, metadata, tuple(flags))
 
 
-def _video_stream(container: Any, path: Path) -> Any:
-    # A cover picture in a sound file is a video stream to ffmpeg.
-    moving = [stream for stream in container.streams.video if not stream.disposition & 0x400]
-    if not moving:
-        raise MediaError(QuarantineReason.NO_VIDEO_STREAM, f"{path.name} holds no pictures")
-    return moving[0]
+def _frame_interval(ordered_pts: Sequence[int], packet_times: _PacketTimes) -> tuple[float, bool]:
+    """Return the median interval between frames, s, and whether the intervals vary."""
+    # Plain numbers: a short video has few frames, and each call of numpy takes longer than this loop.
+    gaps = [after - before for before, after in pairwise(ordered_pts)]
+    median = float(statistics.median(gaps) if gaps else packet_times.last_duration) * packet_times.time_base
+    longest = UNEVEN_FACTOR * median / packet_times.time_base
+    shortest = (median / UNEVEN_FACTOR - PTS_JITTER_S) / packet_times.time_base
+    return median, len(gaps) > 1 and (max(gaps) > longest or min(gaps) < shortest)
 
 
 def _check_size(path: Path, frame: Any, quality: QualityConfig) -> None:
     width, height = frame.width, frame.height
     if width * height > quality.max_pixels:
         raise MediaError(QuarantineReason.TOO_LARGE, f"{path.name}: {width}×{height} pixels")
-
-
-@dataclass
-class _DecodedFrames:
-    """What decoding brought: the frame for each moment so far, frames seen, and how many were damaged."""
-
-    frames: list[Any]
-    seen: int
-    corrupt: int
-
-
-def _frames(
-    path: Path,
-    stream: Any,
-    packets: Iterable[Any],
-    route: PacketSelection | None,
-    times: Sequence[float],
-    quality: QualityConfig,
-) -> list[Any]:
-    """The decoded frame for each moment."""
-    stream.thread_count = 1
-    # Headers can lie about the size: the decoder refuses a larger frame before it asks for memory.
-    stream.codec_context.options = {"max_pixels": str(quality.max_pixels)}
-    chosen = None
-    if route is not None and isinstance(packets, list):
-        found = _choose(_selected_packets(stream, packets, route), times)
-        chosen = found if _is_complete(found, route, quality) else None
-        stream.codec_context.flush_buffers()
-    if chosen is None:
-        chosen = _choose(_all_packets(stream, packets), times)
-    if not chosen.frames:
-        raise MediaError(QuarantineReason.NO_FRAMES, f"{path.name}: not one frame could be decoded")
-    if chosen.corrupt > quality.max_corrupt * chosen.seen:
-        detail = f"{path.name}: {chosen.corrupt} of {chosen.seen} frames"
-        raise MediaError(QuarantineReason.CORRUPT_FRAMES, detail)
-    return chosen.frames
-
-
-def _choose(decoded: Iterable[tuple[Any, bool]], times: Sequence[float]) -> _DecodedFrames:
-    chosen = _DecodedFrames([], 0, 0)
-    on_screen = None
-    with closing(decoded), count_errors():  # type: ignore[type-var]
-        for frame, damaged in decoded:
-            chosen.seen, chosen.corrupt = chosen.seen + 1, chosen.corrupt + damaged
-            if frame is None:
-                continue
-            while len(chosen.frames) < len(times) and on_screen is not None:
-                if times[len(chosen.frames)] + TIME_TOLERANCE_S >= frame.time:
-                    break
-                chosen.frames.append(on_screen)
-            if len(chosen.frames) == len(times):
-                return chosen
-            on_screen = frame
-    if on_screen is not None:
-        chosen.frames += [on_screen] * (len(times) - len(chosen.frames))
-    return chosen
-
-
-def _is_complete(chosen: _DecodedFrames, route: PacketSelection, quality: QualityConfig) -> bool:
-    """Whether the short way showed what the whole way would; if in doubt, the whole way decides."""
-    if not chosen.frames or chosen.corrupt > quality.max_corrupt * chosen.seen:
-        return False
-    return all(any(abs(frame.time - time) < 1e-6 for time in route.times) for frame in chosen.frames)
-
-
-def _all_packets(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    stream.codec_context.skip_frame = "DEFAULT"
-    return _decoded(stream, packets)
-
-
-def _selected_packets(
-    stream: Any, packets: Sequence[Any], route: PacketSelection
-) -> Iterator[tuple[Any, bool]]:
-    context = stream.codec_context
-    skips = context.name in SKIPPABLE
-
-    def run(first: int, last: int) -> Iterator[Any]:
-        for place in range(first, last + 1):
-            if skips:
-                context.skip_frame = "DEFAULT" if place in route.selected else "NONREF"
-            yield packets[place]
-        # The last packet is empty: it asks for the frames that the decoder holds back.
-        yield packets[-1]
-
-    for number, (first, last) in enumerate(route.runs):
-        if number:
-            context.flush_buffers()
-        yield from _decoded(stream, run(first, last))
-
-
-def _decoded(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    """The packets' frames that have a clock, each with whether it is damaged; None for one that is lost."""
-    import av  # noqa: PLC0415
-
-    marks = stream.codec_context.name in MARKING
-    for packet in packets:
-        before = 0 if marks else errors_logged()
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            yield None, True
-            continue
-        logged = not marks and errors_logged() > before
-        for frame in frames:
-            if frame.time is not None:
-                yield frame, bool(frame.is_corrupt) or logged
-
-
-def _resized(frames: Sequence[Any], video: VideoConfig | None) -> list[Frame]:
-    """The pictures of frames; one that stands for several moments is made once."""
-    from av.video.reformatter import VideoReformatter  # noqa: PLC0415
-
-    made: dict[int, Frame] = {}
-    convert = VideoReformatter()
-    for frame in frames:
-        if id(frame) not in made:
-            pixels = resize_frame(frame, video, convert) if video else frame_to_rgb(frame, convert)
-            made[id(frame)] = Frame(pixels, float(frame.time))
-    return [made[id(frame)] for frame in frames]
-
-
-@contextmanager
-def count_errors() -> Iterator[None]:
-    """Let PyAV count what ffmpeg logs as an error, and keep it from the log of the program."""
-    import av.logging  # noqa: PLC0415
-
-    before = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        with av.logging.Capture(local=True):
-            yield
-    finally:
-        av.logging.set_level(before)
-
-
-def errors_logged() -> int:
-    """How many errors ffmpeg has logged so far."""
-    import av.logging  # noqa: PLC0415
-
-    return int(av.logging.get_last_error()[0])

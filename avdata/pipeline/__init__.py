@@ -1,1 +1,1 @@
-"""Prepare a dataset: plan, run shard tasks, finalize."""
+"""Preparation of a dataset: plan the shards, run the shard jobs, finalize."""

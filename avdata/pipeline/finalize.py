@@ -1,7 +1,7 @@
-"""The last step of a preparation: index, quarantine, card and dataset.json, from the journal's entries.
+"""Last step of a preparation: write index, quarantine, card and dataset.json from the journal's entries.
 
-Every file is a pure function of the plan and the entries in the plan's order, so that a set is the same to
-the byte however it came about. dataset.json is written last: a folder that has one is a finished set.
+Each file is a pure function of the plan and of the entries in the plan's order. The bytes therefore depend
+neither on workers nor on restarts. dataset.json is written last and marks a finished dataset.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from avdata.config.schema import Config
+from avdata.features.audio import feature_bins
 from avdata.manifest import Manifest
+from avdata.media.decoders import DECODERS
 from avdata.recipe import Recipe
 from avdata.selection import QuarantinedClip
 from avdata.shards.card import dataset_card
@@ -28,18 +30,17 @@ from avdata.storage.atomic import atomic_write
 TOOLS = (
     "avdata",
     "numpy",
-    "av",
-    "decord",
+    *(decoder.package for decoder in DECODERS.values()),
     "soxr",
     "pillow",
     "pyarrow",
 )
-"""What decides a set's bytes."""
+"""Packages whose versions determine the bytes of a dataset."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a set was made from and with."""
+    """Inputs of a dataset: recipe, settings, manifest, and the fingerprints of its shard jobs."""
 
     recipe: Recipe
     config: Config
@@ -48,7 +49,7 @@ class Provenance:
 
     @property
     def plan_hash(self) -> str:
-        """sha256 over the jobs' fingerprints: equal plans make equal sets."""
+        """SHA-256 of the fingerprints: equal plans, equal datasets."""
         return hashlib.sha256("\n".join(self.fingerprints).encode()).hexdigest()
 
 
@@ -58,13 +59,16 @@ def finalize_dataset(
     entries: Sequence[Mapping[str, Any]],
     quarantined: Sequence[QuarantinedClip],
 ) -> dict[str, Any]:
-    """Write everything but the shards, and return what dataset.json holds.
+    """Write the metadata files beside the shards.
 
     Args:
-        root: the set's folder, with all shards in place.
+        root: local folder of the metadata files.
         provenance: recipe, settings, manifest and plan.
-        entries: the journal's entries, in the order of the plan.
-        quarantined: the clips set aside before anything was decoded.
+        entries: journal entries, in the order of the plan.
+        quarantined: clips that failed the validation.
+
+    Returns:
+        The content of dataset.json.
 
     Raises:
         AvdataError: a file cannot be written.
@@ -72,11 +76,11 @@ def finalize_dataset(
     rows = sorted(
         (row for entry in entries for row in entry["rows"]), key=lambda row: (row["shard"], row["offset"])
     )
-    lost = [asdict(one) for one in quarantined] + [row for entry in entries for row in entry["quarantine"]]
+    lost = [asdict(clip) for clip in quarantined] + [row for entry in entries for row in entry["quarantine"]]
     lost.sort(key=lambda row: str(row["key"]))
     info = _info(provenance, entries, rows, lost)
     index = parquet_bytes(rows, index_schema())
-    # The index says where samples are and what they must be: it is proven like a shard.
+    # `avdata verify` checks the index like a shard, because it holds the offsets and checksums of samples.
     info["index"] = {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()}
     atomic_write(root / "index.parquet", index)
     atomic_write(root / "quarantine.parquet", parquet_bytes(lost, quarantine_schema()))
@@ -121,7 +125,7 @@ def _info(
 
 
 def checksum_facts(manifest: Manifest | None) -> dict[str, Any]:
-    """Which facts the files were proven against."""
+    """Return what the source files were verified against."""
     if manifest is None:
         return {"checksums": "off"}
     return {
@@ -154,15 +158,15 @@ def _splits(
             }
         )
     for name, split in splits.items():
-        held = [row for row in rows if row["split"] == name]
-        counted = Counter(row["label_name"] for row in held)
-        split["labels"] = {label: counted[label] for label in recipe.labels}
-        split["groups"] = len({row["group"] for row in held})
+        split_rows = [row for row in rows if row["split"] == name]
+        counts = Counter(row["label_name"] for row in split_rows)
+        split["labels"] = {label: counts[label] for label in recipe.labels}
+        split["groups"] = len({row["group"] for row in split_rows})
     return splits
 
 
 def _leaking_groups(rows: Sequence[Mapping[str, Any]]) -> int:
-    """How many groups are in several splits, as published ways of splitting may have it."""
+    """Return the number of groups in several splits, which some published splits have."""
     pairs = {(row["group"], row["split"]) for row in rows}
     return sum(count > 1 for count in Counter(group for group, _ in pairs).values())
 
@@ -170,20 +174,20 @@ def _leaking_groups(rows: Sequence[Mapping[str, Any]]) -> int:
 def _shape(config: Config) -> dict[str, list[int]]:
     steps, size = config.video.num_frames, config.video.size
     return {
-        "mel": [steps, config.audio.bins, config.mel_columns],
+        "mel": [steps, feature_bins(config.audio), config.mel_columns],
         "frames": [steps, size, size, 3 if config.video.color == "rgb" else 1],
     }
 
 
 def _mel_stats(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[float]] | None:
-    """Mean and deviation of the train split's mels by band, from sums added up in the plan's order."""
-    held = [entry["mel"] for entry in entries if entry["mel"]["count"]]
-    if not held:
+    """Return mean and standard deviation of the mels by band, from sums in the plan's order."""
+    shards = [entry["mel"] for entry in entries if entry["mel"]["count"]]
+    if not shards:
         return None
-    count = sum(sums["count"] for sums in held)
-    bands = range(len(held[0]["sum"]))
-    means = [sum(sums["sum"][band] for sums in held) / count for band in bands]
-    squares = [sum(sums["squares"][band] for sums in held) / count for band in bands]
+    count = sum(sums["count"] for sums in shards)
+    bands = range(len(shards[0]["sum"]))
+    means = [sum(sums["sum"][band] for sums in shards) / count for band in bands]
+    squares = [sum(sums["squares"][band] for sums in shards) / count for band in bands]
     return {
         "mean": means,
         "std": [max(square - mean**2, 0.0) ** 0.5 for square, mean in zip(squares, means, strict=True)],
@@ -191,18 +195,18 @@ def _mel_stats(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[float]] |
 
 
 def _tools(config: Config) -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in (*TOOLS, "opencv-python-headless") if config.video.resize_mode == "face" else TOOLS:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _machine() -> str:
     import numpy as np  # noqa: PLC0415
 
-    # Between CPU families the last bit of a float may differ.
-    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
-    return " ".join([platform.machine(), *found[-1:]])
+    # The last bit of a float may differ between CPU families.
+    extensions = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    return " ".join([platform.machine(), *extensions[-1:]])

@@ -1,31 +1,31 @@
-"""What survives a kill: files that appear whole or not at all, a folder's lock, the entries of done shards.
+"""Journal of a preparation: lock, plan, and one entry per finished shard. A killed run resumes from it.
 
-While a set is being prepared, `OUT/.avdata/` holds `lock`, `plan.json`, `parts/` (shards being written) and
-`done/` (one entry a finished shard). A shard's order of events is: part written and synced, entry written and
-synced, part renamed to its final name. So a shard under its final name is always complete, and an entry whose
-shard is still a part only needs the rename. The folder is removed when the set is finished.
+During a preparation, `OUT/.avdata/` holds `lock`, `plan.json`, `parts/` (partial shards) and `done/` (one
+entry per finished shard). The order of writes: the partial shard and fsync, the entry and fsync, the rename
+of the shard to its final name. A shard under its final name is therefore complete, and a partial shard with
+an entry only needs the rename. The folder is removed when the dataset is finished.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from avdata.errors import AvdataError
-from avdata.storage.atomic import atomic_rename, atomic_write, write_errors
+from avdata.storage.atomic import atomic_rename, atomic_write
+from avdata.storage.locks import lock_folder
 
 STATE_DIR = ".avdata"
 
 
 class Journal:
-    """The `.avdata` folder of a set that is being prepared."""
+    """Folder `.avdata` of a dataset that is being prepared."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -33,67 +33,64 @@ class Journal:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for one run; the lock ends with the process, however it ends.
+        """Lock the folder for one run. The lock ends with the process.
 
         Raises:
-            AvdataError: another run holds it.
+            AvdataError: another run holds the lock.
         """
-        with write_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            stream = (self.folder / "lock").open("w")
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                msg = f"another run is preparing {self.root} right now"
-                raise AvdataError(msg, hint="wait for it, or choose another --out") from error
-            try:
-                yield
-            finally:
-                # Closing is not enough: a process that another thread starts just now holds the file as well.
-                fcntl.flock(stream, fcntl.LOCK_UN)
+        conflict = AvdataError(
+            f"Another run is preparing {self.root}.", hint="Wait for it to end, or use another --output."
+        )
+        with lock_folder(self.folder, conflict):
+            yield
 
     def read_plan(self) -> dict[str, Any] | None:
-        """What `write_plan` wrote, or None."""
+        """Return the recorded plan, or None."""
         path = self.folder / "plan.json"
         if not path.is_file():
             return None
         plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return plan
 
-    def write_plan(self, plan: dict[str, Any]) -> None:
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Record what is being prepared, before the first shard."""
-        atomic_write(self.folder / "plan.json", json.dumps(plan).encode())
+        atomic_write(self.folder / "plan.json", json.dumps(dict(plan)).encode())
 
     def partial_path(self, shard: str) -> Path:
-        """Where this process writes a shard before it is complete."""
-        # On a shared disk, processes of two machines may have the same number.
+        """Return the path where this process writes a shard until it is complete."""
+        # On a shared disk, processes of two machines may have the same id.
         return self.folder / "parts" / f"{Path(shard).name}.{socket.gethostname()}.{os.getpid()}"
 
-    def _entry(self, shard: str) -> Path:
+    def entry_path(self, shard: str) -> Path:
+        """Return the path of a shard's entry."""
         return self.folder / "done" / (Path(shard).name + ".json")
 
-    def commit(self, shard: str, entry: dict[str, Any]) -> None:
-        """Enter a shard whose part is written and synced, then give it its final name."""
+    def commit(self, shard: str, entry: Mapping[str, Any]) -> None:
+        """Write the entry of a shard whose partial file is synced, then rename the file."""
         part = self.partial_path(shard)
-        atomic_write(self._entry(shard), json.dumps({**entry, "part": part.name}).encode())
+        atomic_write(self.entry_path(shard), json.dumps({**entry, "part": part.name}).encode())
         if part.exists():
             atomic_rename(part, self.root / shard)
 
-    def load_entry(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
-        """The entry of a shard made by the same job and complete on disk; None when it must be made again."""
+    def read_entry(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
+        """Return the entry of a shard if the same job made it, else None."""
         try:
-            entry: dict[str, Any] = json.loads(self._entry(shard).read_text(encoding="utf-8"))
+            entry: dict[str, Any] = json.loads(self.entry_path(shard).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-        if entry["fingerprint"] != fingerprint:
+        return entry if entry["fingerprint"] == fingerprint else None
+
+    def load_entry(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
+        """Return the entry of a shard if the same job made it and it is complete, else None."""
+        entry = self.read_entry(shard, fingerprint)
+        if entry is None:
             return None
         part, final = self.folder / "parts" / entry["part"], self.root / shard
         if part.exists():
             atomic_rename(part, final)
-        found = final.stat().st_size if final.is_file() else 0
-        return entry if found == entry["bytes"] else None
+        size_bytes = final.stat().st_size if final.is_file() else 0
+        return entry if size_bytes == entry["bytes"] else None
 
     def close(self) -> None:
-        """Remove the folder: the set is finished."""
+        """Remove the folder: the dataset is finished."""
         shutil.rmtree(self.folder)

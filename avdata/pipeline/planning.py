@@ -1,7 +1,7 @@
-"""What a preparation will do: survey the source, and plan which shard holds which clips.
+"""Planning: validate the clips of a source and assign them to shards, before anything is decoded.
 
-The plan is made before anything is decoded, from the files on disk or, for a dataset that comes in single
-files, from the manifest that they will be downloaded by: it is the same plan.
+The plan is made from the files on disk or, for a dataset of single files, from the manifest before the
+download. Both give the same plan.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,11 @@ from tempfile import TemporaryDirectory
 from avdata.config.overrides import Overrides
 from avdata.config.schema import Config
 from avdata.errors import MediaError, QuarantineReason, SourceError, UsageError
+from avdata.features.audio import feature_bins
 from avdata.features.face_crop import require_detector
 from avdata.manifest import FileEntry, Manifest, load_manifest
 from avdata.pipeline.validation import FileLookup, LocalFiles, ManifestFiles, ValidClip, validate_clips
+from avdata.progress import Progress
 from avdata.recipe import Clip, Recipe, load_recipe, recipe_errors
 from avdata.selection import QuarantinedClip, check_clips, hash_order, select_clips
 from avdata.shards.format import shard_name
@@ -34,15 +36,22 @@ from avdata.storage.remote import is_url
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, what is done of it, and how much there is: clips, or files."""
-
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class PreparationPlan:
-    """What a preparation will do, before anything is decoded."""
+    """Plan of a preparation: clips by shard, and the clips in quarantine.
+
+    Attributes:
+        recipe: recipe of the dataset.
+        config: settings.
+        source: folder of the source files.
+        manifest: checksums to verify; None skips the verification.
+        jobs: path of each shard with its clips.
+        quarantined: clips that cannot be prepared, with their reasons.
+        pending_files: whether the source files are downloaded during the preparation.
+    """
 
     recipe: Recipe
     config: Config
@@ -51,25 +60,33 @@ class PreparationPlan:
     jobs: tuple[tuple[str, tuple[ValidClip, ...]], ...]
     quarantined: tuple[QuarantinedClip, ...]
     pending_files: bool = False
-    """Whether the files are still to be downloaded, while clips are prepared."""
+
+    def __repr__(self) -> str:
+        """Return one line: recipe, clips by split, shards, clips in quarantine."""
+        counts = ", ".join(f"{split} {sum(labels.values()):,}" for split, labels in self.counts().items())
+        return (
+            f"PreparationPlan({self.recipe.name}: {counts} clips in {len(self.jobs):,} shards;"
+            f" {len(self.quarantined):,} clips in quarantine)"
+        )
 
     @property
     def clips(self) -> list[Clip]:
-        """The clips that will be decoded."""
+        """Clips that will be decoded."""
         return [candidate.clip for _, candidates in self.jobs for candidate in candidates]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Clips by split, then by label in canonical order."""
-        found = Counter((clip.split, clip.label) for clip in self.clips)
+        """Return the number of clips by split, then by label in canonical order."""
+        counts = Counter((clip.split, clip.label) for clip in self.clips)
         return {
-            split: {label: found[split, label] for label in self.recipe.labels if found[split, label]}
+            split: {label: counts[split, label] for label in self.recipe.labels if counts[split, label]}
             for split in SPLITS
         }
 
     def bytes(self) -> int:
-        """An estimate of the shards' size: arrays as stored, the rest as measured on CREMA-D.
+        """Return the estimated size of all shards in bytes.
 
-        That is 1.2 bits a pixel and channel for JPEG, 2.8 for PNG, and 6.4 a sample of sound for FLAC.
+        Arrays count as stored. Compressed data counts as measured on CREMA-D: 1.2 bits per pixel and channel
+        for JPEG, 2.8 for PNG, and 6.4 bits per audio sample for FLAC.
         """
         audio, video = self.config.audio, self.config.video
         pixels = video.num_frames * video.size**2 * (3 if video.color == "rgb" else 1)
@@ -77,9 +94,9 @@ class PreparationPlan:
         seconds = (
             float(self.config.align.window_seconds(video.num_frames)) if self.config.align.seconds else 3
         )
-        sound = seconds * audio.sample_rate * 0.8 if audio.flac else 0
-        mel = video.num_frames * audio.bins * self.config.mel_columns * 2
-        return int(len(self.clips) * (mel + frames + sound + 5_000))
+        flac = seconds * audio.sample_rate * 0.8 if audio.flac else 0
+        mel = video.num_frames * feature_bins(audio) * self.config.mel_columns * 2
+        return int(len(self.clips) * (mel + frames + flac + 5_000))
 
 
 def plan_preparation(
@@ -94,47 +111,54 @@ def plan_preparation(
     workers: int = 1,
     progress: Progress = lambda stage, done, total: None,
 ) -> PreparationPlan:
-    """Survey a source and plan its shards; writes no shard. The arguments are those of `prepare`.
+    """Validate the clips of a source and plan the shards; write no shard. See `prepare` for the arguments.
 
-    Without `source`, a dataset of single files is planned from its manifest, and only the lists that its
-    split is made from are downloaded; one that comes in archives is downloaded.
+    Without `source`, a dataset of single files is planned from its manifest, and only its split lists are
+    downloaded. A dataset of archives is downloaded.
     """
     recipe = load_recipe(recipe)
-    settled = config if isinstance(config, Config) else recipe.configure(preset, config or {})
-    if settled.video.resize_mode == "face":
+    config = config if isinstance(config, Config) else recipe.configure(preset, config or {})
+    if config.video.resize_mode == "face":
         require_detector()
-    folder, facts, files = _sources(recipe, source, settled, manifest, checksums, progress)
-    split_by = recipe.check_split(settled.select.split_by)
+    folder, facts, files = _sources(recipe, source, config, manifest, checksums, progress)
+    split_by = recipe.check_split(config.select.split_by)
+    clips = _list_clips(recipe, folder, files, split_by)
+    check_clips(clips, recipe.labels, SPLITS)
+    if facts is not None:
+        _warn_about_counts(facts, clips, folder, is_default_split=split_by == recipe.default_split)
+    selected, excluded = select_clips(clips, config.select)
+    done = 0
+    progress("validate", 0, len(selected))
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("validate", done, len(selected))
+
     with ExitStack() as stack:
         if files:
-            from avdata.pipeline.source_prefetch import clips_from_manifest  # noqa: PLC0415  # see `_sources`
-
-            clips = clips_from_manifest(recipe, folder, files, split_by)
-            found: FileLookup = ManifestFiles(folder, files)
+            lookup: FileLookup = ManifestFiles(folder, files)
         else:
-            with recipe_errors(getattr(recipe.clips, "__code__", plan_preparation.__code__).co_filename):
-                clips = list(recipe.clips(folder, split_by))
-            found = LocalFiles(folder, facts, None if rehash else stack.enter_context(ChecksumCache(folder)))
-        check_clips(clips, recipe.labels, SPLITS)
-        if facts is not None:
-            _warn_about_counts(facts, clips, folder, usual=split_by == recipe.default_split)
-        chosen, left_out = select_clips(clips, settled.select)
-        done = 0
-        progress("survey", 0, len(chosen))
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            progress("survey", done, len(chosen))
-
-        good, bad = validate_clips(chosen, found, settled.audio, threads=max(workers, 1), advance=advance)
-    if not good:
-        raise _no_usable_clips(folder, clips, bad)
-    _warn_about_leaks(good)
-    jobs = _shards(recipe, good, settled)
+            lookup = LocalFiles(folder, facts, None if rehash else stack.enter_context(ChecksumCache(folder)))
+        valid, invalid = validate_clips(
+            selected, lookup, config.audio, threads=max(workers, 1), advance=advance
+        )
+    if not valid:
+        raise _no_usable_clips(folder, clips, invalid)
+    _warn_about_leaks(valid)
     return PreparationPlan(
-        recipe, settled, folder, facts, jobs, tuple(left_out + bad), pending_files=bool(files)
-    )
+        recipe, config, folder, facts, _shards(recipe, valid, config), tuple(excluded + invalid),
+        pending_files=bool(files),
+    )  # fmt: skip
+
+
+def _list_clips(recipe: Recipe, folder: Path, files: Sequence[FileEntry], split_by: str) -> list[Clip]:
+    if files:
+        from avdata.pipeline.source_prefetch import clips_from_manifest  # noqa: PLC0415  # see `_sources`
+
+        return clips_from_manifest(recipe, folder, files, split_by)
+    with recipe_errors(getattr(recipe.clips, "__code__", plan_preparation.__code__).co_filename):
+        return list(recipe.clips(folder, split_by))
 
 
 def _sources(
@@ -145,15 +169,15 @@ def _sources(
     checksums: bool,
     progress: Progress,
 ) -> tuple[Path, Manifest | None, tuple[FileEntry, ...]]:
-    """The source's folder, what it is proven against, and the files that will arrive there."""
+    """Return the source folder, the manifest to verify it with, and the files to download into it."""
     if source is not None or recipe.generated:
-        folder = _generated(recipe) if source is None else _given(recipe, source)
+        folder = _generate(recipe) if source is None else _local_source(recipe, source)
         return folder, _manifest(recipe, folder, manifest) if checksums else None, ()
     from avdata.pipeline.source_prefetch import streamable_files  # noqa: PLC0415  # the downloader loads only when needed
     from avdata.sources.download import DownloadProgress, download  # noqa: PLC0415
 
-    def show(moment: DownloadProgress) -> None:
-        progress(moment.phase, moment.files_done, moment.files)
+    def show(state: DownloadProgress) -> None:
+        progress(state.phase, state.files_done, state.files)
 
     facts = _facts(recipe, Path(manifest) if manifest is not None else recipe.name)
     files = streamable_files(recipe, facts) if checksums else ()
@@ -165,31 +189,31 @@ def _sources(
     return report.root, facts if checksums else None, files
 
 
-def _given(recipe: Recipe, given: str | Path) -> Path:
-    source = mirror_source(str(given)) if is_url(given) else Path(given)
-    if source.is_dir():
-        return source
-    if source.is_file():
+def _local_source(recipe: Recipe, source: str | Path) -> Path:
+    path = mirror_source(str(source)) if is_url(source) else Path(source)
+    if path.is_dir():
+        return path
+    if path.is_file():
         from avdata.sources.source_dir import unpack_archive_file  # noqa: PLC0415  # only for archives
 
-        return unpack_archive_file(recipe, source)
-    msg = f"the source {source} does not exist"
-    raise SourceError(msg, hint="give the folder or the archive that holds the dataset with --source")
+        return unpack_archive_file(recipe, path)
+    msg = f"Source {path} does not exist."
+    raise SourceError(msg, hint="Use --source with the folder or archive of the dataset.")
 
 
-def _generated(recipe: Recipe) -> Path:
+def _generate(recipe: Recipe) -> Path:
     folder = cache_dir() / "generated" / f"{recipe.name}-{recipe.version}"
     if (folder / "manifest.json").is_file():
         return folder
-    # Made aside, as another run may be making it just now; whichever is ready first is taken.
+    # Written to a temporary folder, because another run may generate it too; the first one is used.
     with write_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as draft:
-            recipe.mock_writer()(Path(draft, "whole"), None, False, 0)
+            recipe.mock_writer()(Path(draft, "complete"), None, False, 0)
             if not (folder / "manifest.json").is_file():
                 shutil.rmtree(folder, ignore_errors=True)
                 with suppress(FileExistsError):
-                    Path(draft, "whole").rename(folder)
+                    Path(draft, "complete").rename(folder)
     return folder
 
 
@@ -200,45 +224,48 @@ def _manifest(recipe: Recipe, folder: Path, manifest: str | Path | None) -> Mani
 
 def _facts(recipe: Recipe, which: str | Path) -> Manifest:
     facts = load_manifest(which)
-    # A task shares its recipe's manifest. Against another dataset's, files would pass unproven.
+    # A task shares the manifest of its recipe. With the manifest of another dataset, no file is verified.
     if not (recipe.name == facts.name or recipe.name.startswith(f"{facts.name}-")):
-        msg = f"the manifest {which} is of {facts.name}, not of {recipe.name}"
-        raise UsageError(msg, hint="give the dataset's own with --manifest, or --checksums off")
+        msg = f"Manifest mismatch: {which} is of {facts.name}, not of {recipe.name}."
+        raise UsageError(msg, hint="Use --manifest with the dataset's own manifest, or --no-checksums.")
     return facts
 
 
 def _no_usable_clips(folder: Path, clips: Sequence[Clip], bad: Sequence[QuarantinedClip]) -> SourceError:
-    counted = Counter(one.reason for one in bad).most_common()
-    why = ", ".join(f"{count} {reason}" for reason, count in counted) or "none are left by the selection"
+    counts = Counter(clip.reason for clip in bad).most_common()
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts) or "the selection excludes all"
     first = f"; the first: {bad[0].detail}" if bad else ""
-    message = f"not one of the {len(clips)} clips in {folder} can be prepared ({why}{first})"
+    message = f"None of the {len(clips)} clips in {folder} can be prepared ({reasons}{first})."
     hints = {
-        QuarantineReason.LFS_POINTER: "the media were never fetched: run `git lfs pull` there",
-        QuarantineReason.CHECKSUM: "fetch the files again, or give --checksums off if you changed "
-        "them yourself",
-        QuarantineReason.MISSING_AUDIO: "use the videos' own sound with --audio auto, or fetch the "
-        "audio files",
-        QuarantineReason.MISSING_VIDEO: "fetch the videos; sound alone makes no audio-visual sample",
+        QuarantineReason.LFS_POINTER: "Run `git lfs pull` in the source folder to download the media.",
+        QuarantineReason.CHECKSUM: "Download the files again, or use --no-checksums if you changed them.",
+        QuarantineReason.MISSING_AUDIO: "Use the videos' own audio with --audio-source auto, or download the"
+        " audio files.",
+        QuarantineReason.MISSING_VIDEO: "Download the videos: a sample needs audio and video.",
     }
-    hint = hints.get(counted[0][0], counted[0][0].description) if counted else "change --limit or --leaks"
+    hint = (
+        hints.get(counts[0][0], counts[0][0].description) if counts else "Change --limit or --group-leakage."
+    )
     return SourceError(message, hint=hint)
 
 
-def _warn_about_counts(manifest: Manifest, clips: Sequence[Clip], folder: Path, *, usual: bool) -> None:
-    """Say where the clips are not as many as the manifest expects; a mock is smaller on purpose."""
+def _warn_about_counts(
+    manifest: Manifest, clips: Sequence[Clip], folder: Path, *, is_default_split: bool
+) -> None:
+    """Warn if the numbers of clips differ from the manifest. Mocks are smaller on purpose."""
     if manifest.mock:
         return
     usable = [clip for clip in clips if not clip.excluded]
-    found = {"clips": len(clips), "usable": len(usable), "rows": len(usable)}
-    if usual:
-        found |= {split: sum(clip.split == split for clip in usable) for split in SPLITS}
-    apart = [
-        f"{found[name]:,} {name} of {count:,}"
-        for name, count in manifest.expected.items()
-        if name in found and found[name] != count
+    counts = {"clips": len(clips), "usable": len(usable), "rows": len(usable)}
+    if is_default_split:
+        counts |= {split: sum(clip.split == split for clip in usable) for split in SPLITS}
+    differences = [
+        f"{counts[name]:,} {name} of {expected:,}"
+        for name, expected in manifest.expected.items()
+        if name in counts and counts[name] != expected
     ]
-    if apart:
-        log.warning("%s is not all of %s: it holds %s", folder, manifest.title, ", ".join(apart))
+    if differences:
+        log.warning("Incomplete source of %s in %s: %s.", manifest.title, folder, ", ".join(differences))
 
 
 def _warn_about_leaks(candidates: Sequence[ValidClip]) -> None:
@@ -247,13 +274,13 @@ def _warn_about_leaks(candidates: Sequence[ValidClip]) -> None:
         groups.setdefault(candidate.clip.group, set()).add(candidate.clip.split)
     leaking = sorted(group for group, splits in groups.items() if "train" in splits and len(splits) > 1)
     if leaking:
-        shown = ", ".join(leaking[:3]) + (" …" if len(leaking) > 3 else "")
+        examples = ", ".join(leaking[:3]) + (" …" if len(leaking) > 3 else "")
         log.warning(
-            "%d of %d groups (%s) are in train and in another split, as published; --leaks drop-train leaves"
-            " their train clips out",
+            "Group leakage: %d of %d groups (%s) are in train and in another split, as published. Use"
+            " --group-leakage drop-train to exclude their train clips.",
             len(leaking),
             len(groups),
-            shown,
+            examples,
         )
 
 
@@ -262,26 +289,25 @@ def _shards(
 ) -> tuple[tuple[str, tuple[ValidClip, ...]], ...]:
     jobs = []
     for split in SPLITS:
-        held = [candidate for candidate in candidates if candidate.clip.split == split]
-        held.sort(key=lambda candidate: hash_order(candidate.clip.key, config.select.seed))
+        clips = [candidate for candidate in candidates if candidate.clip.split == split]
+        clips.sort(key=lambda candidate: hash_order(candidate.clip.key, config.select.seed))
         size = config.shards.samples_per_shard
-        count = -(-len(held) // size)
+        count = -(-len(clips) // size)
         for number in range(count):
             name = shard_name(recipe.name, split, number, count)
-            jobs.append((name, tuple(held[number * size : (number + 1) * size])))
+            jobs.append((name, tuple(clips[number * size : (number + 1) * size])))
     return tuple(jobs)
 
 
 def estimate_seconds_per_clip(planned: PreparationPlan, clips: int = 3) -> float:
-    """Seconds a clip takes on one core, by preparing the first few; bad ones count as they are."""
+    """Return the seconds per clip on one core: the median of the first clips, also of invalid ones."""
     from avdata.features.extract import extract_features  # noqa: PLC0415
 
-    tried = planned.clips[: clips + 1]
     times = []
-    for clip in tried:
+    for clip in planned.clips[: clips + 1]:
         began = time.perf_counter()
         with suppress(MediaError):
             extract_features(clip, planned.config)
         times.append(time.perf_counter() - began)
-    # The first one loads the libraries.
+    # The first clip loads the libraries.
     return statistics.median(times[1:] or times)

@@ -1,17 +1,17 @@
-"""The pipeline: plan the shards, run them, and finish the set.
+"""Preparation of a dataset: plan the shards, run the shard jobs, finalize the dataset.
 
     avdata.prepare("cremad", source="raw", output="out", workers=2)
 
-A run that was killed goes on where it was when the same call is made again; see `journal`.
+The same call resumes a killed run; see `journal`.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,60 +19,62 @@ from avdata.config.overrides import Overrides
 from avdata.config.schema import Config
 from avdata.errors import QuarantineReason, SourceError, UsageError
 from avdata.manifest import load_manifest
-from avdata.pipeline.engines.local import run_jobs
+from avdata.pipeline.engines import EngineSpec, find_engine
 from avdata.pipeline.finalize import Provenance, checksum_facts, finalize_dataset
-from avdata.pipeline.output_dir import (
-    check_complete,
-    check_finished,
-    check_output_dir,
-    remove_dataset_files,
-    remove_stale_shards,
-)
-from avdata.pipeline.output_store import ObjectStoreOutput, file_sizes, open_journal
-from avdata.pipeline.planning import PreparationPlan, Progress, plan_preparation
+from avdata.pipeline.output import Output, check_complete, check_plan, open_output, read_finished
+from avdata.pipeline.planning import PreparationPlan, plan_preparation
+from avdata.progress import Progress
 from avdata.recipe import Recipe, load_recipe
-from avdata.shards.reader import read_info
 from avdata.storage.paths import check_path_encoding, source_dir
 from avdata.storage.remote import is_url
 
 if TYPE_CHECKING:
-    from avdata.pipeline.journal import Journal
     from avdata.pipeline.shard_job import ShardJob
     from avdata.pipeline.source_prefetch import SourcePrefetcher
-
-ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
 class PreparedSet:
-    """A finished set: where it is, its dataset.json, and whether too many clips were left out."""
+    """Finished dataset of `prepare`.
+
+    Attributes:
+        root: folder or URL of the dataset.
+        info: content of dataset.json.
+        max_quarantine: allowed share of clips in quarantine.
+    """
 
     root: Path | str
     info: Mapping[str, Any]
     max_quarantine: float
 
+    def __repr__(self) -> str:
+        """Return one line: location, samples by split, clips in quarantine."""
+        splits = ", ".join(f"{name} {split['samples']:,}" for name, split in self.info["splits"].items())
+        quarantined = sum(self.quarantined.values())
+        return f"PreparedSet({str(self.root)!r}: {splits} samples; {quarantined:,} clips in quarantine)"
+
     @property
     def samples(self) -> int:
-        """Samples in all splits."""
+        """Number of samples in all splits."""
         return sum(split["samples"] for split in self.info["splits"].values())
 
     @property
     def quarantined(self) -> dict[str, int]:
-        """Clips left out by reason, those excluded on purpose among them."""
+        """Number of clips in quarantine by reason, including clips excluded on purpose."""
         return dict(self.info["quarantine"])
 
     @property
     def quarantine_share(self) -> float:
-        """Clips that should have become samples and did not, as a share of those that should have."""
-        chosen_out = sum(
+        """Share of the requested clips that are in quarantine. Clips excluded on purpose do not count."""
+        excluded = sum(
             self.quarantined.get(reason, 0) for reason in (QuarantineReason.KNOWN_BAD, QuarantineReason.LEAK)
         )
-        lost = sum(self.quarantined.values()) - chosen_out
+        lost = sum(self.quarantined.values()) - excluded
         return lost / max(lost + self.samples, 1)
 
     @property
     def over_quarantine(self) -> bool:
-        """Whether the share is above what was allowed; the command line then exits with 3."""
+        """Whether `quarantine_share` exceeds `max_quarantine`; the command line then exits with 3."""
         return self.quarantine_share > self.max_quarantine
 
 
@@ -94,162 +96,144 @@ def prepare(
     ray_address: str = "auto",
     progress: Progress = lambda stage, done, total: None,
 ) -> PreparedSet:
-    """Turn a dataset's files into a verified set of shards.
+    """Prepare a dataset: turn its source files into verified shards. The same call resumes a killed run.
 
     Args:
-        recipe: a recipe's name, a path to a recipe file, or a Recipe.
-        source: the folder, archive or URL that holds the dataset; None downloads it (or generates it, for
-            `synthetic`). Single files are prepared as they arrive.
-        output: the set's folder, or a URL of object storage; made, gone on with, or found finished.
-        config: settings, or overrides over the preset.
-        preset: a preset's name; None is `snnergy` as the recipe adapts it.
-        manifest: a manifest to prove the files against, instead of the source's own or the bundled one.
-        checksums: False takes the files as they are, and dataset.json says so.
-        rehash: read all files again, those too that did not change since they were proven.
-        keep_sources: False removes downloaded files as soon as their shard is in the journal; the files of
-            about `workers` shards are on disk at a time. What comes in archives is removed at the end.
-        workers: processes; 0 works in this one.
-        max_quarantine: share of clips that may be left out before the set counts as too poor.
-        overwrite: replace a set that is there with other settings.
-        engine: `local`, processes of this machine, or `ray`, all CPUs of a cluster for workers=0.
-        ray_address: of the cluster.
-        progress: called with a stage (survey, prepare, or the download's), done and total: clips, files.
+        recipe: name of a recipe, path to a recipe file, or a Recipe.
+        source: folder, archive or URL of the source files; None downloads them, or generates them for
+            `synthetic`. Single files are prepared during the download.
+        output: folder or object storage URL of the prepared dataset.
+        config: settings, or overrides of the preset.
+        preset: name of a preset; None is the recipe's variant of `snnergy`.
+        manifest: manifest to verify the source files with, instead of the source's own or the bundled one.
+        checksums: verify checksums; dataset.json records False.
+        rehash: recompute the checksums of all files, also of unchanged ones.
+        keep_sources: False removes downloaded files when their shard is finished, so that the files of about
+            `workers` shards are on disk at a time. Unpacked archives are removed at the end.
+        workers: number of worker processes; 0 works in this process.
+        max_quarantine: share of clips in quarantine above which the result is `over_quarantine`.
+        overwrite: replace a prepared dataset with other settings.
+        engine: `local` for processes of this machine, or `ray` for a cluster, all of whose CPUs work with
+            `workers=0`.
+        ray_address: address of the Ray cluster.
+        progress: called with the stage, the number done and the total number, of clips or files.
 
     Returns:
-        The finished set. Its `over_quarantine` tells whether more clips than allowed were left out.
+        The finished dataset.
 
     Raises:
-        UsageError: a name or setting is wrong.
-        AvdataError: the source or the output folder cannot be used; nothing in `output` was harmed.
+        UsageError: a name or setting is invalid.
+        AvdataError: the source or the output cannot be used; other files in `output` are unchanged.
     """
-    if engine not in ENGINES:
-        msg = f"there is no engine {engine!r}"
-        raise UsageError(msg, hint=f"engines: {', '.join(ENGINES)}")
     recipe = load_recipe(recipe)
-    if not keep_sources and (source is not None or recipe.generated):
-        msg = "only downloaded sources can be removed"
-        raise UsageError(msg, hint="leave out --keep-sources no: what you gave with --source stays as it is")
-    if engine == "ray" and not keep_sources:
-        msg = "sources can only be removed as they are used with --engine local"
-        raise UsageError(msg, hint="leave out --keep-sources no, or prepare on this machine")
-    for place in (output, source or ""):
-        check_path_encoding(place)
-    store = ObjectStoreOutput(str(output)) if is_url(output) else None
-    root = store.scratch if store else Path(output)
-    if store:
-        store.fetch_state()
-    settled = config if isinstance(config, Config) else recipe.configure(preset, config or {})
-    identity = {"name": recipe.name, "version": recipe.version, "config": settled.model_dump(mode="json")}
-    check_output_dir(root, identity, overwrite=overwrite)
-    if source is None and not recipe.generated and not overwrite:
-        done = _already_finished(root, recipe, settled, manifest) if checksums else None
-        if done is not None:
-            check_complete(done, file_sizes(root, store), str(output))
-            return PreparedSet(store.url if store else root, done, max_quarantine)
-    planned = plan_preparation(
-        recipe,
-        source=source,
-        config=settled,
-        manifest=manifest,
-        checksums=checksums,
-        rehash=rehash,
-        workers=workers,
-        progress=progress,
-    )
-    where = {"store": store.url if store else None, "source": str(source) if is_url(source) else None}
-    run = _PreparationRun(root, where, planned, workers, keep_sources, progress)
-    if (root / "dataset.json").is_file() and not overwrite:
-        found = check_finished(root, run.provenance.plan_hash, file_sizes(root, store), str(output))
-        return PreparedSet(store.url if store else root, found, max_quarantine)
-    journal = open_journal(root, where["store"])
-    with journal.lock():
+    spec = find_engine(engine)
+    if not keep_sources:
+        _check_removable(recipe, source, spec)
+    for path in (output, source or ""):
+        check_path_encoding(path)
+    target = open_output(output)
+    config = config if isinstance(config, Config) else recipe.configure(preset, config or {})
+    identity = {"name": recipe.name, "version": recipe.version, "config": config.model_dump(mode="json")}
+    target.check(identity, overwrite=overwrite)
+    finished = None if overwrite else read_finished(target)
+    is_download = source is None and not recipe.generated
+    if finished and checksums and is_download and _is_up_to_date(finished, recipe, config, manifest):
+        check_complete(target, finished)
+        return PreparedSet(target.location, finished, max_quarantine)
+    plan = plan_preparation(
+        recipe, source=source, config=config, manifest=manifest, checksums=checksums, rehash=rehash,
+        workers=workers, progress=progress,
+    )  # fmt: skip
+    source_url = str(source) if is_url(source) else None
+    run = _PreparationRun(target, plan, source_url, spec, ray_address, workers, keep_sources, progress)
+    finished = None if overwrite else read_finished(target)
+    if finished:
+        check_plan(target, finished, run.provenance.plan_hash)
+        check_complete(target, finished)
+        return PreparedSet(target.location, finished, max_quarantine)
+    with target.lock():
         if overwrite:
-            remove_dataset_files(root)
-            if store:
-                store.remove()
-        journal.write_plan(identity)
-        entries = run.entries(journal, None if engine == "local" else ray_address)
-        info = finalize_dataset(root, run.provenance, entries, planned.quarantined)
-        journal.close()
-        if store:
-            store.finalize()
-    if not (keep_sources or planned.pending_files):
-        shutil.rmtree(planned.source)
-    return PreparedSet(store.url if store else root, info, max_quarantine)
+            target.remove()
+        target.write_plan(identity)
+        info = finalize_dataset(target.root, run.provenance, run.entries(), plan.quarantined)
+        target.finalize()
+    if not (keep_sources or plan.pending_files):
+        shutil.rmtree(plan.source)
+    return PreparedSet(target.location, info, max_quarantine)
 
 
-def _already_finished(
-    root: Path, recipe: Recipe, config: Config, manifest: str | Path | None
-) -> dict[str, Any] | None:
-    """The set, if it was made from just what would be downloaded; then the files need not be there.
+def _check_removable(recipe: Recipe, source: str | Path | None, engine: EngineSpec) -> None:
+    """Raise UsageError unless the run can remove the source files that it used."""
+    if source is not None or recipe.generated:
+        msg = "Source files were not downloaded, so they cannot be removed."
+        raise UsageError(msg, hint="Omit --no-keep-sources: files of --source are never changed.")
+    if engine.is_cluster:
+        msg = "Source files cannot be removed during a preparation on a cluster."
+        raise UsageError(msg, hint="Omit --no-keep-sources, or use an engine of this machine.")
 
-    None as well where the plan can be made without them: a folder that lacks files is proven against the same
-    facts, and only the plan tells.
+
+def _is_up_to_date(
+    info: Mapping[str, Any], recipe: Recipe, config: Config, manifest: str | Path | None
+) -> bool:
+    """Return whether a finished dataset was made from the files that would be downloaded now.
+
+    Return False if the plan needs no files: the plans are compared then.
     """
-    if not (root / "dataset.json").is_file():
-        return None
     from avdata.pipeline.source_prefetch import clips_from_manifest, streamable_files  # noqa: PLC0415  # only for downloads
 
     facts = load_manifest(Path(manifest) if manifest is not None else recipe.name)
-    info = read_info(root)
     files = streamable_files(recipe, facts)
     if files:
         split_by = recipe.check_split(config.select.split_by)
         with suppress(SourceError):
             clips_from_manifest(recipe, source_dir(recipe.name), files, split_by)
-            return None
-    return info if info["source"] == checksum_facts(facts) else None
+            return False
+    return bool(info["source"] == checksum_facts(facts))
 
 
+@dataclass
 class _PreparationRun:
-    """The shard jobs of a plan, and what carries them out."""
+    """Run of the shard jobs of a plan."""
 
-    def __init__(
-        self,
-        root: Path,
-        where: Mapping[str, str | None],
-        planned: PreparationPlan,
-        workers: int,
-        keep_sources: bool,
-        progress: Progress,
-    ) -> None:
+    output: Output
+    plan: PreparationPlan
+    source_url: str | None
+    engine: EngineSpec
+    address: str
+    workers: int
+    keep_sources: bool
+    progress: Progress
+
+    @cached_property
+    def jobs(self) -> list[ShardJob]:
+        """Jobs in the order of the plan."""
         from avdata.pipeline.shard_job import ShardJob  # noqa: PLC0415  # torch loads only for decoding
 
-        recipe, config = planned.recipe, planned.config
-        self.planned = planned
-        self.workers = workers
-        self.keep_sources = keep_sources
-        self.progress = progress
-        self.jobs = [
+        recipe, config = self.plan.recipe, self.plan.config
+        return [
             ShardJob(
-                root,
-                name,
-                candidates,
-                config,
-                recipe.labels,
-                recipe.background,
-                store=where["store"],
-                source=where["source"],
+                self.output, name, clips, config, recipe.labels, recipe.background, source=self.source_url
             )
-            for name, candidates in planned.jobs
+            for name, clips in self.plan.jobs
         ]
-        prints = [job.fingerprint for job in self.jobs]
-        self.provenance = Provenance(recipe, config, planned.manifest, prints)
 
-    def entries(self, journal: Journal, cluster: str | None) -> list[dict[str, Any]]:
-        """The journal's entries of all jobs, those made before and those made now, in the plan's order.
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Inputs of the dataset."""
+        fingerprints = [job.fingerprint for job in self.jobs]
+        return Provenance(self.plan.recipe, self.plan.config, self.plan.manifest, fingerprints)
 
-        Args:
-            journal: of the set.
-            cluster: address of the Ray cluster that makes the shards; None makes them on this machine.
-        """
+    def entries(self) -> list[dict[str, Any]]:
+        """Run the unfinished jobs, and return the journal entries of all jobs in the plan's order."""
         from avdata.pipeline.shard_job import exclude_clip, run_shard_job  # noqa: PLC0415  # torch loads only for decoding
 
         entries = {
-            job.shard: entry for job in self.jobs if (entry := journal.load_entry(job.shard, job.fingerprint))
+            job.shard: entry
+            for job in self.jobs
+            if (entry := self.output.load_entry(job.shard, job.fingerprint))
         }
-        remove_stale_shards(journal.root, self.planned.recipe.name, entries)
-        total = len(self.planned.clips)
+        self.output.remove_stale_shards(self.plan.recipe.name, entries)
+        total = len(self.plan.clips)
         done = sum(len(entry["rows"]) + len(entry["quarantine"]) for entry in entries.values())
         self.progress("prepare", done, total)
 
@@ -260,27 +244,33 @@ class _PreparationRun:
 
         left = {job.shard: job for job in self.jobs if job.shard not in entries}
         with ExitStack() as stack:
-            arrivals = self._source_prefetcher(stack, list(left.values()), entries, cluster)
-            results = _engine(cluster, arrivals)(
+            prefetcher = self._prefetch_sources(stack, list(left.values()), entries)
+            results = self.engine.load()(
                 run_shard_job,
                 list(left.values()),
                 workers=self.workers,
-                item_timeout=self.planned.config.quality.timeout,
+                item_timeout=self.plan.config.quality.timeout,
                 exclude=exclude_clip,
                 on_item=advance,
+                **self._engine_options(prefetcher),
             )
             for entry in stack.enter_context(closing(results)):
                 entries[entry["shard"]] = entry
-                if arrivals:
-                    arrivals.release(left[entry["shard"]])
+                if prefetcher:
+                    prefetcher.release(left[entry["shard"]])
         return [entries[job.shard] for job in self.jobs]
 
-    def _source_prefetcher(
-        self, stack: ExitStack, left: Sequence[ShardJob], entries: Mapping[str, Any], cluster: str | None
+    def _engine_options(self, prefetcher: SourcePrefetcher | None) -> dict[str, Any]:
+        if self.engine.is_cluster:
+            return {"address": self.address}
+        return {"is_ready": prefetcher.is_ready} if prefetcher else {}
+
+    def _prefetch_sources(
+        self, stack: ExitStack, left: Sequence[ShardJob], entries: Mapping[str, Any]
     ) -> SourcePrefetcher | None:
-        """The download of what is left to do, under way until the stack is left; done first for a cluster."""
-        planned = self.planned
-        if not planned.pending_files or planned.manifest is None:
+        """Start the download of the remaining jobs' files. For a cluster, wait until it is complete."""
+        plan = self.plan
+        if not plan.pending_files or plan.manifest is None:
             return None
         from avdata.pipeline.source_prefetch import prefetch_sources, remove_source_files, wait_for_all  # noqa: PLC0415  # only for downloads
 
@@ -289,21 +279,13 @@ class _PreparationRun:
                 if job.shard in entries:
                     remove_source_files(job)
         window = None if self.keep_sources else max(self.workers, 1)
-        split_by = planned.recipe.check_split(planned.config.select.split_by)
-        arrivals = stack.enter_context(
+        split_by = plan.recipe.check_split(plan.config.select.split_by)
+        prefetcher = stack.enter_context(
             prefetch_sources(
-                planned.recipe, planned.manifest, planned.source, left,
+                plan.recipe, plan.manifest, plan.source, left,
                 split_by=split_by, window=window, progress=self.progress,
             )
         )  # fmt: skip
-        if cluster is not None:
-            wait_for_all(arrivals, left)
-        return arrivals
-
-
-def _engine(cluster: str | None, arrivals: SourcePrefetcher | None) -> Callable[..., Any]:
-    if cluster is None:
-        return partial(run_jobs, is_ready=arrivals.is_ready) if arrivals else run_jobs
-    from avdata.pipeline.engines import ray as engine_ray  # noqa: PLC0415  # Ray is an extra
-
-    return partial(engine_ray.run_jobs, address=cluster)
+        if self.engine.is_cluster:
+            wait_for_all(prefetcher, left)
+        return prefetcher

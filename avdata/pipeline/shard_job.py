@@ -1,7 +1,7 @@
-"""One shard job: the clips planned for a shard become a tar, an entry in the journal, and nothing else.
+"""Shard job: write the clips of one shard to a tar, and its entry to the journal.
 
-A job knows only its own clips and may run in any process on any machine that sees the files. It never looks
-at another shard, so results do not depend on who runs it, in which order, or how often it was started again.
+A job depends on its own clips only and may run in any process on any machine that can read the files. The
+result does not depend on the worker, the order of the jobs, or the number of restarts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,43 +20,42 @@ from avdata.errors import MediaError, QuarantineReason, SourceError
 from avdata.features.alignment import Window, step_centers
 from avdata.features.extract import Features, extract_features
 from avdata.pipeline.engines.base import NO_ITEM, Report
-from avdata.pipeline.output_store import open_journal
+from avdata.pipeline.output import Output
 from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.recipe import Clip
 from avdata.shards.writer import ShardWriter, encode_members
 from avdata.sources.object_storage import fetch_source_file
 from avdata.storage.atomic import fsync, write_errors
+from avdata.storage.hashing import hash_file
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Everything one shard is made from.
+    """Inputs of one shard.
 
     Attributes:
-        root: the set's folder.
-        shard: path of the shard below it.
-        clips: its clips, in the order of the shard.
-        config: the settings.
+        output: where the dataset is prepared.
+        shard: path of the shard below the dataset.
+        clips: clips in the order of the shard.
+        config: settings.
         labels: label names in canonical order.
         background: label of the steps outside a clip's event, or None.
-        excluded: clips that lost their workers: reason and detail by key.
-        store: URL of the set when it is prepared into a store; `root` is then scratch space.
-        source: URL of the source when it lies in a store; its files are fetched as they are needed.
+        excluded: reason and detail of clips that crashed a worker or timed out, by key.
+        source: URL of a source in object storage, whose files are downloaded when needed; else None.
     """
 
-    root: Path
+    output: Output
     shard: str
     clips: tuple[ValidClip, ...]
     config: Config
     labels: tuple[str, ...]
     background: str | None
     excluded: Mapping[str, tuple[QuarantineReason, str]] = field(default_factory=dict)
-    store: str | None = None
     source: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over all that decides the shard's bytes; two jobs with the same one make the same shard."""
+        """SHA-256 of all that determines the shard's bytes: equal fingerprints, equal shards."""
         facts = {
             "shard": self.shard,
             "config": self.config.canonical(),
@@ -74,32 +72,31 @@ def _identity(candidate: ValidClip) -> dict[str, Any]:
     return {"clip": clip, "video": _file_entry(candidate.video), "audio": audio}
 
 
-# Where the source folder lies does not decide any byte; the files' names below it and checksums do.
+# The location of the source folder does not change any byte; paths below it and checksums do.
 _FINGERPRINT_FIELDS = tuple(field.name for field in fields(Clip) if field.name not in {"video", "audio"})
 
 
 def _file_entry(file: SourceFile) -> dict[str, Any]:
-    """What `dataclasses.asdict` gives, in a tenth of the time: there are hundreds of thousands."""
+    """Return the fields as a dict, ten times faster than `dataclasses.asdict`."""
     return {"path": file.path, "sha256": file.sha256, "bytes": file.bytes}
 
 
 def exclude_clip(job: ShardJob, key: str, reason: QuarantineReason, detail: str) -> ShardJob:
-    """The job without one clip, which goes to quarantine for the reason."""
+    """Return the job without one clip, which goes to quarantine."""
     return replace(job, excluded={**job.excluded, key: (reason, detail)})
 
 
 def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
-    """Make the shard and enter it into the journal; returns the entry.
+    """Write the shard and commit it to the output; return its journal entry.
 
     Args:
-        job: what to make.
-        report: called with each clip's key before it is decoded.
+        job: the job.
+        report: called with each clip's key before the clip is decoded.
 
     Raises:
-        AvdataError: the shard cannot be written.
+        AvdataError: the shard cannot be written, or a source file cannot be read.
     """
-    journal = open_journal(job.root, job.store)
-    part = journal.partial_path(job.shard)
+    part = job.output.partial_path(job.shard)
     quarantine: list[dict[str, str]] = []
     statistics = _MelStatistics()
     with write_errors(part):
@@ -124,12 +121,12 @@ def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
             "fingerprint": job.fingerprint,
             "shard": job.shard,
             "bytes": part.stat().st_size if writer.rows else 0,
-            "sha256": _sha256(part) if writer.rows else "",
+            "sha256": hash_file(part) if writer.rows else "",
             "rows": writer.rows,
             "quarantine": quarantine,
             "mel": statistics.totals(),
         }
-    journal.commit(job.shard, entry)
+    job.output.commit(job.shard, entry)
     return entry
 
 
@@ -140,15 +137,15 @@ def _extract(job: ShardJob, candidate: ValidClip, report: Report) -> Features:
     report(key)
     if job.source is not None:
         media = ((candidate.clip.video, candidate.video), (candidate.clip.audio, candidate.audio))
-        for path, proven in media:
-            if path is not None and proven is not None:
-                fetch_source_file(job.source, path, proven.bytes)
+        for path, verified in media:
+            if path is not None and verified is not None:
+                fetch_source_file(job.source, path, verified.bytes)
     try:
         return extract_features(candidate.clip, job.config)
     except OSError as error:
-        # Not left to whoever writes the shard, who would speak of that.
-        msg = f"{error.filename or key} cannot be read ({error.strerror or error})"
-        hint = "give the same command again when the source is there: finished shards are kept"
+        # Raised here, because `write_errors` would blame the shard.
+        msg = f"Source file cannot be read: {error.filename or key} ({error.strerror or error})."
+        hint = "Run the same command again when the source is available: finished shards are kept."
         raise SourceError(msg, hint=hint) from error
 
 
@@ -184,7 +181,7 @@ def _add(writer: ShardWriter, job: ShardJob, candidate: ValidClip, features: Fea
         "media": features.source,
         **_steps(job, candidate, features),
     }
-    # Readers infer the JSON's types from the first sample, and an empty list has none: leave such out.
+    # Readers infer the JSON's types from the first sample, and an empty list has no type.
     if flags:
         facts["flags"] = flags
     if clip.extras:
@@ -198,7 +195,7 @@ def _sources(candidate: ValidClip) -> dict[str, dict[str, Any]]:
 
 
 def _steps(job: ShardJob, candidate: ValidClip, features: Features) -> dict[str, Any]:
-    """Times of the steps and, where a label holds only for part of the clip, the label index of each."""
+    """Return the times of the steps and, if labels vary within clips, the label index of each step."""
     start, end = features.window
     align, steps = job.config.align, job.config.video.num_frames
     middles = [round(float(middle), 6) for middle in step_centers(Window(start, end), steps, align.segment)]
@@ -214,7 +211,7 @@ def _steps(job: ShardJob, candidate: ValidClip, features: Features) -> dict[str,
 
 
 class _MelStatistics:
-    """Sums over a shard's mels, by band, in double precision and in the order of the shard."""
+    """Sums over the mels of a shard, by band, in float64 and in the order of the shard."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -236,8 +233,3 @@ class _MelStatistics:
             "sum": [] if empty else self.sums.tolist(),  # type: ignore[union-attr]
             "squares": [] if empty else self.squares.tolist(),  # type: ignore[union-attr]
         }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

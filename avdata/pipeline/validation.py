@@ -1,11 +1,10 @@
-"""Which clips can be prepared: each file a clip needs is there, is media, and is what the manifest says.
+"""Validation of clips: each file exists, has the checksum of the manifest, or else looks like media.
 
-Nothing is decoded here; a clip that fails is set aside with its reason before any shard is planned.
+Nothing is decoded. Clips that fail go to quarantine before the shards are planned.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,15 +18,14 @@ from avdata.manifest import FileEntry, Manifest
 from avdata.recipe import Clip
 from avdata.selection import QuarantinedClip
 from avdata.sources.checksums import ChecksumCache
-
-CHUNK = 1 << 20
+from avdata.storage.hashing import hash_file
 
 Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file that a clip is made from, proven: path below the source, sha256, bytes."""
+    """Verified source file: path below the source, SHA-256, size in bytes."""
 
     path: str
     sha256: str
@@ -36,7 +34,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class ValidClip:
-    """A clip whose files are all there; `audio` is None when the video's own sound is used."""
+    """Clip whose files are verified; `audio` is None if the video's own audio track is used."""
 
     clip: Clip
     video: SourceFile
@@ -44,20 +42,20 @@ class ValidClip:
 
 
 class FileLookup(Protocol):
-    """Where a clip's files are looked up: on disk, or in the manifest they will be downloaded by."""
+    """Lookup of source files: on disk, or in the manifest of files that are downloaded later."""
 
     def has(self, path: Path) -> bool:
-        """Whether there is such a file."""
+        """Return whether the file exists."""
 
     def verify(self, path: Path) -> SourceFile:
-        """The file's facts.
+        """Return path, checksum and size of the file.
 
         Raises:
-            MediaError: it cannot be used.
+            MediaError: the file cannot be used.
         """
 
     def name(self, path: Path) -> str:
-        """The file's path below the source, with slashes."""
+        """Return the file's path below the source, with slashes."""
 
 
 def validate_clips(
@@ -68,30 +66,33 @@ def validate_clips(
     threads: int = 1,
     advance: Advance = lambda done: None,
 ) -> tuple[list[ValidClip], list[QuarantinedClip]]:
-    """Prove the files of each clip, and set aside the clips that lack one.
+    """Verify the files of each clip.
 
     Args:
-        clips: what the recipe yields.
-        files: says what is there, and proves it.
-        audio: says whether the separate audio file is needed.
-        threads: files hashed at a time.
+        clips: clips of the recipe.
+        files: lookup of the files.
+        audio: settings that decide whether a clip needs its separate audio file.
+        threads: number of files hashed in parallel.
         advance: called with 1 after each clip.
+
+    Returns:
+        The valid clips and the clips to quarantine, both in the order of `clips`.
     """
 
-    def look(clip: Clip) -> ValidClip | QuarantinedClip:
-        found = _validate_clip(clip, audio, files)
+    def validate(clip: Clip) -> ValidClip | QuarantinedClip:
+        result = _validate_clip(clip, audio, files)
         advance(1)
-        return found
+        return result
 
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        found = list(pool.map(look, clips))
-    good = [one for one in found if isinstance(one, ValidClip)]
-    return good, [one for one in found if isinstance(one, QuarantinedClip)]
+        results = list(pool.map(validate, clips))
+    valid = [result for result in results if isinstance(result, ValidClip)]
+    return valid, [result for result in results if isinstance(result, QuarantinedClip)]
 
 
 def _validate_clip(clip: Clip, audio: AudioConfig, files: FileLookup) -> ValidClip | QuarantinedClip:
     try:
-        sound = _audio_file(clip, audio, files)
+        audio_path = _audio_file(clip, audio, files)
     except MediaError as error:
         return QuarantinedClip(clip.key, error.reason, error.detail, "video" if files.has(clip.video) else "")
     try:
@@ -99,9 +100,9 @@ def _validate_clip(clip: Clip, audio: AudioConfig, files: FileLookup) -> ValidCl
             raise MediaError(QuarantineReason.MISSING_VIDEO, f"there is no {files.name(clip.video)}")
         video = files.verify(clip.video)
     except MediaError as error:
-        return QuarantinedClip(clip.key, error.reason, error.detail, "audio" if sound else "")
+        return QuarantinedClip(clip.key, error.reason, error.detail, "audio" if audio_path else "")
     try:
-        return ValidClip(clip, video, files.verify(sound) if sound else None)
+        return ValidClip(clip, video, files.verify(audio_path) if audio_path else None)
     except MediaError as error:
         return QuarantinedClip(clip.key, error.reason, error.detail, "video")
 
@@ -122,38 +123,40 @@ def _audio_file(clip: Clip, audio: AudioConfig, files: FileLookup) -> Path | Non
 
 
 class LocalFiles:
-    """The files of a folder, held against a manifest's facts by path or, in a flat folder, by name.
+    """Files of a folder, compared with a manifest by path or, in a flat folder, by name.
 
-    A file that the manifest knows and that has its checksum is not looked into: whether it can be decoded is
-    found where it is decoded, so that the plan is the same before the files have arrived.
+    The container format of a file with the manifest's checksum is not checked: it is decoded later anyway,
+    and the plan is then the same before and after the download.
 
     Args:
-        root: the source folder, which paths are named from.
-        manifest: checksums to hold the files against; None takes them as they are.
-        checksums: what was hashed before and has not changed since; None reads every file.
+        root: source folder, to which paths are relative.
+        manifest: checksums to verify; None skips the verification.
+        checksums: cache of the checksums of unchanged files; None reads every file.
     """
 
     def __init__(self, root: Path, manifest: Manifest | None, checksums: ChecksumCache | None) -> None:
-        files = manifest.files if manifest else ()
+        entries = manifest.files if manifest else ()
         self.root = root
         self.checksums = checksums
-        self.by_path = {facts.path: facts for facts in files}
-        names = Counter(Path(facts.path).name for facts in files)
-        self.by_name = {Path(facts.path).name: facts for facts in files if names[Path(facts.path).name] == 1}
+        self.by_path = {entry.path: entry for entry in entries}
+        counts = Counter(Path(entry.path).name for entry in entries)
+        self.by_name = {
+            Path(path).name: entry for path, entry in self.by_path.items() if counts[Path(path).name] == 1
+        }
 
     def has(self, path: Path) -> bool:
-        """Whether the file exists."""
+        """Return whether the file exists."""
         return path.is_file()
 
     def name(self, path: Path) -> str:
-        """The path below the root, or the bare name of a file elsewhere."""
+        """Return the path below the root, or the bare name of a file elsewhere."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
 
     def verify(self, path: Path) -> SourceFile:
-        """The file's facts as measured.
+        """Return path, checksum and size of the file, read from disk.
 
         Raises:
-            MediaError: it is empty, a pointer, no media, or not the file the manifest speaks of.
+            MediaError: the file is empty, a git-LFS pointer, not media, or has another checksum.
         """
         from avdata.media.container import detect_format  # noqa: PLC0415  # decoding libraries load only when files are read
 
@@ -174,50 +177,40 @@ class LocalFiles:
         return SourceFile(name, sha256, path.stat().st_size)
 
     def _checksums(self, path: Path, name: str, known: FileEntry | None) -> tuple[str, str]:
-        """The file's sha256, and its checksum in the manifest's algorithm, from one reading at most."""
-        remembered = self.checksums.get(name) if self.checksums else None
+        """Return the SHA-256 and the checksum in the manifest's algorithm."""
+        cached = self.checksums.get(name) if self.checksums else None
         algorithm = known.checksum.partition(":")[0] if known else "sha256"
-        if remembered is not None and remembered.startswith("sha256:") and algorithm == "sha256":
-            return remembered.removeprefix("sha256:"), remembered
+        if cached is not None and cached.startswith("sha256:") and algorithm == "sha256":
+            return cached.removeprefix("sha256:"), cached
         stat = path.stat()
-        sha256, listed = _digests(path, algorithm)
+        sha256 = hash_file(path)
+        listed = f"{algorithm}:{sha256 if algorithm == 'sha256' else hash_file(path, algorithm)}"
         if self.checksums and algorithm == "sha256" and path.is_relative_to(self.root):
             self.checksums.store(name, f"sha256:{sha256}", stat)
         return sha256, listed
 
 
 class ManifestFiles:
-    """The files that a manifest lists by sha256 and that a download will put into place.
+    """Files that a manifest lists by SHA-256 and that are downloaded later.
 
     Args:
-        root: the folder they will be in.
-        files: their facts.
+        root: folder of the download.
+        files: entries of the manifest.
     """
 
     def __init__(self, root: Path, files: Iterable[FileEntry]) -> None:
         self.root = root
-        self.facts = {facts.path: facts for facts in files}
+        self.entries = {entry.path: entry for entry in files}
 
     def name(self, path: Path) -> str:
-        """The path below the root."""
+        """Return the path below the root."""
         return path.relative_to(self.root).as_posix()
 
     def has(self, path: Path) -> bool:
-        """Whether the manifest lists the file."""
-        return self.name(path) in self.facts
+        """Return whether the manifest lists the file."""
+        return self.name(path) in self.entries
 
     def verify(self, path: Path) -> SourceFile:
-        """The file's facts as listed; the download proves them."""
-        facts = self.facts[self.name(path)]
-        return SourceFile(facts.path, facts.checksum.removeprefix("sha256:"), facts.bytes or 0)
-
-
-def _digests(path: Path, algorithm: str) -> tuple[str, str]:
-    sha256 = hashlib.sha256()
-    listed = sha256 if algorithm == "sha256" else hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            sha256.update(chunk)
-            if listed is not sha256:
-                listed.update(chunk)
-    return sha256.hexdigest(), f"{algorithm}:{listed.hexdigest()}"
+        """Return path, checksum and size of the manifest; the download verifies them."""
+        entry = self.entries[self.name(path)]
+        return SourceFile(entry.path, entry.checksum.removeprefix("sha256:"), entry.bytes or 0)

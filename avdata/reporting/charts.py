@@ -1,7 +1,7 @@
-"""Charts as data for the page's templates: bars and lines as shares of their axes, ticks at round numbers.
+"""Charts as data for the page templates: SVG paths on a unit plane, and ticks at round numbers.
 
-The page draws them as SVG that stretches, with the words beside it in HTML, so that they stay readable on a
-phone, in print and to a screen reader.
+The page stretches the SVG to its column. All text is HTML beside it, so it stays readable on a phone, in
+print and for a screen reader.
 """
 
 from __future__ import annotations
@@ -15,30 +15,29 @@ import numpy as np
 from avdata.reporting.statistics import Histogram
 
 WIDTH, HEIGHT = 1000.0, 300.0
-"""The drawing's own units."""
+"""Size of the SVG view box."""
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis: where, as a share of it, and what it says."""
+    """Axis tick: position as a fraction of the axis, and its text."""
 
-    at: float
+    position: float
     text: str
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One drawing.
+    """One chart.
 
     Attributes:
-        title: what it shows.
-        unit: of the x axis.
-        shapes: SVG path data by the name of each series.
-        kind: `bars` (paths are filled), `lines` (stroked), or `band` (the first one filled, others stroked).
+        title: caption.
+        unit: unit of the x axis.
+        shapes: SVG path data by name of the series.
+        kind: `bars` (filled paths), `lines` (stroked paths), or `band` (first path filled, others stroked).
         x: ticks of the x axis.
         y: ticks of the y axis.
-        said: the drawing in words, for those who cannot see it.
-        marks: named places on the x axis.
+        description: text alternative of the chart, for screen readers.
     """
 
     title: str
@@ -47,12 +46,11 @@ class Chart:
     kind: str
     x: tuple[Tick, ...]
     y: tuple[Tick, ...]
-    said: str
-    marks: tuple[Tick, ...] = ()
+    description: str
 
 
 def ticks(low: float, high: float, count: int = 4) -> tuple[Tick, ...]:
-    """Marks at round numbers between two values.
+    """Return ticks at round numbers between two values.
 
     >>> [tick.text for tick in ticks(0, 10, 5)]
     ['0', '2', '4', '6', '8', '10']
@@ -64,48 +62,48 @@ def ticks(low: float, high: float, count: int = 4) -> tuple[Tick, ...]:
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= count)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    places = [number * step for number in range(first, last + 1)]
-    return tuple(Tick((place - low) / span, _number(place, step)) for place in places)
+    values = [number * step for number in range(first, last + 1)]
+    return tuple(Tick((value - low) / span, _tick_text(value, step)) for value in values)
 
 
-def _number(value: float, step: float) -> str:
+def _tick_text(value: float, step: float) -> str:
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return f"{value:,.{decimals}f}" if abs(value) > step / 2 else "0"
 
 
-def histogram(title: str, unit: str, held: Histogram, *, scale: float = 1.0) -> Chart | None:
-    """Stacked bars of a histogram; None where it is empty.
+def histogram(title: str, unit: str, data: Histogram, *, scale: float = 1.0) -> Chart | None:
+    """Return stacked bars of a histogram, or None if it is empty.
 
     Args:
-        title: what it shows.
-        unit: of the values, after `scale`.
-        held: the counts.
-        scale: by which the edges are multiplied.
+        title: caption.
+        unit: unit of the values after scaling.
+        data: the counts.
+        scale: factor of the bin edges.
     """
-    if not held.total:
+    if not data.total:
         return None
-    edges, stacked = held.edges * scale, np.zeros(len(held.edges) - 1, np.int64)
-    top = int(np.sum(list(held.counts.values()), axis=0).max())
+    edges, stacked = data.edges * scale, np.zeros(len(data.edges) - 1, np.int64)
+    top = int(np.sum(list(data.counts.values()), axis=0).max())
     shapes = {}
-    for name, counts in held.counts.items():
+    for name, counts in data.counts.items():
         shapes[name] = _bars(stacked / top, (stacked + counts) / top)
         stacked = stacked + counts
     low, high = float(edges[0]), float(edges[-1])
-    busiest = int(stacked.argmax())
-    totals = ", ".join(f"{int(counts.sum()):,} {name}" for name, counts in held.counts.items())
-    said = (
+    peak = int(stacked.argmax())
+    totals = ", ".join(f"{int(counts.sum()):,} {name}" for name, counts in data.counts.items())
+    description = (
         f"{title}: {totals}; from {low:.4g} to {high:.4g} {unit},"
-        f" most ({int(stacked[busiest]):,}) between {edges[busiest]:.4g} and {edges[busiest + 1]:.4g}"
+        f" most ({int(stacked[peak]):,}) between {edges[peak]:.4g} and {edges[peak + 1]:.4g}"
     )
-    return Chart(title, unit, shapes, "bars", ticks(low, high), ticks(0, top, min(top, 3)), said)
+    return Chart(title, unit, shapes, "bars", ticks(low, high), ticks(0, top, min(top, 3)), description)
 
 
 def _bars(bottoms: np.ndarray, tops: np.ndarray) -> str:
     width = WIDTH / len(tops)
     return "".join(
-        f"M{place * width + 0.5:.1f} {HEIGHT * (1 - bottom):.1f}V{HEIGHT * (1 - top):.1f}"
-        f"H{(place + 1) * width - 0.5:.1f}V{HEIGHT * (1 - bottom):.1f}Z"
-        for place, (bottom, top) in enumerate(zip(bottoms, tops, strict=True))
+        f"M{number * width + 0.5:.1f} {HEIGHT * (1 - bottom):.1f}V{HEIGHT * (1 - top):.1f}"
+        f"H{(number + 1) * width - 0.5:.1f}V{HEIGHT * (1 - bottom):.1f}Z"
+        for number, (bottom, top) in enumerate(zip(bottoms, tops, strict=True))
         if top > bottom
     )
 
@@ -118,59 +116,61 @@ def lines(
     low: float | None = None,
     high: float | None = None,
 ) -> Chart | None:
-    """Lines through points (x, y); None where there are none.
+    """Return a line chart of points (x, y), or None if there are no finite points.
 
     Args:
-        title: what it shows.
-        unit: of the x axis.
+        title: caption.
+        unit: unit of the x axis.
         series: points by name, ascending in x.
-        low: where the y axis begins; the smallest value without.
-        high: where it ends.
+        low: start of the y axis (default: the smallest value).
+        high: end of the y axis (default: the largest value).
     """
-    points = [point for held in series.values() for point in held if math.isfinite(point[1])]
-    if not points:
+    finite = [point for points in series.values() for point in points if math.isfinite(point[1])]
+    if not finite:
         return None
-    left, right = _span([x for x, _ in points])
-    bottom, top = _span([y for _, y in points])
+    left, right = _padded_range([x for x, _ in finite])
+    bottom, top = _padded_range([y for _, y in finite])
     bottom, top = bottom if low is None else low, top if high is None else high
-    place = _Frame(left, right, bottom, top)
-    shapes = {name: place.path(held) for name, held in series.items() if held}
-    ends = ", ".join(f"{name} ends at {held[-1][1]:.4g}" for name, held in series.items() if held)
+    viewport = _Viewport(left, right, bottom, top)
+    shapes = {name: viewport.path(points) for name, points in series.items() if points}
+    ends = ", ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in series.items() if points)
     return Chart(title, unit, shapes, "lines", ticks(left, right), ticks(bottom, top, 4), f"{title}: {ends}")
 
 
-def band(title: str, unit: str, means: Mapping[str, Sequence[float]], spread: Sequence[float]) -> Chart:
-    """Means by position, the first one with a band of ± its spread.
+def band(title: str, unit: str, means: Mapping[str, Sequence[float]], deviations: Sequence[float]) -> Chart:
+    """Return lines of means by position. The first one has a band of ± its standard deviation.
 
     Args:
-        title: what it shows.
-        unit: of the x axis.
-        means: one value a position, by name.
-        spread: standard deviation of the first one's positions.
+        title: caption.
+        unit: unit of the x axis.
+        means: one value per position, by name of the series.
+        deviations: standard deviation of the first series at each position.
     """
     first = np.array(next(iter(means.values())))
-    lower, upper = first - np.array(spread), first + np.array(spread)
-    bottom, top = _span([*lower, *upper, *(value for held in means.values() for value in held)])
-    place = _Frame(0, max(len(first) - 1, 1), bottom, top)
+    lower, upper = first - np.array(deviations), first + np.array(deviations)
+    bottom, top = _padded_range([*lower, *upper, *(value for values in means.values() for value in values)])
+    viewport = _Viewport(0, max(len(first) - 1, 1), bottom, top)
     outline = [*enumerate(upper), *reversed(list(enumerate(lower)))]
-    shapes = {"± deviation": place.path(outline) + "Z"}
-    shapes |= {name: place.path(list(enumerate(held))) for name, held in means.items()}
-    said = f"{title}: the mean goes from {first[0]:.4g} to {first[-1]:.4g}, lowest {first.min():.4g}, highest"
+    shapes = {"± deviation": viewport.path(outline) + "Z"}
+    shapes |= {name: viewport.path(list(enumerate(values))) for name, values in means.items()}
+    description = (
+        f"{title}: mean from {first[0]:.4g} to {first[-1]:.4g}, minimum {first.min():.4g},"
+        f" maximum {first.max():.4g}; deviation {min(deviations):.3g} to {max(deviations):.3g}"
+    )
     return Chart(
-        title, unit, shapes, "band", ticks(0, len(first) - 1), ticks(bottom, top, 4),
-        f"{said} {first.max():.4g}; deviation {min(spread):.3g} to {max(spread):.3g}",
+        title, unit, shapes, "band", ticks(0, len(first) - 1), ticks(bottom, top, 4), description
     )  # fmt: skip
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
+def _padded_range(values: Sequence[float]) -> tuple[float, float]:
     low, high = float(min(values)), float(max(values))
     margin = 0.0 if high > low else max(abs(high) * 0.05, 0.5)
     return low - margin, high + margin
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """The part of the plane that a drawing shows."""
+class _Viewport:
+    """Visible region of the plane, mapped to the SVG view box."""
 
     left: float
     right: float
@@ -178,7 +178,7 @@ class _Frame:
     top: float
 
     def path(self, points: Sequence[tuple[float, float]]) -> str:
-        placed = [
+        coordinates = [
             (
                 WIDTH * (x - self.left) / (self.right - self.left),
                 HEIGHT * (1 - (y - self.bottom) / (self.top - self.bottom)),
@@ -186,6 +186,6 @@ class _Frame:
             for x, y in points
             if math.isfinite(y)
         ]
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed) if placed else ""
-        # A line of one point has no length: its round ends are a dot.
-        return path + "h0" * (len(placed) == 1)
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in coordinates) if coordinates else ""
+        # A path of one point has no length: with "h0", its round line caps are drawn as a dot.
+        return path + "h0" * (len(coordinates) == 1)

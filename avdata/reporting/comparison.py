@@ -1,7 +1,7 @@
-"""What differs between two preparations: settings, samples, offsets and features.
+"""Comparison of two prepared datasets: settings, samples, offsets and features.
 
-Samples are matched by key. Beyond the streams over both indexes this keeps five numbers a sample, so a set of
-a million costs some 40 MB.
+Samples are matched by key. Memory use is five numbers per sample, 40 MB for a million samples, besides the
+batches of both indexes.
 """
 
 from __future__ import annotations
@@ -19,47 +19,58 @@ from avdata.reporting.statistics import BINS, Histogram, index_batches
 from avdata.shards.sample import parse_sample, read_sample_bytes
 
 MAX_COMPARED_SAMPLES = 32
-"""Samples opened in both sets, to compare what the network would be given."""
+"""Samples whose features are read from both datasets and compared."""
+
+
+@dataclass(frozen=True)
+class FeatureComparison:
+    """Differences of stored features.
+
+    Attributes:
+        differences: (name, mean absolute difference, largest absolute difference).
+        samples: number of samples read from both datasets.
+        note: why features were not compared, or empty.
+    """
+
+    differences: list[tuple[str, float, float]]
+    samples: int
+    note: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How set B differs from set A.
+    """Differences of dataset B from dataset A.
 
     Attributes:
-        settings: (setting, in A, in B).
-        about: the same for recipe, source and tools.
-        counts: (split, label, in A, in B), where they differ.
-        only_a: samples that B has not, by number.
-        only_b: samples that A has not.
-        both: samples in both.
+        settings: (setting, value in A, value in B), if they differ.
+        metadata: the same for recipe, source, quarantine and tools.
+        counts: (split, label, samples in A, samples in B), if they differ.
+        only_a: number of samples in A only.
+        only_b: number of samples in B only.
+        both: number of samples in both.
         same_bytes: of these, samples whose stored bytes are equal.
         moved: of these, samples in another split.
-        relabelled: of these, samples with another label.
-        offsets: how far measured offsets moved, s (B − A); None where none is measured in both.
-        features: (what, mean difference, largest difference) over the samples opened.
-        opened: how many were opened.
-        note: why features are not compared, or nothing.
+        relabeled: of these, samples with another label.
+        offsets: measured offset in B minus that in A, s. None if no sample has both.
+        features: differences of stored features.
     """
 
     settings: list[tuple[str, Any, Any]]
-    about: list[tuple[str, Any, Any]]
+    metadata: list[tuple[str, Any, Any]]
     counts: list[tuple[str, str, int, int]]
     only_a: int
     only_b: int
     both: int
     same_bytes: int
     moved: int
-    relabelled: int
+    relabeled: int
     offsets: Histogram | None
-    features: list[tuple[str, float, float]]
-    opened: int
-    note: str
+    features: FeatureComparison
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Numbers a sample: hashes of key, split, label and stored bytes, and its offset (NaN: not measured)."""
+class _IndexColumns:
+    """Index columns: int64 hashes of key, split, label and stored bytes; offset (NaN: not measured)."""
 
     key: np.ndarray
     split: np.ndarray
@@ -69,39 +80,36 @@ class _Rows:
 
 
 def compare_datasets(a: Path, b: Path, info_a: Mapping[str, Any], info_b: Mapping[str, Any]) -> Comparison:
-    """Compare two prepared sets.
+    """Compare two prepared datasets.
 
     Args:
-        a: the folder of the one.
-        b: the folder of the other.
-        info_a: the one's dataset.json.
-        info_b: the other's.
+        a: folder of dataset A.
+        b: folder of dataset B.
+        info_a: content of A's dataset.json.
+        info_b: content of B's dataset.json.
 
     Raises:
         AvdataError: an index cannot be read.
     """
-    one, other = _rows(a), _rows(b)
-    _, here, there = np.intersect1d(one.key, other.key, return_indices=True)
-    moves = other.offset[there] - one.offset[here]
-    note, features, opened = _features(a, b, info_a, info_b, one.key[here])
+    columns_a, columns_b = _read_columns(a), _read_columns(b)
+    _, rows_a, rows_b = np.intersect1d(columns_a.key, columns_b.key, return_indices=True)
+    offset_changes = columns_b.offset[rows_b] - columns_a.offset[rows_a]
     return Comparison(
         settings=diff_settings(info_a["config"], info_b["config"]),
-        about=diff_settings(_about(info_a), _about(info_b)),
-        counts=_counts(info_a, info_b),
-        only_a=len(one.key) - len(here),
-        only_b=len(other.key) - len(there),
-        both=len(here),
-        same_bytes=int((one.stored[here] == other.stored[there]).sum()),
-        moved=int((one.split[here] != other.split[there]).sum()),
-        relabelled=int((one.label[here] != other.label[there]).sum()),
-        offsets=_moves(moves[np.isfinite(moves)]),
-        features=features,
-        opened=opened,
-        note=note,
+        metadata=diff_settings(_metadata(info_a), _metadata(info_b)),
+        counts=_compare_counts(info_a, info_b),
+        only_a=len(columns_a.key) - len(rows_a),
+        only_b=len(columns_b.key) - len(rows_b),
+        both=len(rows_a),
+        same_bytes=int((columns_a.stored[rows_a] == columns_b.stored[rows_b]).sum()),
+        moved=int((columns_a.split[rows_a] != columns_b.split[rows_b]).sum()),
+        relabeled=int((columns_a.label[rows_a] != columns_b.label[rows_b]).sum()),
+        offsets=_offset_histogram(offset_changes[np.isfinite(offset_changes)]),
+        features=_compare_features(a, b, info_a, info_b, columns_a.key[rows_a]),
     )
 
 
-def _about(info: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
     source = info["source"]
     return {
         "recipe": info["recipe"], "tools": info["tools"], "machine": info["machine"],
@@ -110,77 +118,77 @@ def _about(info: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rows(root: Path) -> _Rows:
-    columns = ("key", "split", "label_name", "sha256")
-    held: dict[str, list[np.ndarray]] = {name: [] for name in (*columns, "av_offset")}
-    for batch in index_batches(root, list(held)):
-        for name in columns:
-            # Python's own hash: 64 bits, the same for equal strings within this process.
+def _read_columns(root: Path) -> _IndexColumns:
+    text_columns = ("key", "split", "label_name", "sha256")
+    batches: dict[str, list[np.ndarray]] = {name: [] for name in (*text_columns, "av_offset")}
+    for batch in index_batches(root, list(batches)):
+        for name in text_columns:
+            # Python's hash: 64 bits, the same for equal strings within this process.
             texts = batch.column(name).to_pylist()
-            held[name].append(np.fromiter(map(hash, texts), np.int64, len(texts)))
+            batches[name].append(np.fromiter(map(hash, texts), np.int64, len(texts)))
         offsets = batch.column("av_offset").to_numpy(zero_copy_only=False)
-        held["av_offset"].append(offsets.astype(np.float64))
-    empty: dict[str, type] = {"av_offset": np.float64}
+        batches["av_offset"].append(offsets.astype(np.float64))
+    dtypes: dict[str, type] = {"av_offset": np.float64}
     arrays = [
-        np.concatenate(parts) if parts else np.empty(0, empty.get(name, np.int64))
-        for name, parts in held.items()
+        np.concatenate(parts) if parts else np.empty(0, dtypes.get(name, np.int64))
+        for name, parts in batches.items()
     ]
-    return _Rows(*arrays)
+    return _IndexColumns(*arrays)
 
 
-def _counts(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, int, int]]:
-    empty: dict[str, Any] = {"labels": {}}
-    rows = []
-    for split in [*a["splits"], *(name for name in b["splits"] if name not in a["splits"])]:
-        one = a["splits"].get(split, empty)["labels"]
-        other = b["splits"].get(split, empty)["labels"]
-        for label in [*one, *(name for name in other if name not in one)]:
-            if one.get(label, 0) != other.get(label, 0):
-                rows.append((split, label, one.get(label, 0), other.get(label, 0)))
-    return rows
+def _compare_counts(info_a: Mapping[str, Any], info_b: Mapping[str, Any]) -> list[tuple[str, str, int, int]]:
+    counts = []
+    for split in dict.fromkeys([*info_a["splits"], *info_b["splits"]]):
+        labels_a, labels_b = (info["splits"].get(split, {}).get("labels", {}) for info in (info_a, info_b))
+        for label in dict.fromkeys([*labels_a, *labels_b]):
+            if labels_a.get(label, 0) != labels_b.get(label, 0):
+                counts.append((split, label, labels_a.get(label, 0), labels_b.get(label, 0)))
+    return counts
 
 
-def _moves(moves: np.ndarray) -> Histogram | None:
-    if not len(moves):
+def _offset_histogram(changes: np.ndarray) -> Histogram | None:
+    if not len(changes):
         return None
-    reach = max(float(np.abs(moves).max()), 1e-3)
-    edges = np.linspace(-reach, reach, BINS + 2)
-    return Histogram(edges, {"samples": np.histogram(moves, edges)[0]})
+    limit = max(float(np.abs(changes).max()), 1e-3)
+    edges = np.linspace(-limit, limit, BINS + 2)
+    return Histogram(edges, {"samples": np.histogram(changes, edges)[0]})
 
 
-def _features(
+def _compare_features(
     a: Path, b: Path, info_a: Mapping[str, Any], info_b: Mapping[str, Any], common: np.ndarray
-) -> tuple[str, list[tuple[str, float, float]], int]:
+) -> FeatureComparison:
+    """Compare the features of evenly chosen samples. `common` are the hashes of their keys, int64 [n]."""
     if info_a["shape"] != info_b["shape"]:
-        return f"their shapes differ: {info_a['shape']} and {info_b['shape']}", [], 0
-    wanted = set(
-        np.sort(common)[:: max(1, len(common) // MAX_COMPARED_SAMPLES)][:MAX_COMPARED_SAMPLES].tolist()
-    )
-    here, there = (_selected_rows(root, wanted) for root in (a, b))
-    gaps: dict[str, list[np.ndarray]] = {"mel": [], "frames": []}
-    opened = 0
-    for key in sorted(here.keys() & there.keys()):
+        return FeatureComparison([], 0, f"the shapes differ: {info_a['shape']} and {info_b['shape']}")
+    interval = max(1, len(common) // MAX_COMPARED_SAMPLES)
+    hashes = set(np.sort(common)[::interval][:MAX_COMPARED_SAMPLES].tolist())
+    rows_a, rows_b = (_rows_by_key(root, hashes) for root in (a, b))
+    gaps: dict[str, list[tuple[float, float]]] = {"mel": [], "frames": []}
+    samples = 0
+    for key in sorted(rows_a.keys() & rows_b.keys()):
         try:
-            one = parse_sample(info_a, here[key], read_sample_bytes(a, here[key]))
-            other = parse_sample(info_b, there[key], read_sample_bytes(b, there[key]))
+            sample_a = parse_sample(info_a, rows_a[key], read_sample_bytes(a, rows_a[key]))
+            sample_b = parse_sample(info_b, rows_b[key], read_sample_bytes(b, rows_b[key]))
         except AvdataError as error:
-            return f"a sample cannot be read: {error.message}", [], opened
-        opened += 1
-        for name, left, right in (("mel", one.mel, other.mel), ("frames", one.frames, other.frames)):
-            gap = np.abs(left.astype(np.float32) - right.astype(np.float32))
-            gaps[name].append(np.array([gap.mean(), gap.max()]))
-    measured = [
-        (name, float(np.mean(held, axis=0)[0]), float(np.max(held, axis=0)[1]))
-        for name, held in gaps.items()
-        if held
+            return FeatureComparison([], samples, f"sample {key} cannot be read: {error.message}")
+        samples += 1
+        for name, pairs in gaps.items():
+            array_a, array_b = getattr(sample_a, name), getattr(sample_b, name)
+            gap = np.abs(array_a.astype(np.float32) - array_b.astype(np.float32))
+            pairs.append((float(gap.mean()), float(gap.max())))
+    if not samples:
+        return FeatureComparison([], 0, "the datasets have no sample in common")
+    differences = [
+        (name, float(np.mean([mean for mean, _ in pairs])), max(largest for _, largest in pairs))
+        for name, pairs in gaps.items()
     ]
-    return "" if opened else "they have no sample in common", measured, opened
+    return FeatureComparison(differences, samples, "")
 
 
-def _selected_rows(root: Path, wanted: set[int]) -> dict[str, Mapping[str, Any]]:
-    found: dict[str, Mapping[str, Any]] = {}
+def _rows_by_key(root: Path, hashes: set[int]) -> dict[str, Mapping[str, Any]]:
+    rows: dict[str, Mapping[str, Any]] = {}
     for batch in index_batches(root):
         for number, key in enumerate(batch.column("key").to_pylist()):
-            if hash(key) in wanted:
-                found[key] = batch.slice(number, 1).to_pylist()[0]
-    return found
+            if hash(key) in hashes:
+                rows[key] = batch.slice(number, 1).to_pylist()[0]
+    return rows

@@ -1,9 +1,10 @@
-"""The samples of a report as pictures and sound that fit into one page."""
+"""Gallery of a report: samples as images and audio, as many as fit into one page."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, error_message
 from avdata.reporting.sample_plot import join_mel_steps, visible_frame_times
 from avdata.reporting.selection import SelectedRow
-from avdata.shards.reader import read_members
+from avdata.shards.reader import decode_mel, read_members
 from avdata.shards.sample import parse_sample, read_sample_bytes
 from avdata.visualization.images import _uri, frame_images, spectrogram_image
 
 MAX_IMAGE_BYTES = 2_000_000
 
 MAX_AUDIO_BYTES = 2_000_000
-"""What pictures and sound may take of a page, in base64; the rest of its 5 MB is text."""
+"""Limits of all images and all audio of a page, in base64. The rest of its 5 MB is text."""
 
 MAX_CARDS = 60
 
@@ -31,22 +32,22 @@ class Card:
     """One sample of the gallery.
 
     Attributes:
-        row: its row of the index.
-        why: why it was picked.
-        facts: its JSON.
-        frames: data URIs with the share of the axis that each begins at and covers.
+        row: row of the index.
+        reasons: reasons of its selection.
+        metadata: content of the sample's JSON member.
+        frames: (start, width, data URI) of each image, with start and width as fractions of the window.
         spectrogram: data URI; its width is the window.
-        moments: where each frame came on screen, as shares of the window.
+        frame_times: presentation time of each frame, as a fraction of the window.
         audio: data URI of the FLAC, or None.
-        loudness: dBFS of the window's RMS, or None where the set keeps no sound.
+        loudness: RMS of the window in dBFS, or None if the dataset stores no audio.
     """
 
     row: Mapping[str, Any]
-    why: tuple[str, ...]
-    facts: Mapping[str, Any]
+    reasons: tuple[str, ...]
+    metadata: Mapping[str, Any]
     frames: tuple[tuple[float, float, str], ...]
     spectrogram: str
-    moments: tuple[float, ...]
+    frame_times: tuple[float, ...]
     audio: str | None
     loudness: float | None
 
@@ -57,110 +58,118 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What was learnt by opening samples: how many were whole, what was wrong, and their measures.
+class SampleMeasurements:
+    """Result of `measure_samples`.
 
     Attributes:
-        whole: samples whose bytes are those the index speaks of.
-        problems: what is wrong with the others, a sentence each.
-        fps: frames a second of the sources, by value.
-        loudness: dBFS of those with sound, else the mean of the stored spectrogram; float64 [n].
-        in_dbfs: whether `loudness` is in dBFS.
+        samples: number of samples read, whose checksums match the index.
+        problems: one line per sample that could not be read.
+        fps: number of samples by frame rate of the source video.
+        loudness: dBFS of each sample, or the mean of its spectrogram if no audio is stored; float64 [n].
+        is_dbfs: whether `loudness` is in dBFS.
     """
 
-    whole: int
+    samples: int
     problems: tuple[str, ...]
     fps: Mapping[float, int]
     loudness: np.ndarray
-    in_dbfs: bool
+    is_dbfs: bool
 
 
 def build_gallery(
-    root: Path, info: Mapping[str, Any], picks: Sequence[SelectedRow]
+    root: Path, info: Mapping[str, Any], selected_rows: Sequence[SelectedRow]
 ) -> tuple[list[Card], list[str]]:
-    """Cards of the picks that fit, in the order given, and what was wrong with those that cannot be read."""
+    """Build the cards of the selected rows that fit into the page.
+
+    Args:
+        root: folder of the dataset.
+        info: content of dataset.json.
+        selected_rows: rows of the index, most important first.
+
+    Returns:
+        The cards, and one line per sample that could not be read.
+    """
     cards: list[Card] = []
     problems: list[str] = []
-    pictures = sounds = 0
-    for pick in picks:
+    image_bytes = audio_bytes = 0
+    for selected in selected_rows:
         if len(cards) == MAX_CARDS:
             break
         try:
-            card = _card(root, info, pick, sound_left=MAX_AUDIO_BYTES - sounds)
+            card = _build_card(root, info, selected, max_audio_bytes=MAX_AUDIO_BYTES - audio_bytes)
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
-            problems.append(f"{pick.row['key']}: {error}")
+            problems.append(f"{selected.row['key']}: {error_message(error)}")
             continue
-        pictures += len(card.spectrogram) + sum(len(uri) for _, _, uri in card.frames)
-        if pictures > MAX_IMAGE_BYTES:
+        image_bytes += len(card.spectrogram) + sum(len(uri) for _, _, uri in card.frames)
+        if image_bytes > MAX_IMAGE_BYTES:
             break
-        sounds += len(card.audio or "")
+        audio_bytes += len(card.audio or "")
         cards.append(card)
     return cards, problems
 
 
-def _card(root: Path, info: Mapping[str, Any], pick: SelectedRow, *, sound_left: int) -> Card:
-    data = _read_verified(root, pick.row)
-    sample = parse_sample(info, pick.row, data)
-    start, end = pick.row["window_start"], pick.row["window_end"]
+def _build_card(root: Path, info: Mapping[str, Any], selected: SelectedRow, *, max_audio_bytes: int) -> Card:
+    data = _read_verified(root, selected.row)
+    sample = parse_sample(info, selected.row, data)
+    start, end = selected.row["window_start"], selected.row["window_end"]
     flac = read_members(data).get("flac")
     audio = None if flac is None else _uri(bytes(flac), "audio/flac")
     return Card(
-        row=pick.row,
-        why=pick.why,
-        facts=sample.metadata,
+        row=selected.row,
+        reasons=selected.reasons,
+        metadata=sample.metadata,
         frames=tuple(frame_images(sample.frames)),
         spectrogram=spectrogram_image(join_mel_steps(sample)),
-        moments=tuple((moment - start) / (end - start) for moment in visible_frame_times(sample)),
-        audio=audio if audio and len(audio) <= sound_left else None,
-        loudness=None if flac is None else _dbfs(bytes(flac)),
+        frame_times=tuple((time - start) / (end - start) for time in visible_frame_times(sample)),
+        audio=audio if audio and len(audio) <= max_audio_bytes else None,
+        loudness=None if flac is None else _loudness(bytes(flac)),
     )
 
 
-def open_drawn(root: Path, info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Opened:
-    """Open samples for what the index does not tell.
+def measure_samples(
+    root: Path, info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> SampleMeasurements:
+    """Read samples and measure loudness and frame rates, which the index does not hold.
 
     Args:
-        root: the set's folder.
-        info: its dataset.json.
-        rows: rows of its index.
+        root: folder of the dataset.
+        info: content of dataset.json.
+        rows: rows of the index.
     """
-    import json  # noqa: PLC0415
-
-    whole, problems, levels = 0, list[str](), list[float]()
+    problems, levels = list[str](), list[float]()
     fps: dict[float, int] = {}
-    keeps_sound = bool(info["config"]["audio"]["flac"])
+    has_audio = bool(info["config"]["audio"]["flac"])
     for row in rows:
         try:
             members = read_members(_read_verified(root, row))
             rate = json.loads(bytes(members["json"])).get("media", {}).get("fps")
-            level = _dbfs(bytes(members["flac"])) if keeps_sound else _mean_level(members)
+            level = _loudness(bytes(members["flac"])) if has_audio else _mean_level(members)
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
-            problems.append(f"{row['key']}: {error}")
+            problems.append(f"{row['key']}: {error_message(error)}")
             continue
-        whole += 1
         levels.append(level)
         if rate:
             fps[round(float(rate), 2)] = fps.get(round(float(rate), 2), 0) + 1
-    return Opened(whole, tuple(problems), dict(sorted(fps.items())), np.array(levels), keeps_sound)
+    return SampleMeasurements(
+        len(levels), tuple(problems), dict(sorted(fps.items())), np.array(levels), has_audio
+    )
 
 
 def _read_verified(root: Path, row: Mapping[str, Any]) -> bytes:
-    """The bytes of a sample, if they are those the index speaks of."""
     data = read_sample_bytes(root, row)
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
-        msg = f"its bytes in {row['shard']} are not those the index speaks of"
+        msg = f"checksum mismatch in {row['shard']}"
         raise AvdataError(msg)
     return data
 
 
 def _mean_level(members: Mapping[str, memoryview]) -> float:
-    from avdata.shards.reader import decode_mel  # noqa: PLC0415
-
     return float(decode_mel(members).astype(np.float32).mean())
 
 
-def _dbfs(flac: bytes) -> float:
+def _loudness(flac: bytes) -> float:
+    """Return the RMS of a FLAC file in dBFS, at least -120."""
     import soundfile  # noqa: PLC0415
 
-    wave, _ = soundfile.read(io.BytesIO(flac), dtype="float32")
-    return float(10 * np.log10(max(float(np.mean(np.square(wave))), 1e-12)))
+    waveform, _ = soundfile.read(io.BytesIO(flac), dtype="float32")
+    return float(10 * np.log10(max(float(np.mean(np.square(waveform))), 1e-12)))

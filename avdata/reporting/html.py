@@ -1,4 +1,4 @@
-"""The page: jinja2 templates that stand beside this file, and the words that numbers become in them."""
+"""Rendering of report pages with jinja2, and the formatting of numbers in them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 
 def render(template: str, package: str = "avdata.reporting", **context: Any) -> str:
-    """A self-contained HTML page from one of the templates.
+    """Render a self-contained HTML page.
 
     Args:
-        template: its name.
-        package: whose `templates` folder holds it; it may build on those of this one.
-        context: what it shows. Strings are escaped.
+        template: file name of the template.
+        package: package whose `templates` folder holds the template. It can extend those of avdata.reporting.
+        context: variables of the template. Strings are escaped.
     """
     from jinja2 import (  # noqa: PLC0415
         ChoiceLoader,
@@ -33,17 +33,17 @@ def render(template: str, package: str = "avdata.reporting", **context: Any) -> 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(size=size, count=count, said=format_value, share=share)
+    environment.filters.update(size=size, count=count, text=format_value, share=share)
     folder = files("avdata.reporting").joinpath("templates")
     for name in ("style.css", "page.js"):
-        # Our own files: they are markup already.
-        text = folder.joinpath(name).read_text(encoding="utf-8")
-        environment.globals[name.replace(".", "_")] = Markup(text)  # noqa: S704
+        # Files of this package are trusted markup.
+        content = folder.joinpath(name).read_text(encoding="utf-8")
+        environment.globals[name.replace(".", "_")] = Markup(content)  # noqa: S704
     return environment.get_template(template).render(**context)
 
 
 def size(value: float) -> str:
-    """Bytes for people.
+    """Format a number of bytes.
 
     >>> size(1234567)
     '1.23 MB'
@@ -56,7 +56,7 @@ def size(value: float) -> str:
 
 
 def count(value: float) -> str:
-    """A number with its thousands parted.
+    """Format a number with thousands separators.
 
     >>> count(12345)
     '12,345'
@@ -65,7 +65,7 @@ def count(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """A share as CSS wants it.
+    """Format a fraction as a CSS percentage.
 
     >>> share(0.125)
     '12.5%'
@@ -74,7 +74,7 @@ def share(value: float) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Any value of a row or a setting, for people.
+    """Format any value of a row or a setting.
 
     >>> format_value(0.0250568), format_value(["a", "b"]), format_value(None)
     ('0.025057', 'a, b', '–')

@@ -1,4 +1,4 @@
-"""What a person can do about a clip that was left out: a sentence for each reason."""
+"""Remedies of quarantined clips: one sentence per reason."""
 
 from __future__ import annotations
 
@@ -6,55 +6,56 @@ from collections.abc import Mapping
 
 from avdata.errors import QuarantineReason
 
+_DOWNLOAD_AGAIN = "Delete the file and download it again"
+
 REMEDIES: Mapping[str, str] = {
-    QuarantineReason.MISSING_VIDEO: "Fetch the file (avdata download goes on where it was) and "
-    "prepare again.",
-    QuarantineReason.MISSING_AUDIO: "Fetch the file, or use the video's own sound with --audio auto.",
-    QuarantineReason.EMPTY_FILE: "Delete the file and fetch it again; an interrupted copy leaves such files.",
-    QuarantineReason.LFS_POINTER: "Run git lfs pull in the checkout, or let avdata download fetch the media.",
-    QuarantineReason.CHECKSUM: "Delete the file and fetch it again; --checksums off if you changed "
-    "it yourself.",
-    QuarantineReason.NOT_MEDIA: "Look at the file: often it is a web page saved in place of the "
-    "media. Fetch it again.",
-    QuarantineReason.UNREADABLE: "Try the file in a player; if it plays there, report it with its detail.",
-    QuarantineReason.TRUNCATED: "Delete the file and fetch it again: its end is missing.",
-    QuarantineReason.CORRUPT_FRAMES: "Fetch it again; if the source itself is damaged, raise "
-    "quality.max_corrupt.",
-    QuarantineReason.CORRUPT_AUDIO: "Fetch it again; if the source itself is damaged, raise "
-    "quality.max_corrupt_audio.",
-    QuarantineReason.NO_VIDEO_STREAM: "The source has sound only; nothing can be done short of another copy.",
-    QuarantineReason.NO_AUDIO_STREAM: "The source has no sound; nothing can be done short of another copy.",
-    QuarantineReason.NO_FRAMES: "Fetch it again; if it stays so, the source is damaged.",
-    QuarantineReason.SILENT_AUDIO: "Listen to it; to keep silent clips, set quality.silent=flag or "
-    "lower silence_dbfs.",
-    QuarantineReason.BLACK_FRAMES: "Look at it; to keep black clips, set quality.black=flag.",
-    QuarantineReason.FROZEN_FRAMES: "Look at it: the picture stands still.",
-    QuarantineReason.CLIPPED_AUDIO: "Listen to it: much of the sound is at full scale.",
-    QuarantineReason.TOO_SHORT: "Lower quality.min_seconds if such short clips are wanted.",
-    QuarantineReason.TOO_LONG: "Raise quality.max_seconds if such long clips are wanted.",
-    QuarantineReason.TOO_LARGE: "Raise quality.max_pixels or quality.max_bytes if the file is what "
-    "it should be.",
-    QuarantineReason.TIMEOUT: "Prepare again on a quieter machine, or raise quality.timeout.",
-    QuarantineReason.KNOWN_BAD: "Nothing: the recipe leaves it out because its source is broken.",
-    QuarantineReason.LEAK: "Nothing: you chose to drop it. --leaks keep takes it in, as published.",
-    QuarantineReason.CRASH: "Report the clip: it brought the decoder down. The rest of the set is "
-    "not affected.",
+    QuarantineReason.MISSING_VIDEO: "Download the file (avdata download resumes) and prepare again.",
+    QuarantineReason.MISSING_AUDIO: "Download the file, or use the video's own audio with"
+    " --audio-source auto.",
+    QuarantineReason.EMPTY_FILE: f"{_DOWNLOAD_AGAIN}. Interrupted copies leave empty files.",
+    QuarantineReason.LFS_POINTER: "Run git lfs pull in the checkout, or avdata download to fetch the media.",
+    QuarantineReason.CHECKSUM: f"{_DOWNLOAD_AGAIN}. If you changed it yourself, use --no-checksums.",
+    QuarantineReason.NOT_MEDIA: "Check the file: often it is a web page saved instead of the media."
+    " Download it again.",
+    QuarantineReason.UNREADABLE: "Play the file in a media player. If it plays, report it with its detail.",
+    QuarantineReason.TRUNCATED: f"{_DOWNLOAD_AGAIN}: its end is missing.",
+    QuarantineReason.CORRUPT_FRAMES: f"{_DOWNLOAD_AGAIN}. If the source itself is damaged, raise"
+    " quality.max_corrupt.",
+    QuarantineReason.CORRUPT_AUDIO: f"{_DOWNLOAD_AGAIN}. If the source itself is damaged, raise"
+    " quality.max_corrupt_audio.",
+    QuarantineReason.NO_VIDEO_STREAM: "Use another copy: the source has audio only.",
+    QuarantineReason.NO_AUDIO_STREAM: "Use another copy: the source has no audio.",
+    QuarantineReason.NO_FRAMES: f"{_DOWNLOAD_AGAIN}. If that does not help, the source is damaged.",
+    QuarantineReason.SILENT_AUDIO: "Listen to the clip. To keep silent clips, set quality.silent=flag or"
+    " lower quality.silence_dbfs.",
+    QuarantineReason.BLACK_FRAMES: "Watch the clip. To keep black clips, set quality.black=flag.",
+    QuarantineReason.FROZEN_FRAMES: "Watch the clip. To keep clips whose frames do not change, set"
+    " quality.frozen=flag.",
+    QuarantineReason.CLIPPED_AUDIO: "Listen to the clip. To keep clips with audio at full scale, set"
+    " quality.clipped=flag.",
+    QuarantineReason.TOO_SHORT: "Lower quality.min_seconds to keep such short clips.",
+    QuarantineReason.TOO_LONG: "Raise quality.max_seconds to keep such long clips.",
+    QuarantineReason.TOO_LARGE: "Raise quality.max_pixels or quality.max_bytes if the file is correct.",
+    QuarantineReason.TIMEOUT: "Prepare again on a machine with less load, or raise quality.timeout.",
+    QuarantineReason.KNOWN_BAD: "None: the recipe excludes the clip because its source is broken.",
+    QuarantineReason.LEAK: "None: you chose to exclude it. --group-leakage keep includes it, as published.",
+    QuarantineReason.CRASH: "Report the clip: it crashed the decoder. No other clip is affected.",
 }
 
 
 def remedy(reason: str) -> str:
-    """What to do about a reason; sets made by a later version may hold ones that are not known here.
+    """Return what to do about a quarantine reason. Later versions may write unknown reasons.
 
     >>> remedy("truncated")
-    'Delete the file and fetch it again: its end is missing.'
+    'Delete the file and download it again: its end is missing.'
     """
     return REMEDIES.get(reason, "See the detail.")
 
 
 def meaning(reason: str) -> str:
-    """What a reason says of a clip."""
+    """Return the description of a quarantine reason."""
     return (
         QuarantineReason(reason).description
         if reason in set(QuarantineReason)
-        else "a reason this version does not know"
+        else "a reason unknown to this version of avdata"
     )

@@ -1,36 +1,51 @@
-"""A prepared set as one page for people: what it holds, what was left out and why, and samples to look at.
+"""Report page of a prepared dataset: contents, excluded clips with reasons, and samples to inspect.
 
     avdata.report("out/cremad")          # writes out/cremad/report.html
 
-The page needs no network and no server. `facts` streams the index, `choose` picks samples, `gallery` makes
-pictures of them, `charts` the drawings, `compare_datasets` sets two preparations side by side, `page`
-renders.
+The page is one self-contained HTML file. `statistics` reads the index, `selection` selects samples, `gallery`
+renders them, `charts` draws histograms, `comparison` compares two datasets, and `html` renders the templates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from avdata.progress import Progress
 from avdata.reporting.charts import Chart, band, histogram
 from avdata.reporting.comparison import Comparison, compare_datasets
 from avdata.reporting.statistics import DatasetStatistics, Histogram, collect_statistics
+
+if TYPE_CHECKING:
+    from avdata.reporting.gallery import SampleMeasurements
 
 __all__ = ["report"]
 
 NAME = "report.html"
 
 MAX_QUARANTINED_ROWS = 2_000
-"""Rows of the quarantine table; its counts by reason are always whole."""
+"""Largest number of rows of the quarantine table. Its counts by reason always cover all clips."""
 
 MAX_VERIFIED_BYTES = 256_000_000
-"""Sets up to this size are verified whole while the report is made."""
+"""Datasets up to this size are verified completely by the report."""
 
-Progress = Callable[[str, int, int], None]
+
+@dataclass(frozen=True)
+class DatasetCheck:
+    """Result of checking the dataset for its report.
+
+    Attributes:
+        is_complete: whether every byte was verified, not only the sizes of the shards.
+        problems: one line per problem.
+    """
+
+    is_complete: bool
+    problems: list[str]
 
 
 def report(
@@ -41,22 +56,22 @@ def report(
     seed: int = 0,
     progress: Progress = lambda stage, done, total: None,
 ) -> Path:
-    """Write a page that shows a prepared set to a person.
+    """Write an HTML report of a prepared dataset.
 
-    Memory and size are bounded: the index is streamed, and a bounded number of samples is opened.
+    Memory use and page size are bounded: the index is streamed, and a bounded number of samples is read.
 
     Args:
-        dataset: the set's folder.
-        output: the HTML file; `report.html` in the set's folder without.
-        against: another prepared set, to show what differs.
-        seed: of the choice of samples.
+        dataset: folder of the dataset.
+        output: the HTML file (default: `report.html` in the dataset's folder).
+        against: another prepared dataset to compare with.
+        seed: seed of the selection of samples.
         progress: called with a stage (index, samples, verify, gallery), done and total.
 
     Returns:
-        The page.
+        Path of the HTML file.
 
     Raises:
-        AvdataError: a folder is not a prepared set, or the page cannot be written.
+        AvdataError: a folder is not a prepared dataset, or the file cannot be written.
     """
     from avdata.reporting.html import render  # noqa: PLC0415
     from avdata.storage.atomic import atomic_write  # noqa: PLC0415
@@ -66,75 +81,79 @@ def report(
     context = collect_page_data(
         root, None if against is None else Path(against), seed=seed, progress=progress
     )
-    atomic_write(path, render("set.html", **context).encode())
+    atomic_write(path, render("dataset.html", **context).encode())
     return path
 
 
 def collect_page_data(root: Path, other: Path | None, *, seed: int, progress: Progress) -> dict[str, Any]:
-    """Everything the page shows, as its template wants it. The arguments are those of `report`."""
+    """Return the variables of the page's template. The arguments are those of `report`."""
     from avdata.config.overrides import diff_settings  # noqa: PLC0415
     from avdata.config.schema import Config  # noqa: PLC0415
-    from avdata.reporting.gallery import build_gallery, open_drawn  # noqa: PLC0415
+    from avdata.reporting.gallery import build_gallery, measure_samples  # noqa: PLC0415
     from avdata.shards.reader import read_info  # noqa: PLC0415
 
     info = read_info(root)
-    against = None if other is None else read_info(other)
+    other_info = None if other is None else read_info(other)
     progress("index", 0, 1)
-    facts = collect_statistics(root, seed=seed)
+    statistics = collect_statistics(root, seed=seed)
     progress("samples", 0, 1)
-    opened = open_drawn(root, info, facts.drawn)
-    checked = _check(root, info, progress)
+    measured = measure_samples(root, info, statistics.random_rows)
+    check = _check(root, info, progress)
     progress("gallery", 0, 1)
-    cards, unread = build_gallery(root, info, facts.picks)
-    comparison = None if against is None or other is None else compare_datasets(root, other, info, against)
+    cards, unreadable = build_gallery(root, info, statistics.selected_rows)
+    comparison = (
+        None if other_info is None or other is None else compare_datasets(root, other, info, other_info)
+    )
     progress("gallery", 1, 1)
     defaults = Config().model_dump(mode="json")
     return {
         "info": info,
-        "facts": facts,
+        "root": str(root),
+        "statistics": statistics,
         "bytes": sum(shard["bytes"] for split in info["splits"].values() for shard in split["shards"]),
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "pace": _throughput(root, info),
-        "checked": checked,
-        "problems": [*opened.problems, *unread],
-        "opened": opened,
+        "created": _format_time(datetime.now(UTC)),
+        "preparation": _preparation_times(root, info),
+        "is_verified": check.is_complete,
+        "problems": [*check.problems, *measured.problems, *unreadable],
+        "measured": measured,
         "settings": _settings(info["config"]),
         "changed": {name for name, _, _ in diff_settings(defaults, info["config"])},
         "flags": _flags(info),
         "quarantine": _quarantine(root, info),
         "cards": cards,
-        "charts": _charts(info, facts, opened),
-        "mel_chart": _mel_chart(info, against),
+        "charts": _charts(info, statistics, measured),
+        "mel_chart": _mel_chart(info, other_info),
         "comparison": comparison,
         "against": None if other is None else str(other),
         "comparison_chart": _comparison_chart(comparison),
-        "where": str(root),
     }
 
 
-def _check(root: Path, info: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Whether the set is as written: all of a small one, the shards' sizes of a large one."""
+def _check(root: Path, info: Mapping[str, Any], progress: Progress) -> DatasetCheck:
+    """Verify a small dataset completely, and only the sizes of the shards of a large one."""
     from avdata.shards.verify import verify  # noqa: PLC0415
 
     shards = [shard for split in info["splits"].values() for shard in split["shards"]]
     if sum(shard["bytes"] for shard in shards) <= MAX_VERIFIED_BYTES:
-        verdict = verify(root, progress=progress)
-        return {"whole": True, "problems": [f"{one.where}: {one.what}" for one in verdict.problems]}
+        result = verify(root, progress=progress)
+        return DatasetCheck(
+            is_complete=True, problems=[f"{problem.where}: {problem.what}" for problem in result.problems]
+        )
     problems = []
     for shard in shards:
         path = root / shard["path"]
-        held = path.stat().st_size if path.is_file() else None
-        if held != shard["bytes"]:
-            found = "is missing" if held is None else f"has {held:,} bytes, not {shard['bytes']:,}"
-            problems.append(f"{shard['path']} {found}")
-    return {"whole": False, "problems": problems}
+        if not path.is_file():
+            problems.append(f"{shard['path']}: is missing")
+        elif (size := path.stat().st_size) != shard["bytes"]:
+            problems.append(f"{shard['path']}: has {size:,} bytes, not {shard['bytes']:,}")
+    return DatasetCheck(is_complete=False, problems=problems)
 
 
-def _throughput(root: Path, info: Mapping[str, Any]) -> dict[str, Any] | None:
-    """When the set was prepared and how fast, as its files' times tell.
+def _preparation_times(root: Path, info: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return when the dataset was prepared and how fast, from the modification times of its shards.
 
-    dataset.json holds no times, so that equal preparations are equal to the byte. A copy that did not keep
-    the files' times shows as a set that was made in an instant, and no pace is told.
+    dataset.json holds no times, so that equal preparations have equal bytes. If a copy did not keep the
+    modification times, all are alike, and the rate is None.
     """
     shards = [shard for split in info["splits"].values() for shard in split["shards"]]
     times = sorted(
@@ -145,12 +164,15 @@ def _throughput(root: Path, info: Mapping[str, Any]) -> dict[str, Any] | None:
     if not times:
         return None
     seconds = times[-1][0] - times[0][0]
-    later = sum(samples for _, samples in times[1:])
+    samples = sum(samples for _, samples in times[1:])
     return {
-        "when": datetime.fromtimestamp(times[-1][0], UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "rate": later / seconds if seconds > 1 else None,
-        "seconds": seconds,
+        "finished": _format_time(datetime.fromtimestamp(times[-1][0], UTC)),
+        "rate": samples / seconds if seconds > 1 else None,
     }
+
+
+def _format_time(time: datetime) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _settings(config: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any]]:
@@ -163,9 +185,10 @@ def _flags(info: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     from avdata.errors import SampleFlag  # noqa: PLC0415
 
     known = set(SampleFlag)
+    unknown = "a flag unknown to this version of avdata"
     return [
-        (name, held, SampleFlag(name).description if name in known else "a flag this version does not know")
-        for name, held in info["flags"].items()
+        (name, samples, SampleFlag(name).description if name in known else unknown)
+        for name, samples in info["flags"].items()
     ]
 
 
@@ -173,13 +196,16 @@ def _quarantine(root: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     from avdata.reporting.remedies import meaning, remedy  # noqa: PLC0415
+    from avdata.shards.reader import table_errors  # noqa: PLC0415
 
+    path = root / "quarantine.parquet"
     rows: list[dict[str, Any]] = []
-    file = pq.ParquetFile(root / "quarantine.parquet")
-    for batch in file.iter_batches(batch_size=MAX_QUARANTINED_ROWS):
-        rows += batch.slice(0, MAX_QUARANTINED_ROWS - len(rows)).to_pylist()
-        if len(rows) == MAX_QUARANTINED_ROWS:
-            break
+    with table_errors(path):
+        file = pq.ParquetFile(path)
+        for batch in file.iter_batches(batch_size=MAX_QUARANTINED_ROWS):
+            rows += batch.slice(0, MAX_QUARANTINED_ROWS - len(rows)).to_pylist()
+            if len(rows) == MAX_QUARANTINED_ROWS:
+                break
     return {
         "rows": rows,
         "total": file.metadata.num_rows,
@@ -187,41 +213,44 @@ def _quarantine(root: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _charts(info: Mapping[str, Any], facts: DatasetStatistics, opened: Any) -> list[Chart]:
-    held = facts.histograms
-    if not held:
+def _charts(
+    info: Mapping[str, Any], statistics: DatasetStatistics, measured: SampleMeasurements
+) -> list[Chart]:
+    data = statistics.histograms
+    if not data:
         return []
-    of = f"of {opened.whole:,} samples drawn" if opened.whole < facts.samples else "of all samples"
-    loudness = f"Loudness {of}" if opened.in_dbfs else f"Mean of the spectrogram {of}"
-    unit = "dBFS" if opened.in_dbfs or info["config"]["audio"]["log"] != "db" else "dB"
-    made = [
-        histogram("Measured offset of the sound", "ms", held["offset"], scale=1000),
-        histogram("Duration of the sound", "s", held["sound"]),
-        histogram("Duration of the picture", "s", held["picture"]),
-        histogram("Padding, share of the window", "%", held["pad"], scale=100),
-        histogram(loudness, unit, _spread(opened.loudness)) if len(opened.loudness) else None,
+    is_partial = measured.samples < statistics.samples
+    scope = f"of {measured.samples:,} random samples" if is_partial else "of all samples"
+    title = f"Loudness {scope}" if measured.is_dbfs else f"Spectrogram mean {scope}"
+    unit = "dBFS" if measured.is_dbfs or info["config"]["audio"]["log"] != "db" else "dB"
+    charts = [
+        histogram("Measured audio offset", "ms", data["offset"], scale=1000),
+        histogram("Audio duration", "s", data["audio"]),
+        histogram("Video duration", "s", data["video"]),
+        histogram("Padding, fraction of the window", "%", data["padding"], scale=100),
+        histogram(title, unit, _level_histogram(measured.loudness)) if len(measured.loudness) else None,
     ]
-    return [chart for chart in made if chart is not None]
+    return [chart for chart in charts if chart is not None]
 
 
-def _spread(values: np.ndarray) -> Histogram:
+def _level_histogram(values: np.ndarray) -> Histogram:
     low, high = float(values.min()), float(values.max())
     edges = np.linspace(low - 0.5, high + 0.5, 31)
     return Histogram(edges, {"samples": np.histogram(values, edges)[0]})
 
 
-def _mel_chart(info: Mapping[str, Any], against: Mapping[str, Any] | None) -> Chart | None:
+def _mel_chart(info: Mapping[str, Any], other_info: Mapping[str, Any] | None) -> Chart | None:
     stats = info["mel_stats"]
     if stats is None:
         return None
     means = {"mean": stats["mean"]}
-    theirs = None if against is None else against["mel_stats"]
-    if theirs is not None and len(theirs["mean"]) == len(stats["mean"]):
-        means["mean of the other set"] = theirs["mean"]
+    other_stats = None if other_info is None else other_info["mel_stats"]
+    if other_stats is not None and len(other_stats["mean"]) == len(stats["mean"]):
+        means["mean of the other dataset"] = other_stats["mean"]
     return band("Spectrogram by band, train split", "band", means, stats["std"])
 
 
 def _comparison_chart(comparison: Comparison | None) -> Chart | None:
     if comparison is None or comparison.offsets is None:
         return None
-    return histogram("How far measured offsets moved", "ms", comparison.offsets, scale=1000)
+    return histogram("Change of measured offsets", "ms", comparison.offsets, scale=1000)

@@ -1,4 +1,4 @@
-"""Which samples a report shows: some of each label, the flagged ones, the extremes; few, and by a seed."""
+"""Selection of the samples that a report shows: flagged ones, extremes, and some of each label, by a seed."""
 
 from __future__ import annotations
 
@@ -21,93 +21,93 @@ ROWS_PER_FLAG = 12
 ROWS_PER_EXTREME = 2
 
 RANDOM_ROWS = 256
-"""Samples opened for what the index does not tell: loudness and frame rates."""
+"""Samples read for what the index does not hold: loudness and frame rates."""
 
 MAX_LABEL_GROUPS = 4_096
-"""Labels times splits that are told apart."""
+"""Largest number of pairs of label and split from which samples are selected."""
 
 EXTREME_COLUMNS = {
-    "latest sound": ("av_offset", 1.0),
-    "earliest sound": ("av_offset", -1.0),
-    "longest sound": ("duration_audio", 1.0),
-    "shortest sound": ("duration_audio", -1.0),
+    "latest audio": ("av_offset", 1.0),
+    "earliest audio": ("av_offset", -1.0),
+    "longest audio": ("duration_audio", 1.0),
+    "shortest audio": ("duration_audio", -1.0),
     "most padding": ("pad_fraction", 1.0),
     "lowest correlation": ("av_peak", -1.0),
 }
-"""The extremes: a column, and whether the largest or the smallest is meant."""
+"""Extremes: column, and 1 for its largest or -1 for its smallest values."""
 
 
 @dataclass(frozen=True)
 class SelectedRow:
-    """A row of the index, and why it was picked."""
+    """Row of the index with the reasons of its selection."""
 
     row: Row
-    why: tuple[str, ...]
+    reasons: tuple[str, ...]
 
 
-class _Best:
-    """The `count` rows of the smallest score seen so far."""
+class _LowestScores:
+    """Collector of the `count` rows with the lowest scores."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.held: list[tuple[float, int, Row]] = []
+        self._entries: list[tuple[float, int, Row]] = []
 
     def update(self, scores: np.ndarray, batch: pa.RecordBatch, rows: np.ndarray, first: int) -> None:
-        """Offer rows of a batch, `scores` one each; `first` is the number of the batch's first row."""
-        worst = self.held[-1][0] if len(self.held) == self.count else np.inf
-        good = np.flatnonzero(scores < worst)
-        good = good[np.argsort(scores[good], kind="stable")[: self.count]]
-        for place in good:
-            number = int(rows[place])
+        """Add rows of a batch with one score each. `first` is the index of the batch's first row."""
+        limit = self._entries[-1][0] if len(self._entries) == self.count else np.inf
+        lower = np.flatnonzero(scores < limit)
+        lower = lower[np.argsort(scores[lower], kind="stable")[: self.count]]
+        for position in lower:
+            number = int(rows[position])
             row = batch.slice(number, 1).to_pylist()[0]
-            self.held.append((float(scores[place]), first + number, row))
-        self.held.sort(key=lambda held: held[:2])
-        del self.held[self.count :]
+            self._entries.append((float(scores[position]), first + number, row))
+        self._entries.sort(key=lambda entry: entry[:2])
+        del self._entries[self.count :]
 
     @property
     def rows(self) -> list[Row]:
-        return [row for _, _, row in self.held]
+        return [row for _, _, row in self._entries]
 
 
 class SampleSelector:
-    """Chooses rows from an index that passes by in batches."""
+    """Selector of rows from an index that is read in batches."""
 
     def __init__(self, seed: int) -> None:
-        self._dice = np.random.default_rng(seed)
-        self._seen = 0
-        self._groups: dict[tuple[str, str], _Best] = {}
-        self._flags: dict[str, _Best] = {}
-        self._extremes = {name: _Best(ROWS_PER_EXTREME) for name in EXTREME_COLUMNS}
-        self._drawn = _Best(RANDOM_ROWS)
+        self._rng = np.random.default_rng(seed)
+        self._rows_read = 0
+        self._by_label: dict[tuple[str, str], _LowestScores] = {}
+        self._by_flag: dict[str, _LowestScores] = {}
+        self._extremes = {name: _LowestScores(ROWS_PER_EXTREME) for name in EXTREME_COLUMNS}
+        self._random = _LowestScores(RANDOM_ROWS)
 
     def update(self, batch: pa.RecordBatch) -> None:
-        """Look at the next rows of the index."""
-        drawn, everyone = self._dice.random(batch.num_rows), np.arange(batch.num_rows)
-        self._drawn.update(drawn, batch, everyone, self._seen)
+        """Add the next rows of the index."""
+        scores, all_rows = self._rng.random(batch.num_rows), np.arange(batch.num_rows)
+        self._random.update(scores, batch, all_rows, self._rows_read)
         for name, (column, sign) in EXTREME_COLUMNS.items():
             values = batch.column(column).to_numpy(zero_copy_only=False).astype(np.float64)
-            known = np.flatnonzero(np.isfinite(values))
-            self._extremes[name].update(-sign * values[known], batch, known, self._seen)
-        self._update_labels(batch, drawn)
-        self._update_flags(batch, drawn)
-        self._seen += batch.num_rows
+            finite = np.flatnonzero(np.isfinite(values))
+            self._extremes[name].update(-sign * values[finite], batch, finite, self._rows_read)
+        self._update_labels(batch, scores)
+        self._update_flags(batch, scores)
+        self._rows_read += batch.num_rows
 
-    def _update_labels(self, batch: pa.RecordBatch, drawn: np.ndarray) -> None:
+    def _update_labels(self, batch: pa.RecordBatch, scores: np.ndarray) -> None:
         labels = batch.column("label_name").dictionary_encode()
         splits = batch.column("split").dictionary_encode()
-        width = len(splits.dictionary)
-        shelf = labels.indices.to_numpy().astype(np.int64) * width + splits.indices.to_numpy()
-        order = np.lexsort((drawn, shelf))
-        starts = np.flatnonzero(np.diff(shelf[order], prepend=-1))
+        num_splits = len(splits.dictionary)
+        pair_codes = labels.indices.to_numpy().astype(np.int64) * num_splits + splits.indices.to_numpy()
+        order = np.lexsort((scores, pair_codes))
+        starts = np.flatnonzero(np.diff(pair_codes[order], prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
             rows = order[start : min(start + ROWS_PER_LABEL, end)]
-            label, split = divmod(int(shelf[rows[0]]), width)
+            label, split = divmod(int(pair_codes[rows[0]]), num_splits)
             pair = (labels.dictionary[label].as_py(), splits.dictionary[split].as_py())
-            if pair in self._groups or len(self._groups) < MAX_LABEL_GROUPS:
-                best = self._groups.setdefault(pair, _Best(ROWS_PER_LABEL))
-                best.update(drawn[rows], batch, rows, self._seen)
+            if pair in self._by_label or len(self._by_label) < MAX_LABEL_GROUPS:
+                collector = self._by_label.setdefault(pair, _LowestScores(ROWS_PER_LABEL))
+                collector.update(scores[rows], batch, rows, self._rows_read)
 
-    def _update_flags(self, batch: pa.RecordBatch, drawn: np.ndarray) -> None:
+    def _update_flags(self, batch: pa.RecordBatch, scores: np.ndarray) -> None:
         import pyarrow.compute as pc  # noqa: PLC0415
 
         lists = batch.column("flags")
@@ -116,30 +116,31 @@ class SampleSelector:
         codes = flat.indices.to_numpy()
         for code, flag in enumerate(flat.dictionary.to_pylist()):
             rows = parents[codes == code]
-            self._flags.setdefault(flag, _Best(ROWS_PER_FLAG)).update(drawn[rows], batch, rows, self._seen)
+            collector = self._by_flag.setdefault(flag, _LowestScores(ROWS_PER_FLAG))
+            collector.update(scores[rows], batch, rows, self._rows_read)
 
     def selected_rows(self) -> list[SelectedRow]:
-        """The rows for the gallery, most telling first, each once with all its reasons.
+        """Return the rows for the gallery, each once with all its reasons.
 
-        The flagged and the extremes come first; then a first sample of each label and split, then a second.
+        The order is flagged rows, extremes, the first row of each label and split, then the second.
         """
-        found: dict[str, tuple[Row, list[str]]] = {}
-        for flag in sorted(self._flags):
-            _note(found, self._flags[flag].rows, "flagged")
-        for name, best in self._extremes.items():
-            _note(found, best.rows, name)
+        selected: dict[str, tuple[Row, list[str]]] = {}
+        for flag in sorted(self._by_flag):
+            _add_reason(selected, self._by_flag[flag].rows, "flagged")
+        for name, collector in self._extremes.items():
+            _add_reason(selected, collector.rows, name)
         for depth in range(ROWS_PER_LABEL):
-            for pair in sorted(self._groups):
-                _note(found, self._groups[pair].rows[depth : depth + 1], "of its label")
-        return [SelectedRow(row, tuple(why)) for row, why in found.values()]
+            for pair in sorted(self._by_label):
+                _add_reason(selected, self._by_label[pair].rows[depth : depth + 1], "example of its label")
+        return [SelectedRow(row, tuple(reasons)) for row, reasons in selected.values()]
 
     def random_rows(self) -> list[Row]:
-        """Rows drawn evenly from the whole index."""
-        return self._drawn.rows
+        """Return rows drawn uniformly from the index."""
+        return self._random.rows
 
 
-def _note(found: dict[str, tuple[Row, list[str]]], rows: Sequence[Row], why: str) -> None:
+def _add_reason(selected: dict[str, tuple[Row, list[str]]], rows: Sequence[Row], reason: str) -> None:
     for row in rows:
-        reasons = found.setdefault(row["key"], (row, []))[1]
-        if why not in reasons:
-            reasons.append(why)
+        reasons = selected.setdefault(row["key"], (row, []))[1]
+        if reason not in reasons:
+            reasons.append(reason)

@@ -1,7 +1,7 @@
-"""What a report says of a whole set: from dataset.json and two streams over the index.
+"""Statistics of a prepared dataset for its report, from two passes over the index.
 
-Memory does not grow with the set: the index is read batch by batch, and only ranges, counts and a bounded
-number of rows are kept.
+Memory use does not grow with the dataset: the index is read in batches, and only ranges, counts and a bounded
+number of rows are stored.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ BATCH = 65_536
 BINS = 40
 
 MAX_GROUPS = 50_000
-"""Groups counted one by one; of more, only dataset.json's totals are told."""
+"""Largest number of groups that are counted one by one. With more, the report has only the totals."""
 
 MIN_OFFSET_RANGE, MIN_DURATION_RANGE = 0.02, 0.5
-"""Shortest axes, s: a histogram of offsets that differ by microseconds would look like news."""
+"""Smallest ranges of the axes, s, so that differences of microseconds do not fill a histogram."""
 
 TIMING_FLAGS = (SampleFlag.AV_MISMATCH, SampleFlag.AUDIO_TRUNCATED, SampleFlag.LOW_CORRELATION)
-"""The flags that make a measured offset doubtful."""
+"""Flags of samples whose measured offset is unreliable."""
 
 NUMBERS = ("av_offset", "duration_audio", "duration_video", "pad_fraction")
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of values in equal bins.
+    """Counts of values in bins of equal width.
 
     Attributes:
         edges: float64 [n + 1], ascending.
-        counts: int64 [n] by the name of each series, stacked in this order.
+        counts: int64 [n] by name of the series, stacked in this order.
     """
 
     edges: np.ndarray
@@ -50,174 +50,175 @@ class Histogram:
 
     @property
     def total(self) -> int:
-        """Values in all series."""
-        return int(sum(int(held.sum()) for held in self.counts.values()))
+        """Number of values in all series."""
+        return int(sum(int(counts.sum()) for counts in self.counts.values()))
 
 
 @dataclass
 class DatasetStatistics:
-    """What the index holds.
+    """Statistics of the index.
 
     Attributes:
-        samples: rows.
-        histograms: of av_offset (believed, flagged), durations of sound and of picture, and pad_fraction.
-        offset_median: s; None where no offset was measured.
-        largest_groups: by split, the group with most samples and how many; empty where groups are too many.
-        picks: the rows for the gallery.
-        drawn: rows drawn evenly, to be opened for what the index does not tell.
+        samples: number of rows.
+        histograms: `offset` (series reliable, flagged), `audio` and `video` (durations), `padding`.
+        offset_median: s, or None if no offset was measured.
+        largest_groups: largest group and its number of samples, by split. Empty with too many groups.
+        selected_rows: rows for the gallery.
+        random_rows: uniformly drawn rows, whose samples are read for what the index does not hold.
     """
 
     samples: int = 0
     histograms: dict[str, Histogram] = field(default_factory=dict)
     offset_median: float | None = None
     largest_groups: dict[str, tuple[str, int]] = field(default_factory=dict)
-    picks: Sequence[SelectedRow] = ()
-    drawn: Sequence[Mapping[str, Any]] = ()
+    selected_rows: Sequence[SelectedRow] = ()
+    random_rows: Sequence[Mapping[str, Any]] = ()
 
 
 def index_batches(root: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The index of a prepared set, a bounded number of rows at a time.
+    """Yield the index of a prepared dataset in batches of bounded size.
 
     Raises:
-        AvdataError: it is missing or cannot be read.
+        AvdataError: the index is missing or cannot be read.
     """
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     path = root / "index.parquet"
     with table_errors(path):
-        # Without a buffer size, a whole column of a row group is fetched at once.
+        # Without a buffer size, pyarrow reads a complete column of a row group at once.
         file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         yield from file.iter_batches(BATCH, columns=list(columns) if columns else None, use_threads=False)
 
 
 def collect_statistics(root: Path, *, seed: int = 0) -> DatasetStatistics:
-    """Read the index of a set twice: for ranges and the gallery's rows, then for the histograms.
+    """Read the index twice: for ranges and selected rows, then for the histograms.
 
     Args:
-        root: the set's folder.
-        seed: of the choice of samples.
+        root: folder of the dataset.
+        seed: seed of the selection of samples.
 
     Raises:
         AvdataError: the index cannot be read.
     """
-    facts = DatasetStatistics()
+    statistics = DatasetStatistics()
     ranges = dict.fromkeys(NUMBERS, (np.inf, -np.inf))
-    chooser, groups = SampleSelector(seed), _Groups()
+    selector, groups = SampleSelector(seed), _GroupCounter()
     for batch in index_batches(root):
-        facts.samples += batch.num_rows
+        statistics.samples += batch.num_rows
         for name in NUMBERS:
-            ranges[name] = _widened(ranges[name], _numbers(batch, name))
-        groups.add(batch)
-        chooser.update(batch)
-    facts.largest_groups = groups.largest()
-    facts.picks, facts.drawn = chooser.selected_rows(), chooser.random_rows()
-    if facts.samples:
-        _fill_histograms(root, facts, ranges)
-    return facts
+            ranges[name] = _extended_range(ranges[name], _float_column(batch, name))
+        groups.update(batch)
+        selector.update(batch)
+    statistics.largest_groups = groups.largest()
+    statistics.selected_rows, statistics.random_rows = selector.selected_rows(), selector.random_rows()
+    if statistics.samples:
+        _fill_histograms(root, statistics, ranges)
+    return statistics
 
 
-def _widened(old: tuple[float, float], values: np.ndarray) -> tuple[float, float]:
-    known = values[np.isfinite(values)]
-    if not len(known):
+def _extended_range(old: tuple[float, float], values: np.ndarray) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
         return old
-    return min(old[0], float(known.min())), max(old[1], float(known.max()))
+    return min(old[0], float(finite.min())), max(old[1], float(finite.max()))
 
 
-def _numbers(batch: pa.RecordBatch, name: str) -> np.ndarray:
-    """A column as float64, nulls as NaN."""
+def _float_column(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    """Return a column as float64, with nulls as NaN."""
     return batch.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
 
 
-def _fill_histograms(root: Path, facts: DatasetStatistics, ranges: Mapping[str, tuple[float, float]]) -> None:
+def _fill_histograms(
+    root: Path, statistics: DatasetStatistics, ranges: Mapping[str, tuple[float, float]]
+) -> None:
     low, high = ranges["duration_audio"]
-    seconds = (min(low, ranges["duration_video"][0]), max(high, ranges["duration_video"][1]))
-    offsets = _Bins(_widen_to(ranges["av_offset"], MIN_OFFSET_RANGE), ("believed", "flagged"))
-    # The median of a million offsets, to a thousandth of their range, needs a thousand counters.
-    fine = _Bins(ranges["av_offset"], ("all",), bins=1000)
+    duration_range = (min(low, ranges["duration_video"][0]), max(high, ranges["duration_video"][1]))
+    offsets = _HistogramBuilder(_padded_range(ranges["av_offset"], MIN_OFFSET_RANGE), ("reliable", "flagged"))
+    # 1000 bins give the median to a thousandth of the range, in constant memory.
+    fine_offsets = _HistogramBuilder(ranges["av_offset"], ("all",), bins=1000)
     durations = {
-        name: _Bins(_widen_to(seconds, MIN_DURATION_RANGE), (name,)) for name in ("sound", "picture")
+        name: _HistogramBuilder(_padded_range(duration_range, MIN_DURATION_RANGE), (name,))
+        for name in ("audio", "video")
     }
-    pads = _Bins((0.0, 1.0), ("samples",))
+    padding = _HistogramBuilder((0.0, 1.0), ("samples",))
     for batch in index_batches(root, [*NUMBERS, "flags"]):
-        doubtful, offset = flagged(batch, TIMING_FLAGS), _numbers(batch, "av_offset")
-        offsets.add("believed", offset[~doubtful])
-        offsets.add("flagged", offset[doubtful])
-        fine.add("all", offset)
-        durations["sound"].add("sound", _numbers(batch, "duration_audio"))
-        durations["picture"].add("picture", _numbers(batch, "duration_video"))
-        pads.add("samples", _numbers(batch, "pad_fraction"))
-    facts.histograms = {"offset": offsets.done(), "pad": pads.done()}
-    facts.histograms |= {name: bins.done() for name, bins in durations.items()}
-    facts.offset_median = _median(fine.done())
+        is_flagged, offset = _has_flag(batch, TIMING_FLAGS), _float_column(batch, "av_offset")
+        offsets.add("reliable", offset[~is_flagged])
+        offsets.add("flagged", offset[is_flagged])
+        fine_offsets.add("all", offset)
+        for name, builder in durations.items():
+            builder.add(name, _float_column(batch, f"duration_{name}"))
+        padding.add("samples", _float_column(batch, "pad_fraction"))
+    statistics.histograms = {"offset": offsets.build(), "padding": padding.build()}
+    statistics.histograms |= {name: builder.build() for name, builder in durations.items()}
+    statistics.offset_median = _median(fine_offsets.build())
 
 
-def _widen_to(span: tuple[float, float], least: float) -> tuple[float, float]:
-    """The span, widened on both sides to a length at which differences mean something."""
-    short = max(least - (span[1] - span[0]), 0.0) / 2
-    return (span[0] - short, span[1] + short) if span[0] <= span[1] else span
+def _padded_range(limits: tuple[float, float], minimum: float) -> tuple[float, float]:
+    """Return the range, extended on both sides to a minimum width."""
+    padding = max(minimum - (limits[1] - limits[0]), 0.0) / 2
+    return (limits[0] - padding, limits[1] + padding) if limits[0] <= limits[1] else limits
 
 
-def flagged(batch: pa.RecordBatch, flags: Sequence[str] | None = None) -> np.ndarray:
-    """Which rows carry one of the flags (None: any flag), bool [n]."""
+def _has_flag(batch: pa.RecordBatch, flags: Sequence[str]) -> np.ndarray:
+    """Return which rows have one of the flags, bool [n]."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.compute as pc  # noqa: PLC0415
 
     lists = batch.column("flags")
+    matches = pc.is_in(pc.list_flatten(lists), value_set=pa.array([str(flag) for flag in flags]))
     mask = np.zeros(batch.num_rows, bool)
-    parents = pc.list_parent_indices(lists).to_numpy()
-    if flags is not None:
-        wanted = pc.is_in(pc.list_flatten(lists), value_set=pa.array([str(flag) for flag in flags]))
-        parents = parents[wanted.to_numpy(zero_copy_only=False)]
-    mask[parents] = True
+    mask[pc.list_parent_indices(lists).to_numpy()[matches.to_numpy(zero_copy_only=False)]] = True
     return mask
 
 
-def _median(fine: Histogram) -> float | None:
-    if not fine.total:
+def _median(histogram: Histogram) -> float | None:
+    if not histogram.total:
         return None
-    reached = int(np.searchsorted(np.cumsum(fine.counts["all"]), fine.total / 2))
-    return float((fine.edges[reached] + fine.edges[reached + 1]) / 2)
+    bin_number = int(np.searchsorted(np.cumsum(histogram.counts["all"]), histogram.total / 2))
+    return float((histogram.edges[bin_number] + histogram.edges[bin_number + 1]) / 2)
 
 
-class _Bins:
-    """A histogram in the making, of a range that is known."""
+class _HistogramBuilder:
+    """Histogram of a fixed range that is filled in batches."""
 
-    def __init__(self, span: tuple[float, float], series: Sequence[str], bins: int = BINS) -> None:
-        low, high = span if span[0] <= span[1] else (0.0, 1.0)
-        # Values that are all alike still want a bin of some width.
+    def __init__(self, limits: tuple[float, float], series: Sequence[str], bins: int = BINS) -> None:
+        low, high = limits if limits[0] <= limits[1] else (0.0, 1.0)
+        # Equal values need bins of nonzero width.
         margin = 0.0 if high - low > 1e-9 else max(abs(high) * 0.05, 1e-3)
-        self.edges = np.linspace(low - margin, high + margin, bins + 1)
-        self.counts = {name: np.zeros(bins, np.int64) for name in series}
+        self._edges = np.linspace(low - margin, high + margin, bins + 1)
+        self._counts = {name: np.zeros(bins, np.int64) for name in series}
 
     def add(self, series: str, values: np.ndarray) -> None:
-        self.counts[series] += np.histogram(values[np.isfinite(values)], self.edges)[0]
+        self._counts[series] += np.histogram(values[np.isfinite(values)], self._edges)[0]
 
-    def done(self) -> Histogram:
-        return Histogram(self.edges, self.counts)
+    def build(self) -> Histogram:
+        return Histogram(self._edges, self._counts)
 
 
-class _Groups:
-    """Samples of each group by split, as long as the groups are few enough to be kept."""
+class _GroupCounter:
+    """Number of samples by split and group, up to `MAX_GROUPS` groups."""
 
     def __init__(self) -> None:
-        self.counts: dict[tuple[str, str], int] | None = {}
+        self._counts: dict[tuple[str, str], int] | None = {}
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        if self.counts is None:
+    def update(self, batch: pa.RecordBatch) -> None:
+        if self._counts is None:
             return
         import pyarrow as pa  # noqa: PLC0415
 
         table = pa.Table.from_batches([batch]).select(["split", "group"])
-        counted = table.group_by(["split", "group"]).aggregate([([], "count_all")])
-        for row in counted.to_pylist():
+        counts = table.group_by(["split", "group"]).aggregate([([], "count_all")])
+        for row in counts.to_pylist():
             pair = (row["split"], row["group"])
-            self.counts[pair] = self.counts.get(pair, 0) + row["count_all"]
-        if len(self.counts) > MAX_GROUPS:
-            self.counts = None
+            self._counts[pair] = self._counts.get(pair, 0) + row["count_all"]
+        if len(self._counts) > MAX_GROUPS:
+            self._counts = None
 
     def largest(self) -> dict[str, tuple[str, int]]:
-        found: dict[str, tuple[str, int]] = {}
-        for (split, group), count in (self.counts or {}).items():
-            if count > found.get(split, ("", 0))[1]:
-                found[split] = (group, count)
-        return found
+        """Return the largest group and its number of samples, by split."""
+        largest: dict[str, tuple[str, int]] = {}
+        for (split, group), count in (self._counts or {}).items():
+            if count > largest.get(split, ("", 0))[1]:
+                largest[split] = (group, count)
+        return largest

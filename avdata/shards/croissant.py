@@ -1,7 +1,7 @@
-"""Croissant, MLCommons' description of a dataset for machines: croissant.json of a prepared set.
+"""MLCommons Croissant description (croissant.json) of a prepared dataset.
 
-Every shard is listed with its checksum; the records are the rows of index.parquet, so that a reader of
-Croissant finds each sample's shard, byte range, label and times without unpacking anything.
+It lists every shard with its checksum. Its records are the rows of index.parquet: shard, byte range, label
+and times of each sample.
 Specification: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html
 """
 
@@ -30,39 +30,39 @@ _CONTEXT = {
 }  # fmt: skip
 
 _COLUMNS = {
-    "key": ("sc:Text", "names the sample's members in its shard"),
-    "split": ("sc:Text", "train, val or test"),
-    "shard": ("sc:Text", "path of the shard below the set's root"),
-    "offset": ("sc:Integer", "byte of the shard at which the sample begins"),
-    "nbytes": ("sc:Integer", "bytes of the sample with its tar headers and padding"),
-    "label": ("sc:Integer", "index of the label"),
-    "label_name": ("sc:Text", "the label"),
-    "group": ("sc:Text", "what a split must not cross: speaker, recording, video"),
-    "window_start": ("sc:Float", "seconds on the clip's own axis"),
-    "window_end": ("sc:Float", "seconds on the clip's own axis"),
-    "av_offset": ("sc:Float", "sound minus picture in seconds, positive when the sound is late"),
-    "av_peak": ("sc:Float", "correlation at that offset"),
-    "duration_audio": ("sc:Float", "seconds"),
-    "duration_video": ("sc:Float", "seconds"),
-    "pad_fraction": ("sc:Float", "share of the window in which there is no sound or picture"),
-    "sha256": ("sc:Text", "of the sample's bytes in its shard"),
+    "key": ("sc:Text", "Sample key: prefix of the sample's members in its shard."),
+    "split": ("sc:Text", "train, val or test."),
+    "shard": ("sc:Text", "Path of the shard relative to the dataset's root."),
+    "offset": ("sc:Integer", "Byte offset of the sample in its shard."),
+    "nbytes": ("sc:Integer", "Size of the sample in bytes, with tar headers and padding."),
+    "label": ("sc:Integer", "Label index."),
+    "label_name": ("sc:Text", "Label name."),
+    "group": ("sc:Text", "Unit that a split should not cross: speaker, recording or video."),
+    "window_start": ("sc:Float", "Start of the window, in seconds on the clip's time axis."),
+    "window_end": ("sc:Float", "End of the window, in seconds on the clip's time axis."),
+    "av_offset": ("sc:Float", "Audio time minus video time in seconds, positive if the audio is late."),
+    "av_peak": ("sc:Float", "Peak of the cross-correlation at that offset."),
+    "duration_audio": ("sc:Float", "Duration of the audio in seconds."),
+    "duration_video": ("sc:Float", "Duration of the video in seconds."),
+    "pad_fraction": ("sc:Float", "Fraction of the window without audio or video."),
+    "sha256": ("sc:Text", "SHA-256 of the sample's bytes in its shard."),
 }
 
 
 def croissant(info: Mapping[str, Any], index_sha256: str) -> bytes:
-    """The JSON-LD of a set; equal sets give equal bytes.
+    """Return the Croissant JSON-LD of a dataset. Equal datasets give equal bytes.
 
     Args:
-        info: what dataset.json holds.
-        index_sha256: checksum of index.parquet.
+        info: content of dataset.json.
+        index_sha256: SHA-256 of index.parquet.
     """
     license = info["license"] or {}
-    said: dict[str, Any] = {
+    document: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
         "name": f"{info['name']}-avdata",
-        "description": f"{info['title']}: aligned sound and pictures as WebDataset shards.",
+        "description": f"{info['title']}: aligned audio and video frames as WebDataset shards.",
         "version": f"{info['format']}.{info['recipe']['version']}.0",
         "license": license.get("link") or license.get("name") or "unknown",
         "citeAs": info["citation"],
@@ -70,14 +70,14 @@ def croissant(info: Mapping[str, Any], index_sha256: str) -> bytes:
         "distribution": [_index(index_sha256), *_shards(info)],
         "recordSet": [_samples(), _labels(info)],
     }
-    kept = {name: value for name, value in said.items() if value is not None}
-    return (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode()
+    defined = {name: value for name, value in document.items() if value is not None}
+    return (json.dumps(defined, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _index(sha256: str) -> dict[str, Any]:
     return {
         "@type": "cr:FileObject", "@id": "index.parquet", "name": "index.parquet",
-        "description": "One row a sample.", "contentUrl": "index.parquet",
+        "description": "One row per sample.", "contentUrl": "index.parquet",
         "encodingFormat": "application/x-parquet", "sha256": sha256,
     }  # fmt: skip
 
@@ -86,27 +86,27 @@ def _shards(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "@type": "cr:FileObject", "@id": shard["path"], "name": shard["path"],
-            "description": f"{shard['samples']} samples of the split {split}.",
+            "description": f"{shard['samples']} samples of split {split}.",
             "contentUrl": shard["path"], "contentSize": f"{shard['bytes']} B",
             "encodingFormat": "application/x-tar", "sha256": shard["sha256"],
         }
-        for split, held in info["splits"].items()
-        for shard in held["shards"]
+        for split, entry in info["splits"].items()
+        for shard in entry["shards"]
     ]  # fmt: skip
 
 
 def _samples() -> dict[str, Any]:
     fields = [
         {
-            "@type": "cr:Field", "@id": f"samples/{name}", "name": name, "description": text,
-            "dataType": kind,
+            "@type": "cr:Field", "@id": f"samples/{name}", "name": name, "description": description,
+            "dataType": data_type,
             "source": {"fileObject": {"@id": "index.parquet"}, "extract": {"column": name}},
         }
-        for name, (kind, text) in _COLUMNS.items()
+        for name, (data_type, description) in _COLUMNS.items()
     ]  # fmt: skip
     return {
         "@type": "cr:RecordSet", "@id": "samples", "name": "samples", "key": {"@id": "samples/key"},
-        "description": "One record a sample.", "field": fields,
+        "description": "One record per sample.", "field": fields,
     }  # fmt: skip
 
 
@@ -123,5 +123,5 @@ def _labels(info: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return {
         "@type": "cr:RecordSet", "@id": "labels", "name": "labels", "key": {"@id": "labels/index"},
-        "description": "The labels in canonical order.", "field": fields, "data": rows,
+        "description": "Labels in canonical order.", "field": fields, "data": rows,
     }  # fmt: skip

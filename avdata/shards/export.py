@@ -1,132 +1,155 @@
-"""A prepared set in the layouts that other people's training scripts read.
+"""Export of a prepared dataset to the file layouts of other training scripts.
 
-author-npy is that of the SNNergy author's public code (muhammadessam/linear_attention_res_learning):
-
-    audio_SPLIT.npy    float32 [N, T, 1, F, L]
-    videos_SPLIT.npy   float32 [N, T, C, H, W], 0 to 1
-    labels_SPLIT.npy   int64 [N]
-
-for SPLIT in train, val and test; its loader takes the arrays as they are and calls `.float()`. It says
-nothing of colors and scale: the values are those of the set, frames divided by 255. `keys_SPLIT.txt` names
-the samples, one a line, in the order of the arrays, which is that of the index.
+A layout is one function and its row in `EXPORT_LAYOUTS`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from avdata.errors import AvdataError, UsageError, did_you_mean
+from avdata.errors import UsageError, did_you_mean
+from avdata.progress import Progress
 from avdata.shards.reader import decode_frames, decode_mel, read_index, read_info, read_members
+from avdata.shards.sample import read_sample_bytes
 from avdata.storage.atomic import atomic_rename, atomic_write, fsync, write_errors
 
-Progress = Callable[[int, int], None]
+Advance = Callable[[], None]
+
+ExportFunction = Callable[[Path, Path, Advance], list[Path]]
+
+
+def export_author_npy(root: Path, output: Path, advance: Advance) -> list[Path]:
+    """Write the arrays that the SNNergy author's public code reads, per split.
+
+    The code is that of muhammadessam/linear_attention_res_learning. Files:
+
+        audio_SPLIT.npy    float32 [N, T, 1, F, L]
+        videos_SPLIT.npy   float32 [N, T, C, H, W], 0 to 1
+        labels_SPLIT.npy   int64 [N]
+        keys_SPLIT.txt     sample keys, one per line
+
+    SPLIT is train, val or test. Samples are in the order of the index. The author's loader only calls
+    `.float()` and defines neither colors nor scale, so the arrays hold the dataset's values, with frames
+    divided by 255.
+    """
+    info, index = read_info(root), read_index(root).to_pylist()
+    written: list[Path] = []
+    for split in info["splits"]:
+        rows = [row for row in index if row["split"] == split]
+        written += _write_split_arrays(root, output, split, info["shape"], rows, advance)
+        keys_path = output / f"keys_{split}.txt"
+        atomic_write(keys_path, "".join(f"{row['key']}\n" for row in rows).encode())
+        written.append(keys_path)
+    return written
+
+
+EXPORT_LAYOUTS: dict[str, ExportFunction] = {"author-npy": export_author_npy}
+
+DEFAULT_LAYOUT = next(iter(EXPORT_LAYOUTS))
 
 
 def export(
     dataset: str | Path,
     output: str | Path,
-    layout: str = "author-npy",
-    progress: Progress = lambda done, total: None,
+    layout: str = DEFAULT_LAYOUT,
+    progress: Progress = lambda stage, done, total: None,
 ) -> list[Path]:
-    """Write a prepared set of this machine in another layout; a sample at a time is in memory.
+    """Export a prepared dataset to another file layout.
+
+    Memory use is bounded: one sample is decoded at a time.
 
     Args:
-        dataset: the prepared set.
-        output: folder to write; files of the same name are replaced, each at once when it is whole.
+        dataset: folder of the prepared dataset.
+        output: folder to write. Existing files of the same name are replaced atomically.
         layout: one of `EXPORT_LAYOUTS`.
-        progress: called with samples done and in all.
+        progress: called with ("export", done, total), in samples.
 
     Returns:
-        The files written.
+        Paths of the written files.
 
     Raises:
         UsageError: the layout is unknown.
-        AvdataError: the set cannot be read, or the folder cannot be written.
+        AvdataError: the dataset cannot be read, or the folder cannot be written.
     """
     if layout not in EXPORT_LAYOUTS:
-        msg = f"there is no layout {layout!r}"
+        msg = f"Unknown export layout {layout!r}."
         raise UsageError(msg, hint=did_you_mean(layout, list(EXPORT_LAYOUTS)))
-    return EXPORT_LAYOUTS[layout](Path(dataset), Path(output), progress)
-
-
-def _author_npy(root: Path, out: Path, progress: Progress) -> list[Path]:
-    info, index = read_info(root), read_index(root).to_pylist()
-    steps, height, width, channels = info["shape"]["frames"]
-    _, bins, columns = info["shape"]["mel"]
-    written: list[Path] = []
+    root, folder = Path(dataset), Path(output)
+    total = sum(split["samples"] for split in read_info(root)["splits"].values())
     done = 0
-    with write_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        for split in info["splits"]:
-            rows = [row for row in index if row["split"] == split]
-            heard, seen = (len(rows), steps, 1, bins, columns), (len(rows), steps, channels, height, width)
-            with (
-                _Array(out / f"audio_{split}.npy", heard, np.float32) as audio,
-                _Array(out / f"videos_{split}.npy", seen, np.float32) as video,
-                _Array(out / f"labels_{split}.npy", (len(rows),), np.int64) as labels,
-            ):
-                for row in rows:
-                    members = _members(root, row["shard"], row["offset"], row["nbytes"])
-                    audio.add(decode_mel(members)[:, None])
-                    frames = decode_frames(members, steps)
-                    video.add(frames.transpose(0, 3, 1, 2) / np.float32(255))
-                    labels.add(np.int64(row["label"]))
-                    done += 1
-                    progress(done, len(index))
-                written += [array.finish() for array in (audio, video, labels)]
-            keys = out / f"keys_{split}.txt"
-            atomic_write(keys, "".join(f"{row['key']}\n" for row in rows).encode())
-            written.append(keys)
-    return written
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        progress("export", done, total)
+
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return EXPORT_LAYOUTS[layout](root, folder, advance)
 
 
-EXPORT_LAYOUTS: dict[str, Callable[[Path, Path, Progress], list[Path]]] = {"author-npy": _author_npy}
+def _write_split_arrays(
+    root: Path,
+    output: Path,
+    split: str,
+    shape: Mapping[str, Sequence[int]],
+    rows: Sequence[Mapping[str, Any]],
+    advance: Advance,
+) -> Iterator[Path]:
+    steps, height, width, channels = shape["frames"]
+    _, bands, columns = shape["mel"]
+    audio_shape = (len(rows), steps, 1, bands, columns)
+    video_shape = (len(rows), steps, channels, height, width)
+    with (
+        _NpyWriter(output / f"audio_{split}.npy", audio_shape, np.float32) as audio,
+        _NpyWriter(output / f"videos_{split}.npy", video_shape, np.float32) as video,
+        _NpyWriter(output / f"labels_{split}.npy", (len(rows),), np.int64) as labels,
+    ):
+        for row in rows:
+            members = read_members(read_sample_bytes(root, row))
+            frames = decode_frames(members, steps)
+            audio.write(decode_mel(members)[:, None])
+            video.write(frames.transpose(0, 3, 1, 2) / np.float32(255))
+            labels.write(np.int64(row["label"]))
+            advance()
+        for array in (audio, video, labels):
+            yield array.commit()
 
 
-class _Array:
-    """An .npy that is written beside its final name, value after value, and gets that when it is whole.
+class _NpyWriter:
+    """Sequential writer of an .npy file, which gets its final name on `commit`.
 
-    Not through a memory map: where the disk is full, that one ends the process by a signal.
+    It does not use a memory map: on a full disk, a memory map ends the process with a signal.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: type) -> None:
         self.path = path
-        self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        self._partial_path = path.with_name(f"{path.name}.{os.getpid()}.part")
         self._dtype = np.dtype(dtype)
-        self._stream = self._part.open("wb")
+        self._stream = self._partial_path.open("wb")
         header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._stream, header)
 
-    def add(self, value: np.ndarray | np.generic) -> None:
+    def write(self, value: np.ndarray | np.generic) -> None:
         self._stream.write(np.ascontiguousarray(value, self._dtype).data)
 
-    def finish(self) -> Path:
+    def commit(self) -> Path:
         self._stream.flush()
         fsync(self._stream.fileno())
-        atomic_rename(self._part, self.path)
+        atomic_rename(self._partial_path, self.path)
         return self.path
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # What a full disk did not take is tried again as it is closed.
+        # On a full disk, close() retries the failed flush and raises again.
         with suppress(OSError):
             self._stream.close()
-        self._part.unlink(missing_ok=True)
-
-
-def _members(root: Path, shard: str, offset: int, nbytes: int) -> dict[str, memoryview]:
-    try:
-        with (root / shard).open("rb") as stream:
-            stream.seek(offset)
-            return read_members(stream.read(nbytes))
-    except OSError as error:
-        msg = f"{root / shard} cannot be read ({error.strerror})"
-        raise AvdataError(msg, hint="avdata verify lists all that is wrong with the set") from error
+        self._partial_path.unlink(missing_ok=True)

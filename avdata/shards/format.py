@@ -1,16 +1,16 @@
-"""The on-disk format, version 2: deterministic tars, their index, and reading one sample back.
+"""On-disk format, version 2: deterministic tar shards and the Parquet files beside them.
 
-A prepared set is a folder:
+A prepared dataset is a folder:
 
-    dataset.json        what the set is: config, labels, counts, checksums, versions
-    index.parquet       one row a sample, sorted by shard, then offset
-    quarantine.parquet  one row a clip left out: key, reason, detail, kept
-    README.md           the dataset card
-    croissant.json      the same for machines, in MLCommons' Croissant
+    dataset.json        config, labels, counts, checksums and versions
+    index.parquet       one row per sample, sorted by shard, then offset
+    quarantine.parquet  one row per excluded clip: key, reason, detail, kept
+    README.md           dataset card
+    croissant.json      MLCommons Croissant description of the dataset
     SPLIT/NAME-SPLIT-00000-of-00012.tar
 
-A tar is USTAR; every member has mode 0444 and mtime, uid and gid 0, and no user or group name. A sample's
-members stand together, named `KEY.extension`, in alphabetical order of their extensions:
+A shard is a USTAR archive. Every member has mode 0444, mtime, uid and gid 0, and empty user and group names.
+The members of a sample are adjacent, named `KEY.extension`, in alphabetical order of their extensions:
 
     cls          label index, decimal digits
     flac         waveform of the window, 16 bits, if `audio.flac` is set
@@ -22,8 +22,8 @@ members stand together, named `KEY.extension`, in alphabetical order of their ex
 
 A shard is, byte for byte, what `webdataset.TarWriter(mtime=0, user="", group="", mode=0o444)` writes.
 
-An index row's bytes `offset … offset + nbytes` of its shard are one sample: its members' headers, data and
-padding to 512. A shard ends with zero blocks up to a multiple of 10,240 bytes. Nothing is pickled.
+The bytes `offset … offset + nbytes` of an index row's shard are one sample: the headers, data and padding to
+512 bytes of its members. A shard ends with zero blocks up to a multiple of 10,240 bytes. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 
+METADATA_FILES = ("index.parquet", "quarantine.parquet", "croissant.json", "README.md", "dataset.json")
+"""Files beside the shards, in the order of writing: a dataset with `dataset.json` is complete."""
+
 EXTENSIONS = ("cls", "flac", "frames.jpg", "frames.npy", "frames.png", "json", "mel.npy")
 
 TAR_BLOCK = 512
@@ -46,7 +49,7 @@ IndexRow = dict[str, Any]
 
 
 def shard_name(dataset: str, split: str, number: int, count: int) -> str:
-    """The path of a shard below the set's root.
+    """Return the path of a shard relative to the dataset's root.
 
     >>> shard_name("cremad", "train", 0, 12)
     'train/cremad-train-00000-of-00012.tar'
@@ -55,7 +58,7 @@ def shard_name(dataset: str, split: str, number: int, count: int) -> str:
 
 
 def index_schema() -> pa.Schema:
-    """The columns of index.parquet."""
+    """Return the columns of index.parquet."""
     import pyarrow as pa  # noqa: PLC0415
 
     text, real = pa.string(), pa.float64()
@@ -71,7 +74,7 @@ def index_schema() -> pa.Schema:
 
 
 def quarantine_schema() -> pa.Schema:
-    """The columns of quarantine.parquet."""
+    """Return the columns of quarantine.parquet."""
     import pyarrow as pa  # noqa: PLC0415
 
     return pa.schema(
@@ -80,7 +83,7 @@ def quarantine_schema() -> pa.Schema:
 
 
 def parquet_bytes(rows: list[IndexRow], schema: pa.Schema) -> bytes:
-    """The rows as a parquet file; equal rows give equal bytes."""
+    """Encode rows as a Parquet file. Equal rows give equal bytes."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 

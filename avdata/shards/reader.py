@@ -1,4 +1,4 @@
-"""Reader."""
+"""Reading of a local prepared dataset: dataset.json, the Parquet tables, and the members of a sample."""
 
 from __future__ import annotations
 
@@ -24,90 +24,99 @@ if TYPE_CHECKING:
 
 @contextmanager
 def table_errors(path: Path) -> Iterator[None]:
-    """Turn what reading a table raises into a sentence.
+    """Raise AvdataError in place of the errors of reading a Parquet table.
+
+    Args:
+        path: the table, for the message.
 
     Raises:
-        AvdataError: it is missing or cannot be read.
+        AvdataError: the table is missing or cannot be read.
     """
     import pyarrow as pa  # noqa: PLC0415
 
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
-        # pyarrow's words for a file that is not there are its path
-        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
-        msg = f"{path} cannot be read ({why})"
-        raise AvdataError(msg, hint="prepare the set again, or check that it is a prepared set") from error
+        # For a missing file, pyarrow's message is only the path.
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+        msg = f"{path} cannot be read ({reason})"
+        raise AvdataError(msg, hint="prepare the dataset again with --overwrite") from error
 
 
 def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str, memoryview]:
-    """A sample's members by extension, without copying, from its bytes in the shard.
+    """Return the members of a sample by extension, as views of its bytes.
 
     Args:
-        buffer: the bytes that the index gives the sample.
-        key: the sample's key; by default that of its first member.
+        buffer: the bytes of the sample in its shard, from its index row's offset and nbytes.
+        key: the sample's key (default: the key of the first member).
 
     Raises:
-        AvdataError: the bytes are not whole USTAR members of that key.
+        AvdataError: the bytes are not complete USTAR members of this key.
     """
     view = memoryview(buffer)
     members: dict[str, memoryview] = {}
-    at, end = 0, len(view)
-    while at + TAR_BLOCK <= end and view[at]:
-        header = bytes(view[at : at + TAR_BLOCK])
-        # The index proves where members are, their names whose; the sum over each header would cost a tenth
-        # of the stream's time and is `verify`'s to check.
+    position, end = 0, len(view)
+    while position + TAR_BLOCK <= end and view[position]:
+        header = bytes(view[position : position + TAR_BLOCK])
+        # Only `verify` checks header checksums: computing them would cost a tenth of the streaming time.
         if header[257:262] != b"ustar":
-            msg = f"no tar header at byte {at}"
+            msg = f"Missing tar header at byte {position} of the sample."
             raise AvdataError(msg)
         name = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
-        found, _, extension = name.partition(".")
+        member_key, _, extension = name.partition(".")
         if key is None:
-            key = found
-        if found != key:
-            msg = f"its place holds the member {name}, of another sample"
-            hint = "index.parquet is not of this shard: prepare or download the set again"
+            key = member_key
+        if member_key != key:
+            msg = f"Member {name} belongs to another sample."
+            hint = "index.parquet does not match this shard: prepare or download the dataset again"
             raise AvdataError(msg, hint=hint)
-        start = at + TAR_BLOCK
-        at = start + _octal(header[124:135])
-        if at > end:
-            msg = f"the member {name} is cut off"
+        start = position + TAR_BLOCK
+        position = start + _parse_octal(header[124:135])
+        if position > end:
+            msg = f"Member {name} is truncated."
             raise AvdataError(msg)
-        members[extension] = view[start:at]
-        at += -at % TAR_BLOCK
+        members[extension] = view[start:position]
+        position += -position % TAR_BLOCK
     if not members:
-        msg = "its place holds no member"
+        msg = "No tar member at the sample's offset."
         raise AvdataError(msg)
     return members
 
 
-def _octal(field: bytes) -> int:
+def _parse_octal(field: bytes) -> int:
     try:
         return int(field, 8)
     except ValueError as error:
-        msg = f"a tar header gives {field!r} as a size"
+        msg = f"Invalid size in a tar header: {field!r}."
         raise AvdataError(msg) from error
 
 
 def decode_mel(members: Mapping[str, memoryview]) -> np.ndarray:
-    """The log-mel of a sample, float16 [T, F, L]."""
+    """Return the log-mel of a sample, float16 [T, F, L]."""
     return decode_npy(members["mel.npy"])
 
 
 def decode_frames(members: Mapping[str, memoryview], steps: int) -> np.ndarray:
-    """The frames of a sample, uint8 [T, H, W, C], from any storage."""
+    """Return the frames of a sample, uint8 [T, H, W, C], from any storage.
+
+    Args:
+        members: the sample's members by extension.
+        steps: number of frames T.
+
+    Raises:
+        AvdataError: the image or array cannot be decoded.
+    """
     if "frames.npy" in members:
         return decode_npy(members["frames.npy"])
-    strip = _picture(members)
+    strip = _decode_strip(members)
     height, width, channels = strip.shape
     return np.ascontiguousarray(strip.reshape(height, steps, width // steps, channels).swapaxes(0, 1))
 
 
-def _picture(members: Mapping[str, memoryview]) -> np.ndarray:
-    """The strip of a sample's frames, uint8 [H, T·W, C].
+def _decode_strip(members: Mapping[str, memoryview]) -> np.ndarray:
+    """Decode the frame strip of a sample, uint8 [H, T·W, C].
 
-    By Pillow, whose values are those of the stream's decoder to the bit: who looks at a few samples need not
-    wait seconds for torch to be there.
+    Uses Pillow, because importing torch takes seconds. Its pixels equal those of the streaming decoder.
     """
     from PIL import Image  # noqa: PLC0415
 
@@ -116,24 +125,24 @@ def _picture(members: Mapping[str, memoryview]) -> np.ndarray:
         with Image.open(io.BytesIO(members[name]), formats=("JPEG", "PNG")) as image:
             pixels = np.asarray(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        msg = f"{name} is not a whole picture ({error})"
+        msg = f"{name} is truncated or not an image ({error})"
         raise AvdataError(msg) from error
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def decode_npy(data: memoryview) -> np.ndarray:
-    """An array from the bytes of an `.npy`, sharing their memory; objects are refused.
+    """Return the array of an `.npy` file as a view of its bytes. Object arrays are refused.
 
     Raises:
-        AvdataError: it is not a plain npy array, or its data is incomplete.
+        AvdataError: the bytes are not a plain npy array, or are incomplete.
     """
     plain = bytes(data[:8]) == b"\x93NUMPY\x01\x00" and len(data) > 10
     try:
-        # Equal headers, as those of a set's samples are, are parsed once.
+        # All samples of a dataset have the same header, so the parsed header is cached.
         shape, dtype, start = _npy_header(bytes(data[: 10 + data[8] + 256 * data[9] if plain else 4096]))
         return np.frombuffer(data, dtype, count=math.prod(shape), offset=start).reshape(shape)
     except ValueError as error:
-        msg = f"not a whole npy array ({error})"
+        msg = f"Truncated or invalid npy array ({error})."
         raise AvdataError(msg) from error
 
 
@@ -144,26 +153,26 @@ def _npy_header(head: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(stream)
     if dtype.hasobject or fortran:
-        msg = f"an array of type {dtype} is not one this format holds"
+        msg = f"Unsupported npy array: dtype {dtype}, Fortran order {fortran}."
         raise AvdataError(msg)
     return shape, dtype, stream.tell()
 
 
 def read_index(root: str | Path, columns: list[str] | None = None) -> pa.Table:
-    """The index of a prepared set.
+    """Read the index of a prepared dataset.
 
     Args:
-        root: the set's folder.
-        columns: only these; all by default.
+        root: folder of the dataset.
+        columns: columns to read (default: all).
 
     Raises:
-        AvdataError: the folder holds no readable index.
+        AvdataError: the index is missing or cannot be read.
     """
     return _read_parquet(Path(root) / "index.parquet", columns)
 
 
 def read_quarantine(root: str | Path) -> pa.Table:
-    """The quarantined clips of a prepared set: key, reason, detail, kept."""
+    """Read the quarantined clips of a prepared dataset: key, reason, detail, kept."""
     return _read_parquet(Path(root) / "quarantine.parquet")
 
 
@@ -175,38 +184,41 @@ def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_info(root: str | Path) -> dict[str, Any]:
-    """The parsed dataset.json of a prepared set.
+    """Read and parse the dataset.json of a prepared dataset.
 
     Raises:
-        AvdataError: there is none, it is not JSON, or it is of a newer format than this version reads.
+        AvdataError: the file is missing, is not JSON, or has another format version.
     """
     check_path_encoding(root)
     path = Path(root) / "dataset.json"
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        unfinished = (Path(root) / ".avdata").is_dir()
-        inside = next(Path(root).glob("*/dataset.json"), None)
-        hint = "make one with: avdata prepare" if inside is None else f"did you mean {inside.parent}?"
-        if unfinished:
-            hint = "run the same prepare command again to finish it"
-        elif re.match(r"\w+:/", str(root)):
-            hint = "give a folder of this machine; avdata.open streams from a URL"
-        msg = f"{root} is not a prepared set: it has no dataset.json"
-        raise AvdataError(msg, hint=hint) from error
+        msg = f"{root} is not a prepared dataset: dataset.json is missing."
+        raise AvdataError(msg, hint=_missing_info_hint(Path(root))) from error
     except NotADirectoryError as error:
-        msg = f"{root} is a file, and a prepared set is a folder"
-        raise AvdataError(msg, hint="give the folder that holds dataset.json") from error
+        msg = f"{root} is not a prepared dataset: it is a file."
+        raise AvdataError(msg, hint="pass the folder that contains dataset.json") from error
     except OSError as error:
         msg = f"{path} cannot be read ({error.strerror})"
-        raise AvdataError(msg, hint="may you read the folder and its files?") from error
+        raise AvdataError(msg, hint="check the permissions of the folder and its files") from error
     except ValueError as error:
         msg = f"{path} cannot be read ({error})"
-        raise AvdataError(msg, hint="prepare the set again with --overwrite, or fetch it again") from error
-    if not isinstance(info, dict) or info.get("format") != FORMAT_VERSION:
-        found = info.get("format") if isinstance(info, dict) else None
-        msg = (
-            f"Unsupported format version in {path}: {found!r}; this version of avdata reads {FORMAT_VERSION}."
-        )
-        raise AvdataError(msg, hint="install the avdata that wrote it, or prepare the set again")
-    return info
+        hint = "prepare the dataset again with --overwrite, or download it again"
+        raise AvdataError(msg, hint=hint) from error
+    version = info.get("format") if isinstance(info, dict) else None
+    if version != FORMAT_VERSION:
+        msg = f"Unsupported format version in {path}: {version!r}. Supported: {FORMAT_VERSION}."
+        raise AvdataError(msg, hint="install the avdata version that wrote it, or prepare the dataset again")
+    return dict(info)
+
+
+def _missing_info_hint(root: Path) -> str:
+    if (root / ".avdata").is_dir():
+        return "run the same prepare command again to finish it"
+    if re.match(r"\w+:/", str(root)):
+        return "pass a local folder; avdata.open streams from a URL"
+    subfolder = next(root.glob("*/dataset.json"), None)
+    return (
+        "prepare a dataset with: avdata prepare" if subfolder is None else f"did you mean {subfolder.parent}?"
+    )

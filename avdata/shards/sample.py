@@ -1,4 +1,4 @@
-"""One sample of a prepared set on this machine, read back whole for a person to look at."""
+"""Reading of single samples of a local prepared dataset, for inspection."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from avdata.errors import AvdataError, UsageError, did_you_mean
 from avdata.shards.reader import decode_frames, decode_mel, read_index, read_info, read_members
 from avdata.visualization.html import render_sample
 
+MAX_FUZZY_KEYS = 20_000
+"""Up to this number of keys, the closest key is suggested. With more keys, the comparison takes too long."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class StoredSample:
-    """A sample's arrays and facts.
+    """Arrays and metadata of one stored sample.
 
     Attributes:
-        row: its row of the index.
-        metadata: its JSON.
+        row: row of the index.
+        metadata: content of the sample's JSON member.
         mel: float16 [T, F, L].
         frames: uint8 [T, H, W, C].
-        members: bytes of each member by extension.
-        layout: `step` when the mel of a step covers that step alone, `repeat` when each covers the window.
+        members: size of each member in bytes, by extension.
+        layout: `step` if the mel of a step covers that step alone, `repeat` if each covers the window.
     """
 
     row: Mapping[str, Any]
@@ -36,42 +39,48 @@ class StoredSample:
     members: Mapping[str, int]
     layout: str
 
+    def __repr__(self) -> str:
+        """Return key, label and array shapes."""
+        return (
+            f"StoredSample(key={self.row['key']!r}, label={self.row['label_name']!r},"
+            f" mel={list(self.mel.shape)}, frames={list(self.frames.shape)})"
+        )
+
     def _repr_html_(self) -> str:
         return render_sample(self.mel.astype(np.float32), self.frames, self.metadata)
 
 
 def load_sample(dataset: str | Path, key: str | None = None) -> StoredSample:
-    """The sample of a key, or the first one of the index.
+    """Return the sample with a key, or the first sample of the index.
 
     Raises:
-        UsageError: the set has no such key.
-        AvdataError: the set or the sample cannot be read.
+        UsageError: the dataset has no sample with this key.
+        AvdataError: the dataset or the sample cannot be read.
     """
     dataset = Path(dataset)
     info, index = read_info(dataset), read_index(dataset)
     keys = index.column("key").to_pylist()
     if not keys:
-        msg = f"{dataset} holds no samples"
-        raise AvdataError(msg, hint="quarantine.parquet says why each clip was left out")
+        msg = f"{dataset} contains no samples."
+        raise AvdataError(msg, hint="quarantine.parquet lists the excluded clips with their reasons")
     if key is not None and key not in keys:
-        msg = f"{dataset} has no sample {key!r}"
-        # Of a large set, comparing every key would take longer than looking it up.
-        close = difflib.get_close_matches(key, keys, n=1) if len(keys) < 20_000 else []
+        msg = f"Unknown sample key {key!r} in {dataset}."
+        close = difflib.get_close_matches(key, keys, n=1) if len(keys) < MAX_FUZZY_KEYS else []
         raise UsageError(msg, hint=did_you_mean(key, close or keys[:3]))
     row = index.slice(keys.index(key) if key else 0, 1).to_pylist()[0]
     return parse_sample(info, row, read_sample_bytes(dataset, row))
 
 
 def parse_sample(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -> StoredSample:
-    """The sample of a row of the index.
+    """Decode a sample from its bytes.
 
     Args:
-        info: the set's dataset.json.
-        row: the row.
-        data: its bytes in the shard.
+        info: content of dataset.json.
+        row: the sample's row of the index.
+        data: the sample's bytes in its shard.
 
     Raises:
-        AvdataError: the bytes are not a whole sample.
+        AvdataError: the bytes are not a complete sample.
     """
     members = read_members(data)
     return StoredSample(
@@ -85,20 +94,25 @@ def parse_sample(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -
 
 
 def read_sample_bytes(root: Path, row: Mapping[str, Any]) -> bytes:
-    """The bytes of a row's sample in its shard.
+    """Read the bytes of a sample from its shard.
+
+    Args:
+        root: folder of the dataset.
+        row: the sample's row of the index.
 
     Raises:
-        AvdataError: the shard cannot be read, or is shorter than the index says.
+        AvdataError: the shard cannot be read, or is shorter than the index requires.
     """
     path = root / row["shard"]
+    hint = f"list all problems with: avdata verify {root}"
     try:
         with path.open("rb") as stream:
             stream.seek(row["offset"])
             data = stream.read(row["nbytes"])
     except OSError as error:
         msg = f"{path} cannot be read ({error.strerror})"
-        raise AvdataError(msg, hint="avdata verify lists all that is wrong with the set") from error
+        raise AvdataError(msg, hint=hint) from error
     if len(data) != row["nbytes"]:
-        msg = f"{path} ends before sample {row['key']} does"
-        raise AvdataError(msg, hint="avdata verify lists all that is wrong with the set")
+        msg = f"{path} ends before the end of sample {row['key']}."
+        raise AvdataError(msg, hint=hint)
     return data

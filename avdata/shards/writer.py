@@ -1,4 +1,4 @@
-"""Writer."""
+"""Encoding of samples and writing of deterministic tar shards (format: `avdata.shards.format`)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 
 def encode_members(
-    features: Features, label: int, facts: Mapping[str, Any], config: Config
+    features: Features, label: int, metadata: Mapping[str, Any], config: Config
 ) -> dict[str, bytes]:
-    """Encode the members of a sample as bytes, by extension.
+    """Encode the members of a sample.
 
     Args:
         features: mel float16 [T, F, L], frames uint8 [T, H, W, C], waveform float32 [n] or None.
-        label: the label's index.
-        facts: what goes into the JSON.
-        config: decides how frames are stored and whether the waveform is kept.
+        label: index of the label.
+        metadata: content of the JSON member.
+        config: `video.storage` sets the encoding of frames, `audio.flac` whether the waveform is stored.
+
+    Returns:
+        Bytes of each member by extension.
     """
     members = {"mel.npy": _npy(features.mel)}
     if config.video.storage == "jpeg":
@@ -37,7 +40,7 @@ def encode_members(
     else:
         members["frames.npy"] = _npy(features.frames)
     members["cls"] = str(label).encode()
-    members["json"] = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+    members["json"] = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode()
     if config.audio.flac:
         assert features.waveform is not None
         members["flac"] = _flac(features.waveform, config.audio.sample_rate)
@@ -51,7 +54,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _strip(frames: np.ndarray, kind: str, **options: int) -> bytes:
-    # Not torchvision's encoder: torchvision takes seconds to import, in every worker.
+    # Pillow, not torchvision's encoder: importing torchvision takes seconds in every worker.
     from PIL import Image  # noqa: PLC0415
 
     # [T, H, W, C] -> [H, T·W, C]
@@ -72,7 +75,7 @@ def _flac(waveform: np.ndarray, rate: int) -> bytes:
 
 
 class ShardWriter:
-    """Writes samples into one deterministic tar and keeps their index rows.
+    """Writer of samples to one deterministic tar shard. Collects their index rows in `rows`.
 
     >>> import io
     >>> writer = ShardWriter(io.BytesIO(), "train/x-train-00000-of-00001.tar")
@@ -87,14 +90,23 @@ class ShardWriter:
         self._offset = 0
 
     def add(self, key: str, members: Mapping[str, bytes], row: IndexRow) -> IndexRow:
-        """Append one sample; returns its index row, `row` completed with where it is."""
+        """Append a sample.
+
+        Args:
+            key: the sample's key.
+            members: bytes of each member by extension.
+            row: the sample's index row without its position.
+
+        Returns:
+            The row with key, shard, offset, nbytes and sha256.
+        """
         offset = self._offset
         digest = hashlib.sha256()
         for extension, data in sorted(members.items()):
             for part in (tar_header(f"{key}.{extension}", len(data)), data, bytes(-len(data) % TAR_BLOCK)):
                 self._write(part)
                 digest.update(part)
-        full = {
+        index_row = {
             **row,
             "key": key,
             "shard": self.shard,
@@ -102,25 +114,25 @@ class ShardWriter:
             "nbytes": self._offset - offset,
             "sha256": digest.hexdigest(),
         }
-        self.rows.append(full)
-        return full
+        self.rows.append(index_row)
+        return index_row
 
     def _write(self, data: bytes) -> None:
         self._stream.write(data)
         self._offset += len(data)
 
     def close(self) -> None:
-        """Write the end of the archive; the stream stays open."""
+        """Write the end of the archive. The stream stays open."""
         self._write(bytes(2 * TAR_BLOCK))
         self._write(bytes(-self._offset % TAR_RECORD))
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The 512-byte USTAR header of a member as the format prescribes it."""
+    """Return the 512-byte USTAR header of a member."""
     encoded = name.encode()
     if len(encoded) > 100 or size >= 8**11:
         return _plain_header(name, size)
-    # A field of the template is filled in instead: tarfile takes twenty times as long.
+    # Fill in a template: building the header with tarfile takes 20 times as long.
     header = bytearray(_plain_header("", 0))
     header[: len(encoded)] = encoded
     header[124:135] = b"%011o" % size

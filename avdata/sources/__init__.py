@@ -1,1 +1,1 @@
-"""Download, verify and unpack a dataset's source files."""
+"""Download, verify and extract the source files of datasets."""

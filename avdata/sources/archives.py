@@ -1,10 +1,9 @@
-"""Unpacking archives that are not trusted: members appear under their names when all are safe and whole.
+"""Safe extraction of untrusted archives: all members or none.
 
 Members are written to a staging folder, each under a `.part` name until it is complete, and moved to their
-places at the end. Refused, with the member's name: absolute paths, `..`, links, devices, anything that is
-neither file nor folder, the same name twice, more members or bytes than the limits, a member that is not as
-long as it says. A run that was killed goes on with the members that are not staged yet (a tar.gz is read
-again from its start, as it has no other way in).
+final paths at the end. Rejected are absolute paths, `..`, links, devices, duplicate names, more members or
+bytes than the limits, and members with a wrong size. After an interruption, extraction continues with the
+members that are not staged yet; a tar.gz is read again from its start, because it has no index.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from avdata.errors import SourceError
-from avdata.storage.atomic import download_write_errors
+from avdata.storage.atomic import write_errors
 
 _BLOCK = 1 << 20
 
 _SYNC_THREADS = 8
 
-_OVERHEAD = 16 << 20
+_OVERHEAD = 16 << 20  # bytes of a tar that may belong to no member
 
 _MEMBER_OVERHEAD = 4096
 
@@ -52,13 +51,13 @@ ArchiveKind = Literal["zip", "tar.gz"]
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """How much an archive may hold.
+    """Limits for the content of an archive.
 
     Attributes:
-        members: files and folders.
-        bytes: of all files together.
-        ratio: of the unpacked bytes to the archive's, once they exceed `free_bytes`.
-        free_bytes: unpacked bytes below which the ratio does not matter.
+        members: number of files and folders.
+        bytes: total size of all files.
+        ratio: extracted bytes per byte of the archive; checked above `free_bytes`.
+        free_bytes: extracted bytes up to which `ratio` is not checked.
     """
 
     members: int = 1_000_000
@@ -69,7 +68,7 @@ class ArchiveLimits:
 
 @dataclass(frozen=True, slots=True)
 class ExtractedFile:
-    """A file that was unpacked: its path below the folder, its size, its checksum in the asked algorithm."""
+    """Extracted file: path relative to the folder, size in bytes, checksum as `algorithm:hex`."""
 
     path: str
     bytes: int
@@ -95,34 +94,34 @@ def extract_archive(
     check: Callable[[Path, list[ExtractedFile]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ExtractedFile]:
-    """Unpack an archive into a folder, all of it or nothing.
+    """Extract an archive into a folder: all members or none.
 
     Args:
-        archive: the file; it is only read.
+        archive: path of the archive; it is only read.
         kind: `zip` or `tar.gz`.
-        into: the folder for the members.
-        staging: a folder on the same disk, kept from one run to the next.
-        limits: what is too much.
-        algorithm: of the members' checksums.
-        check: called with the staging folder and the members before anything is moved; raises to refuse.
-        progress: called with members and bytes done.
+        into: folder for the members.
+        staging: temporary folder on the same disk, kept between interrupted runs.
+        limits: limits for the content (default: `ArchiveLimits()`).
+        algorithm: hash algorithm for the members' checksums.
+        check: called with the staging folder and the members before they are moved; raises to reject them.
+        progress: called with the numbers of members and bytes extracted so far.
 
     Returns:
-        The members that are files, in the archive's order.
+        The extracted files, in the archive's order.
 
     Raises:
-        SourceError: the archive is broken, or holds what is refused; nothing is under a final name then.
-        DiskError: the disk is full.
+        SourceError: the archive is corrupt or has a rejected member. No file was moved to its final path.
+        DiskError: the disk is full or not writable.
     """
     writer = _Writer(archive, staging, limits or ArchiveLimits(), algorithm, progress)
     with _archive_errors(archive):
         members = list(_zip(archive, writer) if kind == "zip" else _tar(archive, writer))
     if not members:
-        msg = f"{archive} holds no files"
+        msg = f"No files in archive {archive}."
         raise SourceError(msg)
     if check:
         check(staging, members)
-    with download_write_errors(into):
+    with write_errors(into):
         with ThreadPoolExecutor(_SYNC_THREADS) as pool:
             list(pool.map(lambda member: _sync(staging / member.path), members))
         for member in members:
@@ -144,10 +143,10 @@ def _zip(archive: Path, writer: _Writer) -> Iterator[ExtractedFile]:
         for info in opened.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise writer.refused(info.filename, "a link or a device")
+                raise writer.rejection(info.filename, "a link or a device")
             if info.flag_bits & 1:
-                raise writer.refused(info.filename, "encrypted")
-            # `filename` was cut at a NUL and had its backslashes turned by zipfile: judge what was written.
+                raise writer.rejection(info.filename, "encrypted")
+            # Not `filename`: zipfile cuts it at a NUL and replaces its backslashes.
             name = info.orig_filename
             if info.is_dir():
                 writer.admit_folder(name)
@@ -159,16 +158,16 @@ def _zip(archive: Path, writer: _Writer) -> Iterator[ExtractedFile]:
 
 
 def _tar(archive: Path, writer: _Writer) -> Iterator[ExtractedFile]:
-    # gzip.open, not tarfile's own reader: that one neither checks the CRC nor notices a missing end.
+    # gzip.open, not tarfile's own reader: that one does not check the CRC or a missing end.
     with gzip.open(archive) as plain:
-        stream = _Metered(plain, writer)
+        stream = _LimitedStream(plain, writer)
         with tarfile.open(fileobj=stream, mode="r|") as opened:
             for info in opened:
                 if info.isdir():
                     writer.admit_folder(info.name)
                     continue
                 if not info.isreg() or info.issparse():
-                    raise writer.refused(info.name, "a link, a device or a sparse file")
+                    raise writer.rejection(info.name, "a link, a device or a sparse file")
                 entry = writer.admit(info.name, info.size)
                 content = opened.extractfile(info)
                 assert content is not None
@@ -177,8 +176,8 @@ def _tar(archive: Path, writer: _Writer) -> Iterator[ExtractedFile]:
             pass
 
 
-class _Metered(io.RawIOBase):
-    """A tar's bytes, as long as they belong to members that were admitted, or are few."""
+class _LimitedStream(io.RawIOBase):
+    """Stream of a tar that limits the bytes that belong to no admitted member."""
 
     def __init__(self, stream: gzip.GzipFile, writer: _Writer) -> None:
         self._stream = stream
@@ -193,7 +192,7 @@ class _Metered(io.RawIOBase):
 
 
 class _Writer:
-    """Judges members and stages those that may be written."""
+    """Checks members and writes them to the staging folder."""
 
     def __init__(
         self,
@@ -212,52 +211,52 @@ class _Writer:
         self._seen: set[PurePosixPath] = set()
         self._folders = self._admitted = self._done = self._written = 0
 
-    def refused(self, name: str, what: str) -> SourceError:
-        return SourceError(f"{self._archive} is not unpacked: its member {name!r} is {what}")
+    def rejection(self, name: str, reason: str) -> SourceError:
+        return SourceError(f"Unsafe archive {self._archive}: member {name!r} is {reason}.")
 
     def admit_folder(self, name: str) -> None:
-        """See that a folder is one that may exist; it is made when a file needs it."""
+        """Check a folder; it is created with the first file in it."""
         self._check_path(name)
         self._folders += 1
         self._check_count(name)
 
     def admit(self, name: str, size: int, crc: int | None = None) -> _Entry:
-        """See that a file may be written, before a byte of it is."""
+        """Check a file before any of its bytes is written."""
         path = self._check_path(name)
         if path == PurePosixPath("."):
-            raise self.refused(name, "not a plain path")
+            raise self.rejection(name, "not a safe path")
         if path in self._seen:
-            raise self.refused(name, "there twice")
+            raise self.rejection(name, "a duplicate")
         self._seen.add(path)
         self._check_count(name)
         self._admitted += size
         allowed = min(self._limits.bytes, max(self._limits.free_bytes, self._limits.ratio * self._size))
         if size < 0 or self._admitted > allowed:
-            raise self.refused(name, f"beyond the limit of {allowed:,.0f} unpacked bytes")
+            raise self.rejection(name, f"beyond the limit of {allowed:,.0f} extracted bytes")
         return _Entry(name, path, size, crc)
 
     def check_overhead(self, count: int) -> None:
-        """See that what was read so far is members, but for their headers."""
+        """Check that the bytes read so far belong to members and their headers."""
         if count > self._admitted + _OVERHEAD + _MEMBER_OVERHEAD * (len(self._seen) + self._folders):
-            msg = f"{self._archive} is not unpacked: it holds {count:,} bytes that are no files"
+            msg = f"Unsafe archive {self._archive}: too many bytes outside of files ({count:,} bytes read)."
             raise SourceError(msg)
 
     def _check_path(self, name: str) -> PurePosixPath:
         path = PurePosixPath(name)
         if "\0" in name or "\\" in name or re.match(r"[A-Za-z]:", name):
-            raise self.refused(name, "not a plain path")
+            raise self.rejection(name, "not a safe path")
         if path.is_absolute() or ".." in path.parts:
-            raise self.refused(name, "outside of the folder it is unpacked into")
+            raise self.rejection(name, "outside of the target folder")
         return path
 
     def _check_count(self, name: str) -> None:
         if len(self._seen) + self._folders > self._limits.members:
-            raise self.refused(name, f"one more than the limit of {self._limits.members:,} members")
+            raise self.rejection(name, f"beyond the limit of {self._limits.members:,} members")
 
     def write(self, entry: _Entry, content: IO[bytes]) -> ExtractedFile:
-        """Stage a member, unless an earlier run did."""
+        """Write a member to the staging folder, unless an earlier run did."""
         target = self._staging / entry.path
-        with download_write_errors(target):
+        with write_errors(target):
             checksum = self._staged(entry, target) or self._copy(entry, content, target)
         self._done += 1
         self._written += entry.bytes
@@ -281,15 +280,15 @@ class _Writer:
         hasher = hashlib.new(self._algorithm, usedforsecurity=False)
         left = entry.bytes
         with part.open("wb") as file:
-            # One byte more than declared is asked for: a member that has it lies about its size.
+            # Read one byte more than declared, to detect a member with a wrong size.
             while block := content.read(min(_BLOCK, left + 1)):
                 left -= len(block)
                 if left < 0:
-                    raise self.refused(entry.name, f"larger than the {entry.bytes:,} bytes it declares")
+                    raise self.rejection(entry.name, f"larger than its declared {entry.bytes:,} bytes")
                 hasher.update(block)
                 file.write(block)
         if left:
-            raise self.refused(entry.name, f"cut off {left:,} bytes before its end")
+            raise self.rejection(entry.name, f"truncated by {left:,} bytes")
         part.replace(target)
         return f"{self._algorithm}:{hasher.hexdigest()}"
 
@@ -299,8 +298,8 @@ def _archive_errors(archive: Path) -> Iterator[None]:
     try:
         yield
     except (*_CORRUPT_ERRORS, OSError) as error:
-        # A damaged directory makes zipfile seek to before the file's start, which is an invalid argument.
+        # With a damaged directory, zipfile seeks before the start of the file (EINVAL).
         if not isinstance(error, _CORRUPT_ERRORS) and error.errno != errno.EINVAL:
             raise
-        msg = f"{archive} is broken or cut short: {error}"
-        raise SourceError(msg, hint="delete it and download it again") from error
+        msg = f"Corrupt or truncated archive {archive}: {error}."
+        raise SourceError(msg, hint="Delete the archive and download it again.") from error

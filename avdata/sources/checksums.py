@@ -1,8 +1,7 @@
-"""Checksums, computed once: a file that was proven stays proven until its size, mtime or inode changes.
+"""Checksum verification with a cache: a file is hashed again only if it has changed.
 
-What was proven is remembered in the cache, a JSON line `[path, checksum, bytes, mtime in ns, inode]` a file
-and one such list a root folder, so that a source folder that cannot be written to can be proven once as
-well.
+The cache has one JSON Lines file per root folder, with a line `[path, checksum, bytes, mtime in ns, inode]`
+per source file. It is in the cache folder of avdata, so that read-only source folders are cached too.
 """
 
 from __future__ import annotations
@@ -19,34 +18,16 @@ from pathlib import Path
 from typing import TextIO
 
 from avdata.manifest import FileEntry
+from avdata.storage.hashing import hash_file
 from avdata.storage.paths import cache_dir
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 1 << 20
-
 CacheRecord = tuple[str, int, int, int]
 
 
-def hash_file(path: Path, algorithm: str) -> str:
-    """The checksum of a file as `algorithm:hex`.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     name = Path(folder, "empty")
-    ...     name.touch()
-    ...     hash_file(name, "md5")
-    'md5:d41d8cd98f00b204e9800998ecf8427e'
-    """
-    with path.open("rb") as file:
-        hasher = hashlib.new(algorithm, usedforsecurity=False)
-        while block := file.read(_BLOCK):
-            hasher.update(block)
-    return f"{algorithm}:{hasher.hexdigest()}"
-
-
 class ChecksumCache:
-    """What is known of the files below one root; a context manager, safe to use from many threads."""
+    """Thread-safe cache of the checksums of the files below a folder; a context manager."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
@@ -70,35 +51,35 @@ class ChecksumCache:
         except FileNotFoundError:
             return
         except OSError as error:
-            logger.warning("what was proven below %s cannot be read: %s", self._root, error)
+            logger.warning("Cannot read the checksum cache of %s: %s", self._root, error)
             return
         for line in lines:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
-                # A machine that lost power leaves a torn line; its file is hashed again.
+                # A power failure leaves an incomplete line; its file is hashed again.
                 continue
             if isinstance(record, list) and len(record) == 5:
                 yield record
 
     def get(self, path: str) -> str | None:
-        """The checksum of the file as it is on disk now; None when it is not known."""
-        remembered = self._known.get(path)
-        if remembered is None:
+        """Return the checksum of a file; None if it is unknown or the file has changed."""
+        record = self._known.get(path)
+        if record is None:
             return None
         try:
-            now = (self._root / path).stat()
+            current = (self._root / path).stat()
         except OSError:
             return None
-        same = (now.st_size, now.st_mtime_ns, now.st_ino) == remembered[1:]
-        return remembered[0] if same else None
+        is_unchanged = (current.st_size, current.st_mtime_ns, current.st_ino) == record[1:]
+        return record[0] if is_unchanged else None
 
-    def matches(self, facts: FileEntry) -> bool:
-        """Whether the file is known to be exactly what `facts` says, without reading it."""
-        return self.get(facts.path) == facts.checksum
+    def matches(self, entry: FileEntry) -> bool:
+        """Return whether the cached checksum is the expected one."""
+        return self.get(entry.path) == entry.checksum
 
     def store(self, path: str, checksum: str, stat: os.stat_result) -> None:
-        """Note that the file with this `stat` was hashed; if the note cannot be kept, the run goes on."""
+        """Store the checksum of a file with this `stat`; log a warning if that fails."""
         record = (checksum, stat.st_size, stat.st_mtime_ns, stat.st_ino)
         with self._lock:
             if self._known.get(path) == record:
@@ -107,18 +88,18 @@ class ChecksumCache:
             try:
                 self._append(json.dumps([path, *record]))
             except OSError as error:
-                logger.warning("what was proven below %s cannot be remembered: %s", self._root, error)
+                logger.warning("Cannot write the checksum cache of %s: %s", self._root, error)
 
     def _append(self, line: str) -> None:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a", encoding="utf-8", buffering=1)
-            # An empty line first: a line torn by a loss of power must not swallow the next one.
+            # Start with a newline: the last line may be incomplete after a power failure.
             self._file.write("\n")
         self._file.write(line + "\n")
 
     def close(self) -> None:
-        """Stop writing; what is known can still be asked."""
+        """Close the file; `get` still works."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -126,13 +107,13 @@ class ChecksumCache:
 
 @dataclass(frozen=True, slots=True)
 class VerificationResult:
-    """What became of the files that were to be proven, as paths below the root, in the order asked.
+    """Result of a checksum verification: paths below the root, in the order of the request.
 
     Attributes:
-        good: are what the manifest says.
-        missing: are not on disk.
-        wrong: have another size or checksum, or cannot be read.
-        hashed: how many had to be read; the others were proven before.
+        good: files with the expected size and checksum.
+        missing: files that are not on disk.
+        wrong: files with another size or checksum, and unreadable files.
+        hashed: number of files that were read; the checksums of the others were cached.
     """
 
     good: tuple[str, ...]
@@ -149,41 +130,45 @@ def verify_files(
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> VerificationResult:
-    """Compare files with what a manifest says of them, reading only those not proven before.
+    """Verify the sizes and checksums of files; read only files with no cached checksum.
 
     Args:
-        root: the folder the paths are relative to.
-        files: what the files should be.
-        rehash: read every file, whatever is remembered.
-        threads: how many files are read at a time.
-        progress: called with the number of files and of bytes done.
+        root: folder that the paths are relative to.
+        files: expected files.
+        rehash: read all files and ignore the cache.
+        threads: number of files read in parallel.
+        progress: called with the numbers of files and bytes verified so far.
     """
     with ChecksumCache(root) as checksums:
-        verdicts: dict[str, str] = {}
-        unread = []
+        results: dict[str, str] = {}
+        uncached = []
         for facts in files:
-            verdict = _at_a_glance(root, facts, None if rehash else checksums)
-            if verdict is None:
-                unread.append(facts)
+            result = _check_cached(root, facts, None if rehash else checksums)
+            if result is None:
+                uncached.append(facts)
             else:
-                verdicts[facts.path] = verdict
-        done = sum(facts.bytes or 0 for facts in files if facts.path in verdicts)
+                results[facts.path] = result
+        done = sum(facts.bytes or 0 for facts in files if facts.path in results)
         with ThreadPoolExecutor(threads) as pool:
-            for facts, verdict in zip(
-                unread, pool.map(lambda facts: _read(root, facts, checksums), unread), strict=True
+            for facts, result in zip(
+                uncached,
+                pool.map(lambda facts: _hash_and_check(root, facts, checksums), uncached),
+                strict=True,
             ):
-                verdicts[facts.path] = verdict
+                results[facts.path] = result
                 done += facts.bytes or 0
                 if progress:
-                    progress(len(verdicts), done)
+                    progress(len(results), done)
 
-    def those(kind: str) -> tuple[str, ...]:
-        return tuple(facts.path for facts in files if verdicts[facts.path] == kind)
+    def paths_with(kind: str) -> tuple[str, ...]:
+        return tuple(facts.path for facts in files if results[facts.path] == kind)
 
-    return VerificationResult(those("good"), those("missing"), those("wrong"), hashed=len(unread))
+    return VerificationResult(
+        paths_with("good"), paths_with("missing"), paths_with("wrong"), hashed=len(uncached)
+    )
 
 
-def _at_a_glance(root: Path, facts: FileEntry, checksums: ChecksumCache | None) -> str | None:
+def _check_cached(root: Path, facts: FileEntry, checksums: ChecksumCache | None) -> str | None:
     try:
         size = (root / facts.path).stat().st_size
     except OSError:
@@ -193,13 +178,14 @@ def _at_a_glance(root: Path, facts: FileEntry, checksums: ChecksumCache | None) 
     return "good" if checksums is not None and checksums.matches(facts) else None
 
 
-def _read(root: Path, facts: FileEntry, checksums: ChecksumCache) -> str:
+def _hash_and_check(root: Path, facts: FileEntry, checksums: ChecksumCache) -> str:
     path = root / facts.path
     try:
         stat = path.stat()
-        checksum = hash_file(path, facts.checksum.partition(":")[0])
+        algorithm = facts.checksum.partition(":")[0]
+        checksum = f"{algorithm}:{hash_file(path, algorithm)}"
     except OSError as error:
-        logger.warning("%s cannot be read: %s", path, error)
+        logger.warning("Cannot read %s: %s", path, error)
         return "wrong"
     checksums.store(facts.path, checksum, stat)
     return "good" if checksum == facts.checksum else "wrong"

@@ -1,152 +1,51 @@
-"""Downloading a dataset's sources: planned, in parallel, resumable, proven byte for byte.
+"""Download a dataset's sources in parallel, resumable, with checksum verification.
 
-The files go to `<cache>/sources/NAME`, or to a folder of the user's. A file is under its name only when it
-is whole and has the manifest's checksum. `.avdata/` in that folder holds archives on their way and
-`attempts.jsonl`, a line for every attempt that failed.
+The files go to `<cache>/sources/NAME` or to a folder of the caller's choice. A file has its final name only
+after its checksum is verified. The subfolder `.avdata/` holds archives that are not extracted yet and
+`attempts.jsonl` with one line for every failed attempt.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, overload
+from typing import Literal, TypedDict, Unpack, overload
 
-from avdata.errors import SourceError, UsageError
-from avdata.manifest import Manifest, Source, load_manifest
+from avdata.errors import UsageError
+from avdata.manifest import Manifest, load_manifest
 from avdata.recipe import Recipe, load_recipe
-from avdata.sources.checksums import ChecksumCache, verify_files
-from avdata.sources.download_plan import ClipChoice, DownloadPlan, listed_files, plan_download
-from avdata.sources.fetcher import AttemptLog, FailedFile, FetchedFile
-from avdata.sources.source_dir import (
-    STATE_DIR,
-    archive_path,
-    extract_source,
-    free_bytes,
-    fsync_dirs,
-    lock_source_dir,
-)
-from avdata.sources.transfer import transfer
-from avdata.sources.types import FileRequest
-from avdata.storage.atomic import DiskError
+from avdata.sources.download_plan import ClipChoice, DownloadPlan, plan_download
+from avdata.sources.download_run import DownloadProgress, DownloadReport, DownloadRun, Progress
+from avdata.sources.source_dir import lock_source_dir
 from avdata.storage.paths import source_dir
 
-logger = logging.getLogger(__name__)
-
-_RESERVED_BYTES = 64 << 20
-
-_DISK_CHECK_INTERVAL_S = 1.0
-
-Phase = Literal["proving", "fetching", "unpacking"]
+__all__ = ["DownloadOptions", "DownloadProgress", "DownloadReport", "download"]
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadProgress:
-    """How far a download is.
+class DownloadOptions(TypedDict, total=False):
+    """Keyword arguments of `download` except `dry_run`."""
 
-    Attributes:
-        phase: `proving` files found on disk, `fetching`, or `unpacking` an archive.
-        files_done: files of this phase that are done.
-        files: files of this phase; 0 when not known.
-        bytes_done: bytes of this phase that are done, files under way included.
-        bytes: bytes of this phase; None when not known.
-    """
-
-    phase: Phase
-    files_done: int
-    files: int
-    bytes_done: int
-    bytes: int | None
-
-
-class Progress(Protocol):
-    """Something that is shown how far a download is, about ten times a second, in the caller's thread."""
-
-    def __call__(self, moment: DownloadProgress, /) -> None:
-        """Show the moment."""
-
-
-@dataclass(frozen=True, slots=True)
-class DownloadReport:
-    """What a download did.
-
-    Attributes:
-        name: of the dataset.
-        root: the folder with the files.
-        fetched: files that were downloaded.
-        received: bytes that came over the network.
-        present: files that were there already and proven.
-        unpacked: files that came out of archives.
-        failed_attempts: attempts that failed; each has a line in `log`.
-        seconds: it took.
-        checksums: of each source that is one file or archive, by the source's name.
-        log: the JSON lines of failed attempts, whether or not there are any.
-    """
-
-    name: str
-    root: Path
-    fetched: int
-    received: int
-    present: int
-    unpacked: int
-    failed_attempts: int
-    seconds: float
-    checksums: Mapping[str, str]
-    log: Path
-
-
-class IncompleteError(SourceError):
-    """Some of the files could not be had; the others are in place.
-
-    Attributes:
-        sources: the names of the sources they belong to.
-    """
-
-    def __init__(self, message: str, *, hint: str, sources: Collection[str]) -> None:
-        super().__init__(message, hint=hint)
-        self.sources = frozenset(sources)
+    output: Path | str | None
+    limit: int | None
+    split: str | None
+    split_by: str | None
+    keys: Sequence[str] | None
+    connections: int | None
+    bandwidth: float | None
+    rehash: bool
+    manifest: Manifest | str | Path | None
+    progress: Progress | None
+    arrived: Callable[[Path], None] | None
 
 
 @overload
 def download(
-    recipe: str | Path | Recipe,
-    *,
-    output: Path | str | None = ...,
-    limit: int | None = ...,
-    split: str | None = ...,
-    split_by: str | None = ...,
-    keys: Sequence[str] | None = ...,
-    dry_run: Literal[False] = ...,
-    connections: int | None = ...,
-    bandwidth: float | None = ...,
-    rehash: bool = ...,
-    manifest: Manifest | str | Path | None = ...,
-    progress: Progress | None = ...,
-    arrived: Callable[[Path], None] | None = ...,
+    recipe: str | Path | Recipe, *, dry_run: Literal[False] = ..., **options: Unpack[DownloadOptions]
 ) -> DownloadReport: ...
-
-
 @overload
 def download(
-    recipe: str | Path | Recipe,
-    *,
-    output: Path | str | None = ...,
-    limit: int | None = ...,
-    split: str | None = ...,
-    split_by: str | None = ...,
-    keys: Sequence[str] | None = ...,
-    dry_run: Literal[True],
-    connections: int | None = ...,
-    bandwidth: float | None = ...,
-    rehash: bool = ...,
-    manifest: Manifest | str | Path | None = ...,
-    progress: Progress | None = ...,
-    arrived: Callable[[Path], None] | None = ...,
+    recipe: str | Path | Recipe, *, dry_run: Literal[True], **options: Unpack[DownloadOptions]
 ) -> DownloadPlan: ...
-
-
 def download(
     recipe: str | Path | Recipe,
     *,
@@ -163,236 +62,60 @@ def download(
     progress: Progress | None = None,
     arrived: Callable[[Path], None] | None = None,
 ) -> DownloadPlan | DownloadReport:
-    """Download a dataset's sources, or what is missing of them.
+    """Download the sources of a dataset that are missing on disk.
 
         report = avdata.download("cremad", limit=100)
         avdata.prepare("cremad", source=report.root, output="out")
 
-    Ctrl-C stops within a second, and the same call goes on from the byte.
+    Ctrl-C stops within a second. The same call resumes partial files at the byte.
 
     Args:
-        recipe: a recipe's name, a path to a recipe file, or a Recipe.
-        output: the folder for the files; None is `<cache>/sources/NAME`.
-        limit: the files of so many clips only, where the dataset comes in single files.
-        split: the files of `train`, `val` or `test` only, likewise.
-        split_by: the way of splitting; None is the recipe's default.
-        keys: the files of these clips only, likewise and in this order; `()` fetches the lists and other
-            files that belong to no clip.
-        dry_run: only say what would be done.
-        connections: at once; None is 16 for small files and 4 for large ones.
-        bandwidth: bytes a second, over all connections together; None is no cap.
-        rehash: read and prove the files on disk again, even those that did not change since they were proven.
-        manifest: instead of the bundled one.
-        progress: shown how far it is.
-        arrived: called with each file that is in place and proven, in the caller's thread; while it works,
-            at most some 50 further files are fetched.
+        recipe: a recipe's name, the path of a recipe file, or a Recipe.
+        output: folder for the files (default: `<cache>/sources/NAME`).
+        limit: number of clips, balanced over splits and labels. This and the next three arguments apply to
+            datasets of single files; archives are downloaded completely.
+        split: download only the clips of this split: `train`, `val` or `test`.
+        split_by: split scheme (default: the recipe's).
+        keys: download only these clips, in this order; `()` downloads only the lists and other files that
+            belong to no clip.
+        dry_run: return the plan without downloading.
+        connections: number of parallel connections (default: 16 for small files, 4 for large ones).
+        bandwidth: limit in bytes per second for all connections together (default: unlimited).
+        rehash: recompute the checksums of all files on disk, also of unchanged ones.
+        manifest: manifest to use instead of the bundled one.
+        progress: called about ten times a second with a `DownloadProgress`, in the calling thread.
+        arrived: called with the path of each downloaded and verified file, in the calling thread. While it
+            runs, at most about 50 further files are downloaded.
 
     Returns:
-        The plan for `dry_run`, else the report.
+        A DownloadPlan if `dry_run` is set, else a DownloadReport.
 
     Raises:
-        UsageError: there is no such recipe or split, or the dataset is not downloaded but generated.
-        SourceError: files could not be had; all others are in place, and the next call fetches only those.
-        DiskError: the disk is too small, full, or may not be written to.
+        UsageError: the recipe or split is unknown, or the dataset is generated and has no downloads.
+        SourceError: some files failed. All others are in place, and the next call skips them.
+        DiskError: the disk is too small, full or not writable.
     """
     recipe = load_recipe(recipe)
-    facts = manifest if isinstance(manifest, Manifest) else load_manifest(manifest or recipe.name)
-    if not facts.sources:
-        msg = f"{recipe.name} has no sources to download"
-        hint = "its clips are generated: run avdata prepare" if recipe.generated else None
-        raise UsageError(msg, hint=hint)
+    facts = _load_manifest(recipe, manifest)
     root = Path(output) if output is not None else source_dir(recipe.name)
     choice = ClipChoice(recipe.check_split(split_by), limit, split, None if keys is None else tuple(keys))
     if dry_run:
         return plan_download(recipe, facts, root, choice, rehash=rehash)
-    run = _DownloadRun(facts, progress or (lambda moment: None), arrived or (lambda path: None))
-    lost: set[str] = set()
-    with lock_source_dir(root):
-        while True:
-            plan = plan_download(recipe, facts, root, choice, lost=lost, rehash=rehash)
-            try:
-                report = run.all(plan, connections, bandwidth)
-            except IncompleteError as error:
-                lost |= _replaceable(error, facts, lost)
-            else:
-                if not plan.partial:
-                    return report
-                rehash = False
-
-
-class _DownloadRun:
-    """One download under way: what was learned so far."""
-
-    plan: DownloadPlan
-    log: AttemptLog
-
-    def __init__(self, manifest: Manifest, progress: Progress, arrived: Callable[[Path], None]) -> None:
-        self.manifest = manifest
-        self.progress = progress
-        self.arrived = arrived
-        self.started = time.monotonic()
-        self.present = self.received = self.fetched = self.failed = self.unpacked = 0
-        self.checksums: dict[str, str] = {}
-        self.disk_checked = 0.0
-
-    def all(self, plan: DownloadPlan, connections: int | None, bandwidth: float | None) -> DownloadReport:
-        """Carry out a plan; the report is of all plans so far."""
-        self.plan, self.present = plan, plan.present
-        self.log = AttemptLog(plan.root / STATE_DIR / "attempts.jsonl")
-        files = self.verify()
-        self.check_space(files)
-        with ChecksumCache(self.plan.root) as checksums:
-            missed = self.fetch(files, checksums, connections, bandwidth)
-            if missed:
-                raise _incomplete(self.plan, missed, len(files), self.log)
-            for source in self.plan.unpacked:
-                self.unpack(source, checksums)
-        fsync_dirs(plan.root, (request.path for request in files))
-        return DownloadReport(
-            name=self.plan.name,
-            root=self.plan.root,
-            fetched=self.fetched,
-            received=self.received,
-            present=self.present,
-            unpacked=self.unpacked,
-            failed_attempts=self.failed,
-            seconds=time.monotonic() - self.started,
-            checksums=self.checksums,
-            log=self.log.path,
-        )
-
-    def verify(self) -> tuple[FileRequest, ...]:
-        """Read what was found on disk and not proven yet; what is still to be fetched."""
-        unproven = self.plan.unverified
-        if not unproven:
-            return self.plan.files
-        total = sum(facts.bytes or 0 for facts in unproven)
-        proven = verify_files(
-            self.plan.root,
-            unproven,
-            rehash=True,
-            progress=lambda files, done: self.progress(
-                DownloadProgress("proving", files, len(unproven), done, total)
-            ),
-        )
-        for path in proven.wrong:
-            logger.warning("%s is not what the manifest says, and is fetched again", self.plan.root / path)
-        good = set(proven.good)
-        self.present += len(good)
-        for request in self.plan.files:
-            if request.path in good:
-                self.arrived(self.plan.root / request.path)
-        return tuple(request for request in self.plan.files if request.path not in good)
-
-    def check_space(self, files: tuple[FileRequest, ...]) -> None:
-        needed = sum(request.bytes or 0 for request in files)
-        parts = [self.plan.root / f"{request.path}.part" for request in files]
-        needed -= sum(part.stat().st_size for part in parts if part.is_file())
-        # An archive and what comes out of it lie side by side for a while.
-        needed += sum(source.bytes or 0 for source in self.plan.unpacked)
-        free = free_bytes(self.plan.root)
-        if files and needed + _RESERVED_BYTES > free:
-            msg = f"{self.plan.name} needs {needed:,} bytes, and {self.plan.root} has {free:,} free"
-            hint = (
-                "make room, or set AVDATA_CACHE (or --into) to a larger disk;"
-                " `avdata prepare --keep-sources no` needs only a part of it at a time"
-            )
-            raise DiskError(msg, hint=hint)
-
-    def fetch(
-        self,
-        files: tuple[FileRequest, ...],
-        checksums: ChecksumCache,
-        connections: int | None,
-        bandwidth: float | None,
-    ) -> list[FailedFile]:
-        if not files:
-            return []
-        total = sum(request.bytes or 0 for request in files) if not self.plan.unknown else None
-        missed: list[FailedFile] = []
-        fetched, received = self.fetched, self.received
-
-        def tick(on_disk: int, over_network: int) -> None:
-            self.received = received + over_network
-            self.check_disk()
-            self.progress(DownloadProgress("fetching", self.fetched - fetched, len(files), on_disk, total))
-
-        outcomes = transfer(
-            self.plan.root, files, self.log, connections=connections, bandwidth=bandwidth, tick=tick
-        )
-        try:
-            for outcome in outcomes:
-                if isinstance(outcome, FailedFile):
-                    missed.append(outcome)
-                else:
-                    self.record(outcome, checksums)
-        finally:
-            # Ctrl-C may reach this frame: left to the collector, the generator's threads would go on.
-            outcomes.close()
-            self.log.close()
-            self.failed += self.log.count
-        return missed
-
-    def record(self, outcome: FetchedFile, checksums: ChecksumCache) -> None:
-        request = outcome.request
-        checksums.store(request.path, outcome.checksum, outcome.stat)
-        self.fetched += 1
-        if not self.listed(request):
-            self.checksums[request.source] = outcome.checksum
-        if not request.path.startswith(f"{STATE_DIR}/"):
-            self.arrived(self.plan.root / request.path)
-
-    def listed(self, request: FileRequest) -> bool:
-        return any(source.name == request.source and source.table for source in self.manifest.sources)
-
-    def check_disk(self) -> None:
-        """Stop before the disk is so full that other programs suffer."""
-        now = time.monotonic()
-        if now - self.disk_checked < _DISK_CHECK_INTERVAL_S:
-            return
-        self.disk_checked = now
-        free = free_bytes(self.plan.root)
-        if free < _RESERVED_BYTES // 2:
-            msg = f"the disk of {self.plan.root} is nearly full: {free:,} bytes are free"
-            raise DiskError(msg, hint="make room; the next run goes on from here")
-
-    def unpack(self, source: Source, checksums: ChecksumCache) -> None:
-        root = self.plan.root
-        archive = root / archive_path(source)
-        table = listed_files(source, self.manifest) if source.table else ()
-        members = extract_source(
-            root,
-            source,
-            archive,
-            table=table,
-            checksums=checksums,
-            progress=lambda files, done: self.progress(
-                DownloadProgress("unpacking", files, len(table), done, None)
-            ),
-        )
-        self.unpacked += len(members)
-        archive.unlink()
-        for member in members:
-            self.arrived(root / member.path)
-
-
-def _replaceable(error: IncompleteError, manifest: Manifest, lost: Collection[str]) -> frozenset[str]:
-    """The sources that failed, when others stand in for each of them; raises the error when not."""
-    replaceable = {source.instead_of for source in manifest.sources} - set(lost)
-    if not error.sources or not error.sources <= replaceable:
-        raise error
-    logger.warning("%s; what stands in for it is fetched instead", error.message)
-    return error.sources
-
-
-def _incomplete(plan: DownloadPlan, missed: list[FailedFile], count: int, log: AttemptLog) -> IncompleteError:
-    first = missed[0]
-    files = "file" if count == 1 else "files"
-    msg = (
-        f"{len(missed):,} of {count:,} {files} of {plan.name} could not be downloaded;"
-        f" {first.request.path}: {first.reason}"
+    run = DownloadRun(
+        facts,
+        progress or (lambda state: None),
+        arrived or (lambda path: None),
+        connections=connections,
+        bandwidth=bandwidth,
     )
-    hint = next((one.hint for one in missed if one.hint), None)
-    rest = f"the next run fetches only what is missing; every failed attempt is in {log.path}"
-    sources = {one.request.source for one in missed}
-    return IncompleteError(msg, hint=f"{hint}; {rest}" if hint else rest, sources=sources)
+    with lock_source_dir(root):
+        return run.complete(recipe, root, choice, rehash=rehash)
+
+
+def _load_manifest(recipe: Recipe, manifest: Manifest | str | Path | None) -> Manifest:
+    facts = manifest if isinstance(manifest, Manifest) else load_manifest(manifest or recipe.name)
+    if not facts.sources:
+        msg = f"Recipe {recipe.name} has no sources to download."
+        hint = f"Its clips are generated. Run `avdata prepare {recipe.name}`." if recipe.generated else None
+        raise UsageError(msg, hint=hint)
+    return facts

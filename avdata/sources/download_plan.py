@@ -1,8 +1,8 @@
-"""What a download has to fetch: from a manifest, a choice of clips and what is on disk, to a list of files.
+"""Plan of a download: the files to fetch, from a manifest and a choice of clips.
 
-A source is one of three things. With `{path}` in its URLs it is the files of its table (or, without a table,
-of the manifest itself). With `unpack` it is an archive, kept in `.avdata/` until it is unpacked. Otherwise
-it is one file.
+A source has one of three kinds. If its URLs contain `{path}`, it is the files of its table, or of the
+manifest if it has no table. If it has `unpack`, it is an archive, kept in `.avdata/` until it is extracted.
+Otherwise it is one file.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from avdata.selection import limit_clips
 from avdata.sources.checksums import ChecksumCache
 from avdata.sources.source_dir import archive_path, free_bytes, is_unpacked
 from avdata.sources.types import FileRequest
-from avdata.sources.url_schemes import expand_url
+from avdata.sources.url_schemes import expand_url, server_name
 from avdata.storage.paths import is_safe_relative_path
 
 
 @dataclass(frozen=True, slots=True)
 class ClipChoice:
-    """Which clips are wanted; everything when nothing is said.
+    """Choice of clips; by default all of them.
 
     Attributes:
-        limit: so many, spread over splits and labels as `prepare --limit` spreads them.
+        split_by: split scheme; must be valid for the recipe.
+        limit: number of clips, balanced over splits and labels as in `prepare --limit`.
         split: `train`, `val` or `test` only.
-        split_by: the way of splitting, checked already.
-        keys: these clips only, in this order; none at all are the dataset's lists and other files of no clip.
+        keys: these clips only, in this order; if empty, only files that belong to no clip.
     """
 
     split_by: str
@@ -40,30 +40,30 @@ class ClipChoice:
     keys: Sequence[str] | None = None
 
     @property
-    def everything(self) -> bool:
-        """Whether no clip is left out."""
+    def is_complete(self) -> bool:
+        """Whether all clips are chosen."""
         return self.limit is None and self.split is None and self.keys is None
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadPlan:
-    """What a download would do.
+    """Plan of a download.
 
     Attributes:
-        name: of the dataset.
-        root: the folder the files go into.
-        files: what is fetched, in order; archives are below `.avdata/`.
-        bytes: of those files, as far as the manifest knows, less what lies there in parts.
-        unknown: how many of them have no size in the manifest.
-        unverified: files on disk that are read and proven first; those that are wrong are fetched.
-        present: how many files are there and proven.
-        unpacked: sources that are archives and still have to be unpacked.
-        sources: names of the sources that are needed.
-        hosts: where the files come from, in order of preference.
-        free: bytes free on the disk of `root`.
-        license: what the data's owner allows.
-        notes: what a person should know, a sentence each.
-        partial: only lists that the split is made from; which clips are wanted is known when they are there.
+        name: name of the dataset.
+        root: folder for the files.
+        files: files to fetch, in order; archives are below `.avdata/`.
+        bytes: total size of `files` with a known size, less the bytes of partial files.
+        unknown: number of `files` whose size is not in the manifest.
+        unverified: files on disk to verify first; those with a wrong checksum are fetched.
+        present: number of verified files on disk.
+        unpacked: archives to extract.
+        sources: names of the required sources.
+        hosts: servers of the files, in order of preference.
+        free: free bytes on the disk of `root`.
+        license: license of the data.
+        notes: remarks for the user, one sentence each.
+        partial: whether the plan has only the lists of the split scheme, which the choice of clips requires.
     """
 
     name: str
@@ -81,6 +81,12 @@ class DownloadPlan:
     notes: tuple[str, ...]
     partial: bool = False
 
+    def __repr__(self) -> str:
+        return (
+            f"DownloadPlan({self.name}: {len(self.files):,} files to fetch, {self.present:,} present,"
+            f" {self.bytes:,} bytes, root={str(self.root)!r})"
+        )
+
 
 def plan_download(
     recipe: Recipe,
@@ -91,25 +97,31 @@ def plan_download(
     lost: Collection[str] = (),
     rehash: bool = False,
 ) -> DownloadPlan:
-    """What has to be fetched into `root`; reads names, sizes and times, never a file's content.
+    """Return the plan of a download into `root`, without reading any file's content.
 
-    `lost` names sources that cannot be had: those that stand in for them are taken.
+    Args:
+        recipe: recipe of the dataset.
+        manifest: manifest of the dataset.
+        root: folder for the files.
+        choice: clips to download.
+        lost: names of unavailable sources, to be replaced by their substitutes.
+        rehash: verify all files on disk again.
 
     Raises:
         UsageError: the choice leaves no clip.
-        AvdataError: the manifest names a path outside of the dataset's folder.
+        AvdataError: a path of the manifest is outside the dataset's folder.
     """
     applying = [source for source in manifest.sources if _applies(source, choice.split_by)]
     needed = _with_substitutes(applying, root, lost)
-    order = _order(recipe, manifest, root, choice, needed)
+    order = _fetch_order(recipe, manifest, root, choice, needed)
     if order.partial:
         needed = [source for source in needed if not has_file_list(source) and not source.unpack]
     with ChecksumCache(root) as checksums:
         state = _State(root, checksums, rehash=rehash)
         for source in needed:
             state.add(source, manifest, order.positions)
-    places = order.positions or {}
-    files = sorted(state.files, key=lambda wanted: places.get(wanted.path, -1))
+    positions = order.positions or {}
+    files = sorted(state.files, key=lambda request: positions.get(request.path, -1))
     return DownloadPlan(
         name=manifest.name,
         root=root,
@@ -120,7 +132,7 @@ def plan_download(
         present=state.present,
         unpacked=tuple(state.unpacked),
         sources=tuple(source.name for source in needed),
-        hosts=tuple(dict.fromkeys(_host(url) for source in needed for url in source.urls)),
+        hosts=tuple(dict.fromkeys(server_name(url) for source in needed for url in source.urls)),
         free=free_bytes(root),
         license=manifest.license,
         notes=(order.note,) if order.note else (),
@@ -129,12 +141,12 @@ def plan_download(
 
 
 def listed_files(source: Source, manifest: Manifest) -> tuple[FileEntry, ...]:
-    """The files that a source lists, by its table or, without one, by the manifest."""
+    """Return the files of a source: those of its table, else those of the manifest."""
     return manifest.tables[source.table] if source.table else manifest.files
 
 
 class _State:
-    """Sorts what the sources list into what is there and what is not."""
+    """Collector that sorts listed files into present, unverified and missing ones."""
 
     def __init__(self, root: Path, checksums: ChecksumCache, *, rehash: bool) -> None:
         self.root = root
@@ -155,21 +167,23 @@ class _State:
                 FileRequest(archive_path(source), source.urls, source.checksum, source.bytes, source.name)
             )
         elif has_file_list(source):
-            for facts in listed_files(source, manifest):
-                if chosen is None or facts.path in chosen:
+            for entry in listed_files(source, manifest):
+                if chosen is None or entry.path in chosen:
                     name = (
-                        facts.path.removeprefix(f"{source.into.rstrip('/')}/") if source.into else facts.path
+                        entry.path.removeprefix(f"{source.into.rstrip('/')}/") if source.into else entry.path
                     )
                     urls = tuple(expand_url(url, name) for url in source.urls)
-                    self._request(FileRequest(facts.path, urls, facts.checksum, facts.bytes, source.name))
+                    self._request(FileRequest(entry.path, urls, entry.checksum, entry.bytes, source.name))
         else:
             self._request(
-                FileRequest(_single(source), source.urls, source.checksum, source.bytes, source.name)
+                FileRequest(
+                    _single_file_path(source), source.urls, source.checksum, source.bytes, source.name
+                )
             )
 
     def _request(self, request: FileRequest) -> None:
         if not is_safe_relative_path(request.path):
-            msg = f"the manifest names the path {request.path!r}, which is not below the dataset's folder"
+            msg = f"Path in the manifest is not below the dataset's folder: {request.path!r}."
             raise AvdataError(msg)
         try:
             size = (self.root / request.path).stat().st_size
@@ -191,11 +205,11 @@ class _State:
 
 
 def has_file_list(source: Source) -> bool:
-    """Whether a source is many files, each with its own URL."""
+    """Return whether a source is many files, each with its own URL."""
     return not source.unpack and (source.table is not None or any("{path}" in url for url in source.urls))
 
 
-def _single(source: Source) -> str:
+def _single_file_path(source: Source) -> str:
     if source.into and not source.into.endswith("/"):
         return source.into
     name = PurePosixPath(urlsplit(source.urls[0]).path).name if source.urls else ""
@@ -203,16 +217,19 @@ def _single(source: Source) -> str:
 
 
 def _applies(source: Source, split_by: str) -> bool:
-    ways = {split_by, split_by.partition(":")[0]}
-    return not source.splits or not ways.isdisjoint(source.splits)
+    schemes = {split_by, split_by.partition(":")[0]}
+    return not source.splits or not schemes.isdisjoint(source.splits)
 
 
 def _with_substitutes(sources: Sequence[Source], root: Path, lost: Collection[str]) -> list[Source]:
-    """The sources without those that are lost, or without those that would stand in for what is not."""
+    """Return the sources to use: each primary source or its substitutes.
+
+    Substitutes are used if the primary source is lost, or if only they are complete on disk.
+    """
     primary = [source for source in sources if source.instead_of is None]
     for source in primary:
         others = [other for other in sources if other.instead_of == source.name]
-        if others and not _is_there(source, root) and all(_is_there(other, root) for other in others):
+        if others and not _is_on_disk(source, root) and all(_is_on_disk(other, root) for other in others):
             lost = {*lost, source.name}
     return [
         source
@@ -221,13 +238,8 @@ def _with_substitutes(sources: Sequence[Source], root: Path, lost: Collection[st
     ]
 
 
-def _is_there(source: Source, root: Path) -> bool:
-    return is_unpacked(root, source) if source.unpack else (root / _single(source)).is_file()
-
-
-def _host(url: str) -> str:
-    parts = urlsplit(url)
-    return parts.netloc.rpartition("@")[2] if "+" in parts.scheme or parts.scheme.startswith("http") else url
+def _is_on_disk(source: Source, root: Path) -> bool:
+    return is_unpacked(root, source) if source.unpack else (root / _single_file_path(source)).is_file()
 
 
 def _missing_bytes(root: Path, request: FileRequest) -> int:
@@ -237,60 +249,61 @@ def _missing_bytes(root: Path, request: FileRequest) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _FetchOrder:
-    """Each wanted path's place in the order of fetching; None when all files come as they are listed."""
+    """Position of each chosen path in the download order; None keeps the listed order."""
 
     positions: Mapping[str, int] | None
     note: str = ""
     partial: bool = False
 
 
-def _order(
+def _fetch_order(
     recipe: Recipe, manifest: Manifest, root: Path, choice: ClipChoice, needed: Sequence[Source]
 ) -> _FetchOrder:
     paths = [
-        facts.path for source in needed if has_file_list(source) for facts in listed_files(source, manifest)
+        entry.path for source in needed if has_file_list(source) for entry in listed_files(source, manifest)
     ]
     if recipe.clips_from_paths is None or not paths:
-        whole = f"{recipe.name} comes in archives: all of it is fetched, and the choice is made afterwards"
-        return _FetchOrder(None, "" if choice.everything else whole)
+        note = f"{recipe.name} comes in archives: they are downloaded completely before clips are chosen."
+        return _FetchOrder(None, "" if choice.is_complete else note)
     try:
         clips = recipe.clips_from_paths(root, paths, choice.split_by)
     except SourceError:
         lists = [source for source in needed if not has_file_list(source) and not source.unpack]
-        if not choice.everything and all(_is_there(source, root) for source in lists):
+        if not choice.is_complete and all(_is_on_disk(source, root) for source in lists):
             raise
-        first = f"the lists of the split {choice.split_by} come first; they say which clips are wanted"
-        return _FetchOrder(None) if choice.everything else _FetchOrder(None, first, partial=True)
-    picked = _choose_clips(clips, choice)
-    if not picked and not choice.everything and choice.keys != ():
-        msg = f"no clip of {recipe.name} is left by this choice"
-        raise UsageError(msg, hint=f"splits: {', '.join(sorted({clip.split for clip in clips}))}")
-    # Files that belong to no clip are metadata, and come first; a clip's files come together.
-    of_clips = {path for clip in clips for path in _paths(clip)}
-    order = {path: -1 for path in paths if path not in of_clips}
-    for place, clip in enumerate(picked):
-        for path in _paths(clip):
-            order.setdefault(path, place)
+        note = f"The lists of split scheme {choice.split_by} are downloaded first: the choice requires them."
+        return _FetchOrder(None) if choice.is_complete else _FetchOrder(None, note, partial=True)
+    chosen_clips = _choose_clips(clips, choice)
+    if not chosen_clips and not choice.is_complete and choice.keys != ():
+        msg = f"No clip of {recipe.name} matches the choice of split, keys and limit."
+        splits = ", ".join(sorted({clip.split for clip in clips}))
+        raise UsageError(msg, hint=f"Use --split with one of: {splits}.")
+    # Files that belong to no clip are metadata and come first; the files of a clip are adjacent.
+    clip_paths = {path for clip in clips for path in _clip_paths(clip)}
+    order = {path: -1 for path in paths if path not in clip_paths}
+    for position, clip in enumerate(chosen_clips):
+        for path in _clip_paths(clip):
+            order.setdefault(path, position)
     return _FetchOrder(order)
 
 
 def _choose_clips(clips: Sequence[Clip], choice: ClipChoice) -> list[Clip]:
-    if choice.everything:
+    if choice.is_complete:
         return list(clips)
-    places = None if choice.keys is None else {key: place for place, key in enumerate(choice.keys)}
-    kept = [
+    positions = None if choice.keys is None else {key: number for number, key in enumerate(choice.keys)}
+    clips_left = [
         clip
         for clip in clips
         if choice.split in (None, clip.split)
-        and (places is None or clip.key in places)
+        and (positions is None or clip.key in positions)
         and not (choice.limit is not None and clip.excluded)
     ]
-    if places is not None:
-        kept.sort(key=lambda clip: places[clip.key])
-    return kept if choice.limit is None else limit_clips(kept, choice.limit, seed=0)
+    if positions is not None:
+        clips_left.sort(key=lambda clip: positions[clip.key])
+    return clips_left if choice.limit is None else limit_clips(clips_left, choice.limit, seed=0)
 
 
-def _paths(clip: Clip) -> Iterator[str]:
+def _clip_paths(clip: Clip) -> Iterator[str]:
     for path in (clip.video, clip.audio):
         if path is not None:
             yield path.as_posix()

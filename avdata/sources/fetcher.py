@@ -1,7 +1,7 @@
-"""Fetching one file: its mirrors in order, several attempts at each, resumption and proof.
+"""Download of one file: mirrors in order, retries, resumption and checksum verification.
 
-A scheme (`schemes.py`) says where a URL's bytes are, a connection (`connection.py`) opens them, and a part
-(`part.py`) takes them. A file appears under its name whole and proven, or not at all.
+`url_schemes` resolves a URL, `http` opens it, and `partial_file` stores the bytes. A file has its final name
+only when it is complete and its checksum verified.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from urllib3.response import BaseHTTPResponse
 
 from avdata.sources.http import HttpClient, TransferError, host_of
 from avdata.sources.partial_file import PartialFile, RemoteVersion
-from avdata.sources.rate_limit import BandwidthLimiter, Cancelled, HostLimiter, backoff
+from avdata.sources.rate_limit import BandwidthLimiter, Cancelled, HostLimiter
 from avdata.sources.types import FileRequest, ResolvedUrl
-from avdata.sources.url_schemes import UrlResolver, detect_wrong_content
+from avdata.sources.url_schemes import UrlResolver, detect_wrong_content, is_direct
+from avdata.storage.retry import backoff
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_Result = TypeVar("_Result")
 
 _MAX_ATTEMPTS = 6
 
 _MAX_MISMATCHES = 3
 
-_PROGRESS = 1 << 20
+_PROGRESS_BYTES = 1 << 20  # an attempt that received this much resets the count of attempts
 
 _CHUNK = 1 << 20
 
@@ -45,7 +46,7 @@ _MIRROR_WAIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class FetchedFile:
-    """A file is on disk under its name, and proven."""
+    """File on disk under its final name, checksum verified."""
 
     request: FileRequest
     checksum: str
@@ -54,7 +55,7 @@ class FetchedFile:
 
 @dataclass(frozen=True, slots=True)
 class FailedFile:
-    """A file that could not be had from any of its URLs."""
+    """File that failed at all of its URLs."""
 
     request: FileRequest
     reason: str
@@ -62,11 +63,11 @@ class FailedFile:
 
 
 class ChecksumMismatchError(TransferError):
-    """A whole file came, and it is another one."""
+    """The received file has another checksum than expected."""
 
 
 class AttemptLog:
-    """The JSON lines of `attempts.jsonl`: every attempt that failed, when, where and why."""
+    """Log of failed attempts as JSON lines (`attempts.jsonl`): time, URL and error."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,7 +76,7 @@ class AttemptLog:
         self.count = 0
 
     def note(self, path: str, url: str, attempt: int, error: TransferError, wait: float | None) -> None:
-        """Append a failed attempt; `wait`: seconds until the next at this URL, None when there is none."""
+        """Append a failed attempt; `wait` is the delay in seconds before the next, None if none."""
         record = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "path": path,
@@ -93,7 +94,7 @@ class AttemptLog:
                     self._file = self.path.open("a", encoding="utf-8", buffering=1)
                 self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             except OSError as failure:
-                logger.warning("the log %s cannot be written: %s", self.path, failure)
+                logger.warning("Cannot write %s: %s", self.path, failure)
 
     def close(self) -> None:
         """Close the file."""
@@ -102,7 +103,7 @@ class AttemptLog:
 
 
 class TransferStats:
-    """Bytes on disk so far, over all threads; bytes that are thrown away are taken off again."""
+    """Byte counts of all threads: on disk (without discarded bytes) and received."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -110,19 +111,19 @@ class TransferStats:
         self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
-        """Bytes that were already there, or (negative) are no longer."""
+        """Count bytes that were on disk already, or (negative) were discarded."""
         with self._lock:
             self.bytes += count
 
     def receive(self, count: int) -> None:
-        """Bytes that came over the network."""
+        """Count bytes received over the network."""
         with self._lock:
             self.bytes += count
             self.received += count
 
 
 class Fetcher:
-    """Fetches files, one at a time for each thread that calls it."""
+    """Downloader of single files, shared by several threads."""
 
     def __init__(
         self,
@@ -143,20 +144,20 @@ class Fetcher:
         self._resolver = UrlResolver(self._net, files)
 
     def halt(self) -> None:
-        """Make every thread stop at once; what was received stays in the parts."""
+        """Stop all threads now; partial files keep what was received."""
         self.stop.set()
         self._net.abort()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close all connections."""
         self._net.close()
 
     def fetch(self, request: FileRequest) -> FetchedFile | FailedFile:
-        """Try the file's URLs in order until one gives the right bytes.
+        """Try the file's URLs in order until one returns the expected bytes.
 
         Raises:
-            Stopped: the run ended meanwhile.
-            DiskError: the disk is full or may not be written to.
+            Cancelled: `halt` was called.
+            DiskError: the disk is full or not writable.
         """
         algorithm = request.checksum.partition(":")[0] if request.checksum else "sha256"
         part = PartialFile(self._root / request.path, algorithm, pinned=request.checksum is not None)
@@ -164,23 +165,25 @@ class Fetcher:
         failures = []
         try:
             for number, url in enumerate(request.urls, start=1):
-                if self._hosts.is_given_up(_server(url)):
-                    failures.append((url, TransferError("given up, as nothing came from there")))
+                if self._hosts.is_skipped(_server(url)):
+                    failures.append((url, TransferError("skipped after repeated failures of this server")))
                     continue
-                failure = self._from(url, request, part, last=number == len(request.urls))
+                failure = self._try_url(url, request, part, last=number == len(request.urls))
                 if failure is None:
                     return FetchedFile(request, part.checksum(), part.publish())
                 failures.append((url, failure))
                 self._hosts.record_failure(_server(url))
         finally:
             part.close()
-        why = "; ".join(f"{url}: {failure}" for url, failure in failures)
+        reason = "; ".join(f"{url}: {failure}" for url, failure in failures)
         hint = next((failure.hint for _, failure in failures if failure.hint), None)
-        return FailedFile(request, why or "the manifest gives no URL", hint)
+        return FailedFile(request, reason or "no URL in the manifest", hint)
 
-    def _from(self, url: str, request: FileRequest, part: PartialFile, *, last: bool) -> TransferError | None:
-        """All attempts at one URL; None when the part is complete and proven, else why not."""
-        attempt = wrong = 0
+    def _try_url(
+        self, url: str, request: FileRequest, part: PartialFile, *, last: bool
+    ) -> TransferError | None:
+        """Download from one URL with retries; return None on success, else the last error."""
+        attempt = mismatches = 0
         while True:
             size = part.size
             try:
@@ -188,14 +191,14 @@ class Fetcher:
             except TransferError as error:
                 if self.stop.is_set():
                     raise Cancelled from error
-                # A long file on a weak line is cut many times: what counts is whether it advances.
-                attempt = 1 if part.size - size >= _PROGRESS else attempt + 1
-                wrong += isinstance(error, ChecksumMismatchError)
-                again = error.retryable and attempt < _MAX_ATTEMPTS and wrong < _MAX_MISMATCHES
+                # A long file on a bad line is cut many times: stop only if it makes no progress.
+                attempt = 1 if part.size - size >= _PROGRESS_BYTES else attempt + 1
+                mismatches += isinstance(error, ChecksumMismatchError)
+                should_retry = error.retryable and attempt < _MAX_ATTEMPTS and mismatches < _MAX_MISMATCHES
                 wait = error.wait if error.wait is not None else backoff(attempt)
-                again = again and (last or wait <= _MIRROR_WAIT_S)
-                self._log.note(request.path, url, attempt, error, wait if again else None)
-                if not again:
+                should_retry = should_retry and (last or wait <= _MIRROR_WAIT_S)
+                self._log.note(request.path, url, attempt, error, wait if should_retry else None)
+                if not should_retry:
                     return error
                 if error.overloaded:
                     self._hosts.record_overload(error.server or _server(url), wait)
@@ -207,7 +210,7 @@ class Fetcher:
 
     def _attempt(self, url: str, request: FileRequest, part: PartialFile) -> None:
         location = ResolvedUrl(url)
-        if not url.startswith("http"):
+        if not is_direct(url):
             location = self._at(_server(url), lambda: self._resolver.resolve(url, request))
         self._at(_server(location.url), lambda: self._receive(url, location, request, part))
         expected = request.checksum or location.checksum
@@ -215,21 +218,21 @@ class Fetcher:
         if expected and checksum != expected:
             size = part.size
             self._restart(part)
-            msg = f"{size:,} bytes came with {checksum}, and {expected} was expected"
+            msg = f"checksum mismatch: {checksum} ({size:,} bytes), expected {expected}"
             raise ChecksumMismatchError(msg, retryable=True)
 
-    def _at(self, server: str, step: Callable[[], T]) -> T:
-        """Take a step at a server, when it has a place free."""
+    def _at(self, server: str, step: Callable[[], _Result]) -> _Result:
+        """Run `step` within the server's limit of concurrent requests."""
         self._hosts.acquire(server)
         try:
-            found = step()
+            result = step()
         except TransferError as error:
             error.server = server
             raise
         finally:
             self._hosts.release(server)
         self._hosts.record_success(server)
-        return found
+        return result
 
     def _restart(self, part: PartialFile) -> None:
         self.stats.add(-part.size)
@@ -252,16 +255,16 @@ class Fetcher:
                 head = response.read(_HEAD) if not part.size else b""
                 raise detect_wrong_content(head, request.path) or _length_error(total, expected)
             self._copy(response, request, part)
-        whole = total if total is not None else expected
-        if whole is not None and part.size < whole:
-            msg = f"the connection was cut after {part.size:,} of {whole:,} bytes"
+        complete = total if total is not None else expected
+        if complete is not None and part.size < complete:
+            msg = f"connection lost after {part.size:,} of {complete:,} bytes"
             raise TransferError(msg, retryable=True)
-        if whole is not None and part.size > whole:
+        if complete is not None and part.size > complete:
             self._restart(part)
-            raise _length_error(part.size, whole)
+            raise _length_error(part.size, complete)
 
     def _begin(self, url: str, response: BaseHTTPResponse, part: PartialFile) -> int | None:
-        """See where the answer's bytes belong; the size of the whole file, where the server tells."""
+        """Check that the response continues the partial file; return the total size, if stated."""
         etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
         if response.status == 200:
             self._restart(part)
@@ -272,7 +275,7 @@ class Fetcher:
             changed = part.version and part.version.url == url and part.version.etag not in (None, etag)
             if response.status == 416 or not span or int(span[1]) != part.size or changed:
                 self._restart(part)
-                msg = "the server cannot go on where the part ends: the file has changed there"
+                msg = "cannot resume: the file has changed on the server"
                 raise TransferError(msg, retryable=True)
             total = int(span[2]) if span[2] != "*" else None
         if part.version is None or part.version.url != url:
@@ -291,7 +294,7 @@ class Fetcher:
 
 
 def _server(url: str) -> str:
-    """What fails or is overloaded together: a server by its name, else the URL itself."""
+    """Return the unit of rate limiting: scheme and host, or the URL if it has no host."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{host_of(url)}" if parts.netloc else url
 
@@ -301,9 +304,9 @@ def _can_resume(url: str, request: FileRequest, part: PartialFile, expected: int
         return False
     if request.checksum:
         return True
-    # Without a checksum, only the same server's word that the file is the same joins two runs.
+    # Without a checksum, only an If-Range validator of the same URL ensures that both parts match.
     return part.version is not None and part.version.url == url and part.version.validator is not None
 
 
 def _length_error(total: int, expected: int) -> TransferError:
-    return TransferError(f"the server has {total:,} bytes, and {expected:,} were expected")
+    return TransferError(f"size mismatch: {total:,} bytes on the server, expected {expected:,}")

@@ -1,7 +1,7 @@
-"""git-LFS pointers: recognizing the text that stands for a file, and listing what a checkout points to.
+"""git-LFS: parse pointers, list the files of a checkout, request objects from a server.
 
-A pointer is at most a kilobyte of text: a line `version https://git-lfs.github.com/spec/v1`, then `key
-value` lines in alphabetical order, among them `oid sha256:HEX` and `size BYTES`
+A pointer is at most 1 KiB of text: a line `version https://git-lfs.github.com/spec/v1`, then `key value`
+lines in alphabetical order, among them `oid sha256:HEX` and `size BYTES`
 (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md).
 """
 
@@ -34,7 +34,7 @@ _POINTER = re.compile(
 
 
 def is_pointer(head: bytes) -> bool:
-    """Whether a file that begins with `head` is pointer text.
+    """Return whether a file that begins with `head` is a git-LFS pointer.
 
     >>> is_pointer(b"version https://git-lfs.github.com/spec/v1" + bytes([10]) + b"oid sha256:0")
     True
@@ -43,47 +43,53 @@ def is_pointer(head: bytes) -> bool:
 
 
 def parse_pointer(data: bytes) -> tuple[str, int] | None:
-    """Checksum and size of the file that a pointer stands for; None when `data` is not a pointer."""
+    """Return the checksum and size in a pointer; None if `data` is not a pointer."""
     match = _POINTER.fullmatch(data) if len(data) <= _MAX_BYTES else None
     return (match[1].decode(), int(match[2])) if match else None
 
 
 def list_lfs_files(checkout: Path, folders: Sequence[str] = (), *, commit: str = "HEAD") -> list[FileEntry]:
-    """The files of a git checkout below `folders` (all of it when empty) at a commit, sorted by path.
+    """Return the files of a git checkout at a commit, sorted by path.
 
-    Files under git-LFS are listed by their pointers, so that nothing but the git history is needed
-    (`GIT_LFS_SKIP_SMUDGE=1 git clone ...`); the others by the checksum of their content.
+    Files under git-LFS are listed by their pointers, so that a clone without LFS objects is enough
+    (`GIT_LFS_SKIP_SMUDGE=1 git clone ...`). Other files are listed by the SHA-256 of their content.
+
+    Args:
+        checkout: folder of the checkout.
+        folders: folders to list (default: all).
+        commit: commit to list.
 
     Raises:
         SourceError: `checkout` is not a git checkout, or has no such commit or folder.
+        AvdataError: git is not installed.
     """
     tree = _git(checkout, ["ls-tree", "-r", "-z", "--full-tree", commit, "--", *folders])
     entries = [entry.split(b"\t", 1) for entry in tree.split(b"\0") if entry]
     if not entries:
-        msg = f"{checkout} has no files at {commit} below {', '.join(folders) or 'its root'}"
+        msg = f"No files in {checkout} at {commit} below {', '.join(folders) or 'its root'}."
         raise SourceError(msg)
-    # Mode 160000 is a submodule and 120000 a link: neither is a file of this repository.
+    # Skip submodules (mode 160000) and links (120000).
     files = {
         path.decode(): meta.split()[2]
         for meta, path in entries
         if not meta.startswith((b"160000", b"120000"))
     }
     blobs = _git(checkout, ["cat-file", "--batch"], b"".join(blob + b"\n" for blob in files.values()))
-    facts = [_facts(path, data) for path, data in zip(files, _batch(blobs), strict=True)]
-    return sorted(facts, key=lambda fact: fact.path)
+    listed = [_file_entry(path, data) for path, data in zip(files, _batch(blobs), strict=True)]
+    return sorted(listed, key=lambda entry: entry.path)
 
 
 def _git(checkout: Path, arguments: Sequence[str], stdin: bytes = b"") -> bytes:
     command = ["git", "-C", str(checkout), *arguments]
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, check=False)  # noqa: S603  # no shell
+        process = subprocess.run(command, input=stdin, capture_output=True, check=False)  # noqa: S603  # no shell
     except FileNotFoundError:
-        msg = "git is needed to read a checkout, and is not installed"
-        raise AvdataError(msg) from None
-    if done.returncode:
-        msg = f"git cannot read {checkout}: {done.stderr.decode(errors='replace').strip()}"
-        raise SourceError(msg, hint="give the folder of a git checkout")
-    return done.stdout
+        msg = "git is not installed."
+        raise AvdataError(msg, hint="Install git.") from None
+    if process.returncode:
+        msg = f"Cannot read the git checkout {checkout}: {process.stderr.decode(errors='replace').strip()}"
+        raise SourceError(msg, hint="Use the folder of a git checkout.")
+    return process.stdout
 
 
 def _batch(output: bytes) -> Iterator[bytes]:
@@ -94,17 +100,17 @@ def _batch(output: bytes) -> Iterator[bytes]:
         stream.read(1)
 
 
-def _facts(path: str, data: bytes) -> FileEntry:
+def _file_entry(path: str, data: bytes) -> FileEntry:
     checksum, size = parse_pointer(data) or (f"sha256:{hashlib.sha256(data).hexdigest()}", len(data))
     return FileEntry(path=path, checksum=checksum, bytes=size)
 
 
 def write_file_table(path: Path, files: Sequence[FileEntry]) -> None:
-    """Write a manifest's file table, gzipped; equal lists give equal bytes."""
+    """Write a manifest's file table, gzipped; equal lists result in equal bytes."""
     lines = ["path\tchecksum\tbytes\n"]
     lines += [
-        f"{fact.path}\t{fact.checksum}\t{'' if fact.bytes is None else fact.bytes}\n"
-        for fact in sorted(files, key=lambda fact: fact.path)
+        f"{entry.path}\t{entry.checksum}\t{'' if entry.bytes is None else entry.bytes}\n"
+        for entry in sorted(files, key=lambda entry: entry.path)
     ]
     path.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
 
@@ -112,9 +118,9 @@ def write_file_table(path: Path, files: Sequence[FileEntry]) -> None:
 def build_file_table(
     checkout: Path, out: Path, folders: Sequence[str] = (), *, commit: str = "HEAD"
 ) -> list[FileEntry]:
-    """Make a manifest's file table anew from a git checkout; its files.
+    """Write a manifest's file table from a git checkout and return its files.
 
-        build_table(Path("CREMA-D"), Path("manifests/cremad.files.tsv.gz"), ["AudioWAV", "VideoFlash"])
+        build_file_table(Path("CREMA-D"), Path("manifests/cremad.files.tsv.gz"), ["AudioWAV", "VideoFlash"])
 
     Raises:
         SourceError: `checkout` is not a git checkout, or has no such commit or folder.
@@ -130,46 +136,46 @@ _LFS_BATCH = 100
 
 
 class LfsClient:
-    """One repository's objects: asked for a hundred at a time, ahead of their turn."""
+    """Client of a repository's LFS server; requests objects in batches of 100, ahead of use."""
 
     def __init__(self, net: HttpClient, repository: str, files: Sequence[FileRequest]) -> None:
         self._net = net
         self._endpoint = f"{_repository(repository)}/info/lfs/objects/batch"
         self._groups = [files[start : start + _LFS_BATCH] for start in range(0, len(files), _LFS_BATCH)]
-        self._place = {file.path: number for number, file in enumerate(files)}
+        self._positions = {file.path: number for number, file in enumerate(files)}
         self._locks = [threading.Lock() for _ in self._groups]
-        self._found: list[dict[str, ResolvedUrl | TransferError] | None] = [None] * len(self._groups)
+        self._locations: list[dict[str, ResolvedUrl | TransferError] | None] = [None] * len(self._groups)
 
     def resolve(self, request: FileRequest) -> ResolvedUrl:
-        """The object's link; each is given once, so that another attempt asks for a fresh one."""
+        """Return the object's link, once: a second call requests a new link."""
         if not _oid(request):
-            msg = "git-LFS needs the file's sha256 and size, and the manifest does not give them"
+            msg = "git-LFS requires the file's sha256 and size in the manifest"
             raise TransferError(msg)
-        group, place = divmod(self._place[request.path], _LFS_BATCH)
-        if place == _LFS_BATCH // 2:
-            self._ahead(group + 1)
+        group, position = divmod(self._positions[request.path], _LFS_BATCH)
+        if position == _LFS_BATCH // 2:
+            self._prefetch(group + 1)
         with self._locks[group]:
-            found = self._resolved(group).pop(request.path, None)
-        if found is None:
-            found = self._ask([request])[request.path]
-        if isinstance(found, TransferError):
-            raise found
-        return found
+            location = self._group_locations(group).pop(request.path, None)
+        if location is None:
+            location = self._request([request])[request.path]
+        if isinstance(location, TransferError):
+            raise location
+        return location
 
-    def _ahead(self, group: int) -> None:
+    def _prefetch(self, group: int) -> None:
         if group < len(self._groups) and self._locks[group].acquire(blocking=False):
             try:
-                self._resolved(group)
+                self._group_locations(group)
             finally:
                 self._locks[group].release()
 
-    def _resolved(self, group: int) -> dict[str, ResolvedUrl | TransferError]:
-        found = self._found[group]
-        if found is None:
-            found = self._found[group] = self._ask(self._groups[group])
-        return found
+    def _group_locations(self, group: int) -> dict[str, ResolvedUrl | TransferError]:
+        locations = self._locations[group]
+        if locations is None:
+            locations = self._locations[group] = self._request(self._groups[group])
+        return locations
 
-    def _ask(self, files: Sequence[FileRequest]) -> dict[str, ResolvedUrl | TransferError]:
+    def _request(self, files: Sequence[FileRequest]) -> dict[str, ResolvedUrl | TransferError]:
         objects = [{"oid": _oid(file), "size": file.bytes} for file in files if _oid(file)]
         request = {"operation": "download", "transfers": ["basic"], "hash_algo": "sha256", "objects": objects}
         headers = {"Accept": _LFS_TYPE, "Content-Type": _LFS_TYPE}
@@ -179,14 +185,14 @@ class LfsClient:
         try:
             links = {entry["oid"]: _link(entry) for entry in json.loads(answer)["objects"]}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            msg = f"{self._endpoint} does not answer as a git-LFS server does"
+            msg = f"not a git-LFS server: {self._endpoint}"
             raise TransferError(msg) from error
-        absent = TransferError("the git-LFS server does not know the object")
+        absent = TransferError("object not found on the git-LFS server")
         return {file.path: links.get(_oid(file), absent) for file in files}
 
 
 def _repository(url: str) -> str:
-    # Whatever follows the repository ({path}, a commit) says nothing to a store that goes by checksum.
+    # Objects are requested by checksum: drop what follows the repository ({path}, a commit).
     base, git, _ = url.partition(".git/")
     return base + ".git" if git else url.rstrip("/")
 

@@ -1,7 +1,7 @@
-"""Opening a URL: connections kept alive, proxies, TLS, redirects, and what each answer means.
+"""HTTP client: keep-alive connections, proxies, TLS, redirects and status codes.
 
-Proxies come from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`; further certificate authorities from
-`SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE`. Plain http is spoken only where the manifest's URL says so.
+Proxies are read from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, additional certificate authorities from
+`SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE`. Plain http is used only if the manifest's URL has this scheme.
 """
 
 from __future__ import annotations
@@ -39,19 +39,21 @@ _RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 52
 
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
 
-_PROXY_HINT = "if a proxy here inspects TLS, set SSL_CERT_FILE to its certificate authority"
+_PROXY_HINT = "If a proxy inspects TLS, set SSL_CERT_FILE to its certificate authority."
+
+_OFFLINE_HINT = "Check the network connection of this machine."
 
 
 class TransferError(Exception):
-    """One attempt at a file failed.
+    """Failure of one attempt to download a file.
 
     Attributes:
-        retryable: the same URL may well work a little later.
-        wait: seconds the server asked to be left alone.
-        status: the HTTP status, where there was one.
-        overloaded: the server asked for fewer requests.
-        server: the one that was asked, where it is not the one of the manifest's URL.
-        hint: what a person can do.
+        retryable: whether a later attempt at the same URL may succeed.
+        wait: delay in seconds that the server requested with `Retry-After`.
+        status: HTTP status, if any.
+        overloaded: whether the server asked for fewer requests.
+        server: server of the request, if it is not the one of the manifest's URL.
+        hint: what the user can do.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class TransferError(Exception):
 
 
 def host_of(url: str) -> str:
-    """The host (and port) of a URL, without credentials.
+    """Return the host and port of a URL, without credentials.
 
     >>> host_of("https://me:secret@example.org:8443/a?b=c")
     'example.org:8443'
@@ -82,7 +84,7 @@ def host_of(url: str) -> str:
 
 
 class HttpClient:
-    """Connections to any number of hosts, shared by the threads of one run."""
+    """Connections to any number of hosts, shared by the threads of a download."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -104,7 +106,7 @@ class HttpClient:
 
     def _make_pool(self, proxy: str | None, scheme: str) -> urllib3.PoolManager:
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
-        # The certificates take a tenth of a second to load.
+        # Loading the certificates takes 0.1 s.
         secure = "https" in (scheme, urlsplit(proxy or "").scheme)
         context = _certificates() if secure else None
         if proxy is None:
@@ -128,10 +130,10 @@ class HttpClient:
     def open(
         self, url: str, headers: Mapping[str, str], *, method: str = "GET", body: bytes | None = None
     ) -> Iterator[BaseHTTPResponse]:
-        """A response whose body has not been read, redirects followed; statuses 200, 206 and 416 only.
+        """Return a response with unread body and status 200, 206 or 416; follow redirects.
 
         Raises:
-            AttemptError: there is none, now or for good.
+            TransferError: there is no such response.
         """
         with _transfer_errors(url):
             response = self._follow(url, headers, method, body)
@@ -149,13 +151,13 @@ class HttpClient:
     def _follow(
         self, url: str, headers: Mapping[str, str], method: str, body: bytes | None
     ) -> BaseHTTPResponse:
-        sent = {"User-Agent": self._agent, "Accept-Encoding": "identity", **headers}
+        request_headers = {"User-Agent": self._agent, "Accept-Encoding": "identity", **headers}
         seen = {url}
         for _ in range(_MAX_REDIRECTS):
             response = self._pool(url).request(
                 method,
                 url,
-                headers=sent,
+                headers=request_headers,
                 body=body,
                 redirect=False,
                 preload_content=False,
@@ -166,23 +168,27 @@ class HttpClient:
                 return response
             response.drain_conn()
             response.release_conn()
-            following = urljoin(url, target)
-            _check_redirect(url, following, seen)
-            if host_of(following) != host_of(url):
-                sent = {name: value for name, value in sent.items() if name.lower() not in _SECRET_HEADERS}
-            url = following
+            location = urljoin(url, target)
+            _check_redirect(url, location, seen)
+            if host_of(location) != host_of(url):
+                request_headers = {
+                    name: value
+                    for name, value in request_headers.items()
+                    if name.lower() not in _SECRET_HEADERS
+                }
+            url = location
         msg = f"more than {_MAX_REDIRECTS} redirects"
         raise TransferError(msg)
 
     def abort(self) -> None:
-        """Cut every response that is being read, so that the threads that wait for bytes wake up."""
+        """Close all responses that are being read, to wake up the threads that wait for bytes."""
         for response in tuple(self._active):
-            # A response that ended meanwhile has no socket any more.
+            # A response that ended in the meantime has no socket.
             with contextlib.suppress(ValueError, RuntimeError, OSError, NotImplementedError):
                 response.shutdown()
 
     def close(self) -> None:
-        """Close the connections that are kept alive."""
+        """Close all keep-alive connections."""
         for pool in self._pools.values():
             pool.clear()
 
@@ -193,19 +199,19 @@ def _certificates() -> ssl.SSLContext:
     return context
 
 
-def _check_redirect(url: str, following: str, seen: set[str]) -> None:
-    if following in seen:
-        msg = f"the server redirects in a circle, back to {_bare(following)}"
+def _check_redirect(url: str, location: str, seen: set[str]) -> None:
+    if location in seen:
+        msg = f"redirect loop at {_bare(location)}"
         raise TransferError(msg)
-    seen.add(following)
-    scheme = urlsplit(following).scheme
+    seen.add(location)
+    scheme = urlsplit(location).scheme
     if scheme not in ("https", urlsplit(url).scheme):
-        msg = f"the server redirects from {urlsplit(url).scheme} to {_bare(following)}, which is not followed"
+        msg = f"unsupported redirect from {urlsplit(url).scheme} to {_bare(location)}"
         raise TransferError(msg)
 
 
 def _bare(url: str) -> str:
-    # Signed links carry a secret in the query.
+    # Signed links have a secret in the query.
     parts = urlsplit(url)
     return f"{parts.scheme}://{host_of(url)}{parts.path}"
 
@@ -216,15 +222,19 @@ def _check_status(response: BaseHTTPResponse, url: str) -> None:
         return
     wait = _retry_after(response.headers.get("Retry-After"))
     exhausted = response.headers.get("x-ratelimit-remaining") == "0"
-    again = status in _RETRYABLE_STATUSES or (status == 403 and (wait is not None or exhausted))
+    retryable = status in _RETRYABLE_STATUSES or (status == 403 and (wait is not None or exhausted))
     hint = None
     if status in (401, 403):
-        hint = f"{host_of(url)} refuses this file without (other) credentials, or its quota is used up"
+        hint = f"{host_of(url)} requires other credentials for this file, or its quota is exceeded."
     if wait is not None and wait > MAX_RETRY_AFTER_S:
-        msg = f"HTTP {status}: {host_of(url)} asks to come back in {wait:,.0f} s"
-        raise TransferError(msg, status=status, wait=wait, hint="run the command again later; it goes on")
+        msg = f"HTTP {status}: {host_of(url)} requests a delay of {wait:,.0f} s"
+        raise TransferError(msg, status=status, wait=wait, hint="Repeat the command later; it resumes.")
     raise TransferError(
-        f"HTTP {status} {response.reason or ''}".strip(), retryable=again, wait=wait, status=status, hint=hint
+        f"HTTP {status} {response.reason or ''}".strip(),
+        retryable=retryable,
+        wait=wait,
+        status=status,
+        hint=hint,
     )
 
 
@@ -246,24 +256,26 @@ def _transfer_errors(url: str) -> Iterator[None]:
     try:
         yield
     except http_errors.SSLError as error:
-        refused = "CERTIFICATE_VERIFY_FAILED" in str(error) or "doesn't match" in str(error)
-        msg = f"no secure connection to {host}: {error}"
-        raise TransferError(msg, retryable=not refused, hint=_PROXY_HINT) from error
+        rejected = "CERTIFICATE_VERIFY_FAILED" in str(error) or "doesn't match" in str(error)
+        msg = f"no TLS connection to {host}: {error}"
+        raise TransferError(msg, retryable=not rejected, hint=_PROXY_HINT) from error
     except http_errors.ProxyError as error:
-        msg = f"the proxy does not connect to {host}: {error}"
-        raise TransferError(msg, retryable=True, hint="see HTTPS_PROXY, HTTP_PROXY and NO_PROXY") from error
+        msg = f"no connection to {host} through the proxy: {error}"
+        raise TransferError(
+            msg, retryable=True, hint="Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
+        ) from error
     except http_errors.NameResolutionError as error:
-        msg = f"the name {host} cannot be resolved"
-        raise TransferError(msg, retryable=True, hint="is this machine online?") from error
+        msg = f"unknown host {host}"
+        raise TransferError(msg, retryable=True, hint=_OFFLINE_HINT) from error
     except http_errors.NewConnectionError as error:
         msg = f"no connection to {host}: {error}"
-        raise TransferError(msg, retryable=True, hint="is this machine online?") from error
+        raise TransferError(msg, retryable=True, hint=_OFFLINE_HINT) from error
     except http_errors.TimeoutError as error:
-        msg = f"{host} did not answer within {READ_TIMEOUT_S:g} s"
+        msg = f"no response from {host} within {READ_TIMEOUT_S:g} s"
         raise TransferError(msg, retryable=True) from error
     except (http_errors.LocationParseError, http_errors.URLSchemeUnknown) as error:
-        msg = f"the URL cannot be opened: {error}"
+        msg = f"invalid URL: {error}"
         raise TransferError(msg) from error
     except (http_errors.HTTPError, ssl.SSLError, ConnectionError, TimeoutError) as error:
-        msg = f"the connection to {host} broke: {error}"
+        msg = f"connection to {host} lost: {error}"
         raise TransferError(msg, retryable=True) from error

@@ -1,8 +1,7 @@
-"""A file on its way: `NAME.part`, hashed as it is written, and given its name only when it is proven.
+"""Partial file `NAME.part`: hashed while written, renamed after its checksum is verified.
 
-Beside a part lies `NAME.part.json` when its bytes could not be told from another file's otherwise (no
-checksum is known beforehand) or are many: whose they are (URL, ETag, date, size), so that the next run goes
-on from the byte.
+A large file, or one without a known checksum, also has `NAME.part.json` with the URL, ETag, date and size of
+its content. With it the next run can check that the server's file is the same, and resume at the byte.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from avdata.storage.atomic import download_write_errors
+from avdata.storage.atomic import write_errors
 
-_STATE_FROM = 4 << 20
+_STATE_MIN_BYTES = 4 << 20
 
-_THREADED_HASH_FROM = 16 << 20
+_THREADED_HASH_MIN_BYTES = 16 << 20
 
-_SYNC_EVERY = 256 << 20
+_SYNC_INTERVAL_BYTES = 256 << 20
 
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteVersion:
-    """Which file, at which server, the bytes of a part belong to."""
+    """Version of a remote file that a partial file belongs to."""
 
     url: str
     etag: str | None = None
@@ -38,23 +37,23 @@ class RemoteVersion:
 
     @property
     def validator(self) -> str | None:
-        """What `If-Range` takes: a strong ETag, else the date, else nothing."""
+        """Value for `If-Range`: a strong ETag, else the date, else None."""
         if self.etag and not self.etag.startswith("W/"):
             return self.etag
         return self.modified
 
 
 class PartialFile:
-    """The part of one file; used by one thread.
+    """Partial file of one download; not thread-safe.
 
     Attributes:
         size: bytes on disk.
-        version: whose bytes they are, where that is known.
-        resumed_bytes: an earlier run wrote some of the bytes.
+        version: remote file that the bytes belong to; None if unknown.
+        resumed_bytes: whether an earlier run wrote some of the bytes.
     """
 
     def __init__(self, final: Path, algorithm: str, *, pinned: bool) -> None:
-        # Text, not Path: for a small file, making four of those takes as long as receiving it.
+        # str, not Path: creating four Paths takes as long as receiving a small file.
         self.final = str(final)
         self.path = f"{self.final}.part"
         self._state = f"{self.path}.json"
@@ -77,20 +76,20 @@ class PartialFile:
         except (OSError, ValueError, TypeError):
             return None
 
-    def set_version(self, origin: RemoteVersion) -> None:
-        """Note whose bytes follow, on disk where the next run may need it."""
-        self.version = origin
-        if not self._pinned or (origin.bytes or 0) >= _STATE_FROM:
-            with download_write_errors(self._state):
+    def set_version(self, version: RemoteVersion) -> None:
+        """Set the remote version of the bytes that follow; store it on disk if resuming needs it."""
+        self.version = version
+        if not self._pinned or (version.bytes or 0) >= _STATE_MIN_BYTES:
+            with write_errors(self._state):
                 os.makedirs(os.path.dirname(self._state), exist_ok=True)
                 with open(self._state, "w", encoding="utf-8") as file:
-                    json.dump(asdict(origin), file)
+                    json.dump(asdict(version), file)
 
     def restart(self) -> None:
-        """Forget the bytes so far."""
+        """Discard all bytes."""
         if not self.size and self._file is None:
             return
-        with download_write_errors(self.path):
+        with write_errors(self.path):
             self._close()
             for path in (self.path, self._state):
                 with suppress(FileNotFoundError):
@@ -101,23 +100,23 @@ class PartialFile:
         """Append bytes.
 
         Raises:
-            DiskError: the disk is full, or may not be written to.
+            DiskError: the disk is full or not writable.
         """
-        with download_write_errors(self.path):
+        with write_errors(self.path):
             file, hasher = self._open()
             hasher.update(data)
             view = memoryview(data)
             while view:
                 view = view[os.write(file, view) :]
             self.size += len(data)
-            if self.size - self._synced >= _SYNC_EVERY:
-                # Little by little: one flush of gigabytes at the end would stall everything.
+            if self.size - self._synced >= _SYNC_INTERVAL_BYTES:
+                # Sync regularly: one fsync of gigabytes at the end would stall all threads.
                 os.fsync(file)
                 self._synced = self.size
 
     def _open(self) -> tuple[int, _Hash]:
         if self._file is None or self._hash is None:
-            large = self.version is not None and (self.version.bytes or 0) >= _THREADED_HASH_FROM
+            large = self.version is not None and (self.version.bytes or 0) >= _THREADED_HASH_MIN_BYTES
             self._hash = _ThreadedHash(self._algorithm) if large else _Hash(self._algorithm)
             self._file = self._open_file()
             while self.size and (block := os.read(self._file, _BLOCK)):
@@ -134,20 +133,20 @@ class PartialFile:
             return os.open(self.path, flags, 0o644)
 
     def checksum(self) -> str:
-        """`algorithm:hex` of all bytes."""
-        with download_write_errors(self.path):
+        """Return the checksum of all bytes as `algorithm:hex`."""
+        with write_errors(self.path):
             _, hasher = self._open()
             return f"{self._algorithm}:{hasher.hexdigest()}"
 
     def publish(self) -> os.stat_result:
-        """Sync the bytes and give them their name; the file's stat."""
-        with download_write_errors(self.path):
+        """Sync the file, rename it to its final name, and return its stat."""
+        with write_errors(self.path):
             file, _ = self._open()
             os.fsync(file)
             stat = os.fstat(file)
             self._close()
             os.replace(self.path, self.final)
-            if not self._pinned or stat.st_size >= _STATE_FROM:
+            if not self._pinned or stat.st_size >= _STATE_MIN_BYTES:
                 with suppress(FileNotFoundError):
                     os.unlink(self._state)
         return stat
@@ -160,13 +159,13 @@ class PartialFile:
         self._file = self._hash = None
 
     def close(self) -> None:
-        """Let go of the file; its bytes stay for the next run."""
-        with download_write_errors(self.path):
+        """Close the file; its bytes remain for the next run."""
+        with write_errors(self.path):
             self._close()
 
 
 class _Hash:
-    """A checksum in the making."""
+    """Incremental checksum."""
 
     def __init__(self, algorithm: str) -> None:
         self._hash = hashlib.new(algorithm, usedforsecurity=False)
@@ -182,7 +181,10 @@ class _Hash:
 
 
 class _ThreadedHash(_Hash):
-    """The same in a thread of its own: on one connection, hashing would take a third of the speed."""
+    """Incremental checksum in a separate thread.
+
+    On a single connection, hashing in the same thread would cost a third of the speed.
+    """
 
     def __init__(self, algorithm: str) -> None:
         super().__init__(algorithm)

@@ -1,14 +1,13 @@
-"""How fast to go: waits between attempts, how many requests a host gets at once, the bandwidth cap.
+"""Rate limits: concurrent requests per host and total bandwidth.
 
-A host that answers 429 or 503 gets half as many requests at once, and one more again after every
-`_FILES_PER_INCREASE`
-files (additive increase, multiplicative decrease); `Retry-After` holds all its requests back. A host that
-only fails is given up for the rest of the run, so that a dead mirror costs seconds, not hours.
+An answer 429 or 503 halves the concurrency of its host; every `_FILES_PER_INCREASE` files raise it by one
+(additive increase, multiplicative decrease). `Retry-After` delays all requests to the host. A host that
+fails `_MAX_FAILURES` times in a row is skipped for the rest of the download, so that a dead mirror costs
+seconds, not hours.
 """
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from dataclasses import dataclass
@@ -17,33 +16,22 @@ _FILES_PER_INCREASE = 20
 
 _MAX_FAILURES = 8
 
-_LONGEST_BACKOFF = 20.0
-
 
 class Cancelled(Exception):
-    """The run was stopped: by the user, or because it cannot go on."""
-
-
-def backoff(attempt: int) -> float:
-    """Seconds to wait before attempt number `attempt` (1 is the first repetition): random, growing, capped.
-
-    The whole interval is drawn from ("full jitter"), so that connections cut together do not return together.
-    """
-    ceiling = min(_LONGEST_BACKOFF, 0.5 * 2.0**attempt)
-    return random.uniform(0.1, ceiling)  # noqa: S311  # jitter needs no secrecy
+    """The download was cancelled by the user or by an error in another thread."""
 
 
 @dataclass
 class _Host:
     limit: float
     busy: int = 0
-    open_at: float = 0.0
-    strikes: int = 0
+    paused_until: float = 0.0
+    failures: int = 0
     served: int = 0
 
 
 class HostLimiter:
-    """How many requests each host gets at once, and when; safe to use from many threads."""
+    """Thread-safe limit of concurrent requests per host."""
 
     def __init__(self, limit: int, stop: threading.Event) -> None:
         self._limit = limit
@@ -52,21 +40,21 @@ class HostLimiter:
         self._changed = threading.Condition()
 
     def acquire(self, name: str) -> None:
-        """Wait for one of the host's places and take it; `release` gives it back.
+        """Wait until the host's limit allows another request; call `release` after it.
 
         Raises:
-            Stopped: the run ended meanwhile.
+            Cancelled: the download was cancelled.
         """
         with self._changed:
             host = self._host(name)
-            while (wait := self._closed_for(host)) > 0:
+            while (wait := self._wait_time(host)) > 0:
                 self._changed.wait(min(wait, 0.2))
                 if self._stop.is_set():
                     raise Cancelled
             host.busy += 1
 
     def release(self, name: str) -> None:
-        """Give the place back."""
+        """End a request to the host."""
         with self._changed:
             self._hosts[name].busy -= 1
             self._changed.notify_all()
@@ -75,42 +63,42 @@ class HostLimiter:
         return self._hosts.setdefault(name, _Host(self._limit))
 
     @staticmethod
-    def _closed_for(host: _Host) -> float:
-        pause = host.open_at - time.monotonic()
+    def _wait_time(host: _Host) -> float:
+        pause = host.paused_until - time.monotonic()
         return max(pause, 1.0 if host.busy >= int(host.limit) else 0.0)
 
     def record_success(self, name: str) -> None:
-        """A file came whole: the host is well, and may be asked for a little more."""
+        """Reset the host's failures, and raise its limit after every `_FILES_PER_INCREASE` files."""
         with self._changed:
             host = self._host(name)
-            host.strikes = 0
+            host.failures = 0
             host.served += 1
             if host.served % _FILES_PER_INCREASE == 0 and host.limit < self._limit:
                 host.limit += 1
 
     def record_overload(self, name: str, wait: float) -> None:
-        """The host asked for less: halve what it gets, and leave it alone for `wait` seconds."""
+        """Halve the host's limit and send it nothing for `wait` seconds."""
         with self._changed:
             host = self._host(name)
             now = time.monotonic()
-            # Requests that were under way together are refused together: that is one refusal.
-            if now >= host.open_at:
+            # Concurrent requests are refused together; count them once.
+            if now >= host.paused_until:
                 host.limit = max(1.0, host.limit / 2)
-            host.open_at = max(host.open_at, now + wait)
+            host.paused_until = max(host.paused_until, now + wait)
 
     def record_failure(self, name: str) -> None:
-        """A file was given up at this host."""
+        """Count a file that failed at the host."""
         with self._changed:
-            self._host(name).strikes += 1
+            self._host(name).failures += 1
 
-    def is_given_up(self, name: str) -> bool:
-        """Whether many files in a row failed at this host, so that it is not worth asking."""
+    def is_skipped(self, name: str) -> bool:
+        """Return whether too many files in a row failed at the host."""
         with self._changed:
-            return self._host(name).strikes >= _MAX_FAILURES
+            return self._host(name).failures >= _MAX_FAILURES
 
 
 class BandwidthLimiter:
-    """A cap on bytes a second over all connections together; None is no cap."""
+    """Thread-safe limit in bytes per second for all connections; None means unlimited."""
 
     def __init__(self, limit: float | None, stop: threading.Event) -> None:
         self._limit = limit
@@ -119,10 +107,10 @@ class BandwidthLimiter:
         self._lock = threading.Lock()
 
     def consume(self, count: int) -> None:
-        """Account for `count` bytes received, and wait as long as they should have taken.
+        """Count received bytes and wait as long as the limit requires.
 
         Raises:
-            Stopped: the run ended meanwhile.
+            Cancelled: the download was cancelled.
         """
         if self._limit is None:
             return

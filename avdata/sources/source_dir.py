@@ -1,4 +1,4 @@
-"""What a folder of sources holds beside its files: `.avdata/` with the lock, archives and their lists."""
+"""State folder `.avdata/` of a source folder: lock, archives and lists of extracted files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from avdata.manifest import FileEntry, Source, load_manifest
 from avdata.recipe import Recipe, load_recipe
 from avdata.sources.archives import ArchiveKind, ExtractedFile, extract_archive
 from avdata.sources.checksums import ChecksumCache
-from avdata.storage.atomic import download_write_errors
+from avdata.storage.atomic import write_errors
+from avdata.storage.locks import lock_folder
 from avdata.storage.paths import source_dir
 
 STATE_DIR = ".avdata"
@@ -24,24 +25,24 @@ _TARS = (".tar.gz", ".tgz")
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes free on the disk that holds `folder`, which need not exist yet."""
+    """Return the free bytes on the disk of `folder`, which need not exist."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def archive_path(source: Source) -> str:
-    """Where an archive is kept until it is unpacked, below the dataset's root."""
+    """Return an archive's path until it is extracted, relative to the dataset's folder."""
     return f"{STATE_DIR}/{source.name}.{source.unpack}"
 
 
 def unpacked_list(root: Path, source: Source) -> Path:
-    """The list of what an archive held, written when all of it was in place."""
+    """Return the path of an archive's member list, written after complete extraction."""
     return root / STATE_DIR / f"{source.name}.json"
 
 
 def is_unpacked(root: Path, source: Source) -> bool:
-    """Whether all that an archive held is still there."""
+    """Return whether all members of an archive are on disk."""
     try:
         members = json.loads(unpacked_list(root, source).read_text(encoding="utf-8"))["members"]
         return all((root / path).stat().st_size == size for path, size in members)
@@ -58,36 +59,28 @@ def extract_source(
     checksums: ChecksumCache,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ExtractedFile]:
-    """Unpack a source's archive into the dataset's root, held against the source's table where it has one.
+    """Extract a source's archive into the dataset's folder and verify it against the table.
 
     Returns:
-        The members, with paths below the root.
+        The extracted files, with paths relative to the dataset's folder.
 
     Raises:
-        SourceError: the archive is broken, unsafe, or not what the table says; nothing was put in place then.
+        SourceError: the archive is corrupt, unsafe or differs from the table. No file was moved to its
+            final path.
     """
     assert source.unpack is not None
     prefix = f"{source.into.rstrip('/')}/" if source.into else ""
     algorithm = table[0].checksum.partition(":")[0] if table else "sha256"
 
     def check(staging: Path, members: list[ExtractedFile]) -> None:
-        held = {prefix + member.path: member.checksum for member in members}
-        bad = [facts.path for facts in table if held.get(facts.path) != facts.checksum]
-        if bad:
-            absent = sum(path not in held for path in bad)
-            msg = (
-                f"{archive} does not hold what the manifest says: {absent:,} files are missing and"
-                f" {len(bad) - absent:,} have another checksum; the first: {bad[0]}"
-            )
-            raise SourceError(msg, hint="delete it and download it again")
+        _check_table(archive, table, members, prefix)
         for member in members:
             checksums.store(prefix + member.path, member.checksum, (staging / member.path).stat())
 
-    kind: ArchiveKind = source.unpack
     staging = root / STATE_DIR / f"{source.name}.unpacking"
     unpacked = extract_archive(
         archive,
-        kind,
+        source.unpack,
         root / source.into,
         staging=staging,
         algorithm=algorithm,
@@ -95,38 +88,55 @@ def extract_source(
         progress=progress,
     )
     members = [ExtractedFile(prefix + member.path, member.bytes, member.checksum) for member in unpacked]
-    listing = unpacked_list(root, source)
-    with download_write_errors(listing):
-        draft = listing.with_name(listing.name + ".part")
-        draft.write_text(
-            json.dumps(
-                {"members": [[one.path, one.bytes] for one in members], "archive": _archive_id(archive)}
-            ),
-            encoding="utf-8",
-        )
-        draft.replace(listing)
+    _write_unpacked_list(root, source, members, archive)
     return members
 
 
-_TAIL = 1 << 20
+def _check_table(
+    archive: Path, table: Sequence[FileEntry], members: Sequence[ExtractedFile], prefix: str
+) -> None:
+    found = {prefix + member.path: member.checksum for member in members}
+    bad = [entry.path for entry in table if found.get(entry.path) != entry.checksum]
+    if bad:
+        absent = sum(path not in found for path in bad)
+        msg = (
+            f"Archive {archive} differs from the manifest: {absent:,} files are missing and"
+            f" {len(bad) - absent:,} have another checksum. First: {bad[0]}."
+        )
+        raise SourceError(msg, hint="Delete the archive and download it again.")
+
+
+def _write_unpacked_list(root: Path, source: Source, members: Sequence[ExtractedFile], archive: Path) -> None:
+    content = {
+        "members": [[member.path, member.bytes] for member in members],
+        "archive": _archive_id(archive),
+    }
+    listing = unpacked_list(root, source)
+    with write_errors(listing):
+        draft = listing.with_name(listing.name + ".part")
+        draft.write_text(json.dumps(content), encoding="utf-8")
+        draft.replace(listing)
+
+
+_TAIL_BYTES = 1 << 20
 
 
 def _archive_id(archive: Path) -> str:
-    """What tells an archive from another of the same name, without reading it: its size and its end.
+    """Return an identifier of an archive: its size and the SHA-256 of its end.
 
-    There a zip has the checksums of its members, and a tar.gz that of all its content.
+    The end has the checksums of a zip's members, or the checksum of a tar.gz's content.
     """
     with archive.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(size - _TAIL, 0))
+        stream.seek(max(size - _TAIL_BYTES, 0))
         return f"{size}:{hashlib.sha256(stream.read()).hexdigest()}"
 
 
 def fsync_dirs(root: Path, paths: Iterable[str]) -> None:
-    """Make the names of files below the root durable; their bytes are already."""
+    """Sync the folders of files, so that their names are durable."""
     if os.name == "nt":
         return
-    for folder in {os.path.dirname(path) for path in paths}:  # a Path each takes a tenth of all time
+    for folder in {os.path.dirname(path) for path in paths}:  # Paths would take a tenth of the time
         handle = os.open(root / folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -136,63 +146,51 @@ def fsync_dirs(root: Path, paths: Iterable[str]) -> None:
 
 @contextmanager
 def lock_source_dir(root: Path) -> Iterator[None]:
-    """Hold the folder for one run; the hold ends with the process, however it ends."""
-    state = root / STATE_DIR
-    with download_write_errors(state):
-        state.mkdir(parents=True, exist_ok=True)
-        stream = (state / "lock").open("a+")
-    with stream, _locked(stream.fileno(), root):
+    """Hold an exclusive lock on a source folder until the block or the process ends."""
+    conflict = SourceError(
+        f"Another download is writing to {root}.",
+        hint="Wait until it ends, or use --output with another folder.",
+    )
+    with lock_folder(root / STATE_DIR, conflict):
         yield
-
-
-@contextmanager
-def _locked(file: int, root: Path) -> Iterator[None]:
-    if os.name == "nt":
-        yield
-        return
-    import fcntl  # noqa: PLC0415  # not on Windows
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        msg = f"another download is writing to {root}"
-        raise SourceError(msg, hint="wait for it, or choose another folder") from error
-    try:
-        yield
-    finally:
-        # Closing is not enough: a process that another thread starts just now holds the file open as well.
-        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def unpack_archive_file(name_or_recipe: str | Path | Recipe, archive: Path | str) -> Path:
-    """Unpack an archive that the user fetched; it stays where it is, and its files go where a download's go.
+    """Extract an archive that the user downloaded into the recipe's source folder.
 
-        avdata.prepare("ave", source=unpack_local("ave", "AVE_Dataset.zip"), out="out")
+        root = unpack_archive_file("ave", "AVE_Dataset.zip")
+        avdata.prepare("ave", source=root, output="out")
+
+    Args:
+        name_or_recipe: a recipe's name, the path of a recipe file, or a Recipe.
+        archive: path of the archive; it is not changed.
 
     Returns:
-        The folder with the files, to be given as the source.
+        The folder with the extracted files.
 
     Raises:
-        UsageError: it is neither a zip nor a tar.gz.
-        SourceError: it is broken, unsafe, or not what the manifest says.
+        UsageError: the file is neither a zip nor a tar.gz.
+        SourceError: the archive is corrupt, unsafe or differs from the manifest.
     """
     path = Path(archive)
     kind: ArchiveKind | None = (
         "zip" if path.suffix == ".zip" else "tar.gz" if path.name.endswith(_TARS) else None
     )
     if kind is None or not path.is_file():
-        msg = f"{path} is not an archive (.zip, .tar.gz or .tgz)"
-        raise UsageError(msg, hint="--source is the folder or the archive that holds the dataset's files")
+        msg = f"Not an archive: {path} (supported: .zip, .tar.gz, .tgz)."
+        raise UsageError(msg, hint="Use --source with the folder or the archive of the dataset's files.")
     recipe = load_recipe(name_or_recipe)
     manifest = load_manifest(recipe.name)
-    ours = [source for source in manifest.sources if source.unpack == kind and source.instead_of is None]
-    source = ours[0] if ours else Source(name="given", urls=(), unpack=kind)
+    candidates = [
+        source for source in manifest.sources if source.unpack == kind and source.instead_of is None
+    ]
+    source = candidates[0] if candidates else Source(name="given", urls=(), unpack=kind)
     root = source_dir(recipe.name)
     if is_unpacked(root, source):
-        held = json.loads(unpacked_list(root, source).read_text(encoding="utf-8")).get("archive")
-        if held not in (None, _archive_id(path)):
-            msg = f"{root} holds what was unpacked from another archive than {path}"
-            hint = f"remove {root}, or unpack the archive yourself and give its folder with --source"
+        archive_id = json.loads(unpacked_list(root, source).read_text(encoding="utf-8")).get("archive")
+        if archive_id not in (None, _archive_id(path)):
+            msg = f"Files of another archive in {root}: they were not extracted from {path}."
+            hint = f"Remove {root}, or extract the archive yourself and use --source with its folder."
             raise SourceError(msg, hint=hint)
     else:
         table = manifest.tables[source.table] if source.table else ()

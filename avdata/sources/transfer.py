@@ -1,7 +1,7 @@
-"""Fetching many files at once, by threads that hand over each file as it arrives.
+"""Parallel download of many files by threads, in order.
 
-The files are taken in the order given. What came through waits in a short queue: a consumer that falls
-behind holds the threads back, so that files can be used and deleted while others arrive.
+Downloaded files pass through a short queue. A slow consumer therefore blocks the threads, so that files can
+be used and deleted while others are downloaded.
 """
 
 from __future__ import annotations
@@ -21,27 +21,29 @@ SMALL_FILE_CONNECTIONS = 16
 
 LARGE_FILE_CONNECTIONS = 4
 
-_LARGE = 8 << 20
+_LARGE_BYTES = 8 << 20
 
 _QUEUE_SIZE = 32
 
 _TICK_S = 0.1
 
-_GRACE_S = 0.6
+_JOIN_TIMEOUT_S = 0.6
 
 Tick = Callable[[int, int], None]
 
 
 def default_connections(files: Sequence[FileRequest]) -> int:
-    """How many connections suit the files: many for small ones, a few for large ones.
+    """Return the number of connections for the files: many for small files, few for large.
 
     >>> default_connections([FileRequest("a.wav", (), bytes=80_000)])
     16
     >>> default_connections([FileRequest("a.zip", ())])
     4
     """
-    sizes = [file.bytes if file.bytes is not None else _LARGE for file in files]
-    return SMALL_FILE_CONNECTIONS if sizes and sum(sizes) / len(sizes) < _LARGE else LARGE_FILE_CONNECTIONS
+    sizes = [file.bytes if file.bytes is not None else _LARGE_BYTES for file in files]
+    return (
+        SMALL_FILE_CONNECTIONS if sizes and sum(sizes) / len(sizes) < _LARGE_BYTES else LARGE_FILE_CONNECTIONS
+    )
 
 
 def transfer(
@@ -53,20 +55,20 @@ def transfer(
     bandwidth: float | None = None,
     tick: Tick = lambda on_disk, received: None,
 ) -> Generator[FetchedFile | FailedFile, None, None]:
-    """Fetch files into `root`, yielding each as it arrives or is given up.
+    """Yield each file when it is downloaded into `root` or has failed.
 
-    Leaving the loop early, by an exception or Ctrl-C, stops all threads; the next call goes on from the byte.
+    Closing the generator stops all threads. The next call resumes partial files at the byte.
 
     Args:
-        root: the paths of `files` are below it.
-        files: what to fetch, first things first.
-        log: takes the attempts that fail.
-        connections: at once; None chooses by the files' sizes.
-        bandwidth: bytes a second over all connections together; None is no cap.
-        tick: called ten times a second with the bytes on disk (parts included) and the bytes received.
+        root: folder of the files.
+        files: files to download, in order.
+        log: log for failed attempts.
+        connections: number of parallel connections (default: by the sizes of the files).
+        bandwidth: limit in bytes per second for all connections together (default: unlimited).
+        tick: called ten times a second with the bytes on disk (partial files included) and received.
 
     Raises:
-        DiskError: the disk is full or may not be written to.
+        DiskError: the disk is full or not writable.
     """
     count = connections or default_connections(files)
     fetcher = Fetcher(root, files, log, connections=count, bandwidth=bandwidth)
@@ -81,10 +83,10 @@ def transfer(
             if request is None:
                 return
             outcome = _fetch_safely(fetcher, request)
-            if outcome is None or not _hand_over(done, outcome, fetcher.stop):
+            if outcome is None or not _enqueue(done, outcome, fetcher.stop):
                 return
 
-    # Daemons: a thread that waits for a dead server must not keep the process from ending.
+    # Daemons: a thread that waits for a dead server must not keep the process alive.
     names = [f"avdata-fetch-{number}" for number in range(min(count, len(files)))]
     threads = [threading.Thread(target=work, name=name, daemon=True) for name in names]
     try:
@@ -93,7 +95,7 @@ def transfer(
         yield from _outcomes(done, len(files), lambda: tick(fetcher.stats.bytes, fetcher.stats.received))
     finally:
         fetcher.halt()
-        deadline = time.monotonic() + _GRACE_S
+        deadline = time.monotonic() + _JOIN_TIMEOUT_S
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         fetcher.close()
@@ -106,11 +108,11 @@ def _fetch_safely(fetcher: Fetcher, request: FileRequest) -> FetchedFile | Faile
         return None
     except TransferError as error:
         return FailedFile(request, str(error), error.hint)
-    except BaseException as error:  # raised again by the consumer's thread
+    except BaseException as error:  # re-raised in the consumer's thread
         return error
 
 
-def _hand_over(
+def _enqueue(
     done: queue.Queue[FetchedFile | FailedFile | BaseException],
     outcome: FetchedFile | FailedFile | BaseException,
     stop: threading.Event,
@@ -127,15 +129,15 @@ def _hand_over(
 def _outcomes(
     done: queue.Queue[FetchedFile | FailedFile | BaseException], count: int, tick: Callable[[], None]
 ) -> Iterator[FetchedFile | FailedFile]:
-    told = time.monotonic()
+    last_tick = time.monotonic()
     while count:
         try:
             outcome = done.get(timeout=_TICK_S)
         except queue.Empty:
             outcome = None
-        if time.monotonic() - told >= _TICK_S:
+        if time.monotonic() - last_tick >= _TICK_S:
             tick()
-            told = time.monotonic()
+            last_tick = time.monotonic()
         if isinstance(outcome, BaseException):
             raise outcome
         if outcome is not None:

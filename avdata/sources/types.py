@@ -1,4 +1,4 @@
-"""Types."""
+"""Types shared by the modules of the downloader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class FileRequest:
-    """A file to fetch: its path below the root, its URLs in order of preference, and what is known of it."""
+    """A file to download.
+
+    Attributes:
+        path: relative to the dataset's folder.
+        urls: in order of preference.
+        checksum: expected checksum as `algorithm:hex`; None if unknown.
+        bytes: expected size; None if unknown.
+        source: name of the manifest's source that lists the file.
+    """
 
     path: str
     urls: tuple[str, ...]
@@ -19,7 +27,14 @@ class FileRequest:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedUrl:
-    """Where a file's bytes are at this moment, and what the scheme says of them."""
+    """Current location of a file.
+
+    Attributes:
+        url: http or https URL of the bytes; it may expire.
+        headers: request headers that the server requires.
+        checksum: as the scheme's server states it; None if it does not.
+        bytes: size as the scheme's server states it; None if it does not.
+    """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)

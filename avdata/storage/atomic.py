@@ -1,53 +1,63 @@
-"""Atomic."""
+"""Atomic writes, and the translation of `OSError` on writing."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from avdata.errors import AvdataError, SourceError
+from avdata.errors import AvdataError
 
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-class DiskError(SourceError):
-    """The disk does not take what is downloaded; every further file would fail as well."""
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class download_write_errors:  # read as a verb; a generator would take twice the time of a small write
-    """Turn the disk's errors, inside `with`, into one that says what is full or forbidden."""
+class DiskError(AvdataError):
+    """Error on writing a file: the disk is full, or the folder is not writable."""
+
+
+class write_errors:  # reads as a verb; a generator doubles the time of a small write
+    """Context manager that raises `DiskError` in place of `OSError`.
+
+    Args:
+        path: the file or folder to name in the message.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self._path = path
 
     def __enter__(self) -> None:
-        """Nothing to begin."""
+        """Do nothing."""
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Raise DiskError in place of an OSError."""
+        """Raise `DiskError` in place of an `OSError`."""
         if not isinstance(error, OSError):
             return
         if error.errno in _DISK_FULL:
-            msg = f"the disk is full: {self._path} could not be written ({error.strerror})"
-            hint = "make room, or set AVDATA_CACHE to a larger disk; the next run goes on from here"
-            raise DiskError(msg, hint=hint) from error
-        msg = f"{self._path} cannot be written: {error.strerror or error}"
-        raise DiskError(msg) from error
+            msg = f"The disk is full: {self._path} cannot be written ({error.strerror})."
+            hint = (
+                "Free disk space, or set AVDATA_CACHE or --output to a larger disk, and repeat the command."
+                " Finished files are kept."
+            )
+        elif error.errno == errno.EFBIG:
+            msg = f"{self._path} cannot be written: the file would exceed the size limit ({error.strerror})."
+            hint = "Raise the limit with `ulimit -f`, or lower shards.samples_per_shard."
+        else:
+            msg = f"{self._path} cannot be written ({error.strerror or error})."
+            hint = "Choose another folder, or make this one writable."
+        raise DiskError(msg, hint=hint) from error
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole, or as before: temporary sibling, sync, rename, sync.
+    """Replace a file atomically: write a temporary sibling, sync it, rename it, sync the folder.
 
     Raises:
-        AvdataError: the disk is full or the place cannot be written.
+        DiskError: the file cannot be written.
     """
     with write_errors(path):
-        if path.is_dir():  # found before the part is written, which would be left beside it
+        if path.is_dir():  # checked first: a failed rename would leave the temporary file behind
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        # The process is in the name: a worker that outlives its run must not write into the next one's file.
+        # The name contains the process ID: a worker that outlives its run must not write into the file of
+        # the next run.
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -55,14 +65,14 @@ def atomic_write(path: Path, data: bytes) -> None:
                 stream.write(data)
                 fsync(stream.fileno())
         except OSError:
-            # What is half written would fill a full disk for good.
+            # The partial file would keep the disk full.
             part.unlink(missing_ok=True)
             raise
         atomic_rename(part, path)
 
 
 def atomic_rename(part: Path, final: Path) -> None:
-    """Give a synced file its final name, and sync the folder so that the name lasts."""
+    """Rename a synced file to its final name, and sync the folder to make the name durable."""
     final.parent.mkdir(parents=True, exist_ok=True)
     part.replace(final)
     folder = os.open(final.parent, os.O_RDONLY)
@@ -73,31 +83,9 @@ def atomic_rename(part: Path, final: Path) -> None:
 
 
 def fsync(fd: int) -> None:
-    """fsync, on file systems that have it."""
+    """Call `os.fsync`, ignoring file systems without support for it."""
     try:
         os.fsync(fd)
     except OSError as error:
         if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
             raise
-
-
-@contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of writing into one sentence with what to do.
-
-    Raises:
-        AvdataError: instead of OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            msg = f"the disk is full: {path} could not be written"
-            hint = "make room and give the same command again to go on: what was finished is kept"
-        elif error.errno == errno.EFBIG:
-            msg = f"{path} would grow beyond the allowed file size"
-            hint = "finished shards are kept; raise the limit or lower shards.samples_per_shard"
-        else:
-            msg = f"{path} cannot be written ({error.strerror})"
-            hint = "choose another place, or make this one writable"
-        raise AvdataError(msg, hint=hint) from error

@@ -1,4 +1,4 @@
-"""Where avdata keeps what it can always fetch or compute again."""
+"""The cache folder, and checks of paths."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+import platformdirs
+
 from avdata.errors import UsageError
 
 
 def check_path_encoding(path: object) -> None:
-    """See that a name can be written down: pyarrow and FFmpeg take paths in UTF-8.
+    """Check that a path can be encoded as UTF-8, which pyarrow and FFmpeg require.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: the path is not UTF-8.
     """
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        msg = f"the name {str(path)!a} is not UTF-8"
-        raise UsageError(msg, hint="rename it; if it looks right to you, set PYTHONUTF8=1") from error
+        msg = f"The path {str(path)!a} is not UTF-8."
+        raise UsageError(msg, hint="Rename it. If it looks correct, set PYTHONUTF8=1.") from error
 
 
 def cache_dir() -> Path:
-    """The cache folder: `AVDATA_CACHE`, else `~/.cache/avdata`. It need not exist yet."""
-    chosen = os.environ.get("AVDATA_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "avdata"
+    """Return the cache folder, which need not exist yet.
+
+    `AVDATA_CACHE` sets it. The default is the operating system's: on Linux `$XDG_CACHE_HOME/avdata`, or
+    `~/.cache/avdata` if that variable is not set.
+    """
+    override = os.environ.get("AVDATA_CACHE")
+    if override:
+        return Path(override).expanduser()
+    return platformdirs.user_cache_path("avdata", appauthor=False)
 
 
 def source_dir(name: str) -> Path:
-    """The folder into which the sources of dataset `name` are downloaded by default.
+    """Return the default download folder of dataset `name`.
 
     >>> source_dir("cremad") == cache_dir() / "sources" / "cremad"
     True
@@ -38,7 +46,7 @@ def source_dir(name: str) -> Path:
 
 
 def is_safe_relative_path(path: str) -> bool:
-    """Whether a path stays below the folder it is relative to, on every system.
+    """Whether a path stays below the folder it is relative to, on every operating system.
 
     >>> is_safe_relative_path("VideoFlash/1001.flv"), is_safe_relative_path("../../etc/passwd")
     (True, False)

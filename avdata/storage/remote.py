@@ -1,4 +1,4 @@
-"""The client of a URL: fsspec's, which finds endpoint and credentials in the usual ways."""
+"""Access to remote storage through fsspec, whose clients find endpoints and credentials themselves."""
 
 from __future__ import annotations
 
@@ -10,77 +10,79 @@ from pathlib import Path
 from typing import Any
 
 from avdata.errors import AvdataError, UsageError
+from avdata.storage.backends import SCHEMES, find_backend, open_client
 from avdata.storage.paths import cache_dir
 
 
-def is_url(place: object) -> bool:
-    """Whether a place is a URL, and not a path.
+def is_url(location: object) -> bool:
+    """Whether a location is a URL rather than a path.
 
     >>> is_url("s3://bucket/set"), is_url("out/set")
     (True, False)
     """
-    return "://" in str(place)
+    return "://" in str(location)
 
 
 def local_mirror_dir(url: str, kind: str) -> Path:
-    """Where this node keeps what it needs of a URL."""
+    """Return the cache folder of this machine for the files of a URL.
+
+    Args:
+        url: URL of a folder.
+        kind: subfolder of the cache, such as `mirror`.
+    """
     return cache_dir() / kind / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:32]
 
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Turn a store's errors into one sentence with what to do.
+    """Raise `AvdataError` in place of the exceptions of a file system.
 
     Raises:
-        AvdataError: instead of what the file system raised.
-        UsageError: the URL's protocol is unknown, or its package is not installed.
+        AvdataError: the file system raised an exception.
+        UsageError: the URL's scheme is unknown, or its client is not installed.
     """
     try:
         yield
     except AvdataError:
         raise
     except (ImportError, ValueError) as error:
-        msg = redact_url(f"{url} cannot be opened ({error})")
-        raise UsageError(msg, hint="s3:// needs `pip install s3fs`, gs:// gcsfs, az:// adlfs") from error
-    except Exception as error:  # every file system has exceptions of its own
-        msg = redact_url(f"{url} cannot be read or written ({type(error).__name__}: {error})")
-        hint = "check the URL, your credentials and the connection; finished shards are kept"
+        msg = redact_url(f"{url} cannot be opened ({error}).")
+        command = find_backend(url).install_command if isinstance(error, ImportError) else None
+        raise UsageError(msg, hint=command or f"Supported URL schemes: {', '.join(SCHEMES)}.") from error
+    except Exception as error:  # each file system has its own exceptions
+        msg = redact_url(f"{url} cannot be read or written ({type(error).__name__}: {error}).")
+        hint = "Check the URL, the credentials and the connection. Finished shards are kept."
         raise AvdataError(msg, hint=hint) from error
 
 
-def relative_sizes(base: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Bytes of each file by its path below a place, of what a file system's `find` found there.
+def relative_sizes(base: str, listing: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Return the size in bytes of each file of a listing, by its path below `base`.
 
-    Consoles mark a folder that they make by an empty object whose name ends in a slash; it is no file.
+    Web consoles mark an empty folder by an object whose name ends in a slash. It is left out.
+
+    Args:
+        base: folder that was listed.
+        listing: result of `find(base, detail=True)` of an fsspec file system.
     """
-    sizes = {path[len(base) :].lstrip("/"): int(facts["size"]) for path, facts in found.items()}
+    sizes = {path[len(base) :].lstrip("/"): int(facts["size"]) for path, facts in listing.items()}
     return {name: size for name, size in sizes.items() if name and not name.endswith("/")}
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
-    """A file system and the URL's path in it.
+    """Return the file system of a URL and the URL's path in it.
 
     >>> open_filesystem("memory://set/train")[1]
     '/set/train'
 
     Raises:
         ImportError: the client is not installed.
-        ValueError: nobody knows the protocol.
+        ValueError: the scheme is unknown.
     """
-    if url.partition("://")[0] in {"gs", "gcs"}:
-        from gcsfs.core import GCSFileSystem  # noqa: PLC0415
-
-        # What gcsfs registers since 2026 asks by gRPC what kind of bucket it is, and gRPC ends a process that
-        # is forked after that, as torch's DataLoader does (https://github.com/grpc/grpc/issues/32758).
-        return GCSFileSystem(), GCSFileSystem._strip_protocol(url)
-    import fsspec  # noqa: PLC0415
-
-    files, path = fsspec.core.url_to_fs(url)
-    return files, path
+    return open_client(find_backend(url), url)
 
 
 def redact_url(text: object) -> str:
-    """A text as people may see it, with no name and password in its web addresses.
+    """Return a text without user names and passwords in its URLs.
 
     >>> redact_url("https://me:secret@example.org/set cannot be read")
     'https://example.org/set cannot be read'

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from avdata.errors import AvdataError, SampleFlag, UnavailableError, UsageError, did_you_mean
+from avdata.errors import AvdataError, SampleFlag, UnavailableError, UsageError, did_you_mean, error_message
 from avdata.shards.format import index_schema
 from avdata.shards.reader import read_index, read_info, read_members
 from avdata.streaming.batch import AVBatch, AVSample
@@ -321,7 +321,7 @@ class AVDataset(IterableDataset[AVSample]):
             facts = bytes(members["json"])
             return dict(json.loads(facts)) if shared_epoch or b'"step_labels"' in facts else {}
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
-            reason = f"member {error} is missing" if isinstance(error, KeyError) else str(error)
+            reason = f"member {error} is missing" if isinstance(error, KeyError) else error_message(error)
             msg = f"sample {key} in {shard} cannot be read: {reason}"
             hint = (
                 f"avdata verify {self._reader.name} lists all that is wrong; on_error='skip' goes on without"

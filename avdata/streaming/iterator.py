@@ -87,9 +87,9 @@ class SampleIterator(Iterator[AVSample]):
         except AvdataError as error:
             if self._dataset.on_error == "raise" or isinstance(error, UnavailableError):
                 raise
-            _log.warning("skipped: %s", error)
+            _log.warning("skipped: %s", error.message)
             # The message goes along, since what is counted in a worker process stays there.
-            return replace(self._substitute(error), metadata={"skipped": str(error)}, weight=0.0)
+            return replace(self._substitute(error), metadata={"skipped": error.message}, weight=0.0)
         return self._last if real else replace(self._last, weight=0.0)
 
     def _substitute(self, error: AvdataError) -> AVSample:

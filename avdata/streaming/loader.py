@@ -174,7 +174,7 @@ class AVLoader:
             except AvdataError as error:
                 if data.on_error == "raise" or isinstance(error, UnavailableError):
                     raise
-                self._skip(str(error))
+                self._skip(error.message)
                 facts.append({})
                 bad.append(place)
         copies.flush()

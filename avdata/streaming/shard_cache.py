@@ -8,12 +8,10 @@ start, so that fetches side by side see what each of them will take.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,9 +21,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
+
 from avdata.errors import AvdataError, UnavailableError
+from avdata.storage.backends import find_backend, is_missing, is_refused, is_unreachable
 from avdata.storage.paths import cache_dir
 from avdata.storage.remote import open_filesystem, redact_url
+from avdata.storage.retry import retry
 
 CHUNK_BYTES = 4 << 20  # bytes of one request
 
@@ -40,15 +42,6 @@ DEFAULT_LIMIT_BYTES = 64 << 30  # bytes
 _log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
-
-# What each client calls a server that there is no way to, as against one that breaks off.
-_UNREACHABLE_ERRORS = frozenset(
-    "ConnectError ConnectTimeout ProxyError OfflineModeIsEnabled"  # hf
-    " ClientConnectorError ClientConnectorDNSError ConnectionTimeoutError"  # http, gs, az
-    " EndpointConnectionError ConnectTimeoutError".split()  # s3
-)
-
-_REFUSED, _GONE = frozenset({401, 403}), frozenset({404, 410})
 
 CHANGED_HINT = "the shard was changed after it was indexed: open the set again, or else publish it again"
 
@@ -87,7 +80,7 @@ class ShardCache:
 
     def _fetch(self, url: str, path: Path, sha256: str, nbytes: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
+        with FileLock(path.with_suffix(".lock")):
             # Another process may have fetched it while this one waited.
             if not self.touch(sha256, nbytes):
                 part = path.with_suffix(".part")
@@ -155,7 +148,7 @@ class ShardCache:
         digest = hashlib.sha256()
         try:
             with part.open("wb") as out:
-                with _locked(part.with_name("room.lock")):
+                with FileLock(part.with_name("room.lock")):
                     self._make_room(part, nbytes)
                     out.truncate(nbytes)
                 for data in self._pieces(url, nbytes):
@@ -222,7 +215,7 @@ def _filesystem(base: str, process: int) -> Any:
         return open_filesystem(base)[0]
     except ImportError as error:
         msg = f"{redact_url(base)} cannot be opened: {error}"
-        raise AvdataError(msg, hint="pip install 'avdata[remote]' brings the clients") from error
+        raise AvdataError(msg, hint=find_backend(base).install_command) from error
 
 
 def _retry(url: str, action: Callable[[], _Result], *, first: bool = False) -> _Result:
@@ -230,67 +223,42 @@ def _retry(url: str, action: Callable[[], _Result], *, first: bool = False) -> _
 
     A server that cannot be reached is waited for, unless this is the first that is asked of it.
     """
-    for attempt in range(MAX_ATTEMPTS):
-        try:
-            return action()
-        except AvdataError:
-            raise
-        except Exception as error:
-            # Every filesystem has exceptions of its own for a lost connection; some hold the URL.
-            place, said = redact_url(url), redact_url(f"{type(error).__name__}: {error}")
-            if _is_final(error):
-                msg = f"{place} cannot be read ({said})"
-                kind = AvdataError if _is_missing(error) else UnavailableError
-                raise kind(msg, hint="check the URL and your credentials for it") from error
-            if first and type(error).__name__ in _UNREACHABLE_ERRORS:
-                msg = f"{place} cannot be reached ({said})"
-                raise UnavailableError(msg, hint="check the network, its proxy, and the URL") from error
-            if attempt == MAX_ATTEMPTS - 1:
-                msg = f"{place} cannot be read after {MAX_ATTEMPTS} attempts ({said})"
-                hint = "check the connection; whole shards that were fetched are kept"
-                raise UnavailableError(msg, hint=hint) from error
-            _log.warning("%s: %s; trying again", place, said)
-            time.sleep(INITIAL_DELAY_S * 2**attempt)
-    raise AssertionError
+    place = redact_url(url)
+
+    def should_retry(error: Exception, attempt: int) -> bool:
+        lasting = isinstance(error, AvdataError) or is_missing(error) or is_refused(error)
+        return not lasting and not (first and is_unreachable(error)) and attempt < MAX_ATTEMPTS
+
+    def warn(error: Exception, delay: float) -> None:
+        _log.warning("%s: %s; trying again", place, _describe(error))
+
+    try:
+        return retry(action, should_retry=should_retry, initial_delay_s=INITIAL_DELAY_S, on_retry=warn)
+    except AvdataError:
+        raise
+    except Exception as error:
+        if is_missing(error) or is_refused(error):
+            msg = f"{place} cannot be read ({_describe(error)})"
+            kind = AvdataError if is_missing(error) else UnavailableError
+            raise kind(msg, hint="check the URL and your credentials for it") from error
+        if first and is_unreachable(error):
+            msg = f"{place} cannot be reached ({_describe(error)})"
+            raise UnavailableError(msg, hint="check the network, its proxy, and the URL") from error
+        msg = f"{place} cannot be read after {MAX_ATTEMPTS} attempts ({_describe(error)})"
+        hint = "check the connection; whole shards that were fetched are kept"
+        raise UnavailableError(msg, hint=hint) from error
 
 
-def _is_final(error: Exception) -> bool:
-    """Whether another attempt can only end the same way: it is missing, or not for us."""
-    # What s3 says without credentials; what a 403 of gs is known by.
-    nameless = type(error).__name__ == "NoCredentialsError" or str(error).startswith("Forbidden: ")
-    refused = nameless or isinstance(error, PermissionError) or not _REFUSED.isdisjoint(_statuses(error))
-    return refused or _is_missing(error)
-
-
-def _is_missing(error: Exception) -> bool:
-    return isinstance(error, FileNotFoundError) or not _GONE.isdisjoint(_statuses(error))
-
-
-def _statuses(error: Exception) -> set[int]:
-    """The HTTP status, as http, gs, az and hf have it."""
-    found = [getattr(error, name, None) for name in ("status", "code", "status_code")]
-    found.append(getattr(getattr(error, "response", None), "status_code", None))
-    return {status for status in found if isinstance(status, int)}
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            # Closing would not do: a process that was forked meanwhile holds the same open file.
-            fcntl.flock(stream, fcntl.LOCK_UN)
+def _describe(error: Exception) -> str:
+    """Every file system has exceptions of its own for a lost connection; some hold the URL."""
+    return redact_url(f"{type(error).__name__}: {error}")
 
 
 def _remove_stale(part: Path) -> bool:
     """Remove what a fetch has left that is no more; whether it is no more."""
-    with part.with_suffix(".lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        part.unlink(missing_ok=True)
-        fcntl.flock(stream, fcntl.LOCK_UN)
+    try:
+        with FileLock(part.with_suffix(".lock"), blocking=False):
+            part.unlink(missing_ok=True)
+    except Timeout:
+        return False
     return True

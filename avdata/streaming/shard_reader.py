@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from avdata.errors import AvdataError, UsageError
+from avdata.storage.backends import SCHEMES
+from avdata.storage.hashing import hash_file
 from avdata.storage.remote import redact_url
 from avdata.streaming.shard_cache import CHANGED_HINT, ShardCache
-
-SCHEMES = ("file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
 
 MAX_EVICTIONS = 10  # times that a shard may be lost from a cache too small for all who read
 
@@ -162,4 +162,4 @@ class ShardReader:
 def _is_index_of(info: Any, path: Path) -> bool:
     """Whether an index is the one that dataset.json was written with, as far as that says."""
     promised = info.get("index", {}).get("sha256") if isinstance(info, dict) else None
-    return not promised or not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() == promised
+    return not promised or not path.is_file() or hash_file(path) == promised

@@ -1,7 +1,6 @@
-"""Generated media whose truth is known: a moving picture that flashes, a hum that beeps, when asked to.
+"""Generated media with known event times: moving color bands with flashes, noise with beeps.
 
-A recipe's own `mock` puts such media into its dataset's layout; `create_mock_dataset` is the door to all of
-them.
+The `mock` function of a recipe arranges such media in the layout of its dataset.
 """
 
 from __future__ import annotations
@@ -22,25 +21,26 @@ BEEP_SECONDS = 0.1
 BEEP_HZ = 1_000.0
 
 NTSC = Fraction(30_000, 1_001)
+"""Frames per second of NTSC video, 29.97."""
 
 MILLISECOND = Fraction(1, 1000)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is to be seen and heard, on an axis of its own that begins with the first frame.
+    """Content of a generated clip. Times count from the first frame.
 
     Attributes:
-        seconds: length.
-        flashes: when the picture turns white, s; each lasts 0.1 s.
-        beeps: when a 1 kHz tone sets in, s; each lasts 0.1 s.
-        seed: of the picture's colors and the noise.
-        fps: frames a second.
-        size: width and height, pixels.
-        rate: Hz of the sound.
-        channels: of the sound; all alike.
-        black: the picture is black throughout.
-        silent: there is a sound track, and nothing in it.
+        seconds: duration in seconds.
+        flashes: start times in seconds of white frames; each flash lasts 0.1 s.
+        beeps: start times in seconds of a 1 kHz tone; each beep lasts 0.1 s.
+        seed: seed of the colors and the noise.
+        fps: frames per second.
+        size: width and height in pixels.
+        rate: audio sample rate in Hz.
+        channels: number of audio channels, all equal.
+        black: whether all frames are black, except for flashes.
+        silent: whether the audio is digital silence.
     """
 
     seconds: float
@@ -56,33 +56,33 @@ class Scene:
 
     @property
     def frames(self) -> int:
-        """Frames in all."""
+        """Number of frames."""
         return round(self.seconds * self.fps)
 
 
 def scene_frame(scene: Scene, number: int) -> np.ndarray:
-    """Frame `number` of a scene, uint8 [H, W, 3]: color bands that move, white during a flash."""
+    """Return frame `number` of a scene, uint8 [H, W, 3]: moving color bands, white during a flash."""
     width, height = scene.size
     when = number / float(scene.fps)
     if any(flash - 1e-9 <= when < flash + FLASH_SECONDS for flash in scene.flashes):
         return np.full((height, width, 3), 235, np.uint8)
     if scene.black:
         return np.zeros((height, width, 3), np.uint8)
-    dice = np.random.default_rng(scene.seed)
-    colors = dice.integers(40, 160, size=(8, 3), dtype=np.uint8)
+    rng = np.random.default_rng(scene.seed)
+    colors = rng.integers(40, 160, size=(8, 3), dtype=np.uint8)
     bands = colors[((np.arange(width) + 3 * number) * 8 // width) % 8]
     return np.ascontiguousarray(np.broadcast_to(bands, (height, width, 3)))
 
 
 def scene_audio(scene: Scene, rate: int | None = None) -> np.ndarray:
-    """The sound of a scene as mono float32 [n]: a faint hum and noise, with beeps."""
+    """Return the audio of a scene, mono float32 [n]: faint hum and noise, with beeps."""
     rate = rate or scene.rate
     count = round(scene.seconds * rate)
     if scene.silent:
         return np.zeros(count, np.float32)
     when = np.arange(count) / rate
-    dice = np.random.default_rng(scene.seed)
-    wave = 0.004 * np.sin(2 * np.pi * (90 + 7 * (scene.seed % 11)) * when) + 0.003 * dice.normal(size=count)
+    rng = np.random.default_rng(scene.seed)
+    wave = 0.004 * np.sin(2 * np.pi * (90 + 7 * (scene.seed % 11)) * when) + 0.003 * rng.normal(size=count)
     for beep in scene.beeps:
         during = (when >= beep - 1e-9) & (when < beep + BEEP_SECONDS)
         wave[during] += 0.5 * np.sin(2 * np.pi * BEEP_HZ * (when[during] - beep))
@@ -103,45 +103,51 @@ def write_av(
     keyframes: int = 1_000,
     frame_times: Sequence[float] | None = None,
 ) -> None:
-    """Write a scene as a video file; the suffix decides the container.
+    """Write a scene as a media file. The suffix selects the container.
 
     Args:
-        path: the file; folders are made.
-        scene: what it holds.
-        vcodec: ffmpeg's name of the video encoder, or None for sound alone.
-        acodec: of the sound encoder, or None for a silent film.
-        audio_start: s by which the whole sound comes late.
-        pixels: frames uint8 [n, H, W, 3] instead of the scene's own.
-        samples: mono float32 [n] at `scene.rate` instead of the scene's own.
-        options: of the video encoder.
-        pix_fmt: of the video.
-        keyframes: frames from one keyframe to the next.
-        frame_times: when each frame comes on screen, s to the millisecond, instead of evenly from 0; the
-            scene's own frames are those of these moments.
+        path: output file; missing folders are created.
+        scene: content of the file.
+        vcodec: FFmpeg name of the video encoder; None for audio only.
+        acodec: FFmpeg name of the audio encoder; None for video only.
+        audio_start: delay of the audio in seconds.
+        pixels: frames, uint8 [n, H, W, 3], in place of the scene's.
+        samples: mono float32 [n] at `scene.rate`, in place of the scene's.
+        options: options of the video encoder.
+        pix_fmt: FFmpeg pixel format of the video.
+        keyframes: interval between keyframes, in frames.
+        frame_times: presentation time of each frame in seconds, rounded to 1 ms; the default is a constant
+            frame rate from 0. The scene is rendered at these times.
     """
     import av  # noqa: PLC0415
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        hears: Any = None
-        sees: Any = None
-        if acodec:
-            layout = {1: "mono", 2: "stereo", 6: "5.1"}[scene.channels]
-            hears = container.add_stream(acodec, rate=scene.rate, layout=layout)
-            hears.codec_context.flags |= av.codec.context.Flags.bitexact
-            if not acodec.startswith("pcm"):
-                hears.bit_rate = 256_000 if acodec == "libmp3lame" else 96_000
+        # All streams must be added before the first packet is written.
+        audio = _add_audio_stream(container, acodec, scene) if acodec else None
+        video: Any = None
         if vcodec:
-            sees = container.add_stream(vcodec, rate=scene.fps, options=dict(options or {}))
-            sees.width, sees.height, sees.pix_fmt = *scene.size, pix_fmt
-            sees.gop_size = keyframes
-            sees.thread_count = 1
-            sees.codec_context.flags |= av.codec.context.Flags.bitexact
-            sees.codec_context.time_base = 1 / scene.fps if frame_times is None else MILLISECOND
-        if hears is not None:
-            _encode_audio(container, hears, scene, audio_start, samples)
-        if sees is not None:
-            _encode_frames(container, sees, scene, pixels, frame_times)
+            video = container.add_stream(vcodec, rate=scene.fps, options=dict(options or {}))
+            video.width, video.height, video.pix_fmt = *scene.size, pix_fmt
+            video.gop_size = keyframes
+            video.thread_count = 1
+            video.codec_context.flags |= av.codec.context.Flags.bitexact
+            video.codec_context.time_base = 1 / scene.fps if frame_times is None else MILLISECOND
+        if audio is not None:
+            _encode_audio(container, audio, scene, audio_start, samples)
+        if video is not None:
+            _encode_frames(container, video, scene, pixels, frame_times)
+
+
+def _add_audio_stream(container: Any, codec: str, scene: Scene) -> Any:
+    import av  # noqa: PLC0415
+
+    layout = {1: "mono", 2: "stereo", 6: "5.1"}[scene.channels]
+    stream = container.add_stream(codec, rate=scene.rate, layout=layout)
+    stream.codec_context.flags |= av.codec.context.Flags.bitexact
+    if not codec.startswith("pcm"):
+        stream.bit_rate = 256_000 if codec == "libmp3lame" else 96_000
+    return stream
 
 
 def _encode_audio(
@@ -171,9 +177,9 @@ def _encode_frames(
 
     count = len(times) if times is not None else scene.frames if pixels is None else len(pixels)
     for number in range(count):
-        shown = number if times is None else round(times[number] * scene.fps)
+        index = number if times is None else round(times[number] * scene.fps)
         frame = av.VideoFrame.from_ndarray(
-            scene_frame(scene, shown) if pixels is None else pixels[number], format="rgb24"
+            scene_frame(scene, index) if pixels is None else pixels[number], format="rgb24"
         )
         frame.pts, frame.time_base = number, 1 / scene.fps
         if times is not None:
@@ -183,6 +189,7 @@ def _encode_frames(
 
 
 Subtype = Literal["u8", "s16", "s24", "s32", "float"]
+"""Sample format of a WAV file."""
 
 
 def write_wav(
@@ -194,15 +201,15 @@ def write_wav(
     channels: int = 1,
     extensible: bool = False,
 ) -> None:
-    """Write mono samples as a WAV with the shortest header of its kind, the same in all channels.
+    """Write mono samples to all channels of a WAV file with a minimal header.
 
     Args:
-        path: the file; folders are made.
+        path: output file; missing folders are created.
         samples: float32 [n] in [-1, 1].
-        rate: Hz.
-        subtype: how a sample is stored.
-        channels: how many.
-        extensible: with the WAVE_FORMAT_EXTENSIBLE header.
+        rate: sample rate in Hz.
+        subtype: sample format.
+        channels: number of channels.
+        extensible: whether to write the WAVE_FORMAT_EXTENSIBLE header.
     """
     width = {"u8": 1, "s16": 2, "s24": 3, "s32": 4, "float": 4}[subtype]
     data = _pcm(np.repeat(np.clip(samples, -1, 1), channels), subtype)
@@ -231,15 +238,22 @@ def _pcm(samples: np.ndarray, subtype: Subtype) -> bytes:
     return full.view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()
 
 
-def write_image(path: Path, pixels: np.ndarray, *, mode: str = "RGB", turned: bool = False) -> None:
-    """Write a picture, uint8 [H, W, 3], as JPEG or PNG; `turned` stores it on its side, with EXIF."""
+def write_image(path: Path, pixels: np.ndarray, *, mode: str = "RGB", rotated: bool = False) -> None:
+    """Write an image as JPEG or PNG.
+
+    Args:
+        path: output file; missing folders are created.
+        pixels: uint8 [H, W, 3].
+        mode: Pillow mode to convert to.
+        rotated: whether to store the image rotated by 90°, with the EXIF orientation that undoes it.
+    """
     from PIL import Image  # noqa: PLC0415
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(np.rot90(pixels) if turned else pixels).convert(mode)
+    image = Image.fromarray(np.rot90(pixels) if rotated else pixels).convert(mode)
     options: dict[str, Any] = {"quality": 90} if path.suffix == ".jpg" else {}
-    if turned:
+    if rotated:
         exif = Image.Exif()
-        exif[0x0112] = 6  # turn clockwise to show
+        exif[0x0112] = 6  # rotate clockwise for display
         options["exif"] = exif
     image.save(path, **options)

@@ -1,9 +1,7 @@
-"""Mock dataset."""
+"""Mock datasets: small copies of a dataset's layout with generated media."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,64 +10,70 @@ from typing import Any
 from avdata.errors import AvdataError
 from avdata.manifest import FileEntry, Manifest, load_manifest
 from avdata.recipe import load_recipe
+from avdata.storage.atomic import write_errors
+from avdata.storage.hashing import hash_file
 from avdata.storage.paths import is_safe_relative_path
 
 
 def create_mock_dataset(
     recipe: str, output: str | Path, clips: int | None = None, bad: bool = False, seed: int = 0
 ) -> Path:
-    """Write a small, structurally faithful copy of a dataset with generated media.
+    """Write a small copy of a dataset's layout with generated media.
 
     Args:
-        recipe: a recipe's name.
-        output: folder to write; new, empty, or a mock made before, whose files go.
-        clips: how many; None is the recipe's choice.
-        bad: also write the cases that go wrong in the real dataset.
-        seed: equal seeds make equal bytes.
+        recipe: name of a recipe.
+        output: folder to write: new, empty, or an earlier mock, whose files are removed.
+        clips: number of clips; None for the recipe's default.
+        bad: whether to add the defective files of the real dataset.
+        seed: seed of the content. Equal seeds give equal bytes.
 
     Returns:
-        The folder. Its `manifest.json` lists every file, `truth.json` what each clip holds.
+        The folder. Its `manifest.json` lists every file, its `truth.json` the content of each clip.
 
     Raises:
-        UsageError: there is no such recipe.
-        AvdataError: the folder holds something else, or ffmpeg cannot encode.
+        UsageError: the recipe does not exist.
+        AvdataError: the folder contains other files, or cannot be written.
     """
     writer = load_recipe(recipe).mock_writer()
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
-        msg = f"{folder} is a file"
-        raise AvdataError(msg, hint="give a new folder")
+        msg = f"The output {folder} is a file."
+        raise AvdataError(msg, hint="Choose a new folder.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "truth.json").is_file():
-        msg = f"{folder} is not empty, and what it holds is not a mock"
-        raise AvdataError(msg, hint="give a new or empty folder; nothing was written")
-    try:
+        msg = f"The output {folder} is not empty and not a mock dataset."
+        raise AvdataError(msg, hint="Choose a new or empty folder. Nothing was written.")
+    with write_errors(folder):
         _remove_earlier(folder)
         writer(folder, clips, bad, seed)
-    except OSError as error:
-        if error.filename is None and error.errno != errno.ENOSPC:
-            raise
-        msg = f"{error.filename or folder} cannot be written ({error.strerror})"
-        raise AvdataError(msg, hint="give a folder that you may write to, on a disk with room") from error
     return folder
 
 
 def _remove_earlier(folder: Path) -> None:
-    """Remove the files that an earlier mock lists: they would be taken for clips of the next one."""
-    listed = folder / "manifest.json"
-    earlier = load_manifest(listed) if listed.is_file() else None
+    """Remove the files of an earlier mock, which the next one would count as its own."""
+    path = folder / "manifest.json"
+    earlier = load_manifest(path) if path.is_file() else None
     if earlier is None or not earlier.mock:
         return
-    for facts in earlier.files:
-        if is_safe_relative_path(facts.path):
-            (folder / facts.path).unlink(missing_ok=True)
-    listed.unlink()  # the next one need not write any
+    for entry in earlier.files:
+        if is_safe_relative_path(entry.path):
+            (folder / entry.path).unlink(missing_ok=True)
+    path.unlink()  # the next mock may have no manifest
 
 
 def write_manifest(root: Path, name: str) -> None:
-    """List every file below a mock's root, with checksum and size, in its `manifest.json`, the last file."""
+    """Write `manifest.json` with the checksum and size of every file of a mock dataset.
+
+    Args:
+        root: folder of the mock, complete except for `manifest.json` and `truth.json`.
+        name: bundled manifest to copy the title, license and citation from.
+    """
     base = load_manifest(name)
     files = tuple(
-        FileEntry(path=path.relative_to(root).as_posix(), checksum=_sha256(path), bytes=path.stat().st_size)
+        FileEntry(
+            path=path.relative_to(root).as_posix(),
+            checksum=f"sha256:{hash_file(path)}",
+            bytes=path.stat().st_size,
+        )
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.name not in {"manifest.json", "truth.json"}
     )
@@ -81,9 +85,10 @@ def write_manifest(root: Path, name: str) -> None:
 
 
 def write_ground_truth(root: Path, truth: Mapping[str, Mapping[str, Any]]) -> None:
-    """Record what each clip of a mock holds and what is to become of it."""
+    """Write `truth.json`: what each clip of a mock contains, and the expected result.
+
+    Args:
+        root: folder of the mock.
+        truth: facts by clip key, such as event times or the quarantine reason.
+    """
     (root / "truth.json").write_text(json.dumps(truth, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,6 +1,6 @@
-"""A flash-and-beep clip in every kind of container, clock and sound that the recipes meet, with its truth.
+"""Flash-and-beep clips with known event times in many containers, frame timings and audio formats.
 
-The tests hold alignment and decoders to it; `benchmarks/sync.py` prints it as a table.
+Tests measure alignment and decoders against them; `benchmarks/sync.py` prints the results as a table.
 """
 
 from __future__ import annotations
@@ -38,23 +38,19 @@ VP9 = {"deadline": "realtime", "cpu-used": "8"}
 
 @dataclass(frozen=True)
 class ReferenceClip:
-    """One way of being a clip.
+    """Clip in one format.
 
     Attributes:
-        suffix: of the video file.
-        write: writes it, given the path of the video.
-        delay: beep minus flash, s.
-        wav: whether a WAV beside the video is the clip's sound.
-        decord: whether decord 0.6 reads it rightly; where not, `why` says what it does.
-        why: likewise.
+        suffix: suffix of the video file.
+        write: writes the files of the clip, given the path of the video.
+        delay: start of the beep minus start of the flash, in seconds.
+        wav: whether the clip's audio is a WAV file beside the video.
     """
 
     suffix: str
     write: Callable[[Path], None]
     delay: float = 0.0
     wav: bool = False
-    decord: bool = True
-    why: str = ""
 
     def make(self, folder: Path, name: str) -> Clip:
         """Write the clip into a folder."""
@@ -80,12 +76,12 @@ def _pair(
     *,
     channels: int = 1,
     extensible: bool = False,
-    silent_film: bool = False,
+    video_only: bool = False,
 ) -> Callable[[Path], None]:
-    """A video and the same sound as a WAV beside it."""
+    """Return a writer of a video with the same audio as a WAV beside it."""
 
     def write(path: Path) -> None:
-        video_file = {**H264, "acodec": None if silent_film else "aac"}
+        video_file = {**H264, "acodec": None if video_only else "aac"}
         write_av(path, SCENE, **video_file)
         wave = scene_audio(SCENE, rate)
         write_wav(
@@ -96,11 +92,11 @@ def _pair(
 
 
 def _rotated(path: Path) -> None:
-    """H.264 whose display matrix turns it by 90°."""
+    """Write H.264 video with a display matrix that rotates it by 90°."""
     write_av(path, SCENE, **H264)
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd")
-    # The picture's track is the one with a size; the matrix stands 40 bytes after the name of its header.
+    # The video track is the one with a height; the matrix begins 44 bytes after the box type `tkhd`.
     while struct.unpack(">I", data[at + 80 : at + 84])[0] == 0:
         at = data.index(b"tkhd", at + 4)
     one = 1 << 16
@@ -109,11 +105,11 @@ def _rotated(path: Path) -> None:
 
 
 def _variable_rate() -> list[float]:
-    """Frames 20, 40 or 80 ms apart, one of them at the flash."""
-    dice = np.random.default_rng(0)
-    steps = dice.choice([0.04, 0.08], size=80)
+    """Return frame times with irregular intervals, one of them at the flash."""
+    rng = np.random.default_rng(0)
+    steps = rng.choice([0.04, 0.08], size=80)
     before = EVENT_TIME - np.cumsum(steps[:30])[::-1]
-    after = EVENT_TIME + np.cumsum(dice.choice([0.04, 0.08], size=40))
+    after = EVENT_TIME + np.cumsum(rng.choice([0.04, 0.08], size=40))
     times = [*before[before > 0], EVENT_TIME, *after[after < SCENE.seconds]]
     return [round(float(time), 3) for time in times]
 
@@ -122,8 +118,6 @@ def _opus(**options: Any) -> Callable[[Path], None]:
     return _video(vcodec="libvpx-vp9", acodec="libopus", options=VP9, **options)
 
 
-NO_CODEC = "no decoder"
-
 REFERENCE_CLIPS: dict[str, ReferenceClip] = {
     "flv-flv1-mp3": ReferenceClip(".flv", _video(replace(SCENE, rate=44_100))),
     "mp4-h264-aac": ReferenceClip(".mp4", _video(**H264)),
@@ -131,9 +125,7 @@ REFERENCE_CLIPS: dict[str, ReferenceClip] = {
         ".mp4", _video(vcodec="libx264", acodec="aac", options={"bf": "3"}, keyframes=10)
     ),
     "mp4-hevc-aac": ReferenceClip(".mp4", _video(vcodec="libx265", acodec="aac", options=X265)),
-    "mp4-av1-aac": ReferenceClip(
-        ".mp4", _video(vcodec="libsvtav1", acodec="aac", options={"preset": "12"}), decord=False, why=NO_CODEC
-    ),
+    "mp4-av1-aac": ReferenceClip(".mp4", _video(vcodec="libsvtav1", acodec="aac", options={"preset": "12"})),
     "mkv-vp9-opus": ReferenceClip(".mkv", _opus()),
     "webm-vp9-opus": ReferenceClip(".webm", _opus()),
     "avi-mjpeg-pcm": ReferenceClip(".avi", _video(vcodec="mjpeg", acodec="pcm_s16le", pix_fmt="yuvj420p")),
@@ -144,10 +136,10 @@ REFERENCE_CLIPS: dict[str, ReferenceClip] = {
     "odd-size": ReferenceClip(
         ".mkv", _video(replace(SCENE, size=(161, 121)), vcodec="libx264", acodec="aac", pix_fmt="yuv444p")
     ),
-    "turned": ReferenceClip(".mp4", _rotated),
+    "rotated": ReferenceClip(".mp4", _rotated),
     "uneven-frames": ReferenceClip(".mkv", _video(**H264, frame_times=_variable_rate())),
-    "late-sound": ReferenceClip(".mp4", _video(**H264, audio_start=0.4), delay=0.4),
-    "late-pictures": ReferenceClip(".mkv", _video(**H264, frame_times=[0.4 + n / 25 for n in range(50)])),
+    "late-audio": ReferenceClip(".mp4", _video(**H264, audio_start=0.4), delay=0.4),
+    "late-video": ReferenceClip(".mkv", _video(**H264, frame_times=[0.4 + n / 25 for n in range(50)])),
     "stereo": ReferenceClip(".mp4", _video(replace(SCENE, channels=2), **H264)),
     "five-one": ReferenceClip(".mp4", _video(replace(SCENE, channels=6), **H264)),
     "pcm-8k": ReferenceClip(
@@ -161,29 +153,37 @@ REFERENCE_CLIPS: dict[str, ReferenceClip] = {
     "wav-192k-s24": ReferenceClip(".mp4", _pair(192_000, "s24"), wav=True),
     "wav-s32-5.1": ReferenceClip(".mp4", _pair(44_100, "s32", channels=6, extensible=True), wav=True),
     "wav-float": ReferenceClip(".mp4", _pair(48_000, "float", channels=2), wav=True),
-    "wav-silent-film": ReferenceClip(".mp4", _pair(16_000, silent_film=True), wav=True),
+    "wav-video-only": ReferenceClip(".mp4", _pair(16_000, video_only=True), wav=True),
 }
 
 
-def onsets(clip: Clip) -> tuple[float, float]:
-    """When the beep sets in in a clip's mel, and when the flash comes on screen, s on the clip's axis.
+def video_codec(path: Path) -> str:
+    """Return ffmpeg's name of the codec of a file's video track, such as `h264`."""
+    import av  # noqa: PLC0415
 
-    Steps of 20 ms, so that every frame is at some step's middle; mel columns of 5 ms.
+    with av.open(str(path)) as container:
+        return str(container.streams.video[0].codec_context.codec.canonical_name)
+
+
+def onsets(clip: Clip) -> tuple[float, float]:
+    """Return the times of the beep in the mel and of the flash in the frames, in seconds.
+
+    Steps of 20 ms place every frame at the middle of a step; mel columns are 5 ms apart.
     """
     from avdata.config.schema import build_config  # noqa: PLC0415
     from avdata.features.extract import extract_features  # noqa: PLC0415
 
     config = build_config({"video": {"num_frames": 128, "size": 16}, "audio": {"n_fft": 512}})
-    got = extract_features(clip, config)
-    mel = np.concatenate(list(got.mel.astype(np.float32)), axis=1)
+    features = extract_features(clip, config)
+    mel = np.concatenate(list(features.mel.astype(np.float32)), axis=1)
     band = mel[40:60].max(axis=0)
-    # Half of the window's amplitude, 6 dB below the top, is reached when its center is on the onset.
+    # A window centered on the onset has half of the amplitude, 6 dB below the maximum.
     column = int(np.argmax(band > band.max() - 6.02))
-    white = got.frames.mean(axis=(1, 2, 3)) > 190
-    beep = got.window[0] + column * config.audio.hop_length / config.audio.sample_rate
-    return beep, got.frame_times[int(np.argmax(white))]
+    white = features.frames.mean(axis=(1, 2, 3)) > 190
+    beep = features.window[0] + column * config.audio.hop_length / config.audio.sample_rate
+    return beep, features.frame_times[int(np.argmax(white))]
 
 
 def tolerance() -> float:
-    """Half a frame of the corpus, or one mel column, whichever is longer, s."""
+    """Return the accepted error in seconds: half a frame or one mel column, the longer of the two."""
     return max(0.5 / float(SCENE.fps), 0.005)

@@ -11,7 +11,7 @@ import numpy as np
 from avdata.visualization.images import frame_images, spectrogram_image
 
 SAMPLES_SHOWN = 3
-"""Samples that a dataset shows of itself."""
+"""Samples in the HTML of a dataset."""
 
 _BOX = "max-width:640px;font:13px/1.5 system-ui,sans-serif;margin:0 0 1em"
 
@@ -23,25 +23,25 @@ _STEPS = (
 
 
 def render_sample(mel: np.ndarray, frames: np.ndarray, facts: Mapping[str, Any]) -> str:
-    """A sample as HTML that stands alone: frames above the spectrogram on one time axis.
+    """Return a sample as self-contained HTML: frames above the spectrogram on one time axis.
 
     Args:
-        mel: [T, F, L].
+        mel: log-mel spectrogram of each step, [T, F, L].
         frames: uint8 [T, H, W, C].
         facts: the sample's JSON.
     """
     steps = len(frames)
-    # The same picture in every step is one of the whole window.
-    whole = mel[0] if (mel == mel[:1]).all() and steps > 1 else np.concatenate(list(mel), axis=1)
+    # Equal steps mean that each one contains the spectrogram of the complete window.
+    joined = mel[0] if (mel == mel[:1]).all() and steps > 1 else np.concatenate(list(mel), axis=1)
     start, end = facts["window_start"], facts["window_end"]
-    shown = frame_images(frames)
-    strip = "".join(f'<img alt="" src="{uri}" style="width:{width:.3%}">' for _, width, uri in shown)
+    images = frame_images(frames)
+    strip = "".join(f'<img alt="" src="{uri}" style="width:{width:.3%}">' for _, width, uri in images)
     flags = "".join(f" · {escape(flag)}" for flag in facts.get("flags", ()))
     return (
         f'<div style="{_BOX}"><b>{escape(facts["key"])}</b> {escape(facts["label_name"])}'
         f" · {escape(facts['split'])}{flags}"
         f'<div style="display:flex">{strip}</div><div style="position:relative;height:96px">'
-        f'<img alt="frames and spectrogram of {escape(facts["key"])}" src="{spectrogram_image(whole)}"'
+        f'<img alt="frames and spectrogram of {escape(facts["key"])}" src="{spectrogram_image(joined)}"'
         f' style="width:100%;height:100%"><div style="{_STEPS.format(step=round(100 / steps, 4))}">'
         "</div></div>"
         f'<div style="display:flex;justify-content:space-between"><span>{start:.2f}</span>'
@@ -55,21 +55,21 @@ def render_dataset(
     count: int,
     shapes: Mapping[str, Sequence[int]],
     samples: Sequence[str],
-    chosen: str | None = None,
+    filter_text: str | None = None,
 ) -> str:
-    """A split of a prepared set: what it is, its labels, and some of its samples.
+    """Return a split of a dataset as HTML: title, shapes, labels and some samples.
 
     Args:
-        info: the set's dataset.json.
-        split: the split.
-        count: its samples.
-        shapes: the shape of a sample's `mel` and `frames`.
-        samples: the HTML of some samples.
-        chosen: the filter that chose the samples.
+        info: the content of dataset.json.
+        split: name of the split.
+        count: number of samples.
+        shapes: shapes of a sample's `mel` and `frames`.
+        samples: HTML of some samples.
+        filter_text: the filter that selected the samples, if there is one.
     """
     facts = info["splits"][split]
     labels = ", ".join(f"{escape(name)} {number:,}" for name, number in facts["labels"].items())
-    where = f" where <code>{escape(chosen)}</code>" if chosen else ""
+    where = f" where <code>{escape(filter_text)}</code>" if filter_text else ""
     mel, frames = (" × ".join(map(str, shapes[name])) for name in ("mel", "frames"))
     return (
         f'<div style="{_BOX}"><b>{escape(info["title"])}</b>, {escape(split)}:'

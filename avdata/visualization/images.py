@@ -1,4 +1,4 @@
-"""Images."""
+"""Arrays as images in data URIs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ MAX_FRAMES = 10
 FRAME_HEIGHT = 112
 
 SPECTROGRAM_SIZE = (640, 112)
-"""Largest width and height in pixels."""
+"""Maximum width and height in pixels."""
 
 
 def frame_images(frames: np.ndarray) -> list[tuple[float, float, str]]:
-    """At most ten frames, each over the steps it stands for: (start, width, data URI), shares of the axis."""
+    """Return at most `MAX_FRAMES` frames as (start, width, data URI).
+
+    Start and width are fractions of the time axis.
+
+    Args:
+        frames: uint8 [T, H, W, C].
+    """
     steps = len(frames)
     each = -(-steps // MAX_FRAMES)
     return [
@@ -39,12 +45,12 @@ def _frame_image(frame: np.ndarray) -> str:
 
 
 def spectrogram_image(mel: np.ndarray) -> str:
-    """A spectrogram [F, columns], low bands below, as a data URI."""
+    """Return a spectrogram [F, columns] as a data URI, low frequencies at the bottom."""
     from PIL import Image  # noqa: PLC0415
 
-    # Padding is far below any sound: were it the darkest color's value, all else would look alike.
-    sounding = mel[mel > mel.min()]
-    low, high = (float(np.percentile(sounding, 1)), float(mel.max())) if sounding.size else (0.0, 1.0)
+    # Padding is far below all other values: including it would compress the color range of the audio.
+    audible = mel[mel > mel.min()]
+    low, high = (float(np.percentile(audible, 1)), float(mel.max())) if audible.size else (0.0, 1.0)
     image = Image.fromarray(colorize(mel, low, high))
     image.thumbnail((max(SPECTROGRAM_SIZE[0], 1), 10_000))
     if image.height > SPECTROGRAM_SIZE[1]:
@@ -53,15 +59,18 @@ def spectrogram_image(mel: np.ndarray) -> str:
 
 
 def colorize(mel: np.ndarray, low: float, high: float) -> np.ndarray:
-    """A spectrogram [F, columns] as uint8 [F, columns, 3], low bands below; dark at `low`."""
+    """Return a spectrogram [F, columns] as uint8 [F, columns, 3], low frequencies in the last row.
+
+    The colormap begins at `low` and ends at `high`.
+    """
     from matplotlib import colormaps  # noqa: PLC0415
 
-    shares = np.clip((mel[::-1] - low) / max(high - low, 1e-6), 0, 1)
-    return np.asarray(colormaps["magma"](shares)[..., :3] * 255).astype(np.uint8)
+    fractions = np.clip((mel[::-1] - low) / max(high - low, 1e-6), 0, 1)
+    return np.asarray(colormaps["magma"](fractions)[..., :3] * 255).astype(np.uint8)
 
 
 def image_data_uri(pixels: np.ndarray) -> str:
-    """A picture, uint8 [H, W, 3], as a data URI."""
+    """Return an image, uint8 [H, W, 3], as a data URI."""
     from PIL import Image  # noqa: PLC0415
 
     return _webp(Image.fromarray(pixels))

@@ -11,7 +11,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avdata.errors import AvdataError, UsageError
+from avdata.progress import Progress
 from avdata.storage.atomic import atomic_write
 from snnergy.analysis.energy import Energy, measure_energy
 from snnergy.data import Batch, audio_video_batches, batches, open_split
@@ -41,8 +42,6 @@ TIMING_BATCH_SIZE, TIMING_ROUNDS = 8, 5
 
 ENERGY_BATCHES = 16
 """Batches of eight samples for the energy estimate; firing rates converge with fewer."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, error_message
 from avdata.reporting.charts import Chart, lines
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _sample_views(
         masks = record_masks(network, inputs.audio, inputs.video)
         energy = measure_energy(network, [(inputs.audio, inputs.video)])
     except (AvdataError, RuntimeError, ValueError) as error:
-        return None, [], None, f"Cannot run the network on {dataset}: {error}"
+        return None, [], None, f"Cannot run the network on {dataset}: {error_message(error)}"
     return masks, [_sample_view(data, key, number, masks) for number, key in enumerate(batch.key)], energy, ""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from avdata.errors import UsageError
+from avdata.progress import Progress
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
 from snnergy.data import open_split
@@ -47,8 +48,6 @@ from snnergy.training.train_step import TrainStep
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
-Progress = Callable[[str, int, int], None]
 
 _log = logging.getLogger(__name__)
 

@@ -8,88 +8,90 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import avdata.doctor as room
+import avdata.doctor as doctor_module
 from avdata.cli.main import app
 from avdata.doctor import _Library, check_environment
 
-WHOLE = _Library("numpy", "import numpy", True, "arrays", "pip install numpy")
-TRUE_CHAINS = room._LIBRARY_GROUPS
-OTHER = _Library("pyarrow", "import pyarrow", True, "tables", "pip install pyarrow")
+NUMPY = _Library("numpy", "import numpy", True, "arrays", "pip install numpy")
+LIBRARY_GROUPS = doctor_module._LIBRARY_GROUPS
+PYARROW = _Library("pyarrow", "import pyarrow", True, "tables", "pip install pyarrow")
 
 
 @pytest.fixture(autouse=True)
 def _few_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_LIBRARY_GROUPS", ((WHOLE,),))
+    monkeypatch.setattr(doctor_module, "_LIBRARY_GROUPS", ((NUMPY,),))
 
 
-def about(name: str) -> room.Check:
-    return next(one for one in check_environment() if one.name == name)
+def check_of(name: str) -> doctor_module.Check:
+    return next(check for check in check_environment() if check.name == name)
 
 
-def test_a_library_that_works_is_well() -> None:
-    assert about("numpy").ok is True
+def test_check_passes_for_a_working_library() -> None:
+    assert check_of("numpy").ok is True
 
 
 @pytest.mark.parametrize(
-    ("proof", "said"),
+    ("probe", "expected"),
     [
         ("raise OSError('libc10_cuda.so: no such file')", "libc10_cuda.so"),
         ("import os; os.abort()", "code -6"),
     ],
 )
-def test_a_broken_library_is_explained_even_where_it_takes_its_process_down(
-    monkeypatch: pytest.MonkeyPatch, proof: str, said: str
+def test_check_explains_a_broken_library_that_crashes_its_process(
+    monkeypatch: pytest.MonkeyPatch, probe: str, expected: str
 ) -> None:
-    broken = _Library("numpy", proof, True, "arrays", "mend it so")
-    monkeypatch.setattr(room, "_LIBRARY_GROUPS", ((broken, OTHER),))
-    found = about("numpy")
-    assert found.ok is False
-    assert said in found.found
-    assert found.advice == "mend it so"
-    assert about("pyarrow").ok is True  # proven after it
+    broken = _Library("numpy", probe, True, "arrays", "reinstall it")
+    monkeypatch.setattr(doctor_module, "_LIBRARY_GROUPS", ((broken, PYARROW),))
+    check = check_of("numpy")
+    assert check.ok is False
+    assert expected in check.found
+    assert check.advice == "reinstall it"
+    assert check_of("pyarrow").ok is True  # checked after it
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 1
 
 
-def test_a_library_that_is_not_needed_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_accepts_a_missing_optional_library(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = _Library("no-such-library", "", False, "nothing", "pip install it")
-    monkeypatch.setattr(room, "_LIBRARY_GROUPS", ((WHOLE, absent),))
+    monkeypatch.setattr(doctor_module, "_LIBRARY_GROUPS", ((NUMPY, absent),))
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
 
 
-def test_a_token_is_found_and_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_reports_tokens_without_printing_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert about("Hugging Face token").found == "none"
+    assert check_of("Hugging Face token").found == "none"
     monkeypatch.setenv("HF_TOKEN", "hf_a_secret")
     (tmp_path / ".kaggle").mkdir()
     (tmp_path / ".kaggle" / "kaggle.json").write_text('{"key": "another_secret"}')
-    said = CliRunner().invoke(app, ["doctor", "--json"]).stdout
-    assert "HF_TOKEN" in said
-    assert "kaggle.json" in said
-    assert "secret" not in said
-    assert {"name", "ok", "found", "advice"} <= set(json.loads(said)[0])
+    printed = CliRunner().invoke(app, ["doctor", "--json"]).stdout
+    assert "HF_TOKEN" in printed
+    assert "kaggle.json" in printed
+    assert "secret" not in printed
+    assert {"name", "ok", "found", "advice"} <= set(json.loads(printed)[0])
 
 
-def test_the_decoders_that_public_datasets_need_are_there() -> None:
-    assert about("decoders").ok is True
-    assert "vp6f" in about("decoders").found  # CREMA-D's
+def test_required_decoders_are_available() -> None:
+    assert check_of("decoders").ok is True
+    assert "vp6f" in check_of("decoders").found  # the video codec of CREMA-D
 
 
-def test_a_library_that_hangs_is_named_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck = _Library("numpy", "import signal; signal.pause()", True, "arrays", "mend it so")
-    monkeypatch.setattr(room, "PROBE_TIMEOUT_S", 2)
-    monkeypatch.setattr(room, "_LIBRARY_GROUPS", ((stuck, OTHER),))
-    assert "within 2 s" in about("numpy").found
-    assert about("pyarrow").ok is not None
+def test_check_times_out_for_a_hanging_library_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = _Library("numpy", "import signal; signal.pause()", True, "arrays", "reinstall it")
+    monkeypatch.setattr(doctor_module, "PROBE_TIMEOUT_S", 2)
+    monkeypatch.setattr(doctor_module, "_LIBRARY_GROUPS", ((stuck, PYARROW),))
+    assert "within 2 s" in check_of("numpy").found
+    assert check_of("pyarrow").ok is not None
 
 
-def test_what_a_library_prints_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    loud = _Library("numpy", "print('[null, 1]'); raise OSError('gone')", True, "arrays", "mend it so")
-    monkeypatch.setattr(room, "_LIBRARY_GROUPS", ((loud,),))
-    assert "OSError: gone" in about("numpy").found
+def test_check_ignores_output_of_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    loud = _Library("numpy", "print('[null, 1]'); raise OSError('gone')", True, "arrays", "reinstall it")
+    monkeypatch.setattr(doctor_module, "_LIBRARY_GROUPS", ((loud,),))
+    assert "OSError: gone" in check_of("numpy").found
 
 
-def test_each_library_that_must_be_there_is_one_that_is_installed_with_the_package() -> None:
-    promised = {re.split(r"[^\w-]", line)[0] for line in requires("avdata") or () if "extra ==" not in line}
-    needed = {library.name for chain in TRUE_CHAINS for library in chain if library.needed}
-    assert needed <= promised
+def test_required_libraries_are_dependencies_of_the_package() -> None:
+    dependencies = {
+        re.split(r"[^\w-]", line)[0] for line in requires("avdata") or () if "extra ==" not in line
+    }
+    needed = {library.name for chain in LIBRARY_GROUPS for library in chain if library.needed}
+    assert needed <= dependencies
     assert {"torch", "torchvision", "av", "pyarrow"} <= needed

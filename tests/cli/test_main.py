@@ -15,7 +15,7 @@ import typer
 from support.trees import digest_tree
 
 from avdata.cli.console import _LogHandler, run_command
-from avdata.cli.main import app as whole_app
+from avdata.cli.main import app as avdata_app
 from avdata.errors import AvdataError
 from avdata.recipe import recipe_names
 from avdata.storage.atomic import atomic_write
@@ -27,7 +27,7 @@ def avdata(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
-def test_help_and_import_load_nothing_heavy() -> None:
+def test_help_and_import_load_no_heavy_packages() -> None:
     heavy = {
         "torch",
         "numpy",
@@ -52,7 +52,7 @@ def test_help_and_import_load_nothing_heavy() -> None:
         assert command in shown.stdout
 
 
-def test_avdata_works_where_torchaudio_torchvision_and_decord_are_broken() -> None:
+def test_import_works_with_broken_torchaudio_torchvision_and_decord() -> None:
     code = (
         "import sys; sys.modules.update(torchaudio=None, torchvision=None, decord=None);"
         "import avdata, avdata.features.extract, avdata.pipeline.shard_job, avdata.streaming.dataset;"
@@ -62,7 +62,7 @@ def test_avdata_works_where_torchaudio_torchvision_and_decord_are_broken() -> No
     assert done.returncode == 0, done.stderr
 
 
-def test_a_door_stays_a_function_when_its_module_is_imported() -> None:
+def test_public_function_remains_callable_after_module_import() -> None:
     code = (
         "import avdata.pipeline.prepare, avdata.shards.verify, avdata as a;"
         "print(callable(a.prepare), callable(a.verify))"
@@ -77,51 +77,55 @@ def test_recipes_lists_every_recipe() -> None:
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_info_says_what_may_be_published(name: str) -> None:
-    said = json.loads(avdata("info", name, "--json").stdout)
-    assert said["license"]["publish"] in {"yes", "no"}
-    assert said["default_split"] in said["splits"]
+def test_info_shows_license_and_splits(name: str) -> None:
+    facts = json.loads(avdata("info", name, "--json").stdout)
+    assert facts["license"]["publish"] in {"yes", "no"}
+    assert facts["default_split"] in facts["splits"]
     plain = avdata("info", name)
     assert plain.returncode == 0
     assert "publishing prepared shards" in plain.stdout
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "expected"),
     [
-        (["prepare", "crema", "--out", "o"], 2, "did you mean cremad?"),
+        (["prepare", "crema", "--output", "o"], 2, "Did you mean 'cremad'?"),
         (
-            ["prepare", "cremad", "--source", ".", "--out", "o", "--preset", "snergy"],
+            ["prepare", "cremad", "--source", ".", "--output", "o", "--preset", "snergy"],
             2,
-            "did you mean snnergy?",
+            "Did you mean 'snnergy'?",
         ),
         (
-            ["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.num_framez=8"],
+            ["prepare", "cremad", "--source", ".", "--output", "o", "--set", "video.num_framez=8"],
             2,
             "video.num_frames",
         ),
         (
-            ["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.num_frames"],
+            ["prepare", "cremad", "--source", ".", "--output", "o", "--set", "video.num_frames"],
             2,
             "section.key=value",
         ),
         (
-            ["prepare", "cremad", "--source", ".", "--out", "o", "--set", "video.num_frames=x"],
+            ["prepare", "cremad", "--source", ".", "--output", "o", "--set", "video.num_frames=x"],
             2,
             "video.num_frames",
         ),
-        (["prepare", "cremad", "--source", ".", "--out", "o", "--split-by", "actor"], 2, "speaker"),
-        (["prepare", "cremad", "--source", ".", "--out", "o", "--audio", "mp3"], 2, "audio.source"),
-        (["prepare", "cremad", "--source", "nowhere", "--out", "o"], 1, "nowhere does not exist"),
-        (["prepare", "cremad"], 2, "--out"),
-        (["verify", "nowhere"], 1, "not a prepared set"),
-        (["inspect", "nowhere"], 1, "not a prepared set"),
+        (["prepare", "cremad", "--source", ".", "--output", "o", "--split-by", "actor"], 2, "speaker"),
+        (
+            ["prepare", "cremad", "--source", ".", "--output", "o", "--audio-source", "mp3"],
+            2,
+            "auto, wav, container",
+        ),
+        (["prepare", "cremad", "--source", "nowhere", "--output", "o"], 1, "nowhere does not exist"),
+        (["prepare", "cremad"], 2, "--output"),
+        (["verify", "nowhere"], 1, "not a prepared dataset"),
+        (["inspect", "nowhere"], 1, "not a prepared dataset"),
     ],
 )
-def test_a_mistake_ends_in_one_sentence_and_its_exit_code(words: list[str], code: int, said: str) -> None:
+def test_error_prints_one_message_and_its_exit_code(words: list[str], code: int, expected: str) -> None:
     done = avdata(*words)
     assert done.returncode == code
-    assert said in done.stderr
+    assert expected in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -129,24 +133,24 @@ def test_debug_shows_the_traceback() -> None:
     assert "Traceback" in avdata("--debug", "verify", "nowhere").stderr
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(cremad_mock: Path, tmp_path: Path) -> None:
+def test_prepare_dry_run_prints_plan_and_writes_nothing(cremad_mock: Path, tmp_path: Path) -> None:
     done = avdata(
-        "prepare", "cremad", "--source", cremad_mock, "--out", tmp_path / "out", "--dry-run", "--json"
+        "prepare", "cremad", "--source", cremad_mock, "--output", tmp_path / "out", "--dry-run", "--json"
     )
-    said = json.loads(done.stdout)
-    assert (said["clips"], said["shards"], said["quarantine"]) == (14, 3, {})
-    assert sum(said["splits"]["train"].values()) == 6
-    assert said["bytes"] > 0
+    plan = json.loads(done.stdout)
+    assert (plan["clips"], plan["shards"], plan["quarantine"]) == (14, 3, {})
+    assert sum(plan["splits"]["train"].values()) == 6
+    assert plan["bytes"] > 0
     assert not (tmp_path / "out").exists()
 
 
-def test_too_many_left_out_is_exit_code_3_unless_allowed(cremad_bad: Path, tmp_path: Path) -> None:
+def test_prepare_exits_with_3_above_max_quarantine(cremad_bad: Path, tmp_path: Path) -> None:
     words = [
         "prepare",
         "cremad",
         "--source",
         cremad_bad,
-        "--out",
+        "--output",
         tmp_path / "out",
         "--workers",
         "0",
@@ -161,7 +165,7 @@ def test_too_many_left_out_is_exit_code_3_unless_allowed(cremad_bad: Path, tmp_p
     assert json.loads(allowed.stdout)["quarantine"]["lfs_pointer"] == 1
 
 
-def test_verify_and_inspect_a_set(cremad_set: Path, tmp_path: Path) -> None:
+def test_verify_and_inspect_do_not_change_the_dataset(cremad_set: Path, tmp_path: Path) -> None:
     before = digest_tree(cremad_set)
     assert json.loads(avdata("verify", cremad_set, "--json").stdout)["ok"] is True
     shown = avdata("inspect", cremad_set, "--save-png", tmp_path / "a.png")
@@ -174,29 +178,29 @@ def test_verify_and_inspect_a_set(cremad_set: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [".", "folder"])
-def test_a_page_that_would_be_a_folder_is_refused_in_a_sentence(place: str, tmp_path: Path) -> None:
+def test_atomic_write_rejects_a_directory(place: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with contextlib.chdir(tmp_path), pytest.raises(AvdataError, match="cannot be written"):
         atomic_write(Path(place), b"")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_a_mock_over_an_earlier_one_is_the_mock_that_a_new_folder_would_hold(tmp_path: Path) -> None:
-    for folder, made in ((tmp_path / "twice", (True, False)), (tmp_path / "once", (False,))):
-        for bad in made:
+def test_mock_over_an_earlier_mock_equals_a_new_one(tmp_path: Path) -> None:
+    for folder, runs in ((tmp_path / "twice", (True, False)), (tmp_path / "once", (False,))):
+        for bad in runs:
             create_mock_dataset("cremad", folder, clips=2, bad=bad)
     assert digest_tree(tmp_path / "twice") == digest_tree(tmp_path / "once")
 
 
-def test_a_mock_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
+def test_mock_rejects_a_directory_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    done = avdata("mock", "cremad", tmp_path)
+    done = avdata("mock", "cremad", "--output", tmp_path)
     assert done.returncode == 1
     assert "not a mock" in done.stderr
 
 
-def ends(monkeypatch: pytest.MonkeyPatch, app: typer.Typer, *words: str | Path) -> int:
-    """The exit code of a command line run in this process."""
+def exit_code(monkeypatch: pytest.MonkeyPatch, app: typer.Typer, *words: str | Path) -> int:
+    """Run a command line in this process and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["avdata", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
         run_command(app)
@@ -210,47 +214,50 @@ def app_of(work: Callable[[], None]) -> typer.Typer:
     return app
 
 
-def test_ctrl_c_ends_in_one_sentence(
+def test_ctrl_c_prints_one_message(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    assert ends(monkeypatch, app_of(interrupted)) == 1
-    assert "error: stopped" in capsys.readouterr().err
+    assert exit_code(monkeypatch, app_of(interrupted)) == 1
+    assert "error: interrupted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "expected"),
     [
-        (["verify", "nowhere"], 1, "not a prepared set"),
-        (["info", "crema"], 2, "there is no recipe 'crema'"),
+        (["verify", "nowhere"], 1, "not a prepared dataset"),
+        (["info", "crema"], 2, "Unknown recipe 'crema'"),
         (["info"], 2, "missing argument"),
         (["recipes", "--frob"], 2, "no such option"),
     ],
 )
-def test_for_machines_an_error_is_json_too(
-    words: list[str], code: int, said: str,
+def test_error_is_printed_as_json(
+    words: list[str], code: int, expected: str,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    assert ends(monkeypatch, whole_app, *words, "--json") == code
+    assert exit_code(monkeypatch, avdata_app, *words, "--json") == code
     shown = capsys.readouterr()
-    told = json.loads(shown.out)
-    assert (said in told["error"], told["exit_code"]) == (True, code)
-    assert f"error: {told['error']}" in shown.err
+    printed = json.loads(shown.out)
+    assert (expected in printed["error"], printed["exit_code"]) == (True, code)
+    assert f"error: {printed['error']}" in shown.err
 
 
-def test_what_the_machine_refuses_is_one_sentence(
+def test_os_error_prints_one_message(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused() -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "shard.tar")
 
-    assert ends(monkeypatch, app_of(refused)) == 1
-    assert "error: shard.tar: Permission denied\nhint:  --debug" in capsys.readouterr().err
+    assert exit_code(monkeypatch, app_of(refused)) == 1
+    assert (
+        "error: shard.tar: Permission denied\nhint:  show the traceback with --debug"
+        in capsys.readouterr().err
+    )
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_exception_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise ZeroDivisionError
 
@@ -259,56 +266,56 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         run_command(app_of(broken))
 
 
-def test_a_warning_is_said_once_and_above_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_handler_writes_a_warning_once_to_current_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     record = logging.LogRecord("avdata", logging.WARNING, "", 0, "leaks", None, None)
     handler, stderr = _LogHandler(), io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stderr)  # as rich does while it draws
+    monkeypatch.setattr(sys, "stderr", stderr)  # as rich does while it draws progress bars
     handler.handle(record)
     handler.handle(record)
     assert stderr.getvalue() == "warning: leaks\n"
 
 
 @pytest.mark.parametrize("words", [["verify"], ["inspect"], ["report"]])
-def test_a_name_that_is_not_utf8_is_one_sentence(
+def test_path_that_is_not_utf8_prints_one_message(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert ends(monkeypatch, whole_app, *words, tmp_path / "\udcff", "--json") == 2
+    assert exit_code(monkeypatch, avdata_app, *words, tmp_path / "\udcff", "--json") == 2
     assert "is not UTF-8" in json.loads(capsys.readouterr().out)["error"]
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "expected"),
     [
-        ("video=5", "video is a section of settings"),
-        ("video.size=[1", "the value cannot be read (line 1"),
+        ("video=5", "video is a section, not a setting"),
+        ("video.size=[1", "the value is not YAML (line 1"),
         ("align.seconds=.inf", "a finite number"),
         ("align.seconds=1e9", "less than or equal to 3600"),
-        ("audio.amin=1e-50", "from 1e-37 on"),
+        ("audio.amin=1e-50", "at least 1e-37"),
         ("audio={layout: repeat, resize: [0, 64]}", "greater than 0"),
         ("audio.power=60", "less than or equal to 4"),
         ("audio.fmin=9000", "audio.fmin 9000 is not below half of audio.sample_rate, 8000"),
         ("video={num_frames: 32, size: 2048}", "65,536 pixels wide"),
     ],
 )
-def test_a_bad_setting_is_one_line(
-    setting: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_invalid_setting_prints_one_line(
+    setting: str, expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("prepare", "cremad", "--source", ".", "--out", "o", "--set", setting)
-    assert ends(monkeypatch, whole_app, *words) == 2
+    words = ("prepare", "cremad", "--source", ".", "--output", "o", "--set", setting)
+    assert exit_code(monkeypatch, avdata_app, *words) == 2
     error = capsys.readouterr().err.splitlines()[0]
     assert error.startswith("error: ")
-    assert said in error
+    assert expected in error
 
 
-def test_places_that_cannot_be_written_are_named(
+def test_unwritable_path_is_named_in_the_error(
     cremad_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     for words in (
         ("inspect", cremad_set, "--save-png", tmp_path),
-        ("report", cremad_set, "--to", tmp_path),
-        ("mock", "cremad", tmp_path / "file" / "raw", "--clips", "1"),
+        ("report", cremad_set, "--output", tmp_path),
+        ("mock", "cremad", "--output", tmp_path / "file" / "raw", "--clips", "1"),
         ("verify", tmp_path / "file"),
     ):
-        assert ends(monkeypatch, whole_app, *words) == 1
+        assert exit_code(monkeypatch, avdata_app, *words) == 1
         assert str(tmp_path) in capsys.readouterr().err.splitlines()[0]

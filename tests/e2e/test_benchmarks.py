@@ -1,4 +1,4 @@
-"""The benchmarks go on working: what they take from the packages is there."""
+"""Benchmarks import only names that exist in the packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCRIPTS = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_what_a_benchmark_imports_from_the_packages_exists(script: Path) -> None:
+def test_benchmark_imports_exist(script: Path) -> None:
     for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("avdata", "snnergy"):
             module = importlib.import_module(node.module or "")

@@ -1,7 +1,7 @@
-"""The pages of docs/ keep their word: commands run, files are the tested ones, quoted messages are ours.
+"""Commands and Python blocks of docs/ run, and quoted messages, extras and counts exist.
 
-Of a page's blocks, ```bash and ```python are run one after the other in a folder of their own; of ```sh
-blocks, which need a network or a cluster, commands and options must exist.
+The ```bash and ```python blocks of a page run in order in a temporary directory. The commands of ```sh
+blocks need a network or a cluster; only their options are parsed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 README = ROOT / "README.md"
-WRITTEN = {".py", ".md", ".yaml", ".sh", ".html"}
+TEXT_SUFFIXES = {".py", ".md", ".yaml", ".sh", ".html"}
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.S | re.M)
 ENV = {
     **os.environ,
@@ -43,17 +43,17 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
-def stories() -> list[Path]:
-    """Pages with commands; those of cremad.md train for long: tests/snnergy runs them on a smaller scale."""
+def pages_with_commands() -> list[Path]:
+    """Return pages with commands, except cremad.md, whose long trainings tests/snnergy runs shortened."""
     return [
         page for page in PAGES if page.stem != "cremad" and any(kind == "bash" for kind, _ in blocks(page))
     ]
 
 
 @pytest.mark.pages
-@pytest.mark.parametrize("page", stories(), ids=lambda page: page.stem)
-def test_what_a_page_says_runs(page: Path, tmp_path: Path) -> None:
-    shutil.copy(DOCS / "own_recipe.py", tmp_path)
+@pytest.mark.parametrize("page", pages_with_commands(), ids=lambda page: page.stem)
+def test_page_commands_run(page: Path, tmp_path: Path) -> None:
+    shutil.copy(DOCS / "custom_recipe.py", tmp_path)
     env = {**ENV, "AVDATA_CACHE": str(tmp_path / "cache")}
     for kind, text in blocks(page):
         if "--8<--" in text:
@@ -67,7 +67,7 @@ def test_what_a_page_says_runs(page: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [*PAGES, README], ids=lambda page: page.stem)
-def test_commands_that_are_only_shown_exist(page: Path) -> None:
+def test_shown_commands_exist(page: Path) -> None:
     apps = {"avdata": avdata.cli.app, "snnergy": snnergy.cli.app}
     for kind, text in blocks(page):
         for line in text.splitlines() if kind == "sh" else []:
@@ -77,21 +77,21 @@ def test_commands_that_are_only_shown_exist(page: Path) -> None:
             command: Any = get_command(apps[name])
             while hasattr(command, "commands"):
                 command = command.commands[words.pop(0)]
-            command.make_context(line, words)  # refuses what it does not know
+            command.make_context(line, words)  # raises on unknown options
 
 
 @pytest.mark.pages
-def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
+def test_site_builds_without_warnings(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(build, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    own = (tmp_path / "site" / "own-recipe" / "index.html").read_text(encoding="utf-8")
-    assert "Claps and knocks" in own
+    page = (tmp_path / "site" / "custom-recipe" / "index.html").read_text(encoding="utf-8")
+    assert "Claps and knocks" in page
     assert "open_dataset" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
 
 
-def test_a_recipe_of_your_own_has_at_most_forty_lines_and_makes_a_good_set(tmp_path: Path) -> None:
-    recipe = DOCS / "own_recipe.py"
+def test_custom_recipe_has_forty_lines_and_prepares_a_valid_dataset(tmp_path: Path) -> None:
+    recipe = DOCS / "custom_recipe.py"
     assert len(recipe.read_text(encoding="utf-8").splitlines()) <= 40
     source = avdata.mock(str(recipe), tmp_path / "raw", clips=8)
     done = avdata.prepare(
@@ -108,27 +108,27 @@ def test_a_recipe_of_your_own_has_at_most_forty_lines_and_makes_a_good_set(tmp_p
     assert splits == {"a": "test", "b": "val", "c": "train", "d": "train"}
 
 
-def test_every_message_in_troubleshooting_is_one_that_can_appear() -> None:
+def test_troubleshooting_quotes_existing_messages() -> None:
     quoted = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.M)
-    code = "\n".join(path.read_text(encoding="utf-8") for room in ("avdata", "snnergy") for path in
-                     (ROOT / room).rglob("*.py"))  # fmt: skip
+    code = "\n".join(path.read_text(encoding="utf-8") for package in ("avdata", "snnergy") for path in
+                     (ROOT / package).rglob("*.py"))  # fmt: skip
     assert len(quoted) > 10
     assert [message for message in quoted if message not in code] == []
 
 
-def test_the_performance_page_names_each_benchmark_and_no_other() -> None:
+def test_performance_page_lists_exactly_the_benchmarks() -> None:
     named = re.findall(r"python benchmarks/(\w+\.py)`", (DOCS / "performance.md").read_text(encoding="utf-8"))
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
     assert set(named) == scripts - {"stream_peers.py"}  # stream.py runs it
 
 
-def test_extras_that_anything_tells_to_install_exist() -> None:
+def test_mentioned_extras_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    rooms = [ROOT / name for name in ("avdata", "snnergy", "recipes", "benchmarks", "docs")]
-    told = [path for room in rooms for path in room.rglob("*") if path.suffix in WRITTEN]
+    folders = [ROOT / name for name in ("avdata", "snnergy", "recipes", "benchmarks", "docs")]
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in TEXT_SUFFIXES]
     named = {
         (path.name, name)
-        for path in [*told, *ROOT.glob("*.md")]
+        for path in [*files, *ROOT.glob("*.md")]
         for names in re.findall(r"avdata\[([\w, -]+)\]", path.read_text(encoding="utf-8"))
         for name in names.replace(" ", "").split(",")
     }
@@ -137,7 +137,7 @@ def test_extras_that_anything_tells_to_install_exist() -> None:
     assert {(file, name) for file, name in named if name not in known} == set()
 
 
-def test_the_page_of_cremad_counts_as_its_manifest_does() -> None:
+def test_cremad_page_matches_its_manifest() -> None:
     page, facts = (DOCS / "cremad.md").read_text(encoding="utf-8"), load_manifest("cremad")
     counts = [f"{facts.expected[split]:,}" for split in ("train", "val", "test")]
     assert f"| `speaker` (default) | {' | '.join(counts)} |" in page

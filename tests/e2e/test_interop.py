@@ -1,4 +1,4 @@
-"""Readers of other houses read our shards with no code of ours."""
+"""webdataset and datasets read the shards without avdata."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from avdata.shards.reader import read_index, read_info
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_plain_webdataset_reads_the_shards(cremad_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # It takes a path for a URL, and the temporary folder may have signs in its name.
+def test_webdataset_reads_shards(cremad_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # webdataset parses paths as URLs, and the temporary directory may contain special characters.
     monkeypatch.chdir(cremad_set)
     shards = [f"train/{path.name}" for path in sorted(cremad_set.glob("train/*.tar"))]
     got = list(webdataset.WebDataset(shards, shardshuffle=False).decode("torchrgb"))
@@ -28,7 +28,7 @@ def test_plain_webdataset_reads_the_shards(cremad_set: Path, monkeypatch: pytest
         assert sample["json"]["label_name"] == row["label_name"]
 
 
-def test_datasets_reads_the_shards(synthetic_set: Path, tmp_path: Path) -> None:
+def test_datasets_reads_shards(synthetic_set: Path, tmp_path: Path) -> None:
     files = {split: str(synthetic_set / split / "*.tar") for split in ("train", "test")}
     loaded = datasets.load_dataset("webdataset", data_files=files, cache_dir=str(tmp_path))
     rows = read_index(synthetic_set).to_pylist()
@@ -40,7 +40,7 @@ def test_datasets_reads_the_shards(synthetic_set: Path, tmp_path: Path) -> None:
             assert sample["json"]["group"] == held[sample["__key__"]]["group"]
 
 
-def test_datasets_streams_samples_whose_facts_differ(cremad_set: Path) -> None:
+def test_datasets_streams_samples_with_different_metadata(cremad_set: Path) -> None:
     files = {"train": str(cremad_set / "train" / "*.tar")}
     stream = datasets.load_dataset("webdataset", data_files=files, streaming=True)["train"]
     assert sum(1 for _ in stream) == read_info(cremad_set)["splits"]["train"]["samples"]

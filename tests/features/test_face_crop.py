@@ -1,4 +1,4 @@
-"""`video.resize_mode=face`: on a face that is drawn where the test says."""
+"""Tests of `video.resize_mode=face` on a drawn face."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from avdata.config.schema import build_config
 from avdata.errors import UsageError
-from avdata.features import face_crop as room
+from avdata.features import face_crop
 from avdata.features.extract import extract_features
 from avdata.features.face_crop import detect_face_box
 from avdata.pipeline.planning import plan_preparation
@@ -19,12 +19,12 @@ from avdata.recipe import Clip
 from avdata.testing.media import Scene, write_av
 
 SIZE = (320, 240)
-AT = (210, 110)
+CENTER = (210, 110)
 FACE = build_config({"video": {"resize_mode": "face", "size": 64}})
 
 
-def drawn(middle: tuple[int, int] = AT, radius: int = 45, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """A face of hair, skin, brows, eyes, nose and mouth, so wide and high around its middle."""
+def draw_face(middle: tuple[int, int] = CENTER, radius: int = 45, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """Draw a face with hair, skin, brows, eyes, nose and mouth."""
     image = Image.new("RGB", size, (70, 90, 110))
     draw = ImageDraw.Draw(image)
 
@@ -46,9 +46,9 @@ def drawn(middle: tuple[int, int] = AT, radius: int = 45, size: tuple[int, int] 
     return np.array(image.filter(ImageFilter.GaussianBlur(radius * 0.03)))
 
 
-def film(path: Path, picture: np.ndarray) -> Clip:
-    """A clip that shows a picture, a spot of which changes."""
-    pixels = [picture.copy() for _ in range(25)]
+def write_video(path: Path, image: np.ndarray) -> Clip:
+    """Write a video of an image with a corner that changes from frame to frame."""
+    pixels = [image.copy() for _ in range(25)]
     for number, frame in enumerate(pixels):
         frame[:60, :60] = number * 8
     write_av(path, Scene(1.0, (), (0.5,), size=SIZE), pixels=pixels, vcodec="libx264", acodec="aac")
@@ -56,67 +56,66 @@ def film(path: Path, picture: np.ndarray) -> Clip:
 
 
 @pytest.mark.parametrize(("middle", "radius"), [((210, 110), 45), ((90, 130), 60), ((150, 90), 25)])
-def test_the_square_is_around_the_face_with_a_margin(middle: tuple[int, int], radius: int) -> None:
-    square = detect_face_box([drawn(middle, radius)])
-    assert square is not None
-    assert square.left + square.side / 2 == pytest.approx(middle[0], abs=0.15 * radius)
-    assert square.top + square.side / 2 == pytest.approx(middle[1], abs=0.15 * radius)
-    assert 2.5 * radius < square.side < 3.5 * radius
+def test_face_box_is_around_the_face_with_a_margin(middle: tuple[int, int], radius: int) -> None:
+    box = detect_face_box([draw_face(middle, radius)])
+    assert box is not None
+    assert box.left + box.side / 2 == pytest.approx(middle[0], abs=0.15 * radius)
+    assert box.top + box.side / 2 == pytest.approx(middle[1], abs=0.15 * radius)
+    assert 2.5 * radius < box.side < 3.5 * radius
 
 
-def test_a_large_picture_is_searched_small_and_cut_large() -> None:
-    square = detect_face_box([drawn((1000, 500), 200, (1600, 1200))])
-    assert square is not None
-    assert square.left + square.side / 2 == pytest.approx(1000, abs=30)
-    assert 500 < square.side < 700
+def test_face_box_of_a_large_frame_has_its_scale() -> None:
+    box = detect_face_box([draw_face((1000, 500), 200, (1600, 1200))])
+    assert box is not None
+    assert box.left + box.side / 2 == pytest.approx(1000, abs=30)
+    assert 500 < box.side < 700
 
 
 @pytest.mark.parametrize("middle", [(40, 45), (280, 195), (40, 195)])
-def test_a_face_at_the_edge_gets_a_square_inside_the_picture(middle: tuple[int, int]) -> None:
-    square = detect_face_box([drawn(middle, 40)])
-    assert square is not None
-    assert square.crop(drawn()).shape == (square.side, square.side, 3)
+def test_face_box_of_a_face_at_the_edge_is_inside_the_frame(middle: tuple[int, int]) -> None:
+    box = detect_face_box([draw_face(middle, 40)])
+    assert box is not None
+    assert box.crop(draw_face()).shape == (box.side, box.side, 3)
 
 
-def test_one_misjudged_picture_moves_nothing() -> None:
-    even = detect_face_box([drawn()])
-    assert detect_face_box([drawn(), drawn((80, 60), 30), drawn(), np.zeros((240, 320, 3), np.uint8)]) == even
+def test_face_box_ignores_a_single_false_detection() -> None:
+    expected = detect_face_box([draw_face()])
+    frames = [draw_face(), draw_face((80, 60), 30), draw_face(), np.zeros((240, 320, 3), np.uint8)]
+    assert detect_face_box(frames) == expected
 
 
-def test_the_frames_of_a_clip_show_its_face(tmp_path: Path) -> None:
-    got = extract_features(film(tmp_path / "a.mp4", drawn()), FACE)
-    square = detect_face_box([drawn()])
-    assert square is not None
-    true = np.array(Image.fromarray(square.crop(drawn())).resize((64, 64), Image.Resampling.BILINEAR))
-    assert "no_face" not in got.flags
-    for frame in got.frames:
+def test_extract_crops_the_frames_of_a_clip_to_its_face(tmp_path: Path) -> None:
+    features = extract_features(write_video(tmp_path / "a.mp4", draw_face()), FACE)
+    box = detect_face_box([draw_face()])
+    assert box is not None
+    true = np.array(Image.fromarray(box.crop(draw_face())).resize((64, 64), Image.Resampling.BILINEAR))
+    assert "no_face" not in features.flags
+    for frame in features.frames:
         assert np.abs(frame.astype(int) - true).mean() < 8
 
 
-def test_without_a_face_the_centre_is_taken_and_flagged(tmp_path: Path) -> None:
+def test_extract_without_a_face_crops_the_center_and_flags(tmp_path: Path) -> None:
     flat = np.full((SIZE[1], SIZE[0], 3), 90, np.uint8)
-    clip = film(tmp_path / "a.mp4", flat)
-    got = extract_features(clip, FACE)
+    clip = write_video(tmp_path / "a.mp4", flat)
+    features = extract_features(clip, FACE)
     center = extract_features(clip, build_config({"video": {"resize_mode": "crop", "size": 64}}))
-    assert "no_face" in got.flags
+    assert "no_face" in features.flags
     assert "no_face" not in center.flags
-    assert np.abs(got.frames.astype(int) - center.frames).mean() < 1
+    assert np.abs(features.frames.astype(int) - center.frames).mean() < 1
 
 
-def test_a_still_shows_its_face(tmp_path: Path) -> None:
+def test_extract_crops_an_image_to_its_face(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
-    clip = film(path, drawn())
-    Image.fromarray(drawn()).save(tmp_path / "a.png")
+    clip = write_video(path, draw_face())
+    Image.fromarray(draw_face()).save(tmp_path / "a.png")
     still = Clip("a", "a", "a", "train", video=tmp_path / "a.png", audio=path, is_image=True)
-    one, other = extract_features(still, FACE), extract_features(clip, FACE)
-    assert np.abs(one.frames.astype(int) - other.frames).mean() < 8
+    image, video = extract_features(still, FACE), extract_features(clip, FACE)
+    assert np.abs(image.frames.astype(int) - video.frames).mean() < 8
 
 
-def test_without_the_extra_one_sentence_says_so_before_anything_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room._cascade.cache_clear()
+def test_planning_without_opencv_raises_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    face_crop._cascade.cache_clear()
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UsageError, match=r"video\.resize_mode=face needs OpenCV") as caught:
+    with pytest.raises(UsageError, match=r"video\.resize_mode=face requires OpenCV") as caught:
         plan_preparation("cremad", source=tmp_path / "nothing", config={"video": {"resize_mode": "face"}})
     assert caught.value.hint == "pip install 'avdata[face]'"

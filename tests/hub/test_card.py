@@ -75,7 +75,7 @@ def test_the_card_tells_labels_settings_losses_people_and_whom_to_cite(published
         counts = " | ".join(f"{split['labels'][label]}" for split in info["splits"].values())
         assert f"| {number} | {label} | {counts} |" in text
     assert f"| audio.n_mels | `{info['config']['audio']['n_mels']}` |" in text
-    assert "## Left out" in text
+    assert "## Excluded clips" in text
     assert "No group is in two splits" in text
     assert "can be recognized" in text
     assert info["citation"] in text

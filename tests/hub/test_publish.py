@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 import avdata
 from avdata.cli.main import app
 from avdata.errors import AvdataError, UsageError
-from avdata.hub.client import retry
+from avdata.hub.client import call_hub
 from avdata.manifest import load_manifest
 from avdata.shards.card import PERMISSION
 from avdata.shards.reader import read_info
@@ -451,7 +451,7 @@ def test_a_lost_connection_is_known_inside_what_older_clients_wrap_it_in(slept: 
             raise RuntimeError(msg) from Gone()
         return "there"
 
-    assert retry(upload) == "there"
+    assert call_hub(upload) == "there"
 
 
 def test_the_clients_offline_mode_is_taken_at_its_word(

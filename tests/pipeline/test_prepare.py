@@ -16,6 +16,7 @@ import avdata
 from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
 from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.pipeline.engines.base import NO_ITEM
+from avdata.pipeline.output_dir import LocalOutput
 from avdata.pipeline.planning import plan_preparation
 from avdata.pipeline.shard_job import ShardJob, run_shard_job
 from avdata.shards.reader import read_index, read_info, read_quarantine
@@ -81,7 +82,7 @@ def test_a_job_names_each_clip_before_it_and_nobody_before_the_shard_is_put_in_p
     planned = plan_preparation("synthetic", source=synthetic_mock, config={"select": {"limit": 3}})
     name, clips = planned.jobs[0]
     recipe, told = planned.recipe, list[tuple[str, bool]]()
-    job = ShardJob(tmp_path, name, clips, planned.config, recipe.labels, recipe.background)
+    job = ShardJob(LocalOutput(tmp_path), name, clips, planned.config, recipe.labels, recipe.background)
     run_shard_job(job, lambda item: told.append((item, (tmp_path / name).exists())))
     assert told == [*((candidate.clip.key, False) for candidate in clips), (NO_ITEM, False)]
     assert (tmp_path / name).exists()
@@ -129,7 +130,9 @@ def test_a_source_that_goes_away_is_named_and_not_the_shard(synthetic_mock: Path
         if stage == "prepare":
             shutil.rmtree(source, ignore_errors=True)
 
-    with pytest.raises(SourceError, match=r"source/clips/\w+\.mkv cannot be read \(No such file"):
+    with pytest.raises(
+        SourceError, match=r"Source file cannot be read: .*source/clips/\w+\.mkv \(No such file"
+    ):
         avdata.prepare("synthetic", source=source, output=tmp_path / "out", workers=0, progress=go)
 
 
@@ -182,7 +185,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_harm_nothing(
     cremad_set: Path, cremad_mock: Path
 ) -> None:
     before = digest_tree(cremad_set)
-    with pytest.raises(AvdataError, match="other settings") as caught:
+    with pytest.raises(AvdataError, match="Config mismatch") as caught:
         avdata.prepare(
             "cremad", source=cremad_mock, output=cremad_set, config={"audio": {"n_mels": 64}}, workers=0
         )
@@ -194,7 +197,7 @@ def test_another_dataset_in_the_folder_is_refused_and_harms_nothing(
     cremad_set: Path, synthetic_mock: Path
 ) -> None:
     before = digest_tree(cremad_set)
-    with pytest.raises(AvdataError, match="holds cremad, not synthetic"):
+    with pytest.raises(AvdataError, match="it holds cremad, requested synthetic"):
         avdata.prepare("synthetic", source=synthetic_mock, output=cremad_set, workers=0)
     assert digest_tree(cremad_set) == before
 
@@ -204,7 +207,7 @@ def test_a_folder_with_other_files_is_refused_even_with_overwrite(
 ) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(AvdataError, match="not a prepared set"):
+        with pytest.raises(AvdataError, match="holds no prepared dataset"):
             avdata.prepare(
                 "synthetic", source=synthetic_mock, output=tmp_path, workers=0, overwrite=overwrite
             )
@@ -232,7 +235,7 @@ def test_changed_source_files_are_noticed(synthetic_mock: Path, tmp_path: Path) 
     avdata.prepare("synthetic", source=source, output=tmp_path / "out", workers=0)
     video = next((source / "clips").glob("*.mkv"))
     video.write_bytes(video.read_bytes() + b"\0")
-    with pytest.raises(AvdataError, match="other source files"):
+    with pytest.raises(AvdataError, match="Source files changed"):
         avdata.prepare("synthetic", source=source, output=tmp_path / "out", workers=0, checksums=False)
 
 
@@ -305,7 +308,7 @@ def test_audio_rules_decide_who_is_missing(cremad_bad: Path) -> None:
 def test_a_still_has_no_sound_of_its_own(urbansound_bad: Path) -> None:
     with pytest.raises(SourceError, match="missing_audio; the first: a still image has no sound") as caught:
         plan_preparation("urbansound8k-av", source=urbansound_bad, config={"audio": {"source": "container"}})
-    assert "--audio auto" in str(caught.value.hint)
+    assert "--audio-source auto" in str(caught.value.hint)
 
 
 def test_what_takes_more_room_is_planned_with_more(cremad_mock: Path) -> None:
@@ -344,3 +347,16 @@ def test_a_source_that_is_not_whole_is_said_to_be(
     plan_preparation("cremad", source=cremad_mock, manifest=manifest)
     assert "14 clips of 7,442" in caplog.text
     assert "usable" not in caplog.text
+
+
+def test_reprs_of_a_plan_and_a_prepared_dataset_are_one_short_line(
+    cremad_mock: Path, cremad_set: Path
+) -> None:
+    settings = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}
+    plan = plan_preparation("cremad", source=cremad_mock, config=settings)
+    done = avdata.prepare("cremad", source=cremad_mock, output=cremad_set, config=settings, workers=0)
+    assert (
+        repr(plan)
+        == "PreparationPlan(cremad: train 6, val 4, test 4 clips in 4 shards; 0 clips in quarantine)"
+    )
+    assert repr(done) == f"PreparedSet('{cremad_set}': train 6, val 4, test 4 samples; 0 clips in quarantine)"

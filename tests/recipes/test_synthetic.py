@@ -91,5 +91,5 @@ def test_the_label_of_four_places_is_their_sum(tmp_path: Path) -> None:
 
 
 def test_a_task_that_is_none_is_refused() -> None:
-    with pytest.raises(UsageError, match="has no task 'xor5'"):
+    with pytest.raises(UsageError, match="Unknown task 'xor5'"):
         avdata.load_recipe("synthetic-xor5")

@@ -1,4 +1,4 @@
-"""A prepared set with all that a report shows (bad clips, flags, sound), and its page."""
+"""Prepared datasets with bad clips, flags and audio, and a report page of one of them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,34 @@ import avdata
 
 
 @pytest.fixture(scope="session")
-def shown_mock(once: Callable[..., Path]) -> Path:
-    return once("shown-mock", lambda out: avdata.mock("cremad", out, clips=16, bad=True))
+def report_mock(once: Callable[..., Path]) -> Path:
+    return once("report-mock", lambda output: avdata.mock("cremad", output, clips=16, bad=True))
 
 
 @pytest.fixture(scope="session")
-def shown_set(once: Callable[..., Path], shown_mock: Path) -> Path:
+def report_dataset(once: Callable[..., Path], report_mock: Path) -> Path:
     settings = {"audio": {"flac": True}, "video": {"size": 64}}
     return once(
-        "shown",
-        lambda out: avdata.prepare("cremad", source=shown_mock, output=out, config=settings, workers=0),
+        "report-dataset",
+        lambda output: avdata.prepare(
+            "cremad", source=report_mock, output=output, config=settings, workers=0
+        ),
     )
 
 
 @pytest.fixture(scope="session")
-def shown_page(once: Callable[..., Path], shown_set: Path) -> Path:
-    return once("page", lambda out: avdata.report(shown_set, out / "report.html")) / "report.html"
+def report_page(once: Callable[..., Path], report_dataset: Path) -> Path:
+    page = once("report-page", lambda output: avdata.report(report_dataset, output / "report.html"))
+    return page / "report.html"
+
+
+@pytest.fixture(scope="session")
+def changed_dataset(once: Callable[..., Path]) -> Path:
+    """Return a dataset without the bad clips of `report_dataset`, with another setting of the audio."""
+    settings = {"audio": {"amin": 1e-6}, "video": {"size": 64}}
+
+    def prepare(output: Path) -> None:
+        source = avdata.mock("cremad", output.with_name(f"{output.name}-mock"), clips=16)
+        avdata.prepare("cremad", source=source, output=output, config=settings, workers=0)
+
+    return once("changed-dataset", prepare)

@@ -1,4 +1,4 @@
-"""Whether the page passes the tests of in_browser.py, in a browser that may hang without harm."""
+"""Runs the browser tests of in_browser.py in a subprocess, with a timeout for a browser that hangs."""
 
 from __future__ import annotations
 
@@ -13,73 +13,72 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 180
-"""Seconds that one test of the browser's may take: all of them together take 25."""
+TIMEOUT_S = 180
+"""Limit of one browser test. All of them together take 25 s."""
 ATTEMPTS = 3
 
 
-def watched(tests: Path, scratch: Path, patience: int) -> tuple[int, str]:
-    """How pytest ended, and what it said. Of all it has started nothing is left running."""
+def run_pytest(tests: Path, scratch: Path, timeout_s: int) -> tuple[int, str]:
+    """Run pytest and return its exit status and output. Kill all processes that it left running."""
     mark = uuid.uuid4().hex
     command = [
         sys.executable, "-m", "pytest", tests, "-q", "-p", "no:cacheprovider", f"--basetemp={scratch}",
-        "-o", f"faulthandler_timeout={patience}", "-o", "faulthandler_exit_on_timeout=true",
+        "-o", f"faulthandler_timeout={timeout_s}", "-o", "faulthandler_exit_on_timeout=true",
     ]  # fmt: skip
-    # What hangs may hold a pipe open for good.
-    with (scratch.parent / f"{scratch.name}.txt").open("w+") as said:
-        ended = subprocess.run(
-            command, env={**os.environ, "STARTED_BY": mark}, stdout=said, stderr=said, check=False
+    # A file, not a pipe: a process that hangs would keep the pipe open.
+    with (scratch.parent / f"{scratch.name}.txt").open("w+") as output:
+        status = subprocess.run(
+            command, env={**os.environ, "STARTED_BY": mark}, stdout=output, stderr=output, check=False
         ).returncode
         kill_all(mark)
-        said.seek(0)
-        return ended, said.read()
+        output.seek(0)
+        return status, output.read()
 
 
 def kill_all(mark: str) -> None:
-    """Kill the processes that inherited a mark in their environment, and see them die."""
+    """Kill the processes that have a mark in their environment, and wait for their end."""
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if mark.encode() in (folder / "environ").read_bytes():
-                process = os.pidfd_open(int(folder.name))
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-                end = select.poll()
-                end.register(process, select.POLLIN)
-                end.poll(60_000)
-                os.close(process)
+                pidfd = os.pidfd_open(int(folder.name))
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                poll.poll(60_000)
+                os.close(pidfd)
 
 
 @pytest.mark.slow
-def test_the_page_in_a_real_browser(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Chromium and its driver went round in circles twice in some twenty runs of the suite, each time for as
-    long as they were let; so what hangs, and nothing else, is tried again."""
+def test_report_pages_in_a_browser(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Run the browser tests. Retry hangs only: Chromium hung in 2 of 20 runs of the suite."""
     base = tmp_path_factory.getbasetemp().parent
     for attempt in range(ATTEMPTS):
-        ended, said = watched(
-            Path(__file__).with_name("in_browser.py"), base / f"browser-{os.getpid()}-{attempt}", PATIENCE
+        status, output = run_pytest(
+            Path(__file__).with_name("in_browser.py"), base / f"browser-{os.getpid()}-{attempt}", TIMEOUT_S
         )
-        if "Timeout (" not in said:
+        if "Timeout (" not in output:
             break
-    assert ended == 0, said
+    assert status == 0, output
 
 
 HANGING = """
 import os, subprocess, sys, threading
 def test_that_never_ends():
-    left = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
-    open(os.environ["LEFT"], "w").write(str(left.pid))
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+    open(os.environ["CHILD_PID_FILE"], "w").write(str(child.pid))
     threading.Event().wait()
 """
 
 
-def test_what_hangs_is_ended_with_all_that_it_started(
+def test_run_pytest_kills_a_hanging_test_and_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "test_hanging.py").write_text(HANGING)
-    monkeypatch.setenv("LEFT", str(tmp_path / "left"))
-    ended, said = watched(tmp_path / "test_hanging.py", tmp_path / "scratch", 1)
-    assert ended != 0
-    assert "Timeout (" in said
-    assert "test_that_never_ends" in said
-    status = Path("/proc", (tmp_path / "left").read_text(), "stat")
-    # Whoever adopted it may have yet to bury it.
-    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+    monkeypatch.setenv("CHILD_PID_FILE", str(tmp_path / "pid"))
+    status, output = run_pytest(tmp_path / "test_hanging.py", tmp_path / "scratch", 1)
+    assert status != 0
+    assert "Timeout (" in output
+    assert "test_that_never_ends" in output
+    process = Path("/proc", (tmp_path / "pid").read_text(), "stat")
+    # Its new parent may not have reaped it yet.
+    assert not process.exists() or process.read_text().rpartition(")")[2].split()[0] == "Z"

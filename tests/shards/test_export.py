@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from avdata.errors import AvdataError, UsageError
-from avdata.shards import export as exporters
-from avdata.shards.export import export
+from avdata.shards import export as export_module
+from avdata.shards.export import EXPORT_LAYOUTS, export
 from avdata.shards.sample import load_sample
 
 
-def test_the_authors_arrays_hold_the_samples_of_each_split_in_the_order_of_the_index(
+def test_export_author_npy_writes_the_samples_of_each_split_in_index_order(
     tmp_path: Path, cremad_set: Path
 ) -> None:
     written = export(cremad_set, tmp_path / "npy")
@@ -35,7 +35,17 @@ def test_the_authors_arrays_hold_the_samples_of_each_split_in_the_order_of_the_i
             assert labels[number] == sample.row["label"]
 
 
-def test_a_script_written_as_the_authors_trains_on_the_arrays(tmp_path: Path, cremad_set: Path) -> None:
+@pytest.mark.parametrize("layout", EXPORT_LAYOUTS)
+def test_every_layout_writes_the_files_it_returns_and_reports_progress(
+    tmp_path: Path, cremad_set: Path, layout: str
+) -> None:
+    calls: list[tuple[str, int, int]] = []
+    written = export(cremad_set, tmp_path, layout, progress=lambda *call: calls.append(call))
+    assert sorted(written) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert calls == [("export", done, 14) for done in range(1, 15)]
+
+
+def test_author_npy_arrays_train_a_script_like_the_authors(tmp_path: Path, cremad_set: Path) -> None:
     export(cremad_set, tmp_path)
     audio = torch.from_numpy(np.load(tmp_path / "audio_train.npy")).float()
     video = torch.from_numpy(np.load(tmp_path / "videos_train.npy")).float()
@@ -48,34 +58,35 @@ def test_a_script_written_as_the_authors_trains_on_the_arrays(tmp_path: Path, cr
     assert torch.isfinite(loss)
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_no_parts(
+def test_export_to_a_full_disk_raises_and_leaves_no_partial_files(
     tmp_path: Path, cremad_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    # A memory map would not raise there: the kernel ends the process.
-    monkeypatch.setattr(np, "memmap", lambda *_, **__: pytest.fail("a memory map is written through"))
-    monkeypatch.setattr(exporters, "decode_frames", full)
-    with pytest.raises(AvdataError, match="the disk is full"):
+    # A memory map would not raise: the kernel ends the process.
+    monkeypatch.setattr(np, "memmap", lambda *_, **__: pytest.fail("export writes through a memory map"))
+    monkeypatch.setattr(export_module, "decode_frames", full)
+    with pytest.raises(AvdataError, match="The disk is full"):
         export(cremad_set, tmp_path / "npy")
     assert list((tmp_path / "npy").iterdir()) == []
 
 
-def test_an_unknown_layout_is_refused_with_the_nearest_one(tmp_path: Path, cremad_set: Path) -> None:
+def test_export_suggests_the_closest_layout(tmp_path: Path, cremad_set: Path) -> None:
     with pytest.raises(UsageError) as caught:
         export(cremad_set, tmp_path, "author-np")
     assert "author-npy" in str(caught.value.hint)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_exports(tmp_path: Path, cremad_set: Path) -> None:
+def test_export_command_prints_the_written_files(tmp_path: Path, cremad_set: Path) -> None:
     command = [
         sys.executable,
         "-m",
         "avdata.cli",
         "export",
         str(cremad_set),
+        "--output",
         str(tmp_path / "npy"),
         "--json",
     ]

@@ -20,9 +20,9 @@ from avdata.streaming.collate import decode_strip
 
 
 @pytest.fixture
-def copy(cremad_set: Path, tmp_path: Path) -> Path:
-    shutil.copytree(cremad_set, tmp_path / "set")
-    return tmp_path / "set"
+def dataset(cremad_set: Path, tmp_path: Path) -> Path:
+    shutil.copytree(cremad_set, tmp_path / "dataset")
+    return tmp_path / "dataset"
 
 
 def first_shard(root: Path) -> Path:
@@ -59,14 +59,14 @@ def leak_a_group(root: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), root / "index.parquet")
 
 
-def unreadable_shard(root: Path) -> None:
+def make_a_shard_unreadable(root: Path) -> None:
     shard = first_shard(root)
     shard.unlink()
-    # A file whose first byte the kernel refuses, as of a failing disk.
+    # Reading its first byte fails with EIO, as on a failing disk.
     shard.symlink_to("/proc/self/mem")
 
 
-def miscount(root: Path) -> None:
+def change_a_count(root: Path) -> None:
     path = root / "dataset.json"
     info = json.loads(path.read_text())
     info["splits"]["train"]["samples"] += 1
@@ -74,55 +74,56 @@ def miscount(root: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a flipped byte": (flip_a_byte, "checksum"),
+    "a flipped byte": (flip_a_byte, "checksum mismatch"),
     "a cut shard": (cut_a_shard, "bytes, not"),
-    "a shard that cannot be read": (unreadable_shard, "cannot be read: Input/output error"),
+    "a shard that cannot be read": (make_a_shard_unreadable, "cannot be read: Input/output error"),
     "a missing shard": (lambda root: first_shard(root).unlink(), "is missing"),
     "a foreign shard": (
         lambda root: shutil.copy(first_shard(root), root / "train" / "x.tar") and None,
-        "does not know",
+        "does not list",
     ),
     "a changed label": (change_the_index("label", 5), "is not"),
     "a label out of range": (change_the_index("label", -1), "is not"),
-    "a changed key": (change_the_index("key", "other"), "JSON speaks of"),
-    "a changed time": (change_the_index("window_start", 7.0), "its checksum is not the one"),
+    "a changed key": (change_the_index("key", "other"), "in its JSON"),
+    "a changed time": (change_the_index("window_start", 7.0), "checksum mismatch with dataset.json"),
     "a changed offset": (change_the_index("offset", 512), "starts at byte"),
     "a leaking group": (leak_a_group, "in several splits"),
-    "a wrong count": (miscount, "samples"),
+    "a wrong count": (change_a_count, "samples"),
 }
 
 
-def test_a_good_set_has_no_problems(copy: Path) -> None:
-    verdict = verify(copy)
-    assert verdict.ok
-    assert verdict.samples == 14
+def test_verify_finds_no_problem_in_an_intact_dataset(dataset: Path) -> None:
+    result = verify(dataset)
+    assert result.ok
+    assert result.samples == 14
+    assert repr(result) == f"VerificationReport({str(dataset)!r}, ok=True, samples=14, problems=0)"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_found_and_named(copy: Path, damage: str) -> None:
-    harm, said = DAMAGES[damage]
-    harm(copy)
-    problems = verify(copy).problems
-    assert any(said in problem.what for problem in problems), problems
+def test_verify_reports_damage(dataset: Path, damage: str) -> None:
+    apply, message = DAMAGES[damage]
+    apply(dataset)
+    problems = verify(dataset).problems
+    assert any(message in problem.what for problem in problems), problems
 
 
-def test_a_folder_that_is_no_set_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(AvdataError, match="not a prepared set"):
+def test_verify_refuses_a_folder_that_is_not_a_dataset(tmp_path: Path) -> None:
+    with pytest.raises(AvdataError, match="not a prepared dataset"):
         verify(tmp_path)
 
 
-def test_a_picture_that_is_cut_short_is_named(cremad_set: Path) -> None:
+def test_decode_frames_reports_a_truncated_image(cremad_set: Path) -> None:
     members = first_members(cremad_set)
     cut = {**members, "frames.jpg": members["frames.jpg"][:-400]}
-    with pytest.raises(AvdataError, match="not a whole picture"):
+    with pytest.raises(AvdataError, match="truncated or not an image"):
         decode_frames(cut, 4)
 
 
-def test_who_looks_sees_the_very_pixels_that_the_stream_gives(cremad_set: Path) -> None:
+def test_decode_frames_returns_the_pixels_of_the_streaming_decoder(cremad_set: Path) -> None:
     members = first_members(cremad_set)
     strip = decode_strip(members)
-    looked = decode_frames(members, 4)
-    assert np.array_equal(np.concatenate(list(looked), axis=1), strip.transpose(1, 2, 0))
+    frames = decode_frames(members, 4)
+    assert np.array_equal(np.concatenate(list(frames), axis=1), strip.transpose(1, 2, 0))
 
 
 def first_members(root: Path) -> dict[str, memoryview]:
@@ -130,7 +131,7 @@ def first_members(root: Path) -> dict[str, memoryview]:
     return dict(read_members(read_sample_bytes(root, row)))
 
 
-def test_verifying_and_reporting_start_without_torch(cremad_set: Path, tmp_path: Path) -> None:
+def test_verify_and_report_do_not_import_torch(cremad_set: Path, tmp_path: Path) -> None:
     code = (
         "import sys, avdata; avdata.verify(sys.argv[1]); avdata.report(sys.argv[1], sys.argv[2]);"
         "print('torch' in sys.modules)"

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from avdata.errors import AvdataError, UsageError
-from snnergy.cli import _show, app, main
+from snnergy.cli import _show_result, app, main
 from snnergy.data import open_split
 from snnergy.models.config import configure
 from snnergy.models.network import SNNergy
@@ -26,11 +26,11 @@ def snnergy(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
 
-def settled(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> dict[str, Any]:
-    """What a command line trains with."""
+def resolved(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> dict[str, Any]:
+    """Return the settings that a command line trains with."""
     seen: dict[str, Any] = {}
 
-    def train(where: Path, out: Path, config: Any, **options: Any) -> dict[str, Any]:
+    def train(dataset: Path, output: Path, config: Any, **options: Any) -> dict[str, Any]:
         seen.update(config.model_dump())
         return {"labels": [], "num_classes": 0}
 
@@ -40,13 +40,13 @@ def settled(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> dict[str, An
     return seen
 
 
-def test_help_is_quick_to_import() -> None:
+def test_import_does_not_load_torch() -> None:
     code = "import sys, snnergy.cli; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
-def test_a_network_is_judged_and_measured_without_lightning() -> None:
+def test_evaluation_does_not_load_lightning() -> None:
     code = (
         "import sys, snnergy.training.trainer, snnergy.analysis.comparison; print('lightning' in sys.modules)"
     )
@@ -54,20 +54,20 @@ def test_a_network_is_judged_and_measured_without_lightning() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_mistakes_are_one_sentence(
+def test_error_prints_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["snnergy", "train", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
+    words = ["snnergy", "train", str(tmp_path / "nowhere"), "--output", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    said = capsys.readouterr().err
-    assert "not a prepared set" in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert "not a prepared dataset" in printed
+    assert "Traceback" not in printed
 
 
-def test_options_stand_above_the_file_and_set_above_both(
+def test_options_override_the_file_and_set_overrides_both(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.yaml"
@@ -84,23 +84,23 @@ def test_options_stand_above_the_file_and_set_above_both(
         "--set",
         "augment.bands=2",
     )
-    found = settled(monkeypatch, *words)
+    found = resolved(monkeypatch, *words)
     assert (found["ema"], found["lr"], found["epochs"]) == (0.99, 0.2, 11)
     assert (found["augment"]["flip"], found["augment"]["bands"]) == (0.25, 2)
 
 
 @pytest.mark.parametrize(
-    ("words", "regime"),
-    [((), "snnergy"), (("--steps", "250"), "quick"), (("--steps", "250", "--regime", "mm"), "mm")],
+    ("words", "preset"),
+    [((), "snnergy"), (("--steps", "250"), "quick"), (("--steps", "250", "--train-preset", "mm"), "mm")],
 )
-def test_few_steps_are_trained_quickly_unless_a_regime_is_named(
-    monkeypatch: pytest.MonkeyPatch, words: Sequence[str], regime: str
+def test_steps_select_the_quick_preset_by_default(
+    monkeypatch: pytest.MonkeyPatch, words: Sequence[str], preset: str
 ) -> None:
-    assert settled(monkeypatch, *words)["train_preset"] == regime
+    assert resolved(monkeypatch, *words)["train_preset"] == preset
 
 
 @pytest.mark.parametrize(
-    ("layer", "said"),
+    ("layer", "expected"),
     [
         ({"epoch": 3}, "Unknown training setting epoch"),
         ({"augment": {"flop": 1}}, r"Unknown training setting augment\.flop"),
@@ -112,18 +112,18 @@ def test_few_steps_are_trained_quickly_unless_a_regime_is_named(
         ({"lr": float("nan")}, "a finite number"),
     ],
 )
-def test_a_setting_that_is_not_one_is_named(layer: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_setting_is_named(layer: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         resolve_config(None, layer)
 
 
 @pytest.mark.parametrize("options", [{"heads": 3}, {"heads": [1, "2", 4]}, {"ratio": "two"}, {"dims": None}])
-def test_a_model_option_of_the_wrong_kind_is_named(options: dict[str, Any]) -> None:
+def test_model_option_of_wrong_type_is_named(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         configure("nano", **options)
 
 
-def test_a_set_of_another_dataset_is_not_measured(tiny_set: Path) -> None:
+def test_evaluation_rejects_a_dataset_with_other_labels(tiny_set: Path) -> None:
     data = open_split(tiny_set, "train")
     other = SNNergy(configure("nano", num_classes=len(data.labels) + 1))
     with pytest.raises(AvdataError, match=f"the dataset has {len(data.labels)} labels"):
@@ -131,7 +131,7 @@ def test_a_set_of_another_dataset_is_not_measured(tiny_set: Path) -> None:
     check_compatible(SNNergy(configure("nano", num_classes=len(data.labels))), data)
 
 
-def test_the_authors_columns_are_theirs() -> None:
+def test_author_presets_have_their_values() -> None:
     la, mm = resolve_config("la"), resolve_config("mm")
     assert (la.lr, la.batch_size, la.schedule, la.weight_decay, la.clip) == (5e-5, 8, "constant", 1e-4, 5.0)
     assert (la.label_smoothing, la.mixup, la.epochs) == (0.0, 0.0, 200)
@@ -140,7 +140,7 @@ def test_the_authors_columns_are_theirs() -> None:
     assert all(resolve_config(name).train_preset == name for name in TRAIN_PRESETS)
 
 
-def test_the_rate_rises_from_its_start_to_its_peak_and_falls_to_its_end() -> None:
+def test_learning_rate_rises_to_its_peak_and_falls_to_its_end() -> None:
     config = resolve_config("snnergy", {"batch_size": 128})
     rates = [config.rate(step, 2000, 10) for step in range(2001)]
     assert rates[0] == pytest.approx(1e-5)
@@ -150,35 +150,35 @@ def test_the_rate_rises_from_its_start_to_its_peak_and_falls_to_its_end() -> Non
 
 
 @pytest.mark.slow
-def test_the_command_trains_resumes_and_evaluates(tiny_set: Path, tmp_path: Path) -> None:
+def test_train_resumes_and_evaluate_prints_classes(tiny_set: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    trained = snnergy("train", tiny_set, "--steps", "2", "--out", run, "--device", "cpu", "--json", *TINY)
+    trained = snnergy("train", tiny_set, "--steps", "2", "--output", run, "--device", "cpu", "--json", *TINY)
     assert trained.returncode == 0, trained.stderr
-    again = CliRunner().invoke(app, ["train", str(tiny_set), "--steps", "2", "--out", str(run), *TINY])
+    again = CliRunner().invoke(app, ["train", str(tiny_set), "--steps", "2", "--output", str(run), *TINY])
     assert "finished run" in str(again.exception)
     (run / "result.json").unlink()
-    words = ["train", str(tiny_set), "--out", str(run), "--resume", "--device", "cpu", "--json"]
+    words = ["train", str(tiny_set), "--output", str(run), "--resume", "--device", "cpu", "--json"]
     resumed = CliRunner().invoke(app, words, catch_exceptions=False)
     first, second = json.loads(trained.stdout), json.loads(resumed.stdout)
     assert first["test"] == second["test"]
-    shown = CliRunner().invoke(app, ["eval", str(run), str(tiny_set), "--device", "cpu"])
+    shown = CliRunner().invoke(app, ["evaluate", str(run), str(tiny_set), "--device", "cpu"])
     assert shown.exit_code == 0
     assert "precision" in shown.output
 
 
-def test_a_run_that_measured_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    _show({"labels": ["a", "b"]}, as_json=False)
+def test_result_without_splits_prints_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    _show_result({"labels": ["a", "b"]}, as_json=False)
     assert "neither a val nor a test split" in capsys.readouterr().out
 
 
-def test_ctrl_c_in_training_says_how_to_train_on(
+def test_ctrl_c_during_training_hints_at_resume(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_set: Path, tmp_path: Path
 ) -> None:
-    def interrupted(*given: Any, **named: Any) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("snnergy.training.trainer.train", interrupted)
-    monkeypatch.setattr("sys.argv", ["snnergy", "train", str(tiny_set), "--out", str(tmp_path / "run")])
+    monkeypatch.setattr("sys.argv", ["snnergy", "train", str(tiny_set), "--output", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1

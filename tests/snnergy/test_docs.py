@@ -15,8 +15,8 @@ BIN = Path(sys.executable).parent
 # The last one of an option counts: the commands are those of the page, on a smaller scale.
 SMALLER = {
     ("avdata", "prepare"): "--set video.size=16 --set audio.n_mels=16 --set audio.hop_length=640 --workers 0",
-    ("snnergy", "train"): "--preset nano --set batch_size=8 --steps 1",
-    ("snnergy", "compare"): "--preset nano --set batch_size=8 --steps 1 --seeds 1",
+    ("snnergy", "train"): "--model nano --set batch_size=8 --steps 1",
+    ("snnergy", "compare"): "--model nano --set batch_size=8 --steps 1 --seeds 1",
 }
 
 

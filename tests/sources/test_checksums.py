@@ -1,4 +1,4 @@
-"""Checksums computed once, and what makes them be computed again."""
+"""Checksums are computed once, and again only after a change."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ def facts():
     ]
 
 
-def test_what_was_proven_is_not_read_again(root, facts):
+def test_verify_files_does_not_read_verified_files_again(root, facts):
     assert verify_files(root, facts).hashed == 5
     again = verify_files(root, facts)
     assert (again.hashed, again.good) == (0, tuple(f"{n}.wav" for n in range(5)))
 
 
-def test_rehash_reads_all(root, facts):
+def test_verify_files_reads_all_files_with_rehash(root, facts):
     verify_files(root, facts)
     assert verify_files(root, facts, rehash=True).hashed == 5
 
 
-def test_missing_and_wrong_files_are_told_apart(root, facts):
+def test_verify_files_separates_missing_and_wrong_files(root, facts):
     (root / "0.wav").unlink()
     (root / "1.wav").write_bytes(b"short")
     (root / "2.wav").write_bytes(bytes(1000))
-    proven = verify_files(root, facts)
-    assert (proven.missing, proven.wrong) == (("0.wav",), ("1.wav", "2.wav"))
-    assert proven.hashed == 3
+    result = verify_files(root, facts)
+    assert (result.missing, result.wrong) == (("0.wav",), ("1.wav", "2.wav"))
+    assert result.hashed == 3
 
 
 @pytest.mark.parametrize("change", ["mtime", "inode", "size"])
-def test_a_file_that_changed_is_read_again(root, facts, change):
+def test_checksum_cache_forgets_changed_files(root, facts, change):
     verify_files(root, facts)
     path = root / "3.wav"
     before = path.stat()
@@ -69,21 +69,21 @@ def test_a_file_that_changed_is_read_again(root, facts, change):
     assert ChecksumCache(root).get("3.wav") is None
 
 
-def test_md5_facts_without_sizes_are_proven_too(root):
+def test_verify_files_accepts_md5_without_sizes(root):
     facts = [FileEntry(path="1.wav", checksum="md5:" + hashlib.md5(bytes([1]) * 1000).hexdigest())]
     assert verify_files(root, facts).good == ("1.wav",)
 
 
-def test_a_torn_line_costs_one_file_and_not_the_next(root, facts, cache):
+def test_checksum_cache_loses_only_an_incomplete_line(root, facts, cache):
     verify_files(root, facts)
-    (store,) = (cache / "proofs").iterdir()
-    text = store.read_text()
-    store.write_text(text[: len(text) - 30])
+    (cache_file,) = (cache / "proofs").iterdir()
+    text = cache_file.read_text()
+    cache_file.write_text(text[: len(text) - 30])
     assert verify_files(root, facts).hashed == 1
     assert verify_files(root, facts).hashed == 0
 
 
-def test_a_folder_that_cannot_be_written_to_is_proven_once_as_well(root, facts):
+def test_checksum_cache_works_for_read_only_folders(root, facts):
     root.chmod(0o555)
     assert verify_files(root, facts).hashed == 5
     assert verify_files(root, facts).hashed == 0
@@ -91,17 +91,19 @@ def test_a_folder_that_cannot_be_written_to_is_proven_once_as_well(root, facts):
     assert sorted(path.name for path in root.iterdir()) == [f"{n}.wav" for n in range(5)]
 
 
-def test_a_cache_that_cannot_be_written_to_costs_the_memory_and_not_the_run(root, facts, cache, caplog):
+def test_verify_files_works_without_a_writable_cache(root, facts, cache, caplog):
     cache.write_text("a file where the folder should be")
     assert len(verify_files(root, facts).good) == 5
-    assert "cannot be remembered" in caplog.text
+    assert "Cannot write the checksum cache" in caplog.text
 
 
-def test_many_threads_may_remember_at_once(root):
+def test_checksum_cache_is_thread_safe(root):
     stat = (root / "1.wav").stat()
-    with ChecksumCache(root) as proofs:
+    with ChecksumCache(root) as checksums:
         threads = [
-            threading.Thread(target=lambda n=n: [proofs.store(f"{n}/{k}", "md5:0", stat) for k in range(50)])
+            threading.Thread(
+                target=lambda n=n: [checksums.store(f"{n}/{k}", "md5:0", stat) for k in range(50)]
+            )
             for n in range(8)
         ]
         for thread in threads:

@@ -1,13 +1,14 @@
-"""What a download promises when nothing, or only this or that, goes wrong."""
+"""Choice of files, plan, report and layout on disk of a download."""
 
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.http_server import reply_status
+from support.tiny_dataset import make_files, make_manifest, make_recipe
 
 from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.manifest import Source
@@ -16,7 +17,7 @@ from avdata.sources.download_plan import DownloadPlan
 from avdata.storage.atomic import DiskError
 
 
-def test_every_file_arrives_as_it_is_served(tiny):
+def test_download_writes_the_served_files(tiny):
     report = tiny.download()
     assert tiny.tree() == tiny.files
     assert report.fetched == 12
@@ -24,15 +25,15 @@ def test_every_file_arrives_as_it_is_served(tiny):
     assert report.failed_attempts == 0
 
 
-def test_a_second_run_asks_the_server_for_nothing(tiny):
+def test_download_sends_no_request_if_all_files_are_present(tiny):
     tiny.download()
-    tiny.world.asked.clear()
+    tiny.server.requests.clear()
     report = tiny.download()
-    assert tiny.world.asked == []
+    assert tiny.server.requests == []
     assert (report.fetched, report.present) == (0, 12)
 
 
-def test_proven_files_are_not_read_again_unless_they_change(tiny, monkeypatch):
+def test_download_reads_only_changed_files_again(tiny, monkeypatch):
     tiny.download()
     read = []
     monkeypatch.setattr(
@@ -49,7 +50,7 @@ def test_proven_files_are_not_read_again_unless_they_change(tiny, monkeypatch):
     assert read == ["c0001.wav"]
 
 
-def test_rehash_reads_every_file_and_replaces_the_changed_one(tiny):
+def test_download_replaces_changed_files_with_rehash(tiny):
     tiny.download()
     victim = tiny.root / "flv/c0002.flv"
     stat = victim.stat()
@@ -61,16 +62,16 @@ def test_rehash_reads_every_file_and_replaces_the_changed_one(tiny):
     assert tiny.tree() == tiny.files
 
 
-def test_files_the_user_put_there_are_proven_and_kept(tiny):
+def test_download_verifies_and_keeps_existing_files(tiny):
     path, content = next(iter(tiny.files.items()))
     (tiny.root / path).parent.mkdir(parents=True)
     (tiny.root / path).write_bytes(content)
     report = tiny.download()
     assert (report.fetched, report.present) == (11, 1)
-    assert tiny.world.starts("/" + path) == []
+    assert tiny.server.range_starts("/" + path) == []
 
 
-def test_a_limit_fetches_the_files_of_so_many_clips_and_nothing_else(tiny):
+def test_download_limit_fetches_only_the_files_of_chosen_clips(tiny):
     report = tiny.download(limit=3)
     stems = {Path(path).stem for path in tiny.tree()}
     assert len(stems) == 3
@@ -78,50 +79,50 @@ def test_a_limit_fetches_the_files_of_so_many_clips_and_nothing_else(tiny):
     assert set(tiny.tree().items()) <= set(tiny.files.items())
 
 
-def test_a_split_fetches_the_files_of_its_clips(tiny):
+def test_download_split_fetches_only_its_clips(tiny):
     tiny.download(split="test")
     assert {Path(path).stem for path in tiny.tree()} == {"c0000", "c0005"}
 
 
-def test_keys_fetch_the_files_of_those_clips(tiny):
+def test_download_keys_fetch_only_their_clips(tiny):
     tiny.download(keys={"c0003"})
     assert set(tiny.tree()) == {"wav/c0003.wav", "flv/c0003.flv"}
 
 
-def test_a_limit_does_not_count_clips_that_the_recipe_leaves_out(tiny, build):
+def test_download_limit_does_not_count_excluded_clips(tiny):
     def listed(root, paths, split_by, usual=tiny.recipe.clips_from_paths):
         return [
             replace(clip, excluded="broken") if clip.key < "c0003" else clip
             for clip in usual(root, paths, "")
         ]
 
-    tiny.recipe = build["recipe"](clips_from_paths=listed)
+    tiny.recipe = make_recipe(clips_from_paths=listed)
     tiny.download(limit=3)
     assert {Path(path).stem for path in tiny.tree()} == {"c0003", "c0004", "c0005"}
 
 
-def test_a_choice_that_leaves_no_clip_is_refused(tiny):
-    with pytest.raises(UsageError, match="no clip") as caught:
+def test_download_rejects_a_choice_without_clips(tiny):
+    with pytest.raises(UsageError, match="No clip") as caught:
         tiny.download(split="validation")
     assert "test, train" in caught.value.hint
 
 
-def test_the_files_of_a_clip_arrive_together(tiny):
+def test_download_fetches_the_files_of_a_clip_together(tiny):
     arrived = []
     tiny.download(connections=1, arrived=lambda path: arrived.append(path.stem))
     assert arrived == sorted(arrived)
 
 
-def test_metadata_outside_of_clips_comes_with_every_choice(tiny, serve, build, tmp_path):
+def test_download_fetches_metadata_files_with_every_choice(tiny, serve, tmp_path):
     files = {**tiny.files, "labels.csv": b"a,b\n"}
-    world = serve(files)
-    manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
+    server = serve(files)
+    manifest = make_manifest([Source(name="media", urls=(server.url + "/{path}",))], files)
     download(tiny.recipe, manifest=manifest, output=tmp_path / "r", limit=1, connections=1)
-    assert world.asked[0].path == "/labels.csv"
-    assert len(world.asked) == 3
+    assert server.requests[0].path == "/labels.csv"
+    assert len(server.requests) == 3
 
 
-def test_a_dry_run_says_what_would_happen_and_does_nothing(tiny):
+def test_download_dry_run_returns_the_plan_and_changes_nothing(tiny):
     plan = tiny.download(dry_run=True)
     assert isinstance(plan, DownloadPlan)
     assert len(plan.files) == 12
@@ -129,18 +130,28 @@ def test_a_dry_run_says_what_would_happen_and_does_nothing(tiny):
     assert plan.free > 0
     assert plan.license.id == "odbl"
     assert plan.sources == ("media",)
-    assert plan.hosts == (tiny.world.url.removeprefix("http://"),)
-    assert tiny.world.asked == []
+    assert plan.hosts == (tiny.server.url.removeprefix("http://"),)
+    assert tiny.server.requests == []
     assert not tiny.root.exists()
 
 
-def test_a_dry_run_counts_only_what_is_missing(tiny):
+def test_download_report_and_plan_have_a_short_repr(tiny):
+    size = sum(map(len, tiny.files.values()))
+    plan, report = tiny.download(dry_run=True), tiny.download()
+    where = f"root={str(tiny.root)!r})"
+    assert repr(plan) == f"DownloadPlan(tiny: 12 files to fetch, 0 present, {size:,} bytes, {where}"
+    assert (
+        repr(report) == f"DownloadReport(tiny: 12 files fetched, 0 present, {size:,} bytes received, {where}"
+    )
+
+
+def test_download_dry_run_counts_only_missing_files(tiny):
     tiny.download(limit=2)
     plan = tiny.download(dry_run=True)
     assert (len(plan.files), plan.present) == (8, 4)
 
 
-def test_progress_goes_from_nothing_to_all(tiny):
+def test_download_progress_grows_to_the_total(tiny):
     moments: list[DownloadProgress] = []
     tiny.download(progress=moments.append)
     total = sum(map(len, tiny.files.values()))
@@ -149,122 +160,120 @@ def test_progress_goes_from_nothing_to_all(tiny):
     assert done == sorted(done)
 
 
-def test_a_bandwidth_cap_is_kept(tiny):
+def test_download_keeps_the_bandwidth_limit(tiny):
     report = tiny.download(limit=6, bandwidth=60_000)
     assert report.seconds >= 0.8 * report.received / 60_000
 
 
-def test_a_consumer_that_is_slow_holds_the_download_back(serve, build, tmp_path):
-    files = build["files"](200, size=200)
-    world = serve(files)
-    manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
+def test_download_waits_for_a_slow_consumer(serve, tmp_path):
+    files = make_files(200, size=200)
+    server = serve(files)
+    manifest = make_manifest([Source(name="media", urls=(server.url + "/{path}",))], files)
     ahead = []
 
     def use(path: Path) -> None:
         path.unlink()
-        world.closing.wait(0.7 if not ahead else 0)
-        ahead.append(len(world.asked) - len(ahead))
+        server.closing.wait(0.7 if not ahead else 0)
+        ahead.append(len(server.requests) - len(ahead))
 
-    download(build["recipe"](), manifest=manifest, output=tmp_path / "r", connections=4, arrived=use)
+    download(make_recipe(), manifest=manifest, output=tmp_path / "r", connections=4, arrived=use)
     assert len(ahead) == 200
     assert max(ahead) <= 32 + 4 + 4
 
 
-def test_mirrors_are_tried_in_order(tiny, serve, build):
+def test_download_tries_mirrors_in_order(tiny, serve):
     mirror = serve(tiny.files)
-    tiny.world.files.pop("/wav/c0001.wav")
-    source = Source(name="media", urls=(tiny.world.url + "/{path}", mirror.url + "/{path}"))
-    tiny.manifest = build["manifest"]([source], tiny.files)
+    tiny.server.files.pop("/wav/c0001.wav")
+    source = Source(name="media", urls=(tiny.server.url + "/{path}", mirror.url + "/{path}"))
+    tiny.manifest = make_manifest([source], tiny.files)
     tiny.download()
     assert tiny.tree() == tiny.files
-    assert [one.path for one in mirror.asked] == ["/wav/c0001.wav"]
+    assert [request.path for request in mirror.requests] == ["/wav/c0001.wav"]
     assert [(line["path"], line["status"]) for line in tiny.log()] == [("wav/c0001.wav", 404)]
 
 
-def test_a_mirror_that_only_fails_is_given_up(serve, build, tmp_path):
-    files = build["files"](60, size=100)
+def test_download_skips_a_mirror_after_repeated_failures(serve, tmp_path):
+    files = make_files(60, size=100)
     dead, alive = serve(), serve(files)
     source = Source(name="media", urls=(dead.url + "/{path}", alive.url + "/{path}"))
-    download(
-        build["recipe"](), manifest=build["manifest"]([source], files), output=tmp_path / "r", connections=2
-    )
-    assert len(dead.asked) < 12
+    download(make_recipe(), manifest=make_manifest([source], files), output=tmp_path / "r", connections=2)
+    assert len(dead.requests) < 12
 
 
-def test_what_cannot_be_had_is_named_and_everything_else_is_in_place(tiny):
-    del tiny.world.files["/wav/c0001.wav"]
+def test_download_names_a_failed_file_and_keeps_all_others(tiny):
+    del tiny.server.files["/wav/c0001.wav"]
     with pytest.raises(SourceError, match=r"1 of 12 files of tiny .* wav/c0001.wav: .*HTTP 404") as caught:
         tiny.download()
     assert "attempts.jsonl" in caught.value.hint
     assert tiny.tree() == {path: data for path, data in tiny.files.items() if path != "wav/c0001.wav"}
 
 
-def test_two_downloads_into_one_folder_do_not_meet(tiny):
+def test_download_locks_its_folder(tiny):
     def again(path: Path) -> None:
-        with pytest.raises(SourceError, match="another download is writing"):
+        with pytest.raises(SourceError, match="Another download is writing"):
             tiny.download()
 
     tiny.download(keys={"c0000"}, arrived=again)
 
 
-def test_a_generated_dataset_is_not_downloaded(tiny, build):
-    tiny.recipe, tiny.manifest = build["recipe"](generated=True), build["manifest"]([])
+def test_download_rejects_a_generated_dataset(tiny):
+    tiny.recipe, tiny.manifest = make_recipe(generated=True), make_manifest([])
     with pytest.raises(UsageError, match="no sources"):
         tiny.download()
 
 
-def test_a_manifest_cannot_write_outside_of_the_folder(tiny, build):
+def test_download_rejects_paths_outside_the_folder(tiny):
     files = {"../evil": b"x"}
-    tiny.manifest = build["manifest"]([Source(name="media", urls=(tiny.world.url + "/{path}",))], files)
+    tiny.manifest = make_manifest([Source(name="media", urls=(tiny.server.url + "/{path}",))], files)
     with pytest.raises(AvdataError, match="not below the dataset's folder"):
         tiny.download()
 
 
-def test_a_disk_without_room_is_noticed_before_anything_is_fetched(tiny, monkeypatch):
-    monkeypatch.setattr(sys.modules["avdata.sources.download"], "free_bytes", lambda folder: 1000)
+def test_download_checks_disk_space_before_fetching(tiny, monkeypatch):
+    monkeypatch.setattr("avdata.sources.download_run.free_bytes", lambda folder: 1000)
     with pytest.raises(DiskError, match="1,000 free") as caught:
         tiny.download()
-    assert tiny.world.asked == []
+    assert tiny.server.requests == []
     assert "AVDATA_CACHE" in caught.value.hint
 
 
-def test_the_default_folder_is_in_the_cache(tiny, cache):
+def test_download_writes_to_the_cache_by_default(tiny, cache):
     report = download(tiny.recipe, manifest=tiny.manifest)
     assert report.root == cache / "sources" / "tiny"
 
 
-def test_a_source_for_another_split_is_left_alone(tiny, serve, build):
+def test_download_skips_sources_of_other_split_schemes(tiny, serve):
     other = serve({"folds.csv": b"1"})
     media = tiny.manifest.sources[0]
     extra = Source(name="folds", urls=(other.url + "/folds.csv",), splits=("fold",))
-    tiny.manifest = build["manifest"]([media, extra], tiny.files)
-    tiny.recipe = build["recipe"](splits={"official": "one", "fold:1": "two"})
+    tiny.manifest = make_manifest([media, extra], tiny.files)
+    tiny.recipe = make_recipe(splits={"official": "one", "fold:1": "two"})
     tiny.download()
-    assert other.asked == []
+    assert other.requests == []
     tiny.download(split_by="fold:1")
     assert (tiny.root / "folds.csv").read_bytes() == b"1"
 
 
-def test_names_with_spaces_and_signs_are_quoted(serve, build, tmp_path):
+def test_download_quotes_special_characters_in_paths(serve, tmp_path):
     files = {"wav/a b#c?d%20&é.wav": b"x" * 50, "wav/--12UOz.wav": b"y" * 50}
-    world = serve(files)
-    manifest = build["manifest"]([Source(name="media", urls=(world.url + "/{path}",))], files)
-    download(build["recipe"](clips_from_paths=None), manifest=manifest, output=tmp_path / "r")
+    server = serve(files)
+    manifest = make_manifest([Source(name="media", urls=(server.url + "/{path}",))], files)
+    download(make_recipe(clips_from_paths=None), manifest=manifest, output=tmp_path / "r")
     assert (tmp_path / "r" / "wav/a b#c?d%20&é.wav").read_bytes() == b"x" * 50
 
 
-def test_a_log_line_says_when_where_and_why(tiny, faults):
-    tiny.world.faults["/wav/c0001.wav"].append(faults["status"](503))
+def test_attempt_log_states_time_url_and_error(tiny):
+    tiny.server.faults["/wav/c0001.wav"].append(reply_status(503))
     tiny.download()
     (line,) = tiny.log()
     assert set(line) == {"time", "path", "url", "attempt", "status", "error", "wait"}
-    assert (line["path"], line["url"]) == ("wav/c0001.wav", tiny.world.url + "/wav/c0001.wav")
+    assert (line["path"], line["url"]) == ("wav/c0001.wav", tiny.server.url + "/wav/c0001.wav")
     assert (line["attempt"], line["status"]) == (1, 503)
     assert "503" in line["error"]
     assert line["wait"] > 0
 
 
-def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve, build):
+def test_download_fetches_split_lists_before_it_chooses_clips(tiny, serve):
     held_out = serve({"held_out.txt": b"c0002 c0004"})
 
     def by_list(root, paths, split_by, usual=tiny.recipe.clips_from_paths):
@@ -277,8 +286,8 @@ def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve
         ]
 
     lists = Source(name="lists", urls=(held_out.url + "/held_out.txt",), into="lists/")
-    tiny.manifest = build["manifest"]([tiny.manifest.sources[0], lists], tiny.files)
-    tiny.recipe = build["recipe"](clips_from_paths=by_list)
+    tiny.manifest = make_manifest([tiny.manifest.sources[0], lists], tiny.files)
+    tiny.recipe = make_recipe(clips_from_paths=by_list)
     plan = tiny.download(dry_run=True, split="test")
     assert (len(plan.files), plan.partial) == (1, True)
     report = tiny.download(split="test")
@@ -287,27 +296,27 @@ def test_a_split_made_from_a_list_fetches_the_list_before_it_chooses(tiny, serve
     assert report.received == sum(map(len, tiny.tree().values()))
 
 
-def test_a_list_that_is_there_and_still_does_not_do_is_told_as_the_recipe_tells_it(tiny, build):
+def test_download_raises_the_recipes_error_about_a_list(tiny):
     def never(root, paths, split_by):
         raise SourceError("the list is not the published one")
 
-    tiny.recipe = build["recipe"](clips_from_paths=never)
+    tiny.recipe = make_recipe(clips_from_paths=never)
     with pytest.raises(SourceError, match="not the published one"):
         tiny.download(split="test")
     tiny.download()
     assert tiny.tree() == tiny.files
 
 
-def test_cremads_manifest_and_recipe_choose_clips_before_anything_is_on_disk(tmp_path):
+def test_download_plan_of_cremad_needs_no_files_on_disk(tmp_path):
     plan = download("cremad", output=tmp_path / "r", limit=100, dry_run=True)
     assert len(plan.files) == 200
-    assert len({Path(wanted.path).stem for wanted in plan.files}) == 100
-    whole = download("cremad", output=tmp_path / "r", dry_run=True)
-    assert (len(whole.files), whole.bytes) == (14_884, 3_048_921_077)
-    assert whole.files[0].path.split("/")[1][:-4] == whole.files[1].path.split("/")[1][:-4]
+    assert len({Path(request.path).stem for request in plan.files}) == 100
+    complete = download("cremad", output=tmp_path / "r", dry_run=True)
+    assert (len(complete.files), complete.bytes) == (14_884, 3_048_921_077)
+    assert complete.files[0].path.split("/")[1][:-4] == complete.files[1].path.split("/")[1][:-4]
 
 
-def test_a_folder_is_free_again_although_another_process_holds_the_lock_file_open(tmp_path, monkeypatch):
+def test_source_dir_lock_is_released_although_a_fork_has_the_file_open(tmp_path, monkeypatch):
     import fcntl
 
     from avdata.sources.source_dir import lock_source_dir

@@ -1,4 +1,4 @@
-"""git-LFS pointers, and the file table made from a checkout of them."""
+"""git-LFS pointers, the file table of a checkout, and the client of an LFS server."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import subprocess
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.http_server import reply_status
+from support.tiny_dataset import make_files, make_manifest, make_recipe, read_tree
 
 from avdata.errors import SourceError
-from avdata.manifest import FileEntry, read_file_table
+from avdata.manifest import FileEntry, Source, read_file_table
+from avdata.sources.download import download
 from avdata.sources.git_lfs import (
     build_file_table,
     is_pointer,
@@ -32,14 +35,14 @@ def pointer(content, extension=b""):
 
 
 @given(content=st.binary(max_size=200))
-def test_a_pointer_says_checksum_and_size(content):
+def test_parse_pointer_returns_checksum_and_size(content):
     expected = ("sha256:" + hashlib.sha256(content).hexdigest(), len(content))
     assert parse_pointer(pointer(content)) == expected
     assert parse_pointer(pointer(content, b"ext-0-foo sha256:" + b"0" * 64 + b"\n")) == expected
 
 
 @given(data=st.binary(max_size=300))
-def test_media_is_never_taken_for_a_pointer(data):
+def test_parse_pointer_rejects_media(data):
     assert parse_pointer(b"RIFF" + data) is None
     assert not is_pointer(b"FLV" + data)
 
@@ -48,7 +51,7 @@ def test_media_is_never_taken_for_a_pointer(data):
     "data",
     [b"", b"version https://git-lfs.github.com/spec/v1\n", pointer(WAV)[:100], pointer(WAV) + bytes(2000)],
 )
-def test_half_a_pointer_is_none(data):
+def test_parse_pointer_rejects_incomplete_pointers(data):
     assert parse_pointer(data) is None
 
 
@@ -73,47 +76,151 @@ def checkout(tmp_path):
     return folder
 
 
-def test_a_checkout_is_listed_by_its_pointers(checkout):
-    facts = list_lfs_files(checkout, ["AudioWAV"])
-    assert [(one.path, one.bytes) for one in facts] == [("AudioWAV/a.wav", 2008), ("AudioWAV/b é.wav", 1004)]
-    assert facts[0].checksum == "sha256:" + hashlib.sha256(WAV * 2).hexdigest()
+def test_list_lfs_files_reads_pointers(checkout):
+    entries = list_lfs_files(checkout, ["AudioWAV"])
+    assert [(entry.path, entry.bytes) for entry in entries] == [
+        ("AudioWAV/a.wav", 2008),
+        ("AudioWAV/b é.wav", 1004),
+    ]
+    assert entries[0].checksum == "sha256:" + hashlib.sha256(WAV * 2).hexdigest()
 
 
-def test_files_outside_of_lfs_are_listed_by_their_content(checkout):
-    facts = {one.path: one for one in list_lfs_files(checkout)}
-    assert set(facts) == {"AudioMP3/a.mp3", "AudioWAV/a.wav", "AudioWAV/b é.wav", "labels.csv"}
-    assert facts["labels.csv"].checksum == "sha256:" + hashlib.sha256(b"a,b\n").hexdigest()
+def test_list_lfs_files_hashes_files_outside_lfs(checkout):
+    entries = {entry.path: entry for entry in list_lfs_files(checkout)}
+    assert set(entries) == {"AudioMP3/a.mp3", "AudioWAV/a.wav", "AudioWAV/b é.wav", "labels.csv"}
+    assert entries["labels.csv"].checksum == "sha256:" + hashlib.sha256(b"a,b\n").hexdigest()
 
 
-def test_what_counts_is_the_commit_and_not_the_working_tree(checkout):
+def test_list_lfs_files_reads_the_commit_not_the_working_tree(checkout):
     (checkout / "AudioWAV" / "a.wav").write_bytes(WAV * 2)
     assert list_lfs_files(checkout, ["AudioWAV"])[0].bytes == 2008
 
 
-def test_a_folder_that_is_not_there_is_named(checkout):
+def test_list_lfs_files_names_a_missing_folder(checkout):
     with pytest.raises(SourceError, match="VideoFlash"):
         list_lfs_files(checkout, ["VideoFlash"])
 
 
-def test_a_folder_without_git_is_named(tmp_path, monkeypatch):
-    # The temporary folder itself may lie in a checkout.
+def test_list_lfs_files_names_a_folder_without_git(tmp_path, monkeypatch):
+    # The temporary folder itself may be in a checkout.
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(SourceError, match="git cannot read"):
+    with pytest.raises(SourceError, match="Cannot read the git checkout"):
         list_lfs_files(tmp_path)
 
 
-def test_a_table_is_read_back_as_it_was_written(tmp_path):
-    facts = [
+def test_file_table_is_read_back_as_written(tmp_path):
+    entries = [
         FileEntry(path="b.wav", checksum="sha256:" + "0" * 64, bytes=5),
         FileEntry(path="a é.wav", checksum="md5:" + "1" * 32),
     ]
-    write_file_table(tmp_path / "t.tsv.gz", facts)
-    write_file_table(tmp_path / "u.tsv.gz", facts[::-1])
-    assert read_file_table(tmp_path / "t.tsv.gz") == facts[::-1]
+    write_file_table(tmp_path / "t.tsv.gz", entries)
+    write_file_table(tmp_path / "u.tsv.gz", entries[::-1])
+    assert read_file_table(tmp_path / "t.tsv.gz") == entries[::-1]
     assert (tmp_path / "t.tsv.gz").read_bytes() == (tmp_path / "u.tsv.gz").read_bytes()
 
 
-def test_a_table_is_built_from_a_checkout(checkout, tmp_path):
+def test_build_file_table_lists_a_checkout(checkout, tmp_path):
     build_file_table(checkout, tmp_path / "t.tsv.gz", ["AudioWAV", "AudioMP3"])
-    paths = [facts.path for facts in read_file_table(tmp_path / "t.tsv.gz")]
+    paths = [entries.path for entries in read_file_table(tmp_path / "t.tsv.gz")]
     assert paths == ["AudioMP3/a.mp3", "AudioWAV/a.wav", "AudioWAV/b é.wav"]
+
+
+class LfsServer:
+    """A git-LFS server: `owner/repo.git/info/lfs/objects/batch`, and the objects."""
+
+    def __init__(self, serve, files):
+        self.server = serve({hashlib.sha256(content).hexdigest(): content for content in files.values()})
+        self.server.posts = self.batch
+        self.batches = []
+        self.errors = {}
+        self.token = None
+
+    @property
+    def url(self):
+        return "lfs+" + self.server.url + "/owner/repo.git"
+
+    def batch(self, path, body):
+        assert path == "/owner/repo.git/info/lfs/objects/batch"
+        assert body["operation"] == "download"
+        self.batches.append(len(body["objects"]))
+        return 200, {"transfer": "basic", "objects": [self.describe(entry) for entry in body["objects"]]}
+
+    def describe(self, entry):
+        oid = entry["oid"]
+        if oid in self.errors:
+            return {**entry, "error": {"code": self.errors[oid], "message": "Object does not exist"}}
+        header = {"Authorization": self.token} if self.token else {}
+        return {**entry, "actions": {"download": {"href": f"{self.server.url}/{oid}", "header": header}}}
+
+
+@pytest.fixture
+def lfs(serve, tmp_path):
+    files = make_files(250, size=60)
+    server = LfsServer(serve, files)
+    server.files = files
+    server.manifest = make_manifest(
+        [Source(name="media", urls=(server.url,), table="t")], tables={"t": files}
+    )
+    server.root = tmp_path / "root"
+    server.download = lambda **options: download(
+        make_recipe(), manifest=server.manifest, output=server.root, **options
+    )
+    return server
+
+
+def test_lfs_client_requests_objects_in_batches_of_100(lfs):
+    lfs.download()
+    assert read_tree(lfs.root) == lfs.files
+    assert sorted(lfs.batches) == [50, 100, 100]
+
+
+def test_lfs_client_sends_the_requested_headers_and_no_login(lfs):
+    lfs.token = "RemoteAuth abc"
+    lfs.download(limit=1)
+    posts = [request for request in lfs.server.requests if request.method == "POST"]
+    gets = [request for request in lfs.server.requests if request.method == "GET"]
+    assert all("Authorization" not in request.headers for request in posts)
+    assert all(request.headers["Authorization"] == "RemoteAuth abc" for request in gets)
+    assert posts[0].headers["Accept"] == "application/vnd.git-lfs+json"
+
+
+def test_lfs_client_prefetches_the_next_batch(lfs):
+    lfs.download(connections=1)
+    methods = "".join(request.method[0] for request in lfs.server.requests)
+    assert methods.index("P", 1) < 60
+    assert methods.rindex("P") < 160
+
+
+def test_lfs_client_requests_a_new_link_after_an_error(lfs):
+    path, content = sorted(lfs.files.items())[0]
+    lfs.server.faults["/" + hashlib.sha256(content).hexdigest()].append(reply_status(503))
+    lfs.download(keys={path.removeprefix("flv/").removesuffix(".flv")})
+    assert lfs.batches == [2, 1]
+
+
+def test_lfs_object_missing_on_the_server_comes_from_the_next_url(lfs, serve):
+    path, content = sorted(lfs.files.items())[3]
+    lfs.errors[hashlib.sha256(content).hexdigest()] = 404
+    media = serve(lfs.files)
+    source = Source(name="media", urls=(lfs.url, media.url + "/{path}"), table="t")
+    lfs.manifest = make_manifest([source], tables={"t": lfs.files})
+    lfs.download()
+    assert read_tree(lfs.root) == lfs.files
+    assert [request.path for request in media.requests] == ["/" + path]
+
+
+def test_lfs_quota_error_leads_to_the_next_url(lfs, serve):
+    lfs.server.posts = lambda path, body: (403, {"message": "This repository is over its data quota."})
+    mirror = LfsServer(serve, lfs.files)
+    lfs.manifest = make_manifest(
+        [Source(name="media", urls=(lfs.url, mirror.url), table="t")], tables={"t": lfs.files}
+    )
+    lfs.download(connections=2)
+    assert read_tree(lfs.root) == lfs.files
+    assert len([request for request in lfs.server.requests if request.method == "POST"]) < 12
+
+
+def test_lfs_client_explains_an_answer_that_is_not_lfs(lfs):
+    lfs.server.posts = lambda path, body: (200, ["welcome"])
+    with pytest.raises(SourceError, match="not a git-LFS server"):
+        lfs.download(limit=1)

@@ -1,4 +1,4 @@
-"""Downloads that are killed or stopped: the next run goes on from the byte, and ends in the served tree."""
+"""Downloads that are killed or stopped: the next run resumes at the byte and completes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import sys
 import threading
 
 import pytest
+from support.http_server import corrupt_byte, drop_after, reply_status, stall_after
+from support.tiny_dataset import make_files, make_manifest, read_tree
 
 from avdata.manifest import Source
 
@@ -29,7 +31,7 @@ def work():
     download(recipe, manifest=sys.argv[1], output=sys.argv[2], connections=8)
     print("done", flush=True)
 """
-# A process for each line it reads: what is killed need not import everything again.
+# Forks for each line of stdin, so that the killed process need not repeat the imports.
 RUNS = """
 for _ in sys.stdin:
     child = os.fork()
@@ -41,31 +43,31 @@ for _ in sys.stdin:
 """
 
 
-class Killing:
-    """300 files behind a server with faults on, and a process that downloads them."""
+class KilledDownload:
+    """300 files on a faulty server, and a process that downloads them."""
 
-    def __init__(self, serve, build, faults, folder):
+    def __init__(self, serve, folder):
         rng = random.Random(1)
-        self.files = build["files"](300, size=60_000, seed=3)
-        self.world = serve(self.files)
+        self.files = make_files(300, size=60_000, seed=3)
+        self.server = serve(self.files)
         self.root = folder / "root"
-        manifest = build["manifest"]([Source(name="media", urls=(self.world.url + "/{path}",))], self.files)
+        manifest = make_manifest([Source(name="media", urls=(self.server.url + "/{path}",))], self.files)
         self.manifest = folder / "manifest.json"
         self.manifest.write_text(manifest.model_dump_json())
-        self.spoilt = set()
+        self.corrupted = set()
         self.started, self.runs = [], None
         for path in rng.sample(sorted(self.files), 60):
             fault = rng.choice(["drop", "busy", "corrupt"])
             if fault == "drop":
-                self.world.faults["/" + path].append(faults["drop_after"](rng.randint(1, 20_000)))
+                self.server.faults["/" + path].append(drop_after(rng.randint(1, 20_000)))
             elif fault == "busy":
-                self.world.faults["/" + path].append(faults["status"](503, {"Retry-After": "0"}))
+                self.server.faults["/" + path].append(reply_status(503, {"Retry-After": "0"}))
             else:
-                self.world.faults["/" + path].append(faults["corrupt"]())
-                self.spoilt.add(path)
+                self.server.faults["/" + path].append(corrupt_byte())
+                self.corrupted.add(path)
 
     def start(self, code=WORK + "work()"):
-        # Unbuffered: what can be read is seen by select.
+        # Unbuffered, so that select sees everything that can be read.
         process = subprocess.Popen(
             [sys.executable, "-c", code, self.manifest, self.root],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
@@ -100,11 +102,11 @@ class Killing:
         assert ready == b"ready"
         while len(self.here()) < target and not select.select([self.runs.stdout], [], [], 0.002)[0]:
             pass
-        # It may be done, and gone.
+        # It may have ended already.
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
-        while (said := self.runs.stdout.readline()) != b"ended\n":
-            assert said == b"done\n"
+        while (line := self.runs.stdout.readline()) != b"ended\n":
+            assert line == b"done\n"
 
     def run_to_the_end(self):
         process = self.start()
@@ -113,39 +115,39 @@ class Killing:
 
 
 @pytest.fixture
-def killing(serve, build, faults, tmp_path):
-    killing = Killing(serve, build, faults, tmp_path)
+def killing(serve, tmp_path):
+    killing = KilledDownload(serve, tmp_path)
     yield killing
     killing.close()
 
 
-def test_a_download_killed_at_thirty_random_points_ends_in_the_served_tree(killing, read_tree):
+def test_download_resumes_after_thirty_random_kills(killing):
     rng = random.Random(30)
     for _ in range(30):
         here, parts = killing.here(), killing.parts()
-        killing.world.asked.clear()
+        killing.server.requests.clear()
         killing.run_killed_at(rng.randint(0, 2 * len(killing.files) // 30))
-        # What is in place is not asked for again, and a part is asked for from its last byte on
-        # (but for those into which the server put a wrong byte).
-        asked = {path: killing.world.starts("/" + path) for path in killing.files}
+        # Complete files are not requested again, and partial files are requested from their last byte
+        # (except those into which the server put a wrong byte).
+        asked = {path: killing.server.range_starts("/" + path) for path in killing.files}
         assert all(asked[path] == [] for path in here)
-        went_on = {path for path in parts if asked[path]} - killing.spoilt
-        assert {path: asked[path][0] for path in went_on} == {path: parts[path] for path in went_on}
+        resumed = {path for path in parts if asked[path]} - killing.corrupted
+        assert {path: asked[path][0] for path in resumed} == {path: parts[path] for path in resumed}
         for path in killing.here() - here:
             assert (killing.root / path).read_bytes() == killing.files[path]
     killing.run_to_the_end()
     assert read_tree(killing.root) == killing.files
 
 
-def test_a_killed_download_fetches_no_byte_twice_but_those_in_flight(killing, read_tree):
-    killing.world.faults.clear()
+def test_download_fetches_only_bytes_in_flight_again_after_a_kill(killing):
+    killing.server.faults.clear()
     total = sum(map(len, killing.files.values()))
     for _ in range(4):
         killing.run_killed_at(40)
     killing.run_to_the_end()
     assert read_tree(killing.root) == killing.files
-    # Eight connections were cut four times; each may have had one file's bytes under way.
-    assert killing.world.sent() - total <= 4 * 8 * 60_000
+    # Eight connections were cut four times, each with at most the bytes of one file in flight.
+    assert killing.server.bytes_sent() - total <= 4 * 8 * 60_000
 
 
 def trickle(handler, content):
@@ -155,39 +157,39 @@ def trickle(handler, content):
     handler.end_headers()
     for place in range(len(content)):
         handler.send(content[place : place + 1])
-        if handler.world.closing.wait(0.02):
+        if handler.server.closing.wait(0.02):
             break
     handler.hang_up()
     return True
 
 
 @pytest.mark.parametrize("trouble", ["slow", "stalled"])
-def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(killing, faults, read_tree, trouble):
-    killing.world.faults.clear()
+def test_download_stops_on_ctrl_c_and_resumes(killing, trouble):
+    killing.server.faults.clear()
     # Some files arrive, and then no more: however late the signal comes, the run is not over.
     for path in sorted(killing.files)[20:]:
-        killing.world.faults["/" + path].append(trickle if trouble == "slow" else faults["stall_after"](100))
+        killing.server.faults["/" + path].append(trickle if trouble == "slow" else stall_after(100))
     process = killing.start()
     process.stdout.readline()
-    while len(killing.world.asked) < 24 or not killing.here():
+    while len(killing.server.requests) < 24 or not killing.here():
         assert process.poll() is None
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.005)
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=300)  # a stalled server would be waited for ten minutes
+    process.wait(timeout=300)  # the read timeout for a stalled server is ten minutes
     assert process.returncode != 0
-    killing.world.faults.clear()
+    killing.server.faults.clear()
     here = killing.here()
-    killing.world.asked.clear()
+    killing.server.requests.clear()
     killing.run_to_the_end()
     assert read_tree(killing.root) == killing.files
-    assert all(killing.world.starts("/" + path) == [] for path in here)
+    assert all(killing.server.range_starts("/" + path) == [] for path in here)
 
 
-def test_ctrl_c_in_the_callers_own_code_stops_the_threads_too(tiny, faults, monkeypatch):
+def test_download_stops_its_threads_on_ctrl_c_in_a_callback(tiny, monkeypatch):
     monkeypatch.setattr("avdata.sources.http.READ_TIMEOUT_S", 600)
     for path in list(tiny.files)[3:]:
-        tiny.world.faults["/" + path].append(faults["stall_after"](10))
+        tiny.server.faults["/" + path].append(stall_after(10))
 
     def interrupt(path):
         raise KeyboardInterrupt
@@ -195,7 +197,11 @@ def test_ctrl_c_in_the_callers_own_code_stops_the_threads_too(tiny, faults, monk
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         tiny.download(arrived=interrupt)
-    left = [one for one in threading.enumerate() if one.name.startswith("avdata-fetch") and one not in before]
+    left = [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("avdata-fetch") and thread not in before
+    ]
     for thread in left:
-        thread.join(300)  # a stalled server would be waited for ten minutes
+        thread.join(300)  # the read timeout for a stalled server is ten minutes
     assert not any(thread.is_alive() for thread in left)

@@ -1,4 +1,4 @@
-"""Each scheme against a server that behaves as the real one does, on a good day and on a bad one."""
+"""Each URL scheme against a server that imitates the real service, with and without errors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import json
 import zipfile
 
 import pytest
+from support.http_server import reply_body
+from support.tiny_dataset import make_manifest, make_recipe, read_tree
 
 from avdata.errors import SourceError
 from avdata.manifest import Source
-from avdata.sources import url_schemes as schemes
+from avdata.sources import url_schemes
 from avdata.sources.download import download
 
 PAGE = "text/html; charset=utf-8"
@@ -26,186 +28,85 @@ def zipped(files):
     return buffer.getvalue()
 
 
-class Lfs:
-    """A git-LFS server: `owner/repo.git/info/lfs/objects/batch`, and the objects."""
-
-    def __init__(self, serve, files):
-        self.world = serve({hashlib.sha256(content).hexdigest(): content for content in files.values()})
-        self.world.posts = self.batch
-        self.batches = []
-        self.errors = {}
-        self.token = None
-
-    @property
-    def url(self):
-        return "lfs+" + self.world.url + "/owner/repo.git"
-
-    def batch(self, path, body):
-        assert path == "/owner/repo.git/info/lfs/objects/batch"
-        assert body["operation"] == "download"
-        self.batches.append(len(body["objects"]))
-        return 200, {"transfer": "basic", "objects": [self.describe(one) for one in body["objects"]]}
-
-    def describe(self, one):
-        oid = one["oid"]
-        if oid in self.errors:
-            return {**one, "error": {"code": self.errors[oid], "message": "Object does not exist"}}
-        header = {"Authorization": self.token} if self.token else {}
-        return {**one, "actions": {"download": {"href": f"{self.world.url}/{oid}", "header": header}}}
-
-
-@pytest.fixture
-def lfs(serve, build, tmp_path):
-    files = build["files"](250, size=60)
-    server = Lfs(serve, files)
-    server.files = files
-    server.manifest = build["manifest"](
-        [Source(name="media", urls=(server.url,), table="t")], tables={"t": files}
-    )
-    server.root = tmp_path / "root"
-    server.download = lambda **options: download(
-        build["recipe"](), manifest=server.manifest, output=server.root, **options
-    )
-    return server
-
-
-def test_lfs_objects_are_asked_for_a_hundred_at_a_time(lfs, read_tree):
-    lfs.download()
-    assert read_tree(lfs.root) == lfs.files
-    assert sorted(lfs.batches) == [50, 100, 100]
-
-
-def test_lfs_sends_the_headers_the_server_asks_for_and_no_login(lfs):
-    lfs.token = "RemoteAuth abc"
-    lfs.download(limit=1)
-    posts = [one for one in lfs.world.asked if one.method == "POST"]
-    gets = [one for one in lfs.world.asked if one.method == "GET"]
-    assert all("Authorization" not in one.headers for one in posts)
-    assert all(one.headers["Authorization"] == "RemoteAuth abc" for one in gets)
-    assert posts[0].headers["Accept"] == "application/vnd.git-lfs+json"
-
-
-def test_the_next_hundred_lfs_objects_are_asked_for_before_their_turn(lfs):
-    lfs.download(connections=1)
-    methods = "".join(one.method[0] for one in lfs.world.asked)
-    assert methods.index("P", 1) < 60
-    assert methods.rindex("P") < 160
-
-
-def test_an_expired_lfs_link_is_asked_for_again(lfs, faults, read_tree):
-    path, content = sorted(lfs.files.items())[0]
-    lfs.world.faults["/" + hashlib.sha256(content).hexdigest()].append(faults["status"](503))
-    lfs.download(keys={path.removeprefix("flv/").removesuffix(".flv")})
-    assert lfs.batches == [2, 1]
-
-
-def test_an_object_the_lfs_server_lacks_comes_from_the_next_url(lfs, serve, build, read_tree):
-    path, content = sorted(lfs.files.items())[3]
-    lfs.errors[hashlib.sha256(content).hexdigest()] = 404
-    media = serve(lfs.files)
-    source = Source(name="media", urls=(lfs.url, media.url + "/{path}"), table="t")
-    lfs.manifest = build["manifest"]([source], tables={"t": lfs.files})
-    lfs.download()
-    assert read_tree(lfs.root) == lfs.files
-    assert [one.path for one in media.asked] == ["/" + path]
-
-
-def test_when_the_lfs_server_is_over_its_quota_the_second_source_takes_over(lfs, serve, build, read_tree):
-    lfs.world.posts = lambda path, body: (403, {"message": "This repository is over its data quota."})
-    mirror = Lfs(serve, lfs.files)
-    lfs.manifest = build["manifest"](
-        [Source(name="media", urls=(lfs.url, mirror.url), table="t")], tables={"t": lfs.files}
-    )
-    lfs.download(connections=2)
-    assert read_tree(lfs.root) == lfs.files
-    assert len([one for one in lfs.world.asked if one.method == "POST"]) < 12
-
-
-def test_an_answer_that_is_not_lfs_is_explained(lfs):
-    lfs.world.posts = lambda path, body: (200, ["welcome"])
-    with pytest.raises(SourceError, match="does not answer as a git-LFS server"):
-        lfs.download(limit=1)
-
-
-class Drive:
-    """Google Drive: a page that asks for confirmation, then the file."""
+class DriveServer:
+    """Google Drive: a confirmation page, then the file."""
 
     def __init__(self, serve, content, monkeypatch):
-        self.world = serve({"download": content})
-        self.world.pages["/uc"] = self.first
+        self.server = serve({"download": content})
+        self.server.pages["/uc"] = self.first
         self.page = (
             "<html><head><title>Google Drive - Virus scan warning</title></head><body>"
-            f'<form id="download-form" action="{self.world.url}/download" method="get">'
+            f'<form id="download-form" action="{self.server.url}/download" method="get">'
             '<input type="hidden" name="id" value="FILE"><input type="hidden" name="export" value="download">'
             '<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="1-2-3">'
             "</form></body></html>"
         )
-        monkeypatch.setattr(schemes, "DRIVE_URL", self.world.url + "/uc?export=download&id={id}")
+        monkeypatch.setattr(url_schemes, "DRIVE_URL", self.server.url + "/uc?export=download&id={id}")
 
     def first(self, handler):
         handler.reply(200, self.page.encode(), {"Content-Type": PAGE})
 
 
 @pytest.fixture
-def drive(serve, build, monkeypatch, tmp_path):
+def drive(serve, monkeypatch, tmp_path):
     files = {"AVE/-abc.mp4": b"m" * 5000, "AVE/Annotations.txt": b"a&b\n"}
-    server = Drive(serve, zipped(files), monkeypatch)
+    server = DriveServer(serve, zipped(files), monkeypatch)
     server.files = files
     server.urls = ["gdrive:FILE"]
     server.root = tmp_path / "root"
     server.download = lambda: download(
-        build["recipe"](clips_from_paths=None),
-        manifest=build["manifest"]([Source(name="videos", urls=tuple(server.urls), unpack="zip")]),
+        make_recipe(clips_from_paths=None),
+        manifest=make_manifest([Source(name="videos", urls=tuple(server.urls), unpack="zip")]),
         output=server.root,
     )
     return server
 
 
-def test_drives_virus_scan_page_is_confirmed_and_the_archive_unpacked(drive, read_tree):
+def test_google_drive_confirms_the_virus_scan_page(drive):
     report = drive.download()
     assert read_tree(drive.root) == drive.files
     assert report.unpacked == 2
     assert not (drive.root / ".avdata/videos.zip").exists()
 
 
-def test_an_unpacked_archive_is_not_fetched_again(drive, read_tree):
+def test_download_does_not_fetch_an_extracted_archive_again(drive):
     drive.download()
-    drive.world.asked.clear()
+    drive.server.requests.clear()
     assert drive.download().present == 1
-    assert drive.world.asked == []
+    assert drive.server.requests == []
 
 
-def test_an_archive_is_fetched_again_when_a_member_is_gone(drive, read_tree):
+def test_download_fetches_an_archive_again_if_a_member_is_missing(drive):
     drive.download()
     (drive.root / "AVE/-abc.mp4").unlink()
     drive.download()
     assert read_tree(drive.root) == drive.files
 
 
-def test_drives_quota_page_is_explained(drive):
+def test_google_drive_explains_the_quota_page(drive):
     drive.page = (
         "<html><head><title>Google Drive - Quota exceeded</title></head><body>"
         '<p class="uc-error-subcaption">Too many users have downloaded this file recently.</p></body></html>'
     )
-    with pytest.raises(SourceError, match="quota for this file is used up") as caught:
+    with pytest.raises(SourceError, match="quota of this Google Drive file exceeded") as caught:
         drive.download()
     assert "24 hours" in caught.value.hint
     assert "--source" in caught.value.hint
 
 
-def test_a_drive_file_that_is_gone_is_explained(drive):
+def test_google_drive_explains_a_missing_file(drive):
     drive.page = "<html><body>Sign in - Google Accounts</body></html>"
-    with pytest.raises(SourceError, match="offers no download"):
+    with pytest.raises(SourceError, match="without a download link"):
         drive.download()
 
 
-def test_a_small_drive_file_needs_no_confirmation(drive, read_tree):
-    drive.world.pages["/uc"] = lambda handler: handler.serve(zipped(drive.files))
+def test_google_drive_needs_no_confirmation_for_small_files(drive):
+    drive.server.pages["/uc"] = lambda handler: handler.serve(zipped(drive.files))
     drive.download()
     assert read_tree(drive.root) == drive.files
 
 
-def test_after_drives_quota_the_hub_takes_over(drive, hub, read_tree):
+def test_google_drive_quota_error_leads_to_the_next_url(drive, hub):
     drive.page = "<html><title>Quota exceeded</title></html>"
     hub.put("videos.zip", zipped(drive.files))
     drive.urls.append("hf:datasets/someone/mirror/videos.zip")
@@ -213,21 +114,21 @@ def test_after_drives_quota_the_hub_takes_over(drive, hub, read_tree):
     assert read_tree(drive.root) == drive.files
 
 
-def test_html_in_place_of_the_archive_is_not_kept(drive, faults):
-    drive.world.always = faults["instead"](b"<html>Sorry</html>", PAGE)
+def test_google_drive_web_page_is_not_stored_as_the_archive(drive):
+    drive.server.always = reply_body(b"<html>Sorry</html>", PAGE)
     with pytest.raises(SourceError, match="a web page instead of the file"):
         drive.download()
     assert not (drive.root / ".avdata/videos.zip").exists()
 
 
-class Hub:
-    """The Hub's resolve endpoint: a redirect to storage with the facts in its headers."""
+class HubServer:
+    """The Hub's resolve endpoint: a redirect to storage with checksum and size in its headers."""
 
     def __init__(self, serve, monkeypatch):
         self.storage = serve()
-        self.world = serve()
+        self.server = serve()
         self.sha256 = None
-        monkeypatch.setenv("HF_ENDPOINT", self.world.url)
+        monkeypatch.setenv("HF_ENDPOINT", self.server.url)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
 
     def put(self, path, content, repo="someone/mirror", revision="main"):
@@ -236,7 +137,7 @@ class Hub:
 
         def resolve(handler):
             headers = {
-                # Another name: clients of some versions take the Hub's own name on another port for the Hub.
+                # Another host name: some client versions ignore the port when they compare hosts.
                 "Location": self.storage.url.replace("127.0.0.1", "localhost") + "/blob",
                 "X-Linked-Etag": f'"{sha256}"',
                 "X-Linked-Size": str(len(content)),
@@ -244,63 +145,67 @@ class Hub:
             }
             handler.reply(302, b"", headers)
 
-        self.world.pages[f"/datasets/{repo}/resolve/{revision}/{path}"] = resolve
+        self.server.pages[f"/datasets/{repo}/resolve/{revision}/{path}"] = resolve
 
 
 @pytest.fixture
 def hub(serve, monkeypatch):
-    return Hub(serve, monkeypatch)
+    return HubServer(serve, monkeypatch)
 
 
 @pytest.fixture
-def fetch_one(build, tmp_path):
+def fetch_one(tmp_path):
     def fetch(url):
-        manifest = build["manifest"]([Source(name="it", urls=(url,), into="it.bin")])
-        return download(build["recipe"](clips_from_paths=None), manifest=manifest, output=tmp_path / "root")
+        manifest = make_manifest([Source(name="it", urls=(url,), into="it.bin")])
+        return download(make_recipe(clips_from_paths=None), manifest=manifest, output=tmp_path / "root")
 
     fetch.file = tmp_path / "root" / "it.bin"
     return fetch
 
 
-def test_the_hub_gives_a_file_and_its_checksum(hub, fetch_one):
+def test_hugging_face_resolves_a_revision(hub, fetch_one):
     hub.put("data/it.bin", b"b" * 9000, revision="abc123")
     fetch_one("hf:datasets/someone/mirror@abc123/data/it.bin")
     assert fetch_one.file.read_bytes() == b"b" * 9000
 
 
-def test_the_hubs_token_does_not_reach_its_storage(hub, fetch_one):
+def test_hugging_face_token_is_not_sent_to_the_storage(hub, fetch_one):
     hub.put("it.bin", b"b" * 90)
     fetch_one("hf://datasets/someone/mirror/it.bin")
-    assert hub.world.asked[0].headers["authorization"] == "Bearer hf_secret"
-    assert all("authorization" not in {name.lower() for name in one.headers} for one in hub.storage.asked)
+    assert hub.server.requests[0].headers["authorization"] == "Bearer hf_secret"
+    assert all(
+        "authorization" not in {name.lower() for name in request.headers} for request in hub.storage.requests
+    )
 
 
-def test_a_file_that_is_not_the_one_the_hub_promised_is_refused(hub, fetch_one):
+def test_hugging_face_checksum_is_verified(hub, fetch_one):
     hub.sha256 = "0" * 64
     hub.put("it.bin", b"b" * 90)
-    with pytest.raises(SourceError, match="was expected"):
+    with pytest.raises(SourceError, match="checksum mismatch"):
         fetch_one("hf:datasets/someone/mirror/it.bin")
     assert not fetch_one.file.exists()
 
 
-def test_a_gated_set_on_the_hub_is_explained(hub, fetch_one):
-    hub.world.pages["/datasets/someone/mirror/resolve/main/it.bin"] = lambda handler: handler.reply(
+def test_hugging_face_explains_a_gated_dataset(hub, fetch_one):
+    hub.server.pages["/datasets/someone/mirror/resolve/main/it.bin"] = lambda handler: handler.reply(
         403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
     )
-    with pytest.raises(SourceError, match="the Hub does not give someone/mirror") as caught:
+    with pytest.raises(
+        SourceError, match="access to someone/mirror on the Hugging Face Hub denied"
+    ) as caught:
         fetch_one("hf:datasets/someone/mirror/it.bin")
     assert "hf auth login" in caught.value.hint
 
 
-class Kaggle:
+class KaggleServer:
     """Kaggle's download endpoint: a login, then a redirect to storage."""
 
     def __init__(self, serve, content, monkeypatch, tmp_path):
         self.storage = serve({"blob.zip": content})
-        self.world = serve()
+        self.server = serve()
         self.wants = None
-        self.world.pages["/api/owner/set"] = self.answer
-        monkeypatch.setattr(schemes, "KAGGLE_URL", self.world.url + "/api/{handle}")
+        self.server.pages["/api/owner/set"] = self.answer
+        monkeypatch.setattr(url_schemes, "KAGGLE_URL", self.server.url + "/api/{handle}")
         monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "kaggle"))
         monkeypatch.setenv("HOME", str(tmp_path))
         for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
@@ -314,91 +219,109 @@ class Kaggle:
 
 
 @pytest.fixture
-def kaggle(serve, build, monkeypatch, tmp_path):
+def kaggle(serve, monkeypatch, tmp_path):
     files = {"vision/dog_bark/1-3-0-0.jpg": b"j" * 300, "audio/dog_bark/1-3-0-0.wav": b"w" * 300}
-    server = Kaggle(serve, zipped(files), monkeypatch, tmp_path)
+    server = KaggleServer(serve, zipped(files), monkeypatch, tmp_path)
     server.files = files
     server.root = tmp_path / "root"
     server.download = lambda: download(
-        build["recipe"](clips_from_paths=None),
-        manifest=build["manifest"]([Source(name="set", urls=("kaggle:owner/set",), unpack="zip")]),
+        make_recipe(clips_from_paths=None),
+        manifest=make_manifest([Source(name="set", urls=("kaggle:owner/set",), unpack="zip")]),
         output=server.root,
     )
     return server
 
 
-def test_a_public_kaggle_set_needs_no_credentials(kaggle, read_tree):
+def test_kaggle_needs_no_credentials_for_a_public_dataset(kaggle):
     kaggle.download()
     assert read_tree(kaggle.root) == kaggle.files
 
 
-def test_missing_kaggle_credentials_are_explained(kaggle):
+def test_kaggle_explains_missing_credentials(kaggle):
     kaggle.wants = "Basic something"
-    with pytest.raises(SourceError, match="without credentials, and none were found") as caught:
+    with pytest.raises(SourceError, match="denied with no Kaggle credentials") as caught:
         kaggle.download()
     assert "kaggle.json" in caught.value.hint
     assert "https://www.kaggle.com/datasets/owner/set" in caught.value.hint
 
 
-def test_kaggle_credentials_are_taken_from_where_kaggle_keeps_them(kaggle, read_tree, tmp_path):
+def test_kaggle_reads_the_credentials_of_kaggle_json(kaggle, tmp_path):
     (tmp_path / "kaggle").mkdir()
     (tmp_path / "kaggle/kaggle.json").write_text(json.dumps({"username": "me", "key": "k"}))
     kaggle.wants = "Basic " + base64.b64encode(b"me:k").decode()
     kaggle.download()
     assert read_tree(kaggle.root) == kaggle.files
-    assert "Authorization" not in kaggle.storage.asked[0].headers
+    assert "Authorization" not in kaggle.storage.requests[0].headers
+
+
+def test_url_scheme_needs_only_a_row_of_the_table(fetch_one, serve, monkeypatch):
+    server = serve({"it.bin": b"b" * 90})
+
+    class Doi(url_schemes.UrlScheme):
+        def resolve(self, url, rest, request):
+            return url_schemes.ResolvedUrl(f"{server.url}/{rest}.bin")
+
+    assert not url_schemes.is_source_url("doi:it")
+    monkeypatch.setitem(url_schemes.SCHEMES, "doi", Doi)
+    assert url_schemes.is_source_url("doi:it")
+    fetch_one("doi:it")
+    assert fetch_one.file.read_bytes() == b"b" * 90
+
+
+@pytest.mark.parametrize("name", url_schemes.SCHEMES)
+def test_url_scheme_properties_follow_the_table(name):
+    url = f"{name}://example.org/a"
+    assert url_schemes.is_source_url(url)
+    assert url_schemes.is_direct(url) == url_schemes.SCHEMES[name].is_direct
+    assert url_schemes.server_name(url) in ("example.org", url)
 
 
 @pytest.mark.parametrize("url", ["ftp://example.org/a", "kaggle", "s3://bucket/a", "javascript:alert(1)"])
-def test_other_schemes_are_not_fetched(url, fetch_one):
-    assert not schemes.is_source_url(url)
-    with pytest.raises(SourceError, match="no such scheme"):
+def test_resolver_rejects_other_schemes(url, fetch_one):
+    assert not url_schemes.is_source_url(url)
+    with pytest.raises(SourceError, match="unsupported URL scheme"):
         fetch_one(url)
 
 
-def test_when_an_archive_cannot_be_had_what_stands_in_for_it_is_fetched(
-    drive, hub, build, read_tree, tmp_path
-):
+def test_download_fetches_the_substitutes_of_a_failed_archive(drive, hub, tmp_path):
     drive.page = "<html><title>Quota exceeded</title></html>"
     videos = {"videos/-abc.mp4": b"m" * 5000}
     hub.put("videos.zip", zipped(videos))
     mirror = "hf:datasets/someone/mirror/videos.zip"
-    lists = drive.world.url + "/trainSet.txt"
-    drive.world.files["/trainSet.txt"] = b"a&b"
+    lists = drive.server.url + "/trainSet.txt"
+    drive.server.files["/trainSet.txt"] = b"a&b"
     sources = [
         Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
         Source(name="videos", urls=(mirror,), unpack="zip", into="AVE", instead_of="all"),
         Source(name="list", urls=(lists,), into="AVE/trainSet.txt", instead_of="all"),
     ]
-    manifest, recipe = build["manifest"](sources), build["recipe"](clips_from_paths=None)
+    manifest, recipe = make_manifest(sources), make_recipe(clips_from_paths=None)
     assert download(recipe, manifest=manifest, output=drive.root, dry_run=True).sources == ("all",)
     report = download(recipe, manifest=manifest, output=drive.root)
     assert read_tree(drive.root) == {"AVE/videos/-abc.mp4": b"m" * 5000, "AVE/trainSet.txt": b"a&b"}
     assert report.failed_attempts == 1
-    drive.world.asked.clear()
+    drive.server.requests.clear()
     assert download(recipe, manifest=manifest, output=drive.root).fetched == 0
-    assert drive.world.asked == []
+    assert drive.server.requests == []
 
 
-def test_when_the_archive_comes_nothing_stands_in_for_it(drive, hub, build, read_tree):
+def test_download_fetches_no_substitutes_without_a_failure(drive, hub):
     sources = [
         Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
         Source(
             name="videos", urls=("hf:datasets/someone/mirror/videos.zip",), unpack="zip", instead_of="all"
         ),
     ]
-    download(build["recipe"](clips_from_paths=None), manifest=build["manifest"](sources), output=drive.root)
+    download(make_recipe(clips_from_paths=None), manifest=make_manifest(sources), output=drive.root)
     assert read_tree(drive.root) == drive.files
-    assert hub.world.asked == []
+    assert hub.server.requests == []
 
 
-def test_when_neither_can_be_had_the_stand_ins_trouble_is_told(drive, hub, build):
+def test_download_reports_the_error_of_a_failed_substitute(drive, hub):
     drive.page = "<html><title>Quota exceeded</title></html>"
     sources = [
         Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
-        Source(name="videos", urls=(drive.world.url + "/none.zip",), unpack="zip", instead_of="all"),
+        Source(name="videos", urls=(drive.server.url + "/none.zip",), unpack="zip", instead_of="all"),
     ]
     with pytest.raises(SourceError, match=r"none.zip: HTTP 404"):
-        download(
-            build["recipe"](clips_from_paths=None), manifest=build["manifest"](sources), output=drive.root
-        )
+        download(make_recipe(clips_from_paths=None), manifest=make_manifest(sources), output=drive.root)

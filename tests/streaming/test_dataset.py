@@ -187,7 +187,7 @@ def test_steps_have_labels_where_the_dataset_labels_them(ave_set: Path) -> None:
 def test_mistakes_are_named(synthetic_set: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no split 'dev'"):
         avdata.open(synthetic_set, "dev")
-    with pytest.raises(AvdataError, match="not a prepared set"):
+    with pytest.raises(AvdataError, match="not a prepared dataset"):
         avdata.open(tmp_path)
 
 

@@ -14,6 +14,7 @@ from collections import defaultdict, deque
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from support.dataset_servers import Handler, Site, unavailable
 
 import avdata
@@ -224,7 +225,7 @@ def test_what_a_killed_fetch_left_of_another_shard_takes_no_room(
 
 def test_a_process_forked_while_a_shard_arrives_does_not_hold_its_lock(tmp_path: Path) -> None:
     lock = tmp_path / "x.lock"
-    with shardcache._locked(lock):
+    with FileLock(lock):
         child = os.fork()
         if child == 0:
             signal.pause()

@@ -14,7 +14,7 @@ KEY = "killer"  # a file of this name beside the set holds the key of the clip
 
 
 def killing(job: ShardJob, report: Callable[[str], None]) -> dict[str, Any]:
-    key = (job.root.parent / KEY).read_text(encoding="utf-8")
+    key = (job.output.root.parent / KEY).read_text(encoding="utf-8")
     extract = room.extract_features
 
     def extract_or_die(clip: Any, config: Any) -> Any:

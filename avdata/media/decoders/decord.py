@@ -1,4 +1,7 @@
-"""Decord."""
+"""Decode video frames with decord.
+
+Their times are taken from the container's packets, since decord drops a stream's start time.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,22 @@ from avdata.media.packet_selection import TIME_TOLERANCE_S
 from avdata.media.types import Frame, FrameTimes
 
 
-def read_frames_decord(path: Path, frame_times: FrameTimes, times: Sequence[float]) -> list[Frame]:
-    """The same frames as `read_frames`, through decord; times come from the clock, which decord loses.
+def frames_at(path: Path, frame_times: FrameTimes, times: Sequence[float]) -> list[Frame]:
+    """Decode the frame on screen at each of ascending times (s).
 
     Raises:
         MediaError: UNREADABLE.
     """
     import decord  # noqa: PLC0415
 
-    late = np.asarray(times) + TIME_TOLERANCE_S
-    places = np.clip(
-        np.searchsorted(frame_times.times, late, side="right") - 1, 0, len(frame_times.times) - 1
-    )
+    latest = np.asarray(times) + TIME_TOLERANCE_S
+    last = len(frame_times.times) - 1
+    indices = np.clip(np.searchsorted(frame_times.times, latest, side="right") - 1, 0, last)
     try:
         reader = decord.VideoReader(str(path), num_threads=1)
-        pixels = reader.get_batch([min(int(place), len(reader) - 1) for place in places]).asnumpy()
+        pixels = reader.get_batch([min(int(index), len(reader) - 1) for index in indices]).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
-        raise MediaError(QuarantineReason.UNREADABLE, f"{path.name}: decord cannot read it") from error
+        raise MediaError(QuarantineReason.UNREADABLE, f"{path.name}: decord cannot decode it") from error
     return [
-        Frame(frame, float(frame_times.times[place])) for frame, place in zip(pixels, places, strict=True)
+        Frame(frame, float(frame_times.times[index])) for frame, index in zip(pixels, indices, strict=True)
     ]

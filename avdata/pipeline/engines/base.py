@@ -1,11 +1,17 @@
-"""Base."""
+"""Parts that all engines share: tasks, worker state, and the decision after a lost worker.
+
+A job is any picklable object, with a function that takes the job and a `report` callable. The function calls
+`report(item)` before each item and `report(NO_ITEM)` after the last. The engine therefore knows which item a
+lost worker was processing.
+"""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from avdata.errors import AvdataError, QuarantineReason
 
@@ -15,26 +21,26 @@ Report = Callable[[str], None]
 
 Function = Callable[[Any, Report], Any]
 
-# Called when a worker was lost over an item: the job to run instead, without that item.
+# Called when a worker was lost while it processed an item; returns the job without that item.
 ExcludeItem = Callable[[Job, str, QuarantineReason, str], Job]
 
 CRASHES_ALLOWED = 3
-"""An item that loses this many workers is banned. Before, its job is retried in a new one twice: the losses
-may have been the machine's doing."""
+"""Lost workers after which an item is excluded. Until then the job is retried in a new worker, because the
+machine may have caused the loss."""
 
 NO_ITEM = ""
-"""Reported when a job has no item in hand any more: what it does then, such as bringing up its shard, has no
-time limit and is no item's fault."""
+"""Reported when a job has no more items. What follows, such as the upload of the shard, has no time limit,
+and a loss then counts for no item."""
 
 
 @dataclass(frozen=True)
 class ShardTask(Generic[Job]):
-    """A job to do.
+    """Job that waits for a worker.
 
     Attributes:
-        job: what to do.
-        careful: whether each of its items is to be told of before it begins.
-        uncounted: workers that it lost before, over an item that is not known.
+        job: the job.
+        careful: whether the worker reports each item before it begins, instead of several at a time.
+        uncounted: lost workers whose item is unknown.
     """
 
     job: Job
@@ -42,8 +48,77 @@ class ShardTask(Generic[Job]):
     uncounted: int = 0
 
 
+@dataclass
+class WorkerState(Generic[Job]):
+    """State of a worker, from its reports.
+
+    Attributes:
+        task: the running task; None if the worker is idle.
+        item: the last reported item.
+        begun: whether any item was reported.
+        late: whether the worker was killed because its item took too long.
+        since: time of the last report, monotonic seconds.
+    """
+
+    task: ShardTask[Job] | None = None
+    item: str = NO_ITEM
+    begun: bool = False
+    late: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+    def start_item(self, item: str) -> None:
+        """Record a reported item."""
+        self.item, self.begun = item, True
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Count the item's time from now on."""
+        self.since = time.monotonic()
+
+    def finish_task(self, crashes: dict[str, int]) -> None:
+        """Record that the task is done, and forget earlier losses without an item."""
+        self.task, self.item = None, NO_ITEM
+        crashes.pop(NO_ITEM, None)
+
+    def is_overdue(self, item_timeout: float) -> bool:
+        """Return whether the item took longer than `item_timeout` seconds."""
+        elapsed = time.monotonic() - self.since
+        return self.item != NO_ITEM and elapsed > item_timeout
+
+
+class RunJobs(Protocol):
+    """Function of an engine that runs jobs."""
+
+    def __call__(
+        self,
+        function: Function,
+        jobs: Sequence[Any],
+        *,
+        workers: int,
+        item_timeout: float,
+        exclude: ExcludeItem[Any],
+        on_item: Report = ...,
+        **options: Any,
+    ) -> Generator[Any, None, None]:
+        """Yield the result of `function(job, report)` for each job, in the order in which they are done.
+
+        Args:
+            function: a module-level function of a module that every worker can import.
+            jobs: the jobs, in the order in which they start.
+            workers: number of worker processes; see `EngineSpec` for 0.
+            item_timeout: seconds after which the worker is killed and its item excluded.
+            exclude: returns the job without one item, for a reason and a detail.
+            on_item: called with each item that begins.
+            options: options of the engine.
+
+        Raises:
+            AvdataError: a worker could not start, or the function raised AvdataError.
+            Exception: any other exception of the function.
+        """
+
+
 def _detail(reason: QuarantineReason, item_timeout: float) -> str:
-    """What quarantine says of a banned item: on every engine and in every run the same."""
+    """Return the quarantine detail of an excluded item, the same on every engine and in every run."""
     if reason is QuarantineReason.TIMEOUT:
         return f"took more than {item_timeout:g} s"
     return f"{CRASHES_ALLOWED} workers were lost over it"
@@ -58,19 +133,19 @@ def next_task(
     item_timeout: float,
     ending: str,
 ) -> ShardTask[Job]:
-    """What is done after a worker was lost.
+    """Return the task to run after a worker was lost.
 
     Args:
-        task: what the worker did.
-        item: what it was last known to have in hand.
+        task: task of the lost worker.
+        item: last reported item.
         reason: TIMEOUT or CRASH.
-        crashes: losses by item so far; added to.
-        exclude: as in `run_jobs`.
-        item_timeout: likewise.
-        ending: how the worker ended.
+        crashes: number of losses by item; updated in place.
+        exclude: see `RunJobs`.
+        item_timeout: see `RunJobs`.
+        ending: how the worker ended, for the message.
 
     Raises:
-        AvdataError: workers are lost again and again over no item.
+        AvdataError: too many workers were lost without an item.
     """
     if item != NO_ITEM and not task.careful:
         return ShardTask(task.job, careful=True, uncounted=1)
@@ -78,15 +153,16 @@ def next_task(
     if reason is QuarantineReason.CRASH and crashes[item] + task.uncounted < CRASHES_ALLOWED:
         return task
     if item == NO_ITEM:
-        msg = f"{CRASHES_ALLOWED} workers were lost in a row while they put a shard in place ({ending})"
-        raise AvdataError(msg, hint="is there enough memory and disk? Finished shards are kept")
+        msg = f"{CRASHES_ALLOWED} workers in a row crashed while they finished a shard ({ending})."
+        hint = "Check free memory and disk space, then run the same command again: finished shards are kept."
+        raise AvdataError(msg, hint=hint)
     return ShardTask(exclude(task.job, item, reason, _detail(reason, item_timeout)), careful=True)
 
 
 def picklable_error(error: Exception) -> Exception:
-    """The error itself, or its words where it does not arrive whole in another process."""
+    """Return the error, or a RuntimeError with its text if it cannot be pickled and unpickled."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
-    except Exception:  # whatever its pickling or its constructor raises
+    except Exception:  # pickling and constructors raise anything
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

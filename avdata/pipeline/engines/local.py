@@ -1,13 +1,11 @@
-"""Where shard jobs run: worker processes of this machine that may crash or hang without taking the run along.
+"""Local engine: run shard jobs in worker processes of this machine. A crash or hang costs only its item.
 
-A job is anything picklable with a function that takes it and a `report` callable. The function calls
-`report(item)` before each of its items, which returns when the item may begin, and `report(NO_ITEM)` after
-the last; so the engine knows which item a lost worker had in hand, and items may wait for what they are made
-from. Items are told in bundles, because each message wakes the engine; a job whose worker was lost is done
-again with care, each item told before it is begun.
+Workers report items in batches, because each message wakes the engine. After a lost worker, the job runs
+again and reports each item before it begins. Where items wait for their source files, `report` returns when
+the item may begin.
 
-Workers are started as `python -m avdata.pipeline.engines.local`, not by multiprocessing: a user's script
-needs no `__main__` guard.
+Workers are started as `python -m avdata.pipeline.engines.local`, not by multiprocessing, so that a user's
+script needs no `__main__` guard.
 """
 
 from __future__ import annotations
@@ -22,9 +20,9 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, Generic
+from typing import Any
 
 from avdata.errors import AvdataError, QuarantineReason
 from avdata.pipeline.engines.base import (
@@ -34,6 +32,7 @@ from avdata.pipeline.engines.base import (
     Job,
     Report,
     ShardTask,
+    WorkerState,
     next_task,
     picklable_error,
 )
@@ -41,25 +40,21 @@ from avdata.pipeline.engines.base import (
 log = logging.getLogger(__name__)
 
 MALLOC_ENV = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
-"""Has glibc keep the memory of one clip for the next; given back, it is paged in anew, 200 pages a clip."""
+"""Settings with which glibc reuses the memory of one clip for the next. This avoids 200 page faults a
+clip."""
 
-REPORT_INTERVAL_S = 0.1  # seconds
+REPORT_INTERVAL_S = 0.1
 
 _POLL_INTERVAL_S = 0.02
 
 _IDLE_POLL_INTERVAL_S = 1.0
 
 
-@dataclass
-class _Worker(Generic[Job]):
+@dataclass(kw_only=True)
+class _Worker(WorkerState[Job]):
     process: subprocess.Popen[bytes]
     pipe: Connection
-    task: ShardTask[Job] | None = None
-    item: str = NO_ITEM
-    begun: bool = False
     held: bool = False
-    late: bool = False
-    since: float = field(default_factory=time.monotonic)
 
 
 def run_jobs(
@@ -72,21 +67,16 @@ def run_jobs(
     on_item: Report = lambda item: None,
     is_ready: Callable[[str], bool] | None = None,
 ) -> Generator[Any, None, None]:
-    """Results of `function(job, report)` for each job, in the order in which they are done.
+    """Run the jobs in processes of this machine; see `base.RunJobs`.
 
     Args:
-        function: a module-level function.
-        jobs: what to run, the first ones first.
-        workers: processes; 0 runs in this process, where a crash is a crash and nothing is timed.
-        item_timeout: seconds an item may take before its worker is killed and the item banned.
-        exclude: makes a job that leaves one item out, with the reason and a detail.
-        on_item: called with each item as it is begun.
-        is_ready: asked again and again until an item may begin; what it raises ends the run. Without it no
-            item waits.
-
-    Raises:
-        AvdataError: a worker could not start, or raised one.
-        Exception: whatever else the function raised.
+        function: see `RunJobs`.
+        jobs: see `RunJobs`.
+        workers: number of processes; 0 runs in this process, without crash protection and time limit.
+        item_timeout: see `RunJobs`.
+        exclude: see `RunJobs`.
+        on_item: see `RunJobs`.
+        is_ready: polled until an item may begin; its exceptions end the run. None lets all items begin.
     """
     if workers == 0:
         yield from _run_here(function, jobs, on_item, is_ready)
@@ -108,8 +98,7 @@ def run_jobs(
                     elif message[0] == "error":
                         raise message[1]
                     else:
-                        worker.task, worker.item = None, NO_ITEM
-                        crashes.pop(NO_ITEM, None)
+                        worker.finish_task(crashes)
                         yield message[1]
                 if is_ready is not None:
                     _start_ready(farm, is_ready, on_item)
@@ -159,7 +148,7 @@ def _dispatch(
     for worker in farm:
         if worker.task is None and waiting:
             worker.task, worker.item, worker.held = waiting.pop(), NO_ITEM, False
-            # A worker that died between two jobs is noticed when it is read from.
+            # A worker that died between two jobs is detected at the next read.
             with suppress(BrokenPipeError):
                 worker.pipe.send(worker.task)
 
@@ -175,16 +164,16 @@ def _start(function: Function, *, held: bool) -> _Worker[Any]:
         function.__qualname__,
         *(["held"] if held else []),
     ]
-    # One thread a worker: the cores are shared out by clips, and sums keep their order.
+    # One thread per worker: clips are parallel already, and sums keep their order.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     env = {**os.environ, **threads, **MALLOC_ENV}
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)  # noqa: S603
     theirs.close()
-    return _Worker(process, ours)
+    return _Worker(process=process, pipe=ours)
 
 
 def _begun(worker: _Worker[Job], items: list[str], on_item: Report, *, held: bool) -> None:
-    worker.item, worker.since, worker.begun = items[-1], time.monotonic(), True
+    worker.start_item(items[-1])
     worker.held = held and worker.item != NO_ITEM
     for item in items:
         if item != NO_ITEM and not held:
@@ -194,7 +183,8 @@ def _begun(worker: _Worker[Job], items: list[str], on_item: Report, *, held: boo
 def _start_ready(farm: list[_Worker[Job]], is_ready: Callable[[str], bool], on_item: Report) -> None:
     for worker in farm:
         if worker.held and is_ready(worker.item):
-            worker.held, worker.since = False, time.monotonic()
+            worker.held = False
+            worker.restart_clock()
             on_item(worker.item)
             with suppress(BrokenPipeError):
                 worker.pipe.send("begin")
@@ -206,10 +196,8 @@ def _ready_workers(
     waiting = any(worker.held for worker in farm)
     events = pipes.select(timeout=_POLL_INTERVAL_S if waiting else _IDLE_POLL_INTERVAL_S)
     ready: list[_Worker[Job]] = [key.data for key, _ in events]
-    now = time.monotonic()
     for worker in farm:
-        working = worker.item != NO_ITEM and not worker.held
-        if working and now - worker.since > item_timeout and worker not in ready:
+        if worker.is_overdue(item_timeout) and not worker.held and worker not in ready:
             worker.late = True
             worker.process.kill()
             ready.append(worker)
@@ -219,7 +207,7 @@ def _ready_workers(
 def _receive(worker: _Worker[Job], pipes: selectors.BaseSelector) -> tuple[str, Any] | _Lost:
     try:
         message: tuple[str, Any] = worker.pipe.recv()
-        while worker.late:  # what it still said while it was being killed
+        while worker.late:  # discard messages sent before the kill
             message = worker.pipe.recv()
     except (EOFError, OSError):
         code = worker.process.wait()
@@ -237,47 +225,47 @@ def _after_loss(
     worker: _Worker[Job], lost: _Lost, crashes: dict[str, int], exclude: ExcludeItem[Job], item_timeout: float
 ) -> ShardTask[Job]:
     if worker.task is None or not worker.begun:
-        msg = f"a worker could not start: it ended with {lost.ending}"
-        raise AvdataError(msg, hint="its own words stand above; `avdata doctor` checks what is installed")
+        msg = f"A worker process could not start: it ended with {lost.ending}."
+        raise AvdataError(msg, hint="See its error output above, and run `avdata doctor`.")
     if lost.reason is QuarantineReason.CRASH:
-        log.warning("a worker ended with %s", lost.ending)
+        log.warning("A worker process ended with %s.", lost.ending)
     return next_task(worker.task, worker.item, lost.reason, crashes, exclude, item_timeout, lost.ending)
 
 
 def _work(fd: int, module: str, name: str, *, held: bool) -> None:
-    """Serve jobs until the other end of the pipe closes; Ctrl-C is the parent's business."""
+    """Run jobs until the other end of the pipe closes. The parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(fd)
     function: Function = getattr(importlib.import_module(module), name)
     task: ShardTask[Any]
-    untold: list[str] = []
-    told = 0.0
+    unsent: list[str] = []
+    last_sent = 0.0
 
     def begin(item: str) -> None:
-        nonlocal told
-        untold.append(item)
-        if not task.careful and item != NO_ITEM and time.monotonic() - told < REPORT_INTERVAL_S:
+        nonlocal last_sent
+        unsent.append(item)
+        if not task.careful and item != NO_ITEM and time.monotonic() - last_sent < REPORT_INTERVAL_S:
             return
         try:
-            pipe.send(("items", untold))
-            # What was sent can be read when this process is no more: nobody need answer.
+            pipe.send(("items", unsent))
+            # The parent can read the message even after this process died, so no reply is needed.
             if held and item != NO_ITEM:
                 pipe.recv()
-        except (EOFError, OSError):  # the parent is gone, and with it whoever wanted the result
+        except (EOFError, OSError):  # the parent is gone
             sys.exit(1)
-        untold.clear()
-        told = time.monotonic()
+        unsent.clear()
+        last_sent = time.monotonic()
 
     with suppress(EOFError, BrokenPipeError):
         while True:
             task = pipe.recv()
-            told = 0.0
-            untold.clear()
+            last_sent = 0.0
+            unsent.clear()
             try:
                 result = function(task.job, begin)
             except BrokenPipeError:
                 raise
-            except Exception as error:  # whatever it is, the parent raises it
+            except Exception as error:  # the parent raises it
                 pipe.send(("error", picklable_error(error)))
             else:
                 pipe.send(("done", result))

@@ -1,20 +1,18 @@
-"""Where shard jobs run on many machines: a Ray cluster, with the promises of the local engine.
+"""Ray engine: run shard jobs on a cluster, with the guarantees of the local engine.
 
-Each worker is an actor of one CPU that does one job at a time. Now and then it tells a small actor beside the
-driver which items it took in hand: a message an item would keep that actor busy with some hundred workers. A
-job whose worker was lost is done again elsewhere, and then each item is announced before it is begun; so an
-item that was in hand at one loss after another is known, as in `avdata.pipeline.engines.local`, and banned.
-Jobs leave their work in the set's folder (on a shared disk) or store, and send back only their entry.
+Each worker is an actor with one CPU that runs one job at a time. It reports its items in batches to a small
+actor beside the driver: one message per item would overload that actor with some hundred workers. After a
+lost worker, the job runs elsewhere and reports each item before it begins. Jobs write to the dataset's folder
+(on a shared disk) or to object storage, and return only their journal entry.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from avdata.errors import AvdataError, QuarantineReason, UsageError
 from avdata.pipeline.engines.base import (
@@ -22,37 +20,37 @@ from avdata.pipeline.engines.base import (
     NO_ITEM,
     ExcludeItem,
     Function,
+    Job,
     Report,
     ShardTask,
+    WorkerState,
     next_task,
     picklable_error,
 )
 
-Job = TypeVar("Job")
+POLL_INTERVAL_S = 0.2
 
-POLL_INTERVAL_S = 0.2  # seconds
-
-REPORT_INTERVAL_S = 0.5  # seconds
+REPORT_INTERVAL_S = 0.5
 
 
 class _ItemTracker:
-    """Who has which item in hand."""
+    """Actor that collects the items that workers report."""
 
     def __init__(self) -> None:
         self._begun: list[tuple[int, str]] = []
 
     def begin(self, turn: int, items: list[str]) -> None:
-        """Note that a turn of a worker began items."""
+        """Record that a turn of a worker began items."""
         self._begun += [(turn, item) for item in items]
 
     def take(self) -> list[tuple[int, str]]:
-        """What was begun since the last call, in order."""
+        """Return the items that began since the last call, in order."""
         begun, self._begun = self._begun, []
         return begun
 
 
 class _ItemReporter:
-    """A job's `report`: tells the watch, of each item before it begins if `careful`, else now and then."""
+    """Report callable of a job: sends each item at once if `careful`, else every `REPORT_INTERVAL_S`."""
 
     def __init__(self, ray: Any, watch: Any, turn: int, *, careful: bool) -> None:
         self._ray, self._watch, self._turn, self._careful = ray, watch, turn, careful
@@ -72,7 +70,7 @@ class _ItemReporter:
                 self._thread.start()
 
     def close(self) -> None:
-        """Tell what is left."""
+        """Send the remaining items."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -90,31 +88,26 @@ class _ItemReporter:
 
 
 class _RayWorker:
-    """A worker: does jobs, one at a time."""
+    """Actor that runs one job at a time."""
 
     def run(self, function: Function, task: ShardTask[Any], watch: Any, turn: int) -> tuple[str, Any]:
-        """The job's result, or its error as a value: Ray cannot rebuild every exception."""
+        """Return the job's result, or its error as a value: Ray cannot rebuild every exception."""
         import ray  # noqa: PLC0415
 
-        teller = _ItemReporter(ray, watch, turn, careful=task.careful)
+        reporter = _ItemReporter(ray, watch, turn, careful=task.careful)
         try:
-            return "done", function(task.job, teller)
-        except Exception as error:  # whatever it is, the driver raises it
+            return "done", function(task.job, reporter)
+        except Exception as error:  # the driver raises it
             return "error", picklable_error(error)
         finally:
-            teller.close()
+            reporter.close()
 
 
-@dataclass
-class _Worker:
+@dataclass(kw_only=True)
+class _Worker(WorkerState[Any]):
     actor: Any
-    task: ShardTask[Any] | None = None
     ref: Any = None
     turn: int = -1
-    item: str = NO_ITEM
-    begun: bool = False
-    late: bool = False
-    since: float = field(default_factory=time.monotonic)
 
 
 def run_jobs(
@@ -127,21 +120,21 @@ def run_jobs(
     on_item: Report = lambda item: None,
     address: str = "auto",
 ) -> Generator[Any, None, None]:
-    """Results of `function(job, report)` for each job, in the order in which they are done.
+    """Run the jobs on a Ray cluster; see `base.RunJobs`.
 
     Args:
-        function: a module-level function of a module that every node can import.
-        jobs: what to run, the first ones first.
-        workers: actors of one CPU each; 0 is one for every CPU of the cluster, as it grows and shrinks.
-        item_timeout: seconds an item may take before its worker is killed and the item banned.
-        exclude: makes a job that leaves one item out, with the reason and a detail.
-        on_item: called with each item that was begun.
-        address: of the cluster, `auto` for the one this machine belongs to.
+        function: see `RunJobs`; every node imports its module.
+        jobs: see `RunJobs`.
+        workers: number of actors with one CPU each; 0 is one per CPU of the cluster, which may grow or
+            shrink.
+        item_timeout: see `RunJobs`.
+        exclude: see `RunJobs`.
+        on_item: see `RunJobs`.
+        address: address of the cluster; `auto` is the one this machine belongs to.
 
     Raises:
         UsageError: Ray is not installed.
-        AvdataError: there is no cluster, or the function raised one.
-        Exception: whatever else the function raised.
+        AvdataError: the cluster cannot be reached.
     """
     if not jobs:
         return
@@ -159,7 +152,7 @@ def run_jobs(
             size = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
             busy = sum(worker.task is not None for worker in farm)
             while len(farm) < min(size, busy + len(waiting)):
-                farm.append(_Worker(ray.remote(_RayWorker).options(num_cpus=1).remote()))
+                farm.append(_Worker(actor=ray.remote(_RayWorker).options(num_cpus=1).remote()))
             _dispatch(function, waiting, farm, turns, watch)
             if not waiting:
                 _release_idle(ray, farm)
@@ -174,8 +167,7 @@ def run_jobs(
                     farm.remove(worker)
                     waiting.append(_after_loss(ray, worker, error, crashes, exclude, item_timeout))
                     continue
-                worker.task, worker.item = None, NO_ITEM
-                crashes.pop(NO_ITEM, None)
+                worker.finish_task(crashes)
                 if kind == "error":
                     raise value
                 yield value
@@ -190,14 +182,14 @@ def _connected(address: str) -> Any:
         import ray  # noqa: PLC0415
         import ray.util.scheduling_strategies  # noqa: PLC0415
     except ImportError as error:
-        msg = f"the engine ray cannot be loaded ({error})"
-        raise UsageError(msg, hint="pip install 'avdata[ray]'") from error
+        msg = f"Ray cannot be imported: {error}."
+        raise UsageError(msg, hint="Run: pip install 'avdata[ray]'") from error
     if not ray.is_initialized():
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            msg = f"there is no Ray cluster at {address!r} ({str(error).splitlines()[0]})"
-            raise AvdataError(msg, hint="start one with `ray start --head`, or give --ray-address") from error
+            msg = f"No Ray cluster at {address!r}: {str(error).splitlines()[0]}"
+            raise AvdataError(msg, hint="Run `ray start --head`, or use --ray-address.") from error
     return ray
 
 
@@ -213,7 +205,7 @@ def _dispatch(
 
 
 def _release_idle(ray: Any, farm: list[_Worker]) -> None:
-    """End workers that are idle: one that stands in for a lost node's waits for the CPU that they hold."""
+    """Stop idle workers, so that a worker that replaces one of a lost node can have their CPU."""
     for worker in [worker for worker in farm if worker.task is None]:
         farm.remove(worker)
         ray.kill(worker.actor)
@@ -225,20 +217,20 @@ def _collect_reports(ray: Any, watch: Any, turns: list[_Worker], on_item: Report
             on_item(item)
         worker = turns[turn]
         if worker.turn == turn:
-            worker.item, worker.since, worker.begun = item, time.monotonic(), True
+            worker.start_item(item)
 
 
 def _kill_overdue(ray: Any, farm: list[_Worker], item_timeout: float) -> None:
     for worker in farm:
-        if worker.item != NO_ITEM and not worker.late and time.monotonic() - worker.since > item_timeout:
+        if worker.is_overdue(item_timeout) and not worker.late:
             worker.late = True
             ray.kill(worker.actor)
 
 
 def _losses(ray: Any) -> tuple[type[Exception], ...]:
-    """How Ray says that a worker, or what it had made, is gone."""
-    known = ray.exceptions
-    return (known.RayActorError, known.ObjectLostError, known.NodeDiedError, known.OutOfMemoryError)
+    """Return the exceptions of Ray that mean a lost worker or a lost result."""
+    errors = ray.exceptions
+    return (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError, errors.OutOfMemoryError)
 
 
 def _after_loss(
@@ -249,15 +241,15 @@ def _after_loss(
     exclude: ExcludeItem[Any],
     item_timeout: float,
 ) -> ShardTask[Any]:
-    """What to do instead of the task whose worker was lost."""
+    """Return the task to run after a worker was lost."""
     assert worker.task is not None
     if worker.item == NO_ITEM and _node_is_lost(ray, error):
         return worker.task
     ending = str(error).splitlines()[0]
     if not worker.begun and crashes.get(NO_ITEM, 0) >= CRASHES_ALLOWED - 1:
-        msg = f"a worker could not start: {ending}"
-        raise AvdataError(msg, hint="is avdata installed on every node, in the same version?") from error
-    # Over an item a lost node counts like a lost worker: what takes whole nodes along must not take them all.
+        msg = f"A worker could not start: {ending}"
+        raise AvdataError(msg, hint="Install the same version of avdata on every node.") from error
+    # A node lost during an item counts like a crash: an item that kills nodes must not kill all of them.
     reason = QuarantineReason.TIMEOUT if worker.late and worker.item != NO_ITEM else QuarantineReason.CRASH
     return next_task(worker.task, worker.item, reason, crashes, exclude, item_timeout, ending)
 

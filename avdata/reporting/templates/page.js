@@ -1,30 +1,31 @@
 "use strict";
 document.documentElement.classList.add("js");
 
-// A form filters what `data-filters` points at: a control named X is matched against each child's data-X,
-// a select as one of the values parted by "|", a search field as a part of the text.
+// A form with `data-filters` hides the children of the selected element that do not match its controls. A control
+// named X is compared with data-X of each child: a select with one of the values separated by "|", a search field
+// with a part of the text.
 for (const form of document.querySelectorAll("[data-filters]")) {
-  const held = [...document.querySelector(form.dataset.filters).children];
+  const items = [...document.querySelector(form.dataset.filters).children];
   const output = form.querySelector("output");
   const apply = () => {
-    let shown = 0;
-    for (const one of held) {
-      one.hidden = ![...form.elements].filter((control) => control.name && control.value).every((control) => {
-        const value = one.dataset[control.name];
+    let visible = 0;
+    for (const item of items) {
+      item.hidden = ![...form.elements].filter((control) => control.name && control.value).every((control) => {
+        const value = item.dataset[control.name];
         if (control.type === "search") return value.toLowerCase().includes(control.value.trim().toLowerCase());
         return value === control.value || value.split("|").includes(control.value);
       });
-      if (one.hidden) for (const audio of one.querySelectorAll("audio")) audio.pause();
-      shown += !one.hidden;
+      if (item.hidden) for (const audio of item.querySelectorAll("audio")) audio.pause();
+      visible += !item.hidden;
     }
-    output.textContent = shown === held.length ? `all ${shown.toLocaleString("en")} shown` : `${shown.toLocaleString("en")} of ${held.length.toLocaleString("en")} shown`;
+    output.textContent = visible === items.length ? `all ${visible.toLocaleString("en")} shown` : `${visible.toLocaleString("en")} of ${items.length.toLocaleString("en")} shown`;
   };
   form.addEventListener("input", apply);
   form.addEventListener("submit", (event) => event.preventDefault());
   apply();
 }
 
-// While sound plays, a line wanders over its spectrogram; both cover the same window.
+// While audio plays, a playhead moves over its spectrogram. Both cover the same window.
 for (const audio of document.querySelectorAll("audio")) {
   const playhead = audio.closest("article").querySelector(".playhead");
   const follow = () => {

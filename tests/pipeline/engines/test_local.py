@@ -2,19 +2,20 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support import engine_jobs
+from support.engine_jobs import Excluded, Job, exclude_item, run_items
 
 from avdata.errors import AvdataError, QuarantineReason
+from avdata.pipeline.engines import base
 from avdata.pipeline.engines import local as engine
 from avdata.pipeline.engines.base import NO_ITEM
 from avdata.pipeline.engines.local import run_jobs
@@ -38,42 +39,25 @@ class Strict(Exception):
 ODD = {"locked": Locked("locked words"), "strict": Strict("strict words", why="too")}
 
 
-@dataclass(frozen=True)
-class Job:
-    items: tuple[str, ...]
-    banned: tuple[tuple[str, QuarantineReason], ...] = field(default=())
+@pytest.fixture(autouse=True)
+def _workers_import_support(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(engine_jobs.__file__).parents[1]))
 
 
-def ban(job: Job, item: str, reason: QuarantineReason, detail: str) -> Job:
-    return replace(job, banned=(*job.banned, (item, reason)))
-
-
-def work(
-    job: Job, report: Callable[[str], None]
-) -> tuple[tuple[str, ...], tuple[tuple[str, QuarantineReason], ...]]:
-    done = []
-    for item in job.items:
-        if item in dict(job.banned):
-            continue
-        report(item)
+def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], Excluded]:
+    def act(item: str) -> None:
         if item.startswith("/"):
             with open(item, "a", encoding="utf-8") as tally:
                 tally.write(f"{os.getpid()}\n")
             os._exit(7)
-        if item == "crash":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if item == "hang":
-            threading.Event().wait()
-        if item == "raise":
-            msg = "this one raises"
-            raise AvdataError(msg)
         if item in ODD:
             raise ODD[item]
-        done.append(item)
+
+    result = run_items(job, report, act)
     report(NO_ITEM)
     if "lost end" in job.items:
         os._exit(7)
-    return tuple(done), job.banned
+    return result
 
 
 def ends_slowly(job: Job, report: Callable[[str], None]) -> tuple[str, ...]:
@@ -88,37 +72,39 @@ def ends_slowly(job: Job, report: Callable[[str], None]) -> tuple[str, ...]:
 
 def test_one_killer_item_is_banned_and_the_others_are_done() -> None:
     jobs = [Job(("a", "crash", "b")), Job(("c",))]
-    results = set(run_jobs(work, jobs, workers=2, item_timeout=600, exclude=ban))
+    results = set(run_jobs(work, jobs, workers=2, item_timeout=600, exclude=exclude_item))
     assert results == {(("a", "b"), (("crash", QuarantineReason.CRASH),)), (("c",), ())}
 
 
 def test_a_crashed_job_is_retried_twice_each_time_in_a_new_process(tmp_path: Path) -> None:
     tally = tmp_path / "tally"
-    results = list(run_jobs(work, [Job((str(tally), "b"))], workers=1, item_timeout=600, exclude=ban))
+    results = list(
+        run_jobs(work, [Job((str(tally), "b"))], workers=1, item_timeout=600, exclude=exclude_item)
+    )
     assert results == [(("b",), ((str(tally), QuarantineReason.CRASH),))]
     pids = tally.read_text(encoding="utf-8").split()
     assert len(pids) == len(set(pids)) == 3
 
 
 def test_an_item_that_hangs_is_ended_and_banned() -> None:
-    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=3, exclude=ban))
+    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=3, exclude=exclude_item))
     assert results == [(("b",), (("hang", QuarantineReason.TIMEOUT),))]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_of_the_work_is_raised_here(workers: int) -> None:
-    with pytest.raises(AvdataError, match="this one raises"):
-        list(run_jobs(work, [Job(("raise",))], workers=workers, item_timeout=600, exclude=ban))
+    with pytest.raises(AvdataError, match="this item raises"):
+        list(run_jobs(work, [Job(("raise",))], workers=workers, item_timeout=600, exclude=exclude_item))
 
 
 @pytest.mark.parametrize("odd", ODD)
 def test_an_error_that_no_other_process_can_have_comes_in_its_words_and_blames_no_item(odd: str) -> None:
     with pytest.raises(RuntimeError, match=f"{odd} words"):
-        list(run_jobs(work, [Job((odd,))], workers=1, item_timeout=60, exclude=ban))
+        list(run_jobs(work, [Job((odd,))], workers=1, item_timeout=60, exclude=exclude_item))
 
 
 def test_no_work_starts_no_worker() -> None:
-    assert list(run_jobs(work, [], workers=2, item_timeout=600, exclude=ban)) == []
+    assert list(run_jobs(work, [], workers=2, item_timeout=600, exclude=exclude_item)) == []
 
 
 def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -132,15 +118,17 @@ def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPa
         return time.monotonic() + (86_400 if look > 4 else 0)
 
     monkeypatch.setattr(engine, "_IDLE_POLL_INTERVAL_S", 0.02)
-    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=monotonic))
     job = Job(("a", str(tmp_path)))
-    assert list(run_jobs(ends_slowly, [job], workers=1, item_timeout=3600, exclude=ban)) == [job.items]
+    assert list(run_jobs(ends_slowly, [job], workers=1, item_timeout=3600, exclude=exclude_item)) == [
+        job.items
+    ]
     assert next(looks) > 6
 
 
 def test_workers_lost_while_they_put_a_shard_in_place_are_no_clips_fault() -> None:
-    with pytest.raises(AvdataError, match="3 workers were lost in a row while they put a shard in place"):
-        list(run_jobs(work, [Job(("lost end",))], workers=1, item_timeout=600, exclude=ban))
+    with pytest.raises(AvdataError, match="3 workers in a row crashed while they finished a shard"):
+        list(run_jobs(work, [Job(("lost end",))], workers=1, item_timeout=600, exclude=exclude_item))
 
 
 def test_items_wait_until_they_may_begin() -> None:
@@ -154,7 +142,8 @@ def test_items_wait_until_they_may_begin() -> None:
     jobs = [Job(("a", "b"))]
     results = list(
         run_jobs(
-            work, jobs, workers=1, item_timeout=600, exclude=ban, is_ready=may_begin, on_item=begun.append
+            work, jobs, workers=1, item_timeout=600, exclude=exclude_item, is_ready=may_begin,
+            on_item=begun.append,
         )
     )  # fmt: skip
     assert (results, begun, asked) == ([(("a", "b"), ())], ["a", "b"], {"a": 3, "b": 3})

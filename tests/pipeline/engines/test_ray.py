@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import sys
 import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from support import engine_jobs
 from support import kill as killer
+from support.engine_jobs import Excluded, Job, exclude_item, run_items
 from support.trees import digest_tree
 
 import avdata
@@ -29,16 +28,6 @@ FEW = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}  # those of `c
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
 
-@dataclass(frozen=True)
-class Job:
-    items: tuple[str, ...]
-    banned: tuple[tuple[str, QuarantineReason], ...] = field(default=())
-
-
-def ban(job: Job, item: str, reason: QuarantineReason, detail: str) -> Job:
-    return replace(job, banned=(*job.banned, (item, reason)))
-
-
 def meet(folder: Path) -> None:
     """Wait until another one is here as well."""
     (folder / uuid.uuid4().hex).touch()
@@ -46,24 +35,12 @@ def meet(folder: Path) -> None:
         threading.Event().wait(0.02)
 
 
-def work(
-    job: Job, report: Callable[[str], None]
-) -> tuple[tuple[str, ...], tuple[tuple[str, QuarantineReason], ...]]:
-    done = []
-    for item in job.items:
-        if item in dict(job.banned):
-            continue
-        report(item)
-        if item == "crash":
-            os.kill(os.getpid(), signal.SIGSEGV)
+def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], Excluded]:
+    def act(item: str) -> None:
         if item.startswith("/"):
             meet(Path(item))
-        if item == "hang":
-            threading.Event().wait()
-        if item == "raise":
-            raise AvdataError(item)
-        done.append(item)
-    return tuple(done), job.banned
+
+    return run_items(job, report, act)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +60,7 @@ def _cluster() -> Iterator[Cluster]:
     made.wait_for_nodes()
     ray.init(address=made.address, log_to_driver=False)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.cloudpickle.register_pickle_by_value(engine_jobs)
     ray.cloudpickle.register_pickle_by_value(killer)
     yield made
     ray.shutdown()
@@ -91,19 +69,19 @@ def _cluster() -> Iterator[Cluster]:
 
 def test_one_killer_item_is_banned_and_the_others_are_done(cluster: Cluster) -> None:
     jobs = [Job(("a", "crash", "b")), Job(("c",))]
-    results = set(run_jobs(work, jobs, workers=2, item_timeout=600, exclude=ban))
+    results = set(run_jobs(work, jobs, workers=2, item_timeout=600, exclude=exclude_item))
     assert results == {(("a", "b"), (("crash", QuarantineReason.CRASH),)), (("c",), ())}
 
 
 def test_an_item_that_hangs_is_ended_and_banned(cluster: Cluster) -> None:
     # Long enough for the item after it, whose end a busy machine's cluster takes a while to tell of.
-    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=5, exclude=ban))
+    results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=5, exclude=exclude_item))
     assert results == [(("b",), (("hang", QuarantineReason.TIMEOUT),))]
 
 
 def test_an_error_of_the_work_is_raised_here(cluster: Cluster) -> None:
-    with pytest.raises(AvdataError, match="raise"):
-        list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=600, exclude=ban))
+    with pytest.raises(AvdataError, match="this item raises"):
+        list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=600, exclude=exclude_item))
 
 
 def test_cpus_that_come_while_it_runs_are_used(
@@ -112,7 +90,7 @@ def test_cpus_that_come_while_it_runs_are_used(
     known = iter([1, 1])
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": next(known, 3)})
     jobs = [Job((str(tmp_path),)), Job((str(tmp_path), "b"))]
-    results = list(run_jobs(work, jobs, workers=0, item_timeout=600, exclude=ban))
+    results = list(run_jobs(work, jobs, workers=0, item_timeout=600, exclude=exclude_item))
     assert [banned for _, banned in results] == [(), ()]
 
 
@@ -134,7 +112,7 @@ def test_a_clip_that_kills_its_workers_is_left_out_alone_on_either_engine(
 
 
 def test_an_engine_nobody_knows_is_named(cremad_mock: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no engine 'slurm'"):
+    with pytest.raises(UsageError, match="Unknown engine 'slurm'"):
         avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "out", engine="slurm")
     assert not (tmp_path / "out").exists()
 

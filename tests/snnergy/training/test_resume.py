@@ -135,7 +135,7 @@ def test_save_on_full_disk_keeps_previous_checkpoint_and_hints_resume(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("avdata.pipeline.journal.os.fsync", full)
-    with pytest.raises(AvdataError, match="the disk is full") as raised:
+    with pytest.raises(AvdataError, match="The disk is full") as raised:
         save(tmp_path / "last.ckpt", {"step": 2})
     assert "--resume" in str(raised.value.hint)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"last.ckpt": whole}

@@ -285,7 +285,7 @@ def test_cmqka_solves_audio_visual_xor_and_concat_does_not(xor_set: Path, tmp_pa
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     runs = {}
     for fusion in ("cmqka", "concat"):
-        words = ["train", xor_set, "--steps", "250", "--fusion", fusion, "--out", tmp_path / fusion]
+        words = ["train", xor_set, "--steps", "250", "--fusion", fusion, "--output", tmp_path / fusion]
         command = [sys.executable, "-m", "snnergy.cli", *map(str, words), "--seed", seed, "--json"]
         runs[fusion] = subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

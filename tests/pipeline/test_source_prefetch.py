@@ -1,4 +1,4 @@
-"""Preparing a dataset while its files arrive: the same bytes, in little disk, however the run ends."""
+"""Preparation during the download: identical bytes and little disk space, also after a kill."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.http_server import running_server, stall_after
 
 import avdata
 from avdata.errors import AvdataError, UsageError
@@ -37,10 +38,10 @@ print("done", flush=True)
 
 
 class Served:
-    """A small CREMA-D behind a server: its manifest, and the set that it makes."""
+    """A small CREMA-D on a server, its manifest, and the dataset prepared from local files."""
 
-    def __init__(self, world, folder: Path, manifest: Path, reference: Path, cache: Path) -> None:
-        self.world = world
+    def __init__(self, server, folder: Path, manifest: Path, reference: Path, cache: Path) -> None:
+        self.server = server
         self.folder = folder
         self.manifest = manifest
         self.reference = reference
@@ -53,8 +54,8 @@ class Served:
     def media(self) -> list[Path]:
         return [path for path in self.root.rglob("*") if path.suffix in {".wav", ".flv"}]
 
-    def asked(self) -> list[str]:
-        return [one.path for one in self.world.asked if one.path.endswith((".wav", ".flv"))]
+    def requested_media(self) -> list[str]:
+        return [request.path for request in self.server.requests if request.path.endswith((".wav", ".flv"))]
 
     def start(self, out: Path, workers: int = 1) -> subprocess.Popen:
         process = subprocess.Popen(
@@ -69,26 +70,35 @@ class Served:
 
 @pytest.fixture(scope="session")
 def reference(cremad_mock, once):
-    """The set made from the files on disk, without a server."""
+    """Dataset prepared from local files, without a server."""
     return once(
         "arriving",
         lambda out: avdata.prepare("cremad", source=cremad_mock, output=out, config=SETTINGS, workers=0),
     )
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache for each test, and short waits between retries."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("AVDATA_CACHE", str(folder))
+    monkeypatch.setattr("avdata.sources.fetcher.backoff", lambda attempt: 0.01)
+    return folder
+
+
 @pytest.fixture
-def served(serve, cremad_mock, reference, tmp_path, cache):
+def served(cremad_mock, reference, tmp_path, cache):
     files = {
         path.relative_to(cremad_mock).as_posix(): path.read_bytes()
         for path in cremad_mock.rglob("*")
         if path.is_file()
     }
-    world = serve(files)
-    facts = json.loads((cremad_mock / "manifest.json").read_text())
-    facts["sources"] = [{"name": "media", "urls": [world.url + "/{path}"]}]
-    manifest = tmp_path / "served.json"
-    manifest.write_text(json.dumps(facts))
-    return Served(world, cremad_mock, manifest, reference, cache)
+    with running_server(files) as server:
+        facts = json.loads((cremad_mock / "manifest.json").read_text())
+        facts["sources"] = [{"name": "media", "urls": [server.url + "/{path}"]}]
+        manifest = tmp_path / "served.json"
+        manifest.write_text(json.dumps(facts))
+        yield Served(server, cremad_mock, manifest, reference, cache)
 
 
 def shards(root: Path) -> dict[str, bytes]:
@@ -96,21 +106,21 @@ def shards(root: Path) -> dict[str, bytes]:
 
 
 def same(out: Path, reference: Path) -> bool:
-    """Whether two sets are equal but for the server's address in dataset.json and the card."""
+    """Whether two datasets are equal except for the server's address in dataset.json and the card."""
     index = (out / "index.parquet").read_bytes() == (reference / "index.parquet").read_bytes()
     return index and shards(out) == shards(reference)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_set_prepared_while_its_files_arrive_is_the_same_to_the_byte(served, tmp_path, workers, keep):
+def test_prefetch_sources_results_in_an_identical_dataset(served, tmp_path, workers, keep):
     done = served.prepare(tmp_path / "out", workers=workers, keep_sources=keep)
     assert done.samples == 14
     assert same(tmp_path / "out", served.reference)
     assert len(served.media()) == (28 if keep else 0)
 
 
-def test_clips_are_decoded_before_the_last_file_has_arrived(served, tmp_path):
+def test_prefetch_sources_decodes_clips_before_the_last_download(served, tmp_path):
     planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
     last = planned.jobs[-1][1][-1].video.path
     begun = threading.Event()
@@ -120,7 +130,7 @@ def test_clips_are_decoded_before_the_last_file_has_arrived(served, tmp_path):
         waited.append(begun.wait(300))
         return False
 
-    served.world.faults["/" + last].append(hold)
+    served.server.faults["/" + last].append(hold)
 
     def watch(stage, done, total):
         if stage == "prepare" and done:
@@ -130,7 +140,7 @@ def test_clips_are_decoded_before_the_last_file_has_arrived(served, tmp_path):
     assert waited == [True]
 
 
-def test_sources_that_are_not_kept_take_the_disk_of_one_shard_at_a_time(served, tmp_path):
+def test_prefetch_sources_keeps_the_files_of_one_shard_at_a_time(served, tmp_path):
     most = 0
 
     def watch(stage, done, total):
@@ -138,70 +148,70 @@ def test_sources_that_are_not_kept_take_the_disk_of_one_shard_at_a_time(served, 
         most = max(most, len(served.media()))
 
     served.prepare(tmp_path / "out", keep_sources=False, progress=watch)
-    # A shard holds three clips, of two files each.
+    # A shard has three clips of two files each.
     assert 0 < most <= 6
     assert same(tmp_path / "out", served.reference)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_killed_at_random_points_ends_in_the_same_set_and_fetches_no_finished_shard_again(
-    served, tmp_path, workers
-):
+def test_prefetch_sources_resumes_after_random_kills_without_finished_shards(served, tmp_path, workers):
     rng = random.Random(workers)
     out = tmp_path / "out"
     planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
-    of_shard = {name: {"/" + one.video.path for one in held} for name, held in planned.jobs}
+    paths_of_shard = {name: {"/" + clip.video.path for clip in clips} for name, clips in planned.jobs}
     for _ in range(4):
-        finished = [name for name in of_shard if (out / name).is_file()]
-        served.world.asked.clear()
+        finished = [name for name in paths_of_shard if (out / name).is_file()]
+        served.server.requests.clear()
         process = served.start(out, workers)
-        target = len(served.asked()) + rng.randint(1, 9)
-        while len(served.asked()) < target and process.poll() is None:
+        target = len(served.requested_media()) + rng.randint(1, 9)
+        while len(served.requested_media()) < target and process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.002)
         process.kill()
         process.communicate()
-        assert not set(served.asked()) & {path for name in finished for path in of_shard[name]}
+        assert not set(served.requested_media()) & {
+            path for name in finished for path in paths_of_shard[name]
+        }
     process = served.start(out, workers)
-    said, complaint = process.communicate()
-    assert said == "done\n", complaint
+    stdout, stderr = process.communicate()
+    assert stdout == "done\n", stderr
     assert same(out, served.reference)
     assert served.media() == []
     assert not Journal(out).folder.exists()
 
 
-def test_ctrl_c_stops_while_files_arrive_and_the_next_run_goes_on(served, faults, tmp_path):
-    stalled = [path for path in sorted(served.world.files) if path.endswith(".flv")][-3:]
+def test_prefetch_sources_stops_on_ctrl_c_and_resumes(served, tmp_path):
+    stalled = [path for path in sorted(served.server.files) if path.endswith(".flv")][-3:]
     for path in stalled:
-        served.world.faults[path].append(faults["stall_after"](100))
+        served.server.faults[path].append(stall_after(100))
     process = served.start(tmp_path / "out")
-    while len(served.asked()) < 6 and process.poll() is None:
+    while len(served.requested_media()) < 6 and process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.005)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=300)  # a stalled server would be waited for ten minutes
+    process.communicate(timeout=300)  # the read timeout for a stalled server is ten minutes
     assert process.returncode != 0
-    served.world.faults.clear()
+    served.server.faults.clear()
     served.prepare(tmp_path / "out", keep_sources=False)
     assert same(tmp_path / "out", served.reference)
 
 
-def test_a_file_that_cannot_be_had_ends_the_run_and_the_next_one_goes_on(served, tmp_path):
+def test_prefetch_sources_stops_on_a_failed_file_and_resumes(served, tmp_path):
     planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
     broken = "/" + planned.jobs[1][1][0].video.path
-    content = served.world.files.pop(broken)
+    content = served.server.files.pop(broken)
     for workers in (0, 1):
-        with pytest.raises(AvdataError, match="could not be downloaded"):
+        with pytest.raises(AvdataError, match="Download incomplete"):
             served.prepare(tmp_path / "out", keep_sources=False, workers=workers)
-    first = {"/" + one.video.path for one in planned.jobs[0][1]}
-    served.world.files[broken] = content
-    served.world.asked.clear()
+    first = {"/" + clip.video.path for clip in planned.jobs[0][1]}
+    served.server.files[broken] = content
+    served.server.requests.clear()
     served.prepare(tmp_path / "out", keep_sources=False)
-    assert not first & set(served.asked())
+    assert not first & set(served.requested_media())
     assert same(tmp_path / "out", served.reference)
 
 
-def test_a_wrong_file_on_disk_is_not_decoded_but_fetched_again(served, tmp_path):
+def test_prefetch_sources_fetches_a_wrong_file_again(served, tmp_path):
     wrong = served.root / "VideoFlash" / sorted(path.name for path in served.folder.rglob("*.flv"))[0]
     wrong.parent.mkdir(parents=True)
     size = (served.folder / "VideoFlash" / wrong.name).stat().st_size
@@ -210,48 +220,46 @@ def test_a_wrong_file_on_disk_is_not_decoded_but_fetched_again(served, tmp_path)
     assert same(tmp_path / "out", served.reference)
 
 
-def test_a_limit_fetches_the_files_of_so_many_clips_and_nothing_else(served, tmp_path):
+def test_prefetch_sources_limit_fetches_only_the_files_of_chosen_clips(served, tmp_path):
     settings = {**SETTINGS, "select": {"limit": 5, "seed": 3}}
     done = served.prepare(tmp_path / "out", config=settings)
-    assert (done.samples, len(set(served.asked()))) == (5, 10)
+    assert (done.samples, len(set(served.requested_media()))) == (5, 10)
 
 
-def test_a_plan_fetches_no_media(served):
+def test_plan_preparation_fetches_no_media(served):
     planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
-    assert (len(planned.clips), served.asked()) == (14, [])
+    assert (len(planned.clips), served.requested_media()) == (14, [])
 
 
-def test_a_finished_set_is_found_without_its_sources(served, tmp_path):
+def test_prepare_finds_a_finished_dataset_without_its_sources(served, tmp_path):
     served.prepare(tmp_path / "out", keep_sources=False)
-    served.world.asked.clear()
+    served.server.requests.clear()
     assert served.prepare(tmp_path / "out", keep_sources=False).samples == 14
-    assert served.asked() == []
+    assert served.requested_media() == []
 
 
-def test_a_set_of_a_folder_that_lacks_clips_is_not_the_whole_one(served, tmp_path):
+def test_prepare_rejects_a_dataset_of_an_incomplete_folder(served, tmp_path):
     some = tmp_path / "some"
     for path in sorted(served.folder.rglob("1001*")):
         (some / path.parent.name).mkdir(parents=True, exist_ok=True)
         (some / path.parent.name / path.name).write_bytes(path.read_bytes())
     assert served.prepare(tmp_path / "out", source=some).samples < 14
-    with pytest.raises(AvdataError, match="prepared from other source files"):
+    with pytest.raises(AvdataError, match="Source files changed"):
         served.prepare(tmp_path / "out")
 
 
-def test_what_the_user_gave_is_never_removed(served, tmp_path):
-    with pytest.raises(UsageError, match="only downloaded sources"):
+def test_prepare_never_removes_a_users_source(served, tmp_path):
+    with pytest.raises(UsageError, match="were not downloaded"):
         avdata.prepare("cremad", source=served.folder, output=tmp_path / "out", keep_sources=False)
 
 
-def test_proven_files_are_not_read_again_unless_told_so(cremad_mock, tmp_path, monkeypatch):
-    from avdata.pipeline import validation as survey
+def test_plan_preparation_reads_verified_files_only_with_rehash(cremad_mock, tmp_path, monkeypatch):
+    from avdata.pipeline import validation
 
     avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "one", config=SETTINGS)
     read = []
-    digests = survey._digests
-    monkeypatch.setattr(
-        survey, "_digests", lambda path, algorithm: (read.append(path), digests(path, algorithm))[1]
-    )
+    hash_file = validation.hash_file
+    monkeypatch.setattr(validation, "hash_file", lambda path: (read.append(path), hash_file(path))[1])
     plan_preparation("cremad", source=cremad_mock, config=SETTINGS)
     assert read == []
     plan_preparation("cremad", source=cremad_mock, config=SETTINGS, rehash=True)
@@ -260,7 +268,7 @@ def test_proven_files_are_not_read_again_unless_told_so(cremad_mock, tmp_path, m
 
 @pytest.fixture(scope="session")
 def ave_zip(once):
-    """A small AVE as the authors pack it."""
+    """A small AVE, packed as by its authors."""
 
     def make(folder):
         source = avdata.mock("ave", folder / "AVE_Dataset", clips=4)
@@ -271,7 +279,7 @@ def ave_zip(once):
     return once("ave-zip", make) / "AVE_Dataset.zip"
 
 
-def test_an_archive_can_be_given_as_the_source_and_stays_where_it_is(ave_zip, tmp_path):
+def test_prepare_accepts_an_archive_as_source_and_keeps_it(ave_zip, tmp_path):
     settings = {"video": {"size": 32}}
     done = avdata.prepare("ave", source=ave_zip, output=tmp_path / "packed", config=settings)
     avdata.prepare("ave", source=ave_zip.with_suffix(""), output=tmp_path / "open", config=settings)
@@ -280,22 +288,20 @@ def test_an_archive_can_be_given_as_the_source_and_stays_where_it_is(ave_zip, tm
     assert ave_zip.is_file()
 
 
-def test_an_archive_that_was_downloaded_is_gone_in_the_end_when_sources_are_not_kept(
-    serve, ave_zip, tmp_path, cache
-):
-    world = serve({"AVE_Dataset.zip": ave_zip.read_bytes()})
-    facts = json.loads((ave_zip.with_suffix("") / "manifest.json").read_text())
-    facts["sources"] = [{"name": "all", "urls": [world.url + "/AVE_Dataset.zip"], "unpack": "zip"}]
-    manifest = tmp_path / "served.json"
-    manifest.write_text(json.dumps(facts))
-    for _ in range(2):
-        done = avdata.prepare(
-            "ave",
-            manifest=manifest,
-            output=tmp_path / "out",
-            config={"video": {"size": 32}},
-            keep_sources=False,
-        )
-        assert done.samples == 10
-        assert not (cache / "sources" / "ave").exists()
-    assert len(world.asked) == 1
+def test_prepare_removes_a_downloaded_archive_with_its_sources(ave_zip, tmp_path, cache):
+    with running_server({"AVE_Dataset.zip": ave_zip.read_bytes()}) as server:
+        facts = json.loads((ave_zip.with_suffix("") / "manifest.json").read_text())
+        facts["sources"] = [{"name": "all", "urls": [server.url + "/AVE_Dataset.zip"], "unpack": "zip"}]
+        manifest = tmp_path / "served.json"
+        manifest.write_text(json.dumps(facts))
+        for _ in range(2):
+            done = avdata.prepare(
+                "ave",
+                manifest=manifest,
+                output=tmp_path / "out",
+                config={"video": {"size": 32}},
+                keep_sources=False,
+            )
+            assert done.samples == 10
+            assert not (cache / "sources" / "ave").exists()
+        assert len(server.requests) == 1

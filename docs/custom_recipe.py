@@ -1,26 +1,25 @@
-"""Films sorted by hand: `LABEL/GROUP-NUMBER.mp4`, a folder a label; groups a and b are held out."""
+"""Videos in one directory per label, `LABEL/GROUP-NUMBER.mp4`; groups a and b are held out."""
 
 from pathlib import Path
 
 from avdata import Clip, Recipe, SourceError
-from avdata.testing.media import Scene, write_av
-from avdata.testing.mock_dataset import write_ground_truth
+from avdata.testing import Scene, write_av, write_ground_truth
 
 LABELS = ("clap", "knock")
 HELD_OUT = {"a": "test", "b": "val"}
 
 
 def clips(root: Path, split_by: str) -> list[Clip]:
-    films = sorted(root.glob("*/*-*.mp4"))
-    if not films:
-        raise SourceError(f"{root} holds no LABEL/GROUP-NUMBER.mp4", hint="--source is the folder of labels")
-    groups = [film.stem.split("-")[0] for film in films]
+    videos = sorted(root.glob("*/*-*.mp4"))
+    if not videos:
+        raise SourceError(f"No LABEL/GROUP-NUMBER.mp4 in {root}", hint="use the parent directory as --source")
+    groups = [video.stem.split("-")[0] for video in videos]
     return [
         Clip(
-            key=f"{film.parent.name}_{film.stem}", label=film.parent.name, group=group,
-            split=HELD_OUT.get(group, "train"), video=film,
+            key=f"{video.parent.name}_{video.stem}", label=video.parent.name, group=group,
+            split=HELD_OUT.get(group, "train"), video=video,
         )
-        for film, group in zip(films, groups, strict=True)
+        for video, group in zip(videos, groups, strict=True)
     ]  # fmt: skip
 
 
@@ -34,5 +33,5 @@ def mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
 
 RECIPE = Recipe(
     name="handmade", version=1, title="Claps and knocks", labels=LABELS, clips=clips, mock=mock,
-    splits={"group": "one group tests, one validates, the others train"}, default_split="group",
+    splits={"group": "group a is test, group b is val, the others are train"}, default_split="group",
 )  # fmt: skip

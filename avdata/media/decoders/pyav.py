@@ -1,0 +1,196 @@
+"""Decode video frames with PyAV, and only the packets that the requested frames need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from avdata.config.schema import QualityConfig, VideoConfig
+from avdata.errors import MediaError, QuarantineReason
+from avdata.media.container import open_container, video_stream
+from avdata.media.packet_selection import TIME_TOLERANCE_S, PacketSelection
+from avdata.media.resize import frame_to_rgb, resize_frame
+from avdata.media.types import Frame, FrameTimes
+
+CODECS_WITH_NONREF = frozenset({"h264", "hevc"})
+"""Codecs whose packets show whether other frames refer to them, so that unneeded ones can be skipped."""
+
+CODECS_WITH_CORRUPT_FLAG = frozenset({"h264", "hevc"})
+"""Codecs whose decoder flags corrupt frames, and logs errors for intact streams too.
+
+The decoders of other codecs, such as VP6 and MJPEG, report damage only in ffmpeg's log.
+"""
+
+
+def frames_at(path: Path, frame_times: FrameTimes, times: Sequence[float]) -> list[Frame]:
+    """Decode the frame on screen at each of ascending times (s), within the default limits.
+
+    Raises:
+        MediaError: see `decode_frames`.
+    """
+    del frame_times  # Decoded frames carry their own timestamps.
+    quality = QualityConfig()
+    with open_container(path, quality) as container:
+        stream = video_stream(container, path)
+        return to_images(decode_frames(path, stream, container.demux(stream), None, times, quality), None)
+
+
+@dataclass
+class _DecodedFrames:
+    """The frame for each time so far, and how many frames were decoded and corrupt."""
+
+    frames: list[Any] = field(default_factory=list)
+    num_decoded: int = 0
+    num_corrupt: int = 0
+
+    def is_corrupt(self, quality: QualityConfig) -> bool:
+        return self.num_corrupt > quality.max_corrupt * self.num_decoded
+
+
+def decode_frames(
+    path: Path,
+    stream: Any,
+    packets: Iterable[Any],
+    selection: PacketSelection | None,
+    times: Sequence[float],
+    quality: QualityConfig,
+) -> list[Any]:
+    """Decode the PyAV frame on screen at each of ascending times.
+
+    Args:
+        path: the file, for messages.
+        stream: PyAV's video stream.
+        packets: its packets, in decoding order, with the empty last one.
+        selection: the packets to decode, if `packets` is a list; None decodes all.
+        times: s.
+        quality: limits.
+
+    Raises:
+        MediaError: NO_FRAMES or CORRUPT_FRAMES.
+    """
+    stream.thread_count = 1
+    # A header may state a wrong size: with max_pixels, the decoder refuses before it allocates memory.
+    stream.codec_context.options = {"max_pixels": str(quality.max_pixels)}
+    decoded = None
+    if selection is not None and isinstance(packets, list):
+        decoded = _take_at_times(_decode_selected(stream, packets, selection), times)
+        if not _is_reliable(decoded, selection, quality):
+            decoded = None
+        stream.codec_context.flush_buffers()
+    if decoded is None:
+        decoded = _take_at_times(_decode_all(stream, packets), times)
+    if not decoded.frames:
+        raise MediaError(QuarantineReason.NO_FRAMES, f"{path.name}: no frame could be decoded")
+    if decoded.is_corrupt(quality):
+        detail = f"{path.name}: {decoded.num_corrupt} of {decoded.num_decoded} frames"
+        raise MediaError(QuarantineReason.CORRUPT_FRAMES, detail)
+    return decoded.frames
+
+
+def _take_at_times(frames: Iterable[tuple[Any, bool]], times: Sequence[float]) -> _DecodedFrames:
+    """Keep the frame on screen at each time, and stop when all times have one."""
+    decoded = _DecodedFrames()
+    on_screen = None
+    with closing(frames), count_errors():  # type: ignore[type-var]
+        for frame, is_corrupt in frames:
+            decoded.num_decoded += 1
+            decoded.num_corrupt += is_corrupt
+            if frame is None:
+                continue
+            while len(decoded.frames) < len(times) and on_screen is not None:
+                if times[len(decoded.frames)] + TIME_TOLERANCE_S >= frame.time:
+                    break
+                decoded.frames.append(on_screen)
+            if len(decoded.frames) == len(times):
+                return decoded
+            on_screen = frame
+    if on_screen is not None:
+        decoded.frames += [on_screen] * (len(times) - len(decoded.frames))
+    return decoded
+
+
+def _is_reliable(decoded: _DecodedFrames, selection: PacketSelection, quality: QualityConfig) -> bool:
+    """Return whether the selected packets gave the selected frames, mostly undamaged."""
+    if not decoded.frames or decoded.is_corrupt(quality):
+        return False
+    return all(any(abs(frame.time - time) < 1e-6 for time in selection.times) for frame in decoded.frames)
+
+
+def _decode_all(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    stream.codec_context.skip_frame = "DEFAULT"
+    return _decode(stream, packets)
+
+
+def _decode_selected(
+    stream: Any, packets: Sequence[Any], selection: PacketSelection
+) -> Iterator[tuple[Any, bool]]:
+    context = stream.codec_context
+    can_skip = context.name in CODECS_WITH_NONREF
+
+    def run_packets(first: int, last: int) -> Iterator[Any]:
+        for index in range(first, last + 1):
+            if can_skip:
+                context.skip_frame = "DEFAULT" if index in selection.selected else "NONREF"
+            yield packets[index]
+        # The last packet is empty: it flushes the frames that the decoder delays.
+        yield packets[-1]
+
+    for number, (first, last) in enumerate(selection.runs):
+        if number:
+            context.flush_buffers()
+        yield from _decode(stream, run_packets(first, last))
+
+
+def _decode(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    """Yield each frame and whether it is corrupt; None for a packet that fails to decode."""
+    import av  # noqa: PLC0415
+
+    has_flag = stream.codec_context.name in CODECS_WITH_CORRUPT_FLAG
+    for packet in packets:
+        errors_before = 0 if has_flag else num_logged_errors()
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            yield None, True
+            continue
+        logged_error = not has_flag and num_logged_errors() > errors_before
+        for frame in frames:
+            if frame.time is not None:
+                yield frame, bool(frame.is_corrupt) or logged_error
+
+
+def to_images(frames: Sequence[Any], video: VideoConfig | None) -> list[Frame]:
+    """Convert PyAV frames to RGB or, with `video`, to squares; each distinct frame once."""
+    from av.video.reformatter import VideoReformatter  # noqa: PLC0415
+
+    images: dict[int, Frame] = {}
+    reformatter = VideoReformatter()
+    for frame in frames:
+        if id(frame) not in images:
+            pixels = resize_frame(frame, video, reformatter) if video else frame_to_rgb(frame, reformatter)
+            images[id(frame)] = Frame(pixels, float(frame.time))
+    return [images[id(frame)] for frame in frames]
+
+
+@contextmanager
+def count_errors() -> Iterator[None]:
+    """Let PyAV count the errors that ffmpeg logs, and keep them out of the program's log."""
+    import av.logging  # noqa: PLC0415
+
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture(local=True):
+            yield
+    finally:
+        av.logging.set_level(level)
+
+
+def num_logged_errors() -> int:
+    """Return the number of errors that ffmpeg has logged."""
+    import av.logging  # noqa: PLC0415
+
+    return int(av.logging.get_last_error()[0])

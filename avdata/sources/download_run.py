@@ -1,0 +1,313 @@
+"""Execution of a download plan: verify, fetch, extract, report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from avdata.errors import SourceError
+from avdata.manifest import Manifest, Source
+from avdata.recipe import Recipe
+from avdata.sources.checksums import ChecksumCache, verify_files
+from avdata.sources.download_plan import ClipChoice, DownloadPlan, listed_files, plan_download
+from avdata.sources.fetcher import AttemptLog, FailedFile, FetchedFile
+from avdata.sources.source_dir import STATE_DIR, archive_path, extract_source, free_bytes, fsync_dirs
+from avdata.sources.transfer import transfer
+from avdata.sources.types import FileRequest
+from avdata.storage.atomic import DiskError
+
+logger = logging.getLogger(__name__)
+
+_RESERVED_BYTES = 64 << 20  # kept free on the disk for other programs
+
+_DISK_CHECK_INTERVAL_S = 1.0
+
+Phase = Literal["verifying", "fetching", "extracting"]
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadProgress:
+    """Progress of a download.
+
+    Attributes:
+        phase: `verifying` files found on disk, `fetching`, or `extracting` an archive.
+        files_done: number of files completed in this phase.
+        files: number of files in this phase; 0 if unknown.
+        bytes_done: bytes completed in this phase, partial files included.
+        bytes: total bytes of this phase; None if unknown.
+    """
+
+    phase: Phase
+    files_done: int
+    files: int
+    bytes_done: int
+    bytes: int | None
+
+
+class Progress(Protocol):
+    """Callback for the progress of a download."""
+
+    def __call__(self, state: DownloadProgress, /) -> None:
+        """Show the progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadReport:
+    """Result of a download.
+
+    Attributes:
+        name: name of the dataset.
+        root: folder of the files.
+        fetched: number of files downloaded.
+        received: bytes received over the network.
+        present: number of files that were already on disk and verified.
+        unpacked: number of files extracted from archives.
+        failed_attempts: number of failed attempts; each has a line in `log`.
+        seconds: elapsed time.
+        checksums: checksum of each source that is a single file or an archive, by source name.
+        log: path of the JSON lines of failed attempts; the file exists only if an attempt failed.
+    """
+
+    name: str
+    root: Path
+    fetched: int
+    received: int
+    present: int
+    unpacked: int
+    failed_attempts: int
+    seconds: float
+    checksums: Mapping[str, str]
+    log: Path
+
+    def __repr__(self) -> str:
+        return (
+            f"DownloadReport({self.name}: {self.fetched:,} files fetched, {self.present:,} present,"
+            f" {self.received:,} bytes received, root={str(self.root)!r})"
+        )
+
+
+class IncompleteError(SourceError):
+    """Some files could not be downloaded; all others are in place.
+
+    Attributes:
+        sources: names of the sources of the failed files.
+    """
+
+    def __init__(self, message: str, *, hint: str, sources: Collection[str]) -> None:
+        super().__init__(message, hint=hint)
+        self.sources = frozenset(sources)
+
+
+class DownloadRun:
+    """State of one download and the counts of its report."""
+
+    plan: DownloadPlan
+    log: AttemptLog
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        progress: Progress,
+        arrived: Callable[[Path], None],
+        *,
+        connections: int | None,
+        bandwidth: float | None,
+    ) -> None:
+        self.manifest = manifest
+        self.progress = progress
+        self.arrived = arrived
+        self.connections = connections
+        self.bandwidth = bandwidth
+        self.started = time.monotonic()
+        self.present = self.received = self.fetched = self.failed = self.unpacked = 0
+        self.checksums: dict[str, str] = {}
+        self.disk_checked = 0.0
+
+    def complete(self, recipe: Recipe, root: Path, choice: ClipChoice, *, rehash: bool) -> DownloadReport:
+        """Execute plans until every chosen file is on disk.
+
+        A plan is partial if the choice of clips depends on lists that are not downloaded yet. If a source
+        fails and the manifest names substitutes, the next plan downloads those.
+        """
+        lost: set[str] = set()
+        while True:
+            plan = plan_download(recipe, self.manifest, root, choice, lost=lost, rehash=rehash)
+            try:
+                self._execute(plan)
+            except IncompleteError as error:
+                lost |= _replaceable(error, self.manifest, lost)
+            else:
+                if not plan.partial:
+                    return self._report()
+                rehash = False
+
+    def _execute(self, plan: DownloadPlan) -> None:
+        """Verify, fetch and extract the files of a plan."""
+        self.plan, self.present = plan, plan.present
+        self.log = AttemptLog(plan.root / STATE_DIR / "attempts.jsonl")
+        files = self._verify()
+        self._check_space(files)
+        with ChecksumCache(plan.root) as checksums:
+            failures = self._fetch(files, checksums)
+            if failures:
+                raise _incomplete(plan, failures, len(files), self.log)
+            for source in plan.unpacked:
+                self._unpack(source, checksums)
+        fsync_dirs(plan.root, (request.path for request in files))
+
+    def _report(self) -> DownloadReport:
+        return DownloadReport(
+            name=self.plan.name,
+            root=self.plan.root,
+            fetched=self.fetched,
+            received=self.received,
+            present=self.present,
+            unpacked=self.unpacked,
+            failed_attempts=self.failed,
+            seconds=time.monotonic() - self.started,
+            checksums=self.checksums,
+            log=self.log.path,
+        )
+
+    def _verify(self) -> tuple[FileRequest, ...]:
+        """Verify files on disk whose checksum is not cached; return the files to fetch."""
+        unverified = self.plan.unverified
+        if not unverified:
+            return self.plan.files
+        total = sum(facts.bytes or 0 for facts in unverified)
+        result = verify_files(
+            self.plan.root,
+            unverified,
+            rehash=True,
+            progress=lambda files, done: self.progress(
+                DownloadProgress("verifying", files, len(unverified), done, total)
+            ),
+        )
+        for path in result.wrong:
+            logger.warning("Checksum mismatch in %s: downloading it again", self.plan.root / path)
+        verified = set(result.good)
+        self.present += len(verified)
+        for request in self.plan.files:
+            if request.path in verified:
+                self.arrived(self.plan.root / request.path)
+        return tuple(request for request in self.plan.files if request.path not in verified)
+
+    def _check_space(self, files: tuple[FileRequest, ...]) -> None:
+        needed = sum(request.bytes or 0 for request in files)
+        parts = [self.plan.root / f"{request.path}.part" for request in files]
+        needed -= sum(part.stat().st_size for part in parts if part.is_file())
+        # An archive is removed only after its members are extracted.
+        needed += sum(source.bytes or 0 for source in self.plan.unpacked)
+        free = free_bytes(self.plan.root)
+        if files and needed + _RESERVED_BYTES > free:
+            msg = (
+                f"Not enough disk space for {self.plan.name} in {self.plan.root}:"
+                f" {needed:,} bytes needed, {free:,} free."
+            )
+            hint = (
+                "Use --output or AVDATA_CACHE to choose a larger disk,"
+                " or `avdata prepare --no-keep-sources` to keep only a part of the files at a time."
+            )
+            raise DiskError(msg, hint=hint)
+
+    def _fetch(self, files: tuple[FileRequest, ...], checksums: ChecksumCache) -> list[FailedFile]:
+        if not files:
+            return []
+        total = sum(request.bytes or 0 for request in files) if not self.plan.unknown else None
+        failures: list[FailedFile] = []
+        fetched, received = self.fetched, self.received
+
+        def tick(on_disk: int, over_network: int) -> None:
+            self.received = received + over_network
+            self._check_disk()
+            self.progress(DownloadProgress("fetching", self.fetched - fetched, len(files), on_disk, total))
+
+        outcomes = transfer(
+            self.plan.root,
+            files,
+            self.log,
+            connections=self.connections,
+            bandwidth=self.bandwidth,
+            tick=tick,
+        )
+        try:
+            for outcome in outcomes:
+                if isinstance(outcome, FailedFile):
+                    failures.append(outcome)
+                else:
+                    self._record(outcome, checksums)
+        finally:
+            # After Ctrl-C here, the threads would run until the generator is garbage-collected.
+            outcomes.close()
+            self.log.close()
+            self.failed += self.log.count
+        return failures
+
+    def _record(self, outcome: FetchedFile, checksums: ChecksumCache) -> None:
+        request = outcome.request
+        checksums.store(request.path, outcome.checksum, outcome.stat)
+        self.fetched += 1
+        if not self._has_table(request):
+            self.checksums[request.source] = outcome.checksum
+        if not request.path.startswith(f"{STATE_DIR}/"):
+            self.arrived(self.plan.root / request.path)
+
+    def _has_table(self, request: FileRequest) -> bool:
+        return any(source.name == request.source and source.table for source in self.manifest.sources)
+
+    def _check_disk(self) -> None:
+        """Stop before the disk is so full that other programs fail."""
+        now = time.monotonic()
+        if now - self.disk_checked < _DISK_CHECK_INTERVAL_S:
+            return
+        self.disk_checked = now
+        free = free_bytes(self.plan.root)
+        if free < _RESERVED_BYTES // 2:
+            msg = f"Disk nearly full: {self.plan.root} ({free:,} bytes free)."
+            raise DiskError(msg, hint="Free some space and repeat the command. Partial files are kept.")
+
+    def _unpack(self, source: Source, checksums: ChecksumCache) -> None:
+        root = self.plan.root
+        archive = root / archive_path(source)
+        table = listed_files(source, self.manifest) if source.table else ()
+        members = extract_source(
+            root,
+            source,
+            archive,
+            table=table,
+            checksums=checksums,
+            progress=lambda files, done: self.progress(
+                DownloadProgress("extracting", files, len(table), done, None)
+            ),
+        )
+        self.unpacked += len(members)
+        archive.unlink()
+        for member in members:
+            self.arrived(root / member.path)
+
+
+def _replaceable(error: IncompleteError, manifest: Manifest, lost: Collection[str]) -> frozenset[str]:
+    """Return the failed sources if each has a substitute; raise the error otherwise."""
+    replaceable = {source.instead_of for source in manifest.sources} - set(lost)
+    if not error.sources or not error.sources <= replaceable:
+        raise error
+    logger.warning("%s Downloading its substitute instead.", error.message)
+    return error.sources
+
+
+def _incomplete(
+    plan: DownloadPlan, failures: list[FailedFile], count: int, log: AttemptLog
+) -> IncompleteError:
+    first = failures[0]
+    files = "file" if count == 1 else "files"
+    msg = (
+        f"Download incomplete: {len(failures):,} of {count:,} {files} of {plan.name} failed."
+        f" First: {first.request.path}: {first.reason}."
+    )
+    hint = next((f"{failure.hint} " for failure in failures if failure.hint), "")
+    hint += f"Repeat the command to fetch only the missing files. Log of failed attempts: {log.path}"
+    return IncompleteError(msg, hint=hint, sources={failure.request.source for failure in failures})

@@ -1,0 +1,147 @@
+"""Table of storage backends: their properties that fsspec does not provide.
+
+To add a backend, add a row to `BACKENDS`. Errors are recognized by the name of their type, so that no client
+has to be imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+_REFUSED_STATUSES = frozenset({401, 403})
+
+_MISSING_STATUSES = frozenset({404, 410})
+
+
+@dataclass(frozen=True, slots=True)
+class StorageBackend:
+    """Properties of one storage service.
+
+    Attributes:
+        schemes: URL schemes, the usual one first.
+        package: distribution to install for its fsspec client; None if avdata depends on it.
+        extra: extra of avdata that installs `package`; None if there is none.
+        filesystem: `module:class` of the client, where it is not the one that fsspec registers.
+        atomic_uploads: whether an upload becomes visible only when it is complete.
+        modified_key: key of the modification time in a listing; None if listings have none.
+        refused_errors: error type names that mean "no permission", besides `PermissionError`.
+        refused_prefixes: beginnings of messages that mean the same.
+        unreachable_errors: error type names that mean "no connection to the server".
+    """
+
+    schemes: tuple[str, ...]
+    package: str | None = None
+    extra: str | None = None
+    filesystem: str | None = None
+    atomic_uploads: bool = False
+    modified_key: str | None = None
+    refused_errors: frozenset[str] = frozenset()
+    refused_prefixes: tuple[str, ...] = ()
+    unreachable_errors: frozenset[str] = frozenset()
+
+    @property
+    def install_command(self) -> str | None:
+        """Command that installs the client; None if it is always installed."""
+        if self.package is None:
+            return None
+        return f"pip install 'avdata[{self.extra}]'" if self.extra else f"pip install {self.package}"
+
+
+_AIOHTTP_UNREACHABLE = frozenset(
+    {"ClientConnectorError", "ClientConnectorDNSError", "ConnectionTimeoutError"}
+)
+
+BACKENDS = (
+    StorageBackend(("file",), modified_key="mtime"),
+    StorageBackend(
+        ("https", "http"), package="aiohttp", extra="remote", unreachable_errors=_AIOHTTP_UNREACHABLE
+    ),
+    StorageBackend(
+        ("s3", "s3a"),
+        package="s3fs",
+        extra="remote",
+        atomic_uploads=True,
+        modified_key="LastModified",
+        refused_errors=frozenset({"NoCredentialsError"}),
+        unreachable_errors=frozenset({"EndpointConnectionError", "ConnectTimeoutError"}),
+    ),
+    StorageBackend(
+        ("gs", "gcs"),
+        package="gcsfs",
+        extra="remote",
+        # The class that gcsfs registers since 2026 queries the bucket's type by gRPC, and gRPC ends a process
+        # that is forked afterwards, as torch's DataLoader does (https://github.com/grpc/grpc/issues/32758).
+        filesystem="gcsfs.core:GCSFileSystem",
+        atomic_uploads=True,
+        modified_key="updated",
+        refused_prefixes=("Forbidden: ",),
+        unreachable_errors=_AIOHTTP_UNREACHABLE,
+    ),
+    StorageBackend(
+        ("az", "abfs", "abfss"),
+        package="adlfs",
+        atomic_uploads=True,
+        modified_key="last_modified",
+        unreachable_errors=_AIOHTTP_UNREACHABLE,
+    ),
+    StorageBackend(
+        ("hf",),
+        unreachable_errors=frozenset(
+            {"ConnectError", "ConnectTimeout", "ProxyError", "OfflineModeIsEnabled"}
+        ),
+    ),
+    StorageBackend(("memory",)),
+)
+
+SCHEMES = tuple(scheme for backend in BACKENDS for scheme in backend.schemes)
+
+
+def find_backend(url: str) -> StorageBackend:
+    """Return the backend of a URL; a conservative default if the scheme is not in the table.
+
+    >>> find_backend("s3://bucket/raw").install_command
+    "pip install 'avdata[remote]'"
+    """
+    scheme = url.partition("://")[0]
+    rows = (backend for backend in BACKENDS if scheme in backend.schemes)
+    return next(rows, StorageBackend((scheme,), modified_key="mtime"))
+
+
+def open_client(backend: StorageBackend, url: str) -> tuple[Any, str]:
+    """Return the backend's fsspec file system and the path of `url` in it."""
+    if backend.filesystem is None:
+        import fsspec  # noqa: PLC0415
+
+        files, path = fsspec.core.url_to_fs(url)
+        return files, path
+    module, _, name = backend.filesystem.partition(":")
+    client = getattr(importlib.import_module(module), name)
+    return client(), client._strip_protocol(url)
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether an error means that the file does not exist: all clients raise one of these."""
+    return isinstance(error, FileNotFoundError) or not _MISSING_STATUSES.isdisjoint(_statuses(error))
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether an error of any backend means that access is denied."""
+    named = any(
+        type(error).__name__ in backend.refused_errors or str(error).startswith(backend.refused_prefixes)
+        for backend in BACKENDS
+    )
+    return named or isinstance(error, PermissionError) or not _REFUSED_STATUSES.isdisjoint(_statuses(error))
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether an error of any backend means that no connection to the server was made."""
+    return any(type(error).__name__ in backend.unreachable_errors for backend in BACKENDS)
+
+
+def _statuses(error: Exception) -> set[int]:
+    """Return the HTTP statuses in the attributes that the clients of http, gs, az and hf use."""
+    values = [getattr(error, name, None) for name in ("status", "code", "status_code")]
+    values.append(getattr(getattr(error, "response", None), "status_code", None))
+    return {status for status in values if isinstance(status, int)}

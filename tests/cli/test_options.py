@@ -1,0 +1,89 @@
+"""Options whose values are the names of tables: their help, their errors, and what they import."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+import avdata.cli
+import snnergy.cli
+from avdata.cli.options import load_choices
+from avdata.errors import UsageError
+
+APPS = {"avdata": avdata.cli.app, "snnergy": snnergy.cli.app}
+
+CHOICES = [
+    ("avdata", "prepare", "--preset", "snergy", "snnergy"),
+    ("avdata", "prepare", "--engine", "rai", "ray"),
+    ("avdata", "prepare", "--audio-source", "wave", "wav"),
+    ("avdata", "prepare", "--group-leakage", "drop", "drop-train"),
+    ("avdata", "export", "--layout", "author-npz", "author-npy"),
+    ("snnergy", "train", "--train-preset", "quik", "quick"),
+    ("snnergy", "train", "--model", "nan", "nano"),
+    ("snnergy", "train", "--fusion", "cmkqa", "cmqka"),
+    ("snnergy", "train", "--device", "cud", "cuda"),
+]
+"""Program, command, option, a misspelled value and the correct one."""
+
+
+def option(program: str, command: str, name: str) -> Any:
+    commands: Any = get_command(APPS[program])
+    return next(param for param in commands.commands[command].params if name in param.opts)
+
+
+def text_of(help: str) -> str:
+    """Return a help text without its line breaks."""
+    return re.sub(r"\s+", " ", help)
+
+
+@pytest.mark.parametrize(("program", "command", "name", "wrong", "right"), CHOICES)
+def test_choice_is_listed_in_help(program: str, command: str, name: str, wrong: str, right: str) -> None:
+    (reference,) = re.findall(r"\{([\w.]+:[\w.]+)\}", option(program, command, name).help)
+    names = load_choices(reference)
+    assert right in names
+    shown = CliRunner().invoke(APPS[program], [command, "--help"], catch_exceptions=False)
+    assert ", ".join(names) in text_of(shown.output)
+
+
+@pytest.mark.parametrize(("program", "command", "name", "wrong", "right"), CHOICES)
+def test_choice_rejects_an_unknown_value(
+    program: str, command: str, name: str, wrong: str, right: str
+) -> None:
+    words = [command, "cremad", "--output", "o", name, wrong]
+    with pytest.raises(UsageError, match=f"unknown value of {name}: '{wrong}'") as raised:
+        CliRunner().invoke(APPS[program], words, catch_exceptions=False)
+    assert right in str(raised.value.hint)
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["prepare", "download"])
+def test_split_by_lists_the_split_schemes_in_help(command: str) -> None:
+    shown = CliRunner().invoke(avdata.cli.app, [command, "--help"], catch_exceptions=False)
+    assert "official, speaker, ogmge, fold:K" in text_of(shown.output)
+
+
+def test_compare_help_names_its_default_fusions() -> None:
+    from snnergy.analysis.comparison import DEFAULT_FUSIONS
+
+    shown = CliRunner().invoke(snnergy.cli.app, ["compare", "--help"], catch_exceptions=False)
+    assert f"(default: {', '.join(DEFAULT_FUSIONS)})" in text_of(shown.output)
+
+
+@pytest.mark.parametrize(
+    "words", ["avdata prepare", "avdata export", "snnergy train", "snnergy compare", "snnergy evaluate"]
+)
+def test_command_help_does_not_load_torch(words: str) -> None:
+    program, command = words.split()
+    code = (
+        f"import sys, {program}.cli\n"
+        f"try: {program}.cli.app([{command!r}, '--help'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
