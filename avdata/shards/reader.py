@@ -40,7 +40,7 @@ def table_errors(path: Path) -> Iterator[None]:
         # For a missing file, pyarrow's message is only the path.
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
         msg = f"{path} cannot be read ({reason})"
-        raise AvdataError(msg, hint="prepare the dataset again with --overwrite") from error
+        raise AvdataError(msg, hint="Prepare the dataset again with --overwrite.") from error
 
 
 def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str, memoryview]:
@@ -68,7 +68,7 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
             key = member_key
         if member_key != key:
             msg = f"Member {name} belongs to another sample."
-            hint = "index.parquet does not match this shard: prepare or download the dataset again"
+            hint = "Prepare or download the dataset again: index.parquet does not match this shard."
             raise AvdataError(msg, hint=hint)
         start = position + TAR_BLOCK
         position = start + _parse_octal(header[124:135])
@@ -198,27 +198,27 @@ def read_info(root: str | Path) -> dict[str, Any]:
         raise AvdataError(msg, hint=_missing_info_hint(Path(root))) from error
     except NotADirectoryError as error:
         msg = f"{root} is not a prepared dataset: it is a file."
-        raise AvdataError(msg, hint="pass the folder that contains dataset.json") from error
+        raise AvdataError(msg, hint="Pass the folder that contains dataset.json.") from error
     except OSError as error:
         msg = f"{path} cannot be read ({error.strerror})"
-        raise AvdataError(msg, hint="check the permissions of the folder and its files") from error
+        raise AvdataError(msg, hint="Check the permissions of the folder and its files.") from error
     except ValueError as error:
         msg = f"{path} cannot be read ({error})"
-        hint = "prepare the dataset again with --overwrite, or download it again"
+        hint = "Prepare the dataset again with --overwrite, or download it again."
         raise AvdataError(msg, hint=hint) from error
     version = info.get("format") if isinstance(info, dict) else None
     if version != FORMAT_VERSION:
         msg = f"Unsupported format version in {path}: {version!r}. Supported: {FORMAT_VERSION}."
-        raise AvdataError(msg, hint="install the avdata version that wrote it, or prepare the dataset again")
+        raise AvdataError(msg, hint="Install the avdata version that wrote it, or prepare the dataset again.")
     return dict(info)
 
 
 def _missing_info_hint(root: Path) -> str:
     if (root / ".avdata").is_dir():
-        return "run the same prepare command again to finish it"
+        return "Run the same prepare command again to finish it."
     if re.match(r"\w+:/", str(root)):
-        return "pass a local folder; avdata.open streams from a URL"
+        return "Pass a local folder. avdata.open streams from a URL."
     subfolder = next(root.glob("*/dataset.json"), None)
     return (
-        "prepare a dataset with: avdata prepare" if subfolder is None else f"did you mean {subfolder.parent}?"
+        "Prepare a dataset with: avdata prepare" if subfolder is None else f"Did you mean {subfolder.parent}?"
     )

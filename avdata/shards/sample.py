@@ -62,7 +62,7 @@ def load_sample(dataset: str | Path, key: str | None = None) -> StoredSample:
     keys = index.column("key").to_pylist()
     if not keys:
         msg = f"{dataset} contains no samples."
-        raise AvdataError(msg, hint="quarantine.parquet lists the excluded clips with their reasons")
+        raise AvdataError(msg, hint="See quarantine.parquet for the excluded clips and their reasons.")
     if key is not None and key not in keys:
         msg = f"Unknown sample key {key!r} in {dataset}."
         close = difflib.get_close_matches(key, keys, n=1) if len(keys) < MAX_FUZZY_KEYS else []
@@ -104,7 +104,7 @@ def read_sample_bytes(root: Path, row: Mapping[str, Any]) -> bytes:
         AvdataError: the shard cannot be read, or is shorter than the index requires.
     """
     path = root / row["shard"]
-    hint = f"list all problems with: avdata verify {root}"
+    hint = f"List all problems with: avdata verify {root}"
     try:
         with path.open("rb") as stream:
             stream.seek(row["offset"])

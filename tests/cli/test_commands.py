@@ -194,7 +194,7 @@ def test_verify_suggests_the_dataset_inside_a_directory(cremad_set: Path) -> Non
     words = ["avdata", "verify", str(cremad_set.parent)]
     done = subprocess.run(words, env=ENV, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert f"did you mean {cremad_set}?" in "".join(done.stderr.splitlines())
+    assert f"Did you mean {cremad_set}?" in "".join(done.stderr.splitlines())
 
 
 @pytest.mark.parametrize("recipe", ["synthetic", "custom_recipe.py"])

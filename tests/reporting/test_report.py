@@ -156,5 +156,5 @@ def test_report_command_prints_the_path_of_the_page(report_dataset: Path, tmp_pa
     process = subprocess.run(
         [sys.executable, "-m", "avdata.cli", *arguments], capture_output=True, text=True, check=True
     )
-    assert "page.html is written" in process.stdout
+    assert str(tmp_path / "page.html") in process.stdout
     assert (tmp_path / "page.html").is_file()

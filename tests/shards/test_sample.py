@@ -17,7 +17,7 @@ def test_load_sample_suggests_the_closest_key(cremad_set: Path) -> None:
     key = read_index(cremad_set).column("key").to_pylist()[3]
     with pytest.raises(UsageError, match="Unknown sample key") as caught:
         load_sample(cremad_set, f"{key}x")
-    assert caught.value.hint == f"did you mean {key}?"
+    assert caught.value.hint == f"Did you mean {key!r}?"
 
 
 def test_repr_of_a_sample_is_short(cremad_set: Path) -> None:
