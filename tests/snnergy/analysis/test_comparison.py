@@ -79,7 +79,7 @@ def test_compare_rejects_unknown_fusion_before_training(tiny_set: Path, tmp_path
 @pytest.mark.parametrize(
     ("fusions", "changes", "said"),
     [
-        (["concat", "audio"], {"ogm_ge": 0.8}, "ogm_ge balances two encoders"),
+        (["concat", "audio"], {"ogm_ge": 0.8}, "ogm_ge does not support"),
         (["cmqka", "concat"], {"model_options": {"fusion_stages": [3]}}, "has no fusion stages"),
     ],
 )
