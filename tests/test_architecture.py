@@ -130,8 +130,8 @@ def test_no_submodule_is_named_as_a_public_function(package: ModuleType) -> None
 def test_public_names_are_exactly_all(package: ModuleType) -> None:
     for name in package.__all__:
         assert getattr(package, name) is not None
-    submodules = {module.name for module in pkgutil.iter_modules(package.__path__)}
-    visible = {name for name in vars(package) if not name.startswith("_")} - submodules
+    submodules = {part(module) for module in modules() if module.startswith(f"{package.__name__}.")}
+    visible = {name for name in vars(package) if not name.startswith("_")} - submodules - {"manifests"}
     assert visible <= set(package.__all__)
     assert set(package._EXPORTS) == set(package.__all__) == set(dir(package))
 

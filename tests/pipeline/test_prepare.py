@@ -140,8 +140,8 @@ def test_a_source_that_goes_away_is_named_and_not_the_shard(synthetic_mock: Path
     ("odd", "said"),
     [
         ({"key": "k" * 90}, "at most 89"),
-        ({"label": "differnt"}, "xor00000 with the label 'differnt'"),
-        ({"split": "valid"}, "xor00000 with the split 'valid'"),
+        ({"label": "differnt"}, "Unknown label 'differnt' of the clip xor00000"),
+        ({"split": "valid"}, "Unknown split 'valid' of the clip xor00000"),
     ],
 )
 def test_a_recipes_odd_clip_is_named_before_anything_is_decoded(

@@ -61,4 +61,4 @@ def test_find_non_finite_names_first_layer(network: SNNergy, batch: Batch) -> No
 
 def test_find_non_finite_names_batch(network: SNNergy, batch: Batch) -> None:
     batch.video[0, 0] = math.inf
-    assert find_non_finite(network, [batch]) == "the pictures of the batch"
+    assert find_non_finite(network, [batch]) == "the video of the batch"
