@@ -17,7 +17,7 @@ from avdata.reporting.sample_plot import join_mel_steps, visible_frame_times
 from avdata.reporting.selection import SelectedRow
 from avdata.shards.reader import decode_mel, read_members
 from avdata.shards.sample import parse_sample, read_sample_bytes
-from avdata.visualization.images import _uri, frame_images, spectrogram_image
+from avdata.visualization.images import data_uri, frame_images, spectrogram_image
 
 MAX_IMAGE_BYTES = 2_000_000
 
@@ -113,7 +113,7 @@ def _build_card(root: Path, info: Mapping[str, Any], selected: SelectedRow, *, m
     sample = parse_sample(info, selected.row, data)
     start, end = selected.row["window_start"], selected.row["window_end"]
     flac = read_members(data).get("flac")
-    audio = None if flac is None else _uri(bytes(flac), "audio/flac")
+    audio = None if flac is None else data_uri(bytes(flac), "audio/flac")
     return Card(
         row=selected.row,
         reasons=selected.reasons,

@@ -79,8 +79,9 @@ def image_data_uri(pixels: np.ndarray) -> str:
 def _webp(image: Any) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="WEBP", quality=80, method=4)
-    return _uri(buffer.getvalue(), "image/webp")
+    return data_uri(buffer.getvalue(), "image/webp")
 
 
-def _uri(data: bytes, kind: str) -> str:
+def data_uri(data: bytes, kind: str) -> str:
+    """Return bytes of a media type as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
