@@ -1,4 +1,4 @@
-"""Manifests: loading, checks, and the bundled ones."""
+"""Tests of manifests: loading, checks and the bundled manifests."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_load_facts_returns_values_by_fact_and_key(tmp_path, monkeypatch):
         "",
         "c1\tblack\tframes",  # a column is missing
         "d1\tblack\t\tframes",  # unknown key
-        "c10\tblack\t\tframes",  # a key that begins like one
+        "c10\tblack\t\tframes",  # unknown key with a valid prefix
         "c1\tgrey\t\tframes",  # unknown fact
         "c1\tblack\t\t",  # no source
         "c0\tblack\t\tframes",  # repeated

@@ -1,4 +1,4 @@
-"""Recipes: how they are found and loaded, their mock writers, and errors in a recipe file."""
+"""Tests of recipes: lookup, loading, mock writers and errors in a recipe file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def prepare_recipe(tmp_path: Path, text: str) -> None:
         ("y = 3", r"mine\.py defines no RECIPE"),
     ],
 )
-def test_errors_in_a_recipe_file_name_the_line(tmp_path: Path, text: str, message: str) -> None:
+def test_load_recipe_names_the_line_of_an_error_in_a_recipe_file(
+    tmp_path: Path, text: str, message: str
+) -> None:
     with pytest.raises(AvdataError, match=message):
         prepare_recipe(tmp_path, text)
 

@@ -1,4 +1,4 @@
-"""What `--output` and `--source` promise of object stores, against servers of S3 and GCS on loopback."""
+"""Tests of `--output` and `--source` in object storage, with local S3 and GCS servers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def prepare(source: Path | str, out: str, **more: Any) -> avdata.PreparedSet:
 
 
 @each_store
-def test_a_set_in_a_store_has_the_bytes_of_one_on_disk(
+def test_prepare_writes_identical_bytes_to_object_storage_and_disk(
     bucket: str, cremad_mock: Path, cremad_set: Path
 ) -> None:
     done = prepare(cremad_mock, f"{bucket}/set")
@@ -46,7 +46,7 @@ def test_a_set_in_a_store_has_the_bytes_of_one_on_disk(
     assert stored(f"{bucket}/set") == digest_tree(cremad_set)
 
 
-def test_a_set_in_a_store_without_atomic_uploads_has_the_same_bytes(
+def test_prepare_writes_identical_bytes_to_a_store_without_atomic_uploads(
     cremad_mock: Path, cremad_set: Path, tmp_path: Path
 ) -> None:
     prepare(cremad_mock, f"file://{tmp_path}/set")
@@ -54,14 +54,16 @@ def test_a_set_in_a_store_without_atomic_uploads_has_the_same_bytes(
 
 
 @each_store
-def test_a_source_in_a_store_gives_the_same_bytes(bucket: str, cremad_mock: Path, cremad_set: Path) -> None:
+def test_prepare_from_object_storage_results_in_identical_bytes(
+    bucket: str, cremad_mock: Path, cremad_set: Path
+) -> None:
     files, base = open_filesystem(f"{bucket}/raw")
     files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
     prepare(f"{bucket}/raw", f"{bucket}/set")
     assert stored(f"{bucket}/set") == digest_tree(cremad_set)
 
 
-def test_what_marks_a_folder_in_a_store_is_no_file(bucket: str, cremad_mock: Path) -> None:
+def test_prepare_ignores_folder_markers_in_object_storage(bucket: str, cremad_mock: Path) -> None:
     files, base = open_filesystem(bucket)
     files.put(f"{cremad_mock}/", f"{base}/raw/", recursive=True)
     for marker in ("raw/", "raw/AudioWAV/", "set/"):
@@ -70,7 +72,7 @@ def test_what_marks_a_folder_in_a_store_is_no_file(bucket: str, cremad_mock: Pat
     assert "dataset.json" in stored(f"{bucket}/set")
 
 
-def test_a_source_in_a_store_writes_nothing_outside_of_its_copy(bucket: str) -> None:
+def test_prepare_rejects_unsafe_file_names_in_object_storage(bucket: str) -> None:
     files, base = open_filesystem(bucket)
     files.pipe_file(f"{base}/raw/../../../thief", b"words")
     with pytest.raises(SourceError, match=r"Unsafe file name in .*: '\.\./\.\./\.\./thief'"):
@@ -78,7 +80,7 @@ def test_a_source_in_a_store_writes_nothing_outside_of_its_copy(bucket: str) -> 
 
 
 @each_store
-def test_a_source_file_replaced_by_another_of_its_size_is_fetched_again_and_no_other_is(
+def test_mirror_source_fetches_only_a_replaced_file_of_equal_size(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files, base = open_filesystem(f"{bucket}/raw")
@@ -88,7 +90,7 @@ def test_a_source_file_replaced_by_another_of_its_size_is_fetched_again_and_no_o
     find = type(files).find
 
     def later(self: Any, *args: Any, **options: Any) -> Any:
-        """Stores count in seconds; the test does not wait for the next."""
+        """Move the modification time by 5 s, because stores round it to seconds."""
         found = find(self, *args, **options)
         facts = found[f"{base}/labels.csv"]
         name = "LastModified" if "LastModified" in facts else "updated"
@@ -104,7 +106,7 @@ def test_a_source_file_replaced_by_another_of_its_size_is_fetched_again_and_no_o
     assert (root / "clip.wav").stat().st_ino == stamps["clip.wav"].st_ino
 
 
-def test_a_node_fetches_the_source_files_it_lacks(
+def test_run_shard_job_fetches_source_files_missing_on_its_node(
     bucket: str, cremad_mock: Path, cremad_set: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     files, base = open_filesystem(f"{bucket}/raw")
@@ -124,7 +126,7 @@ def test_a_node_fetches_the_source_files_it_lacks(
     assert stored(f"{bucket}/set") == digest_tree(cremad_set)
 
 
-def test_what_an_earlier_source_left_on_a_node_is_not_taken_for_this_ones(bucket: str) -> None:
+def test_fetch_source_file_replaces_a_stale_local_copy(bucket: str) -> None:
     files, base = open_filesystem(f"{bucket}/raw")
     files.pipe_file(f"{base}/clip.wav", b"old")
     path = mirror_source(f"{bucket}/raw") / "clip.wav"
@@ -134,7 +136,7 @@ def test_what_an_earlier_source_left_on_a_node_is_not_taken_for_this_ones(bucket
 
 
 @each_store
-def test_a_killed_run_leaves_only_whole_shards_and_goes_on_to_the_same_bytes(
+def test_prepare_leaves_only_complete_shards_in_a_store_when_killed_and_resumes(
     bucket: str, cremad_mock: Path, cremad_set: Path, tmp_path: Path
 ) -> None:
     script = tmp_path / "run.py"
@@ -164,7 +166,7 @@ def test_a_killed_run_leaves_only_whole_shards_and_goes_on_to_the_same_bytes(
     assert stored(f"{bucket}/set") == whole
 
 
-def test_shards_in_the_journal_are_not_made_again(
+def test_prepare_to_object_storage_skips_shards_in_the_journal(
     bucket: str, cremad_mock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit, made = ObjectStoreOutput.commit, []
@@ -185,7 +187,7 @@ def test_shards_in_the_journal_are_not_made_again(
     assert set(first).isdisjoint(made)
 
 
-def test_a_finished_set_is_found_finished_and_other_settings_are_refused(
+def test_prepare_to_object_storage_keeps_a_finished_dataset_unless_overwritten(
     bucket: str, cremad_mock: Path
 ) -> None:
     prepare(cremad_mock, f"{bucket}/set")
@@ -201,10 +203,10 @@ def test_a_finished_set_is_found_finished_and_other_settings_are_refused(
     assert len([name for name in stored(f"{bucket}/set") if name.endswith(".tar")]) == 3
 
 
-def test_what_runs_of_processes_that_are_no_more_left_on_the_disk_is_removed(bucket: str) -> None:
+def test_fetch_state_removes_temporary_files_of_ended_processes(bucket: str) -> None:
     store = ObjectStoreOutput(f"{bucket}/set")
     host = store.root.name.rpartition("-")[0]
-    # No process has the first number.
+    # The first number exceeds the largest process id.
     gone, there = (store.root.parent / f"{host}-{number}" for number in (99_999_999, os.getppid()))
     elsewhere = gone.with_name(f"{host}-b-99999999")
     for folder in (gone, there, elsewhere, store.root):
@@ -217,7 +219,7 @@ def test_what_runs_of_processes_that_are_no_more_left_on_the_disk_is_removed(buc
     assert not list(store.root.iterdir())
 
 
-def test_what_is_not_a_set_is_left_alone(bucket: str, cremad_mock: Path) -> None:
+def test_prepare_rejects_an_object_storage_prefix_with_other_files(bucket: str, cremad_mock: Path) -> None:
     files, base = open_filesystem(f"{bucket}/set")
     files.pipe_file(f"{base}/thesis", b"words")
     with pytest.raises(AvdataError, match="holds no prepared dataset"):
@@ -225,32 +227,34 @@ def test_what_is_not_a_set_is_left_alone(bucket: str, cremad_mock: Path) -> None
     assert list(stored(f"{bucket}/set")) == ["thesis"]
 
 
-def test_a_place_nobody_knows_is_named(cremad_mock: Path) -> None:
+def test_prepare_rejects_an_unknown_url_scheme(cremad_mock: Path) -> None:
     with pytest.raises(UsageError, match="nowhere://set cannot be opened"):
         prepare(cremad_mock, "nowhere://set")
 
 
 @each_store
-def test_a_set_in_a_store_opens_by_its_url(bucket: str, cremad_mock: Path, cremad_set: Path) -> None:
+def test_open_reads_a_prepared_dataset_by_its_object_storage_url(
+    bucket: str, cremad_mock: Path, cremad_set: Path
+) -> None:
     prepare(cremad_mock, f"{bucket}/set")
     assert avdata.open(f"{bucket}/set", "train").keys == avdata.open(cremad_set, "train").keys
 
 
 @each_store
-def test_an_upload_that_breaks_off_leaves_nothing_under_the_final_name(bucket: str, tmp_path: Path) -> None:
+def test_interrupted_upload_leaves_no_object_under_the_final_name(bucket: str, tmp_path: Path) -> None:
     class Cut(Exception):
         pass
 
     store = ObjectStoreOutput(f"{bucket}/set")
     part = tmp_path / "part"
     with part.open("wb") as stream:
-        stream.truncate(120 << 20)  # clients send it in several parts
+        stream.truncate(120 << 20)  # large enough for a multipart upload
     call = "_call_s3" if bucket.startswith("s3") else "_call"
     upload, sent = getattr(store._files, call), []
 
     async def cut(*args: Any, **more: Any) -> Any:
         sent.append(args)
-        # The beginning and one part go through, and then nothing that would take them back either.
+        # The first two requests succeed. All later ones fail, including the one that aborts the upload.
         if len(sent) > 2:
             raise Cut
         return await upload(*args, **more)

@@ -44,7 +44,7 @@ def run_and_kill(name: str, source: Path, out: Path, workers: int, after: float)
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_every_clip_of_a_mock_becomes_what_its_truth_says(
+def test_prepare_matches_the_ground_truth_of_a_mock(
     name: str, tmp_path: Path, bad_mock: Callable[[str], Path]
 ) -> None:
     source = bad_mock(name)
@@ -63,7 +63,7 @@ def test_every_clip_of_a_mock_becomes_what_its_truth_says(
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_a_killed_run_resumes_to_the_same_bytes_with_any_number_of_workers(
+def test_prepare_resumes_after_a_kill_to_identical_bytes_with_any_worker_count(
     name: str, tmp_path: Path, bad_mock: Callable[[str], Path]
 ) -> None:
     source = bad_mock(name)
@@ -76,7 +76,7 @@ def test_a_killed_run_resumes_to_the_same_bytes_with_any_number_of_workers(
     assert digest_tree(tmp_path / "one") == digest_tree(tmp_path / "two") == digest_tree(tmp_path / "zero")
 
 
-def test_a_job_names_each_clip_before_it_and_nobody_before_the_shard_is_put_in_place(
+def test_run_shard_job_reports_each_clip_before_decoding_and_no_item_before_commit(
     synthetic_mock: Path, tmp_path: Path
 ) -> None:
     planned = plan_preparation("synthetic", source=synthetic_mock, config={"select": {"limit": 3}})
@@ -88,7 +88,7 @@ def test_a_job_names_each_clip_before_it_and_nobody_before_the_shard_is_put_in_p
     assert (tmp_path / name).exists()
 
 
-def test_what_a_broken_off_run_of_fewer_files_left_is_no_part_of_the_set(
+def test_prepare_drops_shards_of_an_interrupted_run_with_fewer_files(
     cremad_mock: Path, tmp_path: Path
 ) -> None:
     source = shutil.copytree(cremad_mock, tmp_path / "source")
@@ -103,7 +103,7 @@ def test_what_a_broken_off_run_of_fewer_files_left_is_no_part_of_the_set(
     assert avdata.verify(tmp_path / "out").problems == ()
 
 
-def test_two_runs_may_generate_the_films_at_once(
+def test_plan_preparation_uses_sources_generated_by_a_concurrent_run(
     synthetic_mock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AVDATA_CACHE", str(tmp_path / "cache"))
@@ -111,7 +111,7 @@ def test_two_runs_may_generate_the_films_at_once(
     folder = tmp_path / "cache" / "generated" / "synthetic-1"
 
     def mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
-        # The other one was quicker, and works with its films by now.
+        # The concurrent run has finished first and already uses its clips.
         shutil.copytree(synthetic_mock, folder)
         (out / "clips").mkdir(parents=True)
         for path in synthetic_mock.glob("clips/*"):
@@ -123,7 +123,7 @@ def test_two_runs_may_generate_the_films_at_once(
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_a_source_that_goes_away_is_named_and_not_the_shard(synthetic_mock: Path, tmp_path: Path) -> None:
+def test_prepare_names_the_source_file_that_disappeared(synthetic_mock: Path, tmp_path: Path) -> None:
     source = shutil.copytree(synthetic_mock, tmp_path / "source")
 
     def go(stage: str, done: int, total: int) -> None:
@@ -144,7 +144,7 @@ def test_a_source_that_goes_away_is_named_and_not_the_shard(synthetic_mock: Path
         ({"split": "valid"}, "Unknown split 'valid' of the clip xor00000"),
     ],
 )
-def test_a_recipes_odd_clip_is_named_before_anything_is_decoded(
+def test_plan_preparation_rejects_invalid_clips_of_a_recipe(
     synthetic_mock: Path, odd: dict[str, str], said: str
 ) -> None:
     recipe = avdata.load_recipe("synthetic")
@@ -157,7 +157,7 @@ def test_a_recipes_odd_clip_is_named_before_anything_is_decoded(
         plan_preparation(replace(recipe, clips=clips), source=synthetic_mock)
 
 
-def test_a_resumed_run_makes_no_finished_shard_again(cremad_mock: Path, tmp_path: Path) -> None:
+def test_prepare_resumes_without_rewriting_finished_shards(cremad_mock: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_and_kill("cremad", cremad_mock, out, workers=0, after=0.6)
     there = {path: path.stat().st_mtime_ns for path in out.glob("*/*.tar")}
@@ -173,7 +173,7 @@ def test_a_resumed_run_makes_no_finished_shard_again(cremad_mock: Path, tmp_path
     assert {path: path.stat().st_mtime_ns for path in there} == there
 
 
-def test_a_finished_set_is_found_finished(cremad_set: Path, cremad_mock: Path) -> None:
+def test_prepare_keeps_a_finished_dataset(cremad_set: Path, cremad_mock: Path) -> None:
     before = digest_tree(cremad_set)
     settings = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}
     done = avdata.prepare("cremad", source=cremad_mock, output=cremad_set, config=settings, workers=0)
@@ -181,9 +181,7 @@ def test_a_finished_set_is_found_finished(cremad_set: Path, cremad_mock: Path) -
     assert digest_tree(cremad_set) == before
 
 
-def test_other_settings_in_the_same_folder_are_refused_and_harm_nothing(
-    cremad_set: Path, cremad_mock: Path
-) -> None:
+def test_prepare_rejects_other_settings_and_keeps_the_dataset(cremad_set: Path, cremad_mock: Path) -> None:
     before = digest_tree(cremad_set)
     with pytest.raises(AvdataError, match="Config mismatch") as caught:
         avdata.prepare(
@@ -193,16 +191,14 @@ def test_other_settings_in_the_same_folder_are_refused_and_harm_nothing(
     assert digest_tree(cremad_set) == before
 
 
-def test_another_dataset_in_the_folder_is_refused_and_harms_nothing(
-    cremad_set: Path, synthetic_mock: Path
-) -> None:
+def test_prepare_rejects_another_recipe_and_keeps_the_dataset(cremad_set: Path, synthetic_mock: Path) -> None:
     before = digest_tree(cremad_set)
     with pytest.raises(AvdataError, match="it holds cremad, requested synthetic"):
         avdata.prepare("synthetic", source=synthetic_mock, output=cremad_set, workers=0)
     assert digest_tree(cremad_set) == before
 
 
-def test_a_folder_with_other_files_is_refused_even_with_overwrite(
+def test_prepare_rejects_a_folder_with_other_files_even_with_overwrite(
     synthetic_mock: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
@@ -214,7 +210,7 @@ def test_a_folder_with_other_files_is_refused_even_with_overwrite(
     assert digest_tree(tmp_path).keys() == {"thesis.tex"}
 
 
-def test_overwrite_replaces_a_set(synthetic_mock: Path, tmp_path: Path) -> None:
+def test_prepare_overwrite_replaces_a_dataset(synthetic_mock: Path, tmp_path: Path) -> None:
     avdata.prepare("synthetic", source=synthetic_mock, output=tmp_path / "out", workers=0)
     settings = {"shards": {"samples_per_shard": 5}}
     avdata.prepare(
@@ -229,7 +225,7 @@ def test_overwrite_replaces_a_set(synthetic_mock: Path, tmp_path: Path) -> None:
     assert digest_tree(tmp_path / "out") == digest_tree(tmp_path / "new")
 
 
-def test_changed_source_files_are_noticed(synthetic_mock: Path, tmp_path: Path) -> None:
+def test_prepare_rejects_changed_source_files(synthetic_mock: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(synthetic_mock, source)
     avdata.prepare("synthetic", source=source, output=tmp_path / "out", workers=0)
@@ -239,7 +235,7 @@ def test_changed_source_files_are_noticed(synthetic_mock: Path, tmp_path: Path) 
         avdata.prepare("synthetic", source=source, output=tmp_path / "out", workers=0, checksums=False)
 
 
-def test_an_empty_folder_and_a_missing_one_are_named(tmp_path: Path) -> None:
+def test_prepare_rejects_an_empty_and_a_missing_source_folder(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds no CREMA-D"):
         avdata.prepare("cremad", source=tmp_path, output=tmp_path / "out")
     with pytest.raises(SourceError, match="nowhere does not exist"):
@@ -247,7 +243,7 @@ def test_an_empty_folder_and_a_missing_one_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_pointers_says_how_to_fetch_the_media(tmp_path: Path) -> None:
+def test_prepare_suggests_git_lfs_pull_for_lfs_pointers(tmp_path: Path) -> None:
     for folder, suffix in (("AudioWAV", "wav"), ("VideoFlash", "flv")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / f"1001_DFA_ANG_XX.{suffix}").write_text(
@@ -267,7 +263,7 @@ def test_a_folder_of_pointers_says_how_to_fetch_the_media(tmp_path: Path) -> Non
         ({"config": {"select": {"split_by": "speakers"}}}, "speaker"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_nearest(
+def test_prepare_suggests_the_nearest_known_name(
     options: dict[str, object], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -275,7 +271,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(
     assert said in str(caught.value.hint)
 
 
-def test_a_limit_takes_clips_of_all_splits_and_the_same_ones_each_time(cremad_mock: Path) -> None:
+def test_plan_preparation_limit_selects_the_same_clips_of_all_splits(cremad_mock: Path) -> None:
     settings = {"select": {"limit": 6}}
     first = plan_preparation("cremad", source=cremad_mock, config=settings)
     assert len(first.clips) == 6
@@ -285,33 +281,33 @@ def test_a_limit_takes_clips_of_all_splits_and_the_same_ones_each_time(cremad_mo
     ]
 
 
-def test_leaking_groups_are_dropped_from_train_on_demand(ave_bad: Path, tmp_path: Path) -> None:
+def test_prepare_drops_leaking_groups_from_train_if_requested(ave_bad: Path, tmp_path: Path) -> None:
     settings = {**SETTINGS, "select": {"group_leakage": "drop-train", "limit": 40}}
     done = avdata.prepare("ave", source=ave_bad, output=tmp_path / "out", config=settings, workers=0)
     assert done.quarantined["split_leak"] == 1
     assert read_info(done.root)["leaks"] == 0
 
 
-def test_metadata_of_the_container_never_reaches_a_set(cremad_set: Path, cremad_mock: Path) -> None:
+def test_prepare_stores_no_container_metadata(cremad_set: Path, cremad_mock: Path) -> None:
     name = b"Jane Example Participant"
     assert all(name in path.read_bytes() for path in cremad_mock.glob("VideoFlash/*.flv"))
     assert not any(name in path.read_bytes() for path in cremad_set.rglob("*") if path.is_file())
 
 
-def test_audio_rules_decide_who_is_missing(cremad_bad: Path) -> None:
+def test_plan_preparation_applies_the_audio_source_setting(cremad_bad: Path) -> None:
     auto = plan_preparation("cremad", source=cremad_bad, config={"audio": {"source": "auto"}})
     wav = plan_preparation("cremad", source=cremad_bad, config={"audio": {"source": "wav"}})
     assert "1003_WSI_DIS_XX" in {clip.key for clip in auto.clips}
     assert ("1003_WSI_DIS_XX", "missing_audio") in {(one.key, one.reason) for one in wav.quarantined}
 
 
-def test_a_still_has_no_sound_of_its_own(urbansound_bad: Path) -> None:
+def test_plan_preparation_reports_missing_audio_for_still_images(urbansound_bad: Path) -> None:
     with pytest.raises(SourceError, match="missing_audio; the first: a still image has no sound") as caught:
         plan_preparation("urbansound8k-av", source=urbansound_bad, config={"audio": {"source": "container"}})
     assert "--audio-source auto" in str(caught.value.hint)
 
 
-def test_what_takes_more_room_is_planned_with_more(cremad_mock: Path) -> None:
+def test_plan_preparation_estimates_more_bytes_for_larger_formats(cremad_mock: Path) -> None:
     def size(storage: str, flac: bool) -> int:
         config = {"video": {"storage": storage}, "audio": {"flac": flac}}
         return plan_preparation("cremad", source=cremad_mock, config=config).bytes()
@@ -320,7 +316,7 @@ def test_what_takes_more_room_is_planned_with_more(cremad_mock: Path) -> None:
     assert size("png", False) < size("png", True)
 
 
-def test_a_config_file_lies_between_the_preset_and_the_single_settings(tmp_path: Path) -> None:
+def test_config_file_overrides_the_preset_and_settings_override_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("video: {num_frames: 8, size: 64}\n")
     config = avdata.load_recipe("cremad").configure(
         "snnergy", merge_overrides(read_config_file(tmp_path / "mine.yaml"), parse_setting("video.size=32"))
@@ -333,12 +329,12 @@ def test_a_config_file_lies_between_the_preset_and_the_single_settings(tmp_path:
         read_config_file(tmp_path / "none.yaml")
 
 
-def test_another_datasets_manifest_proves_nothing(cremad_mock: Path, ave_bad: Path) -> None:
+def test_plan_preparation_rejects_the_manifest_of_another_dataset(cremad_mock: Path, ave_bad: Path) -> None:
     with pytest.raises(UsageError, match="is of ave, not of cremad"):
         plan_preparation("cremad", source=cremad_mock, manifest=ave_bad / "manifest.json")
 
 
-def test_a_source_that_is_not_whole_is_said_to_be(
+def test_plan_preparation_warns_about_an_incomplete_source(
     cremad_mock: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     facts = json.loads((cremad_mock / "manifest.json").read_text())
@@ -349,9 +345,7 @@ def test_a_source_that_is_not_whole_is_said_to_be(
     assert "usable" not in caplog.text
 
 
-def test_reprs_of_a_plan_and_a_prepared_dataset_are_one_short_line(
-    cremad_mock: Path, cremad_set: Path
-) -> None:
+def test_reprs_of_a_plan_and_a_prepared_dataset_are_one_line(cremad_mock: Path, cremad_set: Path) -> None:
     settings = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}
     plan = plan_preparation("cremad", source=cremad_mock, config=settings)
     done = avdata.prepare("cremad", source=cremad_mock, output=cremad_set, config=settings, workers=0)

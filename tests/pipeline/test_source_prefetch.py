@@ -1,4 +1,4 @@
-"""Preparation during the download: identical bytes and little disk space, also after a kill."""
+"""Tests of preparation during the download: identical bytes, limited disk space, resuming."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ print("done", flush=True)
 
 
 class Served:
-    """A small CREMA-D on a server, its manifest, and the dataset prepared from local files."""
+    """Small CREMA-D on an HTTP server, its manifest and a reference prepared from local files."""
 
     def __init__(self, server, folder: Path, manifest: Path, reference: Path, cache: Path) -> None:
         self.server = server
@@ -70,7 +70,7 @@ class Served:
 
 @pytest.fixture(scope="session")
 def reference(cremad_mock, once):
-    """Dataset prepared from local files, without a server."""
+    """Prepare the reference dataset from local files, without a server."""
     return once(
         "arriving",
         lambda out: avdata.prepare("cremad", source=cremad_mock, output=out, config=SETTINGS, workers=0),
@@ -79,7 +79,7 @@ def reference(cremad_mock, once):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache for each test, and short waits between retries."""
+    """Create a cache folder for each test and shorten the delay between retries."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("AVDATA_CACHE", str(folder))
     monkeypatch.setattr("avdata.sources.fetcher.backoff", lambda attempt: 0.01)
@@ -106,7 +106,7 @@ def shards(root: Path) -> dict[str, bytes]:
 
 
 def same(out: Path, reference: Path) -> bool:
-    """Whether two datasets are equal except for the server's address in dataset.json and the card."""
+    """Return whether two datasets are equal, ignoring the URLs in dataset.json and the card."""
     index = (out / "index.parquet").read_bytes() == (reference / "index.parquet").read_bytes()
     return index and shards(out) == shards(reference)
 
@@ -211,7 +211,7 @@ def test_prefetch_sources_stops_on_a_failed_file_and_resumes(served, tmp_path):
     assert same(tmp_path / "out", served.reference)
 
 
-def test_prefetch_sources_fetches_a_wrong_file_again(served, tmp_path):
+def test_prefetch_sources_refetches_a_corrupt_file(served, tmp_path):
     wrong = served.root / "VideoFlash" / sorted(path.name for path in served.folder.rglob("*.flv"))[0]
     wrong.parent.mkdir(parents=True)
     size = (served.folder / "VideoFlash" / wrong.name).stat().st_size
@@ -238,7 +238,7 @@ def test_prepare_finds_a_finished_dataset_without_its_sources(served, tmp_path):
     assert served.requested_media() == []
 
 
-def test_prepare_rejects_a_dataset_of_an_incomplete_folder(served, tmp_path):
+def test_prepare_rejects_a_dataset_prepared_from_an_incomplete_folder(served, tmp_path):
     some = tmp_path / "some"
     for path in sorted(served.folder.rglob("1001*")):
         (some / path.parent.name).mkdir(parents=True, exist_ok=True)
@@ -248,7 +248,7 @@ def test_prepare_rejects_a_dataset_of_an_incomplete_folder(served, tmp_path):
         served.prepare(tmp_path / "out")
 
 
-def test_prepare_never_removes_a_users_source(served, tmp_path):
+def test_prepare_rejects_keep_sources_false_for_a_local_source(served, tmp_path):
     with pytest.raises(UsageError, match="were not downloaded"):
         avdata.prepare("cremad", source=served.folder, output=tmp_path / "out", keep_sources=False)
 
@@ -268,7 +268,7 @@ def test_plan_preparation_reads_verified_files_only_with_rehash(cremad_mock, tmp
 
 @pytest.fixture(scope="session")
 def ave_zip(once):
-    """A small AVE, packed as by its authors."""
+    """Create a small AVE archive with the layout of the published one."""
 
     def make(folder):
         source = avdata.mock("ave", folder / "AVE_Dataset", clips=4)

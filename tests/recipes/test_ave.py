@@ -14,12 +14,12 @@ from avdata.selection import select_clips
 LINES = "Church bell&RUhOCu3LNXM&good&0&10\nMale speech, man speaking&--12UOziMF0&good&4&10\n"
 
 
-def test_rows_are_read_with_and_without_the_header() -> None:
+def test_parse_rows_accepts_rows_with_and_without_a_header() -> None:
     assert ave.parse_rows(LINES, "a") == ave.parse_rows(ave.HEADER + "\n" + LINES, "a")
     assert ave.parse_rows(LINES, "a")[1] == ave.Row("Male speech, man speaking", "--12UOziMF0", 4, 10)
 
 
-def test_a_line_of_another_grammar_is_named_by_its_number() -> None:
+def test_parse_rows_names_the_line_number_of_a_malformed_row() -> None:
     with pytest.raises(SourceError, match="line 3"):
         ave.parse_rows(LINES + "Church bell;x;good;0;10\n", "Annotations.txt")
 
@@ -27,12 +27,12 @@ def test_a_line_of_another_grammar_is_named_by_its_number() -> None:
 @pytest.mark.parametrize(
     "row", ["Bark&../../x.y&good&0&10", "Bark&abcdefghijk&good&&10", "Bark&abcdefghijk&good&8&99"]
 )
-def test_a_row_that_leads_elsewhere_is_refused(row: str) -> None:
+def test_parse_rows_rejects_unsafe_names_and_invalid_times(row: str) -> None:
     with pytest.raises(SourceError, match="line 1"):
         ave.parse_rows(row, "trainSet.txt")
 
 
-def test_keys_never_begin_with_a_dash_and_rows_of_one_video_differ() -> None:
+def test_make_clips_creates_unique_keys_without_a_leading_dash() -> None:
     row = ave.Row("Bark", "--12UOziMF0", 0, 10)
     clips = ave.make_clips(
         {"train": [row, ave.Row("Banjo", "--12UOziMF0", 0, 10)], "test": [row]}, {}, Path("x")
@@ -42,12 +42,12 @@ def test_keys_never_begin_with_a_dash_and_rows_of_one_video_differ() -> None:
     assert all("multi_label" in clip.flags for clip in clips)
 
 
-def test_a_row_of_no_length_is_kept_and_flagged() -> None:
+def test_make_clips_flags_an_event_of_zero_length() -> None:
     (clip,) = ave.make_clips({"train": [ave.Row("Bark", "VWi2ENBuTbw", 0, 0)]}, {}, Path("x"))
     assert "zero_length_event" in clip.flags
 
 
-def test_there_are_28_labels_and_background_comes_after_them() -> None:
+def test_ave_has_28_labels_followed_by_background() -> None:
     assert len(ave.LABELS) == len(set(ave.LABELS)) == 28
     assert ave.RECIPE.background == "Background"
     assert ave.LABELS[0] == "Church bell"
@@ -55,19 +55,19 @@ def test_there_are_28_labels_and_background_comes_after_them() -> None:
     assert ave.RECIPE.label_orders["alphabetical"][0] == "Accordion"
 
 
-def test_the_manifest_states_the_published_counts() -> None:
+def test_ave_manifest_lists_the_published_counts() -> None:
     expected = load_manifest("ave").expected
     assert expected == {"rows": 4143, "videos": 4097, "train": 3339, "val": 402, "test": 402}
     assert load_manifest("ave").license.publish == "no"
 
 
-def test_the_mock_has_the_published_oddities(ave_bad: Path) -> None:
+def test_ave_mock_has_the_published_irregularities(ave_bad: Path) -> None:
     clips, _ = select_clips(ave.clips(ave_bad, "official"), SelectConfig())
     flags = Counter(flag for clip in clips for flag in clip.flags)
     assert flags == {"multi_label": 4, "split_leak": 2, "zero_length_event": 1}
     assert any(clip.group.startswith("--") and clip.video.is_file() for clip in clips)
 
 
-def test_a_folder_without_the_split_files_is_refused(tmp_path: Path) -> None:
+def test_clips_rejects_a_folder_without_split_files(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds no AVE"):
         ave.clips(tmp_path, "official")

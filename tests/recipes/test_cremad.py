@@ -22,7 +22,7 @@ def all_clips(stems: list[str]) -> list[Clip]:
     return cremad.make_clips(dict.fromkeys(stems, NOWHERE), lambda stem: cremad.speaker_split(stem[:4]))
 
 
-def test_the_table_lists_a_wav_and_an_flv_of_each_of_7442_clips(stems: list[str]) -> None:
+def test_cremad_manifest_lists_one_wav_and_one_flv_for_each_of_7442_clips(stems: list[str]) -> None:
     files = load_manifest("cremad").files
     assert len(files) == 14_884
     assert len(stems) == 7_442
@@ -30,7 +30,7 @@ def test_the_table_lists_a_wav_and_an_flv_of_each_of_7442_clips(stems: list[str]
     assert sum(facts.bytes or 0 for facts in files if facts.path.startswith("VideoFlash/")) == 2_443_021_141
 
 
-def test_every_name_of_the_table_is_of_the_grammar_and_the_counts_are_the_published_ones(
+def test_make_clips_parses_all_file_names_with_the_published_counts(
     stems: list[str],
 ) -> None:
     clips = all_clips(stems)
@@ -50,14 +50,15 @@ def test_every_name_of_the_table_is_of_the_grammar_and_the_counts_are_the_publis
     assert odd == {"1002": 81, "1076": 81, "1008": 76, "1009": 76, "1019": 76}
 
 
-def test_the_speaker_split_is_that_of_tensorflow_datasets(stems: list[str]) -> None:
-    # Its 7,438 leave out three twins of a WAV and the clip that was once misnamed, not the four broken ones.
+def test_speaker_split_matches_tensorflow_datasets(stems: list[str]) -> None:
+    # TensorFlow Datasets excludes three duplicate WAV files and the clip that was once misnamed.
+    # It keeps the four broken clips.
     left_out = {"1006_TIE_NEU_XX", "1013_WSI_DIS_XX", "1017_IWW_FEA_XX", "1040_ITH_SAD_XX"}
     splits = Counter(clip.split for clip in all_clips(stems) if clip.key not in left_out)
     assert splits == {"train": 5_144, "val": 738, "test": 1_556}
 
 
-def test_four_clips_are_left_out_and_no_actor_is_in_two_splits(stems: list[str]) -> None:
+def test_make_clips_excludes_four_clips_and_keeps_each_actor_in_one_split(stems: list[str]) -> None:
     used = [clip for clip in all_clips(stems) if not clip.excluded]
     assert len(used) == 7_438
     assert Counter(clip.split for clip in used) == {"train": 5_142, "val": 738, "test": 1_558}
@@ -67,12 +68,12 @@ def test_four_clips_are_left_out_and_no_actor_is_in_two_splits(stems: list[str])
 
 
 @pytest.mark.parametrize(("fold", "size"), [(1, 1463), (2, 1470), (3, 1476), (4, 1474), (5, 1555)])
-def test_the_folds_have_the_published_sizes(stems: list[str], fold: int, size: int) -> None:
+def test_fold_split_has_the_published_sizes(stems: list[str], fold: int, size: int) -> None:
     clips = cremad.make_clips(dict.fromkeys(stems, NOWHERE), lambda stem: cremad.fold_split(stem[:4], fold))
     assert sum(clip.split == "test" and not clip.excluded for clip in clips) == size
 
 
-def test_78_clips_are_flagged_as_mismatched_and_three_pairs_as_twins(stems: list[str]) -> None:
+def test_make_clips_flags_78_mismatched_clips_and_three_duplicate_pairs(stems: list[str]) -> None:
     flags = Counter(flag for clip in all_clips(stems) for flag in clip.flags)
     assert flags["av_mismatch"] == 78
     assert flags["dup_audio_of"] == 6
@@ -93,12 +94,12 @@ def test_cremad_facts_name_clips_and_actors_of_the_file_table(stems: list[str]) 
     assert Counter(cremad.ACTOR_FACTS["speaker"].values()) == {"train": 63, "val": 9, "test": 19}
 
 
-def test_the_ogmge_lists_may_have_a_byte_order_mark_and_crlf() -> None:
+def test_parse_ogmge_accepts_a_byte_order_mark_and_crlf() -> None:
     text = "\ufeff1041_TIE_NEU_XX,NEU\r\n1071_MTI_SAD_XX,SAD\r\n"
     assert cremad.parse_ogmge(text) == {"1041_TIE_NEU_XX": "NEU", "1071_MTI_SAD_XX": "SAD"}
 
 
-def test_the_ogmge_split_carves_validation_out_of_train_by_actor() -> None:
+def test_ogmge_split_takes_validation_actors_from_train() -> None:
     lists = {
         "train": {"1001_DFA_ANG_XX": "ANG", "1015_DFA_ANG_XX": "ANG"},
         "test": {"1015_DFA_DIS_XX": "DIS"},
@@ -110,7 +111,7 @@ def test_the_ogmge_split_carves_validation_out_of_train_by_actor() -> None:
     assert cremad.ogmge_split("1002_DFA_ANG_XX", lists) is None
 
 
-def test_a_list_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None:
+def test_clips_rejects_a_missing_or_unpublished_ogmge_list(tmp_path: Path) -> None:
     (tmp_path / "VideoFlash").mkdir()
     (tmp_path / "VideoFlash" / "1001_DFA_ANG_XX.flv").write_bytes(b"FLV")
     with pytest.raises(SourceError, match=r"Split list of OGM-GE is missing: .*train\.csv"):
@@ -121,12 +122,12 @@ def test_a_list_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None
         cremad.clips(tmp_path, "ogmge")
 
 
-def test_a_folder_of_another_dataset_is_named_as_such(ave_bad: Path) -> None:
+def test_clips_rejects_the_folder_of_another_dataset(ave_bad: Path) -> None:
     with pytest.raises(SourceError, match="holds no CREMA-D"):
         load_recipe("cremad").clips(ave_bad, "speaker")
 
 
-def test_the_old_misname_is_the_clip_it_was(cremad_bad: Path) -> None:
+def test_clips_accepts_the_misnamed_file_of_early_releases(cremad_bad: Path) -> None:
     found = {clip.key: clip for clip in cremad.clips(cremad_bad, "speaker")}
     audio = found["1040_ITH_SAD_XX"].audio
     assert audio is not None
@@ -134,7 +135,7 @@ def test_the_old_misname_is_the_clip_it_was(cremad_bad: Path) -> None:
     assert audio.is_file()
 
 
-def test_a_mock_has_as_many_clips_as_were_asked_for_and_says_how_many_it_can_have(tmp_path: Path) -> None:
+def test_write_mock_rejects_more_clips_than_unique_names(tmp_path: Path) -> None:
     stems = {cremad_mock._plain(number, 0).stem for number in range(6_552)}
     assert len(stems) == 6_552
     with pytest.raises(UsageError, match="6,552"):

@@ -12,7 +12,7 @@ from avdata.errors import SourceError, UsageError
 from avdata.streaming.dataset import open_dataset
 
 
-def test_neither_half_tells_the_label(synthetic_mock: Path) -> None:
+def test_synthetic_label_is_independent_of_each_modality(synthetic_mock: Path) -> None:
     clips = synthetic.clips(synthetic_mock, "fixed")
     for half in ("tone", "blob"):
         for value in (0, 1):
@@ -20,7 +20,7 @@ def test_neither_half_tells_the_label(synthetic_mock: Path) -> None:
             assert held["same"] == held["different"]
 
 
-def test_tone_and_blob_are_where_the_list_says(synthetic_set: Path) -> None:
+def test_prepare_synthetic_keeps_tone_and_blob_positions(synthetic_set: Path) -> None:
     data = open_dataset(synthetic_set, "train", normalize=False)
     for number in range(len(data)):
         sample = data[number]
@@ -32,19 +32,19 @@ def test_tone_and_blob_are_where_the_list_says(synthetic_set: Path) -> None:
         assert data.labels[sample.label] == ("same" if tone == blob else "different")
 
 
-def test_no_sum_of_a_score_of_each_half_solves_it() -> None:
+def test_xor_labels_have_no_linear_solution() -> None:
     places = np.array([(1, tone, blob) for tone in (0, 1) for blob in (0, 1)], float)
     labels = np.array([1.0, -1.0, -1.0, 1.0])
     weights, *_ = np.linalg.lstsq(places, labels, rcond=None)
     assert np.allclose(places @ weights, 0)
 
 
-def test_a_folder_without_the_list_is_refused(tmp_path: Path) -> None:
+def test_clips_rejects_a_folder_without_the_clip_table(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"clips\.csv is missing"):
         synthetic.clips(tmp_path, "fixed")
 
 
-def test_noise_hides_one_modality_of_each_film_and_the_other_says_the_label(tmp_path: Path) -> None:
+def test_synthetic_agree_hides_one_modality_and_shows_the_label_in_the_other(tmp_path: Path) -> None:
     mock = avdata.mock("synthetic-agree", tmp_path / "mock", clips=64)
     avdata.prepare("synthetic-agree", source=mock, output=tmp_path / "set", workers=0)
     data = open_dataset(tmp_path / "set", "train", normalize=False)
@@ -65,14 +65,14 @@ def test_noise_hides_one_modality_of_each_film_and_the_other_says_the_label(tmp_
         assert sample.metadata["extras"] == {"tone": None, "blob": None, name: place}
         assert place == sample.label
         hidden[name, sample.label] += 1
-    # Where a modality is hidden, all labels are equally frequent: nothing but a guess is left.
+    # If a modality is hidden, all labels are equally frequent, so its accuracy is at chance level.
     for name in ("tone", "blob"):
         shares = [hidden[name, label] / len(data) for label in range(4)]
         assert max(shares) - min(shares) <= 2 / len(data)
 
 
 def _band(hertz: float) -> float:
-    """The mel band of a frequency, on Slaney's scale of 32 bands up to 8 kHz."""
+    """Return the mel band of a frequency on the Slaney scale with 32 bands up to 8 kHz."""
 
     def mel(value: float) -> float:
         return value / 200 * 3 if value < 1000 else 15 + 27 * np.log(value / 1000) / np.log(6.4)
@@ -80,7 +80,7 @@ def _band(hertz: float) -> float:
     return float(mel(hertz) / mel(8000) * 33 - 1)
 
 
-def test_the_label_of_four_places_is_their_sum(tmp_path: Path) -> None:
+def test_synthetic_xor4_label_is_the_sum_of_positions_modulo_four(tmp_path: Path) -> None:
     mock = avdata.mock("synthetic-xor4", tmp_path, clips=32)
     clips = synthetic.clips(mock, "fixed")
     assert all(int(clip.label) == (clip.extras["tone"] + clip.extras["blob"]) % 4 for clip in clips)
@@ -90,6 +90,6 @@ def test_the_label_of_four_places_is_their_sum(tmp_path: Path) -> None:
         assert set(held.values()) == {2}
 
 
-def test_a_task_that_is_none_is_refused() -> None:
+def test_load_recipe_rejects_an_unknown_synthetic_task() -> None:
     with pytest.raises(UsageError, match="Unknown task 'xor5'"):
         avdata.load_recipe("synthetic-xor5")

@@ -14,13 +14,13 @@ from avdata.errors import SourceError
 from avdata.selection import select_clips
 
 
-def test_the_label_and_the_recording_are_in_the_name() -> None:
+def test_parse_stem_returns_label_and_recording() -> None:
     piece = us8k.parse_stem("126153-9-0-6")
     assert piece == us8k.Slice("126153-9-0-6", "126153", "street_music")
     assert us8k.parse_stem(".DS_Store") is None
 
 
-def test_the_published_rule_gives_the_published_counts() -> None:
+def test_scmrl70_splits_has_the_published_counts() -> None:
     counts = dict.fromkeys(range(10), 1000) | {1: 429, 6: 374, 8: 929}
     slices = [
         piece
@@ -35,20 +35,20 @@ def test_the_published_rule_gives_the_published_counts() -> None:
 
 
 @given(some.integers(1, 10), some.integers(1, 10))
-def test_a_fold_is_in_one_split_and_two_folds_are_held_out(fold: int, test: int) -> None:
+def test_fold_split_uses_one_test_fold_and_one_validation_fold(fold: int, test: int) -> None:
     assert us8k.fold_split(fold, test) in {"train", "val", "test"}
     held = Counter(us8k.fold_split(other, test) for other in range(1, 11))
     assert held == {"train": 8, "val": 1, "test": 1}
 
 
-def test_random70_keeps_recordings_whole_and_is_near_its_shares() -> None:
+def test_random70_split_has_the_expected_proportions() -> None:
     counted = Counter(us8k.random70_split(str(fs_id)) for fs_id in range(100_000, 104_000))
     assert abs(counted["test"] / 4000 - 0.3) < 0.03
     assert abs(counted["val"] / 4000 - 0.1) < 0.02
 
 
 @pytest.mark.parametrize("names", [("vision", "audio"), ("Dataset_v3_vision", "Dataset_v3_sound")])
-def test_both_layouts_give_the_same_clips(
+def test_clips_returns_the_same_clips_for_both_folder_layouts(
     urbansound_bad: Path, tmp_path: Path, names: tuple[str, str]
 ) -> None:
     copy = tmp_path / "copy"
@@ -61,7 +61,7 @@ def test_both_layouts_give_the_same_clips(
     assert len(facts) == 27
 
 
-def test_folds_without_the_csv_say_where_to_put_it(urbansound_bad: Path, tmp_path: Path) -> None:
+def test_clips_with_folds_requires_the_csv(urbansound_bad: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(urbansound_bad, copy)
     (copy / "UrbanSound8K.csv").unlink()
@@ -71,14 +71,12 @@ def test_folds_without_the_csv_say_where_to_put_it(urbansound_bad: Path, tmp_pat
     assert us8k.clips(copy, "random70")
 
 
-def test_images_with_the_same_bytes_are_flagged(urbansound_bad: Path) -> None:
+def test_clips_flags_images_with_identical_bytes(urbansound_bad: Path) -> None:
     twins = [clip.key for clip in us8k.clips(urbansound_bad, "random70") if "dup_image_of" in clip.flags]
     assert {"900006-7-0-0", "900007-7-0-0"} <= set(twins)
 
 
-def test_urbansound8ks_own_sounds_beside_the_dataset_are_not_taken(
-    urbansound_bad: Path, tmp_path: Path
-) -> None:
+def test_clips_ignores_urbansound8k_audio_next_to_the_dataset(urbansound_bad: Path, tmp_path: Path) -> None:
     shutil.copytree(urbansound_bad, tmp_path / "UrbanSound8K-AV")
     shutil.copytree(urbansound_bad / "audio", tmp_path / "UrbanSound8K" / "audio")
     for clip in us8k.clips(tmp_path, "random70"):
@@ -94,9 +92,7 @@ def test_urbansound8ks_own_sounds_beside_the_dataset_are_not_taken(
         ("slice_file_name,fold\n100032-3-0-0.wav\n", "Invalid fold '' in line 2"),
     ],
 )
-def test_a_csv_that_is_not_urbansound8ks_is_refused(
-    urbansound_bad: Path, tmp_path: Path, text: str, said: str
-) -> None:
+def test_clips_rejects_an_invalid_csv(urbansound_bad: Path, tmp_path: Path, text: str, said: str) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(urbansound_bad, copy)
     (copy / "UrbanSound8K.csv").write_text(text)
@@ -104,7 +100,7 @@ def test_a_csv_that_is_not_urbansound8ks_is_refused(
         us8k.clips(copy, "fold:1")
 
 
-def test_a_slice_in_two_folders_is_taken_from_its_class_and_a_dangling_link_counts_as_missing(
+def test_clips_resolves_duplicate_slices_by_class_and_accepts_broken_links(
     urbansound_bad: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     copy = tmp_path / "copy"
@@ -120,7 +116,7 @@ def test_a_slice_in_two_folders_is_taken_from_its_class_and_a_dangling_link_coun
     assert "is in two folders" in caplog.text
 
 
-def test_a_recording_that_a_published_split_tears_apart_is_flagged(urbansound_bad: Path) -> None:
+def test_select_clips_flags_recordings_divided_by_a_published_split(urbansound_bad: Path) -> None:
     for split_by, leaks in (("scmrl70", True), ("random70", False)):
         clips, _ = select_clips(us8k.clips(urbansound_bad, split_by), SelectConfig())
         torn = {clip.group for clip in clips if "split_leak" in clip.flags}

@@ -23,14 +23,14 @@ from avdata.pipeline.engines.ray import _ItemReporter
 
 
 class Locked(Exception):
-    """Holds what no other process can have."""
+    """Exception that cannot be pickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Locked, (threading.Lock(),)
 
 
 class Strict(Exception):
-    """Cannot be made again from what it says."""
+    """Exception that cannot be unpickled from its arguments."""
 
     def __init__(self, what: str, *, why: str) -> None:
         super().__init__(f"{what}, {why}")
@@ -70,13 +70,13 @@ def ends_slowly(job: Job, report: Callable[[str], None]) -> tuple[str, ...]:
     return job.items
 
 
-def test_one_killer_item_is_banned_and_the_others_are_done() -> None:
+def test_run_jobs_excludes_a_crashing_item_and_finishes_the_others() -> None:
     jobs = [Job(("a", "crash", "b")), Job(("c",))]
     results = set(run_jobs(work, jobs, workers=2, item_timeout=600, exclude=exclude_item))
     assert results == {(("a", "b"), (("crash", QuarantineReason.CRASH),)), (("c",), ())}
 
 
-def test_a_crashed_job_is_retried_twice_each_time_in_a_new_process(tmp_path: Path) -> None:
+def test_run_jobs_retries_a_crashed_job_twice_in_new_processes(tmp_path: Path) -> None:
     tally = tmp_path / "tally"
     results = list(
         run_jobs(work, [Job((str(tally), "b"))], workers=1, item_timeout=600, exclude=exclude_item)
@@ -86,29 +86,31 @@ def test_a_crashed_job_is_retried_twice_each_time_in_a_new_process(tmp_path: Pat
     assert len(pids) == len(set(pids)) == 3
 
 
-def test_an_item_that_hangs_is_ended_and_banned() -> None:
+def test_run_jobs_stops_and_excludes_an_item_that_hangs() -> None:
     results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=3, exclude=exclude_item))
     assert results == [(("b",), (("hang", QuarantineReason.TIMEOUT),))]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_of_the_work_is_raised_here(workers: int) -> None:
+def test_run_jobs_raises_the_error_of_a_job(workers: int) -> None:
     with pytest.raises(AvdataError, match="this item raises"):
         list(run_jobs(work, [Job(("raise",))], workers=workers, item_timeout=600, exclude=exclude_item))
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_an_error_that_no_other_process_can_have_comes_in_its_words_and_blames_no_item(odd: str) -> None:
+def test_run_jobs_keeps_the_message_of_an_unpicklable_error(odd: str) -> None:
     with pytest.raises(RuntimeError, match=f"{odd} words"):
         list(run_jobs(work, [Job((odd,))], workers=1, item_timeout=60, exclude=exclude_item))
 
 
-def test_no_work_starts_no_worker() -> None:
+def test_run_jobs_returns_no_results_for_no_jobs() -> None:
     assert list(run_jobs(work, [], workers=2, item_timeout=600, exclude=exclude_item)) == []
 
 
-def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A day goes by on the engine's clock while the worker is at its end."""
+def test_run_jobs_applies_no_timeout_while_a_shard_is_committed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Advance the engine's clock by one day while the worker commits its shard."""
     looks = itertools.count()
 
     def monotonic() -> float:
@@ -126,12 +128,12 @@ def test_putting_a_shard_in_place_has_no_time_limit(monkeypatch: pytest.MonkeyPa
     assert next(looks) > 6
 
 
-def test_workers_lost_while_they_put_a_shard_in_place_are_no_clips_fault() -> None:
+def test_run_jobs_excludes_no_item_if_workers_crash_while_committing_a_shard() -> None:
     with pytest.raises(AvdataError, match="3 workers in a row crashed while they finished a shard"):
         list(run_jobs(work, [Job(("lost end",))], workers=1, item_timeout=600, exclude=exclude_item))
 
 
-def test_items_wait_until_they_may_begin() -> None:
+def test_run_jobs_waits_until_items_are_ready() -> None:
     asked: Counter[str] = Counter()
     begun: list[str] = []
 
@@ -149,7 +151,7 @@ def test_items_wait_until_they_may_begin() -> None:
     assert (results, begun, asked) == ([(("a", "b"), ())], ["a", "b"], {"a": 3, "b": 3})
 
 
-def test_a_cluster_is_told_of_items_in_bundles_and_of_each_in_order() -> None:
+def test_item_reporter_batches_items_and_keeps_their_order() -> None:
     told: list[list[str]] = []
     watch = SimpleNamespace(begin=SimpleNamespace(remote=lambda turn, items: told.append(items)))
     teller = _ItemReporter(SimpleNamespace(get=lambda ref: ref), watch, 0, careful=False)
@@ -162,7 +164,7 @@ def test_a_cluster_is_told_of_items_in_bundles_and_of_each_in_order() -> None:
     assert len(told) < 10
 
 
-def test_after_a_loss_a_cluster_is_told_of_each_item_before_it_begins() -> None:
+def test_item_reporter_reports_each_item_before_it_starts_after_a_loss() -> None:
     told: list[list[str]] = []
     watch = SimpleNamespace(begin=SimpleNamespace(remote=lambda turn, items: told.append(items)))
     teller = _ItemReporter(SimpleNamespace(get=lambda ref: ref), watch, 0, careful=True)

@@ -1,4 +1,4 @@
-"""What `--engine ray` promises, on Ray's own test cluster of three nodes on this machine."""
+"""Tests of the Ray engine on a local test cluster of three nodes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from avdata.pipeline.engines.ray import run_jobs
 from avdata.shards.reader import read_index
 
 SETTINGS = {"video": {"size": 48}, "shards": {"samples_per_shard": 1}}
-FEW = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}  # those of `cremad_set`
+FEW = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}  # same as `cremad_set`
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
 
 def meet(folder: Path) -> None:
-    """Wait until another one is here as well."""
+    """Wait until a second job has reached this point."""
     (folder / uuid.uuid4().hex).touch()
     while len(list(folder.iterdir())) < 2:
         threading.Event().wait(0.02)
@@ -45,7 +45,7 @@ def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], Excl
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    # Its sockets lie in the temporary folder, and a socket's path has a hundred characters at most.
+    # Ray creates its sockets in this folder, and a socket path is limited to about 100 characters.
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp" if Path("/tmp").is_dir() else None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
@@ -67,24 +67,24 @@ def _cluster() -> Iterator[Cluster]:
     made.shutdown()
 
 
-def test_one_killer_item_is_banned_and_the_others_are_done(cluster: Cluster) -> None:
+def test_run_jobs_excludes_a_crashing_item_and_finishes_the_others(cluster: Cluster) -> None:
     jobs = [Job(("a", "crash", "b")), Job(("c",))]
     results = set(run_jobs(work, jobs, workers=2, item_timeout=600, exclude=exclude_item))
     assert results == {(("a", "b"), (("crash", QuarantineReason.CRASH),)), (("c",), ())}
 
 
-def test_an_item_that_hangs_is_ended_and_banned(cluster: Cluster) -> None:
-    # Long enough for the item after it, whose end a busy machine's cluster takes a while to tell of.
+def test_run_jobs_stops_and_excludes_an_item_that_hangs(cluster: Cluster) -> None:
+    # The timeout also applies to the next item, and Ray reports its end late on a busy machine.
     results = list(run_jobs(work, [Job(("hang", "b"))], workers=1, item_timeout=5, exclude=exclude_item))
     assert results == [(("b",), (("hang", QuarantineReason.TIMEOUT),))]
 
 
-def test_an_error_of_the_work_is_raised_here(cluster: Cluster) -> None:
+def test_run_jobs_raises_the_error_of_a_job(cluster: Cluster) -> None:
     with pytest.raises(AvdataError, match="this item raises"):
         list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=600, exclude=exclude_item))
 
 
-def test_cpus_that_come_while_it_runs_are_used(
+def test_run_jobs_uses_cpus_added_during_the_run(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     known = iter([1, 1])
@@ -94,7 +94,7 @@ def test_cpus_that_come_while_it_runs_are_used(
     assert [banned for _, banned in results] == [(), ()]
 
 
-def test_a_clip_that_kills_its_workers_is_left_out_alone_on_either_engine(
+def test_prepare_excludes_only_the_crashing_clip_on_both_engines(
     cluster: Cluster, cremad_mock: Path, cremad_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = read_index(cremad_set).to_pylist()
@@ -111,13 +111,15 @@ def test_a_clip_that_kills_its_workers_is_left_out_alone_on_either_engine(
     assert digest_tree(tmp_path / "ray") == digest_tree(tmp_path / "local")
 
 
-def test_an_engine_nobody_knows_is_named(cremad_mock: Path, tmp_path: Path) -> None:
+def test_prepare_rejects_an_unknown_engine(cremad_mock: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Unknown engine 'slurm'"):
         avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "out", engine="slurm")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_node_lost_half_way_changes_no_byte(cluster: Cluster, cremad_mock: Path, tmp_path: Path) -> None:
+def test_prepare_results_in_identical_bytes_after_losing_a_node(
+    cluster: Cluster, cremad_mock: Path, tmp_path: Path
+) -> None:
     avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "local", config=SETTINGS, workers=0)
     lost: list[int] = []
 
