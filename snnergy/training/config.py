@@ -95,8 +95,8 @@ class TrainConfig(BaseModel):
         """Return the learning rate of optimizer step `step` (from 0) of `steps`.
 
         >>> config = TrainConfig(lr=1.0, start_lr=0.0, min_lr=0.0, warmup_epochs=1)
-        >>> [round(config.rate(step, 20, 4), 3) for step in (0, 2, 4, 12, 20)]
-        [0.0, 0.5, 1.0, 0.5, 0.0]
+        >>> print(*(round(config.rate(step, 20, 4), 3) for step in (0, 2, 4, 12, 20)))
+        0.0 0.5 1.0 0.5 0.0
         """
         peak = self.lr or LR_PER_64_SAMPLES * self.batch_size / 64
         longest = 0.3 * steps

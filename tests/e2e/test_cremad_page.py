@@ -21,7 +21,7 @@ SMALLER = {
 
 
 @pytest.mark.pages
-def test_the_pages_commands_work_on_the_mock_one_after_the_other(tmp_path: Path) -> None:
+def test_cremad_page_commands_run_in_order_on_the_mock(tmp_path: Path) -> None:
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     lines = [
         line
