@@ -75,8 +75,8 @@ def test_module_is_a_plain_module(package: ModuleType) -> None:
 
 
 def test_unknown_name_raises_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'prepair'"):
-        avdata.prepair  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'prepares'"):
+        avdata.prepares  # noqa: B018
 
 
 @pytest.mark.parametrize("kind", [avdata.AvdataError, avdata.UsageError, avdata.UnavailableError])
