@@ -1,7 +1,7 @@
 """Charts as data for the page templates: SVG paths on a unit plane, and ticks at round numbers.
 
-The page stretches the SVG to its column. All text is HTML beside it, so it stays readable on a phone, in
-print and for a screen reader.
+The page stretches the SVG to its column. All text is HTML outside the SVG, so it stays readable on a phone,
+in print and for a screen reader.
 """
 
 from __future__ import annotations

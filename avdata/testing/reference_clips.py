@@ -78,7 +78,7 @@ def _pair(
     extensible: bool = False,
     video_only: bool = False,
 ) -> Callable[[Path], None]:
-    """Return a writer of a video with the same audio as a WAV beside it."""
+    """Return a writer of a video with the same audio in a separate WAV file."""
 
     def write(path: Path) -> None:
         video_file = {**H264, "acodec": None if video_only else "aac"}

@@ -98,7 +98,7 @@ def test_spec_augment_masks_one_range_of_bands_and_columns(seed: int, repeated: 
 
 
 def test_mixup_uses_same_lambda_and_permutation_for_both_modalities() -> None:
-    """Sound and sight of sample i hold the number i: mixed, they still hold the same number."""
+    """Audio and video of sample i hold the number i; after mixing, both still hold equal numbers."""
     number = torch.arange(8.0)
     audio, video = number[None, :, None, None, None], number[None, :, None, None, None] * 1.0
     batch = Batch(audio, video, torch.arange(8), torch.ones(8))
