@@ -31,6 +31,7 @@ TOOLS = (
     "avdata",
     "numpy",
     *(decoder.package for decoder in DECODERS.values()),
+    "librosa",
     "soxr",
     "pillow",
     "pyarrow",
