@@ -14,6 +14,8 @@ import numpy as np
 from avdata.shards.format import IndexRow
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
     from avdata.config.schema import Config
     from avdata.features.extract import Features
 
@@ -133,10 +135,11 @@ class _HashingStream(io.BufferedIOBase):
         self._stream = stream
         self._position = 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         self.sha256.update(data)
-        self._position += len(data)
-        return self._stream.write(data)
+        size = self._stream.write(data)
+        self._position += size
+        return size
 
     def tell(self) -> int:
         return self._position
