@@ -1,7 +1,7 @@
 """Features of the `datasets` library in the dataset card: label names and the type of each member.
 
-Without features, `datasets` infers types from the first samples. It then reads labels as plain integers, and
-fails on a sample whose JSON has other fields. With features, it sets missing fields to None.
+Without features, `datasets` infers types from the first samples: labels are plain integers, and JSON fields
+that those samples lack are dropped. With features, labels have names, and missing fields are None.
 Format: `datasets.Features` as YAML, https://huggingface.co/docs/datasets/about_dataset_features
 """
 
@@ -12,7 +12,7 @@ from functools import reduce
 from typing import Any
 
 _Type = Any
-"""Type name, list of one type, or dict of types by field. Mutually recursive types are not expressible."""
+"""Name of a type, list with the type of its elements, or dict with the type of each field."""
 
 _FILE = {"bytes": "int64", "path": "string", "sha256": "string"}
 
