@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +125,15 @@ def test_card_header_keeps_values(name: str) -> None:
     assert features["cls"].names == [name, f"not {name}"]
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
 STORAGES: dict[str, dict[str, Any]] = {
     "jpeg": {"video": {"storage": "jpeg"}},
-    "gray jpeg and flac": {"video": {"storage": "jpeg", "color": "gray"}, "audio": {"flac": True}},
-    "png and flac": {"video": {"storage": "png"}, "audio": {"flac": True}},
-    "gray png": {"video": {"storage": "png", "color": "gray"}},
+    "gray-jpeg-flac": {"video": {"storage": "jpeg", "color": "gray"}, "audio": {"flac": True}},
+    "png-flac": {"video": {"storage": "png"}, "audio": {"flac": True}},
+    "gray-png": {"video": {"storage": "png", "color": "gray"}},
     "npy": {"video": {"storage": "npy"}},
-    "gray npy and flac": {"video": {"storage": "npy", "color": "gray"}, "audio": {"flac": True}},
+    "gray-npy-flac": {"video": {"storage": "npy", "color": "gray"}, "audio": {"flac": True}},
 }
 
 
@@ -188,23 +190,28 @@ def check_sample(sample: dict[str, Any], members: dict[str, bytes]) -> None:
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("storage", STORAGES)
 def test_datasets_loads_label_names_and_every_sample(
-    cremad_mock: Path, tmp_path: Path, storage: str, streaming: bool
+    once: Once, cremad_mock: Path, tmp_path: Path, storage: str, streaming: bool
 ) -> None:
     config = STORAGES[storage]
-    config = {**config, "video": {**config["video"], "size": 48}, "shards": {"samples_per_shard": 4}}
-    avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "set", config=config, workers=0)
-    check_loaded(tmp_path / "set", tmp_path / "cache", streaming=streaming)
+    config = {**config, "video": {**config["video"], "size": 16}, "shards": {"samples_per_shard": 4}}
+    root = once(
+        f"cremad-{storage}",
+        lambda out: avdata.prepare("cremad", source=cremad_mock, output=out, config=config, workers=0),
+    )
+    check_loaded(root, tmp_path / "cache", streaming=streaming)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(("name", "clips"), [("ave", 8), ("urbansound8k-av", 20), ("synthetic", 8)])
 def test_datasets_loads_the_json_of_every_recipe(
-    tmp_path: Path, name: str, clips: int, streaming: bool
+    once: Once, tmp_path: Path, name: str, clips: int, streaming: bool
 ) -> None:
-    avdata.mock(name, tmp_path / "raw", clips=clips)
-    config = {"video": {"size": 16}}
-    avdata.prepare(name, source=tmp_path / "raw", output=tmp_path / "set", config=config, workers=0)
-    check_loaded(tmp_path / "set", tmp_path / "cache", streaming=streaming)
+    def prepare(out: Path) -> None:
+        avdata.mock(name, out.with_name("raw"), clips=clips)
+        config = {"video": {"size": 16}}
+        avdata.prepare(name, source=out.with_name("raw"), output=out, config=config, workers=0)
+
+    check_loaded(once(f"{name}-16", prepare), tmp_path / "cache", streaming=streaming)
 
 
 def test_json_features_describe_records_with_different_fields() -> None:
