@@ -6,16 +6,18 @@ open no file but its input, and reads nothing from stdin.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,8 +28,11 @@ PROGRAM = "ffmpeg"
 INSTALL_ADVICE = "Install ffmpeg 4.2 or newer (apt install ffmpeg, brew install ffmpeg, or https://ffmpeg.org/download.html)"
 
 TIMEOUT_SHARE = 0.9
-"""Share of `quality.timeout` after which ffmpeg is killed: before the engine kills the worker, which would
-leave ffmpeg running."""
+"""Share of `quality.timeout` after which ffmpeg is killed: before the engine kills the worker, after which
+only Linux ends ffmpeg too."""
+
+PR_SET_PDEATHSIG = 1
+"""Option of Linux's `prctl`."""
 
 MAX_LINE_BYTES = 4096
 """Bytes of a line of ffmpeg's log to read at once."""
@@ -149,7 +154,7 @@ def run_ffmpeg(
     process = subprocess.Popen(  # noqa: S603  # no shell; the path begins with `file:`
         ffmpeg.compile(stream, cmd=[require_ffmpeg(), *options]),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=_environment(), process_group=0,
+        env=_environment(), process_group=0, preexec_fn=_end_with_parent(),  # noqa: PLW1509  # calls one function of libc
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stderr is not None
@@ -182,6 +187,14 @@ def run_ffmpeg(
         process.stderr.close()
     if is_late.is_set():
         raise MediaError(QuarantineReason.TIMEOUT, f"{path.name}: ffmpeg did not end in time")
+
+
+def _end_with_parent() -> Callable[[], object] | None:
+    """Return what a new process calls to be killed with this one, as a worker that is late; Linux only."""
+    if sys.platform != "linux":
+        return None
+    # Loaded here, since the new process must not import.
+    return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _read_log(stderr: IO[bytes], read_line: Callable[[str], None]) -> None:

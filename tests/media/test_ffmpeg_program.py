@@ -13,6 +13,7 @@ import ffmpeg
 import imageio_ffmpeg
 import pytest
 from support.containers import SMALL_SCENE
+from support.processes import is_running
 
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason, UsageError
@@ -49,14 +50,6 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 VERSION = 'case "$*" in *-version*) echo "ffmpeg version 7.1"; exit;; esac\n'
-
-
-def is_running(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return status != "Z"
 
 
 def test_hanging_ffmpeg_is_killed_with_its_children_at_the_time_limit(
