@@ -103,8 +103,9 @@ def extract_features(clip: Clip, config: Config, filterbank: MelFilterbank | Non
     if clip.is_image:
         return _assemble(clip, None, _separate_audio(clip, config), config, filterbank)
     use_container = clip.audio is None or config.audio.source == "container" or not clip.audio.is_file()
+    needs_audio = use_container or config.align.offset_correction != "none"
     with open_video(
-        clip.video, config.quality, audio=use_container or config.align.offset_correction != "none"
+        clip.video, config.quality, audio=needs_audio, decoder=config.video.decoder
     ) as video_file:
         if use_container:
             track = video_file.audio_track()
@@ -162,7 +163,7 @@ def _assemble(
 def _separate_audio(clip: Clip, config: Config) -> _AlignedAudio:
     """Decode the clip's audio file, starting at 0; without one, its video file's audio."""
     path = clip.audio if clip.audio is not None and clip.audio.is_file() else clip.video
-    return _AlignedAudio(decode_audio(path, config.quality), 0.0)
+    return _AlignedAudio(decode_audio(path, config.quality, decoder=config.video.decoder), 0.0)
 
 
 def _align_audio(video_file: VideoFile, unaligned: _AlignedAudio, config: Config) -> _AlignedAudio:
@@ -199,7 +200,8 @@ def _step_frames(
     times = _step_frame_times(clip, video_file.frame_times, window, config)
     decoder = DECODERS[video.decoder]
     if not decoder.reuses_packets:
-        return _resized_frames(decoder.frames_at(clip.video, video_file.frame_times, times), video)
+        frames = decoder.frames_at(clip.video, video_file.frame_times, times, video, config.quality)
+        return _resized_frames(frames, video)
     if video.resize_mode == "face":
         return _resized_frames(video_file.frames_at(times, seek=video.seek), video)
     return video_file.frames_at(times, seek=video.seek, video=video), []

@@ -205,6 +205,9 @@ def _tools(config: Config) -> dict[str, str]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
+    decoder = DECODERS[config.video.decoder]
+    if (program := decoder.program_version()) is not None:
+        versions[str(decoder.program)] = program
     return versions
 
 
