@@ -307,7 +307,7 @@ def start_up(folder: Path) -> float:
         "import avdata.pipeline.engines.local, avdata.pipeline.shard_job\n"
         "from avdata.config.schema import Config; from avdata.features.extract import extract_features\n"
         "from avdata.recipe import Clip\n"
-        "extract(Clip('k', 'a', 'g', 'train', Path(sys.argv[1])), Config())"
+        "extract_features(Clip('k', 'a', 'g', 'train', Path(sys.argv[1])), Config())"
     )
     began = time.perf_counter()
     first = videos(folder, 1)[0]
