@@ -55,7 +55,7 @@ class HttpClient:
         self._session = _make_session(size)
         self._active: set[BaseHTTPResponse] = set()
         self._is_aborted = False
-        self._headers = {"User-Agent": f"avdata/{version('avdata')}", "Accept-Encoding": "identity"}
+        self._headers = {"User-Agent": f"avdata/{version('avdata')}"}
         # Proxy, certificates and login of each server: reading them takes 0.1 ms.
         self._servers: dict[tuple[str, str], tuple[Any, tuple[str, str] | None]] = {}
 
