@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 import avdata
 from avdata.errors import AvdataError, UsageError
 from avdata.shards.reader import read_index, read_info
+from avdata.storage.remote import open_filesystem
 from avdata.streaming import shard_cache as shardcache
 from avdata.streaming.batch import AVSample
 
@@ -117,6 +118,23 @@ def test_skip_does_not_apply_to_an_unavailable_server(site: Site, tmp_path: Path
     for rest in (samples, iter(data.loader(4))):
         with pytest.raises(AvdataError, match=r"Cannot read \S+ after 6 attempts"):
             list(rest)
+
+
+@pytest.mark.parametrize(
+    ("url", "prefix"), [("http://talk.invalid", ""), ("gs://talk", "/download/storage/v1/b/talk/o")]
+)
+def test_open_uses_the_proxy_of_the_environment(
+    url: str, prefix: str, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(Site(synthetic_set, prefix)) as proxy:
+        for name, value in {
+            "http_proxy": proxy.url, "no_proxy": "", "NO_PROXY": "", "STORAGE_EMULATOR_HOST": "http://gs.invalid",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+        type(open_filesystem(url)[0]).clear_instance_cache()
+        data = avdata.open(url, "train", cache=tmp_path)
+    assert data.keys == avdata.open(synthetic_set, "train").keys
 
 
 def test_open_uses_a_password_in_a_url_and_redacts_it(
