@@ -72,6 +72,8 @@ BACKENDS = (
         ("s3", "s3a"),
         package="s3fs",
         extra="remote",
+        # As many as the shard cache requests at once: botocore's default of 10 makes the others wait.
+        options={"config_kwargs": {"max_pool_connections": 32}},
         atomic_uploads=True,
         modified_key="LastModified",
         refused_errors=frozenset({"NoCredentialsError"}),

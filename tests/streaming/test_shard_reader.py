@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
-from support.dataset_servers import HUB_SET, Site, dropped, flipped, served, trickled, unavailable
+from support.dataset_servers import HUB_SET, Handler, Site, dropped, flipped, served, trickled, unavailable
 from torch.utils.data import DataLoader
 
 import avdata
 from avdata.errors import AvdataError, UsageError
 from avdata.shards.reader import read_index, read_info
 from avdata.storage.remote import open_filesystem
+from avdata.streaming import prefetch
 from avdata.streaming import shard_cache as shardcache
 from avdata.streaming.batch import AVSample
 
@@ -135,6 +138,31 @@ def test_open_uses_the_proxy_of_the_environment(
         type(open_filesystem(url)[0]).clear_instance_cache()
         data = avdata.open(url, "train", cache=tmp_path)
     assert data.keys == avdata.open(synthetic_set, "train").keys
+
+
+def test_cache_reads_s3_with_all_its_connections(
+    bucket: str, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections = prefetch.CONCURRENT_FETCHES * shardcache.CONNECTIONS
+    together = threading.Barrier(connections, timeout=60)
+
+    def waits(handler: Handler, content: bytes) -> None:
+        try:
+            together.wait()
+        except threading.BrokenBarrierError:
+            content = b""
+        handler.reply(206 if content else 404, content)
+
+    with served(Site(synthetic_set, f"/{bucket[5:]}")) as site:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", site.url)
+        type(open_filesystem(bucket)[0]).clear_instance_cache()
+        site.always = waits
+        cache = shardcache.ShardCache(tmp_path)
+        with ThreadPoolExecutor(connections) as pool:
+            reads = [
+                pool.submit(cache.read_range, f"{bucket}/dataset.json", 0, 9) for _ in range(connections)
+            ]
+    assert {read.result() for read in reads} == {(synthetic_set / "dataset.json").read_bytes()[:9]}
 
 
 def test_open_uses_a_password_in_a_url_and_redacts_it(
