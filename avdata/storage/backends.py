@@ -2,6 +2,8 @@
 
 To add a backend, add a row to `BACKENDS`. Errors are recognized by the name of their type, so that no client
 has to be imported.
+
+docs/decisions/0006-fsspec-clients.md says why the clients are fsspec's and not obstore, which a fork breaks.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -121,6 +122,39 @@ def test_skip_does_not_apply_to_an_unavailable_server(site: Site, tmp_path: Path
     for rest in (samples, iter(data.loader(4))):
         with pytest.raises(AvdataError, match=r"Cannot read \S+ after 6 attempts"):
             list(rest)
+
+
+def test_open_sends_the_password_of_a_url(site: Site, synthetic_set: Path, tmp_path: Path) -> None:
+    def guarded(handler: Handler, content: bytes) -> None:
+        expected = f"Basic {base64.b64encode(b'me:secret').decode()}"
+        is_allowed = handler.headers.get("Authorization") == expected
+        handler.reply(200 if is_allowed else 401, content if is_allowed else b"")
+
+    site.always = guarded
+    data = avdata.open(site.url.replace("://", "://me:secret@"), "train", cache=tmp_path / "a")
+    assert data.keys == avdata.open(synthetic_set, "train").keys
+    with pytest.raises(AvdataError, match="401"):
+        avdata.open(site.url, cache=tmp_path / "b")
+
+
+def test_open_uses_the_credentials_of_an_aws_profile(
+    stored_set: str, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    files = type(open_filesystem(stored_set)[0])
+    files.clear_instance_cache()
+    with pytest.raises(AvdataError, match="NoCredentialsError") as caught:
+        avdata.open(stored_set, cache=tmp_path / "a")
+    assert "credentials" in str(caught.value.hint)
+    files.clear_instance_cache()
+    shardcache._filesystem.cache_clear()
+    (tmp_path / "credentials").write_text("[lab]\naws_access_key_id = key\naws_secret_access_key = secret\n")
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    data = avdata.open(stored_set, "train", cache=tmp_path / "b")
+    assert data.keys == avdata.open(synthetic_set, "train").keys
 
 
 @pytest.mark.parametrize(
@@ -266,13 +300,15 @@ def test_torch_dataloader_fetches_each_remote_shard_once(
     assert sorted(name for name, *_ in site.asked_for(".tar")) == sorted(shard["path"] for shard in shards)
 
 
-@pytest.mark.parametrize("bucket", ["gs"], indirect=True)
-def test_torch_dataloader_forks_after_gs_was_opened(
+@pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
+def test_torch_dataloader_forks_after_object_storage_was_read(
     stored_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
     data = avdata.open(stored_set, "train", cache=tmp_path)
-    got = DataLoader(data, batch_size=None, num_workers=2, collate_fn=key_of, multiprocessing_context="fork")
+    got = DataLoader(
+        data, batch_size=None, num_workers=2, collate_fn=key_of, multiprocessing_context="fork", timeout=60
+    )
     assert sorted(got) == sorted(data.keys)
 
 
