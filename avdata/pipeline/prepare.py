@@ -221,7 +221,8 @@ class _PreparationRun:
     def provenance(self) -> Provenance:
         """Inputs of the dataset."""
         fingerprints = [job.fingerprint for job in self.jobs]
-        return Provenance(self.plan.recipe, self.plan.config, self.plan.manifest, fingerprints)
+        extras = [clip.extras for clip in self.plan.clips]
+        return Provenance(self.plan.recipe, self.plan.config, self.plan.manifest, extras, fingerprints)
 
     def entries(self) -> list[dict[str, Any]]:
         """Run the unfinished jobs, and return the journal entries of all jobs in the plan's order."""
