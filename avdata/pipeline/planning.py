@@ -23,6 +23,7 @@ from avdata.errors import MediaError, QuarantineReason, SourceError, UsageError
 from avdata.features.audio import feature_bins
 from avdata.features.face_crop import require_detector
 from avdata.manifest import FileEntry, Manifest, load_manifest
+from avdata.media.decoders import DECODERS
 from avdata.pipeline.validation import FileLookup, LocalFiles, ManifestFiles, ValidClip, validate_clips
 from avdata.progress import Progress
 from avdata.recipe import Clip, Recipe, load_recipe, recipe_errors
@@ -120,6 +121,7 @@ def plan_preparation(
     config = config if isinstance(config, Config) else recipe.configure(preset, config or {})
     if config.video.resize_mode == "face":
         require_detector()
+    DECODERS[config.video.decoder].check_available(config.video)
     folder, facts, files = _sources(recipe, source, config, manifest, checksums, progress)
     split_by = recipe.check_split(config.select.split_by)
     clips = _list_clips(recipe, folder, files, split_by)
