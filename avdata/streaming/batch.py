@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 import torch
 
+from avdata.errors import SampleFlag
 from avdata.visualization.html import render_sample
+
+PRESENCE_FLAGS = (SampleFlag.SILENT_AUDIO, SampleFlag.BLACK_FRAMES)  # of the columns of `AVBatch.present`
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,26 @@ class AVSample:
     def __repr__(self) -> str:
         shapes = f"mel={list(self.mel.shape)}, frames={list(self.frames.shape)}{_shape_text(self.waveform)}"
         return f"AVSample({self.key!r}, label={self.label}, {shapes})"
+
+    @property
+    def present(self) -> list[bool]:
+        """Whether the audio is not silent and the frames are not black, according to the flags."""
+        return [flag not in self.metadata.get("flags", ()) for flag in PRESENCE_FLAGS]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the sample as a dict without the metadata, for loaders that collate dicts.
+
+        Returns:
+            `mel`, `frames`, `label` (int), `key`, `weight` (float) and `present` (bool tensor of shape [2]);
+            `waveform` and `step_labels` (int64 tensor of shape [T]) if the sample has them.
+        """
+        fields = {name: getattr(self, name) for name in ("mel", "frames", "label", "key", "weight")}
+        fields["present"] = torch.tensor(self.present)
+        if self.waveform is not None:
+            fields["waveform"] = self.waveform
+        if self.metadata.get("step_labels"):
+            fields["step_labels"] = torch.tensor(self.metadata["step_labels"])
+        return fields
 
     def _repr_html_(self) -> str:
         return render_sample(
@@ -80,6 +104,12 @@ class AVBatch:
         steps = "" if self.step_labels is None else f", step_labels={list(self.step_labels.shape)}"
         shapes = f"mel={list(self.mel.shape)}, frames={list(self.frames.shape)}{_shape_text(self.waveform)}"
         return f"AVBatch({len(self.key)} samples, {shapes}{steps}, device='{self.mel.device}')"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the tensors and the keys as a dict; `waveform` and `step_labels` only if there are any."""
+        fields = {field.name: getattr(self, field.name) for field in dataclass_fields(self)}
+        del fields["sample_rate"]
+        return {name: value for name, value in fields.items() if value is not None}
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> AVBatch:
         """Return the batch with all tensors on `device`."""

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
 
-from avdata.errors import AvdataError, SampleFlag, UsageError
+from avdata.errors import AvdataError, UsageError
 from avdata.shards.reader import decode_npy
 from avdata.streaming.batch import AVBatch, AVSample
 from avdata.streaming.waveform import decode_flac
 
 MELS_PER_CALL = 8  # mels normalized together: as many as fit in the CPU cache
-
-PRESENCE_FLAGS = (SampleFlag.SILENT_AUDIO, SampleFlag.BLACK_FRAMES)  # of the columns of `AVBatch.present`
 
 
 def collate(samples: Sequence[AVSample]) -> AVBatch:
@@ -24,6 +23,8 @@ def collate(samples: Sequence[AVSample]) -> AVBatch:
 
         dataset = avdata.open("out/cremad", shuffle=True)
         loader = torch.utils.data.DataLoader(dataset, batch_size=32, collate_fn=avdata.collate)
+
+    torch's `DataLoader` uses it by default for an `AVSample`.
 
     Args:
         samples: Samples of equal shapes, at least one.
@@ -51,9 +52,7 @@ def collate(samples: Sequence[AVSample]) -> AVBatch:
         label=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
         key=[sample.key for sample in samples],
         weight=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
-        present=torch.tensor(
-            [[flag not in sample.metadata.get("flags", ()) for flag in PRESENCE_FLAGS] for sample in samples]
-        ),
+        present=torch.tensor([sample.present for sample in samples]),
         step_labels=None
         if not any(steps)
         else torch.tensor(
@@ -62,6 +61,14 @@ def collate(samples: Sequence[AVSample]) -> AVBatch:
         waveform=torch.stack(waveforms) if waveforms else None,
         sample_rate=rates[0],
     )
+
+
+def _collate_by_default(samples: Sequence[AVSample], *, collate_fn_map: object = None) -> AVBatch:
+    return collate(samples)
+
+
+# `torch.utils.data.default_collate` documents this way to extend it.
+default_collate_fn_map[AVSample] = _collate_by_default
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,21 +16,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from avdata.errors import AvdataError, UsageError, did_you_mean
 from avdata.shards.reader import read_index, read_members
 from avdata.streaming.batch import AVBatch, AVSample
 from avdata.streaming.collate import BatchAssembler, mel_normalization, stores_strips
-from avdata.streaming.distributed import rank_and_world
-from avdata.streaming.iterator import SampleIterator, SharedEpoch
+from avdata.streaming.epochs import EpochStream, is_integer
+from avdata.streaming.iterator import SampleIterator
 from avdata.streaming.loader import AVLoader
 from avdata.streaming.sampling import (
     ShuffleConfig,
     cached_order,
     epoch_order,
     first_uses,
-    plan_rank,
     sample_weights,
     weighted_counts,
 )
@@ -52,6 +52,7 @@ def open_dataset(
     filter: str | None = None,
     weights: str | Sequence[float] | np.ndarray | None = None,
     on_error: Literal["raise", "skip"] = "raise",
+    as_dict: bool = False,
     canonical_nodes: int | None = None,
     block: int = ShuffleConfig.block,
     rank: int | None = None,
@@ -77,11 +78,14 @@ def open_dataset(
             batch weight 0 and appends the error to `AVLoader.skipped`; iteration by sample, also in torch's
             `DataLoader`, substitutes another sample with weight 0 and the error in `metadata["skipped"]`.
             An unreachable storage always raises.
+        as_dict: Return samples and batches as dicts; see `AVSample.as_dict` and `AVBatch.as_dict`. Trainers
+            that collate dicts, such as that of transformers, then need no `collate_fn`.
         canonical_nodes: Number of spans that are read in parallel. Choose a multiple of the number of
             machines, so that each machine reads only some of the shards (default: 8 with shuffling, else 1,
             the order of the index).
         block: Number of samples of a span that are shuffled together.
-        rank: Rank of this process (default: from torch.distributed, else from the environment).
+        rank: Rank of this process. By default, looked up when an iteration starts: from torch.distributed,
+            else from the variables of torchrun, Lightning, MPI or Slurm.
         world_size: Number of processes (default: as for `rank`).
         cache: Folder for the shards of a remote dataset (default: below `AVDATA_CACHE`).
         cache_bytes: Size limit of that folder in bytes.
@@ -99,30 +103,24 @@ def open_dataset(
     reader, info = open_reader(dataset, split, ShardCache(cache, cache_bytes))
     nodes = canonical_nodes or (ShuffleConfig.canonical_nodes if shuffle else 1)
     for name, number, least in (("seed", seed, 0), ("canonical_nodes", nodes, 1), ("block", block, 1)):
-        if not isinstance(number, (int, np.integer)) or number < least:
+        if not is_integer(number) or number < least:
             msg = f"Invalid {name}={number!r}: must be an integer of at least {least}."
             raise UsageError(msg)
     order = ShuffleConfig(seed=seed, shuffle=shuffle, canonical_nodes=nodes, block=block)
-    detected = rank_and_world() if rank is None or world_size is None else (0, 1, 1)
     return AVDataset(
         reader, split, info, order=order, normalize=normalize, waveform=waveform, filter=filter,
-        weights=weights, on_error=on_error,
-        rank=detected[0] if rank is None else rank,
-        world_size=detected[1] if world_size is None else world_size,
-        ranks_per_node=detected[2] if rank is None and world_size is None else 1,
+        weights=weights, on_error=on_error, as_dict=as_dict, rank=rank, world_size=world_size,
     )  # fmt: skip
 
 
-class AVDataset(IterableDataset[AVSample]):
+class AVDataset(EpochStream, IterableDataset[AVSample]):
     """One split of a prepared dataset: iterable, indexable, with lookup by key and a loader.
 
     Attributes:
         split: Name of the split.
         labels: Label names; `AVSample.label` is an index into them.
         info: Content of dataset.json.
-        epoch: Current epoch; see `set_epoch`.
-        rank: Rank of this process.
-        world_size: Number of processes.
+        num_samples: Number of samples of the split, over all ranks; `len` is the number of this rank.
     """
 
     def __init__(
@@ -137,23 +135,19 @@ class AVDataset(IterableDataset[AVSample]):
         filter: str | None,
         weights: str | Sequence[float] | np.ndarray | None,
         on_error: str,
-        rank: int,
-        world_size: int,
-        ranks_per_node: int,
+        as_dict: bool,
+        rank: int | None,
+        world_size: int | None,
     ) -> None:
-        if not 0 <= rank < world_size:
-            msg = f"Invalid rank {rank} of {world_size} processes: ranks are 0 to {world_size - 1}."
-            raise UsageError(msg)
+        super().__init__(rank, world_size)
         self.split, self.info, self.order, self.on_error = split, info, order, on_error
-        self.filter = filter
-        self.epoch, self._shared_epoch = 0, SharedEpoch()
-        self.rank, self.world_size = rank, world_size
-        self.plan_rank = plan_rank(rank, world_size, ranks_per_node)
+        self.filter, self.as_dict = filter, as_dict
         self.labels: list[str] = list(info["labels"])
         self.shape, self.is_strip = read_shape(reader, info, waveform=waveform), stores_strips(info)
         self._reader = reader
         self._sha256: dict[tuple[str, int], str] | None = None
         self._index = read_split_index(reader.root, split, filter, weights)
+        self.num_samples = len(self._index)
         self._label = self._index["label"].to_numpy().astype(np.int64)
         self._offset, self._nbytes = self._index["offset"].to_numpy(), self._index["nbytes"].to_numpy()
         shards = self._index["shard"].combine_chunks().dictionary_encode()
@@ -167,23 +161,25 @@ class AVDataset(IterableDataset[AVSample]):
         self._normalization = None if stats is None else mel_normalization(stats, self.shape)
 
     def __len__(self) -> int:
-        return len(self._label)
+        """Return the number of samples that this rank iterates, the same on all ranks."""
+        return math.ceil(self.num_samples / self.world_size)
 
     def __repr__(self) -> str:
         options = f", filter={self.filter!r}" if self.filter else ""
-        if self.world_size > 1:
-            options += f", rank={self.rank} of {self.world_size}"
+        rank, world_size = self.explicit_rank
+        if (world_size or 1) > 1:
+            options += f", rank={rank} of {world_size}"
         return (
-            f"AVDataset({self.name!r}, split={self.split!r}, {len(self):,} samples, "
+            f"AVDataset({self.name!r}, split={self.split!r}, {self.num_samples:,} samples, "
             f"{self.shape.sample}{options})"
         )
 
     def _repr_html_(self) -> str:
         # No samples of a remote dataset: showing it must not download any.
-        count = 0 if self._reader.remote else min(SAMPLES_SHOWN, len(self))
+        count = 0 if self._reader.remote else min(SAMPLES_SHOWN, self.num_samples)
         return render_dataset(
-            self.info, self.split, len(self), {"mel": self.shape.mel, "frames": self.shape.frames},
-            [self[number]._repr_html_() for number in range(count)], self.filter,
+            self.info, self.split, self.num_samples, {"mel": self.shape.mel, "frames": self.shape.frames},
+            [self.sample(number)._repr_html_() for number in range(count)], self.filter,
         )  # fmt: skip
 
     @property
@@ -223,19 +219,6 @@ class AVDataset(IterableDataset[AVSample]):
         """Return the keys of samples."""
         return list(self._index["key"].take(numbers).to_pylist())
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which determines the order together with the seed.
-
-        Persistent workers of a torch `DataLoader` use it from their next pass on.
-        """
-        self.epoch = epoch
-        if get_worker_info() is None:
-            self._shared_epoch.set(epoch)
-
-    def shared_epoch(self) -> int:
-        """Return the epoch of this process; in `DataLoader` workers, the one set in the main process."""
-        return self.epoch if get_worker_info() is None else self._shared_epoch.get()
-
     def epoch_order(self) -> np.ndarray:
         """Return the sample numbers in the order of the current epoch, over all ranks."""
         return self.order_of(self.epoch)
@@ -247,7 +230,7 @@ class AVDataset(IterableDataset[AVSample]):
         counts = weighted_counts(self.weights, self.order, epoch)
         # A sample that occurs twice counts twice in its shard.
         sizes = np.bincount(self.shard_of, counts, minlength=len(self._shard)).astype(np.int64)
-        return np.repeat(np.arange(len(self)), counts)[epoch_order(sizes, self.order, epoch)]
+        return np.repeat(np.arange(self.num_samples), counts)[epoch_order(sizes, self.order, epoch)]
 
     def find(self, key: str) -> AVSample:
         """Return the sample with a key.
@@ -257,14 +240,20 @@ class AVDataset(IterableDataset[AVSample]):
         """
         if key not in self._number:
             msg = f"Unknown sample {key!r} in split {self.split} of {self.name}."
-            raise UsageError(msg, hint=did_you_mean(key, self.keys) if len(self) < 100_000 else None)
+            raise UsageError(msg, hint=did_you_mean(key, self.keys) if self.num_samples < 100_000 else None)
         return self[self._number[key]]
 
     def __getitem__(self, number: int) -> AVSample:
-        if not -len(self) <= number < len(self):
-            msg = f"Sample {number} is out of range: {len(self)} samples."
+        if not is_integer(number):
+            msg = f"Invalid sample number {number!r}: must be an integer."
+            raise UsageError(
+                msg, hint="[dataset[number] for number in ...] reads several; find(key) looks up one"
+            )
+        if not -self.num_samples <= number < self.num_samples:
+            msg = f"Sample {number} is out of range: {self.num_samples} samples."
             raise IndexError(msg)
-        return self.sample(number % len(self), fetch_shard=False)
+        sample = self.sample(int(number) % self.num_samples, fetch_shard=False)
+        return sample.as_dict() if self.as_dict else sample  # type: ignore[return-value]
 
     def sample(self, number: int, *, fetch_shard: bool = True) -> AVSample:
         """Return one sample.
@@ -361,7 +350,7 @@ class AVDataset(IterableDataset[AVSample]):
         """Return the properties that a state and the stream that loads it must share."""
         order = self.order
         return {
-            "of": len(self), "seed": order.seed, "shuffle": order.shuffle, "block": order.block,
+            "of": self.num_samples, "seed": order.seed, "shuffle": order.shuffle, "block": order.block,
             "canonical_nodes": order.canonical_nodes, "split": self.split, "filter": self.filter,
             "weights": None if self.weights is None else hashlib.sha256(self.weights.tobytes()).hexdigest(),
             # The config hash alone does not tell apart datasets of different clips.

@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import get_worker_info
 
 from avdata.errors import AvdataError, UnavailableError
 from avdata.streaming.batch import AVSample
+from avdata.streaming.epochs import is_integer
 from avdata.streaming.protocols import SampleSource
 
 _log = logging.getLogger(__name__)
-
-
-class SharedEpoch:
-    """Epoch counter in shared memory, so that persistent `DataLoader` workers see `set_epoch`."""
-
-    def __init__(self) -> None:
-        self._owner = os.getpid()
-        self._epoch = _shared(torch.zeros((), dtype=torch.int64))
-
-    def set(self, epoch: int) -> None:
-        """Set the epoch for running and future workers of this process."""
-        if self._owner != os.getpid():
-            # A process that inherited the dataset gets its own counter, which only its workers share.
-            self._owner, self._epoch = os.getpid(), _shared(torch.zeros_like(self._epoch))
-        self._epoch.fill_(epoch)
-
-    def get(self) -> int:
-        """Return the epoch set last."""
-        return int(self._epoch)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if not self._epoch.is_shared():
-            self._owner, self._epoch = os.getpid(), _shared(self._epoch)
-
-
-def _shared(number: torch.Tensor) -> torch.Tensor:
-    with suppress(RuntimeError, OSError):  # a machine without shared memory
-        number.share_memory_()
-    return number
 
 
 class SampleIterator(Iterator[AVSample]):
@@ -64,24 +32,33 @@ class SampleIterator(Iterator[AVSample]):
         self._dataset = dataset
         self._last: AVSample | None = None
         self._worker, self._num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        self._start(dataset.shared_epoch(), 0)
+        self._rank = dataset.rank_info()
+        # Now, not at the first sample: with accelerate, a rank creates an iterator that it does not read, and
+        # must count the same epochs as rank 0.
+        self._start(dataset.begin_pass(), 0)
 
     def _start(self, epoch: int, position: int) -> None:
-        data = self._dataset
+        data, rank, world = self._dataset, self._rank.plan_rank, self._rank.world_size
         self._epoch, self._position = epoch, position
         order = data.order_of(epoch)
-        own = order[data.plan_rank :: data.world_size]
-        missing = -(-len(order) // data.world_size) - len(own)
+        own = order[rank::world]
+        missing = -(-len(order) // world) - len(own)
         # At most one is missing. The order is copied only then.
         numbers = np.append(own, (own if len(own) else order)[:missing]) if missing else own
         self._numbers = numbers[self._worker :: self._num_workers]
         self._num_real = len(own[self._worker :: self._num_workers])
 
     def __next__(self) -> AVSample:
+        sample = self._next()
+        return sample.as_dict() if self._dataset.as_dict else sample  # type: ignore[return-value]
+
+    def _next(self) -> AVSample:
         if self._position >= len(self._numbers):
             raise StopIteration
         number, is_real = int(self._numbers[self._position]), self._position < self._num_real
         self._position += 1
+        if self._position == len(self._numbers):
+            self._dataset.end_pass(self._epoch)
         try:
             self._last = self._dataset.sample(number)
         except AvdataError as error:
@@ -110,9 +87,11 @@ class SampleIterator(Iterator[AVSample]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of samples that this process returned, and the identity of the stream."""
-        data = self._dataset
-        split = {"turns": self._num_workers, "world_size": data.world_size}
-        return {**data.identity(), **split, "epoch": self._epoch, "given": self._position}
+        return {**self._identity(), "epoch": self._epoch, "given": self._position}
+
+    def _identity(self) -> dict[str, Any]:
+        split = {"turns": self._num_workers, "world_size": self._rank.world_size}
+        return {**self._dataset.identity(), **split}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from a `state_dict`.
@@ -120,11 +99,32 @@ class SampleIterator(Iterator[AVSample]):
         Raises:
             AvdataError: The state is of another stream, or of another number of workers or ranks.
         """
-        current = self.state_dict()
-        for name in set(current) - {"epoch", "given"}:
-            if state.get(name) != current[name]:
-                msg = f"State mismatch: {name} is {current[name]!r}, the state has {state.get(name)!r}."
-                hint = "`AVDataset.loader` resumes with any number of ranks and workers"
-                raise AvdataError(msg, hint=hint)
-        self._dataset.set_epoch(int(state["epoch"]))
+        hint = "`AVDataset.loader` resumes with any number of ranks and workers"
+        check_state(state, self._identity(), ("epoch", "given"), hint)
+        self._dataset.resume_pass(int(state["epoch"]))
         self._start(int(state["epoch"]), int(state["given"]))
+
+
+def check_state(state: Any, identity: Mapping[str, Any], counts: tuple[str, ...], hint: str) -> None:
+    """Raise an error unless a state belongs to a stream and holds its counts.
+
+    Args:
+        state: The state, from outside.
+        identity: Properties that it must share with the stream.
+        counts: Names of the integers that it must hold.
+        hint: What to do about a state of another stream.
+
+    Raises:
+        AvdataError: The state is of another stream, or a count is missing or invalid.
+    """
+    if not isinstance(state, Mapping):
+        msg = f"Invalid state: expected the dict of `state_dict`, received {type(state).__name__}."
+        raise AvdataError(msg)
+    for name, expected in identity.items():
+        if state.get(name) != expected:
+            msg = f"State mismatch: {name} is {expected!r}, the state has {state.get(name)!r}."
+            raise AvdataError(msg, hint=hint)
+    for name in counts:
+        if not is_integer(state.get(name)) or state[name] < 0:
+            msg = f"Invalid state: {name} is {state.get(name)!r}, expected a non-negative integer."
+            raise AvdataError(msg, hint="load what `state_dict` returned, complete")

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from avdata.errors import AvdataError, UnavailableError, UsageError
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.buffer_pool import BufferPool
 from avdata.streaming.collate import BatchAssembler
+from avdata.streaming.epochs import is_integer
+from avdata.streaming.iterator import check_state
 from avdata.streaming.prefetch import ShardPrefetcher
 from avdata.streaming.protocols import StreamSource
 from avdata.streaming.sampling import batch_indices, remaining_batches
@@ -28,8 +31,9 @@ class AVLoader:
         state = loader.state_dict()
         loader.load_state_dict(state)  # later, on any number of ranks
 
-    After a complete pass, the next one uses the next epoch, unless `set_epoch` sets another. An interrupted
-    pass starts again from its beginning, unless its state is loaded.
+    Every pass is a new epoch, also after an interrupted one, unless a state is loaded or `set_epoch` sets the
+    epoch. An epoch ends when its last batch is handed out. In a worker process of torch's `DataLoader`, a
+    pass yields that worker's share of the batches and has no state.
 
     Attributes:
         dataset: The dataset that the loader reads.
@@ -46,112 +50,118 @@ class AVLoader:
         drop_last: bool,
         pin_memory: bool = False,
     ) -> None:
-        if batch_size < 1 or num_workers < 0:
-            msg = f"Invalid batch_size={batch_size} or num_workers={num_workers}: must be at least 1 and 0."
-            raise UsageError(msg)
-        self.dataset, self.batch_size = dataset, batch_size
-        self.num_workers, self.drop_last = num_workers, drop_last
+        for name, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if not is_integer(number) or number < least:
+                msg = f"Invalid {name}={number!r}: must be an integer of at least {least}."
+                raise UsageError(msg)
+        self.dataset, self.batch_size = dataset, int(batch_size)
+        self.num_workers, self.drop_last = int(num_workers), drop_last
         # As in torch's DataLoader, ignored without CUDA.
         self.pin_memory = pin_memory and torch.cuda.is_available()
         self.skipped: list[str] = []
-        self._seen = 0
-        self._resume = 0
-        # The epoch of `_seen`. The dataset's epoch also advances when another loader of it ends a pass.
-        self._epoch = dataset.epoch
-        shape, buffers = dataset.shape, num_workers + 3
-        self._mel = BufferPool((batch_size, *shape.mel), np.float32, keep=buffers)
-        self._frames = BufferPool((batch_size, *shape.layout(strip=dataset.is_strip)), np.uint8, keep=buffers)
-        self._waveform = (
-            None
-            if shape.waveform is None
-            else BufferPool((batch_size, *shape.waveform), np.float32, keep=buffers)
-        )
+        # (epoch, samples of all ranks that were handed out): of the current pass, and to resume from.
+        self._position: tuple[int, int] | None = None
+        self._resume: tuple[int, int] | None = None
+        self._pools: _Pools | None = None
 
     def __repr__(self) -> str:
         return f"AVLoader({self.dataset!r}, batch_size={self.batch_size})"
 
     def __len__(self) -> int:
-        return self._batches(0)
+        return self._count(0, self.dataset.rank_info().world_size)
 
-    def _batches(self, seen: int) -> int:
+    def _count(self, seen: int, world: int) -> int:
         return remaining_batches(
-            len(self.dataset), seen=seen, batch_size=self.batch_size, world=self.dataset.world_size,
+            self.dataset.num_samples, seen=seen, batch_size=self.batch_size, world=world,
             drop_last=self.drop_last,
         )  # fmt: skip
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass; a loaded state of the same epoch stays in effect."""
-        # After its last batch a pass is complete, even if the iterator was not exhausted.
-        if epoch != self._current() or self._batches(self._seen) == 0:
-            self._seen = self._resume = 0
+        if self._resume is None or self._resume[0] != epoch:
+            self._position = self._resume = None
         self.dataset.set_epoch(epoch)
 
-    def _current(self) -> int:
-        return self._epoch if self._seen else self.dataset.epoch
-
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch, the number of samples yielded over all ranks, and the identity of the stream."""
-        return {"version": 1, "epoch": self._current(), "samples": self._seen, **self.dataset.identity()}
+        """Return the epoch, the number of samples yielded over all ranks, and the identity of the stream.
+
+        Raises:
+            UsageError: A worker process of torch's `DataLoader` calls it.
+        """
+        _refuse_in_worker()
+        epoch, samples = self._position or (self.dataset.epoch, 0)
+        return {**self._identity(), "epoch": epoch, "samples": samples}
+
+    def _identity(self) -> dict[str, Any]:
+        return {"version": 1, **self.dataset.identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from a `state_dict`, also with another batch size or number of ranks.
 
         Raises:
-            AvdataError: The state is of another dataset, split, filter or order.
+            AvdataError: The state is of another dataset, split, filter or order, or incomplete.
+            UsageError: A worker process of torch's `DataLoader` calls it.
         """
-        current = self.state_dict()
-        for name in set(current) - {"epoch", "samples"}:
-            if state.get(name) != current[name]:
-                msg = f"State mismatch: {name} is {current[name]!r}, the state has {state.get(name)!r}."
-                hint = "open the same dataset with the same split, filter, weights, seed and order"
-                raise AvdataError(msg, hint=hint)
-        self._epoch = int(state["epoch"])
-        self.dataset.set_epoch(self._epoch)
-        self._seen = self._resume = int(state["samples"])
-        if self._batches(self._seen) == 0 and self._seen:
-            self._end_epoch()
+        _refuse_in_worker()
+        hint = "open the same dataset with the same split, filter, weights, seed and order"
+        check_state(state, self._identity(), ("epoch", "samples"), hint)
+        epoch, samples = int(state["epoch"]), int(state["samples"])
+        if samples >= self.dataset.num_samples > 0:
+            epoch, samples = epoch + 1, 0
+        self._position = self._resume = (epoch, samples)
+        self.dataset.set_epoch(epoch)
 
-    def _end_epoch(self) -> None:
-        self.dataset.set_epoch(self._epoch + 1)
-        self._seen = self._resume = 0
+    def _begin(self, world: int) -> tuple[int, int]:
+        """Begin a pass; return its epoch and the number of samples handed out before."""
+        resume, self._resume = self._resume, None
+        if resume is None:
+            return self.dataset.begin_pass(), 0
+        epoch, seen = resume
+        if seen and self._count(seen, world) == 0:
+            # The rest of that epoch is less than a batch, which `drop_last` drops.
+            epoch, seen = epoch + 1, 0
+        self.dataset.resume_pass(epoch)
+        return epoch, seen
 
     def __iter__(self) -> Iterator[AVBatch]:
-        if self._seen and self._batches(self._seen) == 0 and self.dataset.epoch == self._epoch:
-            # The pass yielded its last batch, but the iterator was not exhausted.
-            self._end_epoch()
-        start, self._resume = self._resume, 0
-        if start:
-            self.dataset.set_epoch(self._epoch)
-        self._seen, self._epoch = start, self.dataset.epoch
-        data, step = self.dataset, self.batch_size * self.dataset.world_size
-        order, count = data.epoch_order(), self._batches(start)
+        data, place, worker = self.dataset, self.dataset.rank_info(), get_worker_info()
+        rank, world = place.plan_rank, place.world_size
+        epoch, start = self._begin(world)
+        # Another pass, or a state that is loaded meanwhile, replaces this object.
+        position = self._position = (epoch, start)
+        order, count = data.order_of(epoch), self._count(start, world)
+        numbers = range(count) if worker is None else range(worker.id, count, worker.num_workers)
 
-        own = order[start:][(data.plan_rank - start) % data.world_size :: data.world_size]
+        own = order[start:][(rank - start) % world :: world]
         prefetcher = ShardPrefetcher(data.first_uses(own), data.prefetch)
 
         def indices(number: int) -> tuple[np.ndarray, np.ndarray]:
             prefetcher.advance_to((number + 1) * self.batch_size)
             positions, weight = batch_indices(
-                len(data), number, seen=start, batch_size=self.batch_size,
-                rank=data.plan_rank, world=data.world_size,
+                data.num_samples, number, seen=start, batch_size=self.batch_size, rank=rank, world=world,
             )  # fmt: skip
             return order[positions], weight
 
         try:
-            for batch in self._batches_ahead(indices, count):
+            for number, batch in zip(numbers, self._batches_ahead(indices, numbers), strict=True):
                 # Count only yielded batches, not those that threads have assembled in advance.
-                self._seen += step
-                yield batch
+                is_last = number == numbers[-1]
+                if is_last:
+                    data.end_pass(epoch)
+                if self._position is position:
+                    seen = start + (number + 1) * self.batch_size * world
+                    position = self._position = (epoch + 1, 0) if is_last else (epoch, seen)
+                yield batch.as_dict() if data.as_dict else batch  # type: ignore[misc]
         finally:
             prefetcher.close()
-        if count:
-            self._end_epoch()
 
     def _batches_ahead(
-        self, indices: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int
+        self, indices: Callable[[int], tuple[np.ndarray, np.ndarray]], numbers: range
     ) -> Iterator[AVBatch]:
+        if self._pools is None:
+            self._pools = _Pools(self.dataset, self.batch_size, keep=self.num_workers + 3)
         if self.num_workers == 0:
-            for number in range(count):
+            for number in numbers:
                 yield self._batch(*indices(number))
             return
         pending: deque[Future[AVBatch]] = deque()
@@ -161,7 +171,7 @@ class AVLoader:
 
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="avdata")
         try:
-            for number in range(count):
+            for number in numbers:
                 pending.append(pool.submit(batch, number))
                 if len(pending) > self.num_workers:
                     yield pending.popleft().result()
@@ -172,8 +182,8 @@ class AVLoader:
 
     def _batch(self, numbers: np.ndarray, weight: np.ndarray) -> AVBatch:
         data = self.dataset
-        mel, frames, keys = self._mel.tensor(), self._frames.tensor(), data.keys_of(numbers)
-        waveform = None if self._waveform is None else self._waveform.tensor()
+        assert self._pools is not None
+        (mel, frames, waveform), keys = self._pools.tensors(), data.keys_of(numbers)
         metadata = self._fill(numbers, keys, mel, frames, waveform)
         unreadable = [position for position, sample in enumerate(metadata) if sample is None]
         readable = next((position for position, sample in enumerate(metadata) if sample is not None), None)
@@ -222,6 +232,34 @@ class AVLoader:
                 metadata.append(None)
         assembler.flush()
         return metadata
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pools": None}
+
+
+class _Pools:
+    """Buffers of the batches of one loader, allocated when it is first iterated."""
+
+    def __init__(self, dataset: StreamSource, batch_size: int, *, keep: int) -> None:
+        shape = dataset.shape
+        self._mel = BufferPool((batch_size, *shape.mel), np.float32, keep=keep)
+        self._frames = BufferPool((batch_size, *shape.layout(strip=dataset.is_strip)), np.uint8, keep=keep)
+        self._waveform = (
+            None
+            if shape.waveform is None
+            else BufferPool((batch_size, *shape.waveform), np.float32, keep=keep)
+        )
+
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return buffers for the mels, frames and waveforms of a batch."""
+        waveform = None if self._waveform is None else self._waveform.tensor()
+        return self._mel.tensor(), self._frames.tensor(), waveform
+
+
+def _refuse_in_worker() -> None:
+    if get_worker_info() is not None:
+        msg = "AVLoader has no state in a worker of torch's DataLoader, which reads a part of the batches."
+        raise UsageError(msg, hint="use the loader in the main process; its workers are threads")
 
 
 def _step_labels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -13,6 +14,7 @@ import torch
 from avdata.errors import UsageError
 from avdata.streaming.collate import BatchAssembler
 from avdata.streaming.dataset import AVDataset
+from avdata.streaming.epochs import EpochStream
 from avdata.streaming.loader import AVLoader
 from avdata.streaming.sampling import first_uses, mixture_order
 
@@ -46,10 +48,11 @@ def mix(datasets: Sequence[AVDataset], weights: Sequence[float] | None = None) -
             if (other.shape.waveform is None) != (first.shape.waveform is None):
                 hint = "open all datasets of a mixture with the same `waveform` option"
             raise UsageError(msg, hint=hint)
-        if (other.rank, other.world_size) != (first.rank, first.world_size):
-            msg = f"Rank mismatch: datasets are opened for ranks {other.rank} and {first.rank}."
+        if other.explicit_rank != first.explicit_rank:
+            ranks = (other.explicit_rank[0], first.explicit_rank[0])
+            msg = f"Rank mismatch: datasets are opened for ranks {ranks[0]} and {ranks[1]}."
             raise UsageError(msg, hint="open all datasets of a mixture with the same rank and world_size")
-    lengths = [len(dataset) for dataset in datasets]
+    lengths = [dataset.num_samples for dataset in datasets]
     if weights is None:
         return MixedDataset(datasets, lengths)
     share = np.asarray(weights, np.float64)
@@ -63,7 +66,7 @@ def mix(datasets: Sequence[AVDataset], weights: Sequence[float] | None = None) -
     return MixedDataset(datasets, counts.tolist())
 
 
-class MixedDataset:
+class MixedDataset(EpochStream):
     """Mixture of datasets, read through its loader; `mix` creates it.
 
     Attributes:
@@ -76,23 +79,29 @@ class MixedDataset:
 
     def __init__(self, datasets: Sequence[AVDataset], counts: Sequence[int]) -> None:
         first = datasets[0]
+        super().__init__(*first.explicit_rank)
         self.datasets, self.counts = list(datasets), list(counts)
-        self.order, self.epoch = first.order, 0
+        self.order = first.order
         # The longest waveform: shorter ones are followed by zeros.
         waveform = max(dataset.shape.waveform or () for dataset in datasets) or None
         self.shape = replace(first.shape, waveform=waveform)
-        self.is_strip, self.on_error = first.is_strip, first.on_error
-        self.rank, self.world_size, self.plan_rank = first.rank, first.world_size, first.plan_rank
+        self.is_strip, self.on_error, self.as_dict = first.is_strip, first.on_error, first.as_dict
         self.labels = list(dict.fromkeys(label for dataset in datasets for label in dataset.labels))
         self._label = [
             np.array([self.labels.index(name) for name in dataset.labels], np.int64) for dataset in datasets
         ]
         has_step_labels = any(dataset.info["background"] for dataset in datasets)
         self._steps = first.shape.mel[0] if has_step_labels else 0
-        self._starts = np.array([0, *accumulate(len(dataset) for dataset in datasets)])
+        self._starts = np.array([0, *accumulate(dataset.num_samples for dataset in datasets)])
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples of an epoch, over all ranks."""
+        return sum(self.counts)
 
     def __len__(self) -> int:
-        return sum(self.counts)
+        """Return the number of samples of this rank in an epoch."""
+        return math.ceil(self.num_samples / self.world_size)
 
     def __repr__(self) -> str:
         parts = ", ".join(
@@ -101,18 +110,16 @@ class MixedDataset:
         )
         return f"MixedDataset({parts}, {self.shape.sample})"
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which determines the order together with the seeds."""
-        self.epoch = epoch
-
     def epoch_order(self) -> np.ndarray:
-        """Return the sample numbers in the order of the current epoch, over all ranks.
+        """Return `order_of` the current epoch."""
+        return self.order_of(self.epoch)
+
+    def order_of(self, epoch: int) -> np.ndarray:
+        """Return the sample numbers in the order of an epoch, over all ranks.
 
         The numbers of a dataset follow those of the datasets before it.
         """
-        order = mixture_order(
-            [dataset.order_of for dataset in self.datasets], self.counts, self.order, self.epoch
-        )
+        order = mixture_order([dataset.order_of for dataset in self.datasets], self.counts, self.order, epoch)
         return np.asarray(self._starts[order[:, 0]] + order[:, 1])
 
     def identity(self) -> dict[str, Any]:

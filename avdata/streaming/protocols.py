@@ -10,25 +10,49 @@ import torch
 
 from avdata.streaming.batch import AVSample
 from avdata.streaming.collate import BatchAssembler, SampleShape
+from avdata.streaming.distributed import RankInfo
 
 
 class StreamSource(Protocol):
     """Samples that `AVLoader` assembles into batches: `AVDataset` and `MixedDataset`."""
 
-    epoch: int
     on_error: str
-    plan_rank: int
+    as_dict: bool
     shape: SampleShape
     is_strip: bool
-    world_size: int
 
-    def __len__(self) -> int: ...
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which determines the order together with the seed."""
+    @property
+    def epoch(self) -> int:
+        """Epoch of the current pass; after its last sample or batch, that of the next pass."""
         ...
 
-    def epoch_order(self) -> np.ndarray:
-        """Return the sample numbers in the order of the current epoch, over all ranks."""
+    @property
+    def num_samples(self) -> int:
+        """Number of samples of an epoch, over all ranks."""
+        ...
+
+    def rank_info(self) -> RankInfo:
+        """Return the rank and world size of this process, resolved now."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next pass, which determines the order together with the seed."""
+        ...
+
+    def begin_pass(self) -> int:
+        """Begin a new pass and return its epoch, the same in all workers of a pass."""
+        ...
+
+    def resume_pass(self, epoch: int) -> None:
+        """Continue a pass of an epoch."""
+        ...
+
+    def end_pass(self, epoch: int) -> None:
+        """Record that all of an epoch was handed out."""
+        ...
+
+    def order_of(self, epoch: int) -> np.ndarray:
+        """Return the sample numbers in the order of an epoch, over all ranks."""
         ...
 
     def keys_of(self, numbers: np.ndarray) -> list[str]:
@@ -75,14 +99,6 @@ class StreamSource(Protocol):
 
 class SampleSource(StreamSource, Protocol):
     """Samples that `SampleIterator` iterates one by one: `AVDataset`."""
-
-    def shared_epoch(self) -> int:
-        """Return the epoch of this process; in `DataLoader` workers, the one set in the main process."""
-        ...
-
-    def order_of(self, epoch: int) -> np.ndarray:
-        """Return the sample numbers in the order of an epoch, over all ranks."""
-        ...
 
     def sample(self, number: int) -> AVSample:
         """Return one sample."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import mmap
+import os
+import re
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+import torch
 
 from avdata.errors import AvdataError, UnavailableError, UsageError, did_you_mean, error_message
 from avdata.shards.reader import read_info
@@ -17,6 +22,13 @@ from avdata.storage.backends import SCHEMES
 from avdata.storage.hashing import hash_file
 from avdata.storage.remote import redact_url
 from avdata.streaming.shard_cache import CHANGED_HINT, ShardCache
+
+MAX_MAPS = 4_096  # of one dataset; Linux allows a process 65,530
+
+# Errors of a dataset that lacks a file. All others are of the environment, such as too many open files.
+DAMAGE_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+
+ENVIRONMENT_HINT = "raise the limit (ulimit -n, memory), or check the permissions and the disk"
 
 MAX_EVICTIONS = 10  # fetches of a shard that a cache too small for its readers evicts before it is opened
 
@@ -30,9 +42,9 @@ def open_reader(dataset: str | Path, split: str, cache: ShardCache) -> tuple[Sha
     """
     reader = ShardReader(dataset, cache)
     info = read_info(reader.root)
-    if split not in info["splits"]:
+    if not isinstance(split, str) or split not in info["splits"]:
         msg = f"Unknown split {split!r} in {reader.name}."
-        raise UsageError(msg, hint=did_you_mean(split, list(info["splits"])))
+        raise UsageError(msg, hint=did_you_mean(str(split), list(info["splits"])))
     reader.set_expected(info, split)
     return reader, info
 
@@ -49,7 +61,7 @@ class ShardReader:
     def __init__(self, dataset: str | Path, cache: ShardCache) -> None:
         self.name, self._dataset = redact_url(dataset), str(dataset)
         self._cache = cache
-        self._maps: dict[str, memoryview] = {}
+        self._maps: OrderedDict[str, memoryview] = OrderedDict()
         self._used: set[str] = set()
         self._lock = threading.Lock()
         self._expected: Mapping[str, Mapping[str, Any]] = {}
@@ -82,7 +94,10 @@ class ShardReader:
             AvdataError: The shard is missing, cannot be fetched, or differs in size from dataset.json.
         """
         self._used.add(shard)
-        mapped = self._maps.get(shard)
+        with self._lock:
+            mapped = self._maps.get(shard)
+            if mapped is not None:
+                self._maps.move_to_end(shard)
         if mapped is None:
             mapped = self._map(shard)
         return mapped
@@ -122,24 +137,30 @@ class ShardReader:
         hint = f"avdata verify {self.name} lists all damaged shards"
         expected = int(self._expected_shard(shard)["bytes"])
         try:
-            with self._open(shard) as stream:
-                # Copy-on-write, because torch warns about read-only memory. It is never written to.
-                mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-        except (OSError, ValueError) as error:
-            msg = f"Cannot open shard {self.root / shard}: {error}"
-            raise AvdataError(msg, hint=hint) from error
-        if len(mapped) != expected:
-            msg = f"Size mismatch of shard {self.root / shard}: {len(mapped):,} bytes, expected {expected:,}."
+            mapped, size = self._open(shard, expected)
+        except OSError as error:
+            msg = f"Cannot open shard {self.root / shard}: {error.strerror or error}"
+            if error.errno in DAMAGE_ERRNOS:
+                raise AvdataError(msg, hint=hint) from error
+            raise UnavailableError(msg, hint=ENVIRONMENT_HINT) from error
+        if mapped is None:
+            msg = f"Size mismatch of shard {self.root / shard}: {size:,} bytes, expected {expected:,}."
             raise AvdataError(msg, hint=hint)
         with self._lock:
-            return self._maps.setdefault(shard, memoryview(mapped))
+            mapped = self._maps.setdefault(shard, mapped)
+            self._maps.move_to_end(shard)
+            while len(self._maps) > MAX_MAPS:
+                # Samples that are being copied keep their map until then.
+                self._maps.popitem(last=False)
+        return mapped
 
-    def _open(self, shard: str) -> BinaryIO:
+    def _open(self, shard: str, expected: int) -> tuple[memoryview | None, int]:
+        """Return the memory map of a shard, or None if its size differs, and its size."""
         for _ in range(MAX_EVICTIONS if self.remote else 0):
             # Another process may evict the shard before it is open.
             with suppress(FileNotFoundError):
-                return self._fetch(shard).open("rb")
-        return (self.root / shard).open("rb")
+                return map_file(self._fetch(shard), expected)
+        return map_file(self.root / shard, expected)
 
     def _expected_shard(self, shard: str) -> Mapping[str, Any]:
         if shard not in self._expected:
@@ -180,17 +201,53 @@ class ShardReader:
         return folder
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}, "_used": set(), "_lock": None}
+        return {**self.__dict__, "_maps": OrderedDict(), "_used": set(), "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
 
+def map_file(path: Path, expected: int) -> tuple[memoryview | None, int]:
+    """Return a memory map of a file, or None if its size differs from the expected one, and its size.
+
+    A `mmap.mmap` object holds a file descriptor as long as it exists; torch's map does not.
+
+    Args:
+        path: The file.
+        expected: Expected size in bytes.
+
+    Raises:
+        OSError: The file cannot be opened or mapped.
+    """
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size != expected or not size:
+            return None, size
+        # Copy-on-write, because torch warns about read-only memory. It is never written to.
+        # The path of the descriptor is the same file, also if another process evicts it meanwhile.
+        opened = f"/dev/fd/{stream.fileno()}"
+        name = opened if os.path.exists(opened) else str(path)
+        try:
+            mapped = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
+        except RuntimeError as error:
+            raise _os_error(error, path) from error
+    return memoryview(mapped.numpy()), size
+
+
+def _os_error(error: RuntimeError, path: Path) -> OSError:
+    """Return torch's error, which ends with "(errno)", as an `OSError`."""
+    number = re.search(r"\((\d+)\)\s*$", str(error).splitlines()[0])
+    code = int(number[1]) if number else errno.EIO
+    return OSError(code, os.strerror(code), str(path))
+
+
 def sample_error(error: Exception, key: str, shard: str, dataset: str) -> AvdataError:
     """Return the error for an unreadable sample, of the kind of its cause."""
     reason = f"member {error} is missing" if isinstance(error, KeyError) else error_message(error)
     msg = f"Cannot read sample {key} in {shard}: {reason}"
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return UnavailableError(msg, hint="free some memory, or use a smaller batch size or fewer workers")
     hint = getattr(error, "hint", None) or (
         f"avdata verify {dataset} lists all damaged samples; on_error='skip' skips them"
     )

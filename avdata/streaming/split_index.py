@@ -11,7 +11,8 @@ import numpy as np
 from avdata.errors import UsageError
 from avdata.shards.format import index_schema
 from avdata.shards.reader import read_index
-from avdata.streaming.collate import PRESENCE_FLAGS, SampleShape
+from avdata.streaming.batch import PRESENCE_FLAGS
+from avdata.streaming.collate import SampleShape
 from avdata.streaming.filter import parse_filter
 from avdata.streaming.shard_reader import ShardReader
 

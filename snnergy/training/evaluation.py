@@ -49,7 +49,7 @@ def recalibrate_batch_norm(
     partial last batch is dropped: it would count as much as a full one, and may have one sample.
     """
     data.set_epoch(0)
-    has_full_batch = len(data) >= batch_size * data.world_size
+    has_full_batch = data.num_samples >= batch_size * data.world_size
     loader = data.loader(batch_size, num_workers=0, drop_last=has_full_batch)
     recalibrate(network, audio_video_batches(loader, CALIBRATION_BATCHES, device))
 

@@ -119,7 +119,7 @@ class Trainer:
         self.loader = self.data.loader(
             self.part, num_workers=self.workers, pin_memory=fabric.device.type == "cuda"
         )
-        self.epoch_steps = -(-len(self.data) // config.batch_size)
+        self.epoch_steps = -(-self.data.num_samples // config.batch_size)
         self.steps = config.steps or config.epochs * self.epoch_steps
         self.every = config.evaluation_interval(self.steps, self.epoch_steps)
         self.validates = "val" in self.data.info["splits"]
@@ -165,11 +165,12 @@ class Trainer:
 
     def work(self) -> None:
         """Run epochs until all steps are done, or validation has not improved for `patience` epochs."""
+        epoch = self.data.epoch
         while self.train_step.step < self.steps and not self._stalled():
             epoch = self.data.epoch
             self.loader.set_epoch(epoch)
             for batches, before in self._groups():
-                real = min(self.config.batch_size, len(self.data) - before)
+                real = min(self.config.batch_size, self.data.num_samples - before)
                 self._step(batches, real, epoch)
                 if self.train_step.step == self.steps:
                     break
@@ -181,7 +182,7 @@ class Trainer:
                 elif self._save_due():
                     self.save(calibrated=False)
         if self.evaluated != self.train_step.step:
-            self.evaluate(self.data.epoch)
+            self.evaluate(epoch)
 
     def _save_due(self) -> bool:
         return self.train_step.step - self.saved >= self.config.save_every
@@ -190,7 +191,7 @@ class Trainer:
         # After the last step of an epoch an evaluation may be due; the state to resume from is the one
         # after it. If that step has fewer parts than the others, the loader is already at the next epoch.
         position = self.loader.state_dict()
-        return int(position["epoch"]) == epoch and int(position["samples"]) < len(self.data)
+        return int(position["epoch"]) == epoch and int(position["samples"]) < self.data.num_samples
 
     def _groups(self) -> Iterator[tuple[list[AVBatch], int]]:
         """Yield the parts of each step, and the number of samples of the epoch before it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,3 +63,11 @@ def ave_set(ave_bad: Path, once: Callable[..., Path]) -> Path:
     return once(
         "ave-steps", lambda out: avdata.prepare("ave", source=ave_bad, output=out, config=settings, workers=0)
     )
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    """A port on which the ranks of a test meet."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -33,9 +33,9 @@ def assert_equal(batch: AVBatch, expected: AVBatch) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_collate_returns_the_batches_of_the_loader(synthetic_set: Path, workers: int) -> None:
-    dataset = avdata.open(synthetic_set, "train", shuffle=True, seed=2)
-    loader = DataLoader(dataset, batch_size=5, num_workers=workers, collate_fn=collate)
-    for batch, expected in zip(loader, dataset.loader(5, drop_last=True), strict=False):
+    first, second = (avdata.open(synthetic_set, "train", shuffle=True, seed=2) for _ in range(2))
+    loader = DataLoader(first, batch_size=5, num_workers=workers, collate_fn=collate)
+    for batch, expected in zip(loader, second.loader(5, drop_last=True), strict=False):
         assert_equal(batch, expected)
 
 
@@ -116,3 +116,17 @@ def test_frames_are_decoded_by_torchvision(
     decode, frames = getattr(torchvision.io, decoder), dataset[0].frames
     monkeypatch.setattr(torchvision.io, decoder, lambda data: 255 - decode(data))
     assert torch.equal(dataset[0].frames, 255 - frames)
+
+
+def test_as_dict_returns_what_default_collators_take(synthetic_set: Path) -> None:
+    plain, dicts = avdata.open(synthetic_set), avdata.open(synthetic_set, as_dict=True)
+    batch = next(iter(torch.utils.data.DataLoader(plain, batch_size=4)))
+    assert isinstance(batch, AVBatch)
+    for other in (next(iter(torch.utils.data.DataLoader(dicts, batch_size=4))), next(iter(dicts.loader(4)))):
+        assert isinstance(other, dict)
+        assert set(other) == {"mel", "frames", "label", "key", "weight", "present"}
+        assert other["key"] == batch.key
+        for name in ("mel", "frames", "label", "present"):
+            assert torch.equal(other[name], getattr(batch, name))
+        assert other["weight"].tolist() == batch.weight.tolist()
+    assert dicts[0]["key"] == plain[0].key

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import base64
+import errno
+import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from support.dataset_servers import HUB_SET, Handler, Site, dropped, flipped, served, trickled, unavailable
 from torch.utils.data import DataLoader
 
 import avdata
-from avdata.errors import AvdataError, UsageError
+from avdata.errors import AvdataError, UnavailableError, UsageError
 from avdata.shards.reader import read_index, read_info
+from avdata.storage.hashing import hash_file
 from avdata.storage.remote import open_filesystem
 from avdata.streaming import prefetch
 from avdata.streaming import shard_cache as shardcache
@@ -361,3 +369,86 @@ def test_ranks_of_two_nodes_fetch_only_shards_of_their_spans(
 def test_open_refuses_urls_that_run_a_program(where: str) -> None:
     with pytest.raises(UsageError, match="Unsupported URL scheme"):
         avdata.open(where)
+
+
+@pytest.fixture
+def many_shards(synthetic_set: Path, tmp_path: Path) -> Path:
+    """A dataset of 300 shards, which are the same file under 300 names."""
+    root, info = tmp_path / "many", read_info(synthetic_set)
+    (root / "train").mkdir(parents=True)
+    first, table = info["splits"]["train"]["shards"][0], read_index(synthetic_set)
+    rows = [row for row in table.to_pylist() if row["shard"] == first["path"]]
+    names = [f"train/part-{number:05d}.tar" for number in range(300)]
+    for name in names:
+        os.link(synthetic_set / first["path"], root / name)
+    repeated = [{**row, "shard": name} for name in names for row in rows]
+    pq.write_table(pa.Table.from_pylist(repeated, table.schema), root / "index.parquet")
+    info["splits"] = {
+        "train": {**info["splits"]["train"], "shards": [{**first, "path": name} for name in names]}
+    }
+    info["index"] = {"sha256": hash_file(root / "index.parquet")}
+    (root / "dataset.json").write_text(json.dumps(info))
+    return root
+
+
+FEW_DESCRIPTORS = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+import avdata
+data = avdata.open(sys.argv[1], shuffle=True, on_error="skip")
+loader = data.loader(16)
+real = sum(int(batch.weight.sum()) for batch in loader)
+print(real == data.num_samples, len(loader.skipped), sum(1 for sample in data if sample.weight) == real)
+"""
+
+
+def test_loader_reads_more_shards_than_descriptors(many_shards: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_DESCRIPTORS, many_shards], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "True 0 True\n", done.stderr
+
+
+def test_reader_releases_maps_beyond_its_limit(
+    many_shards: Path, synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avdata.streaming.shard_reader.MAX_MAPS", 3)
+    data = avdata.open(many_shards)
+    frames = [sample.frames for sample in data]
+    mapped = Path("/proc/self/maps").read_text().count(str(many_shards))
+    expected = avdata.open(synthetic_set)
+    assert mapped == 3
+    assert all(torch.equal(frames[number], expected[number % 8].frames) for number in range(len(frames)))
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("step", ["open", "map"])
+def test_skip_does_not_apply_to_errors_of_the_environment(
+    synthetic_set: Path, monkeypatch: pytest.MonkeyPatch, code: int, step: str
+) -> None:
+    data = avdata.open(synthetic_set, on_error="skip")
+
+    def fails(*_: object, **__: object) -> None:
+        if step == "open":
+            raise OSError(code, os.strerror(code))
+        msg = f"unable to mmap 8 bytes from file <x>: {os.strerror(code)} ({code})"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(*((Path, "open", fails) if step == "open" else (torch, "from_file", fails)))
+    loader = data.loader(4)
+    for action in (lambda: next(iter(loader)), lambda: next(iter(data))):
+        with pytest.raises(UnavailableError, match=os.strerror(code)):
+            action()
+    assert not loader.skipped
+
+
+def test_skip_does_not_apply_to_exhausted_memory(
+    synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        msg = "[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr("avdata.streaming.collate.decode_npy", fails)
+    with pytest.raises(UnavailableError, match="can't allocate memory"):
+        next(iter(avdata.open(synthetic_set, on_error="skip")))

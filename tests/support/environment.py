@@ -13,8 +13,8 @@ import tempfile
 # Settings and credentials of programs that the tests use themselves, against servers of their own; a proxy
 # would be asked for those too; a launcher's variables make a test one process of many.
 FAMILIES = (
-    "AVDATA_", "AWS_", "BOTO_", "FSSPEC_", "GIT_", "HF_", "HUGGING", "KAGGLE_", "MOTO_", "PIP_", "RAY_",
-    "SLURM_", "TORCHELASTIC_", "TYPER_", "_TYPER_",
+    "AVDATA_", "AWS_", "BOTO_", "FSSPEC_", "GIT_", "HF_", "HUGGING", "KAGGLE_", "MOTO_", "MV2_", "OMPI_",
+    "PIP_", "PMI_", "RAY_", "SLURM_", "TORCHELASTIC_", "TYPER_", "_TYPER_",
 )  # fmt: skip
 SINGLE = set(
     "ALL_PROXY COLUMNS CURL_CA_BUNDLE FORCE_COLOR FTP_PROXY GITHUB_ACTIONS GROUP_RANK GROUP_WORLD_SIZE"
