@@ -128,6 +128,11 @@ class SampleFlag(_DescribedCode):
     CONTAINER_AUDIO = "container_audio", "the audio is that of the video container, not of the separate file"
     SILENT_AUDIO = "silent_audio", "the audio peak is below quality.silence_dbfs"
     CLIPPED_AUDIO = "clipped_audio", "part of the audio is at full scale"
+    CLOCK_DRIFT = (
+        "audio_clock_drift",
+        "the audio's samples and timestamps differ by more than 20 ms; it was placed by the timestamps",
+    )
+    PHASE_CANCELLED = "phase_cancelled", "channels of the audio cancel each other when they are mixed"
     LEAK = "split_leak", "the clip's group is also in another split"
     MULTI_LABEL = "multi_label", "the video is also annotated with another label"
     ZERO_LENGTH_EVENT = "zero_length_event", "the annotated event has no duration"

@@ -105,7 +105,10 @@ def extract_features(clip: Clip, config: Config, filterbank: MelFilterbank | Non
     use_container = clip.audio is None or config.audio.source == "container" or not clip.audio.is_file()
     needs_audio = use_container or config.align.offset_correction != "none"
     with open_video(
-        clip.video, config.quality, audio=needs_audio, decoder=config.video.decoder
+        clip.video,
+        config.quality,
+        audio=needs_audio,
+        decoder=config.video.decoder,
     ) as video_file:
         if use_container:
             track = video_file.audio_track()
@@ -125,7 +128,7 @@ def _assemble(
     filterbank: MelFilterbank | None,
 ) -> Features:
     """Return the features of a clip with aligned audio; an image has no `video_file`."""
-    flags = [*aligned.flags, *check_audio(aligned.audio, config.quality)]
+    flags = [*aligned.flags, *aligned.audio.flags, *check_audio(aligned.audio, config.quality)]
     spans = [aligned.span]
     frame_times = None
     if video_file is not None:
@@ -163,7 +166,8 @@ def _assemble(
 def _separate_audio(clip: Clip, config: Config) -> _AlignedAudio:
     """Decode the clip's audio file, starting at 0; without one, its video file's audio."""
     path = clip.audio if clip.audio is not None and clip.audio.is_file() else clip.video
-    return _AlignedAudio(decode_audio(path, config.quality, decoder=config.video.decoder), 0.0)
+    track = decode_audio(path, config.quality, decoder=config.video.decoder)
+    return _AlignedAudio(track, 0.0)
 
 
 def _align_audio(video_file: VideoFile, unaligned: _AlignedAudio, config: Config) -> _AlignedAudio:

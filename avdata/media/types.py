@@ -19,12 +19,14 @@ class AudioTrack:
         rate: Hz.
         start: s, time of the first sample on the container's axis.
         metadata: codec, rate and number of channels of the file.
+        flags: irregularities of the track.
     """
 
     samples: np.ndarray
     rate: int
     start: float
     metadata: dict[str, Any]
+    flags: tuple[SampleFlag, ...] = ()
 
     @property
     def end(self) -> float:

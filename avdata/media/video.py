@@ -22,6 +22,7 @@ from avdata.media.audio import AudioTrackDecoder
 from avdata.media.container import audio_stream, open_container, require_codec, video_stream
 from avdata.media.decoders import DECODERS
 from avdata.media.decoders.pyav import decode_frames, to_images
+from avdata.media.downmix import Channel
 from avdata.media.packet_selection import PacketSelection
 from avdata.media.types import AudioTrack, Frame, FrameTimes
 
@@ -92,7 +93,12 @@ class VideoFile:
 
 @contextmanager
 def open_video(
-    path: Path, quality: QualityConfig, *, audio: bool = True, decoder: str = "pyav"
+    path: Path,
+    quality: QualityConfig,
+    *,
+    audio: bool = True,
+    decoder: str = "pyav",
+    channel: Channel = "mix",
 ) -> Iterator[VideoFile]:
     """Open a video file: read its frame times and, with `audio`, decode its audio.
 
@@ -103,6 +109,7 @@ def open_video(
         quality: limits.
         audio: whether to decode the audio.
         decoder: value of `video.decoder`. A decoder that also decodes audio opens the file again.
+        channel: value of `audio.channel`.
 
     Raises:
         MediaError: NO_VIDEO_STREAM, NO_FRAMES, TOO_LARGE, TOO_LONG, UNREADABLE or an error of
@@ -115,7 +122,7 @@ def open_video(
             _check_size(path, stream.codec_context, quality)
         elif row.reuses_packets:
             require_codec(stream, path)
-        track = _open_audio(path, container, quality) if audio and not row.decodes_audio else None
+        track = _open_audio(path, container, quality, channel) if audio and not row.decodes_audio else None
         audio_streams = [track.stream] if isinstance(track, AudioTrackDecoder) else []
         packet_times = _PacketTimes(path, float(stream.time_base), quality.max_seconds)
         packets: list[Any] | None = []
@@ -132,15 +139,17 @@ def open_video(
         frame_times = _frame_times(path, container, stream, packet_times)
         finished: AudioTrack | MediaError | None
         if audio and row.decodes_audio:
-            finished = _audio_or_error(lambda: row.decode_audio(path, quality))
+            finished = _audio_or_error(lambda: row.decode_audio(path, quality, channel))
         else:
             finished = _audio_or_error(track.finish) if isinstance(track, AudioTrackDecoder) else track
         yield VideoFile(frame_times, finished, path, quality, stream, packets)
 
 
-def _open_audio(path: Path, container: Any, quality: QualityConfig) -> AudioTrackDecoder | MediaError:
+def _open_audio(
+    path: Path, container: Any, quality: QualityConfig, channel: Channel
+) -> AudioTrackDecoder | MediaError:
     try:
-        return AudioTrackDecoder(path, audio_stream(container, path), quality)
+        return AudioTrackDecoder(path, audio_stream(container, path), quality, channel)
     except MediaError as error:
         return error
 

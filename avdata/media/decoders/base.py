@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import UsageError
+from avdata.media.downmix import Channel
 from avdata.media.ffmpeg_program import ffmpeg_version, find_ffmpeg
 from avdata.media.types import AudioTrack, Frame, FrameTimes
 
@@ -65,7 +66,8 @@ class VideoDecoder:
             and resizes while it converts colors. Other decoders open the file again.
         unsupported_codecs: ffmpeg's names of video codecs that it cannot decode.
         program: program on PATH that it runs; its version is recorded in dataset.json.
-        decodes_audio: whether it also decodes audio, with `decode_audio(path, quality)`; PyAV does otherwise.
+        decodes_audio: whether it also decodes audio, with `decode_audio(path, quality, channel)`; PyAV does
+            otherwise.
     """
 
     name: str
@@ -110,13 +112,13 @@ class VideoDecoder:
         decode: FramesAt = self._load().frames_at
         return decode(path, frame_times, times, video, quality)
 
-    def decode_audio(self, path: Path, quality: QualityConfig) -> AudioTrack:
+    def decode_audio(self, path: Path, quality: QualityConfig, channel: Channel = "mix") -> AudioTrack:
         """Import the decoder's module and decode the first audio track of a file with it.
 
         Raises:
             MediaError: the audio cannot be decoded.
         """
-        track: AudioTrack = self._load().decode_audio(path, quality)
+        track: AudioTrack = self._load().decode_audio(path, quality, channel)
         return track
 
     def _load(self) -> Any:

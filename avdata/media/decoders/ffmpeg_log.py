@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from avdata.config.schema import QualityConfig
@@ -35,7 +36,7 @@ _TIME_BASE = re.compile(r"config in time_base: (\d+)/(\d+)")
 
 _VIDEO_FRAME = re.compile(r"\bn: *\d+ pts: *(-?\d+|NOPTS) ")
 
-_AUDIO_FRAME = re.compile(r"\bn:\d+ pts:(-?\d+|NOPTS) .*? rate:(\d+) nb_samples:(\d+)")
+_AUDIO_FRAME = re.compile(r"\bn:\d+ pts:(-?\d+|NOPTS) .*? channels:(\d+) .*? rate:(\d+) nb_samples:(\d+)")
 
 _AUDIO_CODEC = re.compile(r"Stream #\d+:\d+ \((\w+)\) -> ashowinfo")
 
@@ -139,23 +140,34 @@ class VideoLog(FFmpegLog):
             raise MediaError(QuarantineReason.CORRUPT_FRAMES, detail)
 
 
+@dataclass(frozen=True, slots=True)
+class AudioFrame:
+    """Time of an audio frame in s, None if it has none; its number of samples, rate in Hz and channels."""
+
+    time: float | None
+    num_samples: int
+    rate: int
+    channels: int
+
+
 class AudioLog(FFmpegLog):
     """Timestamps of audio frames.
 
     Attributes:
         codec: ffmpeg's name of the decoder.
-        frames: time in s and number of samples of each frame; the time is None if it has none.
+        frames: the decoded frames.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.codec = "unknown"
-        self.frames: list[tuple[float | None, int]] = []
+        self.frames: list[AudioFrame] = []
 
     def _read_decoding(self, line: str) -> None:
         super()._read_decoding(line)
         if codec := _AUDIO_CODEC.search(line):
             self.codec = codec[1]
         for frame in _AUDIO_FRAME.finditer(line):
-            seconds = None if frame[1] == "NOPTS" else int(frame[1]) / int(frame[2])
-            self.frames.append((seconds, int(frame[3])))
+            channels, rate, num_samples = int(frame[2]), int(frame[3]), int(frame[4])
+            seconds = None if frame[1] == "NOPTS" else int(frame[1]) / rate
+            self.frames.append(AudioFrame(seconds, num_samples, rate, channels))
