@@ -96,6 +96,10 @@ class QuarantineReason(_DescribedCode):
     NO_AUDIO_STREAM = "no_audio_stream", "the container has no audio stream"
     NO_FRAMES = "no_frames", "no video frame could be decoded"
     SILENT_AUDIO = "silent_audio", "the audio peak is below quality.silence_dbfs"
+    PHASE_CANCELLED = (
+        "phase_cancelled",
+        "the audio peak is below quality.silence_dbfs because the channels cancel each other",
+    )
     BLACK_FRAMES = "black_frames", "the frames stay darker than quality.black_luma"
     FROZEN_FRAMES = "frozen_frames", "the frames do not change"
     CLIPPED_AUDIO = "clipped_audio", "more of the audio is at full scale than quality.max_clipped"

@@ -34,6 +34,9 @@ class AudioConfig(_Settings):
         "auto",
         description="wav: the separate file; container: the video's audio; auto: wav, else container",
     )
+    channel: Literal["mix", "left", "right"] = Field(
+        "mix", description="mix: average of all channels; left, right: the first or second; mono has one"
+    )
     sample_rate: int = Field(16_000, ge=1_000, le=192_000, description="Hz after resampling")
     feature: Literal["log-mel", "log-stft", "pcen"] = Field(
         "log-mel", description="log of mel bands, log of the STFT's bins, or PCEN of mel bands (librosa.pcen)"

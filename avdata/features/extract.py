@@ -109,6 +109,7 @@ def extract_features(clip: Clip, config: Config, filterbank: MelFilterbank | Non
         config.quality,
         audio=needs_audio,
         decoder=config.video.decoder,
+        channel=config.audio.channel,
     ) as video_file:
         if use_container:
             track = video_file.audio_track()
@@ -166,7 +167,7 @@ def _assemble(
 def _separate_audio(clip: Clip, config: Config) -> _AlignedAudio:
     """Decode the clip's audio file, starting at 0; without one, its video file's audio."""
     path = clip.audio if clip.audio is not None and clip.audio.is_file() else clip.video
-    track = decode_audio(path, config.quality, decoder=config.video.decoder)
+    track = decode_audio(path, config.quality, decoder=config.video.decoder, channel=config.audio.channel)
     return _AlignedAudio(track, 0.0)
 
 

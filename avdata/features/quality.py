@@ -35,7 +35,7 @@ def check_audio(audio: AudioTrack, quality: QualityConfig) -> list[SampleFlag]:
         The flags of the checks that do not quarantine.
 
     Raises:
-        MediaError: TOO_SHORT, SILENT_AUDIO, CLIPPED_AUDIO.
+        MediaError: TOO_SHORT, SILENT_AUDIO, PHASE_CANCELLED, CLIPPED_AUDIO.
     """
     seconds = len(audio.samples) / audio.rate
     if seconds < quality.min_seconds:
@@ -44,11 +44,12 @@ def check_audio(audio: AudioTrack, quality: QualityConfig) -> list[SampleFlag]:
     peak = float(loudness.max())
     level = 20 * np.log10(max(peak, 1e-9))
     if level < quality.silence_dbfs:
+        is_cancelled = SampleFlag.PHASE_CANCELLED in audio.flags
         return _quarantine_or_flag(
             quality.silent,
-            QuarantineReason.SILENT_AUDIO,
+            QuarantineReason.PHASE_CANCELLED if is_cancelled else QuarantineReason.SILENT_AUDIO,
             SampleFlag.SILENT_AUDIO,
-            f"peak {level:.0f} dBFS",
+            f"peak {level:.0f} dBFS" + (" after the channels were mixed" if is_cancelled else ""),
         )
     if peak < FULL_SCALE:
         return []

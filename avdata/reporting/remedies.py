@@ -28,6 +28,7 @@ REMEDIES: Mapping[str, str] = {
     QuarantineReason.NO_FRAMES: f"{_DOWNLOAD_AGAIN}. If that does not help, the source is damaged.",
     QuarantineReason.SILENT_AUDIO: "Listen to the clip. To keep silent clips, set quality.silent=flag or"
     " lower quality.silence_dbfs.",
+    QuarantineReason.PHASE_CANCELLED: "Use one of the channels, with --set audio.channel=left or right.",
     QuarantineReason.BLACK_FRAMES: "Watch the clip. To keep black clips, set quality.black=flag.",
     QuarantineReason.FROZEN_FRAMES: "Watch the clip. To keep clips whose frames do not change, set"
     " quality.frozen=flag.",

@@ -4,8 +4,10 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import ffmpeg
 import numpy as np
 import pytest
+import soundfile
 
 from avdata.config.schema import Config, build_config
 from avdata.errors import MediaError, QuarantineReason, SampleFlag
@@ -73,3 +75,24 @@ def test_short_video_is_too_short_despite_long_audio(tmp_path: Path) -> None:
 def test_large_file_is_quarantined_before_it_is_opened(tmp_path: Path) -> None:
     (tmp_path / "a.flv").write_bytes(b"x" * 2000)
     assert quarantine_reason(clip(tmp_path / "a.flv"), max_bytes=1000) is QuarantineReason.TOO_LARGE
+
+
+@pytest.mark.parametrize("is_separate", [True, False])
+def test_channels_that_cancel_each_other_are_quarantined_or_one_is_used(
+    tmp_path: Path, is_separate: bool
+) -> None:
+    wave = scene_audio(SCENE)
+    soundfile.write(tmp_path / "a.wav", np.stack([wave, -wave], axis=1), SCENE.rate, subtype="PCM_16")
+    write_av(tmp_path / "mono.mkv", SCENE, vcodec="libx264", acodec="flac")
+    # The container's audio is that of the WAV.
+    video, audio = ffmpeg.input(str(tmp_path / "mono.mkv"))["v"], ffmpeg.input(str(tmp_path / "a.wav"))["a"]
+    ffmpeg.output(video, audio, str(tmp_path / "a.mkv"), vcodec="copy", acodec="flac").run(quiet=True)
+    source_clip = clip(tmp_path / "a.mkv", tmp_path / "a.wav" if is_separate else None)
+    assert quarantine_reason(source_clip) is QuarantineReason.PHASE_CANCELLED
+    kept = extract_features(source_clip, build_config({"quality": {"silent": "flag"}}))
+    assert {SampleFlag.PHASE_CANCELLED, SampleFlag.SILENT_AUDIO} <= set(kept.flags)
+    expected = extract_features(clip(tmp_path / "mono.mkv"), Config())
+    for channel in ("left", "right"):
+        features = extract_features(source_clip, build_config({"audio": {"channel": channel}}))
+        assert features.flags == ()
+        assert np.abs(features.mel - expected.mel).mean() < 0.5
