@@ -63,9 +63,7 @@ class AudioTimeline:
     def __init__(self, name: str, max_seconds: float) -> None:
         self.rate = 0
         self._name, self._max_seconds = name, max_seconds
-        self._times: list[float | None] = []
-        self._counts: list[int] = []
-        self._rates: list[int] = []
+        self._frames: list[tuple[float | None, int, int]] = []
         self._seconds = 0.0
         self._first_time: float | None = None
 
@@ -80,14 +78,13 @@ class AudioTimeline:
         Raises:
             MediaError: TOO_LONG.
         """
-        self.rate = self.rate or rate
-        self._times.append(time)
-        self._counts.append(num_samples)
-        self._rates.append(rate)
+        self._frames.append((time, num_samples, rate))
         self._seconds += num_samples / rate
-        if time is not None:
-            self._first_time = time if self._first_time is None else self._first_time
-            self._check_seconds(abs(time - self._first_time))
+        if self._first_time is None:
+            self.rate = self.rate or rate
+            self._first_time = time
+        elif time is not None and abs(time - self._first_time) > self._max_seconds:
+            raise too_long(self._name, self._max_seconds)
         self._check_seconds(self._seconds)
 
     def _check_seconds(self, seconds: float) -> None:
@@ -107,41 +104,33 @@ class AudioTimeline:
         Raises:
             MediaError: TOO_LONG.
         """
-        rates = np.array(self._rates)
-        durations = np.array(self._counts) / rates
+        times, counts, frame_rates = zip(*self._frames, strict=True)
+        rates = np.array(frame_rates)
+        durations = np.array(counts) / rates
         # Time at which each frame would begin if the track began at 0 and had no gap.
         begins = np.cumsum(durations) - durations
-        offsets = self._offsets(begins)
+        offsets = _offsets(times, begins)
         start = float(offsets[0])
-        rate_changes = np.flatnonzero(np.diff(rates)) + 1
         drift = offsets - start
-        if not len(rate_changes) and np.abs(drift).max() <= MAX_ERROR_S:
+        has_one_rate = len(set(frame_rates)) == 1
+        if has_one_rate and np.abs(drift).max() <= MAX_ERROR_S:
             return samples, start, ()
         drift = _without_jitter(drift, durations)
         flags = (SampleFlag.CLOCK_DRIFT,) if np.ptp(drift) > MAX_DRIFT_S else ()
+        rate_changes = np.flatnonzero(np.diff(rates)) + 1
         bounds = [0, *rate_changes.tolist(), len(drift)]
         segments = sorted(_segments(drift, begins, bounds), key=lambda segment: segment.start)
         # Without the negative zeros of a line's start.
         first = round(start + segments[0].start, 6) + 0.0
         return self._join(samples, segments), first, flags
 
-    def _offsets(self, begins: np.ndarray) -> np.ndarray:
-        """Return the offset of each frame, s; a frame without a timestamp has that of the one before it."""
-        known = np.array([time is not None for time in self._times])
-        if not known.any():
-            return np.zeros(len(begins))
-        offsets = np.array([time or 0.0 for time in self._times]) - begins
-        latest = np.maximum.accumulate(np.where(known, np.arange(len(begins)), known.argmax()))
-        return np.asarray(offsets[latest])
-
     def _join(self, samples: np.ndarray, segments: list[_Segment]) -> np.ndarray:
-        ends = np.cumsum(self._counts)
+        ends = np.cumsum([0, *(num_samples for _, num_samples, _ in self._frames)])
         pieces: list[np.ndarray] = []
         position = 0
         for segment in segments:
-            first = int(ends[segment.first]) - self._counts[segment.first]
-            piece = samples[first : ends[segment.last - 1]]
-            piece = _resample(piece, self._rates[segment.first], self.rate * segment.stretch)
+            piece = samples[ends[segment.first] : ends[segment.last]]
+            piece = _resample(piece, self._frames[segment.first][2], self.rate * segment.stretch)
             gap = round((segment.start - segments[0].start) * self.rate) - position
             if abs(gap) <= ROUNDING_S * self.rate:
                 gap = 0
@@ -149,6 +138,18 @@ class AudioTimeline:
             position += len(pieces[-2]) + len(pieces[-1])
             self._check_seconds(position / self.rate)
         return np.concatenate(pieces)
+
+
+def _offsets(times: tuple[float | None, ...], begins: np.ndarray) -> np.ndarray:
+    """Return the offset of each frame, s; a frame without a timestamp has that of the one before it."""
+    if None not in times:
+        return np.array(times) - begins
+    is_known = np.array([time is not None for time in times])
+    if not is_known.any():
+        return np.zeros(len(begins))
+    offsets = np.array([time or 0.0 for time in times]) - begins
+    latest = np.maximum.accumulate(np.where(is_known, np.arange(len(begins)), is_known.argmax()))
+    return np.asarray(offsets[latest])
 
 
 def _without_jitter(offsets: np.ndarray, durations: np.ndarray) -> np.ndarray:

@@ -18,6 +18,9 @@ MIN_MIX_ENERGY = 0.1
 Uncorrelated channels have a share of 1, equal ones of their number, opposite ones of 0.
 """
 
+ENERGY_STRIDE = 7
+"""Distance in samples of those whose energy is computed: all of them would take 2 % of the decoding."""
+
 
 class Downmixer:
     """Mixes successive pieces of a track to mono, as `audio.channel` defines it."""
@@ -47,5 +50,6 @@ class Downmixer:
 
 
 def _energy(samples: np.ndarray) -> float:
+    samples = samples[::ENERGY_STRIDE]
     # Unlike BLAS, einsum sums in an order that does not depend on the number of threads.
     return float(np.einsum("i,i->", samples, samples))
