@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from avdata.config.schema import Config
+from avdata.errors import SampleFlag
 from avdata.features.audio import feature_bins
 from avdata.manifest import Manifest
 from avdata.media.decoders import DECODERS
@@ -27,6 +29,11 @@ from avdata.shards.card_features import json_features
 from avdata.shards.croissant import croissant
 from avdata.shards.format import FORMAT_VERSION, index_schema, parquet_bytes, quarantine_schema
 from avdata.storage.atomic import atomic_write
+
+log = logging.getLogger(__name__)
+
+MAX_CONTAINER_AUDIO = 0.01
+"""Share of samples with the audio of the video in place of their separate file that needs no warning."""
 
 TOOLS = (
     "avdata",
@@ -90,7 +97,20 @@ def finalize_dataset(
     atomic_write(root / "croissant.json", croissant(info, info["index"]["sha256"]))
     atomic_write(root / "README.md", dataset_card(info).encode())
     atomic_write(root / "dataset.json", (json.dumps(info, indent=1, ensure_ascii=False) + "\n").encode())
+    if provenance.config.audio.source == "auto":
+        _warn_about_container_audio(info["flags"].get(SampleFlag.CONTAINER_AUDIO, 0), len(rows))
     return info
+
+
+def _warn_about_container_audio(count: int, num_samples: int) -> None:
+    if count > MAX_CONTAINER_AUDIO * num_samples:
+        log.warning(
+            "Missing audio files: %d of %d samples use the audio of the video instead (flag container_audio)."
+            " Add the files and prepare again, or use --audio-source wav to exclude these samples, or"
+            " --audio-source container to use the audio of the video for all.",
+            count,
+            num_samples,
+        )
 
 
 def _info(

@@ -15,6 +15,7 @@ from support.trees import digest_tree
 import avdata
 from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
 from avdata.errors import AvdataError, SourceError, UsageError
+from avdata.pipeline import finalize
 from avdata.pipeline.engines.base import NO_ITEM
 from avdata.pipeline.output_dir import LocalOutput
 from avdata.pipeline.planning import plan_preparation
@@ -343,6 +344,35 @@ def test_plan_preparation_warns_about_an_incomplete_source(
     plan_preparation("cremad", source=cremad_mock, manifest=manifest)
     assert "14 clips of 7,442" in caplog.text
     assert "usable" not in caplog.text
+
+
+def test_prepare_warns_once_if_more_than_one_percent_use_the_audio_of_the_video(
+    cremad_mock: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = shutil.copytree(cremad_mock, tmp_path / "source")
+    for audio in sorted((source / "AudioWAV").iterdir())[:2]:
+        audio.unlink()
+
+    def warnings(**audio: str) -> list[str]:
+        caplog.clear()
+        out = tmp_path / "-".join(["out", *audio.values()])
+        settings = {**SETTINGS, "audio": audio}
+        avdata.prepare("cremad", source=source, output=out, config=settings, workers=0, checksums=False)
+        return [record.getMessage() for record in caplog.records if "container_audio" in record.getMessage()]
+
+    (warning,) = warnings()
+    assert "2 of 14 samples use the audio of the video" in warning
+    assert "--audio-source wav" in warning
+    assert warnings(source="wav") == []
+    assert warnings(source="container") == []
+
+
+@pytest.mark.parametrize(("count", "is_expected"), [(0, False), (74, False), (75, True), (7_438, True)])
+def test_one_percent_of_container_audio_needs_no_warning(
+    count: int, is_expected: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    finalize._warn_about_container_audio(count, 7_438)
+    assert bool(caplog.records) is is_expected
 
 
 def test_reprs_of_a_plan_and_a_prepared_dataset_are_one_line(cremad_mock: Path, cremad_set: Path) -> None:
