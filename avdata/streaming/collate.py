@@ -12,6 +12,7 @@ import torch
 from avdata.errors import AvdataError, SampleFlag, UsageError
 from avdata.shards.reader import decode_npy
 from avdata.streaming.batch import AVBatch, AVSample
+from avdata.streaming.waveform import decode_flac
 
 MELS_PER_CALL = 8  # mels normalized together: as many as fit in the CPU cache
 
@@ -32,11 +33,16 @@ def collate(samples: Sequence[AVSample]) -> AVBatch:
         flags. If any sample labels its steps, one that does not gets its label at every step.
 
     Raises:
-        UsageError: `samples` is empty.
+        UsageError: `samples` is empty, or the samples differ in `sample_rate`.
     """
     if not samples:
         msg = "Cannot collate 0 samples."
         raise UsageError(msg)
+    rates = list(dict.fromkeys(sample.sample_rate for sample in samples))
+    if len(rates) > 1:
+        msg = f"Cannot collate samples with the sample rates {rates}."
+        raise UsageError(msg, hint="open all datasets with the same `waveform` option")
+    waveforms = [sample.waveform for sample in samples if sample.waveform is not None]
     steps = [sample.metadata.get("step_labels") for sample in samples]
     num_steps = len(samples[0].mel)
     return AVBatch(
@@ -53,27 +59,34 @@ def collate(samples: Sequence[AVSample]) -> AVBatch:
         else torch.tensor(
             [labels or [sample.label] * num_steps for labels, sample in zip(steps, samples, strict=True)]
         ),
+        waveform=torch.stack(waveforms) if waveforms else None,
+        sample_rate=rates[0],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class SampleShape:
-    """Shapes of a dataset's samples as stored: mel (T, F, L) and frames (T, H, W, C)."""
+    """Shapes of a dataset's samples as stored.
+
+    Attributes:
+        mel: (T, F, L).
+        frames: (T, H, W, C).
+        waveform: (n,) if waveforms are read, else None.
+        sample_rate: Of the waveform in Hz, else None.
+    """
 
     mel: tuple[int, ...]
     frames: tuple[int, ...]
-
-    @classmethod
-    def from_info(cls, info: Mapping[str, Any]) -> SampleShape:
-        """Return the shapes that dataset.json states."""
-        return cls(tuple(info["shape"]["mel"]), tuple(info["shape"]["frames"]))
+    waveform: tuple[int, ...] | None = None
+    sample_rate: int | None = None
 
     @property
     def sample(self) -> str:
         """The shapes of a sample's tensors as text, for `repr`."""
         steps, height, width, channels = self.frames
         mel = [self.mel[0], 1, *self.mel[1:]]
-        return f"mel={mel}, frames={[steps, channels, height, width]}"
+        waveform = "" if self.waveform is None else f", waveform={list(self.waveform)}"
+        return f"mel={mel}, frames={[steps, channels, height, width]}{waveform}"
 
     def layout(self, *, strip: bool) -> tuple[int, ...]:
         """Return the memory layout of a sample's frames: [T, H, W, C], or [H, T, W, C] for a strip.
@@ -180,6 +193,16 @@ class BatchAssembler:
             np.positive(stored, out=out.numpy())
         else:
             self._frames.append((out, torch.from_numpy(stored)))
+
+    def waveform(self, members: Mapping[str, memoryview], shape: SampleShape, out: torch.Tensor) -> None:
+        """Decode a sample's FLAC immediately into `out`, float32 [n].
+
+        Raises:
+            AvdataError: The FLAC is damaged, or has another sample rate than the dataset.
+            KeyError: The sample has no FLAC.
+        """
+        assert shape.sample_rate is not None
+        decode_flac(members["flac"], shape.sample_rate, out.numpy())
 
     def flush(self) -> None:
         """Copy all pending samples."""
