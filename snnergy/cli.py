@@ -175,7 +175,7 @@ def evaluate(
         return
     _show_result(result, as_json=as_json)
     if not as_json and "test" in result:
-        print_table(CLASS_COLUMNS, class_table(result["test"], result["labels"]))
+        print_table(CLASS_COLUMNS, class_table(result["test"]))
 
 
 def _checkpoint(run: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,7 +100,6 @@ def collect_page_data(folder: Path, dataset: str | Path | None = None) -> dict[s
         "result": result,
         "labels": labels,
         "measured": measured,
-        "classes": {name: classes(metrics["confusion"], labels) for name, metrics in measured.items()},
         "charts": curves(folder / "metrics.csv"),
         "rates": list(masks.rates.items()) if masks else [],
         "energy": energy,
@@ -141,28 +140,6 @@ def curves(metrics: Path) -> list[Chart]:
         chart = lines(title, "step", series, low=0.0 if is_share else None, high=1.0 if is_share else None)
         charts += [chart] if chart else []
     return charts
-
-
-def classes(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return samples, precision, recall and F1 of each label; None if undefined.
-
-    >>> classes([[3, 1], [0, 4]], ["a", "b"])[0]
-    {'label': 'a', 'samples': 4, 'precision': 1.0, 'recall': 0.75, 'F1': 0.8571428571428571}
-    """
-    rows = []
-    for index, label in enumerate(labels):
-        correct, support = confusion[index][index], sum(confusion[index])
-        predicted = sum(row[index] for row in confusion)
-        ratios = {
-            "precision": (correct, predicted),
-            "recall": (correct, support),
-            "F1": (2 * correct, predicted + support),
-        }
-        rows.append(
-            {"label": label, "samples": support}
-            | {name: part / of if of else None for name, (part, of) in ratios.items()}
-        )
-    return rows
 
 
 def _sample_views(

@@ -75,7 +75,7 @@ def train(
         device: `auto` uses a GPU if there is one.
 
     Returns:
-        The content of `result.json`: accuracy, loss and per-class recall on the validation and test splits,
+        The content of `result.json`: accuracy, loss and metrics by class on the validation and test splits,
         settings, duration, and firing rates.
 
     Raises:
@@ -124,7 +124,13 @@ class Trainer:
         self.every = config.evaluation_interval(self.steps, self.epoch_steps)
         self.validates = "val" in self.data.info["splits"]
         repeated = self.data.info["config"].get("audio", {}).get("layout") == "repeat"
-        self.train_step = TrainStep(build_network(config, self.data), config, fabric, repeated=repeated)
+        self.train_step = TrainStep(
+            build_network(config, self.data),
+            config,
+            fabric,
+            schedule=lambda step: config.rate(step, self.steps, self.epoch_steps),
+            repeated=repeated,
+        )
         self.best: dict[str, Any] | None = None
         self.evaluated, self.saved = -1, 0
         self.warned: set[str] = set()
@@ -205,9 +211,8 @@ class Trainer:
             yield parts, before
 
     def _step(self, batches: list[AVBatch], real: int, epoch: int) -> None:
-        train_step = self.train_step
-        rate = self.config.rate(train_step.step, self.steps, self.epoch_steps)
-        loss, norm = train_step(batches, real=real, epoch=epoch, rate=rate)
+        train_step, rate = self.train_step, self.train_step.rate
+        loss, norm = train_step(batches, real=real, epoch=epoch)
         if train_step.step % max(1, min(10, self.steps // 20)) == 0:
             loss = sum_over_ranks(self.fabric, loss)
             if self.log:
@@ -239,14 +244,9 @@ class Trainer:
 
     def _measure(self, network: SNNergy, split: str, rates: dict[str, float] | None = None) -> dict[str, Any]:
         loader = self._open(split).loader(self.part, num_workers=self.workers)
-        labels, device = self.data.labels, self.fabric.device
+        synchronize = self.fabric.world_size > 1
         return evaluate_split(
-            network,
-            loader,
-            labels,
-            device,
-            reduce=lambda value: sum_over_ranks(self.fabric, value),
-            rates=rates,
+            network, loader, self.data.labels, self.fabric.device, synchronize=synchronize, rates=rates
         )
 
     def _warn(self, network: SNNergy, rates: dict[str, float]) -> None:
@@ -309,7 +309,7 @@ class Trainer:
             self.log.close()
             plot_curves(self.folder / "metrics.csv", self.folder / "curves.png")
             if "test" in result:
-                write_classes(self.folder / "classes.csv", result["test"], self.data.labels)
+                write_classes(self.folder / "classes.csv", result["test"])
                 plot_confusion(result["test"]["confusion"], self.data.labels, self.folder / "confusion.png")
             # Must come last: a run with this file is finished and cannot be resumed.
             write_json(self.folder / "result.json", result)
@@ -370,7 +370,8 @@ def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "a
         `labels`, `num_classes`, and for each split `accuracy`, `loss`, `samples`, `per_class`, `confusion`.
     """
     network, config, calibrated = load_all(checkpoint)
-    data = open_split(dataset, "train", shuffle=True, seed=config.seed, rank=0, world_size=1)
+    options: dict[str, Any] = {"rank": 0, "world_size": 1}
+    data = open_split(dataset, "train", shuffle=True, seed=config.seed, **options)
     check_compatible(network, data)
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     network.to(place)
@@ -379,6 +380,6 @@ def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "a
     measured = {}
     for split in ("val", "test"):
         if split in data.info["splits"]:
-            loader = open_split(dataset, split, rank=0, world_size=1).loader(config.batch_size, num_workers=0)
+            loader = open_split(dataset, split, **options).loader(config.batch_size, num_workers=0)
             measured[split] = evaluate_split(network, loader, data.labels, place)
     return {"labels": data.labels, "num_classes": len(data.labels), **measured}
