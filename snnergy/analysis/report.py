@@ -156,19 +156,19 @@ def _sample_views(
         return None, [], None, note
     from snnergy.analysis.attention_masks import record_masks  # noqa: PLC0415
     from snnergy.analysis.energy import measure_energy  # noqa: PLC0415
-    from snnergy.data import open_split, to_device  # noqa: PLC0415
+    from snnergy.data import open_split, to_device, waveform_mel  # noqa: PLC0415
     from snnergy.training.checkpoint import load_network  # noqa: PLC0415
     from snnergy.training.evaluation import check_compatible  # noqa: PLC0415
 
     try:
-        network, _ = load_network(checkpoint)
+        network, config = load_network(checkpoint)
         split = next(
             name for name in ("test", "val", "train") if name in open_split(dataset, "train").info["splits"]
         )
-        data = open_split(dataset, split, shuffle=True)
+        data = open_split(dataset, split, features=config.features, shuffle=True)
         check_compatible(network, data)
         batch = next(iter(data.loader(min(SAMPLES, len(data)), num_workers=0)))
-        inputs = to_device(batch)
+        inputs = to_device(batch, mel=waveform_mel(data))
         masks = record_masks(network, inputs.audio, inputs.video)
         energy = measure_energy(network, [(inputs.audio, inputs.video)])
     except (AvdataError, RuntimeError, ValueError) as error:

@@ -15,6 +15,7 @@ from avdata.errors import AvdataError
 from avdata.streaming.dataset import AVDataset
 from avdata.streaming.loader import AVLoader
 from snnergy.data import audio_video_batches, to_device
+from snnergy.layers.waveform_mel import WaveformMel
 from snnergy.models.network import SNNergy, recalibrate
 from snnergy.training.diagnostics import record_firing_rates
 
@@ -45,7 +46,11 @@ def check_compatible(network: SNNergy, data: AVDataset) -> None:
 
 
 def recalibrate_batch_norm(
-    network: nn.Module, data: AVDataset, batch_size: int, device: torch.device | str
+    network: nn.Module,
+    data: AVDataset,
+    batch_size: int,
+    device: torch.device | str,
+    mel: WaveformMel | None = None,
 ) -> None:
     """Recalibrate batch norms on the train split; otherwise a network after few steps is silent.
 
@@ -55,7 +60,7 @@ def recalibrate_batch_norm(
     data.set_epoch(0)
     has_full_batch = len(data) >= batch_size * data.world_size
     loader = data.loader(batch_size, num_workers=0, drop_last=has_full_batch)
-    recalibrate(network, audio_video_batches(loader, CALIBRATION_BATCHES, device))
+    recalibrate(network, audio_video_batches(loader, CALIBRATION_BATCHES, device, mel))
 
 
 @torch.no_grad()
@@ -65,6 +70,7 @@ def evaluate_split(
     labels: Sequence[str],
     device: torch.device | str,
     *,
+    mel: WaveformMel | None = None,
     synchronize: bool = False,
     rates: dict[str, float] | None = None,
 ) -> dict[str, Any]:
@@ -75,6 +81,7 @@ def evaluate_split(
         loader: loader of this process's part of the split.
         labels: names of the classes, in order.
         device: device of the network.
+        mel: module on the device that computes mels from waveforms; None: the stored mels.
         synchronize: sum over all processes; all of them must call this function.
         rates: filled with the firing rates of the first batch.
 
@@ -89,7 +96,7 @@ def evaluate_split(
     mean_loss = MeanMetric(nan_strategy="disable", sync_on_compute=synchronize).to(device)
     mean_loss.set_dtype(torch.float64)
     for number, batch in enumerate(loader):
-        inputs = to_device(batch, device)
+        inputs = to_device(batch, device, mel)
         if number == 0 and rates is not None:
             with record_firing_rates(network) as measured_rates:
                 logits = network(inputs.audio, inputs.video)

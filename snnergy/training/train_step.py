@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from avdata.errors import AvdataError
 from avdata.streaming.batch import AVBatch
 from snnergy.data import Batch, move_to_device, to_batch
+from snnergy.layers.waveform_mel import WaveformMel
 from snnergy.models.network import SNNergy
 from snnergy.training.augment import augment, mixup
 from snnergy.training.config import TrainConfig
@@ -39,6 +40,7 @@ class TrainStep:
         fabric: launched Fabric.
         schedule: learning rate of each optimizer step, from 0.
         repeated: the mel of each step covers the complete window.
+        mel: module on the device that computes mels from waveforms; None: the stored mels.
 
     Attributes:
         network: the network, on the device.
@@ -54,8 +56,9 @@ class TrainStep:
         *,
         schedule: Callable[[int], float],
         repeated: bool,
+        mel: WaveformMel | None = None,
     ) -> None:
-        self._config, self._fabric, self._repeated = config, fabric, repeated
+        self._config, self._fabric, self._repeated, self._mel = config, fabric, repeated, mel
         # Only float16 scales the loss.
         self._scaler: torch.amp.GradScaler | None = getattr(fabric.strategy.precision, "scaler", None)
         self.network = network.to(fabric.device)
@@ -128,7 +131,7 @@ class TrainStep:
 
     def _batch(self, batch: AVBatch, part: int, epoch: int) -> tuple[Batch, Tensor, float]:
         config = self._config
-        mel, frames, label, weight = move_to_device(batch, self._fabric.device)
+        mel, frames, label, weight = move_to_device(batch, self._fabric.device, self._mel)
         mel, frames = augment(
             mel, frames, batch.key, config.augment, seed=config.seed, epoch=epoch, repeated=self._repeated
         )

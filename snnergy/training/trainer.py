@@ -22,7 +22,7 @@ from avdata.errors import UsageError
 from avdata.progress import Progress
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
-from snnergy.data import open_split
+from snnergy.data import open_split, waveform_mel
 from snnergy.models.network import SNNergy, build
 from snnergy.training.checkpoint import check_run_folder, load, load_all, run_settings, save, write_json
 from snnergy.training.config import TrainConfig, resolve_config
@@ -112,6 +112,7 @@ class Trainer:
         self.data = self._open("train", shuffle=True)
         # A second dataset object, because recalibration always reads epoch 0.
         self.calibration = self._open("train", shuffle=True)
+        self.mel = waveform_mel(self.data, fabric.device)
         self.part = _part(config, fabric.world_size)
         if self.part * int(self.data.info["shape"]["frames"][0]) == 1:
             msg = "Each process reads one sample of one time step at a time: too few for batch norm."
@@ -130,6 +131,7 @@ class Trainer:
             fabric,
             schedule=lambda step: config.rate(step, self.steps, self.epoch_steps),
             repeated=repeated,
+            mel=self.mel,
         )
         self.best: dict[str, Any] | None = None
         self.evaluated, self.saved = -1, 0
@@ -146,8 +148,9 @@ class Trainer:
     def _open(self, split: str, *, shuffle: bool = False) -> AVDataset:
         rank, world = (None, None) if self.fabric.world_size > 1 else (0, 1)
         return open_split(
-            self.where, split, shuffle=shuffle, seed=self.config.seed, rank=rank, world_size=world
-        )
+            self.where, split, features=self.config.features, shuffle=shuffle, seed=self.config.seed,
+            rank=rank, world_size=world,
+        )  # fmt: skip
 
     def begin(self, *, resume: bool) -> None:
         """Write `config.json`, or restore the state of the run to resume."""
@@ -224,7 +227,7 @@ class Trainer:
     def evaluate(self, epoch: int) -> None:
         """Recalibrate, validate, and save `last.ckpt`, and `best.ckpt` if validation improved."""
         network, step = self.train_step.average, self.train_step.step
-        recalibrate_batch_norm(network, self.calibration, self.part, self.fabric.device)
+        recalibrate_batch_norm(network, self.calibration, self.part, self.fabric.device, self.mel)
         sync_batch_norm_stats(self.fabric, network)
         self.evaluated = step
         if self.validates:
@@ -246,8 +249,9 @@ class Trainer:
         loader = self._open(split).loader(self.part, num_workers=self.workers)
         synchronize = self.fabric.world_size > 1
         return evaluate_split(
-            network, loader, self.data.labels, self.fabric.device, synchronize=synchronize, rates=rates
-        )
+            network, loader, self.data.labels, self.fabric.device, mel=self.mel, synchronize=synchronize,
+            rates=rates,
+        )  # fmt: skip
 
     def _warn(self, network: SNNergy, rates: dict[str, float]) -> None:
         for sentence, layers in diagnose(network, rates).items():
@@ -358,8 +362,9 @@ def build_network(config: TrainConfig, data: AVDataset) -> SNNergy:
 def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "auto") -> dict[str, Any]:
     """Evaluate a checkpoint on the validation and test splits of a prepared dataset.
 
-    Batch norm statistics come from the checkpoint. A checkpoint saved within an epoch has no valid ones; it
-    is first recalibrated on the train split of the dataset.
+    Mels come from the same source as in the training. Batch norm statistics come from the checkpoint. A
+    checkpoint saved within an epoch has no valid ones; it is first recalibrated on the train split of the
+    dataset.
 
     Args:
         checkpoint: `best.ckpt` or `last.ckpt` in the folder of a run.
@@ -370,16 +375,17 @@ def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "a
         `labels`, `num_classes`, and for each split `accuracy`, `loss`, `samples`, `per_class`, `confusion`.
     """
     network, config, calibrated = load_all(checkpoint)
-    options: dict[str, Any] = {"rank": 0, "world_size": 1}
+    options: dict[str, Any] = {"features": config.features, "rank": 0, "world_size": 1}
     data = open_split(dataset, "train", shuffle=True, seed=config.seed, **options)
     check_compatible(network, data)
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     network.to(place)
+    mel = waveform_mel(data, place)
     if not calibrated:
-        recalibrate_batch_norm(network, data, config.batch_size, place)
+        recalibrate_batch_norm(network, data, config.batch_size, place, mel)
     measured = {}
     for split in ("val", "test"):
         if split in data.info["splits"]:
             loader = open_split(dataset, split, **options).loader(config.batch_size, num_workers=0)
-            measured[split] = evaluate_split(network, loader, data.labels, place)
+            measured[split] = evaluate_split(network, loader, data.labels, place, mel=mel)
     return {"labels": data.labels, "num_classes": len(data.labels), **measured}
