@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from avdata.errors import UsageError
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.loader import AVLoader
+from snnergy.analysis.comparison import compare_fusions
 from snnergy.analysis.report import collect_page_data
 from snnergy.cli import app
 from snnergy.data import move_to_device, open_split, waveform_mel
@@ -60,6 +61,14 @@ def test_train_evaluate_and_report_use_waveforms_only(tiny_set: Path, tmp_path: 
     assert all(math.isfinite(sample.probability) for sample in page["samples"])
     energy = CliRunner().invoke(app, ["energy", str(run), str(tiny_set), "--json"], catch_exceptions=False)
     assert math.isfinite(json.loads(energy.stdout)["mj_exact"])
+
+
+@pytest.mark.usefixtures("without_stored_mels")
+def test_comparison_uses_waveforms_only(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    config = quick(steps=1, features="waveform")
+    (row,) = compare_fusions(tiny_set, tmp_path, config, fusions=["audio"], seeds=1, device="cpu")
+    assert math.isfinite(row.energy.millijoules())
+    assert math.isfinite(row.accuracy[0])
 
 
 def test_train_with_features_option_stores_setting(tiny_set: Path, tmp_path: Path) -> None:
