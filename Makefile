@@ -7,7 +7,7 @@ SPREAD = -n $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)') 
 # Print the stack of a hanging test and end its process; the other tests continue.
 ENDING = -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
-.PHONY: demo test acceptance quick lint docs clean browser
+.PHONY: demo test acceptance quick lint docs platforms clean browser
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "avdata needs Python 3.11 or newer. Use: make PYTHON=python3.11 ...")'
@@ -49,6 +49,12 @@ lint: $(VENV)/.installed  ## check style, types and spelling
 docs: $(VENV)/.installed  ## run the commands of the pages, and build the site without warnings
 	$(BIN)/python -m pytest $(SPREAD) -m pages
 	$(BIN)/mkdocs build --strict --site-dir build/docs
+
+PLATFORMS = x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu aarch64-apple-darwin x86_64-pc-windows-msvc
+platforms: $(VENV)/.installed  ## resolve the requirements for every supported platform and version of Python
+	@set -e; for version in 3.11 3.12 3.13; do for platform in $(PLATFORMS); do \
+	MACOSX_DEPLOYMENT_TARGET=14.0 $(BIN)/uv pip compile --quiet --only-binary :all: --python-version $$version --python-platform $$platform --output-file /dev/null pyproject.toml >/dev/null; \
+	echo "Python $$version $$platform: resolved"; done; done
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info

@@ -94,6 +94,10 @@ _OTHERS = (
         _Library(decoder.package, decoder.probe, decoder.required, decoder.use, decoder.advice)
         for decoder in DECODERS.values()
     ),
+    _Library(
+        "librosa", "import librosa; librosa.filters.mel(sr=16000, n_fft=512)", True, "mel filterbanks",
+        "pip install librosa; if numba cannot cache, set NUMBA_CACHE_DIR to a writable folder",
+    ),
     _Library("soxr", "import soxr", True, "resampling", "pip install soxr"),
     _Library("soundfile", "import soundfile", True, "FLAC files", "pip install soundfile"),
     _Library("pyarrow", "import pyarrow.parquet", True, "index files", "pip install pyarrow"),

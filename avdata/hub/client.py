@@ -6,14 +6,16 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from avdata.errors import AvdataError, UsageError
 from avdata.storage.hashing import hash_file
 from avdata.storage.retry import retry
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
 
 REPO_TYPE = "dataset"
 
@@ -36,15 +38,6 @@ class HubUnreachableError(AvdataError):
     """The Hub does not respond."""
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """A file in a repository: size in bytes, git blob ID, and SHA-256 if it is stored in LFS."""
-
-    size: int
-    blob: str
-    sha256: str | None
-
-
 def check_repo(repo: str) -> str:
     """Return the name of a repository as `user/name`.
 
@@ -54,11 +47,16 @@ def check_repo(repo: str) -> str:
     Raises:
         UsageError: Invalid name.
     """
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # noqa: PLC0415
+
     plain = repo.removeprefix("hf://").removeprefix("datasets/")
-    if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", plain) or ".." in plain or "--" in plain:
-        msg = f"Invalid repository name {repo!r}."
-        raise UsageError(msg, hint="use the form user/name")
-    return plain
+    with suppress(HFValidationError):
+        validate_repo_id(plain)
+        if "/" in plain:
+            return plain
+    msg = f"Invalid repository name {repo!r}."
+    raise UsageError(msg, hint="use the form user/name")
 
 
 def redact_tokens(text: str, *secrets: str | None) -> str:
@@ -183,12 +181,14 @@ def call_hub(action: Callable[[], _Result], *, unanswered: int = MAX_ATTEMPTS) -
         action: Function that is safe to call again.
         unanswered: Maximum number of attempts if there is no response.
     """
+    from huggingface_hub.errors import OfflineModeIsEnabled  # noqa: PLC0415
 
     def should_retry(error: Exception, attempt: int) -> bool:
         status = _status(error)
         if status is not None:
             return status in _RETRYABLE_STATUSES and attempt < MAX_ATTEMPTS
-        return _is_transport_error(error) and not _is_offline(error) and attempt < unanswered
+        is_offline = isinstance(error, OfflineModeIsEnabled)
+        return _is_transport_error(error) and not is_offline and attempt < unanswered
 
     def warn(error: Exception, delay: float) -> None:
         cause = _status(error) or type(error).__name__
@@ -219,23 +219,14 @@ def _is_transport_error(error: Exception) -> bool:
     return bool(packages & {"httpx", "httpx2", "httpcore", "hf_xet"}) or isinstance(error, ConnectionError)
 
 
-def _is_offline(error: Exception) -> bool:
-    """Return whether the client is in offline mode."""
-    return type(error).__name__ == "OfflineModeIsEnabled"
-
-
-def list_repo_files(api: Any, repo: str, revision: str) -> dict[str, RemoteFile]:
+def list_repo_files(api: Any, repo: str, revision: str) -> dict[str, RepoFile]:
     """Return the files of a repository at a revision, by path; empty if there is no such revision."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError  # noqa: PLC0415
     from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
 
-    def list_files() -> dict[str, RemoteFile]:
+    def list_files() -> dict[str, RepoFile]:
         entries = api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=REPO_TYPE)
-        return {
-            entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
-            for entry in entries
-            if isinstance(entry, RepoFile)
-        }
+        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     try:
         return call_hub(list_files)
@@ -243,7 +234,7 @@ def list_repo_files(api: Any, repo: str, revision: str) -> dict[str, RemoteFile]
         return {}
 
 
-def is_same(remote: RemoteFile | None, content: bytes | Path, sha256: str | None = None) -> bool:
+def is_same(remote: RepoFile | None, content: bytes | Path, sha256: str | None = None) -> bool:
     """Return whether a file in a repository has this content.
 
     Args:
@@ -251,16 +242,16 @@ def is_same(remote: RemoteFile | None, content: bytes | Path, sha256: str | None
         content: The bytes, or a local file with them.
         sha256: Their checksum if known; it saves reading the file.
     """
+    from huggingface_hub.utils.sha import git_hash  # noqa: PLC0415
+
     size = content.stat().st_size if isinstance(content, Path) else len(content)
     if remote is None or remote.size != size:
         return False
-    if remote.sha256 is not None:
+    if remote.lfs is not None:
         if sha256 is None:
             sha256 = hash_file(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
-        return remote.sha256 == sha256
-    data = content.read_bytes() if isinstance(content, Path) else content
-    # The ID of a git blob, not used for security.
-    return remote.blob == hashlib.sha1(b"blob %d\0" % size + data, usedforsecurity=False).hexdigest()
+        return bool(remote.lfs.sha256 == sha256)
+    return bool(remote.blob_id == git_hash(content.read_bytes() if isinstance(content, Path) else content))
 
 
 def shard_metadata(info: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

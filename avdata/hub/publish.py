@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avdata.errors import AvdataError, UsageError
 from avdata.hub.client import (
     REPO_TYPE,
     HubUnreachableError,
-    RemoteFile,
     active_token,
     call_hub,
     check_reachable,
@@ -37,6 +36,9 @@ from avdata.shards.format import METADATA_FILES
 from avdata.shards.reader import read_info
 from avdata.shards.verify import verify
 from avdata.storage.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
 
 WORK_BRANCH = "avdata-upload"
 
@@ -253,7 +255,7 @@ def _publish_changes(
     )  # fmt: skip
 
 
-def _changed(ours: _LocalDataset, remote: Mapping[str, RemoteFile]) -> tuple[list[str], list[str]]:
+def _changed(ours: _LocalDataset, remote: Mapping[str, RepoFile]) -> tuple[list[str], list[str]]:
     """Return the shards and the metadata files that are missing in the repository or differ."""
     shards = [
         path
@@ -263,7 +265,7 @@ def _changed(ours: _LocalDataset, remote: Mapping[str, RemoteFile]) -> tuple[lis
     return shards, [name for name, data in ours.metadata_files.items() if not is_same(remote.get(name), data)]
 
 
-def _check_same_dataset(repo: str, remote: Mapping[str, RemoteFile], info: Mapping[str, Any]) -> None:
+def _check_same_dataset(repo: str, remote: Mapping[str, RepoFile], info: Mapping[str, Any]) -> None:
     """Refuse a repository with another dataset: the patterns in the card would match the shards of both."""
     for path in remote:
         if path.partition("/")[0] in HUB_SPLITS and path.endswith(".tar") and not _is_shard(path, info):
@@ -308,7 +310,7 @@ def _stage(api: Any, ours: _LocalDataset, repo: str, revision: str, shards: list
         )  # fmt: skip
 
 
-def _is_staged(remote: Mapping[str, RemoteFile], ours: _LocalDataset, path: str) -> bool:
+def _is_staged(remote: Mapping[str, RepoFile], ours: _LocalDataset, path: str) -> bool:
     return is_same(remote.get(path), ours.root / path, ours.shards[path]["sha256"])
 
 

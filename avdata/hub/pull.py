@@ -6,12 +6,11 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avdata.errors import AvdataError
 from avdata.hub.client import (
     REPO_TYPE,
-    RemoteFile,
     active_token,
     call_hub,
     check_reachable,
@@ -24,6 +23,9 @@ from avdata.hub.client import (
 from avdata.shards.format import FORMAT_VERSION, METADATA_FILES
 from avdata.storage.atomic import atomic_write
 from avdata.storage.paths import is_safe_relative_path
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
 
 
 def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | None = None) -> Path:
@@ -103,7 +105,7 @@ def _check_same(root: Path, info: dict[str, Any], repo: str) -> None:
             raise AvdataError(msg, hint="choose an empty or new folder for --output")
 
 
-def _files_to_fetch(text: bytes, repo: str, remote: dict[str, RemoteFile]) -> list[str]:
+def _files_to_fetch(text: bytes, repo: str, remote: dict[str, RepoFile]) -> list[str]:
     """Return the files of the dataset except dataset.json."""
     try:
         info = json.loads(text)
@@ -122,11 +124,11 @@ def _files_to_fetch(text: bytes, repo: str, remote: dict[str, RemoteFile]) -> li
     return names
 
 
-def _is_present(root: Path, name: str, remote: dict[str, RemoteFile]) -> bool:
+def _is_present(root: Path, name: str, remote: dict[str, RepoFile]) -> bool:
     return (root / name).is_file() and is_same(remote[name], root / name)
 
 
-def _move_into_place(partial: Path, final: Path, remote: RemoteFile, repo: str) -> None:
+def _move_into_place(partial: Path, final: Path, remote: RepoFile, repo: str) -> None:
     if not is_same(remote, partial):
         partial.unlink(missing_ok=True)
         msg = f"Checksum mismatch of downloaded {final.name} from {repo}."

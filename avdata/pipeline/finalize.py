@@ -23,6 +23,7 @@ from avdata.media.decoders import DECODERS
 from avdata.recipe import Recipe
 from avdata.selection import QuarantinedClip
 from avdata.shards.card import dataset_card
+from avdata.shards.card_features import json_features
 from avdata.shards.croissant import croissant
 from avdata.shards.format import FORMAT_VERSION, index_schema, parquet_bytes, quarantine_schema
 from avdata.storage.atomic import atomic_write
@@ -31,6 +32,7 @@ TOOLS = (
     "avdata",
     "numpy",
     *(decoder.package for decoder in DECODERS.values()),
+    "librosa",
     "soxr",
     "pillow",
     "pyarrow",
@@ -40,11 +42,12 @@ TOOLS = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """Inputs of a dataset: recipe, settings, manifest, and the fingerprints of its shard jobs."""
+    """Inputs of a dataset: recipe, settings, manifest, the clips' extras, the shard jobs' fingerprints."""
 
     recipe: Recipe
     config: Config
     manifest: Manifest | None
+    extras: Sequence[Mapping[str, Any]]
     fingerprints: Sequence[str]
 
     @property
@@ -112,6 +115,7 @@ def _info(
         "labels": list(recipe.labels),
         "label_orders": {name: list(order) for name, order in recipe.label_orders.items()},
         "background": recipe.background,
+        "extras": json_features(provenance.extras),
         "split_by": config.select.split_by,
         "splits": _splits(recipe, entries, rows),
         "leaks": _leaking_groups(rows),

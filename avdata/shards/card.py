@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import re
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from markupsafe import Markup
 
 from avdata.errors import QuarantineReason
+from avdata.shards.card_features import dataset_features
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCardData
 
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -17,11 +26,6 @@ PERMISSION = (
     "**Published with permission.** The license of the source does not permit redistribution by everyone."
     " The publisher confirmed with `--i-have-permission` that the rights holders permit this publication."
     " The permission is not transferable: ask the rights holders before you redistribute the dataset."
-)
-
-_PAPER = (
-    "M. Saleh, Z. Ahmadi. Cross-Modal Binary Attention: An Energy-Efficient Fusion Framework for Audio-Visual"
-    " Learning. arXiv:2602.00701, 2026."
 )
 
 _CHECKSUM_STATEMENTS = {
@@ -36,6 +40,18 @@ _SIZE_CATEGORIES = {
 }  # fmt: skip
 
 
+_SPACE = re.compile(r"[\s\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069]+")
+"""White space, control characters, and characters that reverse the direction of the text after them."""
+
+_URL_CHARACTERS = ":/?#@!$&'()*+,;=%~"
+
+_SPECIAL = re.compile(r"[\\`*\[\]<>|#~$&]|_(?![^\W_])|(?<![^\W_])_|^[-+=]")
+"""Characters with a meaning in Markdown, GFM tables or HTML. Underscores inside words have none."""
+
+_NUMBERING = re.compile(r"^(\d+)([.)])(?=\s|$)")
+"""Start of a numbered list."""
+
+
 def dataset_card(info: Mapping[str, Any], *, repo: str = "USER/NAME", permission: bool = False) -> str:
     """Return the dataset card as Markdown with the Hub's YAML header.
 
@@ -44,51 +60,42 @@ def dataset_card(info: Mapping[str, Any], *, repo: str = "USER/NAME", permission
         repo: Hub repository of the dataset.
         permission: the publisher confirmed that the rights holders permit redistribution.
     """
-    sections = [
-        _yaml_header(info), [CARD_MARKER], [f"# {info['title']}, prepared with avdata"],
-        [PERMISSION] if permission else [], _contents(info), _splits(info), _labels(info),
-        _preprocessing(info), _exclusions(info), _loading(info, repo), _provenance(info), _ethics(info),
-        _license(info),
-    ]  # fmt: skip
-    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+    from huggingface_hub import DatasetCard  # noqa: PLC0415
+
+    body = _render_body(info, repo, permission=permission)
+    return str(DatasetCard(f"---\n{_metadata(info).to_yaml()}\n---\n\n{body}"))
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table.
-
-    >>> markdown_table(["split", "samples"], [["train", "12"]])
-    ['| split | samples |', '|---|---|', '| train | 12 |']
-    """
-    return [_table_row(header), "|" + "---|" * len(header), *map(_table_row, rows)]
-
-
-def _table_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _yaml_header(info: Mapping[str, Any]) -> list[str]:
-    import yaml  # noqa: PLC0415
+def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
+    from huggingface_hub import DatasetCardData  # noqa: PLC0415
 
     license = info["license"] or {"id": "unknown"}
-    license_fields = {"license_name": license.get("name"), "license_link": license.get("link")}
-    files = [{"split": HUB_SPLITS[split], "path": f"{split}/*.tar"} for split in info["splits"]]
+    is_other = license["id"] == "other"
     splits = [
         {"name": HUB_SPLITS[name], "num_bytes": _num_bytes(split), "num_examples": split["samples"]}
         for name, split in info["splits"].items()
     ]
     size = sum(split["num_bytes"] for split in splits)
-    header: dict[str, Any] = {
-        "pretty_name": info["title"],
-        "license": license["id"],
-        **(license_fields if license["id"] == "other" else {}),
-        "task_categories": ["video-classification", "audio-classification"],
-        "size_categories": [_size_category(sum(split["samples"] for split in info["splits"].values()))],
-        "tags": ["webdataset", "audio-visual", "spectrogram", "avdata", "croissant"],
-        "configs": [{"config_name": "default", "data_files": files}],
-        # Without features: readers infer them, and the fields of the JSON member depend on the recipe.
-        "dataset_info": {"splits": splits, "download_size": size, "dataset_size": size},
-    }
-    return ["---", yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(), "---"]
+    return DatasetCardData(
+        pretty_name=info["title"],
+        license=license["id"],
+        license_name=license.get("name") if is_other else None,
+        license_link=license.get("link") if is_other else None,
+        task_categories=["video-classification", "audio-classification"],
+        size_categories=[_size_category(sum(split["num_examples"] for split in splits))],
+        tags=["webdataset", "audio-visual", "spectrogram", "avdata", "croissant"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [
+                    {"split": HUB_SPLITS[split], "path": f"{split}/*.tar"} for split in info["splits"]
+                ],
+            }
+        ],
+        dataset_info={
+            "features": dataset_features(info), "splits": splits, "download_size": size, "dataset_size": size,
+        },
+    )  # fmt: skip
 
 
 def _num_bytes(split: Mapping[str, Any]) -> int:
@@ -99,188 +106,56 @@ def _size_category(samples: int) -> str:
     return next((name for limit, name in _SIZE_CATEGORIES.items() if samples < limit), "10B<n<100B")
 
 
-def _contents(info: Mapping[str, Any]) -> list[str]:
-    mel, frames, config = info["shape"]["mel"], info["shape"]["frames"], info["config"]
-    storage = config["video"]["storage"]
-    frames_line = (
-        f"- `frames.npy`: uint8 {frames}: steps, height, width, channels"
-        if storage == "npy"
-        else f"- `frames.{'jpg' if storage == 'jpeg' else storage}`: the {frames[0]} frames of"
-        f" {frames[1]} × {frames[2]} as one horizontal strip"
-    )
-    is_mock = info["source"].get("checksums") == "mock"
-    return [
-        *(["**Generated mock media, not the dataset itself.**", ""] if is_mock else []),
-        "Each sample is a window of one clip: audio and video frames on one time axis, in equal steps.",
-        "",
-        f"- `mel.npy`: float16 {mel}: steps, bands, columns",
-        frames_line,
-        "- `cls`: label index",
-        "- `json`: label, split, group, times, measured audio-video offset, flags, provenance",
-        *(["- `flac`: waveform of the window"] if config["audio"]["flac"] else []),
-        "",
-        "`index.parquet` has one row per sample and `quarantine.parquet` one row per excluded clip."
-        " `dataset.json` holds all settings, counts and checksums, `croissant.json` a machine-readable"
-        " description.",
-    ]
+def _render_body(info: Mapping[str, Any], repo: str, *, permission: bool) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
 
-
-def _splits(info: Mapping[str, Any]) -> list[str]:
-    rows = [
-        [
-            name,
-            f"{split['samples']:,}",
-            f"{split['groups']:,}",
-            f"{len(split['shards']):,}",
-            f"{_num_bytes(split):,}",
-        ]
-        for name, split in info["splits"].items()
-    ]
-    leaks = info["leaks"]
-    leakage = (
-        f"**{leaks:,} groups are in more than one split**, as in the published split. Results on it do not"
-        " measure how well a model generalizes to new groups."
-        if leaks
-        else "No group is in two splits: test groups do not occur in training."
-    )
-    return [
-        "## Splits",
-        "",
-        f"Split by `{info['split_by']}`. A group is the unit that a split should not cross: a speaker,"
-        " recording or video.",
-        "",
-        *markdown_table(["split", "samples", "groups", "shards", "bytes"], rows),
-        "",
-        leakage,
-    ]
-
-
-def _labels(info: Mapping[str, Any]) -> list[str]:
-    splits = info["splits"]
-    rows = [
-        [str(number), label, *(f"{split['labels'].get(label, 0):,}" for split in splits.values())]
-        for number, label in enumerate(info["labels"])
-    ]
-    background = info["background"]
-    return [
-        "## Labels",
-        "",
-        *markdown_table(["index", "label", *splits], rows),
-        *(
-            [
-                "",
-                f"Steps outside a clip's event have index {len(info['labels'])}, {background}"
-                " (`step_labels` in the JSON).",
-            ]
-            if background
-            else []
-        ),
-    ]
-
-
-def _preprocessing(info: Mapping[str, Any]) -> list[str]:
-    config = info["config"]
-    rows = [
-        [f"{section}.{name}", f"`{value}`"]
-        for section in ("audio", "video", "align", "quality", "select", "shards")
-        for name, value in config.get(section, {}).items()
-    ]
-    return [
-        "## Preprocessing",
-        "",
-        f"Config hash `{info['config_hash']}`.",
-        "",
-        *markdown_table(["setting", "value"], rows),
-        "",
-        "### Time axis",
-        "",
-        "All times are seconds on the clip's own time axis. They come from the container's presentation"
-        " timestamps, not from frame numbers divided by a nominal rate. Step t covers"
-        " [start + t·d, start + (t + 1)·d). Its frame is the one displayed at the middle of the step. Its mel"
-        " columns are those whose window centers lie inside the step. If audio and video come from different"
-        " files, `av_offset` is measured by cross-correlation.",
-        "",
-        "Mels are stored unnormalized. `mel_stats` in `dataset.json` has the mean and standard deviation of"
-        " each band over the train split.",
-    ]
-
-
-def _exclusions(info: Mapping[str, Any]) -> list[str]:
-    rows = [
-        [f"{count:,}", f"`{reason}`", QuarantineReason(reason).description]
-        for reason, count in info["quarantine"].items()
-    ]
-    table = markdown_table(["clips", "reason", "description"], rows) if rows else ["None."]
-    return ["## Excluded clips", "", *table]
-
-
-def _loading(info: Mapping[str, Any], repo: str) -> list[str]:
+    environment = Environment(
+        loader=PackageLoader("avdata.shards"), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        # Escapes every expression; autoescape would escape for HTML, and leave Markdown.
+        autoescape=False, finalize=escape_markdown,  # noqa: S701
+    )  # fmt: skip
+    environment.filters.update(code=code_span, link=_link, count="{:,}".format, num_bytes=_num_bytes)
     split = next(iter(info["splits"]), "train")
-    return [
-        "## How to load it",
-        "",
-        "```python",
-        "import avdata",
-        "",
-        f'data = avdata.open("hf://datasets/{repo}", split="{split}", shuffle=True)',
-        "for batch in data.loader(batch_size=32):",
-        "    batch.mel, batch.frames, batch.label",
-        "```",
-        "",
-        "```python",
-        "from datasets import load_dataset",
-        "",
-        f'data = load_dataset("{repo}", split="{HUB_SPLITS[split]}", streaming=True)',
-        "```",
-        "",
-        "```python",
-        "import webdataset",
-        "from huggingface_hub import HfApi, hf_hub_url",
-        "",
-        f'names = HfApi().list_repo_files("{repo}", repo_type="dataset")',
-        f'urls = [hf_hub_url("{repo}", name, repo_type="dataset")',
-        f'        for name in names if name.startswith("{split}/")]',
-        'data = webdataset.WebDataset(urls, shardshuffle=False).decode("torchrgb")',
-        "```",
-        "",
-        f"`avdata pull {repo} --output {info['name']}` downloads the dataset and verifies all checksums.",
-    ]
+    return environment.get_template("card.md.jinja").render(
+        info=info,
+        repo=repo,
+        marker=Markup(CARD_MARKER),  # noqa: S704
+        permission=Markup(PERMISSION) if permission else None,  # noqa: S704
+        checksums=_CHECKSUM_STATEMENTS[info["source"]["checksums"]],
+        reasons={reason: QuarantineReason(reason).description for reason in info["quarantine"]},
+        split=split,
+        hub_split=HUB_SPLITS[split],
+        pull_command=shlex.join(["avdata", "pull", repo, "--output", info["name"]]),
+    )
 
 
-def _provenance(info: Mapping[str, Any]) -> list[str]:
-    source = info["source"]
-    rows = [
-        [entry["name"], "<br>".join(entry["urls"]), f"`{entry['checksum'] or 'per file'}`"]
-        for entry in source.get("sources", [])
-    ]
-    tools = ", ".join(f"{name} {version}" for name, version in info["tools"].items())
-    return [
-        "## Provenance",
-        "",
-        _CHECKSUM_STATEMENTS[source["checksums"]],
-        *([f"Homepage: {source['homepage']}."] if source.get("homepage") else []),
-        *([f"Commit `{source['commit']}`."] if source.get("commit") else []),
-        *(["", *markdown_table(["source", "URL", "checksum"], rows)] if rows else []),
-        "",
-        f"Recipe `{info['recipe']['name']}` {info['recipe']['version']}, plan `{info['plan']}`, on"
-        f" {info['machine']}: {tools}. The SHA-256 of each shard is in `dataset.json`, of each sample in"
-        " `index.parquet`, and of each source file in the JSON of its samples.",
-    ]
+def escape_markdown(value: object) -> str:
+    r"""Return a value as Markdown text on one line that displays it literally. Markup is returned unchanged.
+
+    >>> print(escape_markdown("a|b <script>\n# c"))
+    a\|b \<script\> \# c
+    """
+    if isinstance(value, Markup):
+        return value
+    text = _SPECIAL.sub(r"\\\g<0>", _SPACE.sub(" ", str(value)).strip())
+    return _NUMBERING.sub(r"\1\\\2", text)
 
 
-def _ethics(info: Mapping[str, Any]) -> list[str]:
-    return ["## People", "", info["ethics"]] if info.get("ethics") else []
+def code_span(value: object) -> Markup:
+    """Return a value as a Markdown code span, also valid in a cell of a table.
+
+    >>> print(code_span("a`b"))
+    ``a`b``
+    """
+    text = _SPACE.sub(" ", str(value)).strip().replace("|", r"\|")
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return Markup(f"{fence}{pad}{text}{pad}{fence}" if text else "")  # noqa: S704
 
 
-def _license(info: Mapping[str, Any]) -> list[str]:
-    license = info["license"]
-    return [
-        "## License and citation",
-        "",
-        f"{license['name']}. {license['note']}"
-        if license
-        else "Unknown: the dataset was prepared without checksums.",
-        "",
-        *([f"- The dataset: {info['citation']}"] if info["citation"] else []),
-        f"- SNNergy, the network that this preparation was made for: {_PAPER}",
-    ]
+def _link(url: str) -> Markup:
+    """Return an http or https URL as a link, and anything else as a code span."""
+    if not re.match("https?://", url):
+        return code_span(url)
+    return Markup(f"<{quote(url, safe=_URL_CHARACTERS)}>")  # noqa: S704

@@ -43,8 +43,6 @@ EXTENSIONS = ("cls", "flac", "frames.jpg", "frames.npy", "frames.png", "json", "
 
 TAR_BLOCK = 512
 
-TAR_RECORD = 10_240
-
 IndexRow = dict[str, Any]
 
 

@@ -58,7 +58,7 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
     position, end = 0, len(view)
     while position + TAR_BLOCK <= end and view[position]:
         header = bytes(view[position : position + TAR_BLOCK])
-        # Only `verify` checks header checksums: computing them would cost a tenth of the streaming time.
+        # Only `verify` uses tarfile, which checks header checksums: parsing a header with it takes 20 µs.
         if header[257:262] != b"ustar":
             msg = f"Missing tar header at byte {position} of the sample."
             raise AvdataError(msg)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -215,13 +217,15 @@ def _check_shard(
         yield from _check_sample(info, row, blob, extensions)
     if len(extensions) > 1:
         yield Problem(shard["path"], "has samples with different sets of members")
+    if any(memoryview(data)[end:]):
+        yield Problem(shard["path"], "has data after its last sample in the index")
 
 
 def _check_sample(
     info: Mapping[str, Any], row: Mapping[str, Any], blob: memoryview, extensions: set[tuple[str, ...]]
 ) -> Iterator[Problem]:
     try:
-        members = read_members(blob)
+        members, tar_members = read_members(blob), _tar_members(blob)
         extensions.add(tuple(members))
         mel = decode_mel(members)
         frames = decode_frames(members, info["shape"]["frames"][0])
@@ -229,6 +233,9 @@ def _check_sample(
     except (AvdataError, ValueError, KeyError, RuntimeError) as error:
         yield Problem(row["key"], f"cannot be read: {error_message(error)}")
         return
+    if tar_members != [(f"{row['key']}.{extension}", len(view)) for extension, view in members.items()]:
+        names = ", ".join(name for name, _ in tar_members)
+        yield Problem(row["key"], f"has members {names} in the tar, {', '.join(members)} by the index")
     for name, array in (("mel", mel), ("frames", frames)):
         if list(array.shape) != info["shape"][name]:
             yield Problem(row["key"], f"{name} has shape {list(array.shape)}, not {info['shape'][name]}")
@@ -242,3 +249,17 @@ def _check_sample(
         )
     if metadata["key"] != row["key"] or metadata["split"] != row["split"]:
         yield Problem(row["key"], f"has key {metadata['key']} and split {metadata['split']} in its JSON")
+
+
+def _tar_members(blob: memoryview) -> list[tuple[str, int]]:
+    """Return name and size of the regular files that other tar readers find in a sample's bytes.
+
+    Raises:
+        AvdataError: the first header is invalid.
+    """
+    try:
+        with tarfile.open(fileobj=io.BytesIO(blob), mode="r:") as tar:
+            return [(entry.name, entry.size) for entry in tar if entry.isreg()]
+    except tarfile.TarError as error:
+        msg = f"Invalid tar header ({error})."
+        raise AvdataError(msg) from error

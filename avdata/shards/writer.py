@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tarfile
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from avdata.shards.format import TAR_BLOCK, TAR_RECORD, IndexRow
+from avdata.shards.format import IndexRow
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
     from avdata.config.schema import Config
     from avdata.features.extract import Features
 
@@ -86,8 +88,8 @@ class ShardWriter:
     def __init__(self, stream: BinaryIO, shard: str) -> None:
         self.shard = shard
         self.rows: list[IndexRow] = []
-        self._stream = stream
-        self._offset = 0
+        self._stream = _HashingStream(stream)
+        self._tar = tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.USTAR_FORMAT)
 
     def add(self, key: str, members: Mapping[str, bytes], row: IndexRow) -> IndexRow:
         """Append a sample.
@@ -99,52 +101,45 @@ class ShardWriter:
 
         Returns:
             The row with key, shard, offset, nbytes and sha256.
+
+        Raises:
+            ValueError: USTAR cannot store the name (over 100 bytes) or the size (8 GiB or more) of a member.
         """
-        offset = self._offset
-        digest = hashlib.sha256()
+        offset = self._stream.tell()
+        self._stream.sha256 = hashlib.sha256()
         for extension, data in sorted(members.items()):
-            for part in (tar_header(f"{key}.{extension}", len(data)), data, bytes(-len(data) % TAR_BLOCK)):
-                self._write(part)
-                digest.update(part)
+            header = tarfile.TarInfo(f"{key}.{extension}")
+            header.size, header.mode = len(data), 0o444
+            self._tar.addfile(header, io.BytesIO(data))
         index_row = {
             **row,
             "key": key,
             "shard": self.shard,
             "offset": offset,
-            "nbytes": self._offset - offset,
-            "sha256": digest.hexdigest(),
+            "nbytes": self._stream.tell() - offset,
+            "sha256": self._stream.sha256.hexdigest(),
         }
         self.rows.append(index_row)
         return index_row
 
-    def _write(self, data: bytes) -> None:
-        self._stream.write(data)
-        self._offset += len(data)
-
     def close(self) -> None:
         """Write the end of the archive. The stream stays open."""
-        self._write(bytes(2 * TAR_BLOCK))
-        self._write(bytes(-self._offset % TAR_RECORD))
+        self._tar.close()
 
 
-def tar_header(name: str, size: int) -> bytes:
-    """Return the 512-byte USTAR header of a member."""
-    encoded = name.encode()
-    if len(encoded) > 100 or size >= 8**11:
-        return _plain_header(name, size)
-    # Fill in a template: building the header with tarfile takes 20 times as long.
-    header = bytearray(_plain_header("", 0))
-    header[: len(encoded)] = encoded
-    header[124:135] = b"%011o" % size
-    header[148:156] = b" " * 8
-    header[148:155] = b"%06o\0" % sum(header)
-    return bytes(header)
+class _HashingStream(io.BufferedIOBase):
+    """Stream that counts the bytes written to another one and hashes them."""
 
+    def __init__(self, stream: BinaryIO) -> None:
+        self.sha256 = hashlib.sha256()
+        self._stream = stream
+        self._position = 0
 
-@lru_cache(maxsize=16)
-def _plain_header(name: str, size: int) -> bytes:
-    import tarfile  # noqa: PLC0415
+    def write(self, data: ReadableBuffer) -> int:
+        self.sha256.update(data)
+        size = self._stream.write(data)
+        self._position += size
+        return size
 
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o444
-    return info.tobuf(tarfile.USTAR_FORMAT)
+    def tell(self) -> int:
+        return self._position

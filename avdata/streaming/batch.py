@@ -23,6 +23,10 @@ class AVSample:
         metadata: The sample's JSON: times, group, flags, step labels, provenance.
         weight: 0 for padding, and for a substitute of an unreadable sample; `metadata["skipped"]` then holds
             the error.
+        waveform: float32 tensor of shape [n] in [-1, 1], the window's audio; None unless opened with
+            `waveform=True`. n is the same for all samples of a dataset. With align.window=whole, n is that of
+            the longest window, and shorter waveforms are followed by zeros.
+        sample_rate: Samples per second of `waveform` in Hz, else None.
     """
 
     mel: torch.Tensor
@@ -31,9 +35,11 @@ class AVSample:
     key: str
     metadata: Mapping[str, Any]
     weight: float = 1.0
+    waveform: torch.Tensor | None = None
+    sample_rate: int | None = None
 
     def __repr__(self) -> str:
-        shapes = f"mel={list(self.mel.shape)}, frames={list(self.frames.shape)}"
+        shapes = f"mel={list(self.mel.shape)}, frames={list(self.frames.shape)}{_shape_text(self.waveform)}"
         return f"AVSample({self.key!r}, label={self.label}, {shapes})"
 
     def _repr_html_(self) -> str:
@@ -56,6 +62,8 @@ class AVBatch:
         present: bool tensor of shape [B, 2]. False where the audio is silent or the frames are black,
             according to the flags in the index.
         step_labels: int64 tensor of shape [B, T] if the dataset labels its steps, else None.
+        waveform: float32 tensor of shape [B, n], as `AVSample.waveform`, else None.
+        sample_rate: Samples per second of `waveform` in Hz, else None.
     """
 
     mel: torch.Tensor
@@ -65,11 +73,13 @@ class AVBatch:
     weight: torch.Tensor
     present: torch.Tensor
     step_labels: torch.Tensor | None
+    waveform: torch.Tensor | None = None
+    sample_rate: int | None = None
 
     def __repr__(self) -> str:
         steps = "" if self.step_labels is None else f", step_labels={list(self.step_labels.shape)}"
-        shapes = f"mel={list(self.mel.shape)}, frames={list(self.frames.shape)}{steps}"
-        return f"AVBatch({len(self.key)} samples, {shapes}, device='{self.mel.device}')"
+        shapes = f"mel={list(self.mel.shape)}, frames={list(self.frames.shape)}{_shape_text(self.waveform)}"
+        return f"AVBatch({len(self.key)} samples, {shapes}{steps}, device='{self.mel.device}')"
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> AVBatch:
         """Return the batch with all tensors on `device`."""
@@ -80,9 +90,14 @@ class AVBatch:
         return self._map(torch.Tensor.pin_memory)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> AVBatch:
-        steps = self.step_labels
+        steps, waveform = self.step_labels, self.waveform
         return replace(
             self, mel=function(self.mel), frames=function(self.frames), label=function(self.label),
             weight=function(self.weight), present=function(self.present),
             step_labels=None if steps is None else function(steps),
+            waveform=None if waveform is None else function(waveform),
         )  # fmt: skip
+
+
+def _shape_text(waveform: torch.Tensor | None) -> str:
+    return "" if waveform is None else f", waveform={list(waveform.shape)}"

@@ -12,6 +12,7 @@ import torch
 from avdata.errors import AvdataError, SampleFlag, UsageError
 from avdata.shards.reader import decode_npy
 from avdata.streaming.batch import AVBatch, AVSample
+from avdata.streaming.waveform import decode_flac
 
 MELS_PER_CALL = 8  # mels normalized together: as many as fit in the CPU cache
 
@@ -32,11 +33,16 @@ def collate(samples: Sequence[AVSample]) -> AVBatch:
         flags. If any sample labels its steps, one that does not gets its label at every step.
 
     Raises:
-        UsageError: `samples` is empty.
+        UsageError: `samples` is empty, or the samples differ in `sample_rate`.
     """
     if not samples:
         msg = "Cannot collate 0 samples."
         raise UsageError(msg)
+    rates = list(dict.fromkeys(sample.sample_rate for sample in samples))
+    if len(rates) > 1:
+        msg = f"Cannot collate samples with the sample rates {rates}."
+        raise UsageError(msg, hint="open all datasets with the same `waveform` option")
+    waveforms = [sample.waveform for sample in samples if sample.waveform is not None]
     steps = [sample.metadata.get("step_labels") for sample in samples]
     num_steps = len(samples[0].mel)
     return AVBatch(
@@ -53,27 +59,34 @@ def collate(samples: Sequence[AVSample]) -> AVBatch:
         else torch.tensor(
             [labels or [sample.label] * num_steps for labels, sample in zip(steps, samples, strict=True)]
         ),
+        waveform=torch.stack(waveforms) if waveforms else None,
+        sample_rate=rates[0],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class SampleShape:
-    """Shapes of a dataset's samples as stored: mel (T, F, L) and frames (T, H, W, C)."""
+    """Shapes of a dataset's samples as stored.
+
+    Attributes:
+        mel: (T, F, L).
+        frames: (T, H, W, C).
+        waveform: (n,) if waveforms are read, else None.
+        sample_rate: Of the waveform in Hz, else None.
+    """
 
     mel: tuple[int, ...]
     frames: tuple[int, ...]
-
-    @classmethod
-    def from_info(cls, info: Mapping[str, Any]) -> SampleShape:
-        """Return the shapes that dataset.json states."""
-        return cls(tuple(info["shape"]["mel"]), tuple(info["shape"]["frames"]))
+    waveform: tuple[int, ...] | None = None
+    sample_rate: int | None = None
 
     @property
     def sample(self) -> str:
         """The shapes of a sample's tensors as text, for `repr`."""
         steps, height, width, channels = self.frames
         mel = [self.mel[0], 1, *self.mel[1:]]
-        return f"mel={mel}, frames={[steps, channels, height, width]}"
+        waveform = "" if self.waveform is None else f", waveform={list(self.waveform)}"
+        return f"mel={mel}, frames={[steps, channels, height, width]}{waveform}"
 
     def layout(self, *, strip: bool) -> tuple[int, ...]:
         """Return the memory layout of a sample's frames: [T, H, W, C], or [H, T, W, C] for a strip.
@@ -181,6 +194,16 @@ class BatchAssembler:
         else:
             self._frames.append((out, torch.from_numpy(stored)))
 
+    def waveform(self, members: Mapping[str, memoryview], shape: SampleShape, out: torch.Tensor) -> None:
+        """Decode a sample's FLAC immediately into `out`, float32 [n].
+
+        Raises:
+            AvdataError: The FLAC is damaged, or has another sample rate than the dataset.
+            KeyError: The sample has no FLAC.
+        """
+        assert shape.sample_rate is not None
+        decode_flac(members["flac"], shape.sample_rate, out.numpy())
+
     def flush(self) -> None:
         """Copy all pending samples."""
         if self._mels:
@@ -199,15 +222,15 @@ class BatchAssembler:
 
 
 def decode_strip(members: Mapping[str, memoryview]) -> np.ndarray:
-    """Return the strip of a sample's frames, uint8 [C, H, T·W], from its JPEG or PNG."""
-    import torchvision.io  # noqa: F401, PLC0415  # registers the operators; fails beside another torch
+    """Return the strip of a sample's frames, uint8 [C, H, T·W], from its JPEG or PNG.
 
-    # torchvision's Python wrappers issue a warning on each call, 3 % of the decoding time.
-    image = torch.ops.image
-    decode, name = (
-        (image.decode_png, "frames.png") if "frames.png" in members else (image.decode_jpeg, "frames.jpg")
-    )
+    torchvision issues a hidden DeprecationWarning on each call, which with its other checks takes 3 % of the
+    time of a sample of 5 frames of 224². Its list input would save that on CPU, but fails as a whole.
+    """
+    from torchvision.io import decode_jpeg, decode_png  # noqa: PLC0415  # fails beside another torch
+
+    decode, name = (decode_png, "frames.png") if "frames.png" in members else (decode_jpeg, "frames.jpg")
     stored = members[name]
     data = torch.frombuffer(bytearray(stored) if stored.readonly else stored, dtype=torch.uint8)
-    strip: np.ndarray = decode(data, 0, False).numpy()  # mode 0: channels as stored; no EXIF rotation
+    strip: np.ndarray = decode(data).numpy()
     return strip

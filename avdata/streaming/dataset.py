@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from avdata.errors import AvdataError, UsageError, did_you_mean
 from avdata.shards.reader import read_index, read_members
 from avdata.streaming.batch import AVBatch, AVSample
-from avdata.streaming.collate import BatchAssembler, SampleShape, mel_normalization, stores_strips
+from avdata.streaming.collate import BatchAssembler, mel_normalization, stores_strips
 from avdata.streaming.distributed import rank_and_world
 from avdata.streaming.iterator import SampleIterator, SharedEpoch
 from avdata.streaming.loader import AVLoader
@@ -35,7 +35,7 @@ from avdata.streaming.sampling import (
 )
 from avdata.streaming.shard_cache import DEFAULT_LIMIT_BYTES, ShardCache
 from avdata.streaming.shard_reader import ShardReader, open_reader, sample_error
-from avdata.streaming.split_index import read_presence, read_split_index
+from avdata.streaming.split_index import read_presence, read_shape, read_split_index
 from avdata.visualization.html import SAMPLES_SHOWN, render_dataset
 
 __all__ = ["AVBatch", "AVDataset", "AVLoader", "AVSample", "open_dataset"]
@@ -48,6 +48,7 @@ def open_dataset(
     shuffle: bool = False,
     seed: int = 0,
     normalize: bool = True,
+    waveform: bool = False,
     filter: str | None = None,
     weights: str | Sequence[float] | np.ndarray | None = None,
     on_error: Literal["raise", "skip"] = "raise",
@@ -66,6 +67,8 @@ def open_dataset(
         shuffle: Use a new order each epoch; see `AVDataset.set_epoch`.
         seed: Seed of the order.
         normalize: Normalize each mel band by the mean and standard deviation of the train split.
+        waveform: Decode the stored waveforms as `AVSample.waveform` and `AVBatch.waveform`, for datasets
+            prepared with `--set audio.flac=true`.
         filter: Condition on the columns of the index that selects samples, such as `group != '1001'`.
         weights: Relative frequency of the samples: one number per sample, in the order of the index after the
             filter; or a column of the index, such as `label`, whose values are sampled equally often. The
@@ -88,7 +91,7 @@ def open_dataset(
 
     Raises:
         AvdataError: `dataset` is not a prepared dataset, or is not reachable.
-        UsageError: Unknown split, or invalid filter, weights, URL or option.
+        UsageError: Unknown split, invalid filter, weights, URL or option, or no stored waveforms.
     """
     if on_error not in {"raise", "skip"}:
         msg = f"Invalid on_error={on_error!r}: must be 'raise' or 'skip'."
@@ -102,8 +105,8 @@ def open_dataset(
     order = ShuffleConfig(seed=seed, shuffle=shuffle, canonical_nodes=nodes, block=block)
     detected = rank_and_world() if rank is None or world_size is None else (0, 1, 1)
     return AVDataset(
-        reader, split, info, order=order, normalize=normalize, filter=filter, weights=weights,
-        on_error=on_error,
+        reader, split, info, order=order, normalize=normalize, waveform=waveform, filter=filter,
+        weights=weights, on_error=on_error,
         rank=detected[0] if rank is None else rank,
         world_size=detected[1] if world_size is None else world_size,
         ranks_per_node=detected[2] if rank is None and world_size is None else 1,
@@ -130,6 +133,7 @@ class AVDataset(IterableDataset[AVSample]):
         *,
         order: ShuffleConfig,
         normalize: bool,
+        waveform: bool,
         filter: str | None,
         weights: str | Sequence[float] | np.ndarray | None,
         on_error: str,
@@ -146,7 +150,7 @@ class AVDataset(IterableDataset[AVSample]):
         self.rank, self.world_size = rank, world_size
         self.plan_rank = plan_rank(rank, world_size, ranks_per_node)
         self.labels: list[str] = list(info["labels"])
-        self.shape, self.is_strip = SampleShape.from_info(info), stores_strips(info)
+        self.shape, self.is_strip = read_shape(reader, info, waveform=waveform), stores_strips(info)
         self._reader = reader
         self._sha256: dict[tuple[str, int], str] | None = None
         self._index = read_split_index(reader.root, split, filter, weights)
@@ -271,13 +275,23 @@ class AVDataset(IterableDataset[AVSample]):
         """
         mel = torch.empty(self.shape.mel)
         frames = torch.empty((1, *self.shape.layout(strip=self.is_strip)), dtype=torch.uint8)
+        waveform = None if self.shape.waveform is None else torch.empty(self.shape.waveform)
         assembler = BatchAssembler()
-        metadata = self.fill(number, mel, frames[0], assembler, fetch_shard=fetch_shard, always_metadata=True)
+        metadata = self.fill(
+            number,
+            mel,
+            frames[0],
+            assembler,
+            waveform=waveform,
+            fetch_shard=fetch_shard,
+            always_metadata=True,
+        )
         assembler.flush()
         return AVSample(
             mel=mel.unsqueeze(1),
             frames=self.shape.tensor(frames, strip=self.is_strip)[0],
             label=int(self._label[number]), key=self.key(number), metadata=metadata,
+            waveform=waveform, sample_rate=self.shape.sample_rate,
         )  # fmt: skip
 
     def fill(
@@ -287,6 +301,7 @@ class AVDataset(IterableDataset[AVSample]):
         frames: torch.Tensor,
         assembler: BatchAssembler,
         *,
+        waveform: torch.Tensor | None = None,
         key: str | None = None,
         fetch_shard: bool = True,
         always_metadata: bool = False,
@@ -298,6 +313,7 @@ class AVDataset(IterableDataset[AVSample]):
             mel: Destination of the mel.
             frames: Destination of the frames; see `SampleShape.layout`.
             assembler: Performs the copies; the destinations are complete after its `flush`.
+            waveform: Destination of the waveform, float32 [n], if it is read.
             key: Key of the sample, if the caller has it.
             fetch_shard: Fetch the complete shard of a remote dataset, not only this sample.
             always_metadata: Parse the sample's JSON also if it holds no step labels.
@@ -318,6 +334,8 @@ class AVDataset(IterableDataset[AVSample]):
             members = read_members(data, key)
             assembler.mel(members, self.shape, self._normalization, mel)
             assembler.frames(members, self.shape, frames, strip=self.is_strip)
+            if waveform is not None:
+                assembler.waveform(members, self.shape, waveform)
             text = bytes(members["json"])
             return dict(json.loads(text)) if always_metadata or b'"step_labels"' in text else {}
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:

@@ -61,6 +61,11 @@ class AVLoader:
         shape, buffers = dataset.shape, num_workers + 3
         self._mel = BufferPool((batch_size, *shape.mel), np.float32, keep=buffers)
         self._frames = BufferPool((batch_size, *shape.layout(strip=dataset.is_strip)), np.uint8, keep=buffers)
+        self._waveform = (
+            None
+            if shape.waveform is None
+            else BufferPool((batch_size, *shape.waveform), np.float32, keep=buffers)
+        )
 
     def __repr__(self) -> str:
         return f"AVLoader({self.dataset!r}, batch_size={self.batch_size})"
@@ -168,12 +173,13 @@ class AVLoader:
     def _batch(self, numbers: np.ndarray, weight: np.ndarray) -> AVBatch:
         data = self.dataset
         mel, frames, keys = self._mel.tensor(), self._frames.tensor(), data.keys_of(numbers)
-        metadata = self._fill(numbers, keys, mel, frames)
+        waveform = None if self._waveform is None else self._waveform.tensor()
+        metadata = self._fill(numbers, keys, mel, frames, waveform)
         unreadable = [position for position, sample in enumerate(metadata) if sample is None]
         readable = next((position for position, sample in enumerate(metadata) if sample is not None), None)
         for position in unreadable:
-            mel[position] = 0 if readable is None else mel[readable]
-            frames[position] = 0 if readable is None else frames[readable]
+            for tensor in (mel, frames) if waveform is None else (mel, frames, waveform):
+                tensor[position] = 0 if readable is None else tensor[readable]
             weight[position] = 0
         batch = AVBatch(
             mel=mel.unsqueeze(2),
@@ -183,21 +189,31 @@ class AVLoader:
             weight=torch.from_numpy(weight),
             present=torch.from_numpy(data.present_of(numbers)),
             step_labels=None if readable is None else _step_labels(metadata, metadata[readable]),
+            waveform=waveform,
+            sample_rate=data.shape.sample_rate,
         )
         return batch.pin_memory() if self.pin_memory else batch
 
     def _fill(
-        self, numbers: np.ndarray, keys: list[str], mel: torch.Tensor, frames: torch.Tensor
+        self,
+        numbers: np.ndarray,
+        keys: list[str],
+        mel: torch.Tensor,
+        frames: torch.Tensor,
+        waveform: torch.Tensor | None,
     ) -> list[dict[str, Any] | None]:
         """Read samples into the batch; return the JSON of each, None for unreadable ones."""
         data = self.dataset
         metadata: list[dict[str, Any] | None] = []
         mels, clips, assembler = mel.unbind(), frames.unbind(), BatchAssembler(at_once=self.num_workers < 2)
+        waveforms = [None] * len(numbers) if waveform is None else waveform.unbind()
         for position, number in enumerate(numbers.tolist()):
             try:
-                metadata.append(
-                    data.fill(number, mels[position], clips[position], assembler, key=keys[position])
-                )
+                sample = data.fill(
+                    number, mels[position], clips[position], assembler,
+                    waveform=waveforms[position], key=keys[position],
+                )  # fmt: skip
+                metadata.append(sample)
             except AvdataError as error:
                 if data.on_error == "raise" or isinstance(error, UnavailableError):
                     raise

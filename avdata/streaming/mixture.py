@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -36,9 +37,15 @@ def mix(datasets: Sequence[AVDataset], weights: Sequence[float] | None = None) -
         raise UsageError(msg)
     first = datasets[0]
     for other in datasets[1:]:
-        if (other.shape, other.is_strip) != (first.shape, first.is_strip):
+        if (replace(other.shape, waveform=first.shape.waveform), other.is_strip) != (
+            first.shape,
+            first.is_strip,
+        ):
             msg = f"Shape mismatch: {other!r} and {first!r}."
-            raise UsageError(msg, hint="prepare both datasets with the same audio and video settings")
+            hint = "prepare both datasets with the same audio and video settings"
+            if (other.shape.waveform is None) != (first.shape.waveform is None):
+                hint = "open all datasets of a mixture with the same `waveform` option"
+            raise UsageError(msg, hint=hint)
         if (other.rank, other.world_size) != (first.rank, first.world_size):
             msg = f"Rank mismatch: datasets are opened for ranks {other.rank} and {first.rank}."
             raise UsageError(msg, hint="open all datasets of a mixture with the same rank and world_size")
@@ -71,7 +78,10 @@ class MixedDataset:
         first = datasets[0]
         self.datasets, self.counts = list(datasets), list(counts)
         self.order, self.epoch = first.order, 0
-        self.shape, self.is_strip, self.on_error = first.shape, first.is_strip, first.on_error
+        # The longest waveform: shorter ones are followed by zeros.
+        waveform = max(dataset.shape.waveform or () for dataset in datasets) or None
+        self.shape = replace(first.shape, waveform=waveform)
+        self.is_strip, self.on_error = first.is_strip, first.on_error
         self.rank, self.world_size, self.plan_rank = first.rank, first.world_size, first.plan_rank
         self.labels = list(dict.fromkeys(label for dataset in datasets for label in dataset.labels))
         self._label = [
@@ -155,12 +165,13 @@ class MixedDataset:
         frames: torch.Tensor,
         assembler: BatchAssembler,
         *,
+        waveform: torch.Tensor | None = None,
         key: str | None = None,
     ) -> dict[str, Any]:
         """Read a sample, with its mel normalized by its own dataset; see `AVDataset.fill`."""
         which, own = self._locate(number)
         dataset = self.datasets[which]
-        metadata = dataset.fill(own, mel, frames, assembler, key=key)
+        metadata = dataset.fill(own, mel, frames, assembler, waveform=waveform, key=key)
         if self._steps:
             steps = metadata.get("step_labels") or [int(dataset.label_of(np.array([own]))[0])] * self._steps
             metadata["step_labels"] = np.append(self._label[which], len(self.labels))[steps].tolist()

@@ -50,9 +50,14 @@ class StreamSource(Protocol):
         frames: torch.Tensor,
         assembler: BatchAssembler,
         *,
+        waveform: torch.Tensor | None = None,
         key: str | None = None,
     ) -> dict[str, Any]:
-        """Read a sample into `mel`, float32 [T, F, L], and `frames`, uint8; return JSON with step labels."""
+        """Read a sample into `mel`, float32 [T, F, L], `frames`, uint8, and `waveform`, float32 [n].
+
+        Returns:
+            The sample's JSON if it labels steps, else an empty dict.
+        """
         ...
 
     def prefetch(self, number: int) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from avdata.errors import UsageError
 from avdata.shards.format import index_schema
 from avdata.shards.reader import read_index
-from avdata.streaming.collate import PRESENCE_FLAGS
+from avdata.streaming.collate import PRESENCE_FLAGS, SampleShape
 from avdata.streaming.filter import parse_filter
+from avdata.streaming.shard_reader import ShardReader
 
 COLUMNS = ("key", "split", "shard", "offset", "nbytes", "label", "flags")  # always read
 
@@ -29,6 +31,27 @@ def read_split_index(
     if condition is not None:
         index = index.filter(parse_filter(condition, index_schema()))
     return index.combine_chunks()
+
+
+def read_shape(reader: ShardReader, info: Mapping[str, Any], *, waveform: bool) -> SampleShape:
+    """Return the shapes of a dataset's samples, from dataset.json.
+
+    The length of the waveform is that of the longest window in the index, over all splits.
+
+    Raises:
+        UsageError: `waveform` is requested, and the dataset stores none.
+    """
+    mel, frames = tuple(info["shape"]["mel"]), tuple(info["shape"]["frames"])
+    if not waveform:
+        return SampleShape(mel, frames)
+    audio = info["config"].get("audio", {})
+    if not audio.get("flac"):
+        msg = f"Dataset {reader.name} stores no waveforms."
+        raise UsageError(msg, hint="prepare it again with --set audio.flac=true")
+    windows = read_index(reader.root, ["window_start", "window_end"])
+    seconds = windows["window_end"].to_numpy() - windows["window_start"].to_numpy()
+    length = round(float(seconds.max(initial=0)) * audio["sample_rate"])
+    return SampleShape(mel, frames, (length,), audio["sample_rate"])
 
 
 def read_presence(index: Any) -> np.ndarray:

@@ -52,8 +52,9 @@ def test_the_wheel_made_from_the_sdist_brings_recipes_and_manifests(tmp_path: Pa
     pages = (
         "from importlib.resources import files;"
         "print(files('avdata.reporting').joinpath('templates/page.js').is_file(),"
+        "files('avdata.shards').joinpath('templates/card.md.jinja').is_file(),"
         "files('snnergy.analysis').joinpath('templates/run.html').is_file())"
     )
-    assert run(python, "-c", pages, cwd=tmp_path).split() == ["True", "True"]
+    assert run(python, "-c", pages, cwd=tmp_path).split() == ["True", "True", "True"]
     shown = run(python, "-m", "avdata.cli", "recipes", cwd=tmp_path)
     assert all(name in shown for name in names)

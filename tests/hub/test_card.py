@@ -32,11 +32,11 @@ def test_datasets_streams_frames_and_fields_from_the_hub(published: Path) -> Non
     stream = datasets.load_dataset(REPO, streaming=True)
     assert {"train", "validation", "test"} == set(stream)
     train, info = stream["train"], read_info(published)
-    features = train._resolve_features().features
+    features = train.features
     assert isinstance(features["frames.jpg"], datasets.Image)
-    assert features["cls"] == datasets.Value("int64")
-    assert features["json"]["label_name"] == datasets.Value("string")
+    assert features["cls"].names == info["labels"]
     assert features["json"]["window_start"] == datasets.Value("float64")
+    assert features["json"]["extras"]["actor"] == datasets.Value("string")
     rows = [row for row in read_index(published).to_pylist() if row["split"] == "train"]
     got = list(train)
     assert [(one["__key__"].rpartition("/")[2], one["cls"]) for one in got] == [

@@ -390,6 +390,26 @@ def test_publish_and_pull_name_an_unknown_repository(hub: HubServer, own_set: Pa
         avdata.pull("me/nothing", tmp_path / "pulled")
 
 
+@pytest.mark.parametrize(
+    "repo",
+    [
+        "cremad",
+        "hf://datasets/cremad",
+        "../me",
+        "me/../x",
+        "me/a/b",
+        "me--x/y",
+        "-me/x",
+        "me/x.git",
+        "me/x y",
+    ],
+)
+def test_publish_refuses_a_name_that_the_hub_refuses(hub: HubServer, own_set: Path, repo: str) -> None:
+    with pytest.raises(UsageError, match="Invalid repository name"):
+        avdata.publish(own_set, repo)
+    assert hub.requests == []
+
+
 def test_publish_command_prints_the_url_and_loading_code(hub: HubServer, own_set: Path) -> None:
     result = CliRunner().invoke(app, ["publish", str(own_set), "--repo", REPO])
     assert result.exit_code == 0

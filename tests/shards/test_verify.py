@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +70,49 @@ def make_a_shard_unreadable(root: Path) -> None:
     shard.symlink_to("/proc/self/mem")
 
 
+def rewrite_first_shard(root: Path, change: Callable[[bytearray, dict[str, Any]], bytes]) -> None:
+    """Change the first shard and its checksums, as the publisher of a hostile dataset can."""
+    shard, info = first_shard(root), json.loads((root / "dataset.json").read_text())
+    table = read_index(root)
+    rows = table.to_pylist()
+    row = next(row for row in rows if row["shard"] == shard.relative_to(root).as_posix())
+    data = change(bytearray(shard.read_bytes()), row)
+    shard.write_bytes(data)
+    row["sha256"] = hashlib.sha256(data[row["offset"] : row["offset"] + row["nbytes"]]).hexdigest()
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), root / "index.parquet")
+    entry = next(entry for entry in info["splits"]["train"]["shards"] if root / entry["path"] == shard)
+    entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (root / "dataset.json").write_text(json.dumps(info))
+
+
+def invalidate_a_header_checksum(root: Path) -> None:
+    def change(data: bytearray, row: dict[str, Any]) -> bytes:
+        data[148:154] = b"000000"
+        return bytes(data)
+
+    rewrite_first_shard(root, change)
+
+
+def replace_a_member_by_a_link(root: Path) -> None:
+    def change(data: bytearray, row: dict[str, Any]) -> bytes:
+        header = tarfile.TarInfo.frombuf(bytes(data[:512]), "utf-8", "strict")
+        header.type, header.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        data[:512] = header.tobuf(tarfile.USTAR_FORMAT)
+        return bytes(data)
+
+    rewrite_first_shard(root, change)
+
+
+def add_a_member_after_the_last_sample(root: Path) -> None:
+    def change(data: bytearray, row: dict[str, Any]) -> bytes:
+        stream = io.BytesIO(data)
+        with tarfile.open(fileobj=stream, mode="a") as tar:
+            tar.addfile(tarfile.TarInfo("x.cls"))
+        return stream.getvalue()
+
+    rewrite_first_shard(root, change)
+
+
 def change_a_count(root: Path) -> None:
     path = root / "dataset.json"
     info = json.loads(path.read_text())
@@ -89,6 +136,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a changed offset": (change_the_index("offset", 512), "starts at byte"),
     "a leaking group": (leak_a_group, "in several splits"),
     "a wrong count": (change_a_count, "samples"),
+    "an invalid header checksum": (invalidate_a_header_checksum, "Invalid tar header"),
+    "a link": (replace_a_member_by_a_link, "in the tar"),
+    "a member that the index omits": (add_a_member_after_the_last_sample, "data after its last sample"),
 }
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torchvision.io
 from torch.utils.data import DataLoader
 
 import avdata
 from avdata.errors import UsageError
+from avdata.shards.reader import decode_frames, read_index, read_members
+from avdata.shards.sample import read_sample_bytes
 from avdata.streaming.batch import AVBatch, AVSample
 from avdata.streaming.collate import collate
 
@@ -84,3 +89,30 @@ def test_repr_is_one_short_line(synthetic_set: Path, synthetic_other: Path) -> N
     assert repr(batch) == (
         f"AVBatch(2 samples, mel={[2, *sample.mel.shape]}, frames={[2, *sample.frames.shape]}, device='cpu')"
     )
+
+
+@pytest.mark.parametrize(("storage", "decoder"), [("jpeg", "decode_jpeg"), ("png", "decode_png")])
+def test_frames_are_decoded_by_torchvision(
+    synthetic_mock: Path,
+    once: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    storage: str,
+    decoder: str,
+) -> None:
+    settings = {"video": {"storage": storage}}
+    root = once(
+        f"strips-{storage}",
+        lambda out: avdata.prepare(
+            "synthetic", source=synthetic_mock, output=out, config=settings, workers=0
+        ),
+    )
+    dataset = avdata.open(root, "val")
+    rows = {row["key"]: row for row in read_index(root).to_pylist()}
+    for sample in dataset:
+        # Pillow decodes with another build of libjpeg.
+        stored = read_members(read_sample_bytes(root, rows[sample.key]))
+        pixels = decode_frames(stored, len(sample.frames))
+        assert np.array_equal(sample.frames.permute(0, 2, 3, 1).numpy(), pixels)
+    decode, frames = getattr(torchvision.io, decoder), dataset[0].frames
+    monkeypatch.setattr(torchvision.io, decoder, lambda data: 255 - decode(data))
+    assert torch.equal(dataset[0].frames, 255 - frames)

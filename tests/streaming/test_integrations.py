@@ -10,12 +10,13 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from support.dataset_servers import Site
+import webdataset as wds
+from support.dataset_servers import Site, served
 from torch.utils.data import DataLoader
 
 import avdata
 from avdata.errors import AvdataError, UsageError
-from avdata.streaming.batch import AVBatch
+from avdata.streaming.batch import AVBatch, AVSample
 from avdata.streaming.collate import collate
 from avdata.streaming.integrations.lightning import AVDataModule
 from avdata.streaming.integrations.webdataset import webdataset
@@ -68,12 +69,50 @@ def test_webdataset_shuffles_and_batches_with_stages_of_webdataset(synthetic_set
     assert sorted(keys) == sorted(expected)
 
 
-def test_webdataset_reads_a_remote_dataset_through_the_cache(
-    synthetic_set: Path, site: Site, tmp_path: Path
+@pytest.mark.parametrize("workers", [0, 2])
+def test_webdataset_yields_the_samples_of_open_over_http(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    samples = list(webdataset(site.url, "val", cache=tmp_path))
-    assert [sample.key for sample in samples] == avdata.open(synthetic_set, "val").keys
-    assert list(tmp_path.rglob("*.tar"))
+    samples: list[AVSample] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with served(Site(stored)) as site:
+        for rank in range(2):
+            monkeypatch.setenv("RANK", str(rank))
+            pipeline = webdataset(site.url, "train", cache=tmp_path / str(rank))
+            loader = DataLoader(pipeline, batch_size=None, num_workers=workers, collate_fn=unchanged)
+            samples += loader
+        fetched = [shard for shard, *_ in site.asked_for(".tar")]
+    expected = avdata.open(stored, "train", rank=0, world_size=1)
+    # Each rank and worker fetched only its shards.
+    assert sorted(fetched) == sorted(shard["path"] for shard in expected.info["splits"]["train"]["shards"])
+    assert sorted(sample.key for sample in samples) == sorted(expected.keys)
+    for sample in samples:
+        other = expected.find(sample.key)
+        assert torch.equal(sample.mel, other.mel)
+        assert torch.equal(sample.frames, other.frames)
+        assert (sample.label, sample.metadata) == (other.label, other.metadata)
+
+
+def unchanged(sample: AVSample) -> AVSample:
+    return sample
+
+
+def test_webdataset_reads_and_divides_shards_by_webdataset(
+    synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    # Not by the reader of `avdata.open`.
+    monkeypatch.setattr("avdata.shards.reader.read_members", refuse)
+    monkeypatch.setattr("avdata.streaming.dataset.read_members", refuse)
+    pipeline = webdataset(synthetic_set, "val")
+    assert isinstance(pipeline, wds.WebDataset)
+    assert [sample.key for sample in pipeline] == avdata.open(synthetic_set, "val").keys
+    for name in ("split_by_node", "split_by_worker"):
+        with monkeypatch.context() as patch:
+            patch.setattr(wds, name, lambda shards: iter(()))
+            assert list(webdataset(synthetic_set, "val")) == []
 
 
 def test_webdataset_names_an_unknown_split(synthetic_set: Path) -> None:

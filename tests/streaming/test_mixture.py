@@ -1,4 +1,4 @@
-"""Which samples come, and how often: filters, weights, and mixtures of sets."""
+"""How often samples come: weights, and mixtures of datasets."""
 
 from __future__ import annotations
 
@@ -33,56 +33,6 @@ def delivered(loader: object) -> list[str]:
 
 def rows(root: Path, split: str = "train") -> list[dict]:
     return [row for row in read_index(root).to_pylist() if row["split"] == split]
-
-
-# -- filters ---------------------------------------------------------------------------------------------
-
-
-def test_filter_selects_exactly_the_matching_rows(cremad_set: Path) -> None:
-    group = rows(cremad_set)[0]["group"]
-    got = delivered(avdata.open(cremad_set, "train", filter=f"group != '{group}'").loader(3))
-    wanted = [row["key"] for row in rows(cremad_set) if row["group"] != group]
-    assert got == wanted
-    assert 0 < len(wanted) < len(rows(cremad_set))
-
-
-@pytest.mark.parametrize(
-    ("text", "meets"),
-    [
-        ("label in (0, 2)", lambda row: row["label"] in (0, 2)),
-        ("label not in (0, 2)", lambda row: row["label"] not in (0, 2)),
-        ("not label == 0", lambda row: row["label"] != 0),
-        ("label == 0 or label == 1", lambda row: row["label"] in (0, 1)),
-        ("label >= 1 and pad_fraction < 0.5", lambda row: row["label"] >= 1 and row["pad_fraction"] < 0.5),
-    ],
-)
-def test_filter_has_the_semantics_of_python(synthetic_set: Path, text: str, meets: object) -> None:
-    data = avdata.open(synthetic_set, "train", filter=text)
-    assert data.keys == [row["key"] for row in rows(synthetic_set) if meets(row)]  # type: ignore[operator]
-
-
-@pytest.mark.parametrize(
-    "text", ["__import__('os').system('x')", "label", "label ==", "f(label) == 1", "1 == label"]
-)
-def test_filter_refuses_everything_but_comparisons(synthetic_set: Path, text: str) -> None:
-    with pytest.raises(UsageError, match="Invalid filter"):
-        avdata.open(synthetic_set, "train", filter=text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["label == 'angry'", "group != 1001", "group in (1, 2)", "label in 3", "flags == 'silent_audio'",
-     "label == 99999999999999999999"],
-)  # fmt: skip
-def test_filter_refuses_a_value_of_another_type_than_its_column(synthetic_set: Path, text: str) -> None:
-    with pytest.raises(UsageError, match="Invalid filter"):
-        avdata.open(synthetic_set, "train", filter=text)
-
-
-def test_filter_suggests_a_column_for_an_unknown_one(synthetic_set: Path) -> None:
-    with pytest.raises(UsageError, match="Unknown column 'gruop'") as caught:
-        avdata.open(synthetic_set, "train", filter="gruop == 'a'")
-    assert "group" in str(caught.value.hint)
 
 
 # -- weights ---------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class AVDataModule(LightningDataModule):
         drop_last: Drop the last incomplete batch of the train split.
         pin_memory: Copy batches to page-locked memory if CUDA is available.
         train_options: Options of `avdata.open` for the train split only, such as `weights` or `filter`.
-        options: Options of `avdata.open` for all splits, such as `seed`, `normalize` or `cache`.
+        options: Options of `avdata.open` for all splits, such as `seed`, `normalize`, `waveform` or `cache`.
     """
 
     def __init__(

@@ -24,6 +24,7 @@ from avdata.streaming.collate import (
 )
 from avdata.streaming.shard_cache import DEFAULT_LIMIT_BYTES, ShardCache
 from avdata.streaming.shard_reader import ShardReader, open_reader, sample_error
+from avdata.streaming.split_index import read_shape
 
 
 def webdataset(
@@ -31,6 +32,7 @@ def webdataset(
     split: str = "train",
     *,
     normalize: bool = True,
+    waveform: bool = False,
     shardshuffle: int | bool = False,
     seed: int = 0,
     cache: str | Path | None = None,
@@ -48,6 +50,7 @@ def webdataset(
         dataset: Folder or URL of a prepared dataset; see `avdata.open`.
         split: Name of the split: train, val or test.
         normalize: Normalize each mel band by the statistics of the train split.
+        waveform: Decode the stored waveforms; see `avdata.open`.
         shardshuffle: Number of shards in webdataset's shard shuffle buffer; False keeps the order.
         seed: Seed of the shard shuffle.
         cache: Folder for the shards of a remote dataset (default: below `AVDATA_CACHE`).
@@ -58,7 +61,7 @@ def webdataset(
 
     Raises:
         AvdataError: `dataset` is not a prepared dataset, is not reachable, or webdataset is not installed.
-        UsageError: The dataset has no such split.
+        UsageError: The dataset has no such split, or stores no waveforms.
     """
     try:
         import webdataset as wds  # noqa: PLC0415
@@ -66,11 +69,12 @@ def webdataset(
         msg = "Package 'webdataset' is not installed."
         raise AvdataError(msg, hint="pip install webdataset") from error
     reader, info = open_reader(dataset, split, ShardCache(cache, cache_bytes))
+    shape = read_shape(reader, info, waveform=waveform)
     shards = [shard["path"] for shard in info["splits"][split]["shards"]]
     return wds.WebDataset(
         shards, shardshuffle=shardshuffle, detshuffle=bool(shardshuffle), seed=seed, empty_check=False,
         nodesplitter=wds.split_by_node, workersplitter=_LocalShards(reader),
-    ).map(_Decoder(info, reader.name, normalize=normalize))  # fmt: skip
+    ).map(_Decoder(info, reader.name, shape, normalize=normalize))  # fmt: skip
 
 
 class _LocalShards:
@@ -90,9 +94,8 @@ class _LocalShards:
 class _Decoder:
     """Function from webdataset's dictionary of bytes to `AVSample`; it never unpickles."""
 
-    def __init__(self, info: Mapping[str, Any], name: str, *, normalize: bool) -> None:
-        self._name = name
-        self._shape = SampleShape.from_info(info)
+    def __init__(self, info: Mapping[str, Any], name: str, shape: SampleShape, *, normalize: bool) -> None:
+        self._name, self._shape = name, shape
         self._is_strip = stores_strips(info)
         stats = info["mel_stats"] if normalize else None
         self._normalization: MelNormalization | None = stats and mel_normalization(stats, self._shape)
@@ -104,14 +107,18 @@ class _Decoder:
         }
         mel = torch.empty(self._shape.mel)
         frames = torch.empty((1, *self._shape.layout(strip=self._is_strip)), dtype=torch.uint8)
+        waveform = None if self._shape.waveform is None else torch.empty(self._shape.waveform)
         assembler = BatchAssembler()
         try:
             assembler.mel(members, self._shape, self._normalization, mel)
             assembler.frames(members, self._shape, frames[0], strip=self._is_strip)
+            if waveform is not None:
+                assembler.waveform(members, self._shape, waveform)
             label, metadata = int(bytes(members["cls"])), json.loads(bytes(members["json"]))
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
             raise sample_error(error, sample["__key__"], sample["__url__"], self._name) from error
         return AVSample(
             mel=mel.unsqueeze(1), frames=self._shape.tensor(frames, strip=self._is_strip)[0],
             label=label, key=str(sample["__key__"]), metadata=metadata,
+            waveform=waveform, sample_rate=self._shape.sample_rate,
         )  # fmt: skip
