@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Literal, Self
 
@@ -193,6 +194,9 @@ class SelectConfig(_Settings):
     )
     limit: int | None = Field(
         None, ge=1, description="prepare at most this many clips, balanced over splits and labels"
+    )
+    task_options: Mapping[str, str] = Field(
+        default_factory=dict, description="options of the recipe by name; see `avdata info RECIPE`"
     )
     seed: int = Field(
         0, description="seed of the selection by `limit` and of the order of clips in the shards"

@@ -38,6 +38,9 @@ MAGIC_BYTES: tuple[tuple[int, bytes, str], ...] = (
 
 IMAGE_FORMATS = frozenset({"jpeg", "png", "webp"})
 
+HEAD_BYTES = 64
+"""Bytes at the start of a file by which its format is detected."""
+
 ATTACHED_PICTURE = 0x400
 """ffmpeg's AV_DISPOSITION_ATTACHED_PIC."""
 
@@ -50,7 +53,16 @@ def detect_format(path: Path) -> str:
         OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
-        head = stream.read(64)
+        return detect_format_of(stream.read(HEAD_BYTES))
+
+
+def detect_format_of(head: bytes) -> str:
+    """Return ffmpeg's name of the format of a file that starts with `head`.
+
+    Raises:
+        MediaError: EMPTY_FILE, LFS_POINTER or NOT_MEDIA.
+    """
+    head = head[:HEAD_BYTES]
     if not head:
         raise MediaError(QuarantineReason.EMPTY_FILE, "0 bytes")
     if head.startswith(LFS_POINTER):
