@@ -115,7 +115,7 @@ def test_ffmpeg_decodes_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyP
     frames = DECODERS["ffmpeg"].frames_at(path, frame_times, TIMES)
     assert [frame.time for frame in frames] == [frame.time for frame in expected]
     track = decode_audio(path, QUALITY, decoder="ffmpeg")
-    assert np.array_equal(track.samples[:100_000], audio.samples[:100_000])
+    assert np.abs(track.samples[:100_000] - audio.samples[:100_000]).max() < 1e-6
     with pytest.raises(ImportError):
         decode_audio(path, QUALITY)
 
