@@ -23,6 +23,7 @@ from avdata.errors import MediaError, QuarantineReason, SourceError, UsageError
 from avdata.features.audio import feature_bins
 from avdata.features.face_crop import require_detector
 from avdata.manifest import FileEntry, Manifest, load_manifest
+from avdata.media.decoders import DECODERS
 from avdata.pipeline.tar_files import TarFiles, local_clip
 from avdata.pipeline.validation import FileLookup, LocalFiles, ManifestFiles, ValidClip, validate_clips
 from avdata.progress import Progress
@@ -123,6 +124,7 @@ def plan_preparation(
     config = resolve_config(recipe, config, preset, task_options)
     if config.video.resize_mode == "face":
         require_detector()
+    DECODERS[config.video.decoder].check_available(config.video)
     folder, facts, files, tars = _sources(recipe, source, config, manifest, checksums, progress)
     split_by = recipe.check_split(config.select.split_by)
     clips = _list_clips(recipe, tars or folder, files, config)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from avdata.config.overrides import Overrides
 from avdata.config.schema import Config
 from avdata.errors import QuarantineReason, SourceError, UsageError
+from avdata.features.audio import feature_filterbank
 from avdata.manifest import load_manifest
 from avdata.pipeline.engines import EngineSpec, find_engine
 from avdata.pipeline.finalize import Provenance, checksum_facts, finalize_dataset
@@ -246,7 +247,7 @@ class _PreparationRun:
             done += 1
             self.progress("prepare", min(done, total), total)
 
-        left = {job.shard: job for job in self.jobs if job.shard not in entries}
+        left = self._unfinished_jobs(entries)
         with ExitStack() as stack:
             prefetcher = self._prefetch_sources(stack, list(left.values()), entries)
             results = self.engine.load()(
@@ -263,6 +264,12 @@ class _PreparationRun:
                 if prefetcher:
                     prefetcher.release(left[entry["shard"]])
         return [entries[job.shard] for job in self.jobs]
+
+    def _unfinished_jobs(self, entries: Mapping[str, Any]) -> dict[str, ShardJob]:
+        """Return the jobs without an entry, by shard, with the filterbank for their workers."""
+        left = [job for job in self.jobs if job.shard not in entries]
+        filterbank = feature_filterbank(self.plan.config.audio) if left else None
+        return {job.shard: replace(job, filterbank=filterbank) for job in left}
 
     def _engine_options(self, prefetcher: SourcePrefetcher | None) -> dict[str, Any]:
         if self.engine.is_cluster:

@@ -18,6 +18,7 @@ import numpy as np
 from avdata.config.schema import Config
 from avdata.errors import MediaError, QuarantineReason, SourceError
 from avdata.features.alignment import Window, step_centers
+from avdata.features.audio.mel_filterbank import MelFilterbank
 from avdata.features.extract import Features, extract_features
 from avdata.pipeline.engines.base import NO_ITEM, Report
 from avdata.pipeline.output import Output
@@ -43,6 +44,8 @@ class ShardJob:
         background: label of the steps outside a clip's event, or None.
         excluded: reason and detail of clips that crashed a worker or timed out, by key.
         source: URL of a source in object storage, whose files are downloaded when needed; else None.
+        filterbank: the result of `feature_filterbank(config.audio)`, so that workers do not import librosa.
+            The config determines it, so the fingerprint does not include it.
     """
 
     output: Output
@@ -53,6 +56,7 @@ class ShardJob:
     background: str | None
     excluded: Mapping[str, tuple[QuarantineReason, str]] = field(default_factory=dict)
     source: str | None = None
+    filterbank: MelFilterbank | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -146,7 +150,7 @@ def _extract(job: ShardJob, candidate: ValidClip, report: Report) -> Features:
     part = job.output.partial_path(job.shard)
     try:
         with local_clip(candidate, part.with_name(f"{part.name}.clip"), job.config.quality) as clip:
-            return extract_features(clip, job.config)
+            return extract_features(clip, job.config, job.filterbank)
     except OSError as error:
         # Raised here, because `write_errors` would blame the shard.
         msg = f"Source file cannot be read: {error.filename or key} ({error.strerror or error})."
