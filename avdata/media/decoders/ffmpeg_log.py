@@ -31,6 +31,9 @@ _TOO_LARGE = "exceeds specified max pixel count"
 
 _NO_STREAM = "matches no streams"
 
+_NO_DECODER = re.compile(r"Decoder \(codec .*\) not found")
+"""Line of ffmpeg before 5, which lists the stream mapping nevertheless."""
+
 _TIME_BASE = re.compile(r"config in time_base: (\d+)/(\d+)")
 
 _VIDEO_FRAME = re.compile(r"\bn: *\d+ pts: *(-?\d+|NOPTS) ")
@@ -60,7 +63,9 @@ class FFmpegLog:
     def read_line(self, line: str) -> None:
         """Read one line."""
         self._is_too_large |= _TOO_LARGE in line
-        if self._is_mapped:
+        if no_decoder := _NO_DECODER.search(line):
+            self._is_mapped, self._first_error = False, no_decoder[0]
+        elif self._is_mapped:
             self._read_decoding(line)
         elif _MAPPED in line:
             self._is_mapped = True
