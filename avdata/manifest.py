@@ -8,6 +8,7 @@ A mock dataset contains its own `manifest.json` with the list inline.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import re
 from collections.abc import Collection
@@ -35,6 +36,10 @@ class FileEntry(_ManifestModel):
     path: str
     checksum: Checksum
     bytes: int | None = Field(None, ge=0)
+    variants: dict[Checksum, str] = Field(
+        default_factory=dict,
+        description="what differs in other published copies, by their checksum in the same algorithm",
+    )
 
 
 class License(_ManifestModel):
@@ -84,7 +89,9 @@ class Manifest(_ManifestModel):
         default_factory=dict, description="counts by name: clips, train, test, …"
     )
     sources: tuple[Source, ...] = ()
-    files: tuple[FileEntry, ...] = ()
+    files: tuple[FileEntry, ...] = Field(
+        (), description="further files with checksums, such as lists; a table is complete, these need not be"
+    )
     mock: bool = Field(False, description="whether the files are generated")
     tables: dict[str, tuple[FileEntry, ...]] = Field(
         default_factory=dict,
@@ -97,6 +104,11 @@ class Manifest(_ManifestModel):
         """Total size of the sources whose size is known; None if none is."""
         known = [source.bytes for source in self.sources if source.bytes is not None]
         return sum(known) if known else None
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all facts, including the checksums of the tables."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def load_manifest(manifest: str | Path) -> Manifest:

@@ -78,6 +78,8 @@ class Recipe:
             before they are downloaded, with `video` and `audio` relative to the root. Raises SourceError
             if the root lacks the lists that define the split. None for a dataset in archives.
         tasks: other datasets from the same files, by task. Their name is `name-task`.
+        lists: `(root, split_by) -> paths`: returns the lists of clips, labels or splits that `clips` reads,
+            which are verified against the manifest like the media. None verifies no list.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Recipe:
     generated: bool = False
     clips_from_paths: Callable[[Path, Sequence[str], str], Sequence[Clip]] | None = None
     tasks: Mapping[str, Recipe] = field(default_factory=dict)
+    lists: Callable[[Path, str], Sequence[Path]] | None = None
 
     def configure(self, preset: str | None, *overrides: Overrides) -> Config:
         """Return the settings of a preset, changed by the recipe and then by the overrides.

@@ -34,6 +34,8 @@ EVENT = re.compile(r"[A-Za-z0-9_-]{11}&[^&]*&(?:[0-9]|10)&(?:[0-9]|10)")
 
 HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 
+ANNOTATIONS = "Annotations.txt"
+
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 
 
@@ -106,9 +108,7 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
         SourceError: the folder is not AVE.
     """
     del split_by  # there is only one
-    base = next(
-        (place for place in (root, *sorted(root.glob("*/"))) if (place / "trainSet.txt").is_file()), None
-    )
+    base = _find_lists(root)
     if base is None:
         msg = f"Folder holds no AVE dataset: {root} (trainSet.txt is missing)."
         raise SourceError(msg, hint="Use --source with the folder AVE_Dataset (trainSet.txt, AVE/*.mp4).")
@@ -126,9 +126,22 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
     return make_clips(splits, videos, base / "AVE")
 
 
+def _find_lists(root: Path) -> Path | None:
+    """Return the folder of the split files: the root, or a folder in it."""
+    folders = (root, *sorted(root.glob("*/")))
+    return next((folder for folder in folders if (folder / "trainSet.txt").is_file()), None)
+
+
+def lists(root: Path, split_by: str) -> list[Path]:
+    """Return the annotations, if there are any, and the split files."""
+    del split_by
+    base = _find_lists(root) or root
+    return [path for name in (*SPLIT_FILES.values(), ANNOTATIONS) if (path := base / name).is_file()]
+
+
 def _check_annotations(base: Path, splits: dict[str, list[Row]]) -> None:
     """Warn if the rows of the split files differ from those of Annotations.txt."""
-    path = base / "Annotations.txt"
+    path = base / ANNOTATIONS
     if not path.is_file():
         return
     listed = Counter(parse_rows(path.read_text(encoding="utf-8"), path.name))
@@ -148,6 +161,7 @@ RECIPE = Recipe(
     splits={"official": "3,339, 402 and 402 rows, as published; 18 videos are in train and in another split"},
     default_split="official",
     clips=clips,
+    lists=lists,
     mock="avdata.recipes.ave_mock:write_mock",
     presets={
         # Ten steps of one second, like the labels of the dataset.

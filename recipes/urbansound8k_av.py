@@ -39,6 +39,8 @@ AUDIO = ("audio", "sound", "Dataset_v3_sound")
 
 FOLDS = 10
 
+CSV = "UrbanSound8K.csv"
+
 IMAGES = (".jpg", ".jpeg", ".png")
 
 
@@ -125,7 +127,9 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
         folders = f"{' or '.join(VISION)} beside {' or '.join(AUDIO)}"
         msg = f"Folder holds no UrbanSound8K-AV dataset: {root} (no folder {folders})."
         raise SourceError(msg, hint="Use --source with the unpacked Kaggle dataset.")
-    folds, where = _read_folds(root)
+    table = find_csv(root)
+    folds = parse_folds(table) if table else {}
+    where = f"missing in {table}" if table else f"no {CSV} in {root}"
     images = _by_stem(path for path in vision.glob("*/*") if path.suffix.lower() in IMAGES)
     audios = _by_stem(audio.glob("*/*.wav"))
     stems = sorted({*images, *audios})
@@ -166,21 +170,28 @@ def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def _read_folds(root: Path) -> tuple[dict[str, int], str]:
-    """Return the fold by stem from UrbanSound8K.csv in or beside the folder, and a text for errors.
+def find_csv(root: Path) -> Path | None:
+    """Return the UrbanSound8K.csv in or beside the folder, or None."""
+    beside = () if (root / "manifest.json").is_file() else (root.parent, root.parent / "UrbanSound8K")
+    for folder in (root, *sorted(root.glob("*/")), *beside):
+        for path in (folder / CSV, folder / "metadata" / CSV):
+            if path.is_file():
+                return path
+    return None
+
+
+def lists(root: Path, split_by: str) -> list[Path]:
+    """Return UrbanSound8K.csv, if there is one."""
+    del split_by
+    return [path for path in (find_csv(root),) if path]
+
+
+def parse_folds(path: Path) -> dict[str, int]:
+    """Return the fold by stem from UrbanSound8K.csv.
 
     Raises:
         SourceError: the file is not the one of UrbanSound8K.
     """
-    beside = () if (root / "manifest.json").is_file() else (root.parent, root.parent / "UrbanSound8K")
-    for folder in (root, *sorted(root.glob("*/")), *beside):
-        for path in (folder / "UrbanSound8K.csv", folder / "metadata" / "UrbanSound8K.csv"):
-            if path.is_file():
-                return _parse_folds(path), f"missing in {path}"
-    return {}, f"no UrbanSound8K.csv in {root}"
-
-
-def _parse_folds(path: Path) -> dict[str, int]:
     hint = "Use the unchanged metadata/UrbanSound8K.csv of UrbanSound8K."
     with path.open(newline="", encoding="utf-8-sig") as lines:
         rows = csv.DictReader(lines)
@@ -226,6 +237,7 @@ RECIPE = Recipe(
     splits=SPLITS,
     default_split="fold:10",
     clips=clips,
+    lists=lists,
     mock="avdata.recipes.urbansound8k_av_mock:write_mock",
     presets={
         # Slices have at most four seconds: four steps of one second.

@@ -35,12 +35,18 @@ def verify(
         result = check(dataset, progress=progress)
     if as_json:
         problems = [{"where": problem.where, "what": problem.what} for problem in result.problems]
-        print_json({"ok": result.ok, "samples": result.samples, "bytes": result.bytes, "problems": problems})
+        print_json(
+            {
+                "ok": result.ok, "samples": result.samples, "bytes": result.bytes,
+                "provenance": result.provenance, "problems": problems,
+            }
+        )  # fmt: skip
     else:
         for problem in result.problems:
             print_line(f"{problem.where}: {problem.what}")
         if result.ok:
             print_line(f"{dataset}: {result.samples:,} samples, {format_bytes(result.bytes)}, no problems")
+            print_line(result.provenance)
         else:
             count = len(result.problems)
             print_error(

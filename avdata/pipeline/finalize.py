@@ -18,8 +18,9 @@ from typing import Any
 
 from avdata.config.schema import Config
 from avdata.features.audio import feature_bins
-from avdata.manifest import Manifest
 from avdata.media.decoders import DECODERS
+from avdata.pipeline.planning import PreparationPlan
+from avdata.pipeline.validation import SourceFile
 from avdata.recipe import Recipe
 from avdata.selection import QuarantinedClip
 from avdata.shards.card import dataset_card
@@ -41,12 +42,9 @@ TOOLS = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """Inputs of a dataset: recipe, settings, manifest, the clips' extras, the shard jobs' fingerprints."""
+    """Inputs of a dataset: the plan, and the fingerprints of its shard jobs."""
 
-    recipe: Recipe
-    config: Config
-    manifest: Manifest | None
-    extras: Sequence[Mapping[str, Any]]
+    plan: PreparationPlan
     fingerprints: Sequence[str]
 
     @property
@@ -65,7 +63,7 @@ def finalize_dataset(
 
     Args:
         root: local folder of the metadata files.
-        provenance: recipe, settings, manifest and plan.
+        provenance: plan with recipe, settings and manifest.
         entries: journal entries, in the order of the plan.
         quarantined: clips that failed the validation.
 
@@ -98,7 +96,8 @@ def _info(
     rows: Sequence[Mapping[str, Any]],
     lost: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    recipe, config, manifest = provenance.recipe, provenance.config, provenance.manifest
+    plan = provenance.plan
+    recipe, config, manifest = plan.recipe, plan.config, plan.manifest
     return {
         "format": FORMAT_VERSION,
         "name": recipe.name,
@@ -107,14 +106,14 @@ def _info(
         "config": config.model_dump(mode="json"),
         "config_hash": config.hash,
         "plan": provenance.plan_hash,
-        "source": checksum_facts(manifest),
+        "source": _source_facts(plan),
         "license": manifest.license.model_dump() if manifest else None,
         "citation": manifest.citation if manifest else None,
         "ethics": manifest.ethics if manifest else None,
         "labels": list(recipe.labels),
         "label_orders": {name: list(order) for name, order in recipe.label_orders.items()},
         "background": recipe.background,
-        "extras": json_features(provenance.extras),
+        "extras": json_features(clip.extras for clip in plan.clips),
         "split_by": config.select.split_by,
         "splits": _splits(recipe, entries, rows),
         "leaks": _leaking_groups(rows),
@@ -127,19 +126,37 @@ def _info(
     }
 
 
-def checksum_facts(manifest: Manifest | None) -> dict[str, Any]:
-    """Return what the source files were verified against."""
+def _source_facts(plan: PreparationPlan) -> dict[str, Any]:
+    """Return the manifest's sources, and how many files and lists of the source were verified with it."""
+    manifest = plan.manifest
     if manifest is None:
         return {"checksums": "off"}
     return {
         "checksums": "mock" if manifest.mock else "manifest",
         "homepage": manifest.homepage,
         "commit": manifest.commit,
-        "files": len(manifest.files),
+        "manifest": manifest.hash,
+        "files": _verified_counts(plan.files),
+        "lists": _verified_counts(plan.lists),
         "sources": [
-            {"name": source.name, "urls": list(source.urls), "checksum": source.checksum}
+            {
+                "name": source.name,
+                "urls": list(source.urls),
+                "checksum": source.checksum,
+                "checksum_per_file": source.table is not None or any("{path}" in url for url in source.urls),
+            }
             for source in manifest.sources
         ],
+    }
+
+
+def _verified_counts(files: Sequence[SourceFile]) -> dict[str, Any]:
+    """Return the number of files by the algorithm of their checksum, and of those without one."""
+    counts = Counter(file.verified_by for file in files)
+    unverified = counts.pop(None, 0)
+    return {
+        "verified": {str(name): counts[name] for name in sorted(counts, key=str)},
+        "unverified": unverified,
     }
 
 

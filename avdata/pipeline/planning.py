@@ -23,7 +23,14 @@ from avdata.errors import MediaError, QuarantineReason, SourceError, UsageError
 from avdata.features.audio import feature_bins
 from avdata.features.face_crop import require_detector
 from avdata.manifest import FileEntry, Manifest, load_manifest
-from avdata.pipeline.validation import FileLookup, LocalFiles, ManifestFiles, ValidClip, validate_clips
+from avdata.pipeline.validation import (
+    FileLookup,
+    LocalFiles,
+    ManifestFiles,
+    SourceFile,
+    ValidClip,
+    validate_clips,
+)
 from avdata.progress import Progress
 from avdata.recipe import Clip, Recipe, load_recipe, recipe_errors
 from avdata.selection import QuarantinedClip, check_clips, hash_order, select_clips
@@ -50,6 +57,7 @@ class PreparationPlan:
         manifest: checksums to verify; None skips the verification.
         jobs: path of each shard with its clips.
         quarantined: clips that cannot be prepared, with their reasons.
+        lists: lists of clips, labels or splits that the recipe read, as far as it names them.
         pending_files: whether the source files are downloaded during the preparation.
     """
 
@@ -59,6 +67,7 @@ class PreparationPlan:
     manifest: Manifest | None
     jobs: tuple[tuple[str, tuple[ValidClip, ...]], ...]
     quarantined: tuple[QuarantinedClip, ...]
+    lists: tuple[SourceFile, ...] = ()
     pending_files: bool = False
 
     def __repr__(self) -> str:
@@ -73,6 +82,13 @@ class PreparationPlan:
     def clips(self) -> list[Clip]:
         """Clips that will be decoded."""
         return [candidate.clip for _, candidates in self.jobs for candidate in candidates]
+
+    @property
+    def files(self) -> list[SourceFile]:
+        """Files that will be decoded, each once."""
+        candidates = [candidate for _, candidates in self.jobs for candidate in candidates]
+        files = [file for candidate in candidates for file in (candidate.video, candidate.audio) if file]
+        return list({file.path: file for file in files}.values())
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of clips by split, then by label in canonical order."""
@@ -138,16 +154,23 @@ def plan_preparation(
     with ExitStack() as stack:
         if files:
             lookup: FileLookup = ManifestFiles(folder, files)
+            lists: tuple[SourceFile, ...] = ()
         else:
-            lookup = LocalFiles(folder, facts, None if rehash else stack.enter_context(ChecksumCache(folder)))
+            cache = None if rehash else stack.enter_context(ChecksumCache(folder))
+            lookup = local = LocalFiles(folder, facts, cache)
+            named = recipe.lists(folder, split_by) if recipe.lists else ()
+            lists = tuple(local.verify_list(path) for path in named)
         valid, invalid = validate_clips(
             selected, lookup, config.audio, threads=max(workers, 1), advance=advance
         )
     if not valid:
         raise _no_usable_clips(folder, clips, invalid)
     _warn_about_leaks(valid)
+    for file in lists:
+        if file.variant:
+            log.warning("%s is a variant: %s.", file.path, file.variant)
     return PreparationPlan(
-        recipe, config, folder, facts, _shards(recipe, valid, config), tuple(excluded + invalid),
+        recipe, config, folder, facts, _shards(recipe, valid, config), tuple(excluded + invalid), lists,
         pending_files=bool(files),
     )  # fmt: skip
 

@@ -113,7 +113,7 @@ def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
     source = info["source"]
     return {
         "recipe": info["recipe"], "tools": info["tools"], "machine": info["machine"],
-        "source": {name: source.get(name) for name in ("checksums", "commit")},
+        "source": {name: source.get(name) for name in ("checksums", "commit", "files", "lists")},
         "labels": ", ".join(info["labels"]), "quarantine": info["quarantine"], "flags": info["flags"],
     }  # fmt: skip
 

@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from avdata.shards.provenance import describe_verification
+
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
 
 _CONTEXT = {
@@ -62,7 +64,8 @@ def croissant(info: Mapping[str, Any], index_sha256: str) -> bytes:
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
         "name": f"{info['name']}-avdata",
-        "description": f"{info['title']}: aligned audio and video frames as WebDataset shards.",
+        "description": f"{info['title']}: aligned audio and video frames as WebDataset shards."
+        f" {describe_verification(info['source'])}",
         "version": f"{info['format']}.{info['recipe']['version']}.0",
         "license": license.get("link") or license.get("name") or "unknown",
         "citeAs": info["citation"],

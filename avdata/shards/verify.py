@@ -17,6 +17,7 @@ import numpy as np
 from avdata.errors import AvdataError, error_message
 from avdata.progress import Progress
 from avdata.shards.format import index_schema
+from avdata.shards.provenance import describe_verification
 from avdata.shards.reader import (
     decode_frames,
     decode_mel,
@@ -50,12 +51,14 @@ class VerificationReport:
         samples: number of rows of the index.
         bytes: size of all shards.
         problems: all differences found, empty if the dataset is intact.
+        provenance: how many source files were verified when the dataset was prepared.
     """
 
     root: Path
     samples: int
     bytes: int
     problems: tuple[Problem, ...]
+    provenance: str = ""
 
     @property
     def ok(self) -> bool:
@@ -108,7 +111,10 @@ def verify(
         problems += _check_shard(root, info, shard, rows_by_shard.get(shard["path"], []))
         done += shard["samples"]
         progress("verify", done, len(rows))
-    return VerificationReport(root, len(rows), sum(shard["bytes"] for shard in shards), tuple(problems))
+    size = sum(shard["bytes"] for shard in shards)
+    return VerificationReport(
+        root, len(rows), size, tuple(problems), provenance=describe_verification(info["source"])
+    )
 
 
 def _check_counts(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
