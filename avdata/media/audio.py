@@ -10,12 +10,11 @@ import numpy as np
 
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
-from avdata.media.container import detect_format, open_container
+from avdata.media.audio_timeline import AudioTimeline, check_audio_packets, downmix
+from avdata.media.container import audio_stream, detect_format, open_container, require_codec
+from avdata.media.decoders import DECODERS
 from avdata.media.integrity import check_not_truncated
 from avdata.media.types import AudioTrack
-
-MIN_GAP_S = 0.05
-"""Gaps in an audio track's timestamps from this length on, in seconds, are filled with silence."""
 
 MAX_BUFFERED_FRAMES = 256
 """Decoded frames to convert at once: converting one alone takes numpy as long as decoding it."""
@@ -25,16 +24,21 @@ class AudioTrackDecoder:
     """Decoder of one audio track, packet by packet; `finish` returns the audio.
 
     Encoder priming, edit lists and late starts are applied.
+
+    Attributes:
+        stream: PyAV's audio stream.
     """
 
     def __init__(self, path: Path, stream: Any, quality: QualityConfig) -> None:
-        self._name, self._stream, self._quality = path.name, stream, quality
+        """Raise MediaError UNREADABLE if PyAV has no decoder for the track."""
+        require_codec(stream, path)
+        self.stream = stream
+        self._name, self._quality = path.name, quality
         self._rate = int(stream.rate)
         self._chunks: list[np.ndarray] = []
         self._buffered: list[Any] = []
         self._buffered_format: tuple[str, int] | None = None
-        self._num_samples = 0
-        self._start: float | None = None
+        self._timeline = AudioTimeline(path.name, self._rate, quality.max_seconds)
         self._num_packets = self._num_corrupt = 0
 
     def add(self, packet: Any) -> None:
@@ -55,27 +59,15 @@ class AudioTrackDecoder:
             self._add_frame(frame)
 
     def _add_frame(self, frame: Any) -> None:
-        max_seconds = self._quality.max_seconds
-        if self._start is None:
-            self._start = 0.0 if frame.time is None else float(frame.time)
-        elif (
-            frame.time is not None
-            and (gap := frame.time - self._start - self._num_samples / self._rate) > MIN_GAP_S
-        ):
-            if gap > max_seconds:
-                detail = f"{self._name}: gap of {gap:.0f} s in the audio"
-                raise MediaError(QuarantineReason.TOO_LONG, detail)
+        num_silent = self._timeline.place(frame.time, frame.samples)
+        if num_silent:
             self._convert_buffered()
-            self._chunks.append(np.zeros(round(gap * self._rate), np.float32))
-            self._num_samples += len(self._chunks[-1])
+            self._chunks.append(np.zeros(num_silent, np.float32))
         frame_format = frame.format.name, frame.layout.nb_channels
         if frame_format != self._buffered_format or len(self._buffered) == MAX_BUFFERED_FRAMES:
             self._convert_buffered()
             self._buffered_format = frame_format
         self._buffered.append(frame)
-        self._num_samples += frame.samples
-        if self._num_samples > max_seconds * self._rate:
-            raise MediaError(QuarantineReason.TOO_LONG, f"{self._name}: audio longer than {max_seconds:g} s")
 
     def _convert_buffered(self) -> None:
         if self._buffered and self._buffered_format is not None:
@@ -89,19 +81,16 @@ class AudioTrackDecoder:
             MediaError: NO_AUDIO_STREAM if nothing could be decoded, CORRUPT_AUDIO if too little could.
         """
         self._convert_buffered()
-        if self._start is None:
+        if self._timeline.start is None:
             detail = f"{self._name}: no audio sample could be decoded"
             raise MediaError(QuarantineReason.NO_AUDIO_STREAM, detail)
-        # The first packet of a stream that was cut out of another often lacks the data that it refers to.
-        if self._num_corrupt > max(1, self._quality.max_corrupt_audio * self._num_packets):
-            detail = f"{self._name}: {self._num_corrupt} of {self._num_packets} packets"
-            raise MediaError(QuarantineReason.CORRUPT_AUDIO, detail)
+        check_audio_packets(self._name, self._num_corrupt, self._num_packets, self._quality)
         metadata = {
-            "audio_codec": self._stream.codec_context.name,
+            "audio_codec": self.stream.codec_context.name,
             "audio_rate": self._rate,
-            "audio_channels": int(self._stream.channels),
+            "audio_channels": int(self.stream.channels),
         }
-        return AudioTrack(np.concatenate(self._chunks), self._rate, self._start, metadata)
+        return AudioTrack(np.concatenate(self._chunks), self._rate, self._timeline.start, metadata)
 
 
 PCM_CODECS = {
@@ -111,22 +100,29 @@ PCM_CODECS = {
 """libsndfile's names of uncompressed WAV subtypes, and ffmpeg's."""
 
 
-def decode_audio(path: Path, quality: QualityConfig) -> AudioTrack:
+def decode_audio(path: Path, quality: QualityConfig, *, decoder: str = "pyav") -> AudioTrack:
     """Decode a file's first audio track to mono.
 
+    libsndfile reads uncompressed WAV, whatever the decoder.
+
+    Args:
+        path: an audio or video file.
+        quality: limits.
+        decoder: value of `video.decoder`. PyAV decodes the audio for decoders of video only.
+
     Raises:
-        MediaError: NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED or an error of
+        MediaError: NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED, TIMEOUT or an error of
             `detect_format`.
     """
     if detect_format(path) == "wav" and (track := _read_wav(path, quality)) is not None:
         return track
+    if DECODERS[decoder].decodes_audio:
+        return DECODERS[decoder].decode_audio(path, quality)
     with open_container(path, quality) as container:
-        if not container.streams.audio:
-            raise MediaError(QuarantineReason.NO_AUDIO_STREAM, f"{path.name}: no audio stream")
-        decoder = AudioTrackDecoder(path, container.streams.audio[0], quality)
-        for packet in container.demux(container.streams.audio[0]):
-            decoder.add(packet)
-        return decoder.finish()
+        track_decoder = AudioTrackDecoder(path, audio_stream(container, path), quality)
+        for packet in container.demux(track_decoder.stream):
+            track_decoder.add(packet)
+        return track_decoder.finish()
 
 
 def _read_wav(path: Path, quality: QualityConfig) -> AudioTrack | None:
@@ -150,20 +146,9 @@ def _read_wav(path: Path, quality: QualityConfig) -> AudioTrack | None:
                 "audio_rate": file.samplerate,
                 "audio_channels": file.channels,
             }
-            return AudioTrack(_downmix(samples.T), file.samplerate, 0.0, metadata)
+            return AudioTrack(downmix(samples.T), file.samplerate, 0.0, metadata)
     except soundfile.LibsndfileError:
         return None
-
-
-def _downmix(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """Average the channels, float32 [C, n] to [n], summed in their order."""
-    if len(channels) == 1:
-        return channels[0]
-    total = channels[0] + channels[1]
-    for channel in channels[2:]:
-        total += channel
-    total /= np.float32(len(channels))
-    return np.asarray(total)
 
 
 SAMPLE_TYPES = {
@@ -184,7 +169,7 @@ def _to_mono(frames: Sequence[Any], sample_format: str, num_channels: int) -> np
         for index in range(num_channels if planar else 1)
     ]
     channels = planes if planar else planes[0].reshape(-1, num_channels).T
-    return _downmix([_to_float(values) for values in channels])
+    return downmix([_to_float(values) for values in channels])
 
 
 def _to_float(values: np.ndarray) -> np.ndarray:

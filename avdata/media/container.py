@@ -38,6 +38,9 @@ MAGIC_BYTES: tuple[tuple[int, bytes, str], ...] = (
 
 IMAGE_FORMATS = frozenset({"jpeg", "png", "webp"})
 
+HEAD_BYTES = 64
+"""Bytes at the start of a file by which its format is detected."""
+
 ATTACHED_PICTURE = 0x400
 """ffmpeg's AV_DISPOSITION_ATTACHED_PIC."""
 
@@ -50,7 +53,16 @@ def detect_format(path: Path) -> str:
         OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
-        head = stream.read(64)
+        return detect_format_of(stream.read(HEAD_BYTES))
+
+
+def detect_format_of(head: bytes) -> str:
+    """Return ffmpeg's name of the format of a file that starts with `head`.
+
+    Raises:
+        MediaError: EMPTY_FILE, LFS_POINTER or NOT_MEDIA.
+    """
+    head = head[:HEAD_BYTES]
     if not head:
         raise MediaError(QuarantineReason.EMPTY_FILE, "0 bytes")
     if head.startswith(LFS_POINTER):
@@ -64,19 +76,29 @@ def detect_format(path: Path) -> str:
     raise MediaError(QuarantineReason.NOT_MEDIA, f"unknown format, first bytes {start}")
 
 
+def check_container(path: Path) -> str:
+    """Return ffmpeg's name of a file's format, after checks that need no decoder.
+
+    Raises:
+        MediaError: TRUNCATED, NOT_MEDIA for an image, or an error of `detect_format`.
+    """
+    name = detect_format(path)
+    if name in IMAGE_FORMATS:
+        raise MediaError(QuarantineReason.NOT_MEDIA, f"{path.name}: {name} image, expected audio or video")
+    check_not_truncated(path, name)
+    return name
+
+
 @contextmanager
 def open_container(path: Path, quality: QualityConfig) -> Iterator[Any]:
     """Open a file as a container of the format that its first bytes show.
 
     Raises:
-        MediaError: TRUNCATED, UNREADABLE, NOT_MEDIA for an image, or an error of `detect_format`.
+        MediaError: UNREADABLE or an error of `check_container`.
     """
     import av  # noqa: PLC0415
 
-    name = detect_format(path)
-    if name in IMAGE_FORMATS:
-        raise MediaError(QuarantineReason.NOT_MEDIA, f"{path.name}: {name} image, expected audio or video")
-    check_not_truncated(path, name)
+    name = check_container(path)
     try:
         # max_pixels limits the decoders with which ffmpeg probes the first frames.
         options = {"protocol_whitelist": "file", "enable_drefs": "0", "max_pixels": str(quality.max_pixels)}
@@ -99,3 +121,22 @@ def video_stream(container: Any, path: Path) -> Any:
     if not streams:
         raise MediaError(QuarantineReason.NO_VIDEO_STREAM, f"{path.name}: no video stream")
     return streams[0]
+
+
+def audio_stream(container: Any, path: Path) -> Any:
+    """Return the first audio stream.
+
+    Raises:
+        MediaError: NO_AUDIO_STREAM.
+    """
+    if not container.streams.audio:
+        raise MediaError(QuarantineReason.NO_AUDIO_STREAM, f"{path.name}: no audio stream")
+    return container.streams.audio[0]
+
+
+def require_codec(stream: Any, path: Path) -> None:
+    """Raise MediaError UNREADABLE if PyAV has no decoder for a stream."""
+    if stream.codec_context is None:
+        raise MediaError(
+            QuarantineReason.UNREADABLE, f"{path.name}: PyAV has no decoder for the {stream.type}"
+        )

@@ -7,7 +7,7 @@ known, and only the packets that those frames need are decoded.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,7 +19,8 @@ import numpy as np
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason, SampleFlag
 from avdata.media.audio import AudioTrackDecoder
-from avdata.media.container import open_container, video_stream
+from avdata.media.container import audio_stream, open_container, require_codec, video_stream
+from avdata.media.decoders import DECODERS
 from avdata.media.decoders.pyav import decode_frames, to_images
 from avdata.media.packet_selection import PacketSelection
 from avdata.media.types import AudioTrack, Frame, FrameTimes
@@ -90,26 +91,38 @@ class VideoFile:
 
 
 @contextmanager
-def open_video(path: Path, quality: QualityConfig, *, audio: bool = True) -> Iterator[VideoFile]:
+def open_video(
+    path: Path, quality: QualityConfig, *, audio: bool = True, decoder: str = "pyav"
+) -> Iterator[VideoFile]:
     """Open a video file: read its frame times and, with `audio`, decode its audio.
 
     Frames can be decoded until the context ends.
+
+    Args:
+        path: the file.
+        quality: limits.
+        audio: whether to decode the audio.
+        decoder: value of `video.decoder`. A decoder that also decodes audio opens the file again.
 
     Raises:
         MediaError: NO_VIDEO_STREAM, NO_FRAMES, TOO_LARGE, TOO_LONG, UNREADABLE or an error of
             `detect_format`.
     """
+    row = DECODERS[decoder]
     with open_container(path, quality) as container:
         stream = video_stream(container, path)
-        _check_size(path, stream.codec_context, quality)
-        audio_streams = container.streams.audio[:1] if audio else ()
-        decoder = AudioTrackDecoder(path, audio_streams[0], quality) if audio_streams else None
+        if stream.codec_context is not None:
+            _check_size(path, stream.codec_context, quality)
+        elif row.reuses_packets:
+            require_codec(stream, path)
+        track = _open_audio(path, container, quality) if audio and not row.decodes_audio else None
+        audio_streams = [track.stream] if isinstance(track, AudioTrackDecoder) else []
         packet_times = _PacketTimes(path, float(stream.time_base), quality.max_seconds)
         packets: list[Any] | None = []
         buffered_bytes = 0
         for packet in container.demux(stream, *audio_streams):
             if packet.stream is not stream:
-                decoder.add(packet)  # type: ignore[union-attr]
+                track.add(packet)  # type: ignore[union-attr]
                 continue
             packet_times.add(packet)
             buffered_bytes += packet.size
@@ -117,15 +130,24 @@ def open_video(path: Path, quality: QualityConfig, *, audio: bool = True) -> Ite
                 packets.append(packet)
                 packets = packets if buffered_bytes <= MAX_BUFFERED_BYTES else None
         frame_times = _frame_times(path, container, stream, packet_times)
-        track = _finish_audio(path, decoder) if audio else None
-        yield VideoFile(frame_times, track, path, quality, stream, packets)
+        finished: AudioTrack | MediaError | None
+        if audio and row.decodes_audio:
+            finished = _audio_or_error(lambda: row.decode_audio(path, quality))
+        else:
+            finished = _audio_or_error(track.finish) if isinstance(track, AudioTrackDecoder) else track
+        yield VideoFile(frame_times, finished, path, quality, stream, packets)
 
 
-def _finish_audio(path: Path, decoder: AudioTrackDecoder | None) -> AudioTrack | MediaError:
-    if decoder is None:
-        return MediaError(QuarantineReason.NO_AUDIO_STREAM, f"{path.name}: no audio stream")
+def _open_audio(path: Path, container: Any, quality: QualityConfig) -> AudioTrackDecoder | MediaError:
     try:
-        return decoder.finish()
+        return AudioTrackDecoder(path, audio_stream(container, path), quality)
+    except MediaError as error:
+        return error
+
+
+def _audio_or_error(decode: Callable[[], AudioTrack]) -> AudioTrack | MediaError:
+    try:
+        return decode()
     except MediaError as error:
         return error
 
@@ -185,11 +207,15 @@ def _frame_times(path: Path, container: Any, stream: Any, packet_times: _PacketT
     end = float(times[-1]) + interval
     packet_times.check_duration(end - float(times[0]))
     context = stream.codec_context
+    # PyAV has no codec context for a codec that it cannot decode.
+    size = {} if context is None else {"width": context.width, "height": context.height}
     metadata = {
-        "container": container.format.name.partition(",")[0], "video_codec": context.name,
-        "width": context.width, "height": context.height, "frames": len(times),
+        "container": container.format.name.partition(",")[0],
+        "video_codec": "unknown" if context is None else context.name,
+        **size,
+        "frames": len(times),
         "fps": round(1 / interval, 4) if interval else 0.0,
-    }  # fmt: skip
+    }
     flags = [SampleFlag.MULTIPLE_STREAMS] if len(container.streams.video) > 1 else []
     if is_uneven:
         flags.append(SampleFlag.VARIABLE_RATE)

@@ -18,6 +18,7 @@ from avdata.manifest import FileEntry, Manifest
 from avdata.recipe import Clip
 from avdata.selection import QuarantinedClip
 from avdata.sources.checksums import ChecksumCache
+from avdata.sources.tar_index import TarMember
 from avdata.storage.hashing import hash_file
 
 Advance = Callable[[int], None]
@@ -31,13 +32,16 @@ class SourceFile:
         path: path below the source.
         sha256: SHA-256 of the content.
         bytes: size.
-        verified_by: algorithm of the manifest's checksum that the file has; None if the manifest lists none.
+        member: its place in a tar, if it is in one.
+        verified_by: algorithm of the manifest's checksum that the file, or its tar, has; None if the manifest
+            lists none.
         variant: what differs from the listed file, if this is another published copy of it.
     """
 
     path: str
     sha256: str
     bytes: int
+    member: TarMember | None = None
     verified_by: str | None = None
     variant: str | None = None
 
@@ -227,6 +231,23 @@ class LocalFiles:
             return file, f"{listed}, and the manifest says {known.checksum}"
         algorithm = listed.partition(":")[0]
         return replace(file, verified_by=algorithm, variant=known.variants.get(listed)), ""
+
+    def check_listed(self, path: Path) -> str | None:
+        """Compare a file with its checksum in the manifest. A file that the manifest lacks is not read.
+
+        Returns:
+            Algorithm of the checksum; None if the manifest lacks the file.
+
+        Raises:
+            MediaError: CHECKSUM.
+        """
+        name = self.name(path)
+        if name not in self.by_path:
+            return None
+        file, mismatch = self._compare(path, name)
+        if mismatch:
+            raise MediaError(QuarantineReason.CHECKSUM, f"{name}: {mismatch}")
+        return file.verified_by
 
     def _checksums(self, path: Path, name: str, known: FileEntry | None) -> tuple[str, str]:
         """Return the SHA-256 and the checksum in the manifest's algorithm."""
