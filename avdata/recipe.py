@@ -29,7 +29,8 @@ class Clip:
         label: one of the recipe's `labels`.
         group: unit that a split must not divide: speaker, recording, video.
         split: `train`, `val` or `test`.
-        video: video or image file, which need not exist.
+        video: video or image file, which need not exist; None for a dataset of audio, whose samples have no
+            frames. Then it is None for all clips.
         audio: separate audio file, which need not exist; None if the dataset has none.
         is_image: whether `video` is a still image, used for all frames.
         event: [start, end) in seconds in which the label applies; None if it applies throughout.
@@ -44,7 +45,7 @@ class Clip:
     label: str
     group: str
     split: str
-    video: Path
+    video: Path | None
     audio: Path | None = None
     is_image: bool = False
     event: tuple[float, float] | None = None

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 import avdata
+from avdata.errors import UsageError
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+SMALLEST = 16
+"""Smallest height and width that the network accepts, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,19 @@ def open_split(
     return avdata.open(dataset, split, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
 
 
+def video_channels(data: AVDataset, fusion: str) -> int:
+    """Return the number of color channels of a dataset; 3 for a dataset of audio.
+
+    Raises:
+        UsageError: the dataset has no frames, and the fusion requires some.
+    """
+    frames = data.info["shape"]["frames"]
+    if frames is None and fusion != "audio":
+        msg = f"Fusion {fusion!r} requires frames, and the dataset of audio {data.name} has none."
+        raise UsageError(msg, hint="use --fusion audio")
+    return 3 if frames is None else int(frames[3])
+
+
 def to_batch(mel: Tensor, frames: Tensor, label: Tensor, weight: Tensor) -> Batch:
     """Return a batch with time first and frames normalized to floats.
 
@@ -74,8 +91,16 @@ def to_device(batch: AVBatch, device: torch.device | str | None = None) -> Batch
 def move_to_device(
     batch: AVBatch, device: torch.device | str | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return mel, frames, label and weight on a device. Frames stay uint8: a quarter of the bytes."""
-    parts = (batch.mel, batch.frames, batch.label, batch.weight)
+    """Return mel, frames, label and weight on a device. Frames stay uint8: a quarter of the bytes.
+
+    In place of the frames of a dataset of audio are black ones of the smallest size, which no network
+    reads: `video_channels` requires the fusion `audio`.
+    """
+    frames = batch.frames
+    if frames is None:
+        size, steps = batch.mel.shape[:2]
+        frames = torch.zeros((size, steps, 3, SMALLEST, SMALLEST), dtype=torch.uint8)
+    parts = (batch.mel, frames, batch.label, batch.weight)
     mel, frames, label, weight = (part.to(device, non_blocking=True) for part in parts)
     return mel, frames, label, weight
 

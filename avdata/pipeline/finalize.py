@@ -120,7 +120,7 @@ def _info(
         "leaks": _leaking_groups(rows),
         "quarantine": dict(sorted(Counter(str(row["reason"]) for row in lost).items())),
         "flags": dict(sorted(Counter(flag for row in rows for flag in row["flags"]).items())),
-        "shape": _shape(config),
+        "shape": _shape(config, has_frames=plan.has_frames),
         "mel_stats": _mel_stats([entry for entry in entries if entry["shard"].startswith("train/")]),
         "tools": _tools(config),
         "machine": _machine(),
@@ -192,11 +192,11 @@ def _leaking_groups(rows: Sequence[Mapping[str, Any]]) -> int:
     return sum(count > 1 for count in Counter(group for group, _ in pairs).values())
 
 
-def _shape(config: Config) -> dict[str, list[int]]:
+def _shape(config: Config, *, has_frames: bool) -> dict[str, list[int] | None]:
     steps, size = config.video.num_frames, config.video.size
     return {
         "mel": [steps, feature_bins(config.audio), config.mel_columns],
-        "frames": [steps, size, size, 3 if config.video.color == "rgb" else 1],
+        "frames": [steps, size, size, 3 if config.video.color == "rgb" else 1] if has_frames else None,
     }
 
 

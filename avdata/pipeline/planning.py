@@ -93,6 +93,11 @@ class PreparationPlan:
         files = [file for candidate in candidates for file in (candidate.video, candidate.audio) if file]
         return list({file.path: file for file in files}.values())
 
+    @property
+    def has_frames(self) -> bool:
+        """Whether the samples have frames: False for a dataset of audio."""
+        return any(clip.video is not None for clip in self.clips)
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of clips by split, then by label in canonical order."""
         counts = Counter((clip.split, clip.label) for clip in self.clips)
@@ -115,6 +120,7 @@ class PreparationPlan:
         )
         flac = seconds * audio.sample_rate * 0.8 if audio.flac else 0
         mel = video.num_frames * feature_bins(audio) * self.config.mel_columns * 2
+        frames = frames if self.has_frames else 0
         return int(len(self.clips) * (mel + frames + flac + 5_000))
 
 

@@ -104,10 +104,10 @@ def local_clip(candidate: ValidClip, scratch: Path, quality: QualityConfig) -> I
         DiskError: the scratch folder cannot be written.
     """
     clip = candidate.clip
-    if candidate.video.member is None:
+    files = [file for file in (candidate.video, candidate.audio) if file is not None]
+    if not any(file.member for file in files):
         yield clip
         return
-    files = [file for file in (candidate.video, candidate.audio) if file is not None]
     try:
         with write_errors(scratch):
             scratch.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,8 @@ def local_clip(candidate: ValidClip, scratch: Path, quality: QualityConfig) -> I
                 _copy(file, scratch / Path(file.path).name, quality)
         # A clip without its separate audio keeps the name of the missing file.
         audio = clip.audio and scratch / clip.audio.name
-        yield replace(clip, video=scratch / clip.video.name, audio=audio)
+        video = clip.video and scratch / clip.video.name
+        yield replace(clip, video=video, audio=audio)
     finally:
         with suppress(OSError):
             for file in files:

@@ -48,10 +48,13 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class ValidClip:
-    """Clip whose files exist and agree with the manifest; `audio` is None if the video's own is used."""
+    """Clip whose files exist and agree with the manifest; `audio` is None if the video's own is used.
+
+    `video` is None in a dataset of audio.
+    """
 
     clip: Clip
-    video: SourceFile
+    video: SourceFile | None
     audio: SourceFile | None
 
 
@@ -108,27 +111,32 @@ def _validate_clip(clip: Clip, audio: AudioConfig, files: FileLookup) -> ValidCl
     try:
         audio_path = _audio_file(clip, audio, files)
     except MediaError as error:
-        return QuarantinedClip(clip.key, error.reason, error.detail, "video" if files.has(clip.video) else "")
+        has_video = clip.video is not None and files.has(clip.video)
+        return QuarantinedClip(clip.key, error.reason, error.detail, "video" if has_video else "")
     try:
-        if not files.has(clip.video):
+        if clip.video is None:
+            video = None
+        elif not files.has(clip.video):
             raise MediaError(QuarantineReason.MISSING_VIDEO, f"there is no {files.name(clip.video)}")
-        video = files.verify(clip.video)
+        else:
+            video = files.verify(clip.video)
     except MediaError as error:
         return QuarantinedClip(clip.key, error.reason, error.detail, "audio" if audio_path else "")
     try:
         return ValidClip(clip, video, files.verify(audio_path) if audio_path else None)
     except MediaError as error:
-        return QuarantinedClip(clip.key, error.reason, error.detail, "video")
+        return QuarantinedClip(clip.key, error.reason, error.detail, "video" if video else "")
 
 
 def _audio_file(clip: Clip, audio: AudioConfig, files: FileLookup) -> Path | None:
     if audio.source == "container":
-        if clip.is_image:
-            raise MediaError(QuarantineReason.MISSING_AUDIO, "a still image has no sound of its own")
+        if clip.is_image or clip.video is None:
+            detail = "a still image has no sound of its own" if clip.is_image else "the dataset has no videos"
+            raise MediaError(QuarantineReason.MISSING_AUDIO, detail)
         return None
     if clip.audio is not None and files.has(clip.audio):
         return clip.audio
-    if audio.source == "wav" or clip.is_image:
+    if audio.source == "wav" or clip.is_image or clip.video is None:
         missing = (
             f"there is no {clip.audio.name}" if clip.audio else "the dataset has no separate audio for it"
         )

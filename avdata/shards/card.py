@@ -66,6 +66,7 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
 
     license = info["license"] or {"id": "unknown"}
     is_other = license["id"] == "other"
+    has_frames = info["shape"]["frames"] is not None
     splits = [
         {"name": HUB_SPLITS[name], "num_bytes": _num_bytes(split), "num_examples": split["samples"]}
         for name, split in info["splits"].items()
@@ -76,9 +77,9 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
         license=license["id"],
         license_name=license.get("name") if is_other else None,
         license_link=license.get("link") if is_other else None,
-        task_categories=["video-classification", "audio-classification"],
+        task_categories=["video-classification"] * has_frames + ["audio-classification"],
         size_categories=[_size_category(sum(split["num_examples"] for split in splits))],
-        tags=["webdataset", "audio-visual", "spectrogram", "avdata", "croissant"],
+        tags=["webdataset", *["audio-visual"] * has_frames, "spectrogram", "avdata", "croissant"],
         configs=[
             {
                 "config_name": "default",

@@ -233,8 +233,9 @@ def _check_sample(
     try:
         members, tar_members = read_members(blob), _tar_members(blob)
         extensions.add(tuple(members))
-        mel = decode_mel(members)
-        frames = decode_frames(members, info["shape"]["frames"][0])
+        arrays = {"mel": decode_mel(members)}
+        if info["shape"]["frames"]:
+            arrays["frames"] = decode_frames(members, info["shape"]["frames"][0])
         label, metadata = int(bytes(members["cls"])), json.loads(bytes(members["json"]))
     except (AvdataError, ValueError, KeyError, RuntimeError) as error:
         yield Problem(row["key"], f"cannot be read: {error_message(error)}")
@@ -242,9 +243,12 @@ def _check_sample(
     if tar_members != [(f"{row['key']}.{extension}", len(view)) for extension, view in members.items()]:
         names = ", ".join(name for name, _ in tar_members)
         yield Problem(row["key"], f"has members {names} in the tar, {', '.join(members)} by the index")
-    for name, array in (("mel", mel), ("frames", frames)):
+    if not info["shape"]["frames"] and any(name.startswith("frames.") for name in members):
+        yield Problem(row["key"], "has frames, the dataset has none by dataset.json")
+    for name, array in arrays.items():
         if list(array.shape) != info["shape"][name]:
             yield Problem(row["key"], f"{name} has shape {list(array.shape)}, not {info['shape'][name]}")
+    mel = arrays["mel"]
     if mel.dtype != np.float16 or not np.isfinite(mel).all():
         yield Problem(row["key"], "mel is not finite float16")
     if label != row["label"] or metadata["label_name"] != row["label_name"]:
