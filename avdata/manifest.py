@@ -115,7 +115,8 @@ def load_manifest(manifest: str | Path) -> Manifest:
     """Return a manifest with its file tables.
 
     Args:
-        manifest: name of a recipe with a bundled manifest, or path of a JSON file.
+        manifest: name of a recipe with a bundled manifest, or of its task `RECIPE-TASK`, or path of a JSON
+            file.
 
     Raises:
         UsageError: the manifest does not exist.
@@ -128,6 +129,9 @@ def load_manifest(manifest: str | Path) -> Manifest:
             raise UsageError(msg, hint=_MISSING_HINT)
         return _parse(path.read_bytes().decode(errors="replace"), str(path), path.parent)
     folder = package_files("avdata.manifests")
+    recipe = manifest.rpartition("-")[0]
+    if recipe and not folder.joinpath(f"{manifest}.json").is_file():
+        manifest = recipe if folder.joinpath(f"{recipe}.json").is_file() else manifest
     resource = folder.joinpath(f"{manifest}.json")
     if not resource.is_file():
         msg = f"No bundled manifest is named {str(manifest)!r}."

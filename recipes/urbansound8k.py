@@ -22,6 +22,7 @@ from pathlib import Path
 
 from avdata import Clip, Recipe, SourceError, UsageError
 from avdata.errors import did_you_mean
+from avdata.storage.paths import walk_files
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
 def find_audio(root: Path) -> dict[str, Path]:
     """Return the WAV of each stem below the folder; of several, the one in a folder of a fold."""
     found: dict[str, Path] = {}
-    for path in sorted(root.rglob("*")):
+    for path in walk_files(root):
         if path.suffix.lower() != ".wav" or parse_stem(path.stem) is None or not path.is_file():
             continue
         other = found.setdefault(path.stem, path)
@@ -159,7 +160,7 @@ def _fold_folder(path: Path) -> re.Match[str] | None:
 
 def _no_audio(root: Path) -> SourceError:
     """Return an error that states what the folder holds, what is missing, and where to get it."""
-    parquet = next(root.rglob("*.parquet"), None)
+    parquet = next((path for path in walk_files(root) if path.suffix == ".parquet"), None)
     if parquet is not None:
         msg = f"Folder holds Parquet files of UrbanSound8K, not WAVs: {root} ({parquet.name})."
         return SourceError(msg, hint=PARQUET_HINT)

@@ -113,6 +113,11 @@ def cremad_mock(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
+def ave_mock(once: Once) -> Path:
+    return once("ave-mock", lambda out: avdata.mock("ave", out, clips=4))
+
+
+@pytest.fixture(scope="session")
 def bad_mock(once: Once) -> Callable[[str], Path]:
     """Mock of a recipe that includes its bad cases."""
     clips = {"ave": 4, "cremad": 7, "urbansound8k": 20, "urbansound8k-av": 20}

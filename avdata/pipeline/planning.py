@@ -19,11 +19,18 @@ from tempfile import TemporaryDirectory
 
 from avdata.config.overrides import Overrides
 from avdata.config.schema import Config, build_config
-from avdata.errors import MediaError, QuarantineReason, SourceError, UsageError
+from avdata.errors import MediaError, SourceError, UsageError
 from avdata.features.audio import feature_bins
 from avdata.features.face_crop import require_detector
 from avdata.manifest import FileEntry, Manifest, load_manifest
 from avdata.media.decoders import DECODERS
+from avdata.pipeline.plan_checks import (
+    no_usable_clips,
+    warn_about_container_audio,
+    warn_about_counts,
+    warn_about_labels,
+    warn_about_leaks,
+)
 from avdata.pipeline.tar_files import TarFiles, local_clip
 from avdata.pipeline.validation import (
     FileLookup,
@@ -153,7 +160,7 @@ def plan_preparation(
     recipe = _with_source_labels(recipe, tars or folder, clips, config)
     check_clips(clips, recipe.labels, SPLITS)
     if facts is not None:
-        _warn_about_counts(facts, clips, folder, is_default_split=split_by == recipe.default_split)
+        warn_about_counts(facts, clips, folder, is_default_split=split_by == recipe.default_split)
     selected, excluded = select_clips(clips, config.select)
     done = 0
     progress("validate", 0, len(selected))
@@ -177,8 +184,10 @@ def plan_preparation(
             selected, lookup, config.audio, threads=max(workers, 1), advance=advance
         )
     if not valid:
-        raise _no_usable_clips(folder, clips, invalid)
-    _warn_about_leaks(valid)
+        raise no_usable_clips(folder, clips, invalid)
+    warn_about_leaks(valid)
+    warn_about_labels(valid, recipe.labels)
+    warn_about_container_audio(valid, config.audio)
     for file in lists:
         if file.variant:
             log.warning("%s is a variant: %s.", file.path, file.variant)
@@ -302,59 +311,6 @@ def _facts(recipe: Recipe, which: str | Path) -> Manifest:
         msg = f"Manifest mismatch: {which} is of {facts.name}, not of {recipe.name}."
         raise UsageError(msg, hint="Use --manifest with the dataset's own manifest, or --no-checksums.")
     return facts
-
-
-def _no_usable_clips(folder: Path, clips: Sequence[Clip], bad: Sequence[QuarantinedClip]) -> SourceError:
-    counts = Counter(clip.reason for clip in bad).most_common()
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts) or "the selection excludes all"
-    first = f"; the first: {bad[0].detail}" if bad else ""
-    message = f"None of the {len(clips)} clips in {folder} can be prepared ({reasons}{first})."
-    hints = {
-        QuarantineReason.LFS_POINTER: "Run `git lfs pull` in the source folder to download the media.",
-        QuarantineReason.CHECKSUM: "Download the files again, or use --no-checksums if you changed them.",
-        QuarantineReason.MISSING_AUDIO: "Use the videos' own audio with --audio-source auto, or download the"
-        " audio files.",
-        QuarantineReason.MISSING_VIDEO: "Download the videos: a sample needs audio and video.",
-    }
-    hint = (
-        hints.get(counts[0][0], counts[0][0].description) if counts else "Change --limit or --group-leakage."
-    )
-    return SourceError(message, hint=hint)
-
-
-def _warn_about_counts(
-    manifest: Manifest, clips: Sequence[Clip], folder: Path, *, is_default_split: bool
-) -> None:
-    """Warn if the numbers of clips differ from the manifest. Mocks are smaller on purpose."""
-    if manifest.mock:
-        return
-    usable = [clip for clip in clips if not clip.excluded]
-    counts = {"clips": len(clips), "usable": len(usable), "rows": len(usable)}
-    if is_default_split:
-        counts |= {split: sum(clip.split == split for clip in usable) for split in SPLITS}
-    differences = [
-        f"{counts[name]:,} {name} of {expected:,}"
-        for name, expected in manifest.expected.items()
-        if name in counts and counts[name] != expected
-    ]
-    if differences:
-        log.warning("Incomplete source of %s in %s: %s.", manifest.title, folder, ", ".join(differences))
-
-
-def _warn_about_leaks(candidates: Sequence[ValidClip]) -> None:
-    groups: dict[str, set[str]] = {}
-    for candidate in candidates:
-        groups.setdefault(candidate.clip.group, set()).add(candidate.clip.split)
-    leaking = sorted(group for group, splits in groups.items() if "train" in splits and len(splits) > 1)
-    if leaking:
-        examples = ", ".join(leaking[:3]) + (" …" if len(leaking) > 3 else "")
-        log.warning(
-            "Group leakage: %d of %d groups (%s) are in train and in another split, as published. Use"
-            " --group-leakage drop-train to exclude their train clips.",
-            len(leaking),
-            len(groups),
-            examples,
-        )
 
 
 def _shards(
