@@ -10,8 +10,9 @@ import numpy as np
 
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
-from avdata.media.container import detect_format, open_container
-from avdata.media.integrity import check_not_truncated
+from avdata.media.container import audio_stream, open_container
+from avdata.media.formats import detect_format
+from avdata.media.integrity import check_audio_length, check_not_truncated
 from avdata.media.types import AudioTrack
 
 MIN_GAP_S = 0.05
@@ -25,10 +26,14 @@ class AudioTrackDecoder:
     """Decoder of one audio track, packet by packet; `finish` returns the audio.
 
     Encoder priming, edit lists and late starts are applied.
+
+    Attributes:
+        stream: PyAV's audio stream.
     """
 
     def __init__(self, path: Path, stream: Any, quality: QualityConfig) -> None:
-        self._name, self._stream, self._quality = path.name, stream, quality
+        self.stream = stream
+        self._name, self._quality = path.name, quality
         self._rate = int(stream.rate)
         self._chunks: list[np.ndarray] = []
         self._buffered: list[Any] = []
@@ -86,20 +91,23 @@ class AudioTrackDecoder:
         """Return the audio of all packets.
 
         Raises:
-            MediaError: NO_AUDIO_STREAM if nothing could be decoded, CORRUPT_AUDIO if too little could.
+            MediaError: NO_AUDIO_STREAM or UNDECODABLE_AUDIO if nothing could be decoded, CORRUPT_AUDIO if too
+                little could.
         """
         self._convert_buffered()
         if self._start is None:
             detail = f"{self._name}: no audio sample could be decoded"
+            if self._num_packets:
+                raise MediaError(QuarantineReason.UNDECODABLE_AUDIO, detail)
             raise MediaError(QuarantineReason.NO_AUDIO_STREAM, detail)
         # The first packet of a stream that was cut out of another often lacks the data that it refers to.
         if self._num_corrupt > max(1, self._quality.max_corrupt_audio * self._num_packets):
             detail = f"{self._name}: {self._num_corrupt} of {self._num_packets} packets"
             raise MediaError(QuarantineReason.CORRUPT_AUDIO, detail)
         metadata = {
-            "audio_codec": self._stream.codec_context.name,
+            "audio_codec": self.stream.codec_context.name,
             "audio_rate": self._rate,
-            "audio_channels": int(self._stream.channels),
+            "audio_channels": int(self.stream.channels),
         }
         return AudioTrack(np.concatenate(self._chunks), self._rate, self._start, metadata)
 
@@ -112,21 +120,23 @@ PCM_CODECS = {
 
 
 def decode_audio(path: Path, quality: QualityConfig) -> AudioTrack:
-    """Decode a file's first audio track to mono.
+    """Decode a file's default audio track to mono.
 
     Raises:
-        MediaError: NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED or an error of
-            `detect_format`.
+        MediaError: NO_AUDIO_STREAM, UNDECODABLE_AUDIO, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED or an
+            error of `detect_format`.
     """
-    if detect_format(path) == "wav" and (track := _read_wav(path, quality)) is not None:
+    name = detect_format(path)
+    if name == "wav" and (track := _read_wav(path, quality)) is not None:
         return track
     with open_container(path, quality) as container:
-        if not container.streams.audio:
-            raise MediaError(QuarantineReason.NO_AUDIO_STREAM, f"{path.name}: no audio stream")
-        decoder = AudioTrackDecoder(path, container.streams.audio[0], quality)
-        for packet in container.demux(container.streams.audio[0]):
+        stream = audio_stream(container, path)
+        decoder = AudioTrackDecoder(path, stream, quality)
+        for packet in container.demux(stream):
             decoder.add(packet)
-        return decoder.finish()
+        track = decoder.finish()
+    check_audio_length(path, name, track)
+    return track
 
 
 def _read_wav(path: Path, quality: QualityConfig) -> AudioTrack | None:

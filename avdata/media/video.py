@@ -19,7 +19,7 @@ import numpy as np
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason, SampleFlag
 from avdata.media.audio import AudioTrackDecoder
-from avdata.media.container import open_container, video_stream
+from avdata.media.container import audio_stream, has_multiple_streams, open_container, video_stream
 from avdata.media.decoders.pyav import decode_frames, to_images
 from avdata.media.packet_selection import PacketSelection
 from avdata.media.types import AudioTrack, Frame, FrameTimes
@@ -102,14 +102,15 @@ def open_video(path: Path, quality: QualityConfig, *, audio: bool = True) -> Ite
     with open_container(path, quality) as container:
         stream = video_stream(container, path)
         _check_size(path, stream.codec_context, quality)
-        audio_streams = container.streams.audio[:1] if audio else ()
-        decoder = AudioTrackDecoder(path, audio_streams[0], quality) if audio_streams else None
+        decoder = _audio_decoder(container, path, quality) if audio else None
+        audio_streams = [decoder.stream] if isinstance(decoder, AudioTrackDecoder) else []
         packet_times = _PacketTimes(path, float(stream.time_base), quality.max_seconds)
         packets: list[Any] | None = []
         buffered_bytes = 0
         for packet in container.demux(stream, *audio_streams):
             if packet.stream is not stream:
-                decoder.add(packet)  # type: ignore[union-attr]
+                assert isinstance(decoder, AudioTrackDecoder)
+                decoder.add(packet)
                 continue
             packet_times.add(packet)
             buffered_bytes += packet.size
@@ -117,13 +118,20 @@ def open_video(path: Path, quality: QualityConfig, *, audio: bool = True) -> Ite
                 packets.append(packet)
                 packets = packets if buffered_bytes <= MAX_BUFFERED_BYTES else None
         frame_times = _frame_times(path, container, stream, packet_times)
-        track = _finish_audio(path, decoder) if audio else None
+        track = _finish_audio(decoder)
         yield VideoFile(frame_times, track, path, quality, stream, packets)
 
 
-def _finish_audio(path: Path, decoder: AudioTrackDecoder | None) -> AudioTrack | MediaError:
-    if decoder is None:
-        return MediaError(QuarantineReason.NO_AUDIO_STREAM, f"{path.name}: no audio stream")
+def _audio_decoder(container: Any, path: Path, quality: QualityConfig) -> AudioTrackDecoder | MediaError:
+    try:
+        return AudioTrackDecoder(path, audio_stream(container, path), quality)
+    except MediaError as error:
+        return error
+
+
+def _finish_audio(decoder: AudioTrackDecoder | MediaError | None) -> AudioTrack | MediaError | None:
+    if not isinstance(decoder, AudioTrackDecoder):
+        return decoder
     try:
         return decoder.finish()
     except MediaError as error:
@@ -190,7 +198,7 @@ def _frame_times(path: Path, container: Any, stream: Any, packet_times: _PacketT
         "width": context.width, "height": context.height, "frames": len(times),
         "fps": round(1 / interval, 4) if interval else 0.0,
     }  # fmt: skip
-    flags = [SampleFlag.MULTIPLE_STREAMS] if len(container.streams.video) > 1 else []
+    flags = [SampleFlag.MULTIPLE_STREAMS] if has_multiple_streams(container) else []
     if is_uneven:
         flags.append(SampleFlag.VARIABLE_RATE)
     return FrameTimes(times, end, metadata, tuple(flags))
