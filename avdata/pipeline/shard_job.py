@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from avdata.config.schema import Config
-from avdata.errors import MediaError, QuarantineReason, SourceError
+from avdata.errors import MediaError, QuarantineReason
 from avdata.features.alignment import Window, step_centers
 from avdata.features.extract import Features, extract_features
+from avdata.pipeline.clip_errors import clip_errors
 from avdata.pipeline.engines.base import NO_ITEM, Report
 from avdata.pipeline.output import Output
 from avdata.pipeline.validation import SourceFile, ValidClip
@@ -106,11 +107,13 @@ def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
             for candidate in job.clips:
                 try:
                     features = _extract(job, candidate, report)
+                    with clip_errors(candidate.clip):
+                        members, row = _sample(job, candidate, features)
                 except MediaError as error:
                     quarantine.append(_quarantine_row(candidate, error))
                     continue
                 statistics.add(features.mel)
-                _add(writer, job, candidate, features)
+                writer.add(candidate.clip.key, members, row)
             report(NO_ITEM)
             writer.close()
             stream.flush()
@@ -140,20 +143,18 @@ def _extract(job: ShardJob, candidate: ValidClip, report: Report) -> Features:
         for path, verified in media:
             if path is not None and verified is not None:
                 fetch_source_file(job.source, path, verified.bytes)
-    try:
+    with clip_errors(candidate.clip):
         return extract_features(candidate.clip, job.config)
-    except OSError as error:
-        # Raised here, because `write_errors` would blame the shard.
-        msg = f"Source file cannot be read: {error.filename or key} ({error.strerror or error})."
-        hint = "Run the same command again when the source is available: finished shards are kept."
-        raise SourceError(msg, hint=hint) from error
 
 
 def _quarantine_row(candidate: ValidClip, error: MediaError) -> dict[str, str]:
     return {"key": candidate.clip.key, "reason": error.reason, "detail": error.detail, "kept": ""}
 
 
-def _add(writer: ShardWriter, job: ShardJob, candidate: ValidClip, features: Features) -> None:
+def _sample(
+    job: ShardJob, candidate: ValidClip, features: Features
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return the members of a sample and its row of the index."""
     clip = candidate.clip
     label = job.labels.index(clip.label)
     flags = sorted({*clip.flags, *features.flags})
@@ -186,7 +187,7 @@ def _add(writer: ShardWriter, job: ShardJob, candidate: ValidClip, features: Fea
         facts["flags"] = flags
     if clip.extras:
         facts["extras"] = dict(clip.extras)
-    writer.add(clip.key, encode_members(features, label, facts, job.config), row)
+    return encode_members(features, label, facts, job.config), row
 
 
 def _sources(candidate: ValidClip) -> dict[str, dict[str, Any]]:
