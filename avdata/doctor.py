@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from avdata.media.decoders import DECODERS
+from avdata.media.ffmpeg_program import INSTALL_ADVICE, ffmpeg_version, find_ffmpeg
 from avdata.storage.backends import BACKENDS
 from avdata.storage.paths import cache_dir
 
@@ -92,6 +93,10 @@ _OTHERS = (
     *(
         _Library(decoder.package, decoder.probe, decoder.required, decoder.use, decoder.advice)
         for decoder in DECODERS.values()
+    ),
+    _Library(
+        "librosa", "import librosa; librosa.filters.mel(sr=16000, n_fft=512)", True, "mel filterbanks",
+        "pip install librosa; if numba cannot cache, set NUMBA_CACHE_DIR to a writable folder",
     ),
     _Library("soxr", "import soxr", True, "resampling", "pip install soxr"),
     _Library("soundfile", "import soundfile", True, "FLAC files", "pip install soundfile"),
@@ -238,8 +243,14 @@ def _can_decode(name: str) -> bool:
 
 
 def _ffmpeg() -> Check:
-    path = shutil.which("ffmpeg")
-    return Check("ffmpeg", None, False, f"{path or 'not installed'}; optional, PyAV includes the libraries")
+    path = find_ffmpeg()
+    use = "optional: video.decoder=ffmpeg; PyAV includes the libraries"
+    if path is None:
+        return Check("ffmpeg", None, False, f"not installed ({use})", INSTALL_ADVICE)
+    number = ffmpeg_version(path)
+    if number is None:
+        return Check("ffmpeg", False, False, f"{path} does not start ({use})", INSTALL_ADVICE)
+    return Check("ffmpeg", True, False, f"{number}, {path} ({use})")
 
 
 def _gpu(results: Mapping[str, _Result]) -> Check:

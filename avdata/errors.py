@@ -112,6 +112,8 @@ class QuarantineReason(_DescribedCode):
     TIMEOUT = "timeout", "processing the clip took longer than quality.timeout"
     KNOWN_BAD = "known_bad", "the recipe lists the clip as broken"
     LEAK = "split_leak", "the clip's group is also in another split, and select.group_leakage is drop-train"
+    DUPLICATE_KEY = "duplicate_key", "another clip has the same key"
+    NO_LABEL = "no_label", "the label, group or split of the clip cannot be read from the source"
     CRASH = "crash", "a worker process crashed on this clip"
 
 

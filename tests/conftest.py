@@ -21,6 +21,7 @@ import avdata
 from avdata.storage.remote import open_filesystem
 
 surroundings.forget()
+surroundings.put_ffmpeg_on_path()
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many processes as processors run already: threads of theirs would only wait for one another, busily.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import avdata
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.manifest import load_manifest
 
 WORKING = (Path(__file__).parents[1] / "docs" / "custom_recipe.py").read_text(encoding="utf-8")
@@ -75,6 +75,39 @@ def test_load_recipe_finds_entry_points_and_prefers_bundled_recipes(monkeypatch:
     assert avdata.load_recipe("other").name == "synthetic"
     assert avdata.load_recipe("other-agree").name == "synthetic-agree"
     assert avdata.load_recipe("ave").name == "ave"
+
+
+def test_prepare_rejects_task_options_that_the_recipe_lacks(tmp_path: Path) -> None:
+    for name, option, message in (
+        ("webdataset", "lable", "Unknown task option 'lable' of the recipe webdataset"),
+        ("cremad", "label", "Unknown task option 'label': the recipe cremad has no task options"),
+    ):
+        for config in (None, avdata.Config()):
+            with pytest.raises(UsageError, match=message) as caught:
+                avdata.prepare(
+                    name, source=tmp_path, output=tmp_path / "o", config=config, task_options={option: "cls"}
+                )
+            assert "label" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="Unknown task option 'lable'"):
+        avdata.load_recipe("webdataset").configure(None, {"select": {"task_options": {"lable": "cls"}}})
+
+
+def test_clips_receives_the_task_options_of_config_and_arguments(tmp_path: Path) -> None:
+    given: list[dict[str, str]] = []
+
+    def clips(root: Path, split_by: str, options: dict[str, str]) -> list[avdata.Clip]:
+        given.append(dict(options))
+        return []
+
+    recipe = replace(avdata.load_recipe("ave"), clips=clips, options={"a": "first", "b": "second"})
+    for config, options in (
+        ({"select": {"task_options": {"a": "1"}}}, {"b": "2"}),
+        (recipe.configure(None, {"select": {"task_options": {"a": "1"}}}), {"b": "2"}),
+        (None, {"a": "1", "b": "2"}),
+    ):
+        with pytest.raises(SourceError, match="None of the 0 clips"):
+            avdata.plan(recipe, source=tmp_path, config=config, task_options=options, checksums=False)
+    assert given == [{"a": "1", "b": "2"}] * 3
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def recipes(
             print_line(recipe.name)
         return
     rows = [
-        (recipe.name, recipe.title, str(len(recipe.labels)), manifest.license.id)
+        (recipe.name, recipe.title, str(len(recipe.labels) or "–"), manifest.license.id)
         for recipe, manifest in entries
     ]
     print_table(("recipe", "dataset", "labels", "license"), rows)
@@ -61,6 +61,7 @@ def info(
         "labels": list(recipe.labels),
         "label_orders": {order: list(labels) for order, labels in recipe.label_orders.items()},
         "background": recipe.background,
+        "options": dict(recipe.options),
         "splits": dict(recipe.splits),
         "default_split": recipe.default_split,
         "known_bad": dict(recipe.known_bad),
@@ -88,11 +89,13 @@ def _info_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         f"{name}{' (default)' if name == facts['default_split'] else ''}: {text}"
         for name, text in facts["splits"].items()
     )
+    options = "\n".join(f"{name}: {text}" for name, text in facts["options"].items())
     known_bad = "\n".join(f"{key}: {reason}" for key, reason in facts["known_bad"].items())
     return [
         ("dataset", facts["title"]),
         *_source_rows(facts),
-        ("labels", labels),
+        ("labels", labels or "those of the source"),
+        *([("task options", options)] if options else []),
         ("splits", splits),
         ("known bad", known_bad or "none"),
         ("defaults", _defaults(facts["defaults"])),

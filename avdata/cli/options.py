@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -161,6 +161,27 @@ def settings_option(example: str) -> Any:
     return typer.Option(
         "--set", metavar="NAME=VALUE", help=f"Set one setting, such as {example}; repeat for more."
     )
+
+
+def parse_task_options(texts: Sequence[str]) -> dict[str, str]:
+    """Return task options by name from `NAME=VALUE`. The last of several values counts.
+
+    >>> parse_task_options(["label=json:emotion", "split=hash"])
+    {'label': 'json:emotion', 'split': 'hash'}
+
+    Raises:
+        UsageError: a text has no name or no `=`.
+    """
+    from avdata.errors import UsageError
+
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            msg = f"Invalid --task-option {text!r}: the form is NAME=VALUE."
+            raise UsageError(msg, hint="Example: --task-option label=json:emotion")
+        options[name] = value
+    return options
 
 
 RecipeName = Annotated[

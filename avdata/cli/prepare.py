@@ -30,6 +30,7 @@ from avdata.cli.options import (
     Task,
     choice,
     output_option,
+    parse_task_options,
     settings_option,
 )
 from avdata.cli.sources import print_license
@@ -45,7 +46,8 @@ EXIT_QUARANTINE = 3
 Source = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH", help="Directory, archive or URL of the source files (default: download them)."
+        metavar="PATH",
+        help="Directory, archive or URL of the source files, or pattern of tars (default: download them).",
     ),
 ]
 
@@ -75,6 +77,14 @@ GroupLeakage = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Prepare at most N clips, balanced over splits and labels."),
+]
+
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Set an option of the recipe, such as label=json:emotion; repeat for more (see `avdata info`).",
+    ),
 ]
 
 Engine = Annotated[
@@ -128,6 +138,7 @@ def prepare(
     group_leakage: GroupLeakage = None,
     limit: Limit = None,
     task: Task = None,
+    task_option: TaskOption = None,
     engine: Engine = "local",
     ray_address: RayAddress = "auto",
     workers: Workers = None,
@@ -153,6 +164,7 @@ def prepare(
     }  # fmt: skip
     common: dict[str, Any] = {
         "source": source, "config": _resolve_config(recipe, preset, config, shortcuts, settings or []),
+        "task_options": parse_task_options(task_option or []),
         "manifest": manifest, "checksums": checksums, "workers": workers, "rehash": rehash,
     }  # fmt: skip
     if source is None and not (quiet or as_json):

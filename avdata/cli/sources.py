@@ -28,8 +28,8 @@ def print_license(recipe_name: str) -> None:
     from avdata.recipe import load_recipe
 
     recipe = load_recipe(recipe_name)
-    if not recipe.generated:
-        manifest = load_manifest(recipe.name)
+    manifest = load_manifest(recipe.name)
+    if manifest.sources:
         print_note(f"license of {manifest.title}: {manifest.license.name}. {manifest.license.note}")
 
 

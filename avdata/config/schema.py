@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Literal, Self
 
@@ -80,8 +81,15 @@ class VideoConfig(_Settings):
         description="middle: shown at mid-step; every: frames 0, n, 2n …; random-of-every: one of those",
     )
     frame_interval: int = Field(29, ge=1, description="n of `every` and `random-of-every`")
-    decoder: Literal["pyav", "decord"] = Field(
-        "pyav", description="decord returns the same frames, and does not detect corrupt ones"
+    decoder: Literal["pyav", "decord", "ffmpeg"] = Field(
+        "pyav",
+        description="decord: the same frames, without detecting corrupt ones; ffmpeg: the `ffmpeg` program on"
+        " PATH, also for audio",
+    )
+    hwaccel: Literal["cuda", "vaapi", "qsv", "videotoolbox", "vdpau", "d3d11va", "vulkan"] | None = Field(
+        None,
+        description="hardware decoder of ffmpeg: cuda, vaapi, qsv, videotoolbox, vdpau, d3d11va or vulkan;"
+        " decoder=ffmpeg only; null decodes on the CPU",
     )
     seek: bool = Field(
         False,
@@ -187,6 +195,9 @@ class SelectConfig(_Settings):
     limit: int | None = Field(
         None, ge=1, description="prepare at most this many clips, balanced over splits and labels"
     )
+    task_options: Mapping[str, str] = Field(
+        default_factory=dict, description="options of the recipe by name; see `avdata info RECIPE`"
+    )
     seed: int = Field(
         0, description="seed of the selection by `limit` and of the order of clips in the shards"
     )
@@ -230,6 +241,11 @@ class Config(_Settings):
             if self.audio.resize:
                 msg = "audio.resize requires audio.layout=repeat, since it resizes the complete spectrogram"
                 raise ValueError(msg)
+        if self.video.hwaccel is not None and self.video.decoder != "ffmpeg":
+            msg = (
+                f"video.hwaccel={self.video.hwaccel} requires video.decoder=ffmpeg, not {self.video.decoder}"
+            )
+            raise ValueError(msg)
         self._check_audio_finite()
         width = self.video.num_frames * self.video.size
         if self.video.storage == "jpeg" and width > MAX_JPEG_WIDTH:

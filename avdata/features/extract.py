@@ -20,6 +20,7 @@ from avdata.features.alignment import (
     step_centers,
 )
 from avdata.features.audio import compute_audio_feature
+from avdata.features.audio.mel_filterbank import MelFilterbank
 from avdata.features.audio.spectrogram import resample
 from avdata.features.face_crop import detect_face_box
 from avdata.features.quality import check_audio, check_durations, check_file_sizes, check_frames
@@ -87,18 +88,24 @@ class _AlignedAudio:
         return np.square(self.audio.samples, dtype=np.float64), self.audio.rate, self.start
 
 
-def extract_features(clip: Clip, config: Config) -> Features:
+def extract_features(clip: Clip, config: Config, filterbank: MelFilterbank | None = None) -> Features:
     """Decode a clip and compute the features of its sample.
+
+    Args:
+        clip: the clip.
+        config: the settings.
+        filterbank: the result of `feature_filterbank(config.audio)`; None computes it if it is needed.
 
     Raises:
         MediaError: the clip is quarantined, with `error.reason`.
     """
     check_file_sizes((clip.video, clip.audio), config.quality)
     if clip.is_image:
-        return _assemble(clip, None, _separate_audio(clip, config), config)
+        return _assemble(clip, None, _separate_audio(clip, config), config, filterbank)
     use_container = clip.audio is None or config.audio.source == "container" or not clip.audio.is_file()
+    needs_audio = use_container or config.align.offset_correction != "none"
     with open_video(
-        clip.video, config.quality, audio=use_container or config.align.offset_correction != "none"
+        clip.video, config.quality, audio=needs_audio, decoder=config.video.decoder
     ) as video_file:
         if use_container:
             track = video_file.audio_track()
@@ -107,10 +114,16 @@ def extract_features(clip: Clip, config: Config) -> Features:
             aligned = _AlignedAudio(track, track.start, flags=flags)
         else:
             aligned = _align_audio(video_file, _separate_audio(clip, config), config)
-        return _assemble(clip, video_file, aligned, config)
+        return _assemble(clip, video_file, aligned, config, filterbank)
 
 
-def _assemble(clip: Clip, video_file: VideoFile | None, aligned: _AlignedAudio, config: Config) -> Features:
+def _assemble(
+    clip: Clip,
+    video_file: VideoFile | None,
+    aligned: _AlignedAudio,
+    config: Config,
+    filterbank: MelFilterbank | None,
+) -> Features:
     """Return the features of a clip with aligned audio; an image has no `video_file`."""
     flags = [*aligned.flags, *check_audio(aligned.audio, config.quality)]
     spans = [aligned.span]
@@ -130,7 +143,7 @@ def _assemble(clip: Clip, video_file: VideoFile | None, aligned: _AlignedAudio, 
     rate = config.audio.sample_rate
     samples = resample(aligned.audio.samples, aligned.audio.rate, rate)
     waveform = slice_audio(samples, rate, aligned.start, window, config.align.pad)
-    mel = compute_audio_feature(waveform, config)
+    mel = compute_audio_feature(waveform, config, filterbank)
     return Features(
         mel=mel.astype(np.float16),
         frames=frames,
@@ -150,7 +163,7 @@ def _assemble(clip: Clip, video_file: VideoFile | None, aligned: _AlignedAudio, 
 def _separate_audio(clip: Clip, config: Config) -> _AlignedAudio:
     """Decode the clip's audio file, starting at 0; without one, its video file's audio."""
     path = clip.audio if clip.audio is not None and clip.audio.is_file() else clip.video
-    return _AlignedAudio(decode_audio(path, config.quality), 0.0)
+    return _AlignedAudio(decode_audio(path, config.quality, decoder=config.video.decoder), 0.0)
 
 
 def _align_audio(video_file: VideoFile, unaligned: _AlignedAudio, config: Config) -> _AlignedAudio:
@@ -187,7 +200,8 @@ def _step_frames(
     times = _step_frame_times(clip, video_file.frame_times, window, config)
     decoder = DECODERS[video.decoder]
     if not decoder.reuses_packets:
-        return _resized_frames(decoder.frames_at(clip.video, video_file.frame_times, times), video)
+        frames = decoder.frames_at(clip.video, video_file.frame_times, times, video, config.quality)
+        return _resized_frames(frames, video)
     if video.resize_mode == "face":
         return _resized_frames(video_file.frames_at(times, seek=video.seek), video)
     return video_file.frames_at(times, seek=video.seek, video=video), []

@@ -10,13 +10,12 @@ import numpy as np
 
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
+from avdata.media.audio_timeline import AudioTimeline, check_audio_packets, downmix
 from avdata.media.container import audio_stream, open_container
+from avdata.media.decoders import DECODERS
 from avdata.media.formats import detect_format
 from avdata.media.integrity import check_audio_length, check_not_truncated
 from avdata.media.types import AudioTrack
-
-MIN_GAP_S = 0.05
-"""Gaps in an audio track's timestamps from this length on, in seconds, are filled with silence."""
 
 MAX_BUFFERED_FRAMES = 256
 """Decoded frames to convert at once: converting one alone takes numpy as long as decoding it."""
@@ -38,8 +37,7 @@ class AudioTrackDecoder:
         self._chunks: list[np.ndarray] = []
         self._buffered: list[Any] = []
         self._buffered_format: tuple[str, int] | None = None
-        self._num_samples = 0
-        self._start: float | None = None
+        self._timeline = AudioTimeline(path.name, self._rate, quality.max_seconds)
         self._num_packets = self._num_corrupt = 0
 
     def add(self, packet: Any) -> None:
@@ -60,27 +58,15 @@ class AudioTrackDecoder:
             self._add_frame(frame)
 
     def _add_frame(self, frame: Any) -> None:
-        max_seconds = self._quality.max_seconds
-        if self._start is None:
-            self._start = 0.0 if frame.time is None else float(frame.time)
-        elif (
-            frame.time is not None
-            and (gap := frame.time - self._start - self._num_samples / self._rate) > MIN_GAP_S
-        ):
-            if gap > max_seconds:
-                detail = f"{self._name}: gap of {gap:.0f} s in the audio"
-                raise MediaError(QuarantineReason.TOO_LONG, detail)
+        num_silent = self._timeline.place(frame.time, frame.samples)
+        if num_silent:
             self._convert_buffered()
-            self._chunks.append(np.zeros(round(gap * self._rate), np.float32))
-            self._num_samples += len(self._chunks[-1])
+            self._chunks.append(np.zeros(num_silent, np.float32))
         frame_format = frame.format.name, frame.layout.nb_channels
         if frame_format != self._buffered_format or len(self._buffered) == MAX_BUFFERED_FRAMES:
             self._convert_buffered()
             self._buffered_format = frame_format
         self._buffered.append(frame)
-        self._num_samples += frame.samples
-        if self._num_samples > max_seconds * self._rate:
-            raise MediaError(QuarantineReason.TOO_LONG, f"{self._name}: audio longer than {max_seconds:g} s")
 
     def _convert_buffered(self) -> None:
         if self._buffered and self._buffered_format is not None:
@@ -95,21 +81,18 @@ class AudioTrackDecoder:
                 little could.
         """
         self._convert_buffered()
-        if self._start is None:
+        if self._timeline.start is None:
             detail = f"{self._name}: no audio sample could be decoded"
             if self._num_packets:
                 raise MediaError(QuarantineReason.UNDECODABLE_AUDIO, detail)
             raise MediaError(QuarantineReason.NO_AUDIO_STREAM, detail)
-        # The first packet of a stream that was cut out of another often lacks the data that it refers to.
-        if self._num_corrupt > max(1, self._quality.max_corrupt_audio * self._num_packets):
-            detail = f"{self._name}: {self._num_corrupt} of {self._num_packets} packets"
-            raise MediaError(QuarantineReason.CORRUPT_AUDIO, detail)
+        check_audio_packets(self._name, self._num_corrupt, self._num_packets, self._quality)
         metadata = {
             "audio_codec": self.stream.codec_context.name,
             "audio_rate": self._rate,
             "audio_channels": int(self.stream.channels),
         }
-        return AudioTrack(np.concatenate(self._chunks), self._rate, self._start, metadata)
+        return AudioTrack(np.concatenate(self._chunks), self._rate, self._timeline.start, metadata)
 
 
 PCM_CODECS = {
@@ -119,22 +102,32 @@ PCM_CODECS = {
 """libsndfile's names of uncompressed WAV subtypes, and ffmpeg's."""
 
 
-def decode_audio(path: Path, quality: QualityConfig) -> AudioTrack:
+def decode_audio(path: Path, quality: QualityConfig, *, decoder: str = "pyav") -> AudioTrack:
     """Decode a file's default audio track to mono.
 
+    libsndfile reads uncompressed WAV, whatever the decoder.
+
+    Args:
+        path: an audio or video file.
+        quality: limits.
+        decoder: value of `video.decoder`. PyAV decodes the audio for decoders of video only.
+
     Raises:
-        MediaError: NO_AUDIO_STREAM, UNDECODABLE_AUDIO, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED or an
-            error of `detect_format`.
+        MediaError: NO_AUDIO_STREAM, UNDECODABLE_AUDIO, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED,
+            TIMEOUT or an error of `detect_format`.
     """
     name = detect_format(path)
     if name == "wav" and (track := _read_wav(path, quality)) is not None:
         return track
     with open_container(path, quality) as container:
-        stream = audio_stream(container, path)
-        decoder = AudioTrackDecoder(path, stream, quality)
-        for packet in container.demux(stream):
-            decoder.add(packet)
-        track = decoder.finish()
+        if DECODERS[decoder].decodes_audio:
+            stream = audio_stream(container, path, any_codec=True)
+            track = DECODERS[decoder].decode_audio(path, quality, stream.index)
+        else:
+            track_decoder = AudioTrackDecoder(path, audio_stream(container, path), quality)
+            for packet in container.demux(track_decoder.stream):
+                track_decoder.add(packet)
+            track = track_decoder.finish()
     check_audio_length(path, name, track)
     return track
 
@@ -160,20 +153,9 @@ def _read_wav(path: Path, quality: QualityConfig) -> AudioTrack | None:
                 "audio_rate": file.samplerate,
                 "audio_channels": file.channels,
             }
-            return AudioTrack(_downmix(samples.T), file.samplerate, 0.0, metadata)
+            return AudioTrack(downmix(samples.T), file.samplerate, 0.0, metadata)
     except soundfile.LibsndfileError:
         return None
-
-
-def _downmix(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """Average the channels, float32 [C, n] to [n], summed in their order."""
-    if len(channels) == 1:
-        return channels[0]
-    total = channels[0] + channels[1]
-    for channel in channels[2:]:
-        total += channel
-    total /= np.float32(len(channels))
-    return np.asarray(total)
 
 
 SAMPLE_TYPES = {
@@ -194,7 +176,7 @@ def _to_mono(frames: Sequence[Any], sample_format: str, num_channels: int) -> np
         for index in range(num_channels if planar else 1)
     ]
     channels = planes if planar else planes[0].reshape(-1, num_channels).T
-    return _downmix([_to_float(values) for values in channels])
+    return downmix([_to_float(values) for values in channels])
 
 
 def _to_float(values: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ for the list that users read.
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -95,8 +96,11 @@ _TS_SYNC = 0x47
 
 _TS_PACKET_SIZES = (188, 192, 204)
 
-_HEAD_BYTES = 16 << 10
-"""Two frames of ADTS, or five packets of an MPEG transport stream, lie within them."""
+HEAD_BYTES = 16 << 10
+"""Bytes at the start of a file by which its format is detected.
+
+They hold two frames of ADTS, or five packets of an MPEG transport stream.
+"""
 
 
 def detect_format(path: Path) -> str:
@@ -107,15 +111,28 @@ def detect_format(path: Path) -> str:
         OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
-        if not head:
-            raise MediaError(QuarantineReason.EMPTY_FILE, "0 bytes")
-        if head.startswith(LFS_POINTER):
-            raise MediaError(QuarantineReason.LFS_POINTER, "git-LFS pointer text")
-        if (other := _find_signature(OTHER_FORMATS, head)) is not None:
-            detail = f"{path.name}: {other}; docs/formats.md lists the formats that are read"
-            raise MediaError(QuarantineReason.FORMAT_NOT_ALLOWED, detail)
-        name = _find_signature(ALLOWED_FORMATS, head) or _detect_packets(stream, head)
+        return _detect(stream)
+
+
+def detect_format_of(head: bytes) -> str:
+    """Return ffmpeg's name of the format of a file that starts with `head`, of `HEAD_BYTES` or all bytes.
+
+    Raises:
+        MediaError: see `detect_format`.
+    """
+    return _detect(BytesIO(head))
+
+
+def _detect(stream: BinaryIO) -> str:
+    head = stream.read(HEAD_BYTES)
+    if not head:
+        raise MediaError(QuarantineReason.EMPTY_FILE, "0 bytes")
+    if head.startswith(LFS_POINTER):
+        raise MediaError(QuarantineReason.LFS_POINTER, "git-LFS pointer text")
+    if (other := _find_signature(OTHER_FORMATS, head)) is not None:
+        detail = f"{other} is not read; see the list of formats in docs/formats.md"
+        raise MediaError(QuarantineReason.FORMAT_NOT_ALLOWED, detail)
+    name = _find_signature(ALLOWED_FORMATS, head) or _detect_packets(stream, head)
     if name is None:
         start = repr(head[:16]).removeprefix("b")
         raise MediaError(QuarantineReason.NOT_MEDIA, f"unknown format, first bytes {start}")
@@ -134,7 +151,7 @@ def _detect_packets(stream: BinaryIO, head: bytes) -> str | None:
     if ts_packets(head) is not None:
         return "mpegts"
     has_tag = skip_tags(stream) > 0
-    data = stream.read(_HEAD_BYTES) if has_tag else head
+    data = stream.read(HEAD_BYTES) if has_tag else head
     if is_adts(data):
         return "aac"
     if is_mpeg_audio(data):

@@ -56,7 +56,7 @@ _READ_SAMPLES: dict[str, Callable[[BinaryIO], tuple[int, int] | None]] = {
 _MAX_MISSING_SAMPLES = {"flac": 0, "mp3": 1_152}
 """Samples by format that whole files may lack: a frame of MP3 that refers to data before the file fails."""
 
-_DEMUXER_MESSAGES = ("File ended prematurely", "partial file")
+TRUNCATION_MESSAGES = ("File ended prematurely", "partial file")
 """Parts of messages with which ffmpeg's demuxers report the end of a file inside a packet."""
 
 
@@ -132,6 +132,6 @@ def detect_demuxer_truncation(path: Path) -> Iterator[None]:
 
 def _check_messages(path: Path, logs: list[tuple[int, str, str]], cause: MediaError | None) -> None:
     for _, _, message in logs:
-        if any(part in message for part in _DEMUXER_MESSAGES):
+        if any(part in message for part in TRUNCATION_MESSAGES):
             detail = f"{path.name}: {message.strip()}"
             raise MediaError(QuarantineReason.TRUNCATED, detail) from cause

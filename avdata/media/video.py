@@ -7,7 +7,7 @@ known, and only the packets that those frames need are decoded.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,6 +20,7 @@ from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason, SampleFlag
 from avdata.media.audio import AudioTrackDecoder
 from avdata.media.container import audio_stream, has_multiple_streams, open_container, video_stream
+from avdata.media.decoders import DECODERS
 from avdata.media.decoders.pyav import decode_frames, to_images
 from avdata.media.packet_selection import PacketSelection
 from avdata.media.types import AudioTrack, Frame, FrameTimes
@@ -90,27 +91,36 @@ class VideoFile:
 
 
 @contextmanager
-def open_video(path: Path, quality: QualityConfig, *, audio: bool = True) -> Iterator[VideoFile]:
+def open_video(
+    path: Path, quality: QualityConfig, *, audio: bool = True, decoder: str = "pyav"
+) -> Iterator[VideoFile]:
     """Open a video file: read its frame times and, with `audio`, decode its audio.
 
     Frames can be decoded until the context ends.
+
+    Args:
+        path: the file.
+        quality: limits.
+        audio: whether to decode the audio.
+        decoder: value of `video.decoder`. A decoder that also decodes audio opens the file again.
 
     Raises:
         MediaError: NO_VIDEO_STREAM, NO_FRAMES, TOO_LARGE, TOO_LONG, UNREADABLE or an error of
             `detect_format`.
     """
+    row = DECODERS[decoder]
     with open_container(path, quality) as container:
-        stream = video_stream(container, path)
-        _check_size(path, stream.codec_context, quality)
-        decoder = _audio_decoder(container, path, quality) if audio else None
-        audio_streams = [decoder.stream] if isinstance(decoder, AudioTrackDecoder) else []
+        stream = video_stream(container, path, any_codec=not row.reuses_packets)
+        if stream.codec_context is not None:
+            _check_size(path, stream.codec_context, quality)
+        track = _open_audio(path, container, quality) if audio and not row.decodes_audio else None
+        audio_streams = [track.stream] if isinstance(track, AudioTrackDecoder) else []
         packet_times = _PacketTimes(path, float(stream.time_base), quality.max_seconds)
         packets: list[Any] | None = []
         buffered_bytes = 0
         for packet in container.demux(stream, *audio_streams):
             if packet.stream is not stream:
-                assert isinstance(decoder, AudioTrackDecoder)
-                decoder.add(packet)
+                track.add(packet)  # type: ignore[union-attr]
                 continue
             packet_times.add(packet)
             buffered_bytes += packet.size
@@ -118,22 +128,26 @@ def open_video(path: Path, quality: QualityConfig, *, audio: bool = True) -> Ite
                 packets.append(packet)
                 packets = packets if buffered_bytes <= MAX_BUFFERED_BYTES else None
         frame_times = _frame_times(path, container, stream, packet_times)
-        track = _finish_audio(decoder)
-        yield VideoFile(frame_times, track, path, quality, stream, packets)
+        finished: AudioTrack | MediaError | None
+        if audio and row.decodes_audio:
+            finished = _audio_or_error(
+                lambda: row.decode_audio(path, quality, audio_stream(container, path, any_codec=True).index)
+            )
+        else:
+            finished = _audio_or_error(track.finish) if isinstance(track, AudioTrackDecoder) else track
+        yield VideoFile(frame_times, finished, path, quality, stream, packets)
 
 
-def _audio_decoder(container: Any, path: Path, quality: QualityConfig) -> AudioTrackDecoder | MediaError:
+def _open_audio(path: Path, container: Any, quality: QualityConfig) -> AudioTrackDecoder | MediaError:
     try:
         return AudioTrackDecoder(path, audio_stream(container, path), quality)
     except MediaError as error:
         return error
 
 
-def _finish_audio(decoder: AudioTrackDecoder | MediaError | None) -> AudioTrack | MediaError | None:
-    if not isinstance(decoder, AudioTrackDecoder):
-        return decoder
+def _audio_or_error(decode: Callable[[], AudioTrack]) -> AudioTrack | MediaError:
     try:
-        return decoder.finish()
+        return decode()
     except MediaError as error:
         return error
 
@@ -193,15 +207,19 @@ def _frame_times(path: Path, container: Any, stream: Any, packet_times: _PacketT
     end = float(times[-1]) + interval
     packet_times.check_duration(end - float(times[0]))
     context = stream.codec_context
+    # PyAV has no codec context for a codec that it cannot decode.
+    size = {} if context is None else {"width": context.width, "height": context.height}
     metadata = {
-        "container": container.format.name.partition(",")[0], "video_codec": context.name,
-        "width": context.width, "height": context.height, "frames": len(times),
+        "container": container.format.name.partition(",")[0],
+        "video_codec": "unknown" if context is None else context.name,
+        **size,
+        "frames": len(times),
         "fps": round(1 / interval, 4) if interval else 0.0,
-    }  # fmt: skip
+    }
     flags = [SampleFlag.MULTIPLE_STREAMS] if has_multiple_streams(container) else []
     if is_uneven:
         flags.append(SampleFlag.VARIABLE_RATE)
-    return FrameTimes(times, end, metadata, tuple(flags))
+    return FrameTimes(times, end, metadata, tuple(flags), stream.index)
 
 
 def _frame_interval(ordered_pts: Sequence[int], packet_times: _PacketTimes) -> tuple[float, bool]:

@@ -106,7 +106,7 @@ def _flv_metadata(stream: BinaryIO, position: int) -> dict[str, float]:
     tag = stream.read(4096)
     if tag[:1] != b"\x12":
         return {}
-    found = {}
+    found: dict[str, float] = {}
     for name in ("duration", "filesize"):
         key = len(name).to_bytes(2) + name.encode() + b"\0"
         at = tag.find(key) + len(key)

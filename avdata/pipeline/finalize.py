@@ -32,6 +32,7 @@ TOOLS = (
     "avdata",
     "numpy",
     *(decoder.package for decoder in DECODERS.values()),
+    "librosa",
     "soxr",
     "pillow",
     "pyarrow",
@@ -204,6 +205,9 @@ def _tools(config: Config) -> dict[str, str]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
+    decoder = DECODERS[config.video.decoder]
+    if (program := decoder.program_version()) is not None:
+        versions[str(decoder.program)] = program
     return versions
 
 

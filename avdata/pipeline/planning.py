@@ -11,25 +11,28 @@ import shutil
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from avdata.config.overrides import Overrides
-from avdata.config.schema import Config
+from avdata.config.schema import Config, build_config
 from avdata.errors import MediaError, QuarantineReason, SourceError, UsageError
 from avdata.features.audio import feature_bins
 from avdata.features.face_crop import require_detector
 from avdata.manifest import FileEntry, Manifest, load_manifest
+from avdata.media.decoders import DECODERS
+from avdata.pipeline.tar_files import TarFiles, local_clip
 from avdata.pipeline.validation import FileLookup, LocalFiles, ManifestFiles, ValidClip, validate_clips
 from avdata.progress import Progress
-from avdata.recipe import Clip, Recipe, load_recipe, recipe_errors
+from avdata.recipe import Clip, Recipe, load_recipe
 from avdata.selection import QuarantinedClip, check_clips, hash_order, select_clips
 from avdata.shards.format import shard_name
 from avdata.sources.checksums import ChecksumCache
 from avdata.sources.object_storage import mirror_source
+from avdata.sources.tar_source import TarSource, open_tars
 from avdata.storage.atomic import write_errors
 from avdata.storage.paths import cache_dir
 from avdata.storage.remote import is_url
@@ -108,6 +111,7 @@ def plan_preparation(
     manifest: str | Path | None = None,
     checksums: bool = True,
     rehash: bool = False,
+    task_options: Mapping[str, str] | None = None,
     workers: int = 1,
     progress: Progress = lambda stage, done, total: None,
 ) -> PreparationPlan:
@@ -117,12 +121,14 @@ def plan_preparation(
     downloaded. A dataset of archives is downloaded.
     """
     recipe = load_recipe(recipe)
-    config = config if isinstance(config, Config) else recipe.configure(preset, config or {})
+    config = resolve_config(recipe, config, preset, task_options)
     if config.video.resize_mode == "face":
         require_detector()
-    folder, facts, files = _sources(recipe, source, config, manifest, checksums, progress)
+    DECODERS[config.video.decoder].check_available(config.video)
+    folder, facts, files, tars = _sources(recipe, source, config, manifest, checksums, progress)
     split_by = recipe.check_split(config.select.split_by)
-    clips = _list_clips(recipe, folder, files, split_by)
+    clips = _list_clips(recipe, tars or folder, files, config)
+    recipe = _with_source_labels(recipe, tars or folder, clips, config)
     check_clips(clips, recipe.labels, SPLITS)
     if facts is not None:
         _warn_about_counts(facts, clips, folder, is_default_split=split_by == recipe.default_split)
@@ -139,7 +145,8 @@ def plan_preparation(
         if files:
             lookup: FileLookup = ManifestFiles(folder, files)
         else:
-            lookup = LocalFiles(folder, facts, None if rehash else stack.enter_context(ChecksumCache(folder)))
+            cache = None if rehash else stack.enter_context(ChecksumCache(folder))
+            lookup = TarFiles(tars, facts, cache) if tars else LocalFiles(folder, facts, cache)
         valid, invalid = validate_clips(
             selected, lookup, config.audio, threads=max(workers, 1), advance=advance
         )
@@ -152,13 +159,45 @@ def plan_preparation(
     )  # fmt: skip
 
 
-def _list_clips(recipe: Recipe, folder: Path, files: Sequence[FileEntry], split_by: str) -> list[Clip]:
+def resolve_config(
+    recipe: Recipe,
+    config: Config | Overrides | None,
+    preset: str | None,
+    task_options: Mapping[str, str] | None,
+) -> Config:
+    """Return the settings of a preparation; `task_options` are added to those of `config`.
+
+    Raises:
+        UsageError: a name or a value is invalid.
+    """
+    options: Overrides = {"select": {"task_options": dict(task_options or {})}}
+    if not isinstance(config, Config):
+        return recipe.configure(preset, config or {}, options)
+    if task_options:
+        config = build_config(config.model_dump(), options)
+    recipe.check_options(config.select.task_options)
+    return config
+
+
+def _list_clips(
+    recipe: Recipe, root: Path | TarSource, files: Sequence[FileEntry], config: Config
+) -> list[Clip]:
+    split_by = recipe.check_split(config.select.split_by)
     if files:
         from avdata.pipeline.source_prefetch import clips_from_manifest  # noqa: PLC0415  # see `_sources`
 
-        return clips_from_manifest(recipe, folder, files, split_by)
-    with recipe_errors(getattr(recipe.clips, "__code__", plan_preparation.__code__).co_filename):
-        return list(recipe.clips(folder, split_by))
+        assert isinstance(root, Path)
+        return clips_from_manifest(recipe, root, files, split_by)
+    return recipe.list_clips(root, split_by, config.select.task_options)
+
+
+def _with_source_labels(
+    recipe: Recipe, root: Path | TarSource, clips: Sequence[Clip], config: Config
+) -> Recipe:
+    """Return the recipe with the labels of the source, if the source defines them."""
+    if recipe.source_labels is None:
+        return recipe
+    return replace(recipe, labels=tuple(recipe.source_labels(root, clips, config.select.task_options)))
 
 
 def _sources(
@@ -168,11 +207,15 @@ def _sources(
     manifest: str | Path | None,
     checksums: bool,
     progress: Progress,
-) -> tuple[Path, Manifest | None, tuple[FileEntry, ...]]:
-    """Return the source folder, the manifest to verify it with, and the files to download into it."""
+) -> tuple[Path, Manifest | None, tuple[FileEntry, ...], TarSource | None]:
+    """Return the source folder, the manifest to verify it with, the files to download into it, and its tars.
+
+    The tars are None unless the recipe reads tars of clips.
+    """
     if source is not None or recipe.generated:
-        folder = _generate(recipe) if source is None else _local_source(recipe, source)
-        return folder, _manifest(recipe, folder, manifest) if checksums else None, ()
+        tars = open_tars(source, progress) if source is not None and recipe.source_kind == "tars" else None
+        folder = tars.root if tars else _generate(recipe) if source is None else _local_source(recipe, source)
+        return folder, _manifest(recipe, folder, manifest) if checksums else None, (), tars
     from avdata.pipeline.source_prefetch import streamable_files  # noqa: PLC0415  # the downloader loads only when needed
     from avdata.sources.download import DownloadProgress, download  # noqa: PLC0415
 
@@ -186,7 +229,8 @@ def _sources(
     report = download(
         recipe, limit=limit, split_by=config.select.split_by, keys=keys, manifest=facts, progress=show
     )
-    return report.root, facts if checksums else None, files
+    tars = open_tars(report.root, progress) if recipe.source_kind == "tars" else None
+    return report.root, facts if checksums else None, files, tars
 
 
 def _local_source(recipe: Recipe, source: str | Path) -> Path:
@@ -304,9 +348,14 @@ def estimate_seconds_per_clip(planned: PreparationPlan, clips: int = 3) -> float
     from avdata.features.extract import extract_features  # noqa: PLC0415
 
     times = []
-    for clip in planned.clips[: clips + 1]:
+    candidates = [candidate for _, job in planned.jobs for candidate in job]
+    for candidate in candidates[: clips + 1]:
         began = time.perf_counter()
-        with suppress(MediaError):
+        with (
+            suppress(MediaError),
+            TemporaryDirectory() as scratch,
+            local_clip(candidate, Path(scratch, "clip"), planned.config.quality) as clip,
+        ):
             extract_features(clip, planned.config)
         times.append(time.perf_counter() - began)
     # The first clip loads the libraries.

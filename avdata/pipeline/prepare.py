@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from avdata.config.overrides import Overrides
 from avdata.config.schema import Config
 from avdata.errors import QuarantineReason, SourceError, UsageError
+from avdata.features.audio import feature_filterbank
 from avdata.manifest import load_manifest
 from avdata.pipeline.engines import EngineSpec, find_engine
 from avdata.pipeline.finalize import Provenance, checksum_facts, finalize_dataset
 from avdata.pipeline.output import Output, check_complete, check_plan, open_output, read_finished
-from avdata.pipeline.planning import PreparationPlan, plan_preparation
+from avdata.pipeline.planning import PreparationPlan, plan_preparation, resolve_config
 from avdata.progress import Progress
 from avdata.recipe import Recipe, load_recipe
 from avdata.storage.paths import check_path_encoding, source_dir
@@ -88,6 +89,7 @@ def prepare(
     manifest: str | Path | None = None,
     checksums: bool = True,
     rehash: bool = False,
+    task_options: Mapping[str, str] | None = None,
     keep_sources: bool = True,
     workers: int = 1,
     max_quarantine: float = 0.05,
@@ -100,14 +102,16 @@ def prepare(
 
     Args:
         recipe: name of a recipe, path to a recipe file, or a Recipe.
-        source: folder, archive or URL of the source files; None downloads them, or generates them for
-            `synthetic`. Single files are prepared during the download.
+        source: folder, archive or URL of the source files, or a pattern of tars; None downloads them, or
+            generates them for `synthetic`. Single files are prepared during the download.
         output: folder or object storage URL of the prepared dataset.
         config: settings, or overrides of the preset.
         preset: name of a preset; None is the recipe's variant of `snnergy`.
         manifest: manifest to verify the source files with, instead of the source's own or the bundled one.
         checksums: verify checksums; dataset.json records False.
         rehash: recompute the checksums of all files, also of unchanged ones.
+        task_options: options of the recipe by name; see `avdata info RECIPE`. They are added to those of
+            `config`.
         keep_sources: False removes downloaded files when their shard is finished, so that the files of about
             `workers` shards are on disk at a time. Unpacked archives are removed at the end.
         workers: number of worker processes; 0 works in this process.
@@ -132,7 +136,7 @@ def prepare(
     for path in (output, source or ""):
         check_path_encoding(path)
     target = open_output(output)
-    config = config if isinstance(config, Config) else recipe.configure(preset, config or {})
+    config = resolve_config(recipe, config, preset, task_options)
     identity = {"name": recipe.name, "version": recipe.version, "config": config.model_dump(mode="json")}
     target.check(identity, overwrite=overwrite)
     finished = None if overwrite else read_finished(target)
@@ -243,7 +247,7 @@ class _PreparationRun:
             done += 1
             self.progress("prepare", min(done, total), total)
 
-        left = {job.shard: job for job in self.jobs if job.shard not in entries}
+        left = self._unfinished_jobs(entries)
         with ExitStack() as stack:
             prefetcher = self._prefetch_sources(stack, list(left.values()), entries)
             results = self.engine.load()(
@@ -260,6 +264,12 @@ class _PreparationRun:
                 if prefetcher:
                     prefetcher.release(left[entry["shard"]])
         return [entries[job.shard] for job in self.jobs]
+
+    def _unfinished_jobs(self, entries: Mapping[str, Any]) -> dict[str, ShardJob]:
+        """Return the jobs without an entry, by shard, with the filterbank for their workers."""
+        left = [job for job in self.jobs if job.shard not in entries]
+        filterbank = feature_filterbank(self.plan.config.audio) if left else None
+        return {job.shard: replace(job, filterbank=filterbank) for job in left}
 
     def _engine_options(self, prefetcher: SourcePrefetcher | None) -> dict[str, Any]:
         if self.engine.is_cluster:

@@ -18,10 +18,12 @@ import numpy as np
 from avdata.config.schema import Config
 from avdata.errors import MediaError, QuarantineReason
 from avdata.features.alignment import Window, step_centers
+from avdata.features.audio.mel_filterbank import MelFilterbank
 from avdata.features.extract import Features, extract_features
 from avdata.pipeline.clip_errors import clip_errors
 from avdata.pipeline.engines.base import NO_ITEM, Report
 from avdata.pipeline.output import Output
+from avdata.pipeline.tar_files import local_clip
 from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.recipe import Clip
 from avdata.shards.writer import ShardWriter, encode_members
@@ -43,6 +45,8 @@ class ShardJob:
         background: label of the steps outside a clip's event, or None.
         excluded: reason and detail of clips that crashed a worker or timed out, by key.
         source: URL of a source in object storage, whose files are downloaded when needed; else None.
+        filterbank: the result of `feature_filterbank(config.audio)`, so that workers do not import librosa.
+            The config determines it, so the fingerprint does not include it.
     """
 
     output: Output
@@ -53,6 +57,7 @@ class ShardJob:
     background: str | None
     excluded: Mapping[str, tuple[QuarantineReason, str]] = field(default_factory=dict)
     source: str | None = None
+    filterbank: MelFilterbank | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -142,9 +147,13 @@ def _extract(job: ShardJob, candidate: ValidClip, report: Report) -> Features:
         media = ((candidate.clip.video, candidate.video), (candidate.clip.audio, candidate.audio))
         for path, verified in media:
             if path is not None and verified is not None:
-                fetch_source_file(job.source, path, verified.bytes)
-    with clip_errors(candidate.clip):
-        return extract_features(candidate.clip, job.config)
+                member = verified.member
+                file, size = (member.tar, member.tar_bytes) if member else (path, verified.bytes)
+                fetch_source_file(job.source, file, size)
+    part = job.output.partial_path(job.shard)
+    folder = part.with_name(f"{part.name}.clip")
+    with clip_errors(candidate.clip), local_clip(candidate, folder, job.config.quality) as clip:
+        return extract_features(clip, job.config, job.filterbank)
 
 
 def _quarantine_row(candidate: ValidClip, error: MediaError) -> dict[str, str]:

@@ -18,6 +18,7 @@ from avdata.manifest import FileEntry, Manifest
 from avdata.recipe import Clip
 from avdata.selection import QuarantinedClip
 from avdata.sources.checksums import ChecksumCache
+from avdata.sources.tar_index import TarMember
 from avdata.storage.hashing import hash_file
 
 Advance = Callable[[int], None]
@@ -25,11 +26,12 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """Verified source file: path below the source, SHA-256, size in bytes."""
+    """Verified source file: path below the source, SHA-256, size in bytes, and its place in a tar if any."""
 
     path: str
     sha256: str
     bytes: int
+    member: TarMember | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,10 @@ def _audio_file(clip: Clip, audio: AudioConfig, files: FileLookup) -> Path | Non
     return None
 
 
+def _checksum_error(name: str, listed: str, known: FileEntry) -> MediaError:
+    return MediaError(QuarantineReason.CHECKSUM, f"{name}: {listed}, and the manifest says {known.checksum}")
+
+
 class LocalFiles:
     """Files of a folder, compared with a manifest by path or, in a flat folder, by name.
 
@@ -171,10 +177,22 @@ class LocalFiles:
         except OSError as error:
             raise MediaError(QuarantineReason.UNREADABLE, f"{name}: {error.strerror}") from error
         if known is not None and listed != known.checksum:
-            raise MediaError(
-                QuarantineReason.CHECKSUM, f"{name}: {listed}, and the manifest says {known.checksum}"
-            )
+            raise _checksum_error(name, listed, known)
         return SourceFile(name, sha256, path.stat().st_size)
+
+    def check_listed(self, path: Path) -> None:
+        """Compare a file with its checksum in the manifest. A file that the manifest lacks is not read.
+
+        Raises:
+            MediaError: CHECKSUM.
+        """
+        name = self.name(path)
+        known = self.by_path.get(name)
+        if known is None:
+            return
+        _, listed = self._checksums(path, name, known)
+        if listed != known.checksum:
+            raise _checksum_error(name, listed, known)
 
     def _checksums(self, path: Path, name: str, known: FileEntry | None) -> tuple[str, str]:
         """Return the SHA-256 and the checksum in the manifest's algorithm."""

@@ -44,6 +44,10 @@ REMEDIES: Mapping[str, str] = {
     QuarantineReason.TIMEOUT: "Prepare again on a machine with less load, or raise quality.timeout.",
     QuarantineReason.KNOWN_BAD: "None: the recipe excludes the clip because its source is broken.",
     QuarantineReason.LEAK: "None: you chose to exclude it. --group-leakage keep includes it, as published.",
+    QuarantineReason.DUPLICATE_KEY: "Rename one of the clips. If each tar numbers its clips anew, use"
+    " --task-option key=tar.",
+    QuarantineReason.NO_LABEL: "Add the value to the clip's metadata, or name another field with"
+    " --task-option.",
     QuarantineReason.CRASH: "Report the clip: it crashed the decoder. No other clip is affected.",
 }
 

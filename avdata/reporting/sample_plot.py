@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from avdata.features.audio import AUDIO_FEATURES
+from avdata.features.audio.librosa_errors import librosa_errors
 from avdata.shards.sample import StoredSample
 from avdata.storage.atomic import atomic_write
 
@@ -28,26 +30,20 @@ def save_sample_plot(sample: StoredSample, path: str | Path) -> None:
         path: the PNG file.
 
     Raises:
-        AvdataError: the file cannot be written.
+        AvdataError: the file cannot be written, or librosa cannot be imported.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    start, end = sample.row["window_start"], sample.row["window_end"]
     steps = len(sample.frames)
     axis_width = min(max(6.6, 1.8 * steps), MAX_WIDTH)
     frame_size = axis_width / steps
     size = (axis_width + 1.4, SPECTROGRAM_HEIGHT + frame_size + 1.1)
     figure = Figure(figsize=size, layout="constrained")
     mel_axes, frame_axes = figure.subplots(2, 1, sharex=True, height_ratios=[SPECTROGRAM_HEIGHT, frame_size])
-    mel = join_mel_steps(sample)
-    image = mel_axes.imshow(
-        mel, origin="lower", aspect="auto", extent=(start, end, 0, mel.shape[0]), cmap="magma"
-    )
-    figure.colorbar(image, ax=mel_axes, label="log energy", pad=0.01)
-    mel_axes.set_ylabel("band")
+    _plot_spectrogram(sample, mel_axes)
     mel_axes.set_title(_title(sample), loc="left", fontsize=10)
     _plot_frames(sample, frame_axes)
-    for edge in np.linspace(start, end, steps + 1):
+    for edge in np.ravel(_step_cells(sample)):
         mel_axes.axvline(edge, color="white", linewidth=0.7, linestyle=":")
         frame_axes.axvline(edge, color="black", linewidth=0.7)
     buffer = io.BytesIO()
@@ -55,32 +51,115 @@ def save_sample_plot(sample: StoredSample, path: str | Path) -> None:
     atomic_write(Path(path), buffer.getvalue())
 
 
+def _plot_spectrogram(sample: StoredSample, axes: Axes) -> None:
+    from matplotlib.ticker import ScalarFormatter  # noqa: PLC0415
+
+    is_mel = AUDIO_FEATURES[sample.audio["feature"]].is_mel
+    values, times = _time_axis(sample)
+    with librosa_errors():
+        from librosa.display import specshow  # noqa: PLC0415  # takes a second
+
+        image = specshow(
+            values,
+            x_coords=times,
+            y_coords=_frequency_edges(sample, is_mel=is_mel),
+            x_axis="s",
+            y_axis="mel" if is_mel else "linear",
+            cmap="magma",
+            ax=axes,
+        )
+    # librosa's formatter has three digits: 1,234.5 s would be 1.23e+03.
+    axes.xaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+    if not is_mel:
+        # The first and the last bin are centered on the limits.
+        axes.set_ylim(0, sample.audio["sample_rate"] / 2)
+    axes.label_outer()
+    axes.figure.colorbar(image, ax=axes, label=sample.audio["feature"], pad=0.01)
+
+
+def _time_axis(sample: StoredSample) -> tuple[np.ndarray, np.ndarray]:
+    """Return the spectrogram, float32 [F, n], and the edges of its columns on the clip's axis, s, [n + 1].
+
+    Column k of a step is centered k hops after the step's start. Columns that overlapping steps share are
+    returned once. A gap between steps is one column of NaN.
+    """
+    audio, mel, start = sample.audio, sample.mel.astype(np.float32), sample.row["window_start"]
+    hop = audio["hop_length"] / audio["sample_rate"]
+    steps, bins, columns = mel.shape
+    if audio["layout"] == "repeat":
+        edges = np.linspace(0, _columns_before_resize(sample), columns + 1)
+        return mel[0], start + hop * (edges - 0.5)
+    middles = sample.metadata["step_times"]
+    stride = round((middles[1] - middles[0]) / hop) if steps > 1 else columns
+    blocks, lefts = [], []
+    for step, values in enumerate(mel):
+        kept = columns if step == steps - 1 else min(columns, stride)
+        blocks.append(values[:, :kept])
+        lefts.append(step * stride + np.arange(kept))
+        if kept < stride and step < steps - 1:
+            blocks.append(np.full((bins, 1), np.nan, np.float32))
+            lefts.append(step * stride + np.array([kept]))
+    edges = np.concatenate([*lefts, [(steps - 1) * stride + columns]])
+    return np.concatenate(blocks, axis=1), start + hop * (edges - 0.5)
+
+
+def _columns_before_resize(sample: StoredSample) -> int:
+    """Return the number of columns of the complete window, which `audio.resize` changes."""
+    audio, row = sample.audio, sample.row
+    if not audio["resize"]:
+        return sample.mel.shape[2]
+    samples = round((row["window_end"] - row["window_start"]) * audio["sample_rate"])
+    return int(1 + (samples - audio["n_fft"] % 2) // audio["hop_length"])
+
+
+def _frequency_edges(sample: StoredSample, *, is_mel: bool) -> np.ndarray:
+    """Return the edges of the rows in Hz, float64 [F + 1]; `audio.resize` changes F, and not the range."""
+    import librosa  # noqa: PLC0415  # see `_plot_spectrogram`
+
+    audio, rows = sample.audio, sample.mel.shape[1]
+    nyquist = audio["sample_rate"] / 2
+    if is_mel:
+        # The centers of the bands are evenly spaced between the limits, which are no centers themselves.
+        low, high = librosa.hz_to_mel(np.array([audio["fmin"], audio["fmax"] or nyquist]))
+        half = (high - low) / (audio["n_mels"] + 1) / 2
+        return np.asarray(librosa.mel_to_hz(np.linspace(low + half, high - half, rows + 1)))
+    half = audio["sample_rate"] / audio["n_fft"] / 2
+    last = audio["n_fft"] // 2 * 2 * half
+    return np.linspace(-half, last + half, rows + 1)
+
+
+def _step_cells(sample: StoredSample) -> list[tuple[float, float]]:
+    """Return the interval of each step, s; of overlapping steps, the part closest to its middle."""
+    middles = sample.metadata["step_times"]
+    width = 2 * (middles[0] - sample.row["window_start"])
+    if len(middles) > 1:
+        width = min(width, middles[1] - middles[0])
+    return [(middle - width / 2, middle + width / 2) for middle in middles]
+
+
 def _plot_frames(sample: StoredSample, axes: Axes) -> None:
-    start, end = sample.row["window_start"], sample.row["window_end"]
-    width = (end - start) / len(sample.frames)
-    for step, frame in enumerate(sample.frames):
-        left = start + step * width
+    for (left, right), frame in zip(_step_cells(sample), sample.frames, strict=True):
         is_gray = frame.shape[-1] == 1
         axes.imshow(
             frame[..., 0] if is_gray else frame,
-            extent=(left, left + width, 0, 1),
+            extent=(left, right, 0, 1),
             aspect="auto",
             cmap="gray" if is_gray else None,
         )
     frame_times = visible_frame_times(sample)
     for time in frame_times:
         axes.plot([time], [1.0], marker="v", color="tab:red", clip_on=False, markersize=6)
-    axes.set_xlim(start, end)
+    axes.set_xlim(sample.row["window_start"], sample.row["window_end"])
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     legend = "; red marks: presentation time of each frame" if frame_times else ""
-    axes.set_xlabel(f"time on the clip's axis (s){legend}")
+    axes.set_xlabel(f"Time on the clip's axis (seconds){legend}")
 
 
 def join_mel_steps(sample: StoredSample) -> np.ndarray:
-    """Return the spectrogram of the complete window, float32 [F, columns], for both layouts."""
+    """Return the spectrograms of all steps side by side, float32 [F, columns], for both layouts."""
     mel = sample.mel.astype(np.float32)
-    return mel[0] if sample.layout == "repeat" else np.concatenate(list(mel), axis=1)
+    return mel[0] if sample.audio["layout"] == "repeat" else np.concatenate(list(mel), axis=1)
 
 
 def visible_frame_times(sample: StoredSample) -> list[float]:

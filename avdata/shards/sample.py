@@ -29,7 +29,7 @@ class StoredSample:
         mel: float16 [T, F, L].
         frames: uint8 [T, H, W, C].
         members: size of each member in bytes, by extension.
-        layout: `step` if the mel of a step covers that step alone, `repeat` if each covers the window.
+        audio: settings of section `audio` of the dataset.
     """
 
     row: Mapping[str, Any]
@@ -37,7 +37,7 @@ class StoredSample:
     mel: np.ndarray
     frames: np.ndarray
     members: Mapping[str, int]
-    layout: str
+    audio: Mapping[str, Any]
 
     def __repr__(self) -> str:
         """Return key, label and array shapes."""
@@ -89,7 +89,7 @@ def parse_sample(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -
         mel=decode_mel(members),
         frames=decode_frames(members, info["shape"]["frames"][0]),
         members={extension: len(content) for extension, content in members.items()},
-        layout=info["config"]["audio"]["layout"],
+        audio=info["config"]["audio"],
     )
 
 

@@ -62,13 +62,18 @@ class ChecksumCache:
             if isinstance(record, list) and len(record) == 5:
                 yield record
 
-    def get(self, path: str) -> str | None:
-        """Return the checksum of a file; None if it is unknown or the file has changed."""
+    def get(self, path: str, *, file: Path | None = None) -> str | None:
+        """Return the checksum of a file; None if it is unknown or the file has changed.
+
+        Args:
+            path: path below the root.
+            file: the file on disk, if `path` is a member of an archive.
+        """
         record = self._known.get(path)
         if record is None:
             return None
         try:
-            current = (self._root / path).stat()
+            current = (file or self._root / path).stat()
         except OSError:
             return None
         is_unchanged = (current.st_size, current.st_mtime_ns, current.st_ino) == record[1:]

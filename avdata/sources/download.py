@@ -116,6 +116,8 @@ def _load_manifest(recipe: Recipe, manifest: Manifest | str | Path | None) -> Ma
     facts = manifest if isinstance(manifest, Manifest) else load_manifest(manifest or recipe.name)
     if not facts.sources:
         msg = f"Recipe {recipe.name} has no sources to download."
-        hint = f"Its clips are generated. Run `avdata prepare {recipe.name}`." if recipe.generated else None
+        hint = "Use --source with the files of the dataset."
+        if recipe.generated:
+            hint = f"Its clips are generated. Run `avdata prepare {recipe.name}`."
         raise UsageError(msg, hint=hint)
     return facts

@@ -15,17 +15,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 from urllib.parse import urlsplit
 
-from urllib3.response import BaseHTTPResponse
-
-from avdata.sources.http import HttpClient, TransferError, host_of
 from avdata.sources.partial_file import PartialFile, RemoteVersion
 from avdata.sources.rate_limit import BandwidthLimiter, Cancelled, HostLimiter
-from avdata.sources.types import FileRequest, ResolvedUrl
+from avdata.sources.types import FileRequest, ResolvedUrl, TransferError, host_of
 from avdata.sources.url_schemes import UrlResolver, detect_wrong_content, is_direct
+from avdata.storage.remote import redact_url
 from avdata.storage.retry import backoff
+
+if TYPE_CHECKING:
+    from urllib3.response import BaseHTTPResponse
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class AttemptLog:
         record = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "path": path,
-            "url": url,
+            "url": redact_url(url),
             "attempt": attempt,
             "status": error.status,
             "error": str(error),
@@ -134,6 +135,9 @@ class Fetcher:
         connections: int,
         bandwidth: float | None,
     ) -> None:
+        # Not at the top of the file: importing requests takes 0.1 s.
+        from avdata.sources.http import HttpClient  # noqa: PLC0415
+
         self.stop = threading.Event()
         self.stats = TransferStats()
         self._root = root
@@ -175,7 +179,7 @@ class Fetcher:
                 self._hosts.record_failure(_server(url))
         finally:
             part.close()
-        reason = "; ".join(f"{url}: {failure}" for url, failure in failures)
+        reason = "; ".join(f"{redact_url(url)}: {failure}" for url, failure in failures)
         hint = next((failure.hint for _, failure in failures if failure.hint), None)
         return FailedFile(request, reason or "no URL in the manifest", hint)
 

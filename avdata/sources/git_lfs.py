@@ -16,12 +16,14 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avdata.errors import AvdataError, SourceError
 from avdata.manifest import FileEntry
-from avdata.sources.http import HttpClient, TransferError
-from avdata.sources.types import FileRequest, ResolvedUrl
+from avdata.sources.types import FileRequest, ResolvedUrl, TransferError
+
+if TYPE_CHECKING:
+    from avdata.sources.http import HttpClient
 
 _VERSION = b"version https://git-lfs.github.com/spec/v1"
 

@@ -1,27 +1,33 @@
-"""HTTP client: keep-alive connections, proxies, TLS, redirects and status codes.
+"""HTTP client: a `requests` session with shared connections, safe redirects and one kind of error.
 
-Proxies are read from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, additional certificate authorities from
-`SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE`. Plain http is used only if the manifest's URL has this scheme.
+`requests` reads proxies from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, and logins from `~/.netrc`. The
+certificate authorities of the system, of certifi, of `SSL_CERT_FILE` and of `REQUESTS_CA_BUNDLE` are trusted.
+Plain http is used only if the manifest's URL has this scheme.
 """
 
 from __future__ import annotations
 
 import contextlib
-import email.utils
-import os
+import logging
 import ssl
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
-from urllib.parse import urljoin, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
-import certifi
-import urllib3
-from urllib3 import exceptions as http_errors
+import requests
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_netrc_auth
+from urllib3 import exceptions as urllib3_errors
 from urllib3.response import BaseHTTPResponse
+
+from avdata.sources.types import TransferError, host_of
+from avdata.storage.remote import redact_url
+from avdata.storage.retry import retry_after
 
 CONNECT_TIMEOUT_S = 15.0
 
@@ -31,100 +37,27 @@ MAX_RETRY_AFTER_S = 600.0
 
 _MAX_REDIRECTS = 10
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-_OVERLOADED = frozenset({429, 503})
+_MAX_HOSTS = 32
 
 _RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 
-_SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+_CERTIFICATE_HINT = "If a proxy inspects TLS, set SSL_CERT_FILE to its certificate authority."
 
-_PROXY_HINT = "If a proxy inspects TLS, set SSL_CERT_FILE to its certificate authority."
+_PROXY_HINT = "Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
 
 _OFFLINE_HINT = "Check the network connection of this machine."
-
-
-class TransferError(Exception):
-    """Failure of one attempt to download a file.
-
-    Attributes:
-        retryable: whether a later attempt at the same URL may succeed.
-        wait: delay in seconds that the server requested with `Retry-After`.
-        status: HTTP status, if any.
-        overloaded: whether the server asked for fewer requests.
-        server: server of the request, if it is not the one of the manifest's URL.
-        hint: what the user can do.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        retryable: bool = False,
-        wait: float | None = None,
-        status: int | None = None,
-        hint: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.retryable = retryable
-        self.wait = wait
-        self.status = status
-        self.overloaded = status in _OVERLOADED or (status is not None and wait is not None)
-        self.hint = hint
-        self.server: str | None = None
-
-
-def host_of(url: str) -> str:
-    """Return the host and port of a URL, without credentials.
-
-    >>> host_of("https://me:secret@example.org:8443/a?b=c")
-    'example.org:8443'
-    """
-    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 class HttpClient:
     """Connections to any number of hosts, shared by the threads of a download."""
 
     def __init__(self, size: int) -> None:
-        self._size = size
-        self._proxies = urllib.request.getproxies()
-        self._pools: dict[tuple[str | None, str], urllib3.PoolManager] = {}
-        self._lock = threading.Lock()
+        self._session = _make_session(size)
         self._active: set[BaseHTTPResponse] = set()
-        self._agent = f"avdata/{version('avdata')}"
-
-    def _pool(self, url: str) -> urllib3.PoolManager:
-        parts = urlsplit(url)
-        proxy = self._proxies.get(parts.scheme)
-        if proxy and urllib.request.proxy_bypass(parts.hostname or ""):
-            proxy = None
-        with self._lock:
-            if (proxy, parts.scheme) not in self._pools:
-                self._pools[proxy, parts.scheme] = self._make_pool(proxy, parts.scheme)
-            return self._pools[proxy, parts.scheme]
-
-    def _make_pool(self, proxy: str | None, scheme: str) -> urllib3.PoolManager:
-        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
-        # Loading the certificates takes 0.1 s.
-        secure = "https" in (scheme, urlsplit(proxy or "").scheme)
-        context = _certificates() if secure else None
-        if proxy is None:
-            return urllib3.PoolManager(
-                32, maxsize=self._size, timeout=timeout, retries=False, ssl_context=context
-            )
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        login = f"{parts.username}:{parts.password or ''}" if parts.username else None
-        return urllib3.ProxyManager(
-            parts.geturl(),
-            32,
-            proxy_headers=urllib3.make_headers(proxy_basic_auth=login),
-            maxsize=self._size,
-            timeout=timeout,
-            retries=False,
-            ssl_context=context,
-            proxy_ssl_context=context,
-        )
+        self._is_aborted = False
+        self._headers = {"User-Agent": f"avdata/{version('avdata')}"}
+        # Proxy, certificates and login of each server: reading them takes 0.1 ms.
+        self._servers: dict[tuple[str, str], tuple[Any, tuple[str, str] | None]] = {}
 
     @contextmanager
     def open(
@@ -132,13 +65,18 @@ class HttpClient:
     ) -> Iterator[BaseHTTPResponse]:
         """Return a response with unread body and status 200, 206 or 416; follow redirects.
 
+        The body is yielded as sent, without decoding of its `Content-Encoding`.
+
         Raises:
             TransferError: there is no such response.
         """
         with _transfer_errors(url):
-            response = self._follow(url, headers, method, body)
+            response = self._send(url, headers, method, body)
             self._active.add(response)
             try:
+                if self._is_aborted:
+                    msg = "aborted"
+                    raise TransferError(msg)
                 _check_status(response, url)
                 yield response
             finally:
@@ -148,40 +86,26 @@ class HttpClient:
                 else:
                     response.close()
 
-    def _follow(
+    def _send(
         self, url: str, headers: Mapping[str, str], method: str, body: bytes | None
     ) -> BaseHTTPResponse:
-        request_headers = {"User-Agent": self._agent, "Accept-Encoding": "identity", **headers}
-        seen = {url}
-        for _ in range(_MAX_REDIRECTS):
-            response = self._pool(url).request(
-                method,
-                url,
-                headers=request_headers,
-                body=body,
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            target = response.headers.get("Location")
-            if response.status not in _REDIRECTS or not target:
-                return response
-            response.drain_conn()
-            response.release_conn()
-            location = urljoin(url, target)
-            _check_redirect(url, location, seen)
-            if host_of(location) != host_of(url):
-                request_headers = {
-                    name: value
-                    for name, value in request_headers.items()
-                    if name.lower() not in _SECRET_HEADERS
-                }
-            url = location
-        msg = f"more than {_MAX_REDIRECTS} redirects"
-        raise TransferError(msg)
+        server = urlsplit(url)[:2]
+        if server not in self._servers:
+            settings = self._session.merge_environment_settings(url, {}, True, None, None)
+            self._servers[server] = settings, get_netrc_auth(url)
+        settings, login = self._servers[server]
+        merged = CaseInsensitiveDict({**self._headers, **headers})
+        # Session.request takes four times as long, which counts for many small files.
+        request = requests.PreparedRequest()
+        auth = None if "Authorization" in merged else login
+        request.prepare(method, url, headers=merged, data=body, auth=auth)
+        timeout = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+        response: BaseHTTPResponse = self._session.send(request, timeout=timeout, **settings).raw
+        return response
 
     def abort(self) -> None:
-        """Close all responses that are being read, to wake up the threads that wait for bytes."""
+        """Shut down all responses, to wake up the threads that wait for bytes; `open` raises from now on."""
+        self._is_aborted = True
         for response in tuple(self._active):
             # A response that ended in the meantime has no socket.
             with contextlib.suppress(ValueError, RuntimeError, OSError, NotImplementedError):
@@ -189,38 +113,83 @@ class HttpClient:
 
     def close(self) -> None:
         """Close all keep-alive connections."""
-        for pool in self._pools.values():
-            pool.clear()
+        self._session.close()
 
 
-def _certificates() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.load_verify_locations(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
-    return context
+def _make_session(size: int) -> requests.Session:
+    """Return a session of at most `size` kept connections per host, without cookies."""
+    logging.getLogger("urllib3.connection").addFilter(_redact_record)
+    session = _Session()
+    session.max_redirects = _MAX_REDIRECTS
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+    session.mount("http://", HTTPAdapter(pool_connections=_MAX_HOSTS, pool_maxsize=size))
+    session.mount("https://", _TlsAdapter(pool_connections=_MAX_HOSTS, pool_maxsize=size))
+    return session
 
 
-def _check_redirect(url: str, location: str, seen: set[str]) -> None:
-    if location in seen:
-        msg = f"redirect loop at {_bare(location)}"
-        raise TransferError(msg)
-    seen.add(location)
-    scheme = urlsplit(location).scheme
-    if scheme not in ("https", urlsplit(url).scheme):
-        msg = f"unsupported redirect from {urlsplit(url).scheme} to {_bare(location)}"
-        raise TransferError(msg)
+def _redact_record(record: logging.LogRecord) -> bool:
+    # urllib3 logs URLs with the secrets of signed links.
+    record.msg, record.args = redact_url(record.getMessage()), ()
+    return True
 
 
-def _bare(url: str) -> str:
-    # Signed links have a secret in the query.
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{host_of(url)}{parts.path}"
+class _TlsAdapter(HTTPAdapter):
+    """Adapter whose connections share one TLS context: loading the certificates takes 0.1 s."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._context: ssl.SSLContext | None = None
+        self._lock = threading.Lock()
+
+    def build_connection_pool_key_attributes(self, *arguments: Any, **options: Any) -> Any:
+        server, settings = super().build_connection_pool_key_attributes(*arguments, **options)
+        with self._lock:
+            if self._context is None:
+                self._context = ssl.create_default_context()
+                self._context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+        return server, {**settings, "ssl_context": self._context}
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        if verify is True:
+            return
+        try:
+            super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
+        except OSError as error:
+            raise TransferError(str(error), hint="Check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.") from error
+
+
+class _Session(requests.Session):
+    """Session that rejects redirect loops and insecure redirects."""
+
+    def rebuild_method(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        # A git-LFS server redirects the POST to a renamed repository with 301, and git-lfs repeats it.
+        if response.status_code in (301, 302):
+            response.status_code = 307
+        super().rebuild_method(prepared_request, response)
+
+    def rebuild_proxies(self, prepared_request: requests.PreparedRequest, proxies: Any) -> Any:
+        # requests would use the last server's proxy also for a server in NO_PROXY.
+        return super().rebuild_proxies(prepared_request, {})  # type: ignore[no-untyped-call]
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Check the redirect, then drop a login that is meant for another server."""
+        target = prepared_request.url or ""
+        if target in (response.url, *(earlier.url for earlier in response.history)):
+            msg = f"redirect loop at {target}"
+            raise TransferError(msg)
+        scheme = urlsplit(response.url).scheme
+        if urlsplit(target).scheme not in ("https", scheme):
+            msg = f"unsupported redirect from {scheme} to {target}"
+            raise TransferError(msg)
+        if self.should_strip_auth(response.url, target):  # type: ignore[no-untyped-call]
+            super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
 
 
 def _check_status(response: BaseHTTPResponse, url: str) -> None:
     status = response.status
     if status in (200, 206, 416):
         return
-    wait = _retry_after(response.headers.get("Retry-After"))
+    wait = retry_after(response.headers.get("Retry-After"))
     exhausted = response.headers.get("x-ratelimit-remaining") == "0"
     retryable = status in _RETRYABLE_STATUSES or (status == 403 and (wait is not None or exhausted))
     hint = None
@@ -238,44 +207,41 @@ def _check_status(response: BaseHTTPResponse, url: str) -> None:
     )
 
 
-def _retry_after(value: str | None) -> float | None:
-    if not value:
-        return None
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, date.timestamp() - time.time())
-
-
 @contextmanager
 def _transfer_errors(url: str) -> Iterator[None]:
-    host = host_of(url)
     try:
         yield
-    except http_errors.SSLError as error:
-        rejected = "CERTIFICATE_VERIFY_FAILED" in str(error) or "doesn't match" in str(error)
-        msg = f"no TLS connection to {host}: {error}"
-        raise TransferError(msg, retryable=not rejected, hint=_PROXY_HINT) from error
-    except http_errors.ProxyError as error:
-        msg = f"no connection to {host} through the proxy: {error}"
-        raise TransferError(
-            msg, retryable=True, hint="Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
-        ) from error
-    except http_errors.NameResolutionError as error:
-        msg = f"unknown host {host}"
-        raise TransferError(msg, retryable=True, hint=_OFFLINE_HINT) from error
-    except http_errors.NewConnectionError as error:
-        msg = f"no connection to {host}: {error}"
-        raise TransferError(msg, retryable=True, hint=_OFFLINE_HINT) from error
-    except http_errors.TimeoutError as error:
-        msg = f"no response from {host} within {READ_TIMEOUT_S:g} s"
-        raise TransferError(msg, retryable=True) from error
-    except (http_errors.LocationParseError, http_errors.URLSchemeUnknown) as error:
-        msg = f"invalid URL: {error}"
-        raise TransferError(msg) from error
-    except (http_errors.HTTPError, ssl.SSLError, ConnectionError, TimeoutError) as error:
-        msg = f"connection to {host} lost: {error}"
-        raise TransferError(msg, retryable=True) from error
+    except (OSError, urllib3_errors.HTTPError) as error:
+        raise _transfer_error(host_of(url), _cause(error)) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return urllib3's error within an error of requests, whose message contains the URL."""
+    if isinstance(error, requests.RequestException) and error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    if isinstance(error, urllib3_errors.MaxRetryError) and error.reason:
+        error = error.reason
+    return error
+
+
+def _transfer_error(host: str, error: BaseException) -> TransferError:
+    retryable, hint = True, None
+    match error:
+        case urllib3_errors.SSLError():
+            retryable = not any(isinstance(cause, ssl.SSLCertVerificationError) for cause in error.args)
+            msg, hint = f"no TLS connection to {host}: {error}", _CERTIFICATE_HINT
+        case urllib3_errors.ProxyError():
+            msg, hint = f"no connection to {host} through the proxy: {error}", _PROXY_HINT
+        case urllib3_errors.NameResolutionError():
+            msg, hint = f"unknown host {host}", _OFFLINE_HINT
+        case urllib3_errors.NewConnectionError():
+            msg, hint = f"no connection to {host}: {error}", _OFFLINE_HINT
+        case urllib3_errors.TimeoutError():
+            msg = f"no response from {host} within {READ_TIMEOUT_S:g} s"
+        case requests.TooManyRedirects():
+            retryable, msg = False, f"more than {_MAX_REDIRECTS} redirects"
+        case requests.RequestException() | urllib3_errors.LocationValueError():
+            retryable, msg = False, f"invalid request to {host}: {error}"
+        case _:
+            msg = f"connection to {host} lost: {error}"
+    return TransferError(msg, retryable=retryable, hint=hint)

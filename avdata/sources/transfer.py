@@ -13,9 +13,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from avdata.sources.fetcher import AttemptLog, FailedFile, FetchedFile, Fetcher
-from avdata.sources.http import TransferError
 from avdata.sources.rate_limit import Cancelled
-from avdata.sources.types import FileRequest
+from avdata.sources.types import FileRequest, TransferError
 
 SMALL_FILE_CONNECTIONS = 16
 

@@ -1,28 +1,30 @@
 """URL schemes of manifests: how each URL leads to the current location of the bytes.
 
     https://HOST/PATH             a file; {path} is replaced by the quoted path from the source's table
-    lfs+https://HOST/REPO.git     a git-LFS object, requested by checksum and size, without login
+    lfs+https://HOST/REPO.git     a git-LFS object, requested by checksum and size
     gdrive:ID                     a file on Google Drive, behind its confirmation page
     kaggle:OWNER/DATASET          a dataset's archive on Kaggle; /versions/N selects a version
     hf:datasets/OWNER/NAME[@REVISION]/PATH   a file on the Hugging Face Hub
 
 `//` after the colon is optional for the last three. `http` in place of `https` is for local servers.
+Logins for https and lfs+https are read from `~/.netrc`.
 To add a scheme, write a subclass of `UrlScheme` and add it to `SCHEMES`.
 """
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
 
 from avdata.sources.git_lfs import LfsClient, is_pointer
-from avdata.sources.http import HttpClient, TransferError, host_of
-from avdata.sources.types import FileRequest, ResolvedUrl
+from avdata.sources.types import FileRequest, ResolvedUrl, TransferError, host_of
+
+if TYPE_CHECKING:
+    from avdata.sources.http import HttpClient
 
 DRIVE_URL = "https://drive.google.com/uc?export=download&id={id}"
 
@@ -220,14 +222,14 @@ class _Kaggle(UrlScheme):
 
 def _kaggle_headers() -> dict[str, str]:
     from kagglehub.config import get_kaggle_credentials  # noqa: PLC0415
+    from urllib3.util import make_headers  # noqa: PLC0415
 
     credentials = get_kaggle_credentials()
     if credentials is None:
         return {}
     if credentials.api_key:
         return {"Authorization": f"Bearer {credentials.api_key}"}
-    pair = base64.b64encode(f"{credentials.username}:{credentials.key}".encode()).decode()
-    return {"Authorization": f"Basic {pair}"}
+    return make_headers(basic_auth=f"{credentials.username}:{credentials.key}")
 
 
 class _HuggingFace(UrlScheme):

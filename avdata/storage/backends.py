@@ -2,12 +2,15 @@
 
 To add a backend, add a row to `BACKENDS`. Errors are recognized by the name of their type, so that no client
 has to be imported.
+
+docs/decisions/0006-fsspec-clients.md says why the clients are fsspec's and not obstore, which a fork breaks.
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 _REFUSED_STATUSES = frozenset({401, 403})
@@ -24,6 +27,7 @@ class StorageBackend:
         package: distribution to install for its fsspec client; None if avdata depends on it.
         extra: extra of avdata that installs `package`; None if there is none.
         filesystem: `module:class` of the client, where it is not the one that fsspec registers.
+        options: arguments of the client; a value in the user's configuration of fsspec replaces one.
         atomic_uploads: whether an upload becomes visible only when it is complete.
         modified_key: key of the modification time in a listing; None if listings have none.
         refused_errors: error type names that mean "no permission", besides `PermissionError`.
@@ -35,6 +39,7 @@ class StorageBackend:
     package: str | None = None
     extra: str | None = None
     filesystem: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     atomic_uploads: bool = False
     modified_key: str | None = None
     refused_errors: frozenset[str] = frozenset()
@@ -49,6 +54,9 @@ class StorageBackend:
         return f"pip install 'avdata[{self.extra}]'" if self.extra else f"pip install {self.package}"
 
 
+_AIOHTTP_SESSION = {"trust_env": True}
+"""Setting with which aiohttp uses the proxies of the environment (`HTTPS_PROXY`), as other clients do."""
+
 _AIOHTTP_UNREACHABLE = frozenset(
     {"ClientConnectorError", "ClientConnectorDNSError", "ConnectionTimeoutError"}
 )
@@ -56,12 +64,18 @@ _AIOHTTP_UNREACHABLE = frozenset(
 BACKENDS = (
     StorageBackend(("file",), modified_key="mtime"),
     StorageBackend(
-        ("https", "http"), package="aiohttp", extra="remote", unreachable_errors=_AIOHTTP_UNREACHABLE
+        ("https", "http"),
+        package="aiohttp",
+        extra="remote",
+        options={"client_kwargs": _AIOHTTP_SESSION},
+        unreachable_errors=_AIOHTTP_UNREACHABLE,
     ),
     StorageBackend(
         ("s3", "s3a"),
         package="s3fs",
         extra="remote",
+        # As many as the shard cache requests at once: botocore's default of 10 makes the others wait.
+        options={"config_kwargs": {"max_pool_connections": 32}},
         atomic_uploads=True,
         modified_key="LastModified",
         refused_errors=frozenset({"NoCredentialsError"}),
@@ -74,6 +88,7 @@ BACKENDS = (
         # The class that gcsfs registers since 2026 queries the bucket's type by gRPC, and gRPC ends a process
         # that is forked afterwards, as torch's DataLoader does (https://github.com/grpc/grpc/issues/32758).
         filesystem="gcsfs.core:GCSFileSystem",
+        options={"session_kwargs": _AIOHTTP_SESSION},
         atomic_uploads=True,
         modified_key="updated",
         refused_prefixes=("Forbidden: ",),
@@ -111,14 +126,16 @@ def find_backend(url: str) -> StorageBackend:
 
 def open_client(backend: StorageBackend, url: str) -> tuple[Any, str]:
     """Return the backend's fsspec file system and the path of `url` in it."""
-    if backend.filesystem is None:
-        import fsspec  # noqa: PLC0415
+    import fsspec  # noqa: PLC0415
 
-        files, path = fsspec.core.url_to_fs(url)
+    configured = {name for scheme in backend.schemes for name in fsspec.config.conf.get(scheme, {})}
+    options = {name: value for name, value in backend.options.items() if name not in configured}
+    if backend.filesystem is None:
+        files, path = fsspec.core.url_to_fs(url, **options)
         return files, path
     module, _, name = backend.filesystem.partition(":")
     client = getattr(importlib.import_module(module), name)
-    return client(), client._strip_protocol(url)
+    return client(**options), client._strip_protocol(url)
 
 
 def is_missing(error: Exception) -> bool:

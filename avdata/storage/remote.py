@@ -13,6 +13,8 @@ from avdata.errors import AvdataError, UsageError
 from avdata.storage.backends import SCHEMES, find_backend, open_client
 from avdata.storage.paths import cache_dir
 
+_SECRETS = re.compile(r"(https?://)(?:[^/@\s]*@)?([^?\s'\")]*)(?:\?[^\s'\")]*[^\s'\").,:;])?")
+
 
 def is_url(location: object) -> bool:
     """Whether a location is a URL rather than a path.
@@ -82,9 +84,11 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
 
 def redact_url(text: object) -> str:
-    """Return a text without user names and passwords in its URLs.
+    """Return a text without the user names, passwords and queries of its URLs.
 
-    >>> redact_url("https://me:secret@example.org/set cannot be read")
-    'https://example.org/set cannot be read'
+    Signed links have a secret in the query.
+
+    >>> redact_url("https://me:secret@example.org/set?signature=secret: HTTP 403")
+    'https://example.org/set: HTTP 403'
     """
-    return re.sub(r"(https?://)[^/@\s]*@", r"\1", str(text))
+    return _SECRETS.sub(r"\1\2", str(text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import TypeVar
 
@@ -39,16 +39,27 @@ def retry(
         except Exception as error:
             if not should_retry(error, attempt):
                 raise
-            requested = _retry_after(error)
+            requested = retry_after(_header(error))
             delay = min(initial_delay_s * 2 ** (attempt - 1) if requested is None else requested, MAX_DELAY_S)
             on_retry(error, delay)
         time.sleep(delay)
     raise AssertionError
 
 
-def _retry_after(error: Exception) -> float | None:
-    value = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    return float(value) if str(value).isdigit() else None
+def _header(error: Exception) -> str | None:
+    headers: Mapping[str, str] = getattr(getattr(error, "response", None), "headers", {})
+    return headers.get("Retry-After")
+
+
+def retry_after(value: str | None) -> float | None:
+    """Return the delay in seconds of a `Retry-After` header, a number or a date; None if it is neither."""
+    from urllib3 import Retry  # noqa: PLC0415
+    from urllib3.exceptions import InvalidHeader  # noqa: PLC0415
+
+    try:
+        return Retry().parse_retry_after(value) if value else None
+    except InvalidHeader:
+        return None
 
 
 def backoff(attempt: int) -> float:

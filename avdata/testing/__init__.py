@@ -6,6 +6,7 @@ write_av(root / "clap.mp4", Scene(seconds=2.5, flashes=(1.0,), beeps=(1.0,)), vc
 write_ground_truth(root, {})
 """
 
+from avdata.testing.conversion import convert_av
 from avdata.testing.media import (
     NTSC,
     Scene,
@@ -22,6 +23,7 @@ __all__ = [
     "NTSC",
     "Scene",
     "Subtype",
+    "convert_av",
     "scene_audio",
     "scene_frame",
     "write_av",

@@ -5,7 +5,6 @@ Tests measure alignment and decoders against them; `benchmarks/sync.py` prints t
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from avdata.recipe import Clip
+from avdata.testing.conversion import convert_av
 from avdata.testing.media import Scene, Subtype, scene_audio, write_av, write_wav
 
 EVENT_TIME = 1.2
@@ -93,15 +93,10 @@ def _pair(
 
 def _rotated(path: Path) -> None:
     """Write H.264 video with a display matrix that rotates it by 90°."""
-    write_av(path, SCENE, **H264)
-    data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd")
-    # The video track is the one with a height; the matrix begins 44 bytes after the box type `tkhd`.
-    while struct.unpack(">I", data[at + 80 : at + 84])[0] == 0:
-        at = data.index(b"tkhd", at + 4)
-    one = 1 << 16
-    data[at + 44 : at + 80] = struct.pack(">9i", 0, one, 0, -one, 0, 0, one * SCENE.size[1], 0, 1 << 30)
-    path.write_bytes(bytes(data))
+    upright = path.with_name(f"upright-{path.name}")
+    write_av(upright, SCENE, **H264)
+    convert_av(upright, path, input_options={"display_rotation": 90}, options={"c": "copy"})
+    upright.unlink()
 
 
 def _variable_rate() -> list[float]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 import avdata.doctor as doctor_module
 from avdata.cli.main import app
 from avdata.doctor import _Library, check_environment
+from avdata.media.decoders import DECODERS
 
 NUMPY = _Library("numpy", "import numpy", True, "arrays", "pip install numpy")
 LIBRARY_GROUPS = doctor_module._LIBRARY_GROUPS
@@ -95,3 +97,18 @@ def test_required_libraries_are_dependencies_of_the_package() -> None:
     needed = {library.name for chain in LIBRARY_GROUPS for library in chain if library.needed}
     assert needed <= dependencies
     assert {"torch", "torchvision", "av", "pyarrow"} <= needed
+
+
+def test_doctor_shows_the_ffmpeg_program_and_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = check_of("ffmpeg")
+    assert check.ok is True
+    assert f"{DECODERS['ffmpeg'].program_version()}, {shutil.which('ffmpeg')} (optional" in check.found
+    monkeypatch.setenv("PATH", "/nonexistent")
+    check = check_of("ffmpeg")
+    assert (check.ok, check.needed) == (None, False)
+    assert "Install ffmpeg" in str(check.advice)
+
+
+def test_doctor_lists_the_package_of_every_decoder() -> None:
+    names = {library.name for group in LIBRARY_GROUPS for library in group}
+    assert {decoder.package for decoder in DECODERS.values()} <= names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from typer.testing import CliRunner
 
 import avdata.cli
 import snnergy.cli
-from avdata.cli.options import load_choices
+from avdata.cli.options import load_choices, parse_task_options
 from avdata.errors import UsageError
+from avdata.recipe import load_recipe
+from avdata.shards.reader import read_info
 
 APPS = {"avdata": avdata.cli.app, "snnergy": snnergy.cli.app}
 
@@ -66,6 +69,40 @@ def test_choice_rejects_an_unknown_value(
 def test_split_by_lists_the_split_schemes_in_help(command: str) -> None:
     shown = CliRunner().invoke(avdata.cli.app, [command, "--help"], catch_exceptions=False)
     assert "official, speaker, ogmge, fold:K" in text_of(shown.output)
+
+
+def test_parse_task_options_keeps_equals_signs_and_the_last_value() -> None:
+    assert parse_task_options(["a=b=c", "labels=x,y", "a=", "b="]) == {"a": "", "labels": "x,y", "b": ""}
+
+
+@pytest.mark.parametrize("text", ["label", "=cls", ""])
+def test_parse_task_options_rejects_other_forms(text: str) -> None:
+    with pytest.raises(UsageError, match=r"the form is NAME=VALUE"):
+        parse_task_options([text])
+
+
+def test_prepare_passes_task_options_to_the_recipe(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for words in (
+        ["mock", "webdataset", "-o", str(raw), "--clips", "4"],
+        ["prepare", "webdataset", "--source", str(raw), "-o", str(out), "--workers", "0", "--set",
+         "video.size=32", "--task-option", "label=json:speaker", "--task-option", "split=test"],
+    ):  # fmt: skip
+        done = CliRunner().invoke(APPS["avdata"], words, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    info = read_info(out)
+    assert info["config"]["select"]["task_options"] == {"label": "json:speaker", "split": "test"}
+    assert (info["labels"], list(info["splits"])) == (["s0", "s1", "s2", "s3"], ["test"])
+
+
+def test_info_lists_the_task_options_of_a_recipe() -> None:
+    shown = CliRunner().invoke(APPS["avdata"], ["info", "webdataset"], catch_exceptions=False)
+    options = load_recipe("webdataset").options
+    assert options
+    for name, text in options.items():
+        assert f"{name}: {text}" in text_of(shown.output)
+    other = CliRunner().invoke(APPS["avdata"], ["info", "cremad"], catch_exceptions=False)
+    assert "task options" not in other.output
 
 
 def test_compare_help_names_its_default_fusions() -> None:

@@ -81,11 +81,11 @@ def test_prepare_quarantines_a_clip_whose_extraction_raises(
     write_damaged_media(tmp_path / "source", len(DAMAGED_CONTAINERS))
     extract: Callable[..., Any] = shard_job.extract_features
 
-    def fail(clip: Clip, config: Any) -> Any:
+    def fail(clip: Clip, *options: Any) -> Any:
         if clip.key.startswith("avi"):
             msg = "unexpected"
             raise RuntimeError(msg)
-        return extract(clip, config)
+        return extract(clip, *options)
 
     monkeypatch.setattr(shard_job, "extract_features", fail)
     done = avdata.prepare(

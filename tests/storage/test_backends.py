@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import requires
 
+import fsspec
 import pytest
 
 from avdata.errors import UsageError
@@ -15,6 +16,7 @@ from avdata.storage.backends import (
     is_missing,
     is_refused,
     is_unreachable,
+    open_client,
 )
 from avdata.storage.remote import storage_errors
 
@@ -47,6 +49,14 @@ def test_extras_of_backends_install_their_package() -> None:
 
 def test_unknown_scheme_promises_no_atomic_uploads() -> None:
     assert not find_backend("sftp://host/x").atomic_uploads
+
+
+def test_open_client_keeps_the_settings_of_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://example.org/set"
+    mine = {"client_kwargs": {"headers": {"X-Team": "speech"}}}
+    assert open_client(find_backend(url), url)[0].client_kwargs == {"trust_env": True}
+    monkeypatch.setitem(fsspec.config.conf, "https", mine)
+    assert open_client(find_backend(url), url)[0].client_kwargs == mine["client_kwargs"]
 
 
 def test_errors_are_classified() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 from types import SimpleNamespace
 
 import pytest
 
-from avdata.storage.retry import MAX_DELAY_S, backoff, retry
+from avdata.storage.retry import MAX_DELAY_S, backoff, retry, retry_after
 
 
 class ServerError(Exception):
@@ -66,6 +68,16 @@ def test_retry_raises_other_errors_at_once(delays: list[float]) -> None:
     with pytest.raises(ValueError, match="wrong"):
         call(failing(ValueError("wrong")))
     assert delays == []
+
+
+@pytest.mark.parametrize(("value", "expected"), [("7", 7.0), (" 7 ", 7.0), (None, None), ("soon", None)])
+def test_retry_after_reads_seconds(value: str | None, expected: float | None) -> None:
+    assert retry_after(value) == expected
+
+
+@pytest.mark.parametrize(("offset", "expected"), [(50, 50.0), (-50, 0.0)])
+def test_retry_after_reads_dates(offset: float, expected: float) -> None:
+    assert retry_after(formatdate(time.time() + offset, usegmt=True)) == pytest.approx(expected, abs=5)
 
 
 def test_backoff_is_random_and_bounded() -> None:

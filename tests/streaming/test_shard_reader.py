@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
-from support.dataset_servers import HUB_SET, Site, dropped, flipped, served, trickled, unavailable
+from support.dataset_servers import HUB_SET, Handler, Site, dropped, flipped, served, trickled, unavailable
 from torch.utils.data import DataLoader
 
 import avdata
 from avdata.errors import AvdataError, UsageError
 from avdata.shards.reader import read_index, read_info
+from avdata.storage.remote import open_filesystem
+from avdata.streaming import prefetch
 from avdata.streaming import shard_cache as shardcache
 from avdata.streaming.batch import AVSample
 
@@ -119,6 +124,81 @@ def test_skip_does_not_apply_to_an_unavailable_server(site: Site, tmp_path: Path
             list(rest)
 
 
+def test_open_sends_the_password_of_a_url(site: Site, synthetic_set: Path, tmp_path: Path) -> None:
+    def guarded(handler: Handler, content: bytes) -> None:
+        expected = f"Basic {base64.b64encode(b'me:secret').decode()}"
+        is_allowed = handler.headers.get("Authorization") == expected
+        handler.reply(200 if is_allowed else 401, content if is_allowed else b"")
+
+    site.always = guarded
+    data = avdata.open(site.url.replace("://", "://me:secret@"), "train", cache=tmp_path / "a")
+    assert data.keys == avdata.open(synthetic_set, "train").keys
+    with pytest.raises(AvdataError, match="401"):
+        avdata.open(site.url, cache=tmp_path / "b")
+
+
+def test_open_uses_the_credentials_of_an_aws_profile(
+    stored_set: str, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    files = type(open_filesystem(stored_set)[0])
+    files.clear_instance_cache()
+    with pytest.raises(AvdataError, match="NoCredentialsError") as caught:
+        avdata.open(stored_set, cache=tmp_path / "a")
+    assert "credentials" in str(caught.value.hint)
+    files.clear_instance_cache()
+    shardcache._filesystem.cache_clear()
+    (tmp_path / "credentials").write_text("[lab]\naws_access_key_id = key\naws_secret_access_key = secret\n")
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    data = avdata.open(stored_set, "train", cache=tmp_path / "b")
+    assert data.keys == avdata.open(synthetic_set, "train").keys
+
+
+@pytest.mark.parametrize(
+    ("url", "prefix"), [("http://talk.invalid", ""), ("gs://talk", "/download/storage/v1/b/talk/o")]
+)
+def test_open_uses_the_proxy_of_the_environment(
+    url: str, prefix: str, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(Site(synthetic_set, prefix)) as proxy:
+        for name, value in {
+            "http_proxy": proxy.url, "no_proxy": "", "NO_PROXY": "", "STORAGE_EMULATOR_HOST": "http://gs.invalid",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+        type(open_filesystem(url)[0]).clear_instance_cache()
+        data = avdata.open(url, "train", cache=tmp_path)
+    assert data.keys == avdata.open(synthetic_set, "train").keys
+
+
+def test_cache_reads_s3_with_all_its_connections(
+    bucket: str, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections = prefetch.CONCURRENT_FETCHES * shardcache.CONNECTIONS
+    together = threading.Barrier(connections, timeout=60)
+
+    def waits(handler: Handler, content: bytes) -> None:
+        try:
+            together.wait()
+        except threading.BrokenBarrierError:
+            content = b""
+        handler.reply(206 if content else 404, content)
+
+    with served(Site(synthetic_set, f"/{bucket[5:]}")) as site:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", site.url)
+        type(open_filesystem(bucket)[0]).clear_instance_cache()
+        site.always = waits
+        cache = shardcache.ShardCache(tmp_path)
+        with ThreadPoolExecutor(connections) as pool:
+            reads = [
+                pool.submit(cache.read_range, f"{bucket}/dataset.json", 0, 9) for _ in range(connections)
+            ]
+    assert {read.result() for read in reads} == {(synthetic_set / "dataset.json").read_bytes()[:9]}
+
+
 def test_open_uses_a_password_in_a_url_and_redacts_it(
     site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -220,13 +300,15 @@ def test_torch_dataloader_fetches_each_remote_shard_once(
     assert sorted(name for name, *_ in site.asked_for(".tar")) == sorted(shard["path"] for shard in shards)
 
 
-@pytest.mark.parametrize("bucket", ["gs"], indirect=True)
-def test_torch_dataloader_forks_after_gs_was_opened(
+@pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
+def test_torch_dataloader_forks_after_object_storage_was_read(
     stored_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
     data = avdata.open(stored_set, "train", cache=tmp_path)
-    got = DataLoader(data, batch_size=None, num_workers=2, collate_fn=key_of, multiprocessing_context="fork")
+    got = DataLoader(
+        data, batch_size=None, num_workers=2, collate_fn=key_of, multiprocessing_context="fork", timeout=60
+    )
     assert sorted(got) == sorted(data.keys)
 
 

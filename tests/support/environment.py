@@ -47,3 +47,13 @@ def forget() -> None:
         if not os.access(os.path.expanduser("~"), os.W_OK):
             # numba must keep librosa's functions somewhere, or refuses them.
             os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(home, "numba"))
+
+
+def put_ffmpeg_on_path() -> None:
+    """Put imageio-ffmpeg's program on PATH as `ffmpeg`, also for the processes that tests start."""
+    import imageio_ffmpeg
+
+    folder = tempfile.mkdtemp(prefix="avdata-ffmpeg-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.symlink(imageio_ffmpeg.get_ffmpeg_exe(), os.path.join(folder, "ffmpeg"))
+    os.environ["PATH"] = folder + os.pathsep + os.environ["PATH"]

@@ -81,8 +81,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.record = RecordedRequest("POST", self.path, 0, dict(self.headers))
         self.loopback.requests.append(self.record)
-        status, answer = self.loopback.posts(self.path, body)
-        self.reply(status, json.dumps(answer).encode(), {"Content-Type": "application/vnd.git-lfs+json"})
+        status, answer, *headers = self.loopback.posts(self.path, body)
+        content_type = {"Content-Type": "application/vnd.git-lfs+json"}
+        self.reply(status, json.dumps(answer).encode(), content_type | dict(*headers))
 
     def reply(self, status: int, body: bytes, headers: Mapping[str, str] = {}) -> None:
         self.send_response(status)

@@ -17,10 +17,10 @@ def killing(job: ShardJob, report: Callable[[str], None]) -> dict[str, Any]:
     key = (job.output.root.parent / KEY).read_text(encoding="utf-8")
     extract = room.extract_features
 
-    def extract_or_die(clip: Any, config: Any) -> Any:
+    def extract_or_die(clip: Any, *settings: Any) -> Any:
         if clip.key == key:
             os.kill(os.getpid(), signal.SIGSEGV)
-        return extract(clip, config)
+        return extract(clip, *settings)
 
     room.extract_features = extract_or_die
     try:

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pytest
-from matplotlib.figure import Figure
-
 import avdata
-from avdata.reporting.sample_plot import save_sample_plot
 from avdata.shards.sample import load_sample
 
 
@@ -29,17 +23,3 @@ def test_dataset_html_contains_title_and_samples(cremad_set: Path) -> None:
     assert f"{len(dataset)} samples" in html
     assert dataset[0].key in html
     assert "CREMA-D" in html
-
-
-@pytest.mark.parametrize("steps", [1, 4, 12])
-def test_save_sample_plot_keeps_the_aspect_ratio_of_frames(
-    steps: int, cremad_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: figures.append(figure))
-    sample = load_sample(cremad_set)
-    frames = np.repeat(sample.frames[:1], steps, axis=0)
-    save_sample_plot(replace(sample, frames=frames), tmp_path / "sample.png")
-    figures[0].draw_without_rendering()
-    width, height = figures[0].axes[1].get_window_extent().size
-    assert width / steps == pytest.approx(height, rel=0.12)

@@ -8,6 +8,7 @@ from avdata.config.schema import AudioConfig, Config
 from avdata.features.audio.base import AudioFeature
 from avdata.features.audio.log_mel import LogMel
 from avdata.features.audio.log_stft import LogSTFT
+from avdata.features.audio.mel_filterbank import MelFilterbank, mel_filterbank
 from avdata.features.audio.pcen import PCEN
 from avdata.features.audio.spectrogram import normalize, resize
 
@@ -19,7 +20,14 @@ def feature_bins(audio: AudioConfig) -> int:
     return audio.resize[0] if audio.resize else AUDIO_FEATURES[audio.feature].bins(audio)
 
 
-def compute_audio_feature(waveform: np.ndarray, config: Config) -> np.ndarray:
+def feature_filterbank(audio: AudioConfig) -> MelFilterbank | None:
+    """Return the filterbank that `audio.feature` needs; None if its rows are not mel bands."""
+    return mel_filterbank(audio) if AUDIO_FEATURES[audio.feature].is_mel else None
+
+
+def compute_audio_feature(
+    waveform: np.ndarray, config: Config, filterbank: MelFilterbank | None = None
+) -> np.ndarray:
     """Compute `audio.feature` of a window and cut it into steps, or repeat it for each.
 
     With `audio.layout=step`, each step has the L columns that are centered inside it.
@@ -27,12 +35,14 @@ def compute_audio_feature(waveform: np.ndarray, config: Config) -> np.ndarray:
     Args:
         waveform: float32 [n], mono at `audio.sample_rate`.
         config: the settings; `video.num_frames` is T.
+        filterbank: see `AudioFeature.compute`.
 
     Returns:
         float32 [T, F, L].
     """
     audio, steps = config.audio, config.video.num_frames
-    values = normalize(AUDIO_FEATURES[audio.feature].compute(waveform, audio), audio.normalize)
+    values = AUDIO_FEATURES[audio.feature].compute(waveform, audio, filterbank)
+    values = normalize(values, audio.normalize)
     if audio.resize:
         values = resize(values, audio.resize)
     if audio.layout == "repeat":

@@ -5,16 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from avdata.config.schema import AudioConfig
+from avdata.features.audio.mel_filterbank import MelFilterbank
 from avdata.features.audio.spectrogram import compress_log, mel_spectrogram
 
 
 class LogMel:
     """Log-mel spectrogram, on the scale of `audio.log`."""
 
+    is_mel = True
+
     def bins(self, config: AudioConfig) -> int:
         """Return the number of mel bands."""
         return config.n_mels
 
-    def compute(self, waveform: np.ndarray, config: AudioConfig) -> np.ndarray:
+    def compute(
+        self, waveform: np.ndarray, config: AudioConfig, filterbank: MelFilterbank | None = None
+    ) -> np.ndarray:
         """Compute the log-mel spectrogram, float32 [n_mels, columns]."""
-        return compress_log(mel_spectrogram(waveform, config), config)
+        return compress_log(mel_spectrogram(waveform, config, filterbank), config)

@@ -8,42 +8,30 @@ from __future__ import annotations
 import numpy as np
 
 from avdata.config.schema import AudioConfig
+from avdata.features.audio.librosa_errors import librosa_errors
+from avdata.features.audio.mel_filterbank import MelFilterbank
 from avdata.features.audio.spectrogram import mel_spectrogram
+
+ENERGY_SCALE = 2.0**31
+"""Factor that librosa's documentation recommends for samples in [-1, 1]."""
 
 
 class PCEN:
-    """Mel spectrogram with PCEN in place of the logarithm."""
+    """Mel spectrogram with `librosa.pcen` in place of the logarithm, with librosa's default parameters."""
+
+    is_mel = True
 
     def bins(self, config: AudioConfig) -> int:
         """Return the number of mel bands."""
         return config.n_mels
 
-    def compute(self, waveform: np.ndarray, config: AudioConfig) -> np.ndarray:
+    def compute(
+        self, waveform: np.ndarray, config: AudioConfig, filterbank: MelFilterbank | None = None
+    ) -> np.ndarray:
         """Compute the normalized mel spectrogram, float32 [n_mels, columns]."""
-        return pcen(mel_spectrogram(waveform, config), config.sample_rate / config.hop_length)
+        energy = mel_spectrogram(waveform, config, filterbank).astype(np.float64) * ENERGY_SCALE
+        with librosa_errors():
+            import librosa  # noqa: PLC0415  # only workers of this feature need its 200 MB
 
-
-def pcen(energy: np.ndarray, column_rate: float) -> np.ndarray:
-    """Divide each band by its smoothed recent energy, as `librosa.pcen` does.
-
-    The parameters are librosa's defaults: gain 0.98, bias 2, power 0.5 and a time constant of 0.4 s.
-    Energies are scaled by 2^31, which librosa's documentation recommends for samples in [-1, 1].
-
-    Args:
-        energy: float32 [F, columns].
-        column_rate: columns per second.
-
-    Returns:
-        float32 [F, columns].
-    """
-    gain, bias, power, time_constant_s, eps = 0.98, 2.0, 0.5, 0.4, 1e-6
-    frames = time_constant_s * column_rate
-    weight = (np.sqrt(1 + 4 * frames**2) - 1) / (2 * frames**2)
-    scaled = energy.astype(np.float64) * 2.0**31
-    smooth = np.empty_like(scaled)
-    state = np.ones(len(scaled))
-    for column in range(scaled.shape[1]):
-        state = weight * scaled[:, column] + (1 - weight) * state
-        smooth[:, column] = state
-    normalized = scaled * np.exp(-gain * (np.log(eps) + np.log1p(smooth / eps)))
-    return (bias**power * np.expm1(power * np.log1p(normalized / bias))).astype(np.float32)
+            values = librosa.pcen(energy, sr=config.sample_rate, hop_length=config.hop_length)
+        return np.asarray(values, np.float32)

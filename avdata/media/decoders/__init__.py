@@ -10,6 +10,7 @@ DECODERS = {
         VideoDecoder(
             name="pyav",
             package="av",
+            module="av",
             extra=None,
             probe="import av; av.open",
             use="opens every container",
@@ -20,11 +21,23 @@ DECODERS = {
         VideoDecoder(
             name="decord",
             package="decord",
+            module="decord",
             extra=None,
             probe="import decord; decord.VideoReader",
             use="video.decoder=decord only",
             advice="it has wheels for Linux and Windows on x86-64 only; video.decoder=pyav does without",
             unsupported_codecs=frozenset({"av1"}),
+        ),
+        VideoDecoder(
+            name="ffmpeg",
+            package="ffmpeg-python",
+            module="ffmpeg",
+            extra=None,
+            probe="import ffmpeg; ffmpeg.compile",
+            use="video.decoder=ffmpeg only",
+            advice="pip install --upgrade ffmpeg-python",
+            program="ffmpeg",
+            decodes_audio=True,
         ),
     )
 }

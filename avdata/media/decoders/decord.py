@@ -10,17 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
+from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason
 from avdata.media.packet_selection import TIME_TOLERANCE_S
 from avdata.media.types import Frame, FrameTimes
 
 
-def frames_at(path: Path, frame_times: FrameTimes, times: Sequence[float]) -> list[Frame]:
+def frames_at(
+    path: Path, frame_times: FrameTimes, times: Sequence[float], video: VideoConfig, quality: QualityConfig
+) -> list[Frame]:
     """Decode the frame on screen at each of ascending times (s).
 
     Raises:
         MediaError: UNREADABLE.
     """
+    del video, quality  # decord has no hardware decoders, and does not detect damage.
     import decord  # noqa: PLC0415
 
     latest = np.asarray(times) + TIME_TOLERANCE_S

@@ -25,14 +25,15 @@ The decoders of other codecs, such as VP6 and MJPEG, report damage only in ffmpe
 """
 
 
-def frames_at(path: Path, frame_times: FrameTimes, times: Sequence[float]) -> list[Frame]:
-    """Decode the frame on screen at each of ascending times (s), within the default limits.
+def frames_at(
+    path: Path, frame_times: FrameTimes, times: Sequence[float], video: VideoConfig, quality: QualityConfig
+) -> list[Frame]:
+    """Decode the frame on screen at each of ascending times (s).
 
     Raises:
         MediaError: see `decode_frames`.
     """
-    del frame_times  # Decoded frames carry their own timestamps.
-    quality = QualityConfig()
+    del frame_times, video  # Decoded frames carry their own timestamps, and keep their size.
     with open_container(path, quality) as container:
         stream = video_stream(container, path)
         return to_images(decode_frames(path, stream, container.demux(stream), None, times, quality), None)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import sys
+
 import librosa
 import numpy as np
 import pytest
 
 from avdata.config.presets import PRESETS
 from avdata.config.schema import Config, build_config
+from avdata.errors import AvdataError
 from avdata.features.audio import compute_audio_feature
-from avdata.features.audio.pcen import pcen
+from avdata.features.audio.mel_filterbank import mel_filterbank
+from avdata.features.audio.pcen import PCEN
 from avdata.features.audio.spectrogram import mel_spectrogram
 from avdata.testing.media import NTSC, Scene, scene_audio
 
@@ -51,14 +55,29 @@ def test_log_stft_equals_log_of_librosa_stft() -> None:
 
 
 def test_pcen_equals_librosa() -> None:
-    audio = build_config({"audio": {"power": 1.0}}).audio
+    config = build_config({"audio": {"feature": "pcen", "power": 1.0}})
     wave = np.r_[scene_audio(SCENE, 16_000), np.zeros(960, np.float32)]
-    energy = mel_spectrogram(wave, audio)
+    energy = librosa.feature.melspectrogram(
+        y=wave, sr=16_000, n_fft=1024, hop_length=80, n_mels=128, power=1.0, pad_mode="constant"
+    )
     expected = librosa.pcen(energy.astype(np.float64) * 2.0**31, sr=16_000, hop_length=80)
-    assert np.abs(pcen(energy, 16_000 / 80) - expected).max() <= 1e-5 * expected.max()
-    stored = compute_audio_feature(wave, build_config({"audio": {"feature": "pcen", "power": 1.0}}))
+    values = PCEN().compute(wave, config.audio)
+    assert values.dtype == np.float32
+    assert np.abs(values - expected).max() <= 1e-4 * expected.max()
+    stored = compute_audio_feature(wave, config)
     assert stored.shape == (4, 128, 128)
     assert np.allclose(stored[0], expected[:, :128], atol=1e-4 * expected.max())
+
+
+def test_pcen_is_computed_by_librosa(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = build_config({"audio": {"feature": "pcen"}}).audio
+    wave = scene_audio(SCENE, 16_000)
+    values, filterbank, pcen = PCEN().compute(wave, config), mel_filterbank(config), librosa.pcen
+    monkeypatch.setattr(librosa, "pcen", lambda *args, **options: 2 * pcen(*args, **options))
+    assert np.array_equal(PCEN().compute(wave, config), 2 * values)
+    monkeypatch.setitem(sys.modules, "librosa", None)
+    with pytest.raises(AvdataError, match="librosa cannot be imported"):
+        PCEN().compute(wave, config, filterbank)
 
 
 def test_steps_are_consecutive_columns_of_the_spectrogram() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from support import engine_jobs
+from support import engine_jobs, worker_modules
 from support import kill as killer
 from support.engine_jobs import Excluded, Job, exclude_item, run_items
 from support.trees import digest_tree
@@ -62,6 +63,7 @@ def _cluster() -> Iterator[Cluster]:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.cloudpickle.register_pickle_by_value(engine_jobs)
     ray.cloudpickle.register_pickle_by_value(killer)
+    ray.cloudpickle.register_pickle_by_value(worker_modules)
     yield made
     ray.shutdown()
     made.shutdown()
@@ -109,6 +111,18 @@ def test_prepare_excludes_only_the_crashing_clip_on_both_engines(
         rows = {row["key"]: row["sha256"] for row in read_index(tmp_path / engine).to_pylist()}
         assert rows == {row["key"]: row["sha256"] for row in whole if row is not whole[1]}
     assert digest_tree(tmp_path / "ray") == digest_tree(tmp_path / "local")
+
+
+def test_ray_worker_imports_neither_librosa_nor_torch(
+    cluster: Cluster, cremad_mock: Path, cremad_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avdata.pipeline.shard_job.run_shard_job", worker_modules.run_and_record_modules)
+    output = tmp_path / "out"
+    avdata.prepare("cremad", source=cremad_mock, output=output, config=FEW, workers=1, engine="ray")
+    modules = set(json.loads(worker_modules.recorded_modules(output).read_text(encoding="utf-8")))
+    assert "avdata.features.audio.mel_filterbank" in modules
+    assert not {"librosa", "numba", "torch"} & modules
+    assert digest_tree(output) == digest_tree(cremad_set)
 
 
 def test_prepare_rejects_an_unknown_engine(cremad_mock: Path, tmp_path: Path) -> None:
