@@ -40,6 +40,7 @@ def main() -> int:
         outcomes |= {row["key"]: row["reason"] for row in read_quarantine(output).to_pylist()}
     counts = Counter((key.partition("-")[0], outcome) for key, outcome in outcomes.items())
     print("| outcome | " + " | ".join(DAMAGED_CONTAINERS) + " |")
+    print("|---" * (1 + len(DAMAGED_CONTAINERS)) + "|")
     for outcome in sorted({outcome for _, outcome in counts}):
         row = " | ".join(str(counts[container, outcome]) for container in DAMAGED_CONTAINERS)
         print(f"| {outcome} | {row} |")

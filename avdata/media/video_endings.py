@@ -78,6 +78,8 @@ def _incomplete_tag(stream: BinaryIO, size: int, position: int) -> str | None:
     # There is a tag every few milliseconds; a seek and a read for each take several times as long as mmap.
     with mmap(stream.fileno(), size, access=ACCESS_READ) as view:
         while position < size:
+            if view[position] not in _FLV_TAGS:
+                return None  # Bytes after the last tag.
             if position + 11 > size:
                 return missing_bytes(size, position + 11)
             end = position + 11 + int.from_bytes(view[position + 1 : position + 4])

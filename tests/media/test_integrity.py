@@ -169,7 +169,9 @@ def test_live_file_whose_header_states_no_length_is_read(
 @pytest.mark.parametrize(
     "trailer", [b"EXTRA TRAILER from the camera app, not a box" * 9, b"\xff" * 500, bytes(100), b"abc"]
 )
-@pytest.mark.parametrize("name", ["clip.mp4", "faststart.mp4", "fragmented.mp4", "clip.mov", "clip.mkv"])
+@pytest.mark.parametrize(
+    "name", ["clip.mp4", "faststart.mp4", "fragmented.mp4", "clip.mov", "clip.mkv", "clip.flv"]
+)
 def test_bytes_after_the_end_are_ignored(
     ffmpeg_media: Path, tmp_path: Path, name: str, trailer: bytes
 ) -> None:
