@@ -56,6 +56,7 @@ def concatenate(folder: Path, parts: list[Path], target: Path) -> Path:
         ("mp4", {"vcodec": "libx264", "acodec": "aac"}),
         ("mkv", {"vcodec": "libx264", "acodec": "aac"}),
         ("flv", {"vcodec": "libx264", "acodec": "aac"}),
+        ("ts", {"vcodec": "libx264", "acodec": "aac"}),
         ("webm", {"vcodec": "libvpx", "acodec": "libopus"}),
     ],
 )
@@ -134,6 +135,9 @@ ORDINARY: dict[str, dict[str, Any]] = {
     "ogg": {"vcodec": None, "acodec": "libvorbis"},
     "mp3.avi": {"vcodec": "mpeg4", "acodec": "libmp3lame"},
     "ac3.avi": {"vcodec": "mpeg4", "acodec": "ac3"},
+    "ts": {"vcodec": "libx264", "acodec": "aac"},
+    "mpg": {"vcodec": "mpeg1video", "acodec": "mp2"},
+    "wmv": {"vcodec": "wmv2", "acodec": "wmav2"},
     "mp3": {"vcodec": None, "acodec": "libmp3lame"},
     "flac": {"vcodec": None, "acodec": "flac"},
 }

@@ -14,12 +14,14 @@ from support.trees import digest_tree
 
 import avdata
 from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
+from avdata.config.schema import AudioConfig
 from avdata.errors import AvdataError, SourceError, UsageError
-from avdata.pipeline import finalize
+from avdata.pipeline import plan_checks
 from avdata.pipeline.engines.base import NO_ITEM
 from avdata.pipeline.output_dir import LocalOutput
 from avdata.pipeline.planning import plan_preparation
 from avdata.pipeline.shard_job import ShardJob, run_shard_job
+from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.shards.reader import read_index, read_info, read_quarantine
 
 SETTINGS = {"video": {"size": 32}, "shards": {"samples_per_shard": 3}}
@@ -361,17 +363,20 @@ def test_prepare_warns_once_if_more_than_one_percent_use_the_audio_of_the_video(
         return [record.getMessage() for record in caplog.records if "container_audio" in record.getMessage()]
 
     (warning,) = warnings()
-    assert "2 of 14 samples use the audio of the video" in warning
+    assert "audio files of 2 of 14 clips are missing" in warning
     assert "--audio-source wav" in warning
     assert warnings(source="wav") == []
     assert warnings(source="container") == []
 
 
-@pytest.mark.parametrize(("count", "is_expected"), [(0, False), (74, False), (75, True), (7_438, True)])
+@pytest.mark.parametrize(("count", "is_expected"), [(0, False), (2, False), (3, True), (200, True)])
 def test_one_percent_of_container_audio_needs_no_warning(
     count: int, is_expected: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    finalize._warn_about_container_audio(count, 7_438)
+    clip = avdata.Clip(key="k", label="a", group="g", split="train", video=Path("v"), audio=Path("a"))
+    complete, incomplete = (ValidClip(clip, None, audio) for audio in (SourceFile("a", "0" * 64, 1), None))
+    candidates = [incomplete] * count + [complete] * (200 - count)
+    plan_checks.warn_about_container_audio(candidates, AudioConfig())
     assert bool(caplog.records) is is_expected
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason
 from avdata.media.audio_timeline import AudioTimeline, check_audio_packets, too_long
-from avdata.media.container import check_container
+from avdata.media.container import check_container, demuxer_options
 from avdata.media.decoders.ffmpeg_log import AudioFrame, AudioLog, VideoLog
 from avdata.media.downmix import Channel, Downmixer
 from avdata.media.ffmpeg_program import (
@@ -69,7 +69,7 @@ def frames_at(
         MediaError: UNREADABLE, NO_FRAMES, NO_VIDEO_STREAM, TOO_LARGE, CORRUPT_FRAMES, TIMEOUT or an error of
             `check_container`.
     """
-    decoder = _FrameDecoder(path, str(frame_times.metadata.get("video_codec")), video, quality)
+    decoder = _FrameDecoder(path, frame_times, video, quality)
     requested = _frames_on_screen(frame_times.times, times)
     frames = decoder.decode(requested, frame_times.times)
     if not _are_requested(frames, requested):
@@ -106,12 +106,17 @@ class _FrameDecoder:
         log: facts from the log of the last run.
     """
 
-    def __init__(self, path: Path, codec: str, video: VideoConfig, quality: QualityConfig) -> None:
-        self._path, self._codec, self._max_pixels = path, codec, quality.max_pixels
+    def __init__(
+        self, path: Path, frame_times: FrameTimes, video: VideoConfig, quality: QualityConfig
+    ) -> None:
+        self._path, self._max_pixels = path, quality.max_pixels
+        self._codec = str(frame_times.metadata.get("video_codec"))
+        # `V` are the video streams without cover images.
+        self._stream = "V:0" if frame_times.stream_index is None else str(frame_times.stream_index)
         self._deadline = time.monotonic() + TIMEOUT_SHARE * quality.timeout
         self._format = check_container(path)
         self._options = {} if video.hwaccel is None else {"hwaccel": video.hwaccel}
-        self.log = VideoLog(codec)
+        self.log = VideoLog(self._codec)
 
     def decode(self, requested: np.ndarray, known: np.ndarray) -> list[Frame]:
         """Decode the frames at the requested times, of all known times; both in s, ascending."""
@@ -146,8 +151,8 @@ class _FrameDecoder:
         return times
 
     def _video(self) -> Any:
-        # `V` are the video streams without cover images.
-        return input_file(self._path, self._format, max_pixels=self._max_pixels, **self._options)["V:0"]
+        file = input_file(self._path, self._format, max_pixels=self._max_pixels, **self._options)
+        return file[self._stream]
 
     def _run(self, stream: Any, max_decoded: int | None) -> list[np.ndarray]:
         self.log = VideoLog(self._codec, max_decoded)
@@ -189,17 +194,19 @@ def _read_ppm(stream: IO[bytes], max_pixels: int) -> np.ndarray | None:
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
-def decode_audio(path: Path, quality: QualityConfig, channel: Channel = "mix") -> AudioTrack:
-    """Decode a file's first audio track to mono.
+def decode_audio(
+    path: Path, quality: QualityConfig, stream_index: int, channel: Channel = "mix"
+) -> AudioTrack:
+    """Decode the audio track of a file with the given index among all streams to mono.
 
     ffmpeg converts a track to the rate and channels of its first frame. If they change, it is decoded again
     without that conversion.
 
     Raises:
-        MediaError: UNREADABLE, NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, TIMEOUT or an error of
-            `check_container`.
+        MediaError: UNREADABLE, NO_AUDIO_STREAM, UNDECODABLE_AUDIO, CORRUPT_AUDIO, TOO_LONG, TIMEOUT or an
+            error of `check_container`.
     """
-    decoder = _AudioDecoder(path, quality)
+    decoder = _AudioDecoder(path, quality, stream_index)
     downmixer = Downmixer(channel)
     mono = decoder.decode(downmixer)
     frames = decoder.log.frames
@@ -233,8 +240,9 @@ class _AudioDecoder:
         log: facts from the log of the last run.
     """
 
-    def __init__(self, path: Path, quality: QualityConfig) -> None:
+    def __init__(self, path: Path, quality: QualityConfig, stream_index: int) -> None:
         self._path, self._max_seconds = path, quality.max_seconds
+        self._stream_index = stream_index
         self._deadline = time.monotonic() + TIMEOUT_SHARE * quality.timeout
         self._format = check_container(path)
         self.log = AudioLog()
@@ -247,10 +255,11 @@ class _AudioDecoder:
             frames: the frames of a track whose rate or channels change, to keep those of each frame.
 
         Raises:
-            MediaError: UNREADABLE, NO_AUDIO_STREAM, TOO_LONG or TIMEOUT.
+            MediaError: UNREADABLE, NO_AUDIO_STREAM, UNDECODABLE_AUDIO, TOO_LONG or TIMEOUT.
         """
         self.log = AudioLog()
-        audio = input_file(self._path, self._format)["a:0"].filter("ashowinfo")
+        file = input_file(self._path, self._format, **demuxer_options(self._path, self._format))
+        audio = file[str(self._stream_index)].filter("ashowinfo")
         if frames:
             # With one rate for all frames, ffmpeg does not resample; channels that a frame lacks are silent.
             count = max(frame.channels for frame in frames)
@@ -266,7 +275,7 @@ class _AudioDecoder:
         self.log.check_opened(self._path, QuarantineReason.NO_AUDIO_STREAM)
         if not len(samples) or not self.log.frames:
             detail = f"{self._path.name}: no audio sample could be decoded"
-            raise MediaError(QuarantineReason.NO_AUDIO_STREAM, detail)
+            raise MediaError(QuarantineReason.UNDECODABLE_AUDIO, detail)
         return samples
 
     def _read_mono(
