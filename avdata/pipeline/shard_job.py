@@ -74,8 +74,8 @@ class ShardJob:
 
 def _identity(candidate: ValidClip) -> dict[str, Any]:
     clip = {name: getattr(candidate.clip, name) for name in _FINGERPRINT_FIELDS}
-    audio = candidate.audio and _file_entry(candidate.audio)
-    return {"clip": clip, "video": _file_entry(candidate.video), "audio": audio}
+    files = {"video": candidate.video, "audio": candidate.audio}
+    return {"clip": clip, **{role: file and _file_entry(file) for role, file in files.items()}}
 
 
 # The location of the source folder does not change any byte; paths below it and checksums do.
@@ -186,7 +186,6 @@ def _sample(
     }
     facts |= {
         "key": clip.key,
-        "frame_times": list(features.frame_times),
         "sources": _sources(candidate),
         "media": features.source,
         **_steps(job, candidate, features),
@@ -194,6 +193,8 @@ def _sample(
     # Readers infer the JSON's types from the first sample, and an empty list has no type.
     if flags:
         facts["flags"] = flags
+    if features.frame_times:
+        facts["frame_times"] = list(features.frame_times)
     if clip.extras:
         facts["extras"] = dict(clip.extras)
     return encode_members(features, label, facts, job.config), row
