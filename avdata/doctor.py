@@ -23,6 +23,7 @@ from avdata.media.decoders import DECODERS
 from avdata.media.ffmpeg_program import INSTALL_ADVICE, ffmpeg_version, find_ffmpeg
 from avdata.storage.backends import BACKENDS
 from avdata.storage.paths import cache_dir
+from avdata.subprocesses import python_command, python_environment
 
 PROBE_TIMEOUT_S = 120
 
@@ -210,7 +211,7 @@ def _run_probes(probes: Sequence[str]) -> tuple[str, str]:
     """Return the output of one process, one line per probe, and how the process ended."""
     try:
         done = subprocess.run(  # noqa: S603  # this interpreter, and lines of this file
-            [sys.executable, "-c", _PROBE_SCRIPT],
+            python_command("-c", _PROBE_SCRIPT), env=python_environment(),
             input=json.dumps(probes), capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as late:
