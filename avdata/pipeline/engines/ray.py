@@ -207,7 +207,7 @@ def _job_config(ray: Any) -> Any:
 
     class JobConfig(ray.job_config.JobConfig):  # type: ignore[misc]
         def _serialize(self) -> Any:
-            self._py_driver_sys_path = []
+            self._py_driver_sys_path: list[str] = []
             return super()._serialize()
 
     return JobConfig()
