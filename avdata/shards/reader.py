@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avdata.errors import AvdataError
-from avdata.shards.format import FORMAT_VERSION, TAR_BLOCK
+from avdata.shards.dataset_info import check_shard_paths, parse_info
+from avdata.shards.format import TAR_BLOCK
 from avdata.storage.paths import check_path_encoding
 
 if TYPE_CHECKING:
@@ -166,9 +166,13 @@ def read_index(root: str | Path, columns: list[str] | None = None) -> pa.Table:
         columns: columns to read (default: all).
 
     Raises:
-        AvdataError: the index is missing or cannot be read.
+        AvdataError: the index is missing, cannot be read, or holds an unsafe path.
     """
-    return _read_parquet(Path(root) / "index.parquet", columns)
+    path = Path(root) / "index.parquet"
+    index = _read_parquet(path, columns)
+    if "shard" in index.column_names:
+        check_shard_paths(index["shard"].unique().to_pylist(), path)
+    return index
 
 
 def read_quarantine(root: str | Path) -> pa.Table:
@@ -187,12 +191,12 @@ def read_info(root: str | Path) -> dict[str, Any]:
     """Read and parse the dataset.json of a prepared dataset.
 
     Raises:
-        AvdataError: the file is missing, is not JSON, or has another format version.
+        AvdataError: the file is missing, is not JSON, has another format version, or holds an unsafe name.
     """
     check_path_encoding(root)
     path = Path(root) / "dataset.json"
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError as error:
         msg = f"{root} is not a prepared dataset: dataset.json is missing."
         raise AvdataError(msg, hint=_missing_info_hint(Path(root))) from error
@@ -202,15 +206,7 @@ def read_info(root: str | Path) -> dict[str, Any]:
     except OSError as error:
         msg = f"{path} cannot be read ({error.strerror})"
         raise AvdataError(msg, hint="Check the permissions of the folder and its files.") from error
-    except ValueError as error:
-        msg = f"{path} cannot be read ({error})"
-        hint = "Prepare the dataset again with --overwrite, or download it again."
-        raise AvdataError(msg, hint=hint) from error
-    version = info.get("format") if isinstance(info, dict) else None
-    if version != FORMAT_VERSION:
-        msg = f"Unsupported format version in {path}: {version!r}. Supported: {FORMAT_VERSION}."
-        raise AvdataError(msg, hint="Install the avdata version that wrote it, or prepare the dataset again.")
-    return dict(info)
+    return parse_info(data, path)
 
 
 def _missing_info_hint(root: Path) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import platformdirs
 
-from avdata.errors import UsageError
+from avdata.errors import AvdataError, UsageError
 
 
 def check_path_encoding(path: object) -> None:
@@ -56,3 +57,26 @@ def is_safe_relative_path(path: str) -> bool:
     parts = PurePosixPath(path).parts
     plain = not re.search(r"[\\\0\n\t]|^[A-Za-z]:", path) and not path.startswith("/")
     return bool(parts) and ".." not in parts and plain
+
+
+def check_no_symlinks(root: Path, names: Iterable[str]) -> None:
+    """Check that no path below a folder is a symbolic link or below one.
+
+    A write, rename or removal through a link would change files outside the folder. The folder itself may be
+    a link.
+
+    Args:
+        root: folder that is written.
+        names: paths relative to it, which need not exist.
+
+    Raises:
+        AvdataError: a path, or a folder between it and `root`, is a symbolic link.
+    """
+    checked: set[PurePosixPath] = set()
+    for name in names:
+        path = PurePosixPath(name)
+        for part in (*path.parents[-2::-1], path):
+            if part not in checked and (root / part).is_symlink():
+                msg = f"{root / part} is a symbolic link, which is not followed."
+                raise AvdataError(msg, hint="Remove the link, or choose another folder.")
+            checked.add(part)

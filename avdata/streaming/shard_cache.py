@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from avdata.errors import AvdataError, UnavailableError
+from avdata.storage.atomic import open_partial
 from avdata.storage.backends import find_backend, is_missing, is_refused, is_unreachable
 from avdata.storage.paths import cache_dir
 from avdata.storage.remote import open_filesystem, redact_url
@@ -123,7 +124,8 @@ class ShardCache:
         with self._storage_errors(url):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-            partial.write_bytes(data)
+            with open_partial(partial) as out:
+                out.write(data)
             partial.replace(path)
 
     def read_range(self, url: str, offset: int, nbytes: int) -> bytes:
@@ -150,7 +152,7 @@ class ShardCache:
         """Download a shard to `partial` with concurrent range requests; return its SHA-256."""
         digest = hashlib.sha256()
         try:
-            with partial.open("wb") as out:
+            with open_partial(partial) as out:
                 with FileLock(partial.with_name("room.lock")):
                     self._evict(partial, nbytes)
                     out.truncate(nbytes)

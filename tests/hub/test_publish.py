@@ -368,7 +368,11 @@ def test_pull_replaces_an_older_version_and_fetches_only_differences(
 ) -> None:
     avdata.publish(own_set, REPO)
     shutil.copytree(own_set, tmp_path / "pulled")
-    (tmp_path / "pulled/train/cremad-train-00007-of-00008.tar").write_bytes(b"stale")
+    stale = {"path": "train/cremad-train-00007-of-00008.tar", "bytes": 5, "samples": 0, "sha256": 64 * "0"}
+    (tmp_path / "pulled" / stale["path"]).write_bytes(b"stale")
+    older = read_info(own_set)
+    older["splits"]["train"]["shards"].append(stale)
+    (tmp_path / "pulled/dataset.json").write_text(json.dumps(older), encoding="utf-8")
     shards(tmp_path / "pulled")[0].unlink()
     hub.requests.clear()
     avdata.pull(REPO, tmp_path / "pulled")
