@@ -59,8 +59,9 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
     while position + TAR_BLOCK <= end and view[position]:
         header = bytes(view[position : position + TAR_BLOCK])
         # Only `verify` uses tarfile, which checks header checksums: parsing a header with it takes 20 µs.
-        if header[257:262] != b"ustar":
-            msg = f"Missing tar header at byte {position} of the sample."
+        # Other types of members, such as pax headers, change the size and name of the next one.
+        if header[257:262] != b"ustar" or header[156] not in _REGULAR_FILE:
+            msg = f"Missing tar header of a regular file at byte {position} of the sample."
             raise AvdataError(msg)
         name = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
         member_key, _, extension = name.partition(".")
@@ -71,24 +72,31 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
             hint = "Prepare or download the dataset again: index.parquet does not match this shard."
             raise AvdataError(msg, hint=hint)
         start = position + TAR_BLOCK
-        position = start + _parse_octal(header[124:135])
-        if position > end:
+        stop = start + _parse_octal(header[124:135])
+        if stop > end:
             msg = f"Member {name} is truncated."
             raise AvdataError(msg)
-        members[extension] = view[start:position]
-        position += -position % TAR_BLOCK
+        members[extension] = view[start:stop]
+        assert stop >= start > position  # every member advances, so the loop ends
+        position = stop + -stop % TAR_BLOCK
     if not members:
         msg = "No tar member at the sample's offset."
         raise AvdataError(msg)
     return members
 
 
+_REGULAR_FILE = b"0\0"
+"""Type flags of a regular file."""
+
+_OCTAL = re.compile(rb"[0-7]+")
+
+
 def _parse_octal(field: bytes) -> int:
-    try:
-        return int(field, 8)
-    except ValueError as error:
+    # int() alone also accepts a sign, blanks, underscores and a prefix. A negative size would never end.
+    if not _OCTAL.fullmatch(field):
         msg = f"Invalid size in a tar header: {field!r}."
-        raise AvdataError(msg) from error
+        raise AvdataError(msg)
+    return int(field, 8)
 
 
 def decode_mel(members: Mapping[str, memoryview]) -> np.ndarray:
