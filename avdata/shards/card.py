@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from avdata.errors import QuarantineReason
 from avdata.shards.card_features import dataset_features
+from avdata.visualization.html import web_url
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCardData
@@ -80,7 +81,7 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
         pretty_name=info["title"],
         license=license["id"],
         license_name=license.get("name") if is_other else None,
-        license_link=license.get("link") if is_other else None,
+        license_link=web_url(license.get("link")) if is_other else None,
         task_categories=["video-classification", "audio-classification"],
         size_categories=[_size_category(sum(split["num_examples"] for split in splits))],
         tags=["webdataset", "audio-visual", "spectrogram", "avdata", "croissant"],

@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from avdata.visualization.html import web_url
+
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
 
 _CONTEXT = {
@@ -64,9 +66,9 @@ def croissant(info: Mapping[str, Any], index_sha256: str) -> bytes:
         "name": f"{info['name']}-avdata",
         "description": f"{info['title']}: aligned audio and video frames as WebDataset shards.",
         "version": f"{info['format']}.{info['recipe']['version']}.0",
-        "license": license.get("link") or license.get("name") or "unknown",
+        "license": web_url(license.get("link")) or license.get("name") or "unknown",
         "citeAs": info["citation"],
-        "url": info["source"].get("homepage"),
+        "url": web_url(info["source"].get("homepage")),
         "distribution": [_index(index_sha256), *_shards(info)],
         "recordSet": [_samples(), _labels(info)],
     }
