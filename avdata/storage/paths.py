@@ -30,11 +30,19 @@ def cache_dir() -> Path:
 
     `AVDATA_CACHE` sets it. The default is the operating system's: on Linux `$XDG_CACHE_HOME/avdata`, or
     `~/.cache/avdata` if that variable is not set.
+
+    Raises:
+        UsageError: the folder is below the home folder, and the user has none, as in a container with an
+            arbitrary user ID.
     """
     override = os.environ.get("AVDATA_CACHE")
-    if override:
-        return Path(override).expanduser()
-    return platformdirs.user_cache_path("avdata", appauthor=False)
+    try:
+        # platformdirs raises only in its newer versions; older ones return a path that begins with `~`.
+        folder = Path(override) if override else platformdirs.user_cache_path("avdata", appauthor=False)
+        return folder.expanduser()
+    except RuntimeError as error:
+        msg = "No cache folder: it would be below the home folder, and this user has none."
+        raise UsageError(msg, hint="Set AVDATA_CACHE to a writable folder.") from error
 
 
 def source_dir(name: str) -> Path:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,8 +56,13 @@ class ShardCache:
     """
 
     def __init__(self, folder: str | Path | None = None, limit: int = DEFAULT_LIMIT_BYTES) -> None:
-        self.folder = cache_dir() / "stream" if folder is None else Path(folder)
+        self._folder = folder
         self.limit = limit
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder; found on first use, since a local dataset needs none."""
+        return cache_dir() / "stream" if self._folder is None else Path(self._folder)
 
     def __contains__(self, sha256: str) -> bool:
         """Return whether a shard is cached."""
