@@ -71,6 +71,8 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
     from huggingface_hub import DatasetCardData  # noqa: PLC0415
 
     license = info["license"] or {"id": "unknown"}
+    if is_mock(info):
+        license = {"id": "other", "name": "generated-mock-media"}
     is_other = license["id"] == "other"
     splits = [
         {"name": HUB_SPLITS[name], "num_bytes": _num_bytes(split), "num_examples": split["samples"]}
@@ -78,13 +80,13 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
     ]
     size = sum(split["num_bytes"] for split in splits)
     return DatasetCardData(
-        pretty_name=info["title"],
+        pretty_name=card_title(info),
         license=license["id"],
         license_name=license.get("name") if is_other else None,
         license_link=web_url(license.get("link")) if is_other else None,
         task_categories=["video-classification", "audio-classification"],
         size_categories=[_size_category(sum(split["num_examples"] for split in splits))],
-        tags=["webdataset", "audio-visual", "spectrogram", "avdata", "croissant"],
+        tags=["webdataset", "audio-visual", "spectrogram", "avdata", "croissant", *["mock"] * is_mock(info)],
         configs=[
             {
                 "config_name": "default",
@@ -97,6 +99,16 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
             "features": dataset_features(info), "splits": splits, "download_size": size, "dataset_size": size,
         },
     )  # fmt: skip
+
+
+def is_mock(info: Mapping[str, Any]) -> bool:
+    """Return whether the source files were generated."""
+    return bool(info["source"].get("checksums") == "mock")
+
+
+def card_title(info: Mapping[str, Any]) -> str:
+    """Return the dataset's title, which states whether its media are generated."""
+    return f"{info['title']} (mock, generated media)" if is_mock(info) else str(info["title"])
 
 
 def _num_bytes(split: Mapping[str, Any]) -> int:
@@ -120,6 +132,7 @@ def _render_body(info: Mapping[str, Any], repo: str, *, permission: bool) -> str
     split = next(iter(info["splits"]), "train")
     return environment.get_template("card.md.jinja").render(
         info=info,
+        title=card_title(info),
         repo=repo,
         marker=Markup(CARD_MARKER),  # noqa: S704
         permission=Markup(PERMISSION) if permission else None,  # noqa: S704

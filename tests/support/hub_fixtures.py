@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import threading
@@ -74,4 +75,9 @@ def _forget_servers() -> None:
 
 @pytest.fixture
 def own_set(cremad_set: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(cremad_set, tmp_path / "set"))
+    """A dataset that states real media, since `publish` refuses generated ones."""
+    root = Path(shutil.copytree(cremad_set, tmp_path / "set"))
+    info = json.loads((root / "dataset.json").read_bytes())
+    info["source"]["checksums"] = "manifest"
+    (root / "dataset.json").write_text(json.dumps(info), encoding="utf-8")
+    return root
