@@ -12,6 +12,7 @@ from torch import Tensor
 
 import avdata
 from avdata.config.schema import Config
+from avdata.errors import UsageError
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.collate import mel_normalization
 from avdata.streaming.dataset import AVDataset
@@ -23,6 +24,9 @@ Features = Literal["stored", "waveform"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+SMALLEST = 16
+"""Smallest height and width that the network accepts, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,19 @@ def waveform_mel(data: AVDataset, device: torch.device | str | None = None) -> W
     return WaveformMel(Config.model_validate(data.info["config"]), normalization).to(device)
 
 
+def video_channels(data: AVDataset, fusion: str) -> int:
+    """Return the number of color channels of a dataset; 3 for a dataset of audio.
+
+    Raises:
+        UsageError: the dataset has no frames, and the fusion requires some.
+    """
+    frames = data.info["shape"]["frames"]
+    if frames is None and fusion != "audio":
+        msg = f"Fusion {fusion!r} requires frames, and the dataset of audio {data.name} has none."
+        raise UsageError(msg, hint="use --fusion audio")
+    return 3 if frames is None else int(frames[3])
+
+
 def to_batch(mel: Tensor, frames: Tensor, label: Tensor, weight: Tensor) -> Batch:
     """Return a batch with time first and frames normalized to floats.
 
@@ -106,6 +123,9 @@ def move_to_device(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return mel, frames, label and weight on a device. Frames stay uint8: a quarter of the bytes.
 
+    In place of the frames of a dataset of audio are black ones of the smallest size, which no network
+    reads: `video_channels` requires the fusion `audio`.
+
     Args:
         batch: batch of a loader.
         device: device of the tensors.
@@ -113,7 +133,11 @@ def move_to_device(
     """
     audio = batch.mel if mel is None else batch.waveform
     assert audio is not None
-    parts = (audio, batch.frames, batch.label, batch.weight)
+    frames = batch.frames
+    if frames is None:
+        size, steps = batch.mel.shape[:2]
+        frames = torch.zeros((size, steps, 3, SMALLEST, SMALLEST), dtype=torch.uint8)
+    parts = (audio, frames, batch.label, batch.weight)
     audio, frames, label, weight = (part.to(device, non_blocking=True) for part in parts)
     return audio if mel is None else mel(audio), frames, label, weight
 

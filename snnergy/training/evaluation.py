@@ -14,7 +14,7 @@ from torch.nn import functional
 from avdata.errors import AvdataError, escape_controls
 from avdata.streaming.dataset import AVDataset
 from avdata.streaming.loader import AVLoader
-from snnergy.data import audio_video_batches, to_device
+from snnergy.data import audio_video_batches, to_device, video_channels
 from snnergy.layers.waveform_mel import WaveformMel
 from snnergy.models.network import SNNergy, recalibrate
 from snnergy.training.diagnostics import record_firing_rates
@@ -35,8 +35,8 @@ def check_compatible(network: SNNergy, data: AVDataset) -> None:
     Raises:
         AvdataError: the dataset does not match the network.
     """
-    channels = data.info["shape"]["frames"][-1]
     config = network.config
+    channels = video_channels(data, config.fusion)
     if (config.num_classes, config.video_channels) != (len(data.labels), channels):
         msg = (
             f"Dataset does not match the network: the dataset has {len(data.labels)} labels and {channels}"

@@ -22,7 +22,7 @@ from avdata.errors import UsageError
 from avdata.progress import Progress
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
-from snnergy.data import open_split, waveform_mel
+from snnergy.data import open_split, video_channels, waveform_mel
 from snnergy.models.network import SNNergy, build
 from snnergy.training.checkpoint import check_run_folder, load, load_all, run_settings, save, write_json
 from snnergy.training.config import TrainConfig, resolve_config
@@ -114,7 +114,7 @@ class Trainer:
         self.calibration = self._open("train", shuffle=True)
         self.mel = waveform_mel(self.data, fabric.device)
         self.part = _part(config, fabric.world_size)
-        if self.part * int(self.data.info["shape"]["frames"][0]) == 1:
+        if self.part * int(self.data.info["shape"]["mel"][0]) == 1:
             msg = "Each process reads one sample of one time step at a time: too few for batch norm."
             raise UsageError(msg, hint="increase batch_size, or decrease accumulate")
         self.loader = self.data.loader(
@@ -343,9 +343,10 @@ def build_network(config: TrainConfig, data: AVDataset) -> SNNergy:
     """Return a new network for the settings and for the labels and frames of a dataset.
 
     Raises:
-        UsageError: `model_options` contains a value that another setting or the dataset determines.
+        UsageError: `model_options` contains a value that another setting or the dataset determines, or the
+            fusion requires frames and the dataset has none.
     """
-    channels = int(data.info["shape"]["frames"][3])
+    channels = video_channels(data, config.fusion)
     fixed = {"num_classes": len(data.labels), "video_channels": channels, "fusion": config.fusion}
     for name in fixed.keys() & config.model_options.keys():
         msg = f"model_options.{name}={config.model_options[name]!r} has no effect."
