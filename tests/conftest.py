@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 from filelock import FileLock
 from support import environment as surroundings
+from support.ffmpeg_media import write_media
 from support.object_stores import store
 
 import avdata
@@ -105,6 +106,12 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
         return folder
 
     return made
+
+
+@pytest.fixture(scope="session")
+def ffmpeg_media(once: Once) -> Path:
+    """Files that the ffmpeg program wrote, by the names of `support.ffmpeg_media`."""
+    return once("ffmpeg-media", write_media)
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ class TarFiles:
             MediaError: the member is empty, a git-LFS pointer or not media, or its tar has another checksum
                 than the manifest lists.
         """
-        from avdata.media.container import HEAD_BYTES, detect_format_of  # noqa: PLC0415  # as in `LocalFiles`
+        from avdata.media.formats import HEAD_BYTES, detect_format_of  # noqa: PLC0415  # as in `LocalFiles`
 
         member, name = self.tars.members[path], self.name(path)
         verified_by = self._check_tar(member.tar)

@@ -193,7 +193,7 @@ class LocalFiles:
         Raises:
             MediaError: the file is empty, a git-LFS pointer, not media, or has another checksum.
         """
-        from avdata.media.container import detect_format  # noqa: PLC0415  # decoding libraries load only when files are read
+        from avdata.media.formats import detect_format  # noqa: PLC0415  # decoding libraries load only when files are read
 
         name = self.name(path)
         try:
