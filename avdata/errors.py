@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Self
@@ -180,6 +181,23 @@ def error_message(error: Exception) -> str:
     "Unknown recipe 'crema'."
     """
     return error.message if isinstance(error, AvdataError) else str(error)
+
+
+_CONTROLS = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]"
+)
+"""Control characters except tab and newline, separators of lines and paragraphs, and direction marks."""
+
+
+def escape_controls(text: str) -> str:
+    r"""Return a text whose control characters and direction marks are written as escapes.
+
+    Outside data could otherwise move the cursor, set the terminal's title, or reverse what is read.
+
+    >>> escape_controls("HAP\x1b]0;title\x07 \u202egpj.exe")
+    'HAP\\x1b]0;title\\x07 \\u202egpj.exe'
+    """
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

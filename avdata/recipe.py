@@ -76,7 +76,8 @@ class Recipe:
             with the missing file's name if the folder is not this dataset. If the recipe has `options`, the
             third argument holds the given ones by name.
         mock: `(output, clips, bad, seed) -> None`, or a reference `package.module:function` to it that is
-            imported when it is called. Writes a small copy of the dataset with its `manifest.json`.
+            imported when it is called. Writes a small copy of the dataset with its `manifest.json`. None for
+            no mock.
         presets: changes to the shared presets, and presets of this recipe, by name.
         known_bad: reasons by key of clips that are broken at the source; `clips` marks them `excluded`.
         generated: whether `prepare` creates the data with `mock` and needs no source.
@@ -100,7 +101,7 @@ class Recipe:
     splits: Mapping[str, str]
     default_split: str
     clips: Callable[..., Sequence[Clip]]
-    mock: MockWriter | str
+    mock: MockWriter | str | None = None
     label_orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     background: str | None = None
     presets: Mapping[str, Overrides] = field(default_factory=dict)
@@ -174,8 +175,14 @@ class Recipe:
         """Return the function that writes the mock, importing its module if `mock` is a reference.
 
         Raises:
+            UsageError: the recipe has no mock.
             AvdataError: the reference does not resolve to a function.
         """
+        if self.mock is None:
+            msg = f"The recipe {self.name} has no mock: it cannot generate a small copy of the dataset."
+            raise UsageError(
+                msg, hint="Use --source with files of the dataset, and --limit for a few of them."
+            )
         if not isinstance(self.mock, str):
             return self.mock
         try:

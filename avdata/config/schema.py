@@ -196,7 +196,7 @@ class SelectConfig(_Settings):
         "keep", description="train clips whose group is also in val or test"
     )
     limit: int | None = Field(
-        None, ge=1, description="prepare at most this many clips, balanced over splits and labels"
+        None, ge=1, description="prepare at most this many clips, in the proportions of splits and labels"
     )
     task_options: Mapping[str, str] = Field(
         default_factory=dict, description="options of the recipe by name; see `avdata info RECIPE`"

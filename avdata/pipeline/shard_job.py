@@ -28,7 +28,7 @@ from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.recipe import Clip
 from avdata.shards.writer import ShardWriter, encode_members
 from avdata.sources.object_storage import fetch_source_file
-from avdata.storage.atomic import fsync, write_errors
+from avdata.storage.atomic import fsync, open_partial, write_errors
 from avdata.storage.hashing import hash_file
 
 
@@ -107,7 +107,7 @@ def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
     statistics = _MelStatistics()
     with write_errors(part):
         part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
+        with open_partial(part) as stream:
             writer = ShardWriter(stream, job.shard)
             for candidate in job.clips:
                 try:

@@ -121,6 +121,7 @@ def collect_page_data(root: Path, other: Path | None, *, seed: int, progress: Pr
         "settings": _settings(info["config"]),
         "changed": {name for name, _, _ in diff_settings(defaults, info["config"])},
         "flags": _flags(info),
+        "absent_labels": _absent_labels(info),
         "quarantine": _quarantine(root, info),
         "cards": cards,
         "charts": _charts(info, statistics, measured),
@@ -181,6 +182,12 @@ def _settings(config: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any]]:
     return [
         (f"{section}.{name}", value) for section, values in config.items() for name, value in values.items()
     ]
+
+
+def _absent_labels(info: Mapping[str, Any]) -> list[str]:
+    """Return the labels that train has no sample of."""
+    counts = info["splits"].get("train", {"labels": {}})["labels"]
+    return [label for label in info["labels"] if not counts.get(label)]
 
 
 def _flags(info: Mapping[str, Any]) -> list[tuple[str, int, str]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from avdata.errors import SampleFlag
 from avdata.reporting.selection import SampleSelector, SelectedRow
+from avdata.shards.dataset_info import check_shard_paths
 from avdata.shards.reader import table_errors
 
 if TYPE_CHECKING:
@@ -101,7 +102,10 @@ def index_batches(root: Path, columns: Sequence[str] | None = None) -> Iterator[
     with table_errors(path):
         # Without a buffer size, pyarrow reads a complete column of a row group at once.
         file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-        yield from file.iter_batches(BATCH, columns=list(columns) if columns else None, use_threads=False)
+        for batch in file.iter_batches(BATCH, columns=list(columns) if columns else None, use_threads=False):
+            if "shard" in batch.schema.names:
+                check_shard_paths(batch.column("shard").unique().to_pylist(), path)
+            yield batch
 
 
 def collect_statistics(root: Path, *, seed: int = 0) -> DatasetStatistics:

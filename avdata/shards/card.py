@@ -13,6 +13,7 @@ from markupsafe import Markup
 from avdata.errors import QuarantineReason
 from avdata.shards.card_features import dataset_features
 from avdata.shards.provenance import describe_verification
+from avdata.visualization.html import web_url
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCardData
@@ -65,6 +66,8 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
     from huggingface_hub import DatasetCardData  # noqa: PLC0415
 
     license = info["license"] or {"id": "unknown"}
+    if is_mock(info):
+        license = {"id": "other", "name": "generated-mock-media"}
     is_other = license["id"] == "other"
     has_frames = info["shape"]["frames"] is not None
     splits = [
@@ -73,13 +76,16 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
     ]
     size = sum(split["num_bytes"] for split in splits)
     return DatasetCardData(
-        pretty_name=info["title"],
+        pretty_name=card_title(info),
         license=license["id"],
         license_name=license.get("name") if is_other else None,
-        license_link=license.get("link") if is_other else None,
+        license_link=web_url(license.get("link")) if is_other else None,
         task_categories=["video-classification"] * has_frames + ["audio-classification"],
         size_categories=[_size_category(sum(split["num_examples"] for split in splits))],
-        tags=["webdataset", *["audio-visual"] * has_frames, "spectrogram", "avdata", "croissant"],
+        tags=[
+            "webdataset", *["audio-visual"] * has_frames, "spectrogram", "avdata", "croissant",
+            *["mock"] * is_mock(info),
+        ],
         configs=[
             {
                 "config_name": "default",
@@ -92,6 +98,16 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
             "features": dataset_features(info), "splits": splits, "download_size": size, "dataset_size": size,
         },
     )  # fmt: skip
+
+
+def is_mock(info: Mapping[str, Any]) -> bool:
+    """Return whether the source files were generated."""
+    return bool(info["source"].get("checksums") == "mock")
+
+
+def card_title(info: Mapping[str, Any]) -> str:
+    """Return the dataset's title, which states whether its media are generated."""
+    return f"{info['title']} (mock, generated media)" if is_mock(info) else str(info["title"])
 
 
 def _num_bytes(split: Mapping[str, Any]) -> int:
@@ -115,6 +131,7 @@ def _render_body(info: Mapping[str, Any], repo: str, *, permission: bool) -> str
     split = next(iter(info["splits"]), "train")
     return environment.get_template("card.md.jinja").render(
         info=info,
+        title=card_title(info),
         repo=repo,
         marker=Markup(CARD_MARKER),  # noqa: S704
         permission=Markup(PERMISSION) if permission else None,  # noqa: S704

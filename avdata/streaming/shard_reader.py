@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import threading
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from avdata.errors import AvdataError, UnavailableError, UsageError, did_you_mean, error_message
+from avdata.shards.dataset_info import parse_info
 from avdata.shards.reader import read_info
 from avdata.storage.backends import SCHEMES
 from avdata.storage.hashing import hash_file
@@ -170,11 +170,7 @@ class ShardReader:
         for _ in range(2):  # a new version may be published between the two files
             for name in ("dataset.json", "index.parquet"):
                 self._cache.copy(self._url(name), folder / name)
-            try:
-                info = json.loads((folder / "dataset.json").read_bytes())
-            except ValueError as error:
-                msg = f"Invalid JSON in {redact_url(self._url('dataset.json'))}."
-                raise AvdataError(msg, hint="check that the URL is a prepared dataset") from error
+            info = parse_info((folder / "dataset.json").read_bytes(), redact_url(self._url("dataset.json")))
             if _is_index_of(info, folder / "index.parquet"):
                 break
         return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -20,6 +21,15 @@ _STEPS = (
     "background:repeating-linear-gradient(to right,transparent 0 calc({step}% - 1px),"
     "rgb(255 255 255/.55) calc({step}% - 1px) {step}%)"
 )
+
+
+def web_url(text: object) -> str | None:
+    """Return a text if it is an http or https URL, which is safe as a link; else None.
+
+    >>> web_url("https://example.org"), web_url("javascript:alert(1)")
+    ('https://example.org', None)
+    """
+    return text if isinstance(text, str) and re.fullmatch(r"(?i:https?)://\S+", text) else None
 
 
 def render_sample(mel: np.ndarray, frames: np.ndarray | None, facts: Mapping[str, Any]) -> str:
@@ -71,7 +81,7 @@ def render_dataset(
     facts = info["splits"][split]
     labels = ", ".join(f"{escape(name)} {number:,}" for name, number in facts["labels"].items())
     where = f" where <code>{escape(filter_text)}</code>" if filter_text else ""
-    mel, frames = (" × ".join(map(str, shapes[name] or ())) or "none" for name in ("mel", "frames"))
+    mel, frames = (escape(" × ".join(map(str, shapes[name] or ()))) or "none" for name in ("mel", "frames"))
     return (
         f'<div style="{_BOX}"><b>{escape(info["title"])}</b>, {escape(split)}:'
         f" {count:,} samples of {facts['groups']:,} group{'s' * (facts['groups'] != 1)}{where}<br>"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, escape_controls
 from avdata.streaming.dataset import AVDataset
 from avdata.streaming.loader import AVLoader
 from snnergy.data import audio_video_batches, to_device, video_channels
@@ -182,4 +182,5 @@ def _format(value: float | None) -> str:
 def write_classes(path: Path, measured: Mapping[str, Any]) -> None:
     """Write the table of `class_table` as CSV."""
     with path.open("w", newline="", encoding="utf-8") as lines:
-        csv.writer(lines, lineterminator="\n").writerows([CLASS_COLUMNS, *class_table(measured)])
+        rows = ([escape_controls(cell) for cell in row] for row in class_table(measured))
+        csv.writer(lines, lineterminator="\n").writerows([CLASS_COLUMNS, *rows])

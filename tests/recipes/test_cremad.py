@@ -204,7 +204,7 @@ def test_clips_accepts_the_misnamed_file_of_early_releases(cremad_bad: Path) -> 
 
 
 def test_write_mock_rejects_more_clips_than_unique_names(tmp_path: Path) -> None:
-    stems = {cremad_mock._plain(number, 0).stem for number in range(6_552)}
+    stems = {cremad_mock._plain(*place, 0, 0).stem for place in cremad_mock._places(6_552)}
     assert len(stems) == 6_552
     with pytest.raises(UsageError, match="6,552"):
         cremad_mock.write_mock(tmp_path, 6_553, bad=False, seed=0)
