@@ -102,6 +102,8 @@ def open_container(path: Path, quality: QualityConfig) -> Iterator[Any]:
     try:
         # max_pixels limits the decoders with which ffmpeg probes the first frames.
         options = {"protocol_whitelist": "file", "enable_drefs": "0", "max_pixels": str(quality.max_pixels)}
+        # PyAV lets ffmpeg invent a missing pts; with B-frames, many are wrong.
+        options["fflags"] = "-genpts"
         with av.open(
             f"file:{os.path.abspath(path)}", format=name, options=options, metadata_errors="ignore"
         ) as container:

@@ -41,12 +41,14 @@ class FrameTimes:
         end: s, time at which the last frame ends.
         metadata: container, codec, size, number of frames and frame rate.
         flags: irregularities of the video track.
+        is_decoded: whether they are the times of decoded frames, since the packets' pts are missing or wrong.
     """
 
     times: np.ndarray
     end: float
     metadata: dict[str, Any]
     flags: tuple[SampleFlag, ...]
+    is_decoded: bool = False
 
     @property
     def start(self) -> float:
