@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avdata.config.schema import VideoConfig
+from avdata.media.orientation import Orientation
 
 if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
@@ -60,7 +61,7 @@ def resize_image(pixels: np.ndarray, video: VideoConfig) -> np.ndarray:
 
 
 def resize_frame(frame: Any, video: VideoConfig, reformatter: VideoReformatter) -> np.ndarray:
-    """Convert a decoded frame to the configured square, rotated by its display matrix.
+    """Convert a decoded frame to the configured square, oriented by its display matrix.
 
     If the frame shrinks, swscale scales it while it converts its colors, in a third of the time of
     `resize_image`. The mean difference from antialiased scaling of the exact colors is well below 1 of 255.
@@ -73,7 +74,7 @@ def resize_frame(frame: Any, video: VideoConfig, reformatter: VideoReformatter) 
     Returns:
         uint8 [size, size, C].
     """
-    is_sideways = round(frame.rotation / 90) % 2
+    is_sideways = Orientation.of_frame(frame).is_transposed
     height, width = (frame.width, frame.height) if is_sideways else (frame.height, frame.width)
     layout = _layout(height, width, video)
     rows, columns = layout.size
@@ -87,12 +88,12 @@ def resize_frame(frame: Any, video: VideoConfig, reformatter: VideoReformatter) 
 def frame_to_rgb(
     frame: Any, reformatter: VideoReformatter, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Convert a decoded frame to RGB, uint8 [H, W, 3], rotated by its display matrix.
+    """Convert a decoded frame to RGB, uint8 [H, W, 3], oriented by its display matrix.
 
     Args:
         frame: PyAV's.
         reformatter: PyAV's.
-        size: height and width to scale to, before the rotation; None keeps the frame's.
+        size: height and width to scale to, before it is oriented; None keeps the frame's.
     """
     from av.video.reformatter import Interpolation  # noqa: PLC0415
 
@@ -109,8 +110,7 @@ def frame_to_rgb(
     for channel, plane in zip((1, 2, 0), planes, strict=True):
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         pixels[..., channel] = rows[:height, :width]
-    # `rotation` is in degrees, counterclockwise.
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
+    return Orientation.of_frame(frame).apply(pixels)
 
 
 def _place_in_square(cropped: np.ndarray, layout: _Layout, video: VideoConfig) -> np.ndarray:

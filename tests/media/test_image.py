@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 from support.containers import SMALL_SCENE
 
 from avdata.config.schema import QualityConfig
@@ -41,11 +43,29 @@ def test_read_image_converts_every_mode_to_rgb(tmp_path: Path, mode: str, suffix
     assert gray < 20
 
 
-def test_read_image_applies_exif_orientation(tmp_path: Path) -> None:
-    pixels = np.zeros((60, 80, 3), np.uint8)
-    pixels[:20, :20] = 255
-    write_image(tmp_path / "a.jpg", pixels, rotated=True)
-    pixels_read = read_image(tmp_path / "a.jpg", QUALITY).pixels
-    assert pixels_read.shape == pixels.shape
-    assert pixels_read[5, 5].mean() > 200
-    assert pixels_read[50, 70].mean() < 50
+# The place of the stored first row and first column on screen, by the EXIF standard, as numpy operations.
+ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda image: image,
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_read_image_applies_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
+    colors = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    pixels = np.kron(colors, np.ones((16, 16, 1), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+    expected = ORIENTATIONS[orientation](pixels)
+    pixels_read = read_image(path, QUALITY).pixels
+    assert pixels_read.shape == expected.shape
+    assert np.abs(pixels_read.astype(int) - expected).mean() < 8

@@ -40,7 +40,7 @@ class FramesAt(Protocol):
             quality: limits.
 
         Returns:
-            One frame for each time, uint8 [H, W, 3], rotated by the display matrix.
+            One frame for each time, uint8 [H, W, 3], oriented by the display matrix.
 
         Raises:
             MediaError: the file cannot be decoded.

@@ -6,7 +6,8 @@ a seek in some containers, where frames are therefore read from the first on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason
+from avdata.media.container import open_container, video_stream
+from avdata.media.orientation import Orientation
 from avdata.media.packet_selection import TIME_TOLERANCE_S
 from avdata.media.types import Frame, FrameTimes
 
@@ -29,7 +32,7 @@ def frames_at(
     Raises:
         MediaError: UNREADABLE.
     """
-    del video, quality  # decord has no hardware decoders, and does not detect damage.
+    del video  # decord has no hardware decoders.
     import decord  # noqa: PLC0415
 
     latest = np.asarray(times) + TIME_TOLERANCE_S
@@ -42,9 +45,28 @@ def frames_at(
         pixels = reader.get_batch(numbers).asnumpy() if can_seek else _read_in_order(reader, numbers)
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise MediaError(QuarantineReason.UNREADABLE, f"{path.name}: decord cannot decode it") from error
-    return [
-        Frame(frame, float(frame_times.times[index])) for frame, index in zip(pixels, indices, strict=True)
-    ]
+    moments = frame_times.times[indices].tolist()
+    mirror = _find_mirroring(path, quality)
+    return [Frame(mirror(frame), moment) for frame, moment in zip(pixels, moments, strict=True)]
+
+
+def _find_mirroring(path: Path, quality: QualityConfig) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what to do with decord's frames, since it applies only the rotation of a display matrix."""
+    import av  # noqa: PLC0415
+
+    with open_container(path, quality) as container:
+        stream = video_stream(container, path)
+        frame = None
+        for packet in container.demux(stream):
+            with suppress(av.FFmpegError):
+                frame = next(iter(packet.decode()), None)
+            if frame is not None:
+                break
+    orientation = Orientation() if frame is None else Orientation.of_frame(frame)
+    rotation = 0 if frame is None or frame.rotation % 90 else frame.rotation // 90
+    if orientation == Orientation():
+        return lambda pixels: pixels
+    return lambda pixels: orientation.apply(np.rot90(pixels, -rotation))
 
 
 def _read_in_order(reader: Any, numbers: Sequence[int]) -> list[np.ndarray]:
