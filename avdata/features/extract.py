@@ -27,7 +27,7 @@ from avdata.features.quality import check_audio, check_durations, check_file_siz
 from avdata.media.audio import decode_audio
 from avdata.media.decoders import DECODERS
 from avdata.media.image import read_image
-from avdata.media.resize import resize_image
+from avdata.media.resize import resize_image, with_square_pixels
 from avdata.media.types import AudioTrack, Frame, FrameTimes
 from avdata.media.video import VideoFile, open_video
 from avdata.recipe import Clip
@@ -211,13 +211,25 @@ def _resized_frames(frames: Sequence[Frame], video: VideoConfig) -> tuple[list[F
     """Crop and resize frames of full size; a frame that is repeated is resized once."""
     unique = {id(frame): frame for frame in frames}
     use_face = video.resize_mode == "face"
-    box = detect_face_box([frame.pixels for frame in unique.values()]) if use_face else None
-    resized = {
-        key: replace(frame, pixels=resize_image(box.crop(frame.pixels) if box else frame.pixels, video))
-        for key, frame in unique.items()
-    }
+    if use_face:
+        unique = {key: _with_square_pixels(frame, video) for key, frame in unique.items()}
+    images = [frame.pixels for frame in unique.values()]
+    # Without a common size, there is no common box.
+    can_detect = use_face and len({image.shape for image in images}) == 1
+    box = detect_face_box(images) if can_detect else None
+    resized = {}
+    for key, frame in unique.items():
+        pixels = box.crop(frame.pixels) if box else frame.pixels
+        resized[key] = replace(
+            frame, pixels=resize_image(pixels, video, frame.pixel_aspect), pixel_aspect=1.0
+        )
     flags = [SampleFlag.NO_FACE] if use_face and box is None else []
     return [resized[id(frame)] for frame in frames], flags
+
+
+def _with_square_pixels(frame: Frame, video: VideoConfig) -> Frame:
+    """Return a frame whose pixels are square, so that a square face is found."""
+    return Frame(with_square_pixels(frame.pixels, video, frame.pixel_aspect), frame.time)
 
 
 def _step_frame_times(clip: Clip, frame_times: FrameTimes, window: Window, config: Config) -> list[float]:

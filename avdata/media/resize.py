@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avdata.config.schema import VideoConfig
-from avdata.media.orientation import Orientation
+from avdata.media.display import Orientation
 
 if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
@@ -35,7 +35,7 @@ class _Layout:
     offset: tuple[int, int] = (0, 0)
 
 
-def _layout(height: int, width: int, video: VideoConfig) -> _Layout:
+def _layout(height: int, width: float, video: VideoConfig) -> _Layout:
     size = video.size
     if video.resize_mode == "stretch":
         return _Layout((size, size), (0, 0, size, size))
@@ -49,18 +49,36 @@ def _layout(height: int, width: int, video: VideoConfig) -> _Layout:
     return _Layout((rows, columns), (round((rows - size) / 2), round((columns - size) / 2), size, size))
 
 
-def resize_image(pixels: np.ndarray, video: VideoConfig) -> np.ndarray:
+def resize_image(pixels: np.ndarray, video: VideoConfig, aspect: float = 1.0) -> np.ndarray:
     """Resize an image to the configured square: uint8 [H, W, 3] to uint8 [size, size, C].
 
     Pillow's antialiased bilinear filter is used. torchvision's is a copy of it: one value in some hundred
     differs, by 1.
+
+    Args:
+        pixels: the image.
+        video: the settings.
+        aspect: width of a pixel by its height, which `video.pixel_aspect` may ignore.
     """
     height, width = pixels.shape[:2]
-    layout = _layout(height, width, video)
+    layout = _layout(height, width * _used_aspect(aspect, video), video)
     return _place_in_square(_scale(pixels, layout.size, layout.crop), layout, video)
 
 
-def resize_frame(frame: Any, video: VideoConfig, reformatter: VideoReformatter) -> np.ndarray:
+def _used_aspect(aspect: float, video: VideoConfig) -> float:
+    return aspect if video.pixel_aspect == "square" else 1.0
+
+
+def with_square_pixels(pixels: np.ndarray, video: VideoConfig, aspect: float) -> np.ndarray:
+    """Scale the width of an image [H, W, 3] so that its pixels are square, unless they are kept as stored."""
+    height, width = pixels.shape[:2]
+    columns = max(1, round(width * _used_aspect(aspect, video)))
+    return _scale(pixels, (height, columns), (0, 0, height, columns))
+
+
+def resize_frame(
+    frame: Any, video: VideoConfig, reformatter: VideoReformatter, aspect: float = 1.0
+) -> np.ndarray:
     """Convert a decoded frame to the configured square, oriented by its display matrix.
 
     If the frame shrinks, swscale scales it while it converts its colors, in a third of the time of
@@ -70,16 +88,18 @@ def resize_frame(frame: Any, video: VideoConfig, reformatter: VideoReformatter) 
         frame: PyAV's.
         video: the settings.
         reformatter: PyAV's; it keeps its tables from frame to frame.
+        aspect: width of a stored pixel by its height.
 
     Returns:
         uint8 [size, size, C].
     """
-    is_sideways = Orientation.of_frame(frame).is_transposed
+    orientation = Orientation.of_frame(frame)
+    is_sideways, aspect = orientation.is_transposed, orientation.displayed_aspect(aspect)
     height, width = (frame.width, frame.height) if is_sideways else (frame.height, frame.width)
-    layout = _layout(height, width, video)
+    layout = _layout(height, width * _used_aspect(aspect, video), video)
     rows, columns = layout.size
     if not all(new <= old <= new * MAX_SWSCALE_FACTOR for old, new in ((height, rows), (width, columns))):
-        return resize_image(frame_to_rgb(frame, reformatter), video)
+        return resize_image(frame_to_rgb(frame, reformatter), video, aspect)
     pixels = frame_to_rgb(frame, reformatter, (columns, rows) if is_sideways else (rows, columns))
     top, left, crop_height, crop_width = layout.crop
     return _place_in_square(pixels[top : top + crop_height, left : left + crop_width], layout, video)

@@ -22,6 +22,7 @@ from avdata.media.audio import AudioTrackDecoder
 from avdata.media.container import audio_stream, open_container, require_codec, video_stream
 from avdata.media.decoders import DECODERS
 from avdata.media.decoders.pyav import decode_frames, decode_pts, to_images
+from avdata.media.display import pixel_aspect
 from avdata.media.packet_selection import PacketSelection
 from avdata.media.types import AudioTrack, Frame, FrameTimes
 
@@ -74,7 +75,8 @@ class VideoFile:
             times: s.
             seek: start at the keyframes before the frames instead of at the first packet. This is faster, but
                 damage between is not detected. Without pts, decoding begins at the first packet.
-            video: resize the frames to the square that it configures; None keeps size and color.
+            video: resize the frames to the square that it configures; None keeps size, pixel
+                aspect and color.
 
         Raises:
             MediaError: NO_FRAMES, TOO_LARGE, CORRUPT_FRAMES or UNREADABLE.
@@ -85,11 +87,11 @@ class VideoFile:
                 time_base = float(self._stream.time_base)
                 selection = PacketSelection.select_packets(self._packets[:-1], times, time_base, seek=seek)
             frames = decode_frames(self._path, self._stream, self._packets, selection, times, self._quality)
-            return to_images(frames, video)
+            return to_images(frames, video, self.frame_times.pixel_aspect)
         with open_container(self._path, self._quality) as container:
             stream = video_stream(container, self._path)
             frames = decode_frames(self._path, stream, container.demux(stream), None, times, self._quality)
-            return to_images(frames, video)
+            return to_images(frames, video, self.frame_times.pixel_aspect)
 
 
 @contextmanager
@@ -242,6 +244,7 @@ def _frame_times(
         "container": container.format.name.partition(",")[0],
         "video_codec": "unknown" if context is None else context.name,
         **size,
+        "pixel_aspect": round(pixel_aspect(stream.sample_aspect_ratio), 6),
         "frames": len(times),
         "fps": round(1 / interval, 4) if interval else 0.0,
     }

@@ -6,7 +6,7 @@ a seek in some containers, where frames are therefore read from the first on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason
 from avdata.media.container import open_container, video_stream
-from avdata.media.orientation import Orientation
+from avdata.media.display import Orientation
 from avdata.media.packet_selection import TIME_TOLERANCE_S
 from avdata.media.types import Frame, FrameTimes
 
@@ -46,27 +46,26 @@ def frames_at(
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise MediaError(QuarantineReason.UNREADABLE, f"{path.name}: decord cannot decode it") from error
     moments = frame_times.times[indices].tolist()
-    mirror = _find_mirroring(path, quality)
-    return [Frame(mirror(frame), moment) for frame, moment in zip(pixels, moments, strict=True)]
+    orientation, rotation = _find_orientation(path, quality)
+    if orientation != Orientation():
+        # decord applies only the rotation of a display matrix.
+        pixels = [orientation.apply(np.rot90(image, -rotation)) for image in pixels]
+    aspect = orientation.displayed_aspect(frame_times.pixel_aspect)
+    return [Frame(image, moment, aspect) for image, moment in zip(pixels, moments, strict=True)]
 
 
-def _find_mirroring(path: Path, quality: QualityConfig) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what to do with decord's frames, since it applies only the rotation of a display matrix."""
+def _find_orientation(path: Path, quality: QualityConfig) -> tuple[Orientation, int]:
+    """Return the orientation of a video, and the quarter turns counterclockwise that decord applies."""
     import av  # noqa: PLC0415
 
     with open_container(path, quality) as container:
         stream = video_stream(container, path)
-        frame = None
         for packet in container.demux(stream):
             with suppress(av.FFmpegError):
-                frame = next(iter(packet.decode()), None)
-            if frame is not None:
-                break
-    orientation = Orientation() if frame is None else Orientation.of_frame(frame)
-    rotation = 0 if frame is None or frame.rotation % 90 else frame.rotation // 90
-    if orientation == Orientation():
-        return lambda pixels: pixels
-    return lambda pixels: orientation.apply(np.rot90(pixels, -rotation))
+                for frame in packet.decode():
+                    turns = 0 if frame.rotation % 90 else frame.rotation // 90
+                    return Orientation.of_frame(frame), turns
+    return Orientation(), 0
 
 
 def _read_in_order(reader: Any, numbers: Sequence[int]) -> list[np.ndarray]:

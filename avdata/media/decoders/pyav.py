@@ -12,6 +12,7 @@ from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason
 from avdata.media.best_effort import BestEffortTimestamps
 from avdata.media.container import open_container, video_stream
+from avdata.media.display import Orientation
 from avdata.media.packet_selection import TIME_TOLERANCE_S, PacketSelection
 from avdata.media.resize import frame_to_rgb, resize_frame
 from avdata.media.types import Frame, FrameTimes
@@ -34,10 +35,11 @@ def frames_at(
     Raises:
         MediaError: see `decode_frames`.
     """
-    del frame_times, video  # Decoded frames carry their own timestamps, and keep their size.
+    del video  # Frames keep their size.
     with open_container(path, quality) as container:
         stream = video_stream(container, path)
-        return to_images(decode_frames(path, stream, container.demux(stream), None, times, quality), None)
+        frames = decode_frames(path, stream, container.demux(stream), None, times, quality)
+        return to_images(frames, None, frame_times.pixel_aspect)
 
 
 @dataclass
@@ -190,16 +192,26 @@ def _decode(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
             yield frame, bool(frame.is_corrupt) or logged_error
 
 
-def to_images(frames: Sequence[Any], video: VideoConfig | None) -> list[Frame]:
-    """Convert PyAV frames to RGB or, with `video`, to squares; each distinct frame once."""
+def to_images(frames: Sequence[Any], video: VideoConfig | None, aspect: float) -> list[Frame]:
+    """Convert PyAV frames to RGB or, with `video`, to squares; each distinct frame once.
+
+    Args:
+        frames: PyAV's.
+        video: the settings.
+        aspect: width of a stored pixel by its height.
+    """
     from av.video.reformatter import VideoReformatter  # noqa: PLC0415
 
     images: dict[int, Frame] = {}
     reformatter = VideoReformatter()
     for frame in frames:
         if id(frame) not in images:
-            pixels = resize_frame(frame, video, reformatter) if video else frame_to_rgb(frame, reformatter)
-            images[id(frame)] = Frame(pixels, float(frame.time))
+            if video is not None:
+                image = Frame(resize_frame(frame, video, reformatter, aspect), float(frame.time))
+            else:
+                displayed = Orientation.of_frame(frame).displayed_aspect(aspect)
+                image = Frame(frame_to_rgb(frame, reformatter), float(frame.time), displayed)
+            images[id(frame)] = image
     return [images[id(frame)] for frame in frames]
 
 

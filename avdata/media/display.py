@@ -1,10 +1,20 @@
-"""Orientation of decoded frames by the display matrix of their stream."""
+"""How frames are displayed: orientation by the display matrix of their stream, and shape of their pixels."""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
+
+MAX_PIXEL_ASPECT = 4
+"""Largest ratio of the sides of a pixel; a larger one is an error of the file."""
+
+
+def pixel_aspect(ratio: Fraction | None) -> float:
+    """Return the width of a pixel by its height; 1 if the ratio is unknown or implausible."""
+    is_plausible = ratio is not None and 1 <= MAX_PIXEL_ASPECT * ratio <= MAX_PIXEL_ASPECT**2
+    return float(ratio) if ratio is not None and is_plausible else 1.0
 
 
 class Orientation(NamedTuple):
@@ -31,6 +41,10 @@ class Orientation(NamedTuple):
         """Return the orientation of a PyAV frame."""
         data = frame.side_data.get("DISPLAYMATRIX")
         return cls() if data is None else cls.from_matrix(np.frombuffer(data, np.int32))
+
+    def displayed_aspect(self, stored: float) -> float:
+        """Return the aspect of a displayed pixel, given that of a stored one."""
+        return 1 / stored if self.is_transposed else stored
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """Return an image [H, W, C] as it is displayed, in contiguous memory."""
