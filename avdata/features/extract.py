@@ -27,7 +27,7 @@ from avdata.features.quality import check_audio, check_durations, check_file_siz
 from avdata.media.audio import decode_audio
 from avdata.media.decoders import DECODERS
 from avdata.media.image import read_image
-from avdata.media.resize import resize_image, with_square_pixels
+from avdata.media.resize import image_thumbnail, resize_image, with_square_pixels
 from avdata.media.types import AudioTrack, Frame, FrameTimes
 from avdata.media.video import VideoFile, open_video
 from avdata.recipe import Clip
@@ -139,7 +139,11 @@ def _assemble(
     flags += frame_flags
     frames = np.stack([frame.pixels for frame in step_frames])
     times = tuple(round(frame.time, 6) for frame in step_frames)
-    flags += [SampleFlag.STATIC_FRAMES] if video_file is None else check_frames(frames, times, config.quality)
+    if video_file is None:
+        flags.append(SampleFlag.STATIC_FRAMES)
+    else:
+        thumbnails = [frame.thumbnail for frame in step_frames if frame.thumbnail is not None]
+        flags += check_frames(thumbnails, times, config.quality)
     rate = config.audio.sample_rate
     samples = resample(aligned.audio.samples, aligned.audio.rate, rate)
     waveform = slice_audio(samples, rate, aligned.start, window, config.align.pad)
@@ -209,7 +213,7 @@ def _step_frames(
 
 def _resized_frames(frames: Sequence[Frame], video: VideoConfig) -> tuple[list[Frame], list[SampleFlag]]:
     """Crop and resize frames of full size; a frame that is repeated is resized once."""
-    unique = {id(frame): frame for frame in frames}
+    unique = {id(frame): _with_thumbnail(frame) for frame in frames}
     use_face = video.resize_mode == "face"
     if use_face:
         unique = {key: _with_square_pixels(frame, video) for key, frame in unique.items()}
@@ -227,9 +231,14 @@ def _resized_frames(frames: Sequence[Frame], video: VideoConfig) -> tuple[list[F
     return [resized[id(frame)] for frame in frames], flags
 
 
+def _with_thumbnail(frame: Frame) -> Frame:
+    return frame if frame.thumbnail is not None else replace(frame, thumbnail=image_thumbnail(frame.pixels))
+
+
 def _with_square_pixels(frame: Frame, video: VideoConfig) -> Frame:
     """Return a frame whose pixels are square, so that a square face is found."""
-    return Frame(with_square_pixels(frame.pixels, video, frame.pixel_aspect), frame.time)
+    pixels = with_square_pixels(frame.pixels, video, frame.pixel_aspect)
+    return replace(frame, pixels=pixels, pixel_aspect=1.0)
 
 
 def _step_frame_times(clip: Clip, frame_times: FrameTimes, window: Window, config: Config) -> list[float]:

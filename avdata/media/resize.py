@@ -19,6 +19,9 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MAX_SWSCALE_FACTOR = 32
 """Largest factor by which swscale reduces a frame; its filters are at most 256 pixels long."""
 
+THUMBNAIL_SIZE = 128
+"""Height and width of the image on which quality checks measure, for every size and shape of a frame."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
@@ -131,6 +134,28 @@ def frame_to_rgb(
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         pixels[..., channel] = rows[:height, :width]
     return Orientation.of_frame(frame).apply(pixels)
+
+
+def frame_thumbnail(frame: Any, reformatter: VideoReformatter) -> np.ndarray:
+    """Scale the luma of a decoded frame by area: uint8 [128, 128], in 0.1 ms for a frame of 640×360.
+
+    Args:
+        frame: PyAV's.
+        reformatter: PyAV's, used for thumbnails only, since it keeps the tables of one size.
+    """
+    from av.video.reformatter import Interpolation  # noqa: PLC0415
+
+    side, exact = THUMBNAIL_SIZE, Interpolation.AREA | Interpolation.BITEXACT
+    gray = reformatter.reformat(frame, width=side, height=side, format="gray", interpolation=exact, threads=1)
+    return np.asarray(gray.to_ndarray())
+
+
+def image_thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """Scale the luma of an image [H, W, 3] by area: uint8 [128, 128]."""
+    from PIL import Image  # noqa: PLC0415
+
+    image = Image.fromarray(pixels).resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BOX)
+    return np.array(image.convert("L"))
 
 
 def _place_in_square(cropped: np.ndarray, layout: _Layout, video: VideoConfig) -> np.ndarray:

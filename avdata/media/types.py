@@ -69,8 +69,10 @@ class Frame:
         pixels: uint8 [H, W, 3] or [size, size, C].
         time: presentation time, s.
         pixel_aspect: width of a pixel by its height on screen.
+        thumbnail: uint8 [128, 128], luma of the complete frame, not oriented; None if not computed.
     """
 
     pixels: np.ndarray
     time: float
     pixel_aspect: float = 1.0
+    thumbnail: np.ndarray | None = None

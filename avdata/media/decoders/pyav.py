@@ -14,7 +14,7 @@ from avdata.media.best_effort import BestEffortTimestamps
 from avdata.media.container import open_container, video_stream
 from avdata.media.display import Orientation
 from avdata.media.packet_selection import TIME_TOLERANCE_S, PacketSelection
-from avdata.media.resize import frame_to_rgb, resize_frame
+from avdata.media.resize import frame_thumbnail, frame_to_rgb, resize_frame
 from avdata.media.types import Frame, FrameTimes
 
 CODECS_WITH_NONREF = frozenset({"h264", "hevc"})
@@ -203,15 +203,16 @@ def to_images(frames: Sequence[Any], video: VideoConfig | None, aspect: float) -
     from av.video.reformatter import VideoReformatter  # noqa: PLC0415
 
     images: dict[int, Frame] = {}
-    reformatter = VideoReformatter()
+    reformatter, thumbnail_reformatter = VideoReformatter(), VideoReformatter()
     for frame in frames:
         if id(frame) not in images:
             if video is not None:
-                image = Frame(resize_frame(frame, video, reformatter, aspect), float(frame.time))
+                pixels, displayed = resize_frame(frame, video, reformatter, aspect), 1.0
             else:
+                pixels = frame_to_rgb(frame, reformatter)
                 displayed = Orientation.of_frame(frame).displayed_aspect(aspect)
-                image = Frame(frame_to_rgb(frame, reformatter), float(frame.time), displayed)
-            images[id(frame)] = image
+            thumbnail = frame_thumbnail(frame, thumbnail_reformatter)
+            images[id(frame)] = Frame(pixels, float(frame.time), displayed, thumbnail)
     return [images[id(frame)] for frame in frames]
 
 
