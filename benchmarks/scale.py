@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import avdata
+from avdata.features.audio import feature_filterbank
 from avdata.pipeline.engines import local as engine
 from avdata.pipeline.engines import ray as engine_ray
 from avdata.pipeline.output_dir import LocalOutput
@@ -45,9 +46,11 @@ def cpu() -> float:
 
 def jobs_of(source: Path, out: Path) -> list[ShardJob]:
     planned = plan_preparation("synthetic", source=source, config={"shards": {"samples_per_shard": SHARD}})
-    recipe, config = planned.recipe, planned.config
+    recipe, config, filterbank = planned.recipe, planned.config, feature_filterbank(planned.config.audio)
     return [
-        ShardJob(LocalOutput(out), name, clips, config, recipe.labels, recipe.background)
+        ShardJob(
+            LocalOutput(out), name, clips, config, recipe.labels, recipe.background, filterbank=filterbank
+        )
         for name, clips in planned.jobs
     ]
 

@@ -72,8 +72,9 @@ def main() -> None:
             worst = max(worst, share)
             ours = best(lambda video=clip.video: read_frames(video, moments, QUALITY))  # type: ignore[misc]
             theirs, apart, winner, took = "-", "no decoder", "pyav", float("inf")
-            if video_codec(clip.video) not in decord.unsupported_codecs:
-                clock = read_frame_times(clip.video, QUALITY)
+            clock = read_frame_times(clip.video, QUALITY)
+            supported = clock.metadata["container"] not in decord.unsupported_containers
+            if supported and video_codec(clip.video) not in decord.unsupported_codecs:
                 a = read_frames(clip.video, moments, QUALITY)
                 b = decord.frames_at(clip.video, clock, moments)
                 took = best(lambda video=clip.video, clock=clock: decord.frames_at(video, clock, moments))  # type: ignore[misc]

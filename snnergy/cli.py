@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda")
 
+FEATURES = ("stored", "waveform")
+
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
 
 CheckpointPath = Annotated[
@@ -98,6 +100,14 @@ def train(
             "--fusion", "snnergy.fusion.registry:FUSIONS", "Audio-visual fusion: {choices} (default: cmqka)."
         ),
     ] = None,
+    features: Annotated[
+        str | None,
+        choice(
+            "--features",
+            "snnergy.cli:FEATURES",
+            "Source of the mels: {choices} (default: stored). waveform: compute them on the device.",
+        ),
+    ] = None,
     steps: Steps = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -117,8 +127,8 @@ def train(
     from snnergy.training.trainer import train as run
 
     options = {
-        "model": model, "fusion": fusion, "steps": steps, "epochs": epochs, "batch_size": batch_size,
-        "lr": lr, "seed": seed,
+        "model": model, "fusion": fusion, "features": features, "steps": steps, "epochs": epochs,
+        "batch_size": batch_size, "lr": lr, "seed": seed,
     }  # fmt: skip
     resolved = _resolve_config(output if resume else None, train_preset, config, options, settings or [])
     with show_progress(quiet=quiet or as_json) as progress:
@@ -175,7 +185,7 @@ def evaluate(
         return
     _show_result(result, as_json=as_json)
     if not as_json and "test" in result:
-        print_table(CLASS_COLUMNS, class_table(result["test"], result["labels"]))
+        print_table(CLASS_COLUMNS, class_table(result["test"]))
 
 
 def _checkpoint(run: Path) -> Path:
@@ -290,16 +300,16 @@ def energy(
     from dataclasses import asdict
 
     from snnergy.analysis.energy import measure_energy, plot_energy
-    from snnergy.data import audio_video_batches, open_split
+    from snnergy.data import audio_video_batches, open_split, waveform_mel
     from snnergy.training.checkpoint import load_network
     from snnergy.training.evaluation import check_compatible
 
     checkpoint = _checkpoint(run)
     network, config = load_network(checkpoint)
-    data = open_split(dataset, "test")
+    data = open_split(dataset, "test", features=config.features)
     check_compatible(network, data)
     loader = data.loader(config.batch_size, num_workers=0)
-    measured = measure_energy(network, audio_video_batches(loader, batches))
+    measured = measure_energy(network, audio_video_batches(loader, batches, mel=waveform_mel(data)))
     chart = output or checkpoint.parent / "energy.png"
     plot_energy(measured, chart)
     if as_json:

@@ -42,6 +42,7 @@ class FrameTimes:
         metadata: container, codec, size, pixel aspect, number of frames and frame rate.
         flags: irregularities of the video track.
         is_decoded: whether they are the times of decoded frames, since the packets' pts are missing or wrong.
+        stream_index: index of the track among all streams of the container; None if it is not known.
     """
 
     times: np.ndarray
@@ -49,6 +50,7 @@ class FrameTimes:
     metadata: dict[str, Any]
     flags: tuple[SampleFlag, ...]
     is_decoded: bool = False
+    stream_index: int | None = None
 
     @property
     def start(self) -> float:

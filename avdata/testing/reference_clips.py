@@ -150,6 +150,10 @@ REFERENCE_CLIPS: dict[str, ReferenceClip] = {
         ".avi", _without_pts(pack_b_frames, bf=1), delay=-1 / 25, has_pts=False
     ),
     "mkv-vfw-bframes": ReferenceClip(".mkv", _without_pts(store_as_vfw, bf=2), delay=-1 / 25, has_pts=False),
+    "mpg-mpeg1-mp2": ReferenceClip(".mpg", _video(vcodec="mpeg1video", acodec="mp2", options={"bf": "2"})),
+    "vob-mpeg2-mp2": ReferenceClip(".vob", _video(vcodec="mpeg2video", acodec="mp2", options={"bf": "2"})),
+    "ts-h264-bframes": ReferenceClip(".ts", _video(vcodec="libx264", acodec="aac", options={"bf": "3"})),
+    "wmv-wmv2-wmav2": ReferenceClip(".wmv", _video(vcodec="wmv2", acodec="wmav2")),
     "avi-mjpeg-pcm": ReferenceClip(".avi", _video(vcodec="mjpeg", acodec="pcm_s16le", pix_fmt="yuvj420p")),
     "mov-h264-aac": ReferenceClip(".mov", _video(**H264)),
     "hevc-10-bit": ReferenceClip(
@@ -197,6 +201,7 @@ def onsets(clip: Clip) -> tuple[float, float]:
 
     config = build_config({"video": {"num_frames": 128, "size": 16}, "audio": {"n_fft": 512}})
     features = extract_features(clip, config)
+    assert features.frames is not None
     mel = np.concatenate(list(features.mel.astype(np.float32)), axis=1)
     band = mel[40:60].max(axis=0)
     # A window centered on the onset has half of the amplitude, 6 dB below the maximum.

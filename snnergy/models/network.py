@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -13,12 +12,13 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import update_bn
 
 from avdata.errors import UsageError
 from snnergy.fusion.block import BidirectionalFusion, ModalityTensors
 from snnergy.fusion.late import LateFusion
 from snnergy.fusion.registry import FUSIONS
-from snnergy.layers.checkpointing import batch_norms, call, checkpointed
+from snnergy.layers.checkpointing import call, checkpointed
 from snnergy.layers.monitor import record_spikes
 from snnergy.layers.neurons import Membranes, NeuronSpec, SpikingNeuron, stateful
 from snnergy.layers.residual import ResidualInput
@@ -285,22 +285,6 @@ def _segments(audio: Tensor, steps: int) -> Tensor:
     return torch.stack(parts)
 
 
-@contextmanager
-def _cumulative(model: nn.Module) -> Iterator[None]:
-    norms = batch_norms(model)
-    before, training = [norm.momentum for norm in norms], model.training
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    model.train()
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum
-        model.train(training)
-
-
 def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Set the statistics of all batch norms to their mean over training batches.
 
@@ -319,6 +303,9 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> N
     if first is None:
         msg = "No batches to recalibrate on."
         raise UsageError(msg, hint="use batches of the train split")
-    with torch.no_grad(), _cumulative(model):
-        for audio, video in chain([first], remaining):
-            model(audio, video)
+    # `update_bn` calls a model with the first element of a batch as its only argument.
+    unpack = model.register_forward_pre_hook(lambda _, inputs: inputs[0], prepend=True)
+    try:
+        update_bn(((pair,) for pair in chain([first], remaining)), model)
+    finally:
+        unpack.remove()

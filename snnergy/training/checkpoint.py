@@ -23,7 +23,7 @@ from snnergy.models.config import ModelConfig
 from snnergy.models.network import SNNergy
 from snnergy.training.config import TrainConfig, parse
 
-FORMAT = 1
+FORMAT = 2
 
 RESUME_MAY_CHANGE = {"workers", "save_every", "accumulate"}
 """Settings that a resumed run may change: they change no result, except the last bit of a sum."""

@@ -46,6 +46,9 @@ class TrainConfig(BaseModel):
     model_options: dict[str, Any] = Field(
         default_factory=dict, description="fields of ModelConfig that differ from the model preset"
     )
+    features: Literal["stored", "waveform"] = Field(
+        "stored", description="waveform: compute the mels on the device, from waveforms of the dataset"
+    )
     steps: int | None = Field(None, ge=1, description="optimizer steps; takes precedence over epochs")
     epochs: int = Field(200, ge=1, description="passes over the train split")
     batch_size: int = Field(64, ge=1, description="samples per optimizer step, over all processes and parts")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from snnergy.data import Batch
+from snnergy.layers.monitor import record_spikes
 from snnergy.layers.neurons import SpikingNeuron
 
 SILENT, SATURATED = 1e-4, 0.98
@@ -35,19 +36,13 @@ def record_firing_rates(network: nn.Module) -> Iterator[dict[str, float]]:
     rates: dict[str, float] = {}
     pending: dict[str, Tensor] = {}
 
-    def hook(name: str) -> Any:
-        def record(module: nn.Module, inputs: Any, spikes: Tensor) -> None:
-            pending[name] = spikes.detach().float().mean()
+    def record(name: str, neuron: SpikingNeuron, spikes: Tensor) -> None:
+        pending[name] = spikes.float().mean()
 
-        return record
-
-    layers = [(name, part) for name, part in network.named_modules() if isinstance(part, SpikingNeuron)]
-    handles = [part.register_forward_hook(hook(name)) for name, part in layers]
     try:
-        yield rates
+        with record_spikes(network, record):
+            yield rates
     finally:
-        for handle in handles:
-            handle.remove()
         if pending:
             # One copy from the device instead of one per layer.
             values = torch.stack(list(pending.values())).tolist()

@@ -93,13 +93,15 @@ def _process_counts() -> tuple[int, int]:
 
 
 def _silence_lightning() -> None:
-    """Suppress Lightning's notes about its own defaults, which users of this trainer cannot change."""
+    """Suppress notes of Lightning and torch about defaults that users of this trainer cannot change."""
     # Lightning sets the levels of its loggers on import, so this must come after.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     # channels_last gradients are copied into DDP's buckets: cheap, but torch warns once per process.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # Loss scaling may skip the first optimizer step; the schedule counts it.
+    warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before")
 
 
 def sum_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:

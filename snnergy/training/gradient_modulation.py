@@ -8,6 +8,7 @@ standard deviation is added, so that they do not converge early.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 
 from avdata.errors import UsageError
 from snnergy.models.network import SNNergy
-from snnergy.training.evaluation import Reduce
 
 MODALITIES = ("audio", "video")
 
@@ -64,7 +64,7 @@ class OGMGE:
         self._scores = self._scores.to(label.device) + torch.stack(scores).double()
 
     @torch.no_grad()
-    def apply(self, seed: int, reduce: Reduce) -> dict[str, float]:
+    def apply(self, seed: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Modify the gradients of the leading modality's encoder, equally in all processes.
 
         Args:

@@ -1,4 +1,4 @@
-"""One optimizer step: augmentation, forward and backward pass, clipping, AdamW, and EMA.
+"""One optimizer step: augmentation, forward and backward pass, clipping, AdamW, schedule and EMA.
 
 A step does not depend on interruptions or on the number of processes: random numbers are determined by
 (seed, step), a step has `batch_size` samples over all processes, and the loss is their mean.
@@ -6,18 +6,20 @@ A step does not depend on interruptions or on the number of processes: random nu
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from avdata.errors import AvdataError
 from avdata.streaming.batch import AVBatch
 from snnergy.data import Batch, move_to_device, to_batch
+from snnergy.layers.waveform_mel import WaveformMel
 from snnergy.models.network import SNNergy
 from snnergy.training.augment import augment, mixup
 from snnergy.training.config import TrainConfig
@@ -36,7 +38,9 @@ class TrainStep:
         network: network to train.
         config: settings.
         fabric: launched Fabric.
+        schedule: learning rate of each optimizer step, from 0.
         repeated: the mel of each step covers the complete window.
+        mel: module on the device that computes mels from waveforms; None: the stored mels.
 
     Attributes:
         network: the network, on the device.
@@ -44,35 +48,48 @@ class TrainStep:
         step: number of completed optimizer steps.
     """
 
-    def __init__(self, network: SNNergy, config: TrainConfig, fabric: Fabric, *, repeated: bool) -> None:
-        self._config, self._fabric, self._repeated = config, fabric, repeated
+    def __init__(
+        self,
+        network: SNNergy,
+        config: TrainConfig,
+        fabric: Fabric,
+        *,
+        schedule: Callable[[int], float],
+        repeated: bool,
+        mel: WaveformMel | None = None,
+    ) -> None:
+        self._config, self._fabric, self._repeated, self._mel = config, fabric, repeated, mel
         # Only float16 scales the loss.
         self._scaler: torch.amp.GradScaler | None = getattr(fabric.strategy.precision, "scaler", None)
         self.network = network.to(fabric.device)
-        self.average = copy.deepcopy(self.network) if config.ema else self.network
-        self.average.requires_grad_(config.ema is None)
+        self._ema = AveragedModel(self.network, multi_avg_fn=self._average) if config.ema else None
+        average = self._ema.requires_grad_(False).module if self._ema else self.network
+        assert isinstance(average, SNNergy)
+        self.average = average
         self._modulation = OGMGE(self.network, config.ogm_ge) if config.ogm_ge else None
         trained: nn.Module = self.network
         if config.sync_batchnorm and fabric.world_size > 1:
             trained = nn.SyncBatchNorm.convert_sync_batchnorm(trained)
         groups = network.parameter_groups(config.weight_decay)
         # Fused optimizers unscale the gradient themselves, which is too late for clipping.
-        optimizer = torch.optim.AdamW(
-            groups, lr=config.lr or 1.0, betas=config.betas, fused=self._scaler is None
-        )
+        optimizer = torch.optim.AdamW(groups, lr=1.0, betas=config.betas, fused=self._scaler is None)
+        # The schedule multiplies the optimizer's rate of 1.
+        self._scheduler = LambdaLR(optimizer, schedule)
         self._trained, self._optimizer = fabric.setup(trained, optimizer)
-        self.step = 0
+        self._set_step(0)
 
-    def __call__(
-        self, batches: Sequence[AVBatch], *, real: int, epoch: int, rate: float
-    ) -> tuple[Tensor, Tensor]:
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        return float(self._scheduler.get_last_lr()[0])
+
+    def __call__(self, batches: Sequence[AVBatch], *, real: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Run one optimizer step.
 
         Args:
             batches: this process's parts of the step.
             real: number of samples of the step over all processes, without padding.
             epoch: number of the epoch, for augmentation.
-            rate: learning rate.
 
         Returns:
             This process's part of the mean loss, and the norm of the gradient before clipping.
@@ -84,8 +101,6 @@ class TrainStep:
         network.train()
         # The state of the generators is a function of the step, so that checkpoints need not contain it.
         torch.manual_seed(self._seed("torch", fabric.global_rank) % 2**63)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=fabric.device)
         for part, batch in enumerate(batches):
@@ -103,8 +118,10 @@ class TrainStep:
         norm = self._clip()
         self._check(batches, epoch, total, norm)
         self._optimizer.step()
+        self._scheduler.step()
         self.step += 1
-        self._update_ema()
+        if self._ema:
+            self._ema.update_parameters(self.network)
         return total, norm
 
     def _seed(self, purpose: str, *numbers: int) -> int:
@@ -114,7 +131,7 @@ class TrainStep:
 
     def _batch(self, batch: AVBatch, part: int, epoch: int) -> tuple[Batch, Tensor, float]:
         config = self._config
-        mel, frames, label, weight = move_to_device(batch, self._fabric.device)
+        mel, frames, label, weight = move_to_device(batch, self._fabric.device, self._mel)
         mel, frames = augment(
             mel, frames, batch.key, config.augment, seed=config.seed, epoch=epoch, repeated=self._repeated
         )
@@ -156,16 +173,17 @@ class TrainStep:
         )
         raise AvdataError(msg, hint=UNSTABLE_HINT)
 
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        decay = self._config.ema
-        if decay is None:
-            return
+    def _average(self, averages: Sequence[Tensor], weights: Sequence[Tensor], _: Tensor | int) -> None:
+        assert self._config.ema is not None
         # During the first steps a smaller decay reduces the weight of the initial values.
-        share = 1 - min(decay, (1 + self.step) / (10 + self.step))
-        averages: list[Tensor] = list(self.average.parameters())
-        weights: list[Tensor] = list(self.network.parameters())
-        torch._foreach_lerp_(averages, weights, share)
+        decay = min(self._config.ema, (1 + self.step) / (10 + self.step))
+        get_ema_multi_avg_fn(decay)(averages, weights, self.step)
+
+    def _set_step(self, step: int) -> None:
+        self.step = step
+        if self._ema:
+            # The initial values count as one model; otherwise torch would replace them in the first update.
+            self._ema.n_averaged.fill_(1 + step)
 
     def check_finite(self) -> None:
         """Raise unless all weights and statistics are finite, so that they can be saved.
@@ -187,15 +205,17 @@ class TrainStep:
             "network": self.network.state_dict(),
             "ema": self.average.state_dict() if self._config.ema else None,
             "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state of `state_dict`."""
-        self.step = int(state["step"])
+        self._set_step(int(state["step"]))
         self.network.load_state_dict(state["network"])
         if self._config.ema:
             self.average.load_state_dict(state["ema"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
         if self._scaler and state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])

@@ -22,7 +22,7 @@ from avdata.errors import UsageError
 from avdata.progress import Progress
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
-from snnergy.data import open_split
+from snnergy.data import open_split, video_channels, waveform_mel
 from snnergy.models.network import SNNergy, build
 from snnergy.training.checkpoint import check_run_folder, load, load_all, run_settings, save, write_json
 from snnergy.training.config import TrainConfig, resolve_config
@@ -75,7 +75,7 @@ def train(
         device: `auto` uses a GPU if there is one.
 
     Returns:
-        The content of `result.json`: accuracy, loss and per-class recall on the validation and test splits,
+        The content of `result.json`: accuracy, loss and metrics by class on the validation and test splits,
         settings, duration, and firing rates.
 
     Raises:
@@ -112,8 +112,9 @@ class Trainer:
         self.data = self._open("train", shuffle=True)
         # A second dataset object, because recalibration always reads epoch 0.
         self.calibration = self._open("train", shuffle=True)
+        self.mel = waveform_mel(self.data, fabric.device)
         self.part = _part(config, fabric.world_size)
-        if self.part * int(self.data.info["shape"]["frames"][0]) == 1:
+        if self.part * int(self.data.info["shape"]["mel"][0]) == 1:
             msg = "Each process reads one sample of one time step at a time: too few for batch norm."
             raise UsageError(msg, hint="increase batch_size, or decrease accumulate")
         self.loader = self.data.loader(
@@ -124,7 +125,14 @@ class Trainer:
         self.every = config.evaluation_interval(self.steps, self.epoch_steps)
         self.validates = "val" in self.data.info["splits"]
         repeated = self.data.info["config"].get("audio", {}).get("layout") == "repeat"
-        self.train_step = TrainStep(build_network(config, self.data), config, fabric, repeated=repeated)
+        self.train_step = TrainStep(
+            build_network(config, self.data),
+            config,
+            fabric,
+            schedule=lambda step: config.rate(step, self.steps, self.epoch_steps),
+            repeated=repeated,
+            mel=self.mel,
+        )
         self.best: dict[str, Any] | None = None
         self.evaluated, self.saved = -1, 0
         self.warned: set[str] = set()
@@ -140,8 +148,9 @@ class Trainer:
     def _open(self, split: str, *, shuffle: bool = False) -> AVDataset:
         rank, world = (None, None) if self.fabric.world_size > 1 else (0, 1)
         return open_split(
-            self.where, split, shuffle=shuffle, seed=self.config.seed, rank=rank, world_size=world
-        )
+            self.where, split, features=self.config.features, shuffle=shuffle, seed=self.config.seed,
+            rank=rank, world_size=world,
+        )  # fmt: skip
 
     def begin(self, *, resume: bool) -> None:
         """Write `config.json`, or restore the state of the run to resume."""
@@ -205,9 +214,8 @@ class Trainer:
             yield parts, before
 
     def _step(self, batches: list[AVBatch], real: int, epoch: int) -> None:
-        train_step = self.train_step
-        rate = self.config.rate(train_step.step, self.steps, self.epoch_steps)
-        loss, norm = train_step(batches, real=real, epoch=epoch, rate=rate)
+        train_step, rate = self.train_step, self.train_step.rate
+        loss, norm = train_step(batches, real=real, epoch=epoch)
         if train_step.step % max(1, min(10, self.steps // 20)) == 0:
             loss = sum_over_ranks(self.fabric, loss)
             if self.log:
@@ -219,7 +227,7 @@ class Trainer:
     def evaluate(self, epoch: int) -> None:
         """Recalibrate, validate, and save `last.ckpt`, and `best.ckpt` if validation improved."""
         network, step = self.train_step.average, self.train_step.step
-        recalibrate_batch_norm(network, self.calibration, self.part, self.fabric.device)
+        recalibrate_batch_norm(network, self.calibration, self.part, self.fabric.device, self.mel)
         sync_batch_norm_stats(self.fabric, network)
         self.evaluated = step
         if self.validates:
@@ -239,15 +247,11 @@ class Trainer:
 
     def _measure(self, network: SNNergy, split: str, rates: dict[str, float] | None = None) -> dict[str, Any]:
         loader = self._open(split).loader(self.part, num_workers=self.workers)
-        labels, device = self.data.labels, self.fabric.device
+        synchronize = self.fabric.world_size > 1
         return evaluate_split(
-            network,
-            loader,
-            labels,
-            device,
-            reduce=lambda value: sum_over_ranks(self.fabric, value),
+            network, loader, self.data.labels, self.fabric.device, mel=self.mel, synchronize=synchronize,
             rates=rates,
-        )
+        )  # fmt: skip
 
     def _warn(self, network: SNNergy, rates: dict[str, float]) -> None:
         for sentence, layers in diagnose(network, rates).items():
@@ -309,7 +313,7 @@ class Trainer:
             self.log.close()
             plot_curves(self.folder / "metrics.csv", self.folder / "curves.png")
             if "test" in result:
-                write_classes(self.folder / "classes.csv", result["test"], self.data.labels)
+                write_classes(self.folder / "classes.csv", result["test"])
                 plot_confusion(result["test"]["confusion"], self.data.labels, self.folder / "confusion.png")
             # Must come last: a run with this file is finished and cannot be resumed.
             write_json(self.folder / "result.json", result)
@@ -339,9 +343,10 @@ def build_network(config: TrainConfig, data: AVDataset) -> SNNergy:
     """Return a new network for the settings and for the labels and frames of a dataset.
 
     Raises:
-        UsageError: `model_options` contains a value that another setting or the dataset determines.
+        UsageError: `model_options` contains a value that another setting or the dataset determines, or the
+            fusion requires frames and the dataset has none.
     """
-    channels = int(data.info["shape"]["frames"][3])
+    channels = video_channels(data, config.fusion)
     fixed = {"num_classes": len(data.labels), "video_channels": channels, "fusion": config.fusion}
     for name in fixed.keys() & config.model_options.keys():
         msg = f"model_options.{name}={config.model_options[name]!r} has no effect."
@@ -358,8 +363,9 @@ def build_network(config: TrainConfig, data: AVDataset) -> SNNergy:
 def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "auto") -> dict[str, Any]:
     """Evaluate a checkpoint on the validation and test splits of a prepared dataset.
 
-    Batch norm statistics come from the checkpoint. A checkpoint saved within an epoch has no valid ones; it
-    is first recalibrated on the train split of the dataset.
+    Mels come from the same source as in the training. Batch norm statistics come from the checkpoint. A
+    checkpoint saved within an epoch has no valid ones; it is first recalibrated on the train split of the
+    dataset.
 
     Args:
         checkpoint: `best.ckpt` or `last.ckpt` in the folder of a run.
@@ -370,15 +376,17 @@ def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "a
         `labels`, `num_classes`, and for each split `accuracy`, `loss`, `samples`, `per_class`, `confusion`.
     """
     network, config, calibrated = load_all(checkpoint)
-    data = open_split(dataset, "train", shuffle=True, seed=config.seed, rank=0, world_size=1)
+    options: dict[str, Any] = {"features": config.features, "rank": 0, "world_size": 1}
+    data = open_split(dataset, "train", shuffle=True, seed=config.seed, **options)
     check_compatible(network, data)
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     network.to(place)
+    mel = waveform_mel(data, place)
     if not calibrated:
-        recalibrate_batch_norm(network, data, config.batch_size, place)
+        recalibrate_batch_norm(network, data, config.batch_size, place, mel)
     measured = {}
     for split in ("val", "test"):
         if split in data.info["splits"]:
-            loader = open_split(dataset, split, rank=0, world_size=1).loader(config.batch_size, num_workers=0)
-            measured[split] = evaluate_split(network, loader, data.labels, place)
+            loader = open_split(dataset, split, **options).loader(config.batch_size, num_workers=0)
+            measured[split] = evaluate_split(network, loader, data.labels, place, mel=mel)
     return {"labels": data.labels, "num_classes": len(data.labels), **measured}

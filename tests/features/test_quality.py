@@ -63,7 +63,6 @@ VIDEOS = [
     {"size": 32, "resize_mode": "letterbox"},
     {"size": 32, "resize_mode": "stretch"},
     {"size": 32, "short_side": 128},
-    {"size": 32, "decoder": "decord"},
     {"size": 128, "decoder": "ffmpeg"},
 ]
 

@@ -13,7 +13,7 @@ from snnergy.training.config import TrainConfig, resolve_config
 
 TINY = {"dims": [4, 8, 8], "heads": [1, 1, 1]}
 SMALL_PICTURES = {
-    "audio": {"n_mels": 16, "hop_length": 320},
+    "audio": {"n_mels": 16, "hop_length": 320, "flac": True},
     "video": {"size": 16},
     "shards": {"samples_per_shard": 5},
 }

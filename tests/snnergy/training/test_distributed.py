@@ -26,6 +26,7 @@ import pytest
 import avdata
 from snnergy.training.checkpoint import load
 from snnergy.training.distributed import TIMEOUT_S
+from snnergy.training.trainer import evaluate
 
 # Twelve samples a step: the last of an epoch has eight, and four places that are padding.
 SAMPLES, STEPS_AN_EPOCH = 32, 3
@@ -177,9 +178,10 @@ def tell(folder: Path, where: Path) -> None:
         with launched(machines, [*words, "-1", "-1", "resume"], processes=1) as jobs:
             again = [(job.communicate(timeout=soon)[1], job.returncode) for job in jobs]
     result = json.loads((folder / "run" / "result.json").read_text())
+    alone = evaluate(folder / "run" / result["chosen"], where, device="cpu")["test"]
     told = {
         "errors": errors, "codes": codes, "step": state["step"], "again": again, "rows": rows_of(folder),
-        "killed_at": killed_at, "result": result, "apart": apart,
+        "killed_at": killed_at, "result": result, "alone": alone, "apart": apart,
     }  # fmt: skip
     (folder / "story.pickle").write_bytes(pickle.dumps(told))
 
@@ -232,6 +234,13 @@ def test_resume_on_fewer_ranks_covers_remaining_keys_exactly(story: dict, tiny_s
     result = story["result"]
     assert (result["steps"], result["processes"]) == (3 * STEPS_AN_EPOCH, 2)
     assert result["test"]["samples"] == 8
+
+
+def test_ranks_evaluate_each_sample_once(story: dict) -> None:
+    """The confusion matrix summed over two ranks, with padding, is that of one process."""
+    together, alone = story["result"]["test"], story["alone"]
+    assert together.pop("loss") == pytest.approx(alone.pop("loss"), abs=1e-5)
+    assert together == alone
 
 
 def test_machines_share_only_one_network_link(story: dict) -> None:

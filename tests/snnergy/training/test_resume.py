@@ -160,7 +160,7 @@ def test_load_does_not_execute_pickled_code(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, tuple[str]]:
             return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
 
-    torch.save({"format": 1, "trap": Trap()}, tmp_path / "last.ckpt")
+    torch.save({"format": 2, "trap": Trap()}, tmp_path / "last.ckpt")
     with pytest.raises(AvdataError, match="Cannot read"):
         load((tmp_path / "last.ckpt").read_bytes(), "last.ckpt")
     assert not (tmp_path / "sprung").exists()

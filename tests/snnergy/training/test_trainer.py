@@ -153,7 +153,7 @@ def test_train_step_finds_nan_in_any_part(tiny_set: Path, quick: Quick) -> None:
     )
     first[1].mel[0, 0] = math.nan
     with pytest.raises(AvdataError, match="the audio of the batch"):
-        one([first[1], second[1]], real=8, epoch=0, rate=1e-3)
+        one([first[1], second[1]], real=8, epoch=0)
 
 
 def test_train_handles_single_time_step_and_small_last_batch(
@@ -206,7 +206,7 @@ def test_ogm_ge_needs_two_modalities(tiny_set: Path, tmp_path: Path, quick: Quic
 def learner(config: TrainConfig, fabric: Fabric) -> TrainStep:
     torch.manual_seed(0)
     network = build("nano", num_classes=2, dims=(4, 8, 8), heads=(1, 1, 1))
-    return TrainStep(network, config, fabric, repeated=False)
+    return TrainStep(network, config, fabric, schedule=lambda step: 1e-3, repeated=False)
 
 
 def learn_once(config: TrainConfig, where: Path, precision: MixedPrecision) -> tuple[float, float]:
@@ -216,7 +216,7 @@ def learn_once(config: TrainConfig, where: Path, precision: MixedPrecision) -> t
     one = learner(config, fabric)
     before = [weight.detach().clone() for weight in one.network.parameters()]
     batch = next(iter(open_split(where, "train", rank=0, world_size=1).loader(8, num_workers=0)))
-    _, norm = one([batch], real=8, epoch=0, rate=1e-3)
+    _, norm = one([batch], real=8, epoch=0)
     moved = [(old - new.detach()).norm() for old, new in zip(before, one.network.parameters(), strict=True)]
     return float(norm), float(torch.stack(moved).norm())
 
