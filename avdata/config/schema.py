@@ -78,6 +78,10 @@ class VideoConfig(_Settings):
     short_side: int | None = Field(
         None, description="crop: pixels to scale the short side to before the center crop"
     )
+    pixel_aspect: Literal["square", "stored"] = Field(
+        "square",
+        description="shape of pixels that are not square: square scales them as on screen, stored keeps them",
+    )
     color: Literal["rgb", "gray"] = Field("rgb", description="channels of a frame: 3 or 1")
     frame_sampling: Literal["middle", "every", "random-of-every"] = Field(
         "middle",

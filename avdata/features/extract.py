@@ -27,7 +27,7 @@ from avdata.features.quality import check_audio, check_durations, check_file_siz
 from avdata.media.audio import decode_audio
 from avdata.media.decoders import DECODERS
 from avdata.media.image import read_image
-from avdata.media.resize import resize_image
+from avdata.media.resize import image_thumbnail, resize_image, with_square_pixels
 from avdata.media.types import AudioTrack, Frame, FrameTimes
 from avdata.media.video import VideoFile, open_video
 from avdata.recipe import Clip
@@ -143,8 +143,9 @@ def _assemble(
     flags += frame_flags
     frames = np.stack([frame.pixels for frame in step_frames]) if step_frames else None
     times = tuple(round(frame.time, 6) for frame in step_frames)
-    if frames is not None and video_file is not None:
-        flags += check_frames(frames, times, config.quality)
+    if step_frames and video_file is not None:
+        thumbnails = [frame.thumbnail for frame in step_frames if frame.thumbnail is not None]
+        flags += check_frames(thumbnails, times, config.quality)
     rate = config.audio.sample_rate
     samples = resample(aligned.audio.samples, aligned.audio.rate, rate)
     waveform = slice_audio(samples, rate, aligned.start, window, config.align.pad)
@@ -220,15 +221,32 @@ def _step_frames(
 
 def _resized_frames(frames: Sequence[Frame], video: VideoConfig) -> tuple[list[Frame], list[SampleFlag]]:
     """Crop and resize frames of full size; a frame that is repeated is resized once."""
-    unique = {id(frame): frame for frame in frames}
+    unique = {id(frame): _with_thumbnail(frame) for frame in frames}
     use_face = video.resize_mode == "face"
-    box = detect_face_box([frame.pixels for frame in unique.values()]) if use_face else None
-    resized = {
-        key: replace(frame, pixels=resize_image(box.crop(frame.pixels) if box else frame.pixels, video))
-        for key, frame in unique.items()
-    }
+    if use_face:
+        unique = {key: _with_square_pixels(frame, video) for key, frame in unique.items()}
+    images = [frame.pixels for frame in unique.values()]
+    # Without a common size, there is no common box.
+    can_detect = use_face and len({image.shape for image in images}) == 1
+    box = detect_face_box(images) if can_detect else None
+    resized = {}
+    for key, frame in unique.items():
+        pixels = box.crop(frame.pixels) if box else frame.pixels
+        resized[key] = replace(
+            frame, pixels=resize_image(pixels, video, frame.pixel_aspect), pixel_aspect=1.0
+        )
     flags = [SampleFlag.NO_FACE] if use_face and box is None else []
     return [resized[id(frame)] for frame in frames], flags
+
+
+def _with_thumbnail(frame: Frame) -> Frame:
+    return frame if frame.thumbnail is not None else replace(frame, thumbnail=image_thumbnail(frame.pixels))
+
+
+def _with_square_pixels(frame: Frame, video: VideoConfig) -> Frame:
+    """Return a frame whose pixels are square, so that a square face is found."""
+    pixels = with_square_pixels(frame.pixels, video, frame.pixel_aspect)
+    return replace(frame, pixels=pixels, pixel_aspect=1.0)
 
 
 def _step_frame_times(clip: Clip, frame_times: FrameTimes, window: Window, config: Config) -> list[float]:

@@ -53,6 +53,8 @@ def open_container(path: Path, quality: QualityConfig) -> Iterator[Any]:
         "enable_drefs": "0",
         # It limits the decoders with which ffmpeg probes the first frames.
         "max_pixels": str(quality.max_pixels),
+        # PyAV lets ffmpeg invent a missing pts; with B-frames, many are wrong.
+        "fflags": "-genpts",
         **demuxer_options(path, name),
     }
     with detect_demuxer_truncation(path):

@@ -22,7 +22,8 @@ _JSON = {
     "label_name": "string",
     "media": {
         "audio_channels": "int64", "audio_codec": "string", "audio_rate": "int64", "container": "string",
-        "fps": "float64", "frames": "int64", "height": "int64", "video_codec": "string", "width": "int64",
+        "fps": "float64", "frames": "int64", "height": "int64",
+        "pixel_aspect": "float64", "video_codec": "string", "width": "int64",
     },
     "pad_fraction": "float64", "sources": {"audio": _FILE, "video": _FILE}, "split": "string",
     "step_times": ["float64"], "window_end": "float64", "window_start": "float64",

@@ -134,7 +134,8 @@ class _FrameDecoder:
         )
         options = {"vcodec": "ppm", "frames:v": len(requested), **passthrough_option(require_ffmpeg())}
         images = self._run(frames.output("pipe:1", format="image2pipe", **options), max_decoded)
-        return [Frame(pixels, moment) for pixels, moment in zip(images, self.log.times, strict=False)]
+        facts = zip(images, self.log.times, self.log.aspects, strict=False)
+        return [Frame(pixels, moment, aspect) for pixels, moment, aspect in facts]
 
     def decoded_times(self) -> np.ndarray:
         """Decode the video without returning a frame; return the times of its frames, s, ascending.

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
 from avdata.media.decoders.pyav import CODECS_WITH_CORRUPT_FLAG
+from avdata.media.display import pixel_aspect
 from avdata.media.integrity import TRUNCATION_MESSAGES
 
 _MAPPED = "Stream mapping:"
@@ -44,7 +46,7 @@ _UNDECODABLE = {
 
 _TIME_BASE = re.compile(r"config in time_base: (\d+)/(\d+)")
 
-_VIDEO_FRAME = re.compile(r"\bn: *\d+ pts: *(-?\d+|NOPTS) ")
+_VIDEO_FRAME = re.compile(r"\bn: *\d+ pts: *(-?\d+|NOPTS) (?:[^\[]*? sar:(\d+)/(\d+) )?")
 
 _AUDIO_FRAME = re.compile(r"\bn:\d+ pts:(-?\d+|NOPTS) .*? channels:(\d+) .*? rate:(\d+) nb_samples:(\d+)")
 
@@ -115,6 +117,7 @@ class VideoLog(FFmpegLog):
 
     Attributes:
         times: s, of the returned frames; not a number where a frame has no timestamp.
+        aspects: width of a pixel by its height, of the returned frames.
         num_decoded: decoded frames and packets that failed to decode.
     """
 
@@ -125,6 +128,7 @@ class VideoLog(FFmpegLog):
         """
         super().__init__()
         self.times: list[float] = []
+        self.aspects: list[float] = []
         self.num_decoded = 0
         self._max_decoded = math.inf if max_decoded is None else max_decoded
         self._has_flag = codec in CODECS_WITH_CORRUPT_FLAG
@@ -137,6 +141,8 @@ class VideoLog(FFmpegLog):
         for frame in _VIDEO_FRAME.finditer(line):
             numerator, denominator = self._seconds_per_pts
             self.times.append(math.nan if frame[1] == "NOPTS" else int(frame[1]) * numerator / denominator)
+            has_aspect = frame[3] is not None and int(frame[3]) > 0
+            self.aspects.append(pixel_aspect(Fraction(int(frame[2]), int(frame[3])) if has_aspect else None))
         if self.num_decoded >= self._max_decoded:
             return
         if _PACKET_FAILED.search(line):
