@@ -1,4 +1,4 @@
-"""SNNergy: two encoders of three stages, fused at every stage, and a linear head on firing rates."""
+"""SNNergy: two encoders of three stages, fused at every stage, and a linear head on the last streams."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         self.fusions = nn.ModuleDict(
             {str(stage): _fusion(config, stage - 1) for stage in config.fusion_stages}
         )
-        self.rates = nn.ModuleDict({name: ResidualInput(config.residual, cell) for name in used})
+        self.readouts = nn.ModuleDict({name: _readout(config, cell) for name in used})
         late = FUSIONS[config.head] if spec.stage == "each" else spec
         self.join: LateFusion = late.build(used, config.dims[-1], cell)
         self.head = nn.Linear(self.join.width, config.num_classes)
@@ -188,11 +188,11 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
             streams = self._stage(stage, streams, present, steps)
             if stages is not None:
                 stages.append(streams)
-        rates = {}
+        features = {}
         for name, stream in streams.items():
-            rate, mask = self.rates[name](stream).mean((3, 4)), present[name]
-            rates[name] = rate if mask is None else rate * mask[None, :, None]
-        return self.join.collect(rates)
+            feature, mask = self.readouts[name](stream).mean((3, 4)), present[name]
+            features[name] = feature if mask is None else feature * mask[None, :, None]
+        return self.join.collect(features)
 
     def _stage(self, stage: int, streams: ModalityTensors, present: Present, steps: int) -> ModalityTensors:
         run = checkpointed if self.config.checkpoint and torch.is_grad_enabled() else call
@@ -234,6 +234,11 @@ def _encoder(config: ModelConfig, channels: int, kinds: tuple[AttentionKind, ...
         )
         for stage in range(3)
     )  # fmt: skip
+
+
+def _readout(config: ModelConfig, cell: NeuronSpec) -> nn.Module:
+    # The firing rates of the last stage carry too little: on speech, they halve what a network learns.
+    return nn.Identity() if config.readout == "membrane" else ResidualInput(config.residual, cell)
 
 
 def _fusion(config: ModelConfig, stage: int) -> BidirectionalFusion:

@@ -34,8 +34,9 @@ def energy() -> Energy:
     return measure_energy(settled(), [inputs()])
 
 
-def test_synaptic_operations_equal_spikingjelly() -> None:
-    model, given = settled(), inputs()
+@pytest.mark.parametrize("readout", ["membrane", "rate"])
+def test_synaptic_operations_equal_spikingjelly(readout: str) -> None:
+    model, given = settled(readout=readout), inputs()
     counter = SynOpCounter()
     with torch.no_grad(), DispatchCounterMode([counter]):
         model(*given)
@@ -120,7 +121,7 @@ def test_sew_spike_is_one_event_for_any_alpha(mlp: bool) -> None:
 
 
 def test_sew_events_equal_layer_inputs_for_alpha_one() -> None:
-    model, given = settled(residual="sew", fusion_mlp=True), inputs()
+    model, given = settled(residual="sew", fusion_mlp=True, alpha_init=1.0), inputs()
     fed: dict[str, float] = {}
     for name, part in model.named_modules():
         if isinstance(part, nn.Conv2d):
