@@ -35,7 +35,8 @@ from snnergy.training.config import TrainConfig
 from snnergy.training.distributed import Device
 from snnergy.training.gradient_modulation import OGMGE
 from snnergy.training.plots import plot_comparison
-from snnergy.training.trainer import build_network, train
+from snnergy.training.setup import build_network
+from snnergy.training.trainer import train
 
 DEFAULT_FUSIONS = ("audio", "video", "concat", "ccssa", "cmqka")
 """The smallest informative comparison: each modality alone, concatenation, quadratic and linear attention."""

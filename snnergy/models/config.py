@@ -86,8 +86,7 @@ class ModelConfig:
         video_channels: 3 for RGB, 1 for gray.
         fusion: fusion method, one of `FUSIONS`.
         residual: residual connections: `membrane`, or `sew` as in QKFormer.
-        readout: features of the head, of the last stage: mean of its stream (`membrane`), or of its spikes
-            (`rate`). With `sew` both are the mean of the integer stream.
+        readout: features of the head: mean of the last stream (`membrane`), or of its spikes (`rate`).
         sum_norm: normalization of sums over tokens: `bn`, or `none` as in QKFormer.
         fusion_stages: stages at which the modalities are fused.
         branches: branches of CMQKA: `s` spatial, `t` temporal, `st` both, `o` outer.
@@ -185,6 +184,7 @@ class ModelConfig:
 
 
 PRESETS: Mapping[str, ModelConfig] = {
+    # For tests: eight binary channels in the first layer are too few for recordings.
     "nano": ModelConfig((16, 32, 64), (1, 2, 4), (1, 1, 1), 2),
     "tiny": ModelConfig((32, 64, 128), (2, 4, 8), (1, 1, 1), 2),
     "small": ModelConfig((48, 96, 192), (2, 4, 6), (1, 1, 2), 2),

@@ -37,7 +37,7 @@ Layout = Literal["TBCHW", "BTCHW"]
 Present = Mapping[str, Tensor | None]
 
 
-def build(preset: str = "nano", **options: Any) -> SNNergy:
+def build(preset: str = "small", **options: Any) -> SNNergy:
     """Build a network from a model preset.
 
     >>> sum(weight.numel() for weight in build("nano", num_classes=6, video_channels=1).parameters())

@@ -26,7 +26,8 @@ from snnergy.training.config import TrainConfig, parse
 FORMAT = 2
 
 RESUME_MAY_CHANGE = {"workers", "save_every", "accumulate"}
-"""Settings that a resumed run may change: they change no result, except the last bit of a sum."""
+"""Settings that a resumed run may change; `accumulate` only together with the number of processes, so that
+batch norms see equally many samples."""
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -76,7 +77,7 @@ def load(data: bytes, name: str | Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return `config`, `model` and `dataset` of a run's config.json.
+    """Return `config`, `model`, `dataset` and `processes` of a run's config.json.
 
     Raises:
         AvdataError: the file is missing or invalid.
@@ -88,6 +89,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             "config": dict(content["config"]),
             "model": dict(content["model"]),
             "dataset": str(content["dataset"]),
+            "processes": int(content["processes"]),
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"Cannot read {path}: {error}."
@@ -108,7 +110,26 @@ def changed_settings(stored: Mapping[str, Any], config: TrainConfig) -> str:
     )
 
 
-def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
+def _check_batch_norm_size(folder: Path, stored: TrainConfig, config: TrainConfig, processes: int) -> None:
+    """Raise if a resumed run has another number of samples per batch norm."""
+    before = int(read_config(folder)["processes"])
+    size, requested = stored.batch_norm_size(before), config.batch_norm_size(processes)
+    if size == requested:
+        return
+    msg = (
+        f"Batch norms of the run in {folder} see {size} samples ({_count(before)}, accumulate"
+        f" {stored.accumulate}), requested {requested} ({_count(processes)}, accumulate {config.accumulate})."
+    )
+    parts, rest = divmod(config.batch_size, size * (1 if config.sync_batchnorm else processes))
+    hint = f"add --set accumulate={parts}" if parts and not rest else f"resume with {_count(before)}"
+    raise UsageError(msg, hint=hint)
+
+
+def _count(processes: int) -> str:
+    return f"{processes} process{'es' * (processes != 1)}"
+
+
+def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool, processes: int = 1) -> None:
     """Raise unless a run with these settings can start, or resume, in `folder`.
 
     Raises:
@@ -130,10 +151,12 @@ def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None
     if not has_run:
         msg = f"No run to resume in {folder}."
         raise AvdataError(msg, hint="omit --resume to start one")
-    changed = changed_settings(run_settings(folder).model_dump(mode="json"), config)
+    stored = run_settings(folder)
+    changed = changed_settings(stored.model_dump(mode="json"), config)
     if changed:
         msg = f"Settings differ from the run in {folder}: {changed}."
         raise UsageError(msg, hint="omit them to resume with the run's settings, or choose another --output")
+    _check_batch_norm_size(folder, stored, config, processes)
 
 
 def load_network(checkpoint: str | Path) -> tuple[SNNergy, TrainConfig]:

@@ -6,6 +6,7 @@ command line can change every setting. The resolved settings are stored in the r
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -20,6 +21,8 @@ from snnergy.models.config import check_choice
 LR_PER_64_SAMPLES = 5e-4
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+
+Epoch = Annotated[int, Field(ge=0)]
 
 
 class AugmentConfig(BaseModel):
@@ -41,7 +44,9 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     train_preset: str = Field("snnergy", description="training preset that supplied the defaults")
-    model: str = Field("nano", description="model preset: nano, tiny, small, base, large, paper_like")
+    model: str = Field(
+        "small", description="model preset: nano (for tests), tiny, small, base, large, paper_like"
+    )
     fusion: str = Field("cmqka", description="fusion method; see below")
     model_options: dict[str, Any] = Field(
         default_factory=dict, description="fields of ModelConfig that differ from the model preset"
@@ -52,7 +57,9 @@ class TrainConfig(BaseModel):
     steps: int | None = Field(None, ge=1, description="optimizer steps; takes precedence over epochs")
     epochs: int = Field(200, ge=1, description="passes over the train split")
     batch_size: int = Field(64, ge=1, description="samples per optimizer step, over all processes and parts")
-    accumulate: int = Field(1, ge=1, description="gradient accumulation: parts per process and step")
+    accumulate: int = Field(
+        1, ge=1, description="gradient accumulation: parts per process and step; batch norms see one part"
+    )
     lr: float | None = Field(
         None, gt=0, description="peak learning rate; None: 5e-4 per 64 samples of a step"
     )
@@ -75,6 +82,9 @@ class TrainConfig(BaseModel):
     ogm_ge: float | None = Field(
         None, gt=0, description="alpha of OGM-GE (0.8 for CREMA-D); None disables it"
     )
+    ogm_ge_epochs: tuple[Epoch, Epoch] = Field(
+        (0, 50), description="first and last epoch in which OGM-GE modifies gradients, counted from 0"
+    )
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of a moving average of the weights, used for evaluation"
     )
@@ -94,6 +104,32 @@ class TrainConfig(BaseModel):
         None, ge=0, description="loader threads that prefetch batches; None: 0 on the CPU, 4 with a GPU"
     )
 
+    def batch_norm_size(self, processes: int) -> int:
+        """Return the number of samples that a batch norm normalizes together, which changes the training.
+
+        >>> TrainConfig(batch_size=64, accumulate=2).batch_norm_size(processes=4)
+        8
+        """
+        return self.batch_size // (self.accumulate * (1 if self.sync_batchnorm else processes))
+
+    @property
+    def peak_lr(self) -> float:
+        """Peak learning rate."""
+        return self.lr or LR_PER_64_SAMPLES * self.batch_size / 64
+
+    def describe(self) -> str:
+        """Return all settings on one line, with the learning rate resolved.
+
+        >>> TrainConfig(steps=250).describe()[:71]
+        'train_preset=snnergy model=small fusion=cmqka features=stored steps=250'
+        """
+        values = {**self.model_dump(), "lr": self.peak_lr}
+        # The other one has no effect.
+        values.pop("epochs" if self.steps else "steps")
+        for group in ("model_options", "augment"):
+            values |= {f"{group}.{name}": value for name, value in values.pop(group).items()}
+        return " ".join(f"{name}={_show(value)}" for name, value in values.items())
+
     def rate(self, step: int, steps: int, steps_per_epoch: int) -> float:
         """Return the learning rate of optimizer step `step` (from 0) of `steps`.
 
@@ -101,7 +137,7 @@ class TrainConfig(BaseModel):
         >>> print(*(round(config.rate(step, 20, 4), 3) for step in (0, 2, 4, 12, 20)))
         0.0 0.5 1.0 0.5 0.0
         """
-        peak = self.lr or LR_PER_64_SAMPLES * self.batch_size / 64
+        peak = self.peak_lr
         longest = 0.3 * steps
         warmup = longest if self.warmup_epochs is None else min(self.warmup_epochs * steps_per_epoch, longest)
         if step < warmup:
@@ -154,10 +190,10 @@ def resolve_config(train_preset: str | None, *overrides: Mapping[str, Any]) -> T
     """Return the settings of a training preset with overrides; later overrides take precedence.
 
     >>> resolve_config("la", {"epochs": 3}).lr, resolve_config(None, {"steps": 250}).train_preset
-    (5e-05, 'quick')
+    (5e-05, 'snnergy')
 
     Args:
-        train_preset: one of `TRAIN_PRESETS`; None: `quick` if `steps` is set, otherwise `snnergy`.
+        train_preset: one of `TRAIN_PRESETS`; None: the one in `overrides`, otherwise `snnergy`.
         overrides: nested settings.
 
     Raises:
@@ -166,7 +202,7 @@ def resolve_config(train_preset: str | None, *overrides: Mapping[str, Any]) -> T
     merged: dict[str, Any] = {}
     for override in overrides:
         merged = merge_overrides(merged, override)
-    name = train_preset or merged.get("train_preset") or ("quick" if merged.get("steps") else "snnergy")
+    name = train_preset or merged.get("train_preset") or "snnergy"
     check_choice(name, TRAIN_PRESETS, "training preset")
     base = merge_overrides(TrainConfig().model_dump(), TRAIN_PRESETS[name])
     return parse({**merge_overrides(base, merged), "train_preset": name})
@@ -191,6 +227,11 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
             raise UsageError(msg, hint="set one of the group, for example augment.flip=0") from None
         msg = f"Invalid training setting {where}={first['input']!r}: {format_validation_error(first)}"
         raise UsageError(msg) from None
+
+
+def _show(value: object) -> str:
+    """Return a value as `--set` takes it, without spaces."""
+    return json.dumps(value, separators=(",", ":")).strip('"')
 
 
 def _names() -> list[str]:

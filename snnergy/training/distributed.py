@@ -113,6 +113,15 @@ def sum_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:
     return summed
 
 
+def gather_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:
+    """Return the tensors of all processes, of equal shapes, concatenated along the first axis."""
+    if fabric.world_size == 1:
+        return value
+    parts = [torch.empty_like(value) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(parts, value.contiguous())
+    return torch.cat(parts)
+
+
 def sync_batch_norm_stats(fabric: Fabric, network: nn.Module) -> None:
     """Replace the running statistics of all batch norms by their mean over the processes."""
     if fabric.world_size == 1:

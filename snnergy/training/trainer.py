@@ -2,8 +2,8 @@
 
 The folder of a run contains `config.json`, `metrics.csv`, `tensorboard/`, `best.ckpt` and `last.ckpt`; a
 finished run also `result.json`, `classes.csv`, `curves.png` and `confusion.png`. A run that was killed at
-any time resumes from `last.ckpt` and ends with the same weights and the same log, also on another number of
-processes.
+any time resumes from `last.ckpt` and ends with the same weights and the same log. On another number of
+processes it resumes if `accumulate` keeps the number of samples that batch norms see.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from avdata.errors import UsageError
 from avdata.progress import Progress
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
 from snnergy.data import open_split, waveform_mel
-from snnergy.models.network import SNNergy, build
+from snnergy.models.network import SNNergy
 from snnergy.training.checkpoint import check_run_folder, load, load_all, run_settings, save, write_json
 from snnergy.training.config import TrainConfig, resolve_config
 from snnergy.training.diagnostics import diagnose, format_warning
@@ -44,6 +44,7 @@ from snnergy.training.evaluation import (
 )
 from snnergy.training.metrics_log import MetricsLog
 from snnergy.training.plots import plot_confusion, plot_curves
+from snnergy.training.setup import batch_norm_warning, build_network, part_size
 from snnergy.training.train_step import TrainStep
 
 if TYPE_CHECKING:
@@ -93,7 +94,9 @@ def train(
             # The folder with the settings of the run to resume may exist on the first machine only.
             content = broadcast_from_rank0(fabric, settings.model_dump_json().encode())
             settings = TrainConfig.model_validate_json(content or b"")
-        check_on_rank0(fabric, lambda: check_run_folder(folder, settings, resume=resume))
+        check_on_rank0(
+            fabric, partial(check_run_folder, folder, settings, resume=resume, processes=fabric.world_size)
+        )
         run = Trainer(fabric, dataset, folder, settings, progress)
         run.begin(resume=resume)
         run.work()
@@ -113,10 +116,7 @@ class Trainer:
         # A second dataset object, because recalibration always reads epoch 0.
         self.calibration = self._open("train", shuffle=True)
         self.mel = waveform_mel(self.data, fabric.device)
-        self.part = _part(config, fabric.world_size)
-        if self.part * int(self.data.info["shape"]["frames"][0]) == 1:
-            msg = "Each process reads one sample of one time step at a time: too few for batch norm."
-            raise UsageError(msg, hint="increase batch_size, or decrease accumulate")
+        self.part = part_size(config, fabric.world_size, self.data)
         self.loader = self.data.loader(
             self.part, num_workers=self.workers, pin_memory=fabric.device.type == "cuda"
         )
@@ -168,9 +168,15 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             if content is None:
                 model = asdict(self.train_step.network.config)
-                about = {"config": self.config.model_dump(), "model": model, "dataset": str(self.where)}
+                about = {
+                    "config": self.config.model_dump(), "model": model, "dataset": str(self.where),
+                    "processes": self.fabric.world_size,
+                }  # fmt: skip
                 write_json(self.folder / "config.json", about)
             self.log = MetricsLog(self.folder, self.train_step.step)
+            warning = batch_norm_warning(self.config, self.fabric.world_size)
+            if warning:
+                _log.warning(warning)
 
     def work(self) -> None:
         """Run epochs until all steps are done, or validation has not improved for `patience` epochs."""
@@ -322,41 +328,6 @@ class Trainer:
 
 def _rank(candidate: Mapping[str, Any]) -> tuple[float, float]:
     return float(candidate["accuracy"]), -float(candidate["loss"])
-
-
-def _part(config: TrainConfig, world: int) -> int:
-    """Return the number of samples that a process reads at once."""
-    part, rest = divmod(config.batch_size, world * config.accumulate)
-    if rest or not part:
-        msg = (
-            f"batch_size={config.batch_size} is not divisible by {world} processes with"
-            f" accumulate={config.accumulate} parts each."
-        )
-        hint = (
-            f"use a multiple of {world * config.accumulate}; batch_size counts the samples of all processes"
-        )
-        raise UsageError(msg, hint=hint)
-    return part
-
-
-def build_network(config: TrainConfig, data: AVDataset) -> SNNergy:
-    """Return a new network for the settings and for the labels and frames of a dataset.
-
-    Raises:
-        UsageError: `model_options` contains a value that another setting or the dataset determines.
-    """
-    channels = int(data.info["shape"]["frames"][3])
-    fixed = {"num_classes": len(data.labels), "video_channels": channels, "fusion": config.fusion}
-    for name in fixed.keys() & config.model_options.keys():
-        msg = f"model_options.{name}={config.model_options[name]!r} has no effect."
-        hint = "use --fusion" if name == "fusion" else f"omit it; the dataset determines it: {fixed[name]}"
-        raise UsageError(msg, hint=hint)
-    # JSON and YAML have no tuples.
-    options = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in config.model_options.items()
-    }
-    return build(config.model, **{**options, **fixed})
 
 
 def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "auto") -> dict[str, Any]:

@@ -11,14 +11,19 @@ import pytest
 from typer.testing import CliRunner
 
 from avdata.errors import AvdataError, UsageError
-from snnergy.cli import _show_result, app, main
+from snnergy.analysis.tables import show_result
+from snnergy.cli import app, main
 from snnergy.data import open_split
 from snnergy.models.config import configure
 from snnergy.models.network import SNNergy
-from snnergy.training.config import TRAIN_PRESETS, resolve_config
+from snnergy.training.config import TRAIN_PRESETS, TrainConfig, resolve_config
 from snnergy.training.evaluation import check_compatible
 
 TINY = (
+    "--model",
+    "nano",
+    "--train-preset",
+    "quick",
     "--set",
     "model_options.dims=[4, 8, 8]",
     "--set",
@@ -98,12 +103,29 @@ def test_options_override_the_file_and_set_overrides_both(
 
 @pytest.mark.parametrize(
     ("words", "preset"),
-    [((), "snnergy"), (("--steps", "250"), "quick"), (("--steps", "250", "--train-preset", "mm"), "mm")],
+    [((), "snnergy"), (("--steps", "250"), "snnergy"), (("--steps", "250", "--train-preset", "mm"), "mm")],
 )
-def test_steps_select_the_quick_preset_by_default(
+def test_only_its_option_selects_the_training_preset(
     monkeypatch: pytest.MonkeyPatch, words: Sequence[str], preset: str
 ) -> None:
-    assert resolved(monkeypatch, *words)["train_preset"] == preset
+    found = resolved(monkeypatch, *words)
+    assert found["train_preset"] == preset
+    assert found["mixup"] == TRAIN_PRESETS[preset].get("mixup", 0.2)
+    assert found["model"] == "small"
+
+
+def test_train_prints_all_settings_on_one_line_of_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snnergy.training.trainer.train", lambda *args, **options: {})
+    words = ["train", "set", "--json", "--steps", "250", "--set", "augment.flip=0", "--batch-size", "32"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("settings: ")]
+    shown = dict(word.split("=", 1) for word in line.split()[1:])
+    assert shown["train_preset"] == "snnergy"
+    assert (shown["lr"], shown["augment.flip"], shown["batch_size"]) == ("0.00025", "0.0", "32")
+    # With --steps, the number of epochs has no effect.
+    config = TrainConfig(steps=250, batch_size=32)
+    expected = {*config.model_dump(), *(f"augment.{name}" for name in config.augment.model_dump())}
+    assert set(shown) == expected - {"augment", "model_options", "epochs"}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +196,7 @@ def test_train_resumes_and_evaluate_prints_classes(tiny_set: Path, tmp_path: Pat
 
 
 def test_result_without_splits_prints_a_message(capsys: pytest.CaptureFixture[str]) -> None:
-    _show_result({"labels": ["a", "b"]}, as_json=False)
+    show_result({"labels": ["a", "b"]}, as_json=False)
     assert "neither a val nor a test split" in capsys.readouterr().out
 
 

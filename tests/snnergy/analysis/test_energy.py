@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 import snnergy
 from avdata.errors import UsageError
 from snnergy.analysis.energy import AC_PJ, MAC_PJ, Energy, measure_energy, plot_energy
-from snnergy.cli import _row, app
+from snnergy.analysis.tables import layer_row
+from snnergy.cli import app
 from snnergy.training.config import TrainConfig
 from snnergy.training.trainer import train
 
@@ -141,7 +142,7 @@ def test_plot_energy_writes_file(energy: Energy, tmp_path: Path) -> None:
 
 
 def test_layer_rows_are_unique_and_fit_terminal(energy: Energy) -> None:
-    rows = [_row(layer) for layer in energy.layers]
+    rows = [layer_row(layer) for layer in energy.layers]
     assert len({row[0] for row in rows}) == len(rows)
     # Two columns between cells, and the heads "SOPs by rate" and "exact".
     widths = [max(map(len, column)) for column in zip(*rows, ("", "", "", "SOPs by rate", ""), strict=False)]

@@ -19,7 +19,7 @@ from snnergy.training.trainer import train
 @pytest.fixture(scope="module")
 def run(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    train(synthetic_set, out, TrainConfig(steps=3, batch_size=8, workers=0))
+    train(synthetic_set, out, TrainConfig(model="nano", steps=3, batch_size=8, workers=0))
     return out
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from avdata.errors import AvdataError, UsageError
-from snnergy.training.checkpoint import load, save
+from snnergy.training.checkpoint import check_run_folder, load, save, write_json
 from snnergy.training.config import TrainConfig
 from snnergy.training.trainer import evaluate, train
 
@@ -123,6 +123,39 @@ def test_resume_rejects_other_settings_and_keeps_run(tiny_set: Path, tmp_path: P
     with pytest.raises(AvdataError, match="unfinished run"):
         train(tiny_set, tmp_path, quick(save_every=1), device="cpu")
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()} == before
+
+
+def test_resume_refuses_another_batch_norm_size(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    with pytest.raises(Killed):
+        train(tiny_set, tmp_path, quick(save_every=1), device="cpu", progress=killed_at(2))
+    with pytest.raises(UsageError, match=r"see 8 samples .* requested 4 ") as raised:
+        train(tiny_set, tmp_path, quick(save_every=1, accumulate=2), device="cpu", resume=True)
+    assert raised.value.hint == "add --set accumulate=1"
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulate", "hint"),
+    [
+        (1, 4, None),
+        (2, 2, None),
+        (4, 1, None),
+        (1, 1, "--set accumulate=4"),
+        (8, 1, "resume with 4 processes"),
+    ],
+)
+def test_resume_on_other_processes_needs_equal_batch_norm_size(
+    tmp_path: Path, quick: Quick, processes: int, accumulate: int, hint: str | None
+) -> None:
+    config = quick(batch_size=64)
+    settings = {"config": config.model_dump(mode="json"), "model": {}, "dataset": "set", "processes": 4}
+    write_json(tmp_path / "config.json", settings)
+    wanted = config.model_copy(update={"accumulate": accumulate})
+    if hint is None:
+        check_run_folder(tmp_path, wanted, resume=True, processes=processes)
+        return
+    with pytest.raises(UsageError, match="Batch norms of the run") as raised:
+        check_run_folder(tmp_path, wanted, resume=True, processes=processes)
+    assert hint in str(raised.value.hint)
 
 
 def test_save_on_full_disk_keeps_previous_checkpoint_and_hints_resume(
