@@ -156,12 +156,12 @@ def _resolve_config(
 ) -> TrainConfig:
     """Return the settings of a preset or a resumed run, overridden by a file, options and `--set`."""
     from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
-    from snnergy.training.checkpoint import read_config
+    from snnergy.training.checkpoint import RUN_FILE, read_config
     from snnergy.training.config import parse, resolve_config
 
     named = {name: value for name, value in options.items() if value is not None}
     layers = [read_config_file(file) if file else {}, named, *map(parse_setting, settings)]
-    if resumed_run is None or not (resumed_run / "config.json").is_file():
+    if resumed_run is None or not (resumed_run / RUN_FILE).is_file():
         return resolve_config(train_preset, *layers)
     values = read_config(resumed_run)["config"]
     for layer in [{} if train_preset is None else {"train_preset": train_preset}, *layers]:
@@ -279,16 +279,18 @@ def energy(
     from dataclasses import asdict
 
     from snnergy.analysis.energy import measure_energy, plot_energy
-    from snnergy.data import audio_video_batches, open_split, waveform_mel
+    from snnergy.data import audio_video_batches, mel_transform, open_split
     from snnergy.training.checkpoint import load_network
-    from snnergy.training.evaluation import check_compatible
+    from snnergy.training.evaluation import match_dataset
 
     checkpoint = _checkpoint(run)
     network, config = load_network(checkpoint)
     data = open_split(dataset, "test", features=config.features)
-    check_compatible(network, data)
+    facts, _ = match_dataset(network, data)
     loader = data.loader(config.batch_size, num_workers=0)
-    measured = measure_energy(network, audio_video_batches(loader, batches, mel=waveform_mel(data)))
+    measured = measure_energy(
+        network, audio_video_batches(loader, batches, mel=mel_transform(data, facts=facts))
+    )
     chart = output or checkpoint.parent / "energy.png"
     plot_energy(measured, chart)
     if as_json:

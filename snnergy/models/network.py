@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,6 +26,7 @@ from snnergy.layers.neurons import Membranes, NeuronSpec, SpikingNeuron, statefu
 from snnergy.layers.residual import ResidualInput
 from snnergy.layers.types import AttentionKind
 from snnergy.models.config import PRESETS, ModelConfig, configure
+from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.encoder import Stage
 
 __all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "StreamState", "build", "recalibrate"]
@@ -70,11 +73,16 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
 
     Args:
         config: settings; `build` makes them from a model preset.
+
+    Attributes:
+        dataset: labels, mel statistics and settings of the training set; None for a network that was not
+            trained on a prepared dataset. `save_pretrained` stores them.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.dataset: DatasetFacts | None = None
         cell = NeuronSpec(config.neuron, config.surrogate)
         spec = FUSIONS[config.fusion]
         used = spec.modalities
@@ -214,12 +222,21 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         decayed, plain = groups
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)
+        facts = {} if self.dataset is None else {"dataset": self.dataset.dump()}
+        text = json.dumps({**asdict(self.config), **facts}, sort_keys=True, indent=2)
+        (save_directory / "config.json").write_text(text, encoding="utf-8")
+
     @classmethod
     def _from_pretrained(cls, *, config: Mapping[str, Any], **options: Any) -> SNNergy:  # type: ignore[override]
         settings: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
         }
-        return super()._from_pretrained(config=ModelConfig(**settings), **options)
+        facts = settings.pop("dataset", None)
+        network: SNNergy = super()._from_pretrained(config=ModelConfig(**settings), **options)
+        network.dataset = None if facts is None else DatasetFacts.parse(facts)
+        return network
 
 
 def _encoder(config: ModelConfig, channels: int, kinds: tuple[AttentionKind, ...]) -> nn.ModuleList:

@@ -20,10 +20,14 @@ from avdata.config.overrides import diff_settings
 from avdata.errors import AvdataError, UsageError
 from avdata.storage.atomic import atomic_write
 from snnergy.models.config import ModelConfig
+from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.network import SNNergy
 from snnergy.training.config import TrainConfig, parse
 
-FORMAT = 2
+FORMAT = 3
+
+RUN_FILE = "run.json"
+"""Settings, network and training set of a run. `save_pretrained` writes its own config.json."""
 
 RESUME_MAY_CHANGE = {"workers", "save_every", "accumulate"}
 """Settings that a resumed run may change; `accumulate` only together with the number of processes, so that
@@ -77,27 +81,28 @@ def load(data: bytes, name: str | Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return `config`, `model`, `dataset` and `processes` of a run's config.json.
+    """Return `config`, `model`, `dataset`, `facts` and `processes` of a run's run.json.
 
     Raises:
         AvdataError: the file is missing or invalid.
     """
-    path = folder / "config.json"
+    path = folder / RUN_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {
             "config": dict(content["config"]),
             "model": dict(content["model"]),
             "dataset": str(content["dataset"]),
+            "facts": DatasetFacts.parse(content["facts"]),
             "processes": int(content["processes"]),
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"Cannot read {path}: {error}."
-        raise AvdataError(msg, hint="use a run's folder, or a checkpoint next to its config.json") from error
+        raise AvdataError(msg, hint="use a run's folder, or a checkpoint next to its run.json") from error
 
 
 def run_settings(folder: Path) -> TrainConfig:
-    """Return the settings in a run's config.json."""
+    """Return the settings in a run's run.json."""
     return parse(read_config(folder)["config"])
 
 
@@ -139,7 +144,7 @@ def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool, process
     if (folder / "result.json").exists():
         msg = f"Output folder already holds a finished run: {folder}."
         raise AvdataError(msg, hint="choose another --output, or delete the folder")
-    has_run = (folder / "config.json").exists()
+    has_run = (folder / RUN_FILE).exists()
     if folder.exists() and not folder.is_dir():
         msg = f"Output path is a file: {folder}."
         raise AvdataError(msg, hint="choose a folder with --output")
@@ -163,7 +168,7 @@ def load_network(checkpoint: str | Path) -> tuple[SNNergy, TrainConfig]:
     """Return the network of a checkpoint, in evaluation mode on the CPU, and its training settings.
 
     Raises:
-        AvdataError: the checkpoint or the config.json next to it cannot be read.
+        AvdataError: the checkpoint or the run.json next to it cannot be read.
     """
     network, config, _ = load_all(checkpoint)
     return network, config
@@ -176,12 +181,13 @@ def load_all(checkpoint: str | Path) -> tuple[SNNergy, TrainConfig, bool]:
         data = path.read_bytes()
     except OSError as error:
         msg = f"Cannot read {path}: {error.strerror}."
-        raise AvdataError(msg, hint="use a run's folder, or a checkpoint next to its config.json") from error
+        raise AvdataError(msg, hint="use a run's folder, or a checkpoint next to its run.json") from error
     stored = read_config(path.parent)
     state = load(data, path)
     options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in stored["model"].items()
     }
     network = SNNergy(ModelConfig(**options))
+    network.dataset = DatasetFacts.parse(state["facts"])
     network.load_state_dict(state["ema"] or state["network"])
     return network.eval(), parse(stored["config"]), bool(state["calibrated"])

@@ -1,7 +1,7 @@
 """Typed settings of a training and the training presets.
 
 A training preset is a set of default settings: ours, or those of an author's public code. A file or the
-command line can change every setting. The resolved settings are stored in the run's config.json.
+command line can change every setting. The resolved settings are stored in the run's run.json.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def resolve_config(train_preset: str | None, *overrides: Mapping[str, Any]) -> T
 
 
 def parse(values: Mapping[str, Any]) -> TrainConfig:
-    """Return validated settings from a mapping, such as `config` in a run's config.json.
+    """Return validated settings from a mapping, such as `config` in a run's run.json.
 
     Raises:
         UsageError: unknown key or invalid value; the message names the setting.

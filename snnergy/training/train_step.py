@@ -20,8 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from avdata.errors import AvdataError
 from avdata.streaming.batch import AVBatch
-from snnergy.data import Batch, move_to_device
-from snnergy.layers.waveform_mel import WaveformMel
+from snnergy.data import Batch, MelTransform, move_to_device
 from snnergy.models.network import SNNergy
 from snnergy.training.augment import augment
 from snnergy.training.config import TrainConfig
@@ -43,7 +42,7 @@ class TrainStep:
         fabric: launched Fabric.
         schedule: learning rate of each optimizer step, from 0.
         repeated: the mel of each step covers the complete window.
-        mel: module on the device that computes mels from waveforms; None: the stored mels.
+        mel: module on the device, from `mel_transform`; None: the mels of the loader.
 
     Attributes:
         network: the network, on the device.
@@ -59,7 +58,7 @@ class TrainStep:
         *,
         schedule: Callable[[int], float],
         repeated: bool,
-        mel: WaveformMel | None = None,
+        mel: MelTransform | None = None,
     ) -> None:
         self._config, self._fabric, self._repeated, self._mel = config, fabric, repeated, mel
         # Only float16 scales the loss.

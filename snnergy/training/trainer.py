@@ -1,6 +1,6 @@
 """Training loop: epochs of steps and evaluations, on one process or several.
 
-The folder of a run contains `config.json`, `metrics.csv`, `tensorboard/`, `best.ckpt` and `last.ckpt`; a
+The folder of a run contains `run.json`, `metrics.csv`, `tensorboard/`, `best.ckpt` and `last.ckpt`; a
 finished run also `result.json`, `classes.csv`, `curves.png` and `confusion.png`. A run that was killed at
 any time resumes from `last.ckpt` and ends with the same weights and the same log. On another number of
 processes it resumes if `accumulate` keeps the number of samples that batch norms see.
@@ -22,9 +22,19 @@ import torch
 from avdata.progress import Progress
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
-from snnergy.data import open_split, waveform_mel
+from snnergy.data import mel_transform, open_split
+from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.network import SNNergy
-from snnergy.training.checkpoint import check_run_folder, load, load_all, run_settings, save, write_json
+from snnergy.training.checkpoint import (
+    RUN_FILE,
+    check_run_folder,
+    load,
+    load_all,
+    read_config,
+    run_settings,
+    save,
+    write_json,
+)
 from snnergy.training.config import TrainConfig, resolve_config
 from snnergy.training.diagnostics import diagnose, format_warning
 from snnergy.training.distributed import (
@@ -37,8 +47,8 @@ from snnergy.training.distributed import (
     sync_batch_norm_stats,
 )
 from snnergy.training.evaluation import (
-    check_compatible,
     evaluate_split,
+    match_dataset,
     recalibrate_batch_norm,
     write_classes,
 )
@@ -86,7 +96,7 @@ def train(
     """
     folder, began = Path(output), time.perf_counter()
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    resume = resume or (restarted and (folder / "config.json").is_file())
+    resume = resume or (restarted and (folder / RUN_FILE).is_file())
     settings = config or (run_settings(folder) if resume else resolve_config(None))
     fabric = init_fabric(device, settings.precision, sync_batchnorm=settings.sync_batchnorm)
     with explain_lost_ranks(fabric):
@@ -115,7 +125,8 @@ class Trainer:
         self.data = self._open("train", shuffle=True)
         # A second dataset object, because recalibration always reads epoch 0.
         self.calibration = self._open("train", shuffle=True)
-        self.mel = waveform_mel(self.data, fabric.device)
+        self.mel = mel_transform(self.data, fabric.device)
+        self.facts = DatasetFacts.of(self.data.info)
         self.part = part_size(config, fabric.world_size, self.data)
         self.loader = self.data.loader(
             self.part, num_workers=self.workers, pin_memory=fabric.device.type == "cuda"
@@ -153,8 +164,10 @@ class Trainer:
         )  # fmt: skip
 
     def begin(self, *, resume: bool) -> None:
-        """Write `config.json`, or restore the state of the run to resume."""
+        """Write `run.json`, or restore the state of the run to resume."""
         first = self.fabric.is_global_zero
+        if resume:
+            check_on_rank0(self.fabric, lambda: read_config(self.folder)["facts"].check_equal(self.facts))
         last = self.folder / "last.ckpt"
         data = last.read_bytes() if first and resume and last.is_file() else None
         content = broadcast_from_rank0(self.fabric, data)
@@ -170,9 +183,9 @@ class Trainer:
                 model = asdict(self.train_step.network.config)
                 about = {
                     "config": self.config.model_dump(), "model": model, "dataset": str(self.where),
-                    "processes": self.fabric.world_size,
+                    "facts": self.facts.dump(), "processes": self.fabric.world_size,
                 }  # fmt: skip
-                write_json(self.folder / "config.json", about)
+                write_json(self.folder / RUN_FILE, about)
             self.log = MetricsLog(self.folder, self.train_step.step)
             warning = batch_norm_warning(self.config, self.fabric.world_size)
             if warning:
@@ -281,7 +294,7 @@ class Trainer:
                 self.log.flush()
             state = {
                 **self.train_step.state_dict(), "loader": self.loader.state_dict(), "best": self.best,
-                "evaluated": self.evaluated, "calibrated": calibrated,
+                "evaluated": self.evaluated, "calibrated": calibrated, "facts": self.facts.dump(),
             }  # fmt: skip
             save(self.folder / name, state)
 
@@ -333,9 +346,9 @@ def _rank(candidate: Mapping[str, Any]) -> tuple[float, float]:
 def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "auto") -> dict[str, Any]:
     """Evaluate a checkpoint on the validation and test splits of a prepared dataset.
 
-    Mels come from the same source as in the training. Batch norm statistics come from the checkpoint. A
-    checkpoint saved within an epoch has no valid ones; it is first recalibrated on the train split of the
-    dataset.
+    Mels come from the same source as in the training and are normalized with the statistics of the training
+    set. Labels are matched by name. Batch norm statistics come from the checkpoint. A checkpoint saved within
+    an epoch has no valid ones; it is first recalibrated on the train split of the dataset.
 
     Args:
         checkpoint: `best.ckpt` or `last.ckpt` in the folder of a run.
@@ -348,15 +361,17 @@ def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "a
     network, config, calibrated = load_all(checkpoint)
     options: dict[str, Any] = {"features": config.features, "rank": 0, "world_size": 1}
     data = open_split(dataset, "train", shuffle=True, seed=config.seed, **options)
-    check_compatible(network, data)
+    facts, label_map = match_dataset(network, data)
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     network.to(place)
-    mel = waveform_mel(data, place)
+    mel = mel_transform(data, place, facts)
     if not calibrated:
         recalibrate_batch_norm(network, data, config.batch_size, place, mel)
     measured = {}
     for split in ("val", "test"):
         if split in data.info["splits"]:
             loader = open_split(dataset, split, **options).loader(config.batch_size, num_workers=0)
-            measured[split] = evaluate_split(network, loader, data.labels, place, mel=mel)
-    return {"labels": data.labels, "num_classes": len(data.labels), **measured}
+            measured[split] = evaluate_split(
+                network, loader, facts.labels, place, mel=mel, label_map=label_map
+            )
+    return {"labels": list(facts.labels), "num_classes": len(facts.labels), **measured}

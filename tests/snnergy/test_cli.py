@@ -10,14 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from avdata.errors import AvdataError, UsageError
+from avdata.errors import UsageError
 from snnergy.analysis.tables import show_result
 from snnergy.cli import app, main
-from snnergy.data import open_split
 from snnergy.models.config import configure
-from snnergy.models.network import SNNergy
 from snnergy.training.config import TRAIN_PRESETS, TrainConfig, resolve_config
-from snnergy.training.evaluation import check_compatible
 
 TINY = (
     "--model",
@@ -150,14 +147,6 @@ def test_invalid_setting_is_named(layer: dict[str, Any], expected: str) -> None:
 def test_model_option_of_wrong_type_is_named(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         configure("nano", **options)
-
-
-def test_evaluation_rejects_a_dataset_with_other_labels(tiny_set: Path) -> None:
-    data = open_split(tiny_set, "train")
-    other = SNNergy(configure("nano", num_classes=len(data.labels) + 1))
-    with pytest.raises(AvdataError, match=f"the dataset has {len(data.labels)} labels"):
-        check_compatible(other, data)
-    check_compatible(SNNergy(configure("nano", num_classes=len(data.labels))), data)
 
 
 def test_author_presets_have_their_values() -> None:

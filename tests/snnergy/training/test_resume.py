@@ -148,7 +148,7 @@ def test_resume_on_other_processes_needs_equal_batch_norm_size(
 ) -> None:
     config = quick(batch_size=64)
     settings = {"config": config.model_dump(mode="json"), "model": {}, "dataset": "set", "processes": 4}
-    write_json(tmp_path / "config.json", settings)
+    write_json(tmp_path / "run.json", settings)
     wanted = config.model_copy(update={"accumulate": accumulate})
     if hint is None:
         check_run_folder(tmp_path, wanted, resume=True, processes=processes)
@@ -202,5 +202,5 @@ def test_load_does_not_execute_pickled_code(tmp_path: Path) -> None:
 def test_config_json_contains_resolved_settings(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     config = quick(steps=1)
     train(tiny_set, tmp_path / "run", config, device="cpu")
-    said = json.loads((tmp_path / "run" / "config.json").read_text())
+    said = json.loads((tmp_path / "run" / "run.json").read_text())
     assert TrainConfig.model_validate(said["config"]) == config

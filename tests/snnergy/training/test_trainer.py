@@ -46,7 +46,7 @@ def test_train_writes_all_files_and_evaluate_reproduces_result(
     assert result["steps"] == 3
     assert result["test"]["samples"] == 8
     assert sum(map(sum, result["test"]["confusion"])) == 8
-    names = "config.json metrics.csv last.ckpt best.ckpt curves.png confusion.png classes.csv result.json"
+    names = "run.json metrics.csv last.ckpt best.ckpt curves.png confusion.png classes.csv result.json"
     for name in names.split():
         assert (run / name).stat().st_size > 0, name
     assert any((run / "tensorboard").iterdir())
