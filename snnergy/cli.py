@@ -266,26 +266,24 @@ def report(
 def energy(
     run: CheckpointPath,
     dataset: DatasetPath,
-    batches: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Number of batches of the test split to measure.")
-    ] = 16,
+    batches: Annotated[int, typer.Option(min=1, metavar="N", help="Number of batches to measure.")] = 16,
     output: Annotated[
         Path | None, output_option("Bar chart to write (default: energy.png of the run).")
     ] = None,
     quiet: Silent = False,
     as_json: Json = False,
 ) -> None:
-    """Count the operations of a trained network on the test split and estimate its energy."""
+    """Count the operations of a trained network on the test split (or val) and estimate its energy."""
     from dataclasses import asdict
 
     from snnergy.analysis.energy import measure_energy, plot_energy
-    from snnergy.data import audio_video_batches, mel_transform, open_split
+    from snnergy.data import audio_video_batches, mel_transform, open_any_split
     from snnergy.training.checkpoint import load_network
     from snnergy.training.evaluation import match_dataset
 
     checkpoint = _checkpoint(run)
     network, config = load_network(checkpoint)
-    data = open_split(dataset, "test", features=config.features)
+    data = open_any_split(dataset, ("test", "val"), features=config.features)
     facts, _ = match_dataset(network, data)
     loader = data.loader(config.batch_size, num_workers=0)
     measured = measure_energy(
@@ -295,9 +293,17 @@ def energy(
     plot_energy(measured, chart)
     if as_json:
         totals = measured.totals()
-        print_json({"network": str(checkpoint), "dataset": str(dataset), **asdict(measured), **totals})
+        print_json(
+            {
+                "network": str(checkpoint),
+                "dataset": str(dataset),
+                "split": data.split,
+                **asdict(measured),
+                **totals,
+            }
+        )
     elif not quiet:
-        show_energy(measured, checkpoint, dataset, chart)
+        show_energy(measured, checkpoint, f"{data.split} samples of {dataset}", chart)
 
 
 app = create_app(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 import avdata
 from avdata.config.schema import Config
+from avdata.errors import AvdataError, UsageError
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.collate import MelNormalization, mel_normalization
 from avdata.streaming.dataset import AVDataset
@@ -62,6 +63,22 @@ def open_split(
     return avdata.open(
         dataset, split, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size, waveform=waveform
     )
+
+
+def open_any_split(dataset: str | Path, splits: Sequence[str], **options: Any) -> AVDataset:
+    """Open the first of `splits` that a prepared dataset has. Options as for `open_split`.
+
+    Raises:
+        AvdataError: it has none of them.
+    """
+    for split in splits:
+        try:
+            return open_split(dataset, split, **options)
+        except UsageError as error:
+            if not error.message.startswith("Unknown split"):
+                raise
+    msg = f"Dataset has none of the splits {', '.join(splits)}: {dataset}."
+    raise AvdataError(msg, hint="prepare it with another --split-by; avdata info lists them")
 
 
 class Renormalization(nn.Module):

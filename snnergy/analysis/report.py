@@ -158,16 +158,13 @@ def _sample_views(
         return None, [], None, note
     from snnergy.analysis.attention_masks import record_masks  # noqa: PLC0415
     from snnergy.analysis.energy import measure_energy  # noqa: PLC0415
-    from snnergy.data import mel_transform, open_split, to_device  # noqa: PLC0415
+    from snnergy.data import mel_transform, open_any_split, to_device  # noqa: PLC0415
     from snnergy.training.checkpoint import load_network  # noqa: PLC0415
     from snnergy.training.evaluation import match_dataset  # noqa: PLC0415
 
     try:
         network, config = load_network(checkpoint)
-        split = next(
-            name for name in ("test", "val", "train") if name in open_split(dataset, "train").info["splits"]
-        )
-        data = open_split(dataset, split, features=config.features, shuffle=True)
+        data = open_any_split(dataset, ("test", "val", "train"), features=config.features, shuffle=True)
         facts, _ = match_dataset(network, data)
         batch = next(iter(data.loader(min(SAMPLES, len(data)), num_workers=0)))
         inputs = to_device(batch, mel=mel_transform(data, facts=facts))

@@ -48,7 +48,7 @@ def show_comparison(rows: list[Row], output: Path, *, as_json: bool) -> None:
     print_line(f"Wrote {output / 'table.md'}, table.csv and table.png. The runs are in {output / 'runs'}.")
 
 
-def show_energy(measured: Energy, checkpoint: Path, dataset: Path, chart: Path) -> None:
+def show_energy(measured: Energy, checkpoint: Path, samples: str, chart: Path) -> None:
     """Print one row per layer, and the totals."""
     totals = measured.totals()
     print_table(
@@ -63,10 +63,7 @@ def show_energy(measured: Energy, checkpoint: Path, dataset: Path, chart: Path) 
         f"not included: {measured.attention:,.0f} additions of attention, {measured.updates:,.0f} membrane"
         f" updates; see {chart}"
     )
-    print_line(
-        f"firing rates of {checkpoint} on {measured.samples:,} test samples of {dataset},"
-        f" T = {measured.steps:g}"
-    )
+    print_line(f"firing rates of {checkpoint} on {measured.samples:,} {samples}, T = {measured.steps:g}")
 
 
 _REDUNDANT = frozenset({"encoders", "embedding", "attention", "message", "layers", "conv"})

@@ -119,8 +119,8 @@ def _draw_masks(config: AugmentConfig, size: tuple[int, int], seed: int) -> list
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return [
-            mask_along_axis(torch.ones(1, length), min(longest, length), 0.0, axis=1)[0] == 0
-            for longest, length in zip((config.bands, config.columns), size, strict=True)
+            mask_along_axis(torch.ones(1, length), round(share * length), 0.0, axis=1)[0] == 0
+            for share, length in zip((config.bands, config.columns), size, strict=True)
         ]
 
 

@@ -130,6 +130,16 @@ def _check_batch_norm_size(folder: Path, stored: TrainConfig, config: TrainConfi
     raise UsageError(msg, hint=hint)
 
 
+def _extends(folder: Path, config: TrainConfig) -> bool:
+    """Return whether `config` has more epochs or steps than the finished run in `folder`."""
+    if not (folder / "result.json").exists() or not (folder / RUN_FILE).exists():
+        return False
+    stored = run_settings(folder)
+    if stored.steps or config.steps:
+        return (config.steps or 0) > (stored.steps or 0) > 0
+    return config.epochs > stored.epochs
+
+
 def _count(processes: int) -> str:
     return f"{processes} process{'es' * (processes != 1)}"
 
@@ -141,9 +151,10 @@ def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool, process
         AvdataError: it holds another run, or none to resume.
         UsageError: the run to resume has other settings.
     """
-    if (folder / "result.json").exists():
+    if (folder / "result.json").exists() and not (resume and _extends(folder, config)):
         msg = f"Output folder already holds a finished run: {folder}."
-        raise AvdataError(msg, hint="choose another --output, or delete the folder")
+        hint = "extend it with --resume and more --epochs (or --steps), choose another --output, or delete it"
+        raise AvdataError(msg, hint=hint)
     has_run = (folder / RUN_FILE).exists()
     if folder.exists() and not folder.is_dir():
         msg = f"Output path is a file: {folder}."
@@ -157,6 +168,8 @@ def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool, process
         msg = f"No run to resume in {folder}."
         raise AvdataError(msg, hint="omit --resume to start one")
     stored = run_settings(folder)
+    if _extends(folder, config):
+        stored = stored.model_copy(update={"epochs": config.epochs, "steps": config.steps})
     changed = changed_settings(stored.model_dump(mode="json"), config)
     if changed:
         msg = f"Settings differ from the run in {folder}: {changed}."

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from avdata.config.overrides import merge_overrides
 from avdata.config.schema import format_validation_error
@@ -30,8 +30,8 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    bands: int = Field(0, ge=0, description="SpecAugment: maximum number of masked mel bands")
-    columns: int = Field(0, ge=0, description="SpecAugment: maximum number of masked columns")
+    bands: float = Field(0.0, ge=0, le=1, description="SpecAugment: maximum masked share of the mel bands")
+    columns: float = Field(0.0, ge=0, le=1, description="SpecAugment: maximum masked share of the columns")
     shift: int = Field(0, ge=0, description="maximum shift in time of both modalities, in steps")
     flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip")
     rotate: float = Field(0.0, ge=0, le=180, description="maximum rotation in degrees, in both directions")
@@ -78,7 +78,9 @@ class TrainConfig(BaseModel):
     clip: float | None = Field(1.0, gt=0, description="maximum norm of the unscaled gradient")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
     mixup: float = Field(0.2, ge=0, description="alpha of mixup's Beta distribution; 0 disables mixup")
-    augment: AugmentConfig = AugmentConfig(bands=16, columns=16, shift=0, flip=0.5, rotate=5.0, jitter=0.2)
+    augment: AugmentConfig = AugmentConfig(
+        bands=0.125, columns=0.125, shift=0, flip=0.5, rotate=5.0, jitter=0.2
+    )
     ogm_ge: float | None = Field(
         None, gt=0, description="alpha of OGM-GE (0.8 for CREMA-D); None disables it"
     )
@@ -93,7 +95,9 @@ class TrainConfig(BaseModel):
     )
     sync_batchnorm: bool = Field(False, description="synchronize batch norms over all GPUs")
     patience: int | None = Field(
-        40, ge=1, description="stop after this many epochs without improvement on validation"
+        10,
+        ge=1,
+        description="stop after this many evaluations without improvement, counted after the warm-up",
     )
     eval_every: int | None = Field(
         None, ge=1, description="epochs between evaluations; None: at most 50 evaluations per run"
@@ -111,6 +115,12 @@ class TrainConfig(BaseModel):
         8
         """
         return self.batch_size // (self.accumulate * (1 if self.sync_batchnorm else processes))
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _parse_precision(cls, value: object) -> object:
+        # YAML reads `--set precision=32` as a number.
+        return str(value) if value == 32 and not isinstance(value, bool) else value
 
     @property
     def peak_lr(self) -> float:
@@ -137,9 +147,7 @@ class TrainConfig(BaseModel):
         >>> print(*(round(config.rate(step, 20, 4), 3) for step in (0, 2, 4, 12, 20)))
         0.0 0.5 1.0 0.5 0.0
         """
-        peak = self.peak_lr
-        longest = 0.3 * steps
-        warmup = longest if self.warmup_epochs is None else min(self.warmup_epochs * steps_per_epoch, longest)
+        peak, warmup = self.peak_lr, self.warmup_steps(steps, steps_per_epoch)
         if step < warmup:
             low = min(self.start_lr, peak)
             return low + (peak - low) * step / warmup
@@ -147,6 +155,11 @@ class TrainConfig(BaseModel):
             return peak
         low, done = min(self.min_lr, peak), (step - warmup) / max(steps - warmup, 1)
         return low + (peak - low) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+    def warmup_steps(self, steps: int, steps_per_epoch: int) -> float:
+        """Return the number of optimizer steps of the warm-up."""
+        longest = 0.3 * steps
+        return longest if self.warmup_epochs is None else min(self.warmup_epochs * steps_per_epoch, longest)
 
     def evaluation_interval(self, steps: int, steps_per_epoch: int) -> int:
         """Epochs from one evaluation to the next.
@@ -177,10 +190,11 @@ TRAIN_PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
     # Public code of the same author, snn_multi_modal: unimodal training. Where its scripts differ (decay
     # 0.2, 0.05 or 0.01; 100 to 180 epochs; patience 25 to 40) this is one of the values. Cutmix is omitted;
-    # fp16 works on GPUs only (`precision=fp16`); the eight time steps are a setting of the dataset.
+    # fp16 works on GPUs only (`precision=fp16`); the eight time steps are a setting of the dataset. Its
+    # patience counts epochs, so that every epoch is evaluated.
     "mm": {
         "batch_size": 64, "lr": 5e-4, "warmup_epochs": 20, "epochs": 180, "weight_decay": 0.05,
-        "label_smoothing": 0.1, "mixup": 0.2, "patience": 40,
+        "label_smoothing": 0.1, "mixup": 0.2, "patience": 40, "eval_every": 1,
         "augment": {**_NO_AUGMENT, "flip": 0.5, "rotate": 5.0, "jitter": 0.2},
     },
 }  # fmt: skip

@@ -32,7 +32,7 @@ def build_network(config: TrainConfig, data: AVDataset) -> SNNergy:
 
 
 def part_size(config: TrainConfig, world: int, data: AVDataset) -> int:
-    """Return the number of samples that a process reads at once.
+    """Return the number of samples that a process reads at once, without the padding of a larger batch.
 
     Raises:
         UsageError: `batch_size` is not divisible, or batch norms would see a single value.
@@ -47,6 +47,8 @@ def part_size(config: TrainConfig, world: int, data: AVDataset) -> int:
             f"use a multiple of {world * config.accumulate}; batch_size counts the samples of all processes"
         )
         raise UsageError(msg, hint=hint)
+    # Padding takes time and changes batch norms.
+    part = min(part, -(-len(data) // (world * config.accumulate)))
     if part * int(data.info["shape"]["frames"][0]) == 1:
         msg = "Each process reads one sample of one time step at a time: too few for batch norm."
         raise UsageError(msg, hint="increase batch_size, or decrease accumulate")

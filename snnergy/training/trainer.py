@@ -22,7 +22,7 @@ import torch
 from avdata.progress import Progress
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
-from snnergy.data import mel_transform, open_split
+from snnergy.data import mel_transform, open_any_split, open_split
 from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.network import SNNergy
 from snnergy.training.checkpoint import (
@@ -36,13 +36,14 @@ from snnergy.training.checkpoint import (
     write_json,
 )
 from snnergy.training.config import TrainConfig, resolve_config
-from snnergy.training.diagnostics import diagnose, format_warning
+from snnergy.training.diagnostics import check_result, check_setup, diagnose, format_warning
 from snnergy.training.distributed import (
     Device,
     broadcast_from_rank0,
     check_on_rank0,
     explain_lost_ranks,
     init_fabric,
+    select_device,
     sum_over_ranks,
     sync_batch_norm_stats,
 )
@@ -145,7 +146,8 @@ class Trainer:
             mel=self.mel,
         )
         self.best: dict[str, Any] | None = None
-        self.evaluated, self.saved = -1, 0
+        # Number of evaluations after the warm-up since the best one.
+        self.evaluated, self.saved, self.stale = -1, 0, 0
         self.warned: set[str] = set()
         self.log: MetricsLog | None = None
 
@@ -176,10 +178,13 @@ class Trainer:
             self.train_step.load_state_dict(state)
             self.loader.load_state_dict(state["loader"])
             self.best, self.evaluated = state["best"], int(state["evaluated"])
+            self.stale = int(state["stale"])
             self.saved = self.train_step.step
         if first:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if content is None:
+            # Of a finished run that is extended.
+            (self.folder / "result.json").unlink(missing_ok=True)
+            if content is None or run_settings(self.folder) != self.config:
                 model = asdict(self.train_step.network.config)
                 about = {
                     "config": self.config.model_dump(), "model": model, "dataset": str(self.where),
@@ -187,12 +192,12 @@ class Trainer:
                 }  # fmt: skip
                 write_json(self.folder / RUN_FILE, about)
             self.log = MetricsLog(self.folder, self.train_step.step)
-            warning = batch_norm_warning(self.config, self.fabric.world_size)
-            if warning:
+            small = batch_norm_warning(self.config, self.fabric.world_size)
+            for warning in [*([small] if small else []), *check_setup(self.config, self.data.info)]:
                 _log.warning(warning)
 
     def work(self) -> None:
-        """Run epochs until all steps are done, or validation has not improved for `patience` epochs."""
+        """Run epochs until all steps are done, or validation has not improved for `patience` evaluations."""
         while self.train_step.step < self.steps and not self._stalled():
             epoch = self.data.epoch
             self.loader.set_epoch(epoch)
@@ -259,13 +264,17 @@ class Trainer:
                 self._warn(network, rates)
             candidate = {"accuracy": accuracy, "loss": loss, "epoch": epoch, "step": step}
             candidate |= {"measured": measured, "rates": rates}
+            warm = step > self.config.warmup_steps(self.steps, self.epoch_steps)
+            self.stale += warm
             if self.best is None or _rank(candidate) > _rank(self.best):
-                self.best = candidate
+                self.best, self.stale = candidate, 0
                 self.save(calibrated=True, name="best.ckpt")
         self.save(calibrated=True)
 
     def _measure(self, network: SNNergy, split: str, rates: dict[str, float] | None = None) -> dict[str, Any]:
-        loader = self._open(split).loader(self.part, num_workers=self.workers)
+        data = self._open(split)
+        part = min(self.part, -(-len(data) // self.fabric.world_size))
+        loader = data.loader(part, num_workers=self.workers)
         synchronize = self.fabric.world_size > 1
         return evaluate_split(
             network, loader, self.data.labels, self.fabric.device, mel=self.mel, synchronize=synchronize,
@@ -280,10 +289,7 @@ class Trainer:
                 _log.warning("step %d: %s", self.train_step.step, format_warning(sentence, new, rates))
 
     def _stalled(self) -> bool:
-        patience = self.config.patience
-        if patience is None or self.best is None:
-            return False
-        return (self.evaluated - int(self.best["step"])) / self.epoch_steps >= patience
+        return self.config.patience is not None and self.stale >= self.config.patience
 
     def save(self, *, calibrated: bool, name: str = "last.ckpt") -> None:
         """Write a checkpoint, on rank 0."""
@@ -295,6 +301,7 @@ class Trainer:
             state = {
                 **self.train_step.state_dict(), "loader": self.loader.state_dict(), "best": self.best,
                 "evaluated": self.evaluated, "calibrated": calibrated, "facts": self.facts.dump(),
+                "stale": self.stale,
             }  # fmt: skip
             save(self.folder / name, state)
 
@@ -313,6 +320,9 @@ class Trainer:
         measured = {"val": best.pop("measured")} if best else {}
         if "test" in self.data.info["splits"]:
             measured["test"] = self._measure(network, "test", rates)
+        warnings = [text for split, values in measured.items() for text in check_result(values, split)]
+        for warning in warnings if self.log else ():
+            _log.warning(warning)
         result: dict[str, Any] = {
             "labels": self.data.labels,
             "num_classes": len(self.data.labels),
@@ -325,6 +335,7 @@ class Trainer:
             "processes": self.fabric.world_size,
             "device": str(self.fabric.device),
             "health": diagnose(network, rates),
+            "warnings": warnings,
             "rates": {name: round(rate, 6) for name, rate in rates.items()},
             "config": self.config.model_dump(),
         }
@@ -358,19 +369,21 @@ def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "a
     Returns:
         `labels`, `num_classes`, and for each split `accuracy`, `loss`, `samples`, `per_class`, `confusion`.
     """
+    place = torch.device(select_device(device))
     network, config, calibrated = load_all(checkpoint)
     options: dict[str, Any] = {"features": config.features, "rank": 0, "world_size": 1}
-    data = open_split(dataset, "train", shuffle=True, seed=config.seed, **options)
+    data = open_any_split(dataset, ("val", "test", "train"), **options)
     facts, label_map = match_dataset(network, data)
-    place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     network.to(place)
     mel = mel_transform(data, place, facts)
     if not calibrated:
-        recalibrate_batch_norm(network, data, config.batch_size, place, mel)
+        train_data = open_split(dataset, "train", shuffle=True, seed=config.seed, **options)
+        recalibrate_batch_norm(network, train_data, config.batch_size, place, mel)
     measured = {}
     for split in ("val", "test"):
         if split in data.info["splits"]:
-            loader = open_split(dataset, split, **options).loader(config.batch_size, num_workers=0)
+            data = open_split(dataset, split, **options)
+            loader = data.loader(min(config.batch_size, len(data)), num_workers=0)
             measured[split] = evaluate_split(
                 network, loader, facts.labels, place, mel=mel, label_map=label_map
             )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import snnergy as package
+from avdata.config.overrides import parse_setting
 from avdata.errors import UsageError
 from snnergy.analysis.tables import show_result
 from snnergy.cli import app, main
@@ -91,11 +94,11 @@ def test_options_override_the_file_and_set_overrides_both(
         "--set",
         "epochs=11",
         "--set",
-        "augment.bands=2",
+        "augment.bands=0.2",
     )
     found = resolved(monkeypatch, *words)
     assert (found["ema"], found["lr"], found["epochs"]) == (0.99, 0.2, 11)
-    assert (found["augment"]["flip"], found["augment"]["bands"]) == (0.25, 2)
+    assert (found["augment"]["flip"], found["augment"]["bands"]) == (0.25, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +150,15 @@ def test_invalid_setting_is_named(layer: dict[str, Any], expected: str) -> None:
 def test_model_option_of_wrong_type_is_named(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         configure("nano", **options)
+
+
+def test_settings_in_hints_are_accepted() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in Path(package.__file__).parent.rglob("*.py")]
+    shown = {text for source in sources for text in re.findall(r"--set (\w[\w.]*=[\w.]+)", source)}
+    assert "precision=32" in shown
+    for text in shown:
+        name = text.split("=")[0]
+        assert resolve_config(None, parse_setting(text)), name
 
 
 def test_author_presets_have_their_values() -> None:

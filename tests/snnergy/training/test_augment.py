@@ -12,7 +12,7 @@ from snnergy.training.augment import augment, draw_changes, sample_rng, shift
 from snnergy.training.config import AugmentConfig
 
 B, T, F, L, SIZE = 3, 4, 12, 8, 16
-EVERYTHING = AugmentConfig(bands=4, columns=4, shift=2, flip=0.5, rotate=10, jitter=0.3)
+EVERYTHING = AugmentConfig(bands=4 / F, columns=4 / (T * L), shift=2, flip=0.5, rotate=10, jitter=0.3)
 KEYS = ["a", "b", "c"]
 
 
@@ -84,7 +84,7 @@ def test_augment_masks_as_torchaudio_does_by_sample(repeated: bool) -> None:
     from torchaudio import transforms
 
     mel, frames = samples()
-    config = AugmentConfig(bands=4, columns=5)
+    config = AugmentConfig(bands=4 / F, columns=5 / (L if repeated else T * L))
     made, _ = augment(mel, frames, KEYS, config, seed=1, epoch=2, repeated=repeated)
     for index, key in enumerate(KEYS):
         rng = sample_rng(1, 2, key)

@@ -36,7 +36,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 ALL_AT_ONCE: dict[str, Any] = {
     "mixup": 0.3, "label_smoothing": 0.1, "ema": 0.9, "accumulate": 2, "workers": 1, "ogm_ge": 0.8,
-    "augment": {"bands": 4, "columns": 4, "flip": 0.5, "rotate": 5.0, "jitter": 0.2, "shift": 1},
+    "augment": {"bands": 0.25, "columns": 0.1, "flip": 0.5, "rotate": 5.0, "jitter": 0.2, "shift": 1},
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,12 +19,14 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import nn
+from typer.testing import CliRunner
 
 import avdata
 from avdata.errors import AvdataError, UsageError
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
 from snnergy.analysis.comparison import compare_fusions
+from snnergy.cli import app
 from snnergy.data import open_split
 from snnergy.models.network import build
 from snnergy.training.checkpoint import load, load_network
@@ -117,6 +119,56 @@ def test_train_rejects_indivisible_batch_size(tiny_set: Path, tmp_path: Path, qu
         train(tiny_set, tmp_path, quick(accumulate=3), device="cpu")
 
 
+def test_batch_larger_than_the_split_is_not_padded(
+    tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    step = TrainStep.__call__
+
+    def watched(self: TrainStep, batches: Sequence[AVBatch], **options: Any) -> Any:
+        sizes.extend(len(batch.weight) for batch in batches)
+        return step(self, batches, **options)
+
+    monkeypatch.setattr(TrainStep, "__call__", watched)
+    train(tiny_set, tmp_path / "run", quick(steps=2, batch_size=64), device="cpu")
+    assert sizes == [32, 32]
+
+
+def test_finished_run_can_be_extended(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    first = train(tiny_set, tmp_path / "run", quick(steps=None, epochs=1), device="cpu")
+    with pytest.raises(AvdataError, match="finished run") as raised:
+        train(tiny_set, tmp_path / "run", quick(steps=None, epochs=1), device="cpu", resume=True)
+    assert "--epochs" in str(raised.value.hint)
+    with pytest.raises(UsageError, match="lr is"):
+        train(tiny_set, tmp_path / "run", quick(steps=None, epochs=2, lr=0.5), device="cpu", resume=True)
+    longer = train(tiny_set, tmp_path / "run", quick(steps=None, epochs=2), device="cpu", resume=True)
+    assert (first["steps"], longer["steps"]) == (4, 8)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["epochs"] == 2
+    with (tmp_path / "run" / "metrics.csv").open() as lines:
+        steps = [int(row["step"]) for row in csv.DictReader(lines) if row["train_loss"]]
+    assert steps == list(range(1, 9))
+
+
+def test_evaluate_needs_no_train_split(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    result = train(tiny_set, tmp_path / "run", quick(steps=1), device="cpu")
+    where = tmp_path / "set"
+    shutil.copytree(tiny_set, where)
+    info = json.loads((where / "dataset.json").read_text())
+    del info["splits"]["train"], info["splits"]["test"]
+    (where / "dataset.json").write_text(json.dumps(info))
+    found = evaluate(tmp_path / "run" / "best.ckpt", where, device="cpu")
+    assert found["val"] == result["val"]
+    assert "test" not in found
+    done = CliRunner().invoke(app, ["energy", str(tmp_path / "run"), str(where), "--json"])
+    assert json.loads(done.stdout)["split"] == "val"
+
+
+def test_evaluate_refuses_a_missing_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="No GPU available"):
+        evaluate(tmp_path / "best.ckpt", tmp_path, device="cuda")
+
+
 def test_train_keeps_finished_run(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(AvdataError, match="finished run"):
@@ -131,10 +183,22 @@ def test_load_network_returns_moving_average(tiny_set: Path, tmp_path: Path, qui
     assert not torch.equal(network.head.weight, state["network"]["head.weight"])
 
 
-def test_train_stops_after_patience(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
-    config = quick(steps=None, epochs=40, lr=1e-12, batch_size=32, patience=2, eval_every=1)
+@pytest.mark.parametrize(("warmup", "eval_every", "expected"), [(0, 1, {2, 3, 4}), (0, 2, {6}), (6, 1, {8})])
+def test_patience_counts_evaluations_after_the_warm_up(
+    tiny_set: Path, tmp_path: Path, quick: Quick, warmup: int, eval_every: int, expected: set[int]
+) -> None:
+    # One step per epoch, and weights that do not change.
+    config = quick(
+        steps=None,
+        epochs=20,
+        lr=1e-12,
+        batch_size=32,
+        patience=2,
+        eval_every=eval_every,
+        warmup_epochs=warmup,
+    )
     result = train(tiny_set, tmp_path / "run", config, device="cpu")
-    assert 3 <= result["steps"] <= 8
+    assert result["steps"] in expected
 
 
 def test_train_stops_at_nan_and_names_layer(
@@ -282,7 +346,9 @@ def test_sync_batch_norm_stats_averages_over_ranks(monkeypatch: pytest.MonkeyPat
     assert norm.running_var.tolist() == [3.5, 3.5]
 
 
-def test_train_without_validation_uses_last_checkpoint(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+def test_train_without_validation_uses_last_checkpoint(
+    tiny_set: Path, tmp_path: Path, quick: Quick, caplog: pytest.LogCaptureFixture
+) -> None:
     where = tmp_path / "set"
     shutil.copytree(tiny_set, where)
     info = json.loads((where / "dataset.json").read_text())
@@ -290,6 +356,8 @@ def test_train_without_validation_uses_last_checkpoint(tiny_set: Path, tmp_path:
     (where / "dataset.json").write_text(json.dumps(info))
     result = train(where, tmp_path / "run", quick(), device="cpu")
     assert result["chosen"] == "last.ckpt"
+    assert "no val split" in caplog.text
+    assert "last.ckpt is evaluated on test" in caplog.text
     assert "val" not in result
     assert result["test"]["samples"] == 8
 

@@ -52,7 +52,7 @@ def without_stored_mels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_stored_mels")
 def test_train_evaluate_and_report_use_waveforms_only(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     run = tmp_path / "run"
-    config = quick(steps=2, features="waveform", augment={"bands": 4, "columns": 4, "shift": 1})
+    config = quick(steps=2, features="waveform", augment={"bands": 0.25, "columns": 0.1, "shift": 1})
     result = train(tiny_set, run, config, device="cpu")
     assert math.isfinite(result["test"]["loss"])
     assert evaluate(run / result["chosen"], tiny_set, device="cpu")["test"] == result["test"]
