@@ -87,13 +87,20 @@ class QuarantineReason(_DescribedCode):
         "a file is a git-LFS pointer: the LFS objects were not fetched",
     )
     CHECKSUM = "checksum_mismatch", "a file's checksum differs from the manifest"
-    NOT_MEDIA = "not_media", "a file does not begin like a supported media container"
+    NOT_MEDIA = "not_media", "a file is no media, by its first bytes"
+    FORMAT_NOT_ALLOWED = "format_not_allowed", "a file has a media format that is not read"
     UNREADABLE = "unreadable", "the container could not be opened or decoded"
     TRUNCATED = "truncated", "a file is shorter than its header says"
+    DECODER_ERROR = "decoder_error", "an unexpected exception occurred while the clip was decoded"
     CORRUPT_FRAMES = "corrupt_frames", "the decoder marked more frames as corrupt than quality.max_corrupt"
     CORRUPT_AUDIO = "corrupt_audio", "more audio packets failed to decode than quality.max_corrupt_audio"
     NO_VIDEO_STREAM = "no_video_stream", "the container has no video stream"
     NO_AUDIO_STREAM = "no_audio_stream", "the container has no audio stream"
+    UNDECODABLE_VIDEO = (
+        "undecodable_video",
+        "no video stream of the container has a codec that can be decoded",
+    )
+    UNDECODABLE_AUDIO = "undecodable_audio", "no audio stream of the container can be decoded"
     NO_FRAMES = "no_frames", "no video frame could be decoded"
     SILENT_AUDIO = "silent_audio", "the audio peak is below quality.silence_dbfs"
     BLACK_FRAMES = "black_frames", "the frames stay darker than quality.black_luma"
@@ -135,7 +142,7 @@ class SampleFlag(_DescribedCode):
     VARIABLE_RATE = "variable_frame_rate", "the video's frames are not evenly spaced in time"
     MULTIPLE_STREAMS = (
         "multiple_streams",
-        "the container has several streams of one type; the first of each was used",
+        "the container has several streams of one type; the default one was used, or the first",
     )
 
 

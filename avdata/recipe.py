@@ -29,7 +29,8 @@ class Clip:
         label: one of the recipe's `labels`.
         group: unit that a split must not divide: speaker, recording, video.
         split: `train`, `val` or `test`.
-        video: video or image file, which need not exist.
+        video: video or image file, which need not exist; None for a dataset of audio, whose samples have no
+            frames. Then it is None for all clips.
         audio: separate audio file, which need not exist; None if the dataset has none.
         is_image: whether `video` is a still image, used for all frames.
         event: [start, end) in seconds in which the label applies; None if it applies throughout.
@@ -44,7 +45,7 @@ class Clip:
     label: str
     group: str
     split: str
-    video: Path
+    video: Path | None
     audio: Path | None = None
     is_image: bool = False
     event: tuple[float, float] | None = None
@@ -88,6 +89,8 @@ class Recipe:
         source_labels: `(root, clips, options) -> labels`: returns the label names in canonical order, with
             the first argument of `clips` and its result.
         tasks: other datasets from the same files, by task. Their name is `name-task`.
+        lists: `(root, split_by) -> paths`: returns the lists of clips, labels or splits that `clips` reads,
+            which are verified against the manifest like the media. None verifies no list.
     """
 
     name: str
@@ -108,6 +111,7 @@ class Recipe:
     source_kind: Literal["files", "tars"] = "files"
     source_labels: Callable[[Any, Sequence[Clip], Mapping[str, str]], Sequence[str]] | None = None
     tasks: Mapping[str, Recipe] = field(default_factory=dict)
+    lists: Callable[[Path, str], Sequence[Path]] | None = None
 
     def configure(self, preset: str | None, *overrides: Overrides) -> Config:
         """Return the settings of a preset, changed by the recipe and then by the overrides.

@@ -78,12 +78,21 @@ def hash_order(key: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 
+def _check_media(clip: Clip, first: Clip) -> None:
+    if clip.video is None and clip.audio is None:
+        msg = f"Clip {clip.key} has neither video nor audio."
+        raise AvdataError(msg, hint="Set Clip.video, or Clip.audio in a dataset of audio.")
+    if (clip.video is None) != (first.video is None):
+        msg = f"Clip {clip.key} has {'no' if clip.video is None else 'a'} video, unlike {first.key}."
+        raise AvdataError(msg, hint="Set Clip.video for all clips, or for none in a dataset of audio.")
+
+
 MAX_KEY_LENGTH = 89
 """Maximum length of a key. A member's name must fit into a tar header."""
 
 
 def check_clips(clips: Iterable[Clip], labels: Sequence[str], splits: Sequence[str]) -> None:
-    """Check that keys are valid and unique, and that labels and splits are known.
+    """Check that keys are valid and unique, labels and splits are known, and all or no clips have a video.
 
     The label and split of an excluded clip may be unknown.
 
@@ -91,7 +100,9 @@ def check_clips(clips: Iterable[Clip], labels: Sequence[str], splits: Sequence[s
         AvdataError: a clip is invalid.
     """
     seen: set[str] = set()
+    clips = list(clips)
     for clip in clips:
+        _check_media(clip, clips[0])
         plain = clip.key.replace("-", "").replace("_", "")
         is_valid = plain.isascii() and plain.isalnum() and len(clip.key) <= MAX_KEY_LENGTH
         if not is_valid or clip.key.startswith("__") or clip.key in seen:

@@ -150,7 +150,7 @@ def _write_bad(out: Path, seed: int) -> list[_Clip]:
     cut = videos / "1002_WSI_HAP_XX.flv"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
     (videos / "1003_WSI_ANG_XX.flv").write_text("ffconcat version 1.0\nfile 1001_WSI_FEA_XX.flv\n")
-    (videos / "1015_DFA_ANG_XX.mp4").write_bytes(b"a stray file, as in the mirror")
+    (videos / "1003_WSI_DIS_XX.mp4").write_bytes(b"a stray file, as in the mirror")
     return cases
 
 

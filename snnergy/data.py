@@ -26,6 +26,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+SMALLEST = 16
+"""Smallest height and width that the network accepts, pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -128,6 +131,19 @@ def mel_transform(
     return None if own == stats else Renormalization(source, target).to(device)
 
 
+def video_channels(data: AVDataset, fusion: str) -> int:
+    """Return the number of color channels of a dataset; 3 for a dataset of audio.
+
+    Raises:
+        UsageError: the dataset has no frames, and the fusion requires some.
+    """
+    frames = data.info["shape"]["frames"]
+    if frames is None and fusion != "audio":
+        msg = f"Fusion {fusion!r} requires frames, and the dataset of audio {data.name} has none."
+        raise UsageError(msg, hint="use --fusion audio")
+    return 3 if frames is None else int(frames[3])
+
+
 def to_batch(mel: Tensor, frames: Tensor, label: Tensor, weight: Tensor) -> Batch:
     """Return a batch with time first and frames normalized to floats.
 
@@ -158,6 +174,9 @@ def move_to_device(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return mel, frames, label and weight on a device. Frames stay uint8: a quarter of the bytes.
 
+    In place of the frames of a dataset of audio are black ones of the smallest size, which no network
+    reads: `video_channels` requires the fusion `audio`.
+
     Args:
         batch: batch of a loader.
         device: device of the tensors.
@@ -165,7 +184,11 @@ def move_to_device(
     """
     audio = batch.waveform if isinstance(mel, WaveformMel) else batch.mel
     assert audio is not None
-    parts = (audio, batch.frames, batch.label, batch.weight)
+    frames = batch.frames
+    if frames is None:
+        size, steps = batch.mel.shape[:2]
+        frames = torch.zeros((size, steps, 3, SMALLEST, SMALLEST), dtype=torch.uint8)
+    parts = (audio, frames, batch.label, batch.weight)
     audio, frames, label, weight = (part.to(device, non_blocking=True) for part in parts)
     return audio if mel is None else mel(audio), frames, label, weight
 

@@ -42,21 +42,21 @@ class Features:
 
     Attributes:
         mel: float16 [T, F, L].
-        frames: uint8 [T, H, W, C].
+        frames: uint8 [T, H, W, C]; None in a dataset of audio.
         waveform: float32 [n], the window's samples; None unless `audio.flac` is set.
         window: start and end, s on the clip's axis.
         av_offset: start of the separate audio on the axis, s; None if not measured.
         av_peak: the correlation at that offset; None if not measured.
         duration_audio: s.
-        duration_video: s; None for a still image.
+        duration_video: s; None for a still image and without video.
         pad_fraction: share of the window that audio or video does not cover.
-        frame_times: presentation time of each frame, s.
+        frame_times: presentation time of each frame, s; empty without frames.
         flags: irregularities of the clip.
         source: codecs, sizes and rates of the files; never their embedded metadata.
     """
 
     mel: np.ndarray
-    frames: np.ndarray
+    frames: np.ndarray | None
     waveform: np.ndarray | None
     window: tuple[float, float]
     av_offset: float | None
@@ -100,7 +100,7 @@ def extract_features(clip: Clip, config: Config, filterbank: MelFilterbank | Non
         MediaError: the clip is quarantined, with `error.reason`.
     """
     check_file_sizes((clip.video, clip.audio), config.quality)
-    if clip.is_image:
+    if clip.is_image or clip.video is None:
         return _assemble(clip, None, _separate_audio(clip, config), config, filterbank)
     use_container = clip.audio is None or config.audio.source == "container" or not clip.audio.is_file()
     needs_audio = use_container or config.align.offset_correction != "none"
@@ -124,7 +124,7 @@ def _assemble(
     config: Config,
     filterbank: MelFilterbank | None,
 ) -> Features:
-    """Return the features of a clip with aligned audio; an image has no `video_file`."""
+    """Return the features of a clip with aligned audio; an image, or a clip of audio, has no `video_file`."""
     flags = [*aligned.flags, *check_audio(aligned.audio, config.quality)]
     spans = [aligned.span]
     frame_times = None
@@ -137,9 +137,10 @@ def _assemble(
     )
     step_frames, frame_flags = _step_frames(clip, video_file, window, config)
     flags += frame_flags
-    frames = np.stack([frame.pixels for frame in step_frames])
+    frames = np.stack([frame.pixels for frame in step_frames]) if step_frames else None
     times = tuple(round(frame.time, 6) for frame in step_frames)
-    flags += [SampleFlag.STATIC_FRAMES] if video_file is None else check_frames(frames, times, config.quality)
+    if frames is not None and video_file is not None:
+        flags += check_frames(frames, times, config.quality)
     rate = config.audio.sample_rate
     samples = resample(aligned.audio.samples, aligned.audio.rate, rate)
     waveform = slice_audio(samples, rate, aligned.start, window, config.align.pad)
@@ -162,7 +163,8 @@ def _assemble(
 
 def _separate_audio(clip: Clip, config: Config) -> _AlignedAudio:
     """Decode the clip's audio file, starting at 0; without one, its video file's audio."""
-    path = clip.audio if clip.audio is not None and clip.audio.is_file() else clip.video
+    path = clip.audio if clip.audio is not None and clip.audio.is_file() else clip.video or clip.audio
+    assert path is not None
     return _AlignedAudio(decode_audio(path, config.quality, decoder=config.video.decoder), 0.0)
 
 
@@ -193,10 +195,14 @@ def _align_audio(video_file: VideoFile, unaligned: _AlignedAudio, config: Config
 def _step_frames(
     clip: Clip, video_file: VideoFile | None, window: Window, config: Config
 ) -> tuple[list[Frame], list[SampleFlag]]:
-    """Return the frame of each step, uint8 [size, size, C], and flags."""
+    """Return the frame of each step, uint8 [size, size, C], and flags; no frames without a video."""
     video = config.video
+    if clip.video is None:
+        return [], []
     if video_file is None:
-        return _resized_frames([read_image(clip.video, config.quality)] * video.num_frames, video)
+        image = read_image(clip.video, config.quality)
+        frames, flags = _resized_frames([image] * video.num_frames, video)
+        return frames, [SampleFlag.STATIC_FRAMES, *flags]
     times = _step_frame_times(clip, video_file.frame_times, window, config)
     decoder = DECODERS[video.decoder]
     if not decoder.reuses_packets:

@@ -11,9 +11,10 @@ import numpy as np
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
 from avdata.media.audio_timeline import AudioTimeline, check_audio_packets, downmix
-from avdata.media.container import audio_stream, detect_format, open_container, require_codec
+from avdata.media.container import audio_stream, open_container
 from avdata.media.decoders import DECODERS
-from avdata.media.integrity import check_not_truncated
+from avdata.media.formats import detect_format
+from avdata.media.integrity import check_audio_length, check_not_truncated
 from avdata.media.types import AudioTrack
 
 MAX_BUFFERED_FRAMES = 256
@@ -30,8 +31,6 @@ class AudioTrackDecoder:
     """
 
     def __init__(self, path: Path, stream: Any, quality: QualityConfig) -> None:
-        """Raise MediaError UNREADABLE if PyAV has no decoder for the track."""
-        require_codec(stream, path)
         self.stream = stream
         self._name, self._quality = path.name, quality
         self._rate = int(stream.rate)
@@ -78,11 +77,14 @@ class AudioTrackDecoder:
         """Return the audio of all packets.
 
         Raises:
-            MediaError: NO_AUDIO_STREAM if nothing could be decoded, CORRUPT_AUDIO if too little could.
+            MediaError: NO_AUDIO_STREAM or UNDECODABLE_AUDIO if nothing could be decoded, CORRUPT_AUDIO if too
+                little could.
         """
         self._convert_buffered()
         if self._timeline.start is None:
             detail = f"{self._name}: no audio sample could be decoded"
+            if self._num_packets:
+                raise MediaError(QuarantineReason.UNDECODABLE_AUDIO, detail)
             raise MediaError(QuarantineReason.NO_AUDIO_STREAM, detail)
         check_audio_packets(self._name, self._num_corrupt, self._num_packets, self._quality)
         metadata = {
@@ -101,7 +103,7 @@ PCM_CODECS = {
 
 
 def decode_audio(path: Path, quality: QualityConfig, *, decoder: str = "pyav") -> AudioTrack:
-    """Decode a file's first audio track to mono.
+    """Decode a file's default audio track to mono.
 
     libsndfile reads uncompressed WAV, whatever the decoder.
 
@@ -111,18 +113,23 @@ def decode_audio(path: Path, quality: QualityConfig, *, decoder: str = "pyav") -
         decoder: value of `video.decoder`. PyAV decodes the audio for decoders of video only.
 
     Raises:
-        MediaError: NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED, TIMEOUT or an error of
-            `detect_format`.
+        MediaError: NO_AUDIO_STREAM, UNDECODABLE_AUDIO, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED,
+            TIMEOUT or an error of `detect_format`.
     """
-    if detect_format(path) == "wav" and (track := _read_wav(path, quality)) is not None:
+    name = detect_format(path)
+    if name == "wav" and (track := _read_wav(path, quality)) is not None:
         return track
-    if DECODERS[decoder].decodes_audio:
-        return DECODERS[decoder].decode_audio(path, quality)
     with open_container(path, quality) as container:
-        track_decoder = AudioTrackDecoder(path, audio_stream(container, path), quality)
-        for packet in container.demux(track_decoder.stream):
-            track_decoder.add(packet)
-        return track_decoder.finish()
+        if DECODERS[decoder].decodes_audio:
+            stream = audio_stream(container, path, any_codec=True)
+            track = DECODERS[decoder].decode_audio(path, quality, stream.index)
+        else:
+            track_decoder = AudioTrackDecoder(path, audio_stream(container, path), quality)
+            for packet in container.demux(track_decoder.stream):
+                track_decoder.add(packet)
+            track = track_decoder.finish()
+    check_audio_length(path, name, track)
+    return track
 
 
 def _read_wav(path: Path, quality: QualityConfig) -> AudioTrack | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
-from avdata.media.container import IMAGE_FORMATS, detect_format
+from avdata.media.formats import IMAGE_FORMATS, detect_format
 from avdata.media.types import Frame
 
 

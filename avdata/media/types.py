@@ -41,12 +41,14 @@ class FrameTimes:
         end: s, time at which the last frame ends.
         metadata: container, codec, size, number of frames and frame rate.
         flags: irregularities of the video track.
+        stream_index: index of the track among all streams of the container; None if it is not known.
     """
 
     times: np.ndarray
     end: float
     metadata: dict[str, Any]
     flags: tuple[SampleFlag, ...]
+    stream_index: int | None = None
 
     @property
     def start(self) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason, SampleFlag
 from avdata.media.audio import AudioTrackDecoder
-from avdata.media.container import audio_stream, open_container, require_codec, video_stream
+from avdata.media.container import audio_stream, has_multiple_streams, open_container, video_stream
 from avdata.media.decoders import DECODERS
 from avdata.media.decoders.pyav import decode_frames, to_images
 from avdata.media.packet_selection import PacketSelection
@@ -110,11 +110,9 @@ def open_video(
     """
     row = DECODERS[decoder]
     with open_container(path, quality) as container:
-        stream = video_stream(container, path)
+        stream = video_stream(container, path, any_codec=not row.reuses_packets)
         if stream.codec_context is not None:
             _check_size(path, stream.codec_context, quality)
-        elif row.reuses_packets:
-            require_codec(stream, path)
         track = _open_audio(path, container, quality) if audio and not row.decodes_audio else None
         audio_streams = [track.stream] if isinstance(track, AudioTrackDecoder) else []
         packet_times = _PacketTimes(path, float(stream.time_base), quality.max_seconds)
@@ -132,7 +130,9 @@ def open_video(
         frame_times = _frame_times(path, container, stream, packet_times)
         finished: AudioTrack | MediaError | None
         if audio and row.decodes_audio:
-            finished = _audio_or_error(lambda: row.decode_audio(path, quality))
+            finished = _audio_or_error(
+                lambda: row.decode_audio(path, quality, audio_stream(container, path, any_codec=True).index)
+            )
         else:
             finished = _audio_or_error(track.finish) if isinstance(track, AudioTrackDecoder) else track
         yield VideoFile(frame_times, finished, path, quality, stream, packets)
@@ -216,10 +216,10 @@ def _frame_times(path: Path, container: Any, stream: Any, packet_times: _PacketT
         "frames": len(times),
         "fps": round(1 / interval, 4) if interval else 0.0,
     }
-    flags = [SampleFlag.MULTIPLE_STREAMS] if len(container.streams.video) > 1 else []
+    flags = [SampleFlag.MULTIPLE_STREAMS] if has_multiple_streams(container) else []
     if is_uneven:
         flags.append(SampleFlag.VARIABLE_RATE)
-    return FrameTimes(times, end, metadata, tuple(flags))
+    return FrameTimes(times, end, metadata, tuple(flags), stream.index)
 
 
 def _frame_interval(ordered_pts: Sequence[int], packet_times: _PacketTimes) -> tuple[float, bool]:

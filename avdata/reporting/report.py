@@ -90,6 +90,7 @@ def collect_page_data(root: Path, other: Path | None, *, seed: int, progress: Pr
     from avdata.config.overrides import diff_settings  # noqa: PLC0415
     from avdata.config.schema import Config  # noqa: PLC0415
     from avdata.reporting.gallery import build_gallery, measure_samples  # noqa: PLC0415
+    from avdata.shards.provenance import describe_verification  # noqa: PLC0415
     from avdata.shards.reader import read_info  # noqa: PLC0415
 
     info = read_info(root)
@@ -108,6 +109,7 @@ def collect_page_data(root: Path, other: Path | None, *, seed: int, progress: Pr
     defaults = Config().model_dump(mode="json")
     return {
         "info": info,
+        "verification": describe_verification(info["source"]),
         "root": str(root),
         "statistics": statistics,
         "bytes": sum(shard["bytes"] for split in info["splits"].values() for shard in split["shards"]),

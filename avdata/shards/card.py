@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from avdata.errors import QuarantineReason
 from avdata.shards.card_features import dataset_features
+from avdata.shards.provenance import describe_verification
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCardData
@@ -27,12 +28,6 @@ PERMISSION = (
     " The publisher confirmed with `--i-have-permission` that the rights holders permit this publication."
     " The permission is not transferable: ask the rights holders before you redistribute the dataset."
 )
-
-_CHECKSUM_STATEMENTS = {
-    "manifest": "Every source file was verified against the published checksums.",
-    "mock": "The source files were generated.",
-    "off": "The source files were not verified: checksums were off.",
-}
 
 _SIZE_CATEGORIES = {
     10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M",
@@ -71,6 +66,7 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
 
     license = info["license"] or {"id": "unknown"}
     is_other = license["id"] == "other"
+    has_frames = info["shape"]["frames"] is not None
     splits = [
         {"name": HUB_SPLITS[name], "num_bytes": _num_bytes(split), "num_examples": split["samples"]}
         for name, split in info["splits"].items()
@@ -81,9 +77,9 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
         license=license["id"],
         license_name=license.get("name") if is_other else None,
         license_link=license.get("link") if is_other else None,
-        task_categories=["video-classification", "audio-classification"],
+        task_categories=["video-classification"] * has_frames + ["audio-classification"],
         size_categories=[_size_category(sum(split["num_examples"] for split in splits))],
-        tags=["webdataset", "audio-visual", "spectrogram", "avdata", "croissant"],
+        tags=["webdataset", *["audio-visual"] * has_frames, "spectrogram", "avdata", "croissant"],
         configs=[
             {
                 "config_name": "default",
@@ -122,7 +118,7 @@ def _render_body(info: Mapping[str, Any], repo: str, *, permission: bool) -> str
         repo=repo,
         marker=Markup(CARD_MARKER),  # noqa: S704
         permission=Markup(PERMISSION) if permission else None,  # noqa: S704
-        checksums=_CHECKSUM_STATEMENTS[info["source"]["checksums"]],
+        checksums=describe_verification(info["source"]),
         reasons={reason: QuarantineReason(reason).description for reason in info["quarantine"]},
         split=split,
         hub_split=HUB_SPLITS[split],

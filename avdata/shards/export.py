@@ -37,8 +37,14 @@ def export_author_npy(root: Path, output: Path, advance: Advance) -> list[Path]:
     SPLIT is train, val or test. Samples are in the order of the index. The author's loader only calls
     `.float()` and defines neither colors nor scale, so the arrays hold the dataset's values, with frames
     divided by 255.
+
+    Raises:
+        UsageError: the dataset has no frames.
     """
     info, index = read_info(root), read_index(root).to_pylist()
+    if info["shape"]["frames"] is None:
+        msg = f"Layout author-npy requires frames, and the dataset of audio {root} has none."
+        raise UsageError(msg, hint="Read the dataset with avdata.open.")
     written: list[Path] = []
     for split in info["splits"]:
         rows = [row for row in index if row["split"] == split]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import platformdirs
@@ -43,6 +44,16 @@ def source_dir(name: str) -> Path:
     True
     """
     return cache_dir() / "sources" / name
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """Yield the files below a folder in sorted order, without hidden ones; follow each linked folder once."""
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if real not in seen and name[0] != ".")
+        seen.add(real)
 
 
 def is_safe_relative_path(path: str) -> bool:

@@ -60,12 +60,9 @@ class AVLoader:
         self._epoch = dataset.epoch
         shape, buffers = dataset.shape, num_workers + 3
         self._mel = BufferPool((batch_size, *shape.mel), np.float32, keep=buffers)
-        self._frames = BufferPool((batch_size, *shape.layout(strip=dataset.is_strip)), np.uint8, keep=buffers)
-        self._waveform = (
-            None
-            if shape.waveform is None
-            else BufferPool((batch_size, *shape.waveform), np.float32, keep=buffers)
-        )
+        layout, waveform = shape.layout(strip=dataset.is_strip), shape.waveform
+        self._frames = BufferPool((batch_size, *layout), np.uint8, keep=buffers) if layout else None
+        self._waveform = BufferPool((batch_size, *waveform), np.float32, keep=buffers) if waveform else None
 
     def __repr__(self) -> str:
         return f"AVLoader({self.dataset!r}, batch_size={self.batch_size})"
@@ -172,14 +169,16 @@ class AVLoader:
 
     def _batch(self, numbers: np.ndarray, weight: np.ndarray) -> AVBatch:
         data = self.dataset
-        mel, frames, keys = self._mel.tensor(), self._frames.tensor(), data.keys_of(numbers)
+        mel, keys = self._mel.tensor(), data.keys_of(numbers)
+        frames = None if self._frames is None else self._frames.tensor()
         waveform = None if self._waveform is None else self._waveform.tensor()
         metadata = self._fill(numbers, keys, mel, frames, waveform)
         unreadable = [position for position, sample in enumerate(metadata) if sample is None]
         readable = next((position for position, sample in enumerate(metadata) if sample is not None), None)
         for position in unreadable:
-            for tensor in (mel, frames) if waveform is None else (mel, frames, waveform):
-                tensor[position] = 0 if readable is None else tensor[readable]
+            for tensor in (mel, frames, waveform):
+                if tensor is not None:
+                    tensor[position] = 0 if readable is None else tensor[readable]
             weight[position] = 0
         batch = AVBatch(
             mel=mel.unsqueeze(2),
@@ -199,13 +198,14 @@ class AVLoader:
         numbers: np.ndarray,
         keys: list[str],
         mel: torch.Tensor,
-        frames: torch.Tensor,
+        frames: torch.Tensor | None,
         waveform: torch.Tensor | None,
     ) -> list[dict[str, Any] | None]:
         """Read samples into the batch; return the JSON of each, None for unreadable ones."""
         data = self.dataset
         metadata: list[dict[str, Any] | None] = []
-        mels, clips, assembler = mel.unbind(), frames.unbind(), BatchAssembler(at_once=self.num_workers < 2)
+        mels, assembler = mel.unbind(), BatchAssembler(at_once=self.num_workers < 2)
+        clips = [None] * len(numbers) if frames is None else frames.unbind()
         waveforms = [None] * len(numbers) if waveform is None else waveform.unbind()
         for position, number in enumerate(numbers.tolist()):
             try:

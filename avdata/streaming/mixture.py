@@ -162,7 +162,7 @@ class MixedDataset:
         self,
         number: int,
         mel: torch.Tensor,
-        frames: torch.Tensor,
+        frames: torch.Tensor | None,
         assembler: BatchAssembler,
         *,
         waveform: torch.Tensor | None = None,

@@ -170,6 +170,7 @@ def onsets(clip: Clip) -> tuple[float, float]:
 
     config = build_config({"video": {"num_frames": 128, "size": 16}, "audio": {"n_fft": 512}})
     features = extract_features(clip, config)
+    assert features.frames is not None
     mel = np.concatenate(list(features.mel.astype(np.float32)), axis=1)
     band = mel[40:60].max(axis=0)
     # A window centered on the onset has half of the amplitude, 6 dB below the maximum.

@@ -185,7 +185,7 @@ def _sample_view(
 ) -> SampleView:
     sample = data.find(key)
     predicted = int(record.probabilities[number].argmax())
-    frames = sample.frames.permute(0, 2, 3, 1).numpy()
+    frames = None if sample.frames is None else sample.frames.permute(0, 2, 3, 1).numpy()
     return SampleView(
         key=key,
         label=data.labels[sample.label],
@@ -196,19 +196,19 @@ def _sample_view(
 
 
 def _sample_images(
-    frames: np.ndarray, mel: np.ndarray, number: int, record: MaskRecord
+    frames: np.ndarray | None, mel: np.ndarray, number: int, record: MaskRecord
 ) -> list[tuple[str, str]]:
     """Return frames and spectrogram with the steps side by side, then with the masks of each stage."""
     from avdata.visualization.images import colorize, image_data_uri  # noqa: PLC0415
     from snnergy.analysis.attention_masks import overlay_mask  # noqa: PLC0415
 
-    color = frames if frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)
     low, high = float(mel.min()), float(mel.max())
     spectrogram = np.stack([colorize(step, low, high) for step in mel])
-    images = [
-        ("frames", np.concatenate(list(color), 1)),
-        ("spectrogram", np.concatenate(list(spectrogram), 1)),
-    ]
+    images = [("spectrogram", np.concatenate(list(spectrogram), 1))]
+    color = spectrogram
+    if frames is not None:
+        color = frames if frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)
+        images.insert(0, ("frames", np.concatenate(list(color), 1)))
     for (modality, stage), masks in sorted(record.masks.items(), key=lambda item: item[0][::-1]):
         steps = color if modality == "video" else spectrogram
         # Low bands are drawn at the bottom, but are the first rows of the mask.

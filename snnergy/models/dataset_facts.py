@@ -50,7 +50,7 @@ class DatasetFacts:
                 "labels": info["labels"],
                 "mel_stats": info["mel_stats"],
                 "audio": config["audio"],
-                "video": config["video"],
+                "video": config["video"] or {},
             }
         )
 
@@ -77,13 +77,17 @@ class DatasetFacts:
         """Return the facts as JSON values."""
         return {**asdict(self), "labels": list(self.labels)}
 
-    def check_settings(self, other: DatasetFacts) -> None:
-        """Raise unless another dataset was prepared with the same audio and video settings.
+    def check_settings(self, other: DatasetFacts, modalities: Sequence[str] = ("audio", "video")) -> None:
+        """Raise unless another dataset was prepared with the same settings of some modalities.
 
         Raises:
             AvdataError: a setting differs; the message names all that do.
         """
-        mine, theirs = ({"audio": facts.audio, "video": facts.video} for facts in (self, other))
+        mine, theirs = (
+            {name: settings for name, settings in (("audio", facts.audio), ("video", facts.video))
+             if name in modalities}
+            for facts in (self, other)
+        )  # fmt: skip
         rows = [row for row in diff_settings(mine, theirs) if row[0] not in IGNORED_SETTINGS]
         if not rows:
             return

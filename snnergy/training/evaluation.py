@@ -14,7 +14,7 @@ from torch.nn import functional
 from avdata.errors import AvdataError
 from avdata.streaming.dataset import AVDataset
 from avdata.streaming.loader import AVLoader
-from snnergy.data import MelTransform, audio_video_batches, to_device
+from snnergy.data import MelTransform, audio_video_batches, to_device, video_channels
 from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.network import SNNergy, recalibrate
 from snnergy.training.diagnostics import record_firing_rates
@@ -37,13 +37,16 @@ def match_dataset(network: SNNergy, data: AVDataset) -> tuple[DatasetFacts, Tens
         output for each label of the dataset, int64; None if the labels are equal.
 
     Raises:
-        AvdataError: the dataset has other audio or video settings, or a label that the network does not have.
+        AvdataError: the dataset has other settings of a modality that the network reads, or a label that the
+            network does not have.
+        UsageError: the dataset has no frames, and the network requires some.
     """
     facts = network.dataset
     if facts is None:
         msg = "The network has no record of the dataset that it was trained on."
         raise AvdataError(msg, hint="use a checkpoint that `snnergy train` wrote")
-    facts.check_settings(DatasetFacts.of(data.info))
+    video_channels(data, network.config.fusion)
+    facts.check_settings(DatasetFacts.of(data.info), tuple(network.encoders))
     return facts, facts.label_map(data.labels)
 
 

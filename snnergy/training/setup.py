@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from avdata.errors import UsageError
 from avdata.streaming.dataset import AVDataset
+from snnergy.data import video_channels
 from snnergy.models.network import SNNergy, build
 from snnergy.training.config import TrainConfig
 
@@ -15,9 +16,10 @@ def build_network(config: TrainConfig, data: AVDataset) -> SNNergy:
     """Return a new network for the settings and for the labels and frames of a dataset.
 
     Raises:
-        UsageError: `model_options` contains a value that another setting or the dataset determines.
+        UsageError: `model_options` contains a value that another setting or the dataset determines, or the
+            fusion requires frames and the dataset has none.
     """
-    channels = int(data.info["shape"]["frames"][3])
+    channels = video_channels(data, config.fusion)
     fixed = {"num_classes": len(data.labels), "video_channels": channels, "fusion": config.fusion}
     for name in fixed.keys() & config.model_options.keys():
         msg = f"model_options.{name}={config.model_options[name]!r} has no effect."
@@ -49,7 +51,7 @@ def part_size(config: TrainConfig, world: int, data: AVDataset) -> int:
         raise UsageError(msg, hint=hint)
     # Padding takes time and changes batch norms.
     part = min(part, -(-len(data) // (world * config.accumulate)))
-    if part * int(data.info["shape"]["frames"][0]) == 1:
+    if part * int(data.info["shape"]["mel"][0]) == 1:
         msg = "Each process reads one sample of one time step at a time: too few for batch norm."
         raise UsageError(msg, hint="increase batch_size, or decrease accumulate")
     return part

@@ -65,7 +65,8 @@ class VideoDecoder:
             and resizes while it converts colors. Other decoders open the file again.
         unsupported_codecs: ffmpeg's names of video codecs that it cannot decode.
         program: program on PATH that it runs; its version is recorded in dataset.json.
-        decodes_audio: whether it also decodes audio, with `decode_audio(path, quality)`; PyAV does otherwise.
+        decodes_audio: whether it also decodes audio, with `decode_audio(path, quality, index)`; PyAV does
+            otherwise.
     """
 
     name: str
@@ -110,13 +111,18 @@ class VideoDecoder:
         decode: FramesAt = self._load().frames_at
         return decode(path, frame_times, times, video, quality)
 
-    def decode_audio(self, path: Path, quality: QualityConfig) -> AudioTrack:
-        """Import the decoder's module and decode the first audio track of a file with it.
+    def decode_audio(self, path: Path, quality: QualityConfig, stream_index: int) -> AudioTrack:
+        """Import the decoder's module and decode an audio track of a file with it.
+
+        Args:
+            path: the file.
+            quality: limits.
+            stream_index: index of the track among all streams of the container.
 
         Raises:
             MediaError: the audio cannot be decoded.
         """
-        track: AudioTrack = self._load().decode_audio(path, quality)
+        track: AudioTrack = self._load().decode_audio(path, quality, stream_index)
         return track
 
     def _load(self) -> Any:

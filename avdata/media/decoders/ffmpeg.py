@@ -21,7 +21,7 @@ import numpy as np
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason
 from avdata.media.audio_timeline import AudioTimeline, check_audio_packets, downmix
-from avdata.media.container import check_container
+from avdata.media.container import check_container, demuxer_options
 from avdata.media.decoders.ffmpeg_log import AudioLog, VideoLog
 from avdata.media.ffmpeg_program import (
     TIMEOUT_SHARE,
@@ -67,7 +67,7 @@ def frames_at(
         MediaError: UNREADABLE, NO_FRAMES, NO_VIDEO_STREAM, TOO_LARGE, CORRUPT_FRAMES, TIMEOUT or an error of
             `check_container`.
     """
-    decoder = _FrameDecoder(path, str(frame_times.metadata.get("video_codec")), video, quality)
+    decoder = _FrameDecoder(path, frame_times, video, quality)
     requested = _frames_on_screen(frame_times.times, times)
     frames = decoder.decode(requested, frame_times.times)
     if not _are_requested(frames, requested):
@@ -104,12 +104,17 @@ class _FrameDecoder:
         log: facts from the log of the last run.
     """
 
-    def __init__(self, path: Path, codec: str, video: VideoConfig, quality: QualityConfig) -> None:
-        self._path, self._codec, self._max_pixels = path, codec, quality.max_pixels
+    def __init__(
+        self, path: Path, frame_times: FrameTimes, video: VideoConfig, quality: QualityConfig
+    ) -> None:
+        self._path, self._max_pixels = path, quality.max_pixels
+        self._codec = str(frame_times.metadata.get("video_codec"))
+        # `V` are the video streams without cover images.
+        self._stream = "V:0" if frame_times.stream_index is None else str(frame_times.stream_index)
         self._deadline = time.monotonic() + TIMEOUT_SHARE * quality.timeout
         self._format = check_container(path)
         self._options = {} if video.hwaccel is None else {"hwaccel": video.hwaccel}
-        self.log = VideoLog(codec)
+        self.log = VideoLog(self._codec)
 
     def decode(self, requested: np.ndarray, known: np.ndarray) -> list[Frame]:
         """Decode the frames at the requested times, of all known times; both in s, ascending."""
@@ -144,8 +149,8 @@ class _FrameDecoder:
         return times
 
     def _video(self) -> Any:
-        # `V` are the video streams without cover images.
-        return input_file(self._path, self._format, max_pixels=self._max_pixels, **self._options)["V:0"]
+        file = input_file(self._path, self._format, max_pixels=self._max_pixels, **self._options)
+        return file[self._stream]
 
     def _run(self, stream: Any, max_decoded: int | None) -> list[np.ndarray]:
         self.log = VideoLog(self._codec, max_decoded)
@@ -187,15 +192,17 @@ def _read_ppm(stream: IO[bytes], max_pixels: int) -> np.ndarray | None:
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
-def decode_audio(path: Path, quality: QualityConfig) -> AudioTrack:
-    """Decode a file's first audio track to mono.
+def decode_audio(path: Path, quality: QualityConfig, stream_index: int) -> AudioTrack:
+    """Decode the audio track of a file with the given index among all streams to mono.
 
     Raises:
-        MediaError: UNREADABLE, NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, TIMEOUT or an error of
-            `check_container`.
+        MediaError: UNREADABLE, NO_AUDIO_STREAM, UNDECODABLE_AUDIO, CORRUPT_AUDIO, TOO_LONG, TIMEOUT or an
+            error of `check_container`.
     """
     deadline = time.monotonic() + TIMEOUT_SHARE * quality.timeout
-    audio = input_file(path, check_container(path))["a:0"].filter("ashowinfo")
+    name = check_container(path)
+    file = input_file(path, name, **demuxer_options(path, name))
+    audio = file[str(stream_index)].filter("ashowinfo")
     stream = audio.output("pipe:1", format="au", acodec="pcm_f32be")
     log = AudioLog()
     header, samples = None, np.zeros(0, np.float32)
@@ -208,7 +215,7 @@ def decode_audio(path: Path, quality: QualityConfig) -> AudioTrack:
     log.check_opened(path, QuarantineReason.NO_AUDIO_STREAM)
     if header is None or not len(samples):
         detail = f"{path.name}: no audio sample could be decoded"
-        raise MediaError(QuarantineReason.NO_AUDIO_STREAM, detail)
+        raise MediaError(QuarantineReason.UNDECODABLE_AUDIO, detail)
     check_audio_packets(path.name, log.num_corrupt, log.num_corrupt + len(log.frames), quality)
     timeline = AudioTimeline(path.name, header.rate, quality.max_seconds)
     placed = _place(samples, log.frames, timeline)

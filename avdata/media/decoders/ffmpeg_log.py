@@ -13,6 +13,7 @@ from pathlib import Path
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
 from avdata.media.decoders.pyav import CODECS_WITH_CORRUPT_FLAG
+from avdata.media.integrity import TRUNCATION_MESSAGES
 
 _MAPPED = "Stream mapping:"
 """First line after the input was opened and probed."""
@@ -31,8 +32,14 @@ _TOO_LARGE = "exceeds specified max pixel count"
 
 _NO_STREAM = "matches no streams"
 
-_NO_DECODER = re.compile(r"Decoder \(codec .*\) not found")
-"""Line of ffmpeg before 5, which lists the stream mapping nevertheless."""
+_NO_DECODER = re.compile(r"Decoder \(codec .*\) not found|[Nn]o decoder found for")
+"""Line for a codec that this build cannot decode. ffmpeg before 5 lists the stream mapping nevertheless."""
+
+_UNDECODABLE = {
+    QuarantineReason.NO_VIDEO_STREAM: QuarantineReason.UNDECODABLE_VIDEO,
+    QuarantineReason.NO_AUDIO_STREAM: QuarantineReason.UNDECODABLE_AUDIO,
+}
+"""Reasons for a codec that cannot be decoded, by the reason for a missing stream."""
 
 _TIME_BASE = re.compile(r"config in time_base: (\d+)/(\d+)")
 
@@ -58,13 +65,14 @@ class FFmpegLog:
         self.num_corrupt = 0
         self._is_mapped = False
         self._first_error = "no message"
-        self._is_too_large = self._has_no_stream = False
+        self._is_too_large = self._has_no_stream = self._has_no_decoder = self._is_truncated = False
 
     def read_line(self, line: str) -> None:
         """Read one line."""
         self._is_too_large |= _TOO_LARGE in line
-        if no_decoder := _NO_DECODER.search(line):
-            self._is_mapped, self._first_error = False, no_decoder[0]
+        self._is_truncated |= any(part in line for part in TRUNCATION_MESSAGES)
+        if _NO_DECODER.search(line):
+            self._has_no_decoder = True
         elif self._is_mapped:
             self._read_decoding(line)
         elif _MAPPED in line:
@@ -83,13 +91,19 @@ class FFmpegLog:
         """Check that ffmpeg opened the file and began to decode it.
 
         Raises:
-            MediaError: TOO_LARGE, `no_stream` or UNREADABLE.
+            MediaError: TRUNCATED, TOO_LARGE, `no_stream`, UNDECODABLE_VIDEO, UNDECODABLE_AUDIO or
+                UNREADABLE.
         """
+        if self._is_truncated:
+            detail = f"{path.name}: the file ends inside a packet"
+            raise MediaError(QuarantineReason.TRUNCATED, detail)
         if self._is_too_large:
             detail = f"{path.name}: more pixels than quality.max_pixels"
             raise MediaError(QuarantineReason.TOO_LARGE, detail)
         if self._has_no_stream:
             raise MediaError(no_stream, f"{path.name}: {no_stream.description}")
+        if self._has_no_decoder:
+            raise MediaError(_UNDECODABLE[no_stream], f"{path.name}: ffmpeg has no decoder for its codec")
         if not self._is_mapped:
             detail = f"{path.name}: ffmpeg cannot open it: {self._first_error}"
             raise MediaError(QuarantineReason.UNREADABLE, detail.replace(str(path.parent), "").strip())

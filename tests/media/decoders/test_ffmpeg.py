@@ -111,40 +111,42 @@ def test_ffmpeg_decodes_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_av(path, SCENE, vcodec="libx264", acodec="aac")
     frame_times, expected = read_frame_times(path, QUALITY), read_frames(path, TIMES, QUALITY)
     audio = decode_audio(path, QUALITY)
+    with av.open(str(path)) as container:
+        audio_index = container.streams.audio[0].index
     monkeypatch.setitem(sys.modules, "av", None)
     frames = DECODERS["ffmpeg"].frames_at(path, frame_times, TIMES)
     assert [frame.time for frame in frames] == [frame.time for frame in expected]
-    track = decode_audio(path, QUALITY, decoder="ffmpeg")
+    track = DECODERS["ffmpeg"].decode_audio(path, QUALITY, audio_index)
     assert np.abs(track.samples[:100_000] - audio.samples[:100_000]).max() < 1e-6
     with pytest.raises(ImportError):
         decode_audio(path, QUALITY)
 
 
-def test_video_of_a_codec_that_pyav_lacks_is_unreadable_with_pyav_only(tmp_path: Path) -> None:
+def test_video_of_a_codec_that_pyav_lacks_is_undecodable_with_pyav_only(tmp_path: Path) -> None:
     path = tmp_path / "clip.mkv"
     write_av(path, SCENE, vcodec="libx264", acodec="flac")
     expected = read_frame_times(path, QUALITY)
     path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ"))
-    assert reason_of(lambda: read_frame_times(path, QUALITY)) is QuarantineReason.UNREADABLE
+    assert reason_of(lambda: read_frame_times(path, QUALITY)) is QuarantineReason.UNDECODABLE_VIDEO
     with open_video(path, QUALITY, decoder="ffmpeg") as video_file:
         frame_times = video_file.frame_times
         assert np.array_equal(frame_times.times, expected.times)
         assert frame_times.metadata["video_codec"] == "unknown"
         assert video_file.audio_track().rate == SCENE.rate
     # No program decodes an invented codec.
-    unreadable = reason_of(lambda: DECODERS["ffmpeg"].frames_at(path, frame_times, TIMES))
-    assert unreadable is QuarantineReason.UNREADABLE
+    undecodable = reason_of(lambda: DECODERS["ffmpeg"].frames_at(path, frame_times, TIMES))
+    assert undecodable is QuarantineReason.UNDECODABLE_VIDEO
 
 
-def test_audio_of_a_codec_that_pyav_lacks_is_unreadable(tmp_path: Path) -> None:
+def test_audio_of_a_codec_that_pyav_lacks_is_undecodable(tmp_path: Path) -> None:
     path = tmp_path / "clip.mkv"
     write_av(path, SCENE, vcodec="libx264", acodec="flac")
     path.write_bytes(path.read_bytes().replace(b"A_FLAC", b"A_XYZW"))
     for name in ("pyav", "ffmpeg"):
-        unreadable = reason_of(lambda name=name: decode_audio(path, QUALITY, decoder=name))
-        assert unreadable is QuarantineReason.UNREADABLE
+        undecodable = reason_of(lambda name=name: decode_audio(path, QUALITY, decoder=name))
+        assert undecodable is QuarantineReason.UNDECODABLE_AUDIO
         with open_video(path, QUALITY, decoder=name) as video_file:
-            assert reason_of(video_file.audio_track) is QuarantineReason.UNREADABLE
+            assert reason_of(video_file.audio_track) is QuarantineReason.UNDECODABLE_AUDIO
 
 
 def test_features_are_those_of_pyav(tmp_path: Path) -> None:
@@ -269,7 +271,7 @@ def test_unreadable_detail_names_no_folder_and_is_the_same_each_time(tmp_path: P
     details = set()
     for _ in range(3):
         with pytest.raises(MediaError) as caught:
-            decode_audio(path, QUALITY, decoder="ffmpeg")
+            DECODERS["ffmpeg"].decode_audio(path, QUALITY, 0)
         details.add(str(caught.value))
     assert len(details) == 1
     assert "ffmpeg cannot open it" in (detail := details.pop())

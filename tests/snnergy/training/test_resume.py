@@ -147,7 +147,9 @@ def test_resume_on_other_processes_needs_equal_batch_norm_size(
     tmp_path: Path, quick: Quick, processes: int, accumulate: int, hint: str | None
 ) -> None:
     config = quick(batch_size=64)
-    settings = {"config": config.model_dump(mode="json"), "model": {}, "dataset": "set", "processes": 4}
+    facts = {"labels": [], "mel_stats": None, "audio": {}, "video": {}}
+    settings = {"config": config.model_dump(mode="json"), "model": {}, "dataset": "set", "facts": facts}
+    settings["processes"] = 4
     write_json(tmp_path / "run.json", settings)
     wanted = config.model_copy(update={"accumulate": accumulate})
     if hint is None:
