@@ -22,7 +22,7 @@ from avdata.media.decoders import DECODERS
 from avdata.media.formats import detect_format, detect_format_of
 from avdata.media.mpeg_audio import FrameHeader
 from avdata.media.types import AudioTrack
-from avdata.media.video import open_video, read_frames
+from avdata.media.video import open_video, read_frame_times, read_frames
 
 QUALITY = QualityConfig()
 
@@ -61,6 +61,13 @@ def test_ffmpeg_decoder_reads_the_same_containers(ffmpeg_media: Path, name: str)
     expected = read_frames(ffmpeg_media / name, moments, QUALITY)
     assert [frame.time for frame in frames] == pytest.approx([frame.time for frame in expected], abs=1e-6)
     assert_audio_is_that_of_ffmpeg(track, ffmpeg_media / name)
+
+
+@pytest.mark.parametrize("name", ["clip.mpg", "clip.vob", "clip.ts", "clip.wmv"])
+def test_decord_refuses_containers_in_which_it_finds_other_frames(ffmpeg_media: Path, name: str) -> None:
+    times = read_frame_times(ffmpeg_media / name, QUALITY)
+    with pytest.raises(MediaError, match=r"use video\.decoder=pyav"):
+        DECODERS["decord"].frames_at(ffmpeg_media / name, times, [times.start])
 
 
 def test_audio_after_zeros_or_a_tag_has_the_samples_of_the_plain_file(

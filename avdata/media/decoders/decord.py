@@ -12,8 +12,12 @@ import numpy as np
 
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason
+from avdata.media.formats import detect_format
 from avdata.media.packet_selection import TIME_TOLERANCE_S
 from avdata.media.types import Frame, FrameTimes
+
+FORMATS_WITHOUT_INDEX = frozenset({"asf", "mpeg", "mpegts", "nut"})
+"""Containers in which decord finds frames by estimated positions, and returns others."""
 
 
 def frames_at(
@@ -26,6 +30,10 @@ def frames_at(
     """
     del video, quality  # decord has no hardware decoders, and does not detect damage.
     import decord  # noqa: PLC0415
+
+    if (name := detect_format(path)) in FORMATS_WITHOUT_INDEX:
+        detail = f"{path.name}: decord seeks to wrong frames of {name}; use video.decoder=pyav"
+        raise MediaError(QuarantineReason.UNREADABLE, detail)
 
     latest = np.asarray(times) + TIME_TOLERANCE_S
     last = len(frame_times.times) - 1
