@@ -25,17 +25,17 @@ from avdata.progress import Progress
 from avdata.storage.atomic import atomic_write
 from avdata.streaming.dataset import AVDataset
 from snnergy.analysis.energy import Energy, measure_energy
-from snnergy.data import Batch, audio_video_batches, batches, open_split, waveform_mel
+from snnergy.data import Batch, MelTransform, audio_video_batches, batches, mel_transform, open_split
 from snnergy.fusion.registry import FUSIONS
-from snnergy.layers.waveform_mel import WaveformMel
 from snnergy.models.config import check_choice
 from snnergy.models.network import SNNergy
-from snnergy.training.checkpoint import changed_settings, load_network, read_config
+from snnergy.training.checkpoint import RUN_FILE, changed_settings, load_network, read_config
 from snnergy.training.config import TrainConfig
 from snnergy.training.distributed import Device
 from snnergy.training.gradient_modulation import OGMGE
 from snnergy.training.plots import plot_comparison
-from snnergy.training.trainer import build_network, train
+from snnergy.training.setup import build_network
+from snnergy.training.trainer import train
 
 DEFAULT_FUSIONS = ("audio", "video", "concat", "ccssa", "cmqka")
 """The smallest informative comparison: each modality alone, concatenation, quadratic and linear attention."""
@@ -177,7 +177,7 @@ def _train_or_resume(
     """Return the result of a run: start it, resume it, or read it if it has finished."""
     finished = run / "result.json"
     if not finished.is_file():
-        resume = (run / "config.json").is_file()
+        resume = (run / RUN_FILE).is_file()
         return train(dataset, run, config, device=device, progress=progress, resume=resume)
     stored = read_config(run)
     changed = changed_settings(stored["config"], config)
@@ -202,7 +202,7 @@ def _costs(
     networks: Mapping[str, SNNergy], train_data: AVDataset, data: AVDataset, device: torch.device
 ) -> dict[str, tuple[float, float, Energy]]:
     """Return ms per sample, MB and energy of each network; the networks are timed alternately."""
-    mel = waveform_mel(data, device)
+    mel = mel_transform(data, device)
     (batch,) = batches(train_data.loader(TIMING_BATCH_SIZE, num_workers=0), 1, device, mel)
     times: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(TIMING_ROUNDS + 1):
@@ -221,7 +221,7 @@ def _costs(
     }
 
 
-def _energy(network: SNNergy, data: AVDataset, mel: WaveformMel | None, device: torch.device) -> Energy:
+def _energy(network: SNNergy, data: AVDataset, mel: MelTransform | None, device: torch.device) -> Energy:
     loader = data.loader(TIMING_BATCH_SIZE, num_workers=0)
     return measure_energy(network, audio_video_batches(loader, ENERGY_BATCHES, device, mel))
 

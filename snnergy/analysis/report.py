@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,7 +63,7 @@ def report(run: str | Path, output: str | Path | None = None, *, dataset: str | 
     Args:
         run: folder of the run.
         output: HTML file to write; None: `report.html` in the folder of the run.
-        dataset: the prepared dataset; None: the one in config.json. If it is missing, the report has no
+        dataset: the prepared dataset; None: the one in run.json. If it is missing, the report has no
             samples.
 
     Returns:
@@ -85,10 +85,12 @@ def report(run: str | Path, output: str | Path | None = None, *, dataset: str | 
 
 def collect_page_data(folder: Path, dataset: str | Path | None = None) -> dict[str, Any]:
     """Return the variables of the template. Arguments as for `report`."""
-    stored = _read(folder / "config.json")
+    stored = _read(folder / "run.json")
     result = _read(folder / "result.json", missing={})
     masks, samples, energy, note = _sample_views(folder, dataset or stored.get("dataset"))
-    settings = stored.get("config") or {k: v for k, v in stored.items() if k not in {"model", "dataset"}}
+    settings = stored.get("config") or {
+        k: v for k, v in stored.items() if k not in {"model", "dataset", "facts", "processes"}
+    }
     labels = list(result.get("labels", ()))
     measured = {name: result[name] for name in ("test", "val") if isinstance(result.get(name), Mapping)}
     return {
@@ -156,34 +158,38 @@ def _sample_views(
         return None, [], None, note
     from snnergy.analysis.attention_masks import record_masks  # noqa: PLC0415
     from snnergy.analysis.energy import measure_energy  # noqa: PLC0415
-    from snnergy.data import open_split, to_device, waveform_mel  # noqa: PLC0415
+    from snnergy.data import mel_transform, open_any_split, to_device  # noqa: PLC0415
     from snnergy.training.checkpoint import load_network  # noqa: PLC0415
-    from snnergy.training.evaluation import check_compatible  # noqa: PLC0415
+    from snnergy.training.evaluation import match_dataset  # noqa: PLC0415
 
     try:
         network, config = load_network(checkpoint)
-        split = next(
-            name for name in ("test", "val", "train") if name in open_split(dataset, "train").info["splits"]
-        )
-        data = open_split(dataset, split, features=config.features, shuffle=True)
-        check_compatible(network, data)
+        data = open_any_split(dataset, ("test", "val", "train"), features=config.features, shuffle=True)
+        facts, _ = match_dataset(network, data)
         batch = next(iter(data.loader(min(SAMPLES, len(data)), num_workers=0)))
-        inputs = to_device(batch, mel=waveform_mel(data))
+        inputs = to_device(batch, mel=mel_transform(data, facts=facts))
         masks = record_masks(network, inputs.audio, inputs.video)
         energy = measure_energy(network, [(inputs.audio, inputs.video)])
     except (AvdataError, RuntimeError, ValueError) as error:
         return None, [], None, f"Cannot run the network on {dataset}: {error_message(error)}"
-    return masks, [_sample_view(data, key, number, masks) for number, key in enumerate(batch.key)], energy, ""
+    return (
+        masks,
+        [_sample_view(data, facts.labels, key, number, masks) for number, key in enumerate(batch.key)],
+        energy,
+        "",
+    )
 
 
-def _sample_view(data: AVDataset, key: str, number: int, record: MaskRecord) -> SampleView:
+def _sample_view(
+    data: AVDataset, labels: Sequence[str], key: str, number: int, record: MaskRecord
+) -> SampleView:
     sample = data.find(key)
     predicted = int(record.probabilities[number].argmax())
     frames = None if sample.frames is None else sample.frames.permute(0, 2, 3, 1).numpy()
     return SampleView(
         key=key,
         label=data.labels[sample.label],
-        predicted=data.labels[predicted],
+        predicted=labels[predicted],
         probability=float(record.probabilities[number, predicted]),
         images=tuple(_sample_images(frames, sample.mel.squeeze(1).numpy(), number, record)),
     )

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from snnergy.data import Batch
 from snnergy.training.config import AugmentConfig
 
 
@@ -120,8 +119,8 @@ def _draw_masks(config: AugmentConfig, size: tuple[int, int], seed: int) -> list
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return [
-            mask_along_axis(torch.ones(1, length), min(longest, length), 0.0, axis=1)[0] == 0
-            for longest, length in zip((config.bands, config.columns), size, strict=True)
+            mask_along_axis(torch.ones(1, length), round(share * length), 0.0, axis=1)[0] == 0
+            for share, length in zip((config.bands, config.columns), size, strict=True)
         ]
 
 
@@ -209,27 +208,3 @@ def _rotate(images: Tensor, angle: Tensor) -> Tensor:
     # As channels, the frames of a clip share the computation of weights.
     rotated = functional.grid_sample(images.flatten(1, 2), grid, align_corners=False)
     return rotated.round_().view_as(images)
-
-
-def mixup(batch: Batch, alpha: float, rng: np.random.Generator) -> tuple[Batch, Tensor, float]:
-    """Mix each sample with another one (arXiv 1710.09412).
-
-    Both modalities use the same λ and the same permutation. Two permutations would pair audio and video
-    that no label describes.
-
-    Args:
-        batch: batch in the network's layout.
-        alpha: parameter of the Beta distribution of λ; 0 disables mixup.
-        rng: random generator.
-
-    Returns:
-        The mixed batch with its own labels, the labels of the other samples, and the weight λ of its own
-        labels.
-    """
-    if alpha == 0:
-        return batch, batch.label, 1.0
-    share = float(rng.beta(alpha, alpha))
-    other = torch.from_numpy(rng.permutation(len(batch.label))).to(batch.label.device)
-    audio = torch.lerp(batch.audio[:, other], batch.audio, share)
-    video = torch.lerp(batch.video[:, other], batch.video, share)
-    return Batch(audio, video, batch.label, batch.weight), batch.label[other], share

@@ -14,8 +14,8 @@ from torch.nn import functional
 from avdata.errors import AvdataError, escape_controls
 from avdata.streaming.dataset import AVDataset
 from avdata.streaming.loader import AVLoader
-from snnergy.data import audio_video_batches, to_device, video_channels
-from snnergy.layers.waveform_mel import WaveformMel
+from snnergy.data import MelTransform, audio_video_batches, to_device, video_channels
+from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.network import SNNergy, recalibrate
 from snnergy.training.diagnostics import record_firing_rates
 
@@ -29,20 +29,25 @@ PADDING = -1
 """Label of padding in the metrics, which ignore it."""
 
 
-def check_compatible(network: SNNergy, data: AVDataset) -> None:
-    """Raise unless a dataset has the number of labels and color channels that a network expects.
+def match_dataset(network: SNNergy, data: AVDataset) -> tuple[DatasetFacts, Tensor | None]:
+    """Compare a dataset with the training set of a network.
+
+    Returns:
+        The facts about the training set, with whose statistics mels must be normalized, and the network's
+        output for each label of the dataset, int64; None if the labels are equal.
 
     Raises:
-        AvdataError: the dataset does not match the network.
+        AvdataError: the dataset has other settings of a modality that the network reads, or a label that the
+            network does not have.
+        UsageError: the dataset has no frames, and the network requires some.
     """
-    config = network.config
-    channels = video_channels(data, config.fusion)
-    if (config.num_classes, config.video_channels) != (len(data.labels), channels):
-        msg = (
-            f"Dataset does not match the network: the dataset has {len(data.labels)} labels and {channels}"
-            f" color channels, the network {config.num_classes} and {config.video_channels}."
-        )
-        raise AvdataError(msg, hint="use a dataset prepared with the recipe and settings of the training")
+    facts = network.dataset
+    if facts is None:
+        msg = "The network has no record of the dataset that it was trained on."
+        raise AvdataError(msg, hint="use a checkpoint that `snnergy train` wrote")
+    video_channels(data, network.config.fusion)
+    facts.check_settings(DatasetFacts.of(data.info), tuple(network.encoders))
+    return facts, facts.label_map(data.labels)
 
 
 def recalibrate_batch_norm(
@@ -50,7 +55,7 @@ def recalibrate_batch_norm(
     data: AVDataset,
     batch_size: int,
     device: torch.device | str,
-    mel: WaveformMel | None = None,
+    mel: MelTransform | None = None,
 ) -> None:
     """Recalibrate batch norms on the train split; otherwise a network after few steps is silent.
 
@@ -70,7 +75,8 @@ def evaluate_split(
     labels: Sequence[str],
     device: torch.device | str,
     *,
-    mel: WaveformMel | None = None,
+    mel: MelTransform | None = None,
+    label_map: Tensor | None = None,
     synchronize: bool = False,
     rates: dict[str, float] | None = None,
 ) -> dict[str, Any]:
@@ -79,9 +85,10 @@ def evaluate_split(
     Args:
         network: network with recalibrated batch norms.
         loader: loader of this process's part of the split.
-        labels: names of the classes, in order.
+        labels: names of the network's classes, in order.
         device: device of the network.
-        mel: module on the device that computes mels from waveforms; None: the stored mels.
+        mel: module on the device, from `mel_transform`; None: the mels of the loader.
+        label_map: the network's class of each label of the split, from `match_dataset`; None: they are equal.
         synchronize: sum over all processes; all of them must call this function.
         rates: filled with the firing rates of the first batch.
 
@@ -104,9 +111,10 @@ def evaluate_split(
         else:
             logits = network(inputs.audio, inputs.video)
         real = inputs.weight > 0
-        losses = functional.cross_entropy(logits.float(), inputs.label, reduction="none")
+        label = inputs.label if label_map is None else label_map.to(device)[inputs.label]
+        losses = functional.cross_entropy(logits.float(), label, reduction="none")
         mean_loss.update(losses[real])
-        metrics.update(logits, inputs.label.where(real, PADDING))
+        metrics.update(logits, label.where(real, PADDING))
     return _summarize(metrics.compute(), float(mean_loss.compute()), labels)
 
 

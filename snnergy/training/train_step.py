@@ -1,12 +1,14 @@
 """One optimizer step: augmentation, forward and backward pass, clipping, AdamW, schedule and EMA.
 
-A step does not depend on interruptions or on the number of processes: random numbers are determined by
-(seed, step), a step has `batch_size` samples over all processes, and the loss is their mean.
+A step does not depend on interruptions: random numbers are determined by (seed, step). It has `batch_size`
+samples over all processes and parts, and the loss is their mean. Only batch norms depend on the number of
+processes and parts: each normalizes the samples of one part, see `TrainConfig.batch_norm_size`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +20,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from avdata.errors import AvdataError
 from avdata.streaming.batch import AVBatch
-from snnergy.data import Batch, move_to_device, to_batch
-from snnergy.layers.waveform_mel import WaveformMel
+from snnergy.data import Batch, MelTransform, move_to_device
 from snnergy.models.network import SNNergy
-from snnergy.training.augment import augment, mixup
+from snnergy.training.augment import augment
 from snnergy.training.config import TrainConfig
 from snnergy.training.diagnostics import UNSTABLE_HINT, find_non_finite
-from snnergy.training.distributed import sum_over_ranks
+from snnergy.training.distributed import gather_over_ranks, sum_over_ranks
 from snnergy.training.gradient_modulation import OGMGE
+from snnergy.training.step_inputs import StepInputs, mix_step
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -40,7 +42,7 @@ class TrainStep:
         fabric: launched Fabric.
         schedule: learning rate of each optimizer step, from 0.
         repeated: the mel of each step covers the complete window.
-        mel: module on the device that computes mels from waveforms; None: the stored mels.
+        mel: module on the device, from `mel_transform`; None: the mels of the loader.
 
     Attributes:
         network: the network, on the device.
@@ -56,7 +58,7 @@ class TrainStep:
         *,
         schedule: Callable[[int], float],
         repeated: bool,
-        mel: WaveformMel | None = None,
+        mel: MelTransform | None = None,
     ) -> None:
         self._config, self._fabric, self._repeated, self._mel = config, fabric, repeated, mel
         # Only float16 scales the loss.
@@ -102,21 +104,24 @@ class TrainStep:
         # The state of the generators is a function of the step, so that checkpoints need not contain it.
         torch.manual_seed(self._seed("torch", fabric.global_rank) % 2**63)
         self._optimizer.zero_grad(set_to_none=True)
+        inputs = self._inputs(batches, epoch)
         total = torch.zeros((), device=fabric.device)
-        for part, batch in enumerate(batches):
-            inputs, other, share = self._batch(batch, part, epoch)
-            with fabric.no_backward_sync(self._trained, enabled=part + 1 < len(batches)):
-                logits = self._trained(inputs.audio, inputs.video)
-                loss = self._loss(logits.float(), inputs, other, share) / real
-                if self._modulation:
-                    self._modulation.count(inputs.label, inputs.weight)
+        first, last = self._config.ogm_ge_epochs
+        modulation = self._modulation if first <= epoch <= last else None
+        for number in range(len(inputs)):
+            part, other = inputs.part(number)
+            with fabric.no_backward_sync(self._trained, enabled=number + 1 < len(inputs)):
+                logits = self._trained(part.audio, part.video)
+                loss = self._loss(logits.float(), part, other, inputs.share) / real
+                if modulation:
+                    modulation.count(part.label, part.weight)
                 # DDP averages the gradients of the processes; this loss is a part of the sum.
                 fabric.backward(loss * fabric.world_size)
             total += loss.detach()
-        if self._modulation:
-            self._modulation.apply(self._seed("noise") % 2**63, lambda value: sum_over_ranks(fabric, value))
+        if modulation:
+            modulation.apply(self._seed("noise") % 2**63, lambda value: sum_over_ranks(fabric, value))
         norm = self._clip()
-        self._check(batches, epoch, total, norm)
+        self._check(inputs, total, norm)
         self._optimizer.step()
         self._scheduler.step()
         self.step += 1
@@ -129,14 +134,19 @@ class TrainStep:
         sequence = np.random.SeedSequence([self._config.seed, self.step, *purpose.encode(), *numbers])
         return int(sequence.generate_state(1, np.uint64)[0])
 
-    def _batch(self, batch: AVBatch, part: int, epoch: int) -> tuple[Batch, Tensor, float]:
-        config = self._config
-        mel, frames, label, weight = move_to_device(batch, self._fabric.device, self._mel)
-        mel, frames = augment(
-            mel, frames, batch.key, config.augment, seed=config.seed, epoch=epoch, repeated=self._repeated
+    def _inputs(self, batches: Sequence[AVBatch], epoch: int) -> StepInputs:
+        config, fabric = self._config, self._fabric
+        parts = []
+        for batch in batches:
+            mel, frames, label, weight = move_to_device(batch, fabric.device, self._mel)
+            mel, frames = augment(
+                mel, frames, batch.key, config.augment, seed=config.seed, epoch=epoch, repeated=self._repeated
+            )
+            parts.append((mel, frames, label, weight))
+        rng = np.random.default_rng(self._seed("mixup"))
+        return mix_step(
+            parts, config.mixup, rng, rank=fabric.global_rank, gather=partial(gather_over_ranks, fabric)
         )
-        rng = np.random.default_rng(self._seed("mixup", self._fabric.global_rank, part))
-        return mixup(to_batch(mel, frames, label, weight), config.mixup, rng)
 
     def _loss(self, logits: Tensor, inputs: Batch, other: Tensor, share: float) -> Tensor:
         """Return the sum of the losses of all samples except padding."""
@@ -156,15 +166,15 @@ class TrainStep:
         assert isinstance(norm, Tensor)
         return norm
 
-    def _check(self, batches: Sequence[AVBatch], epoch: int, loss: Tensor, norm: Tensor) -> None:
+    def _check(self, inputs: StepInputs, loss: Tensor, norm: Tensor) -> None:
         """Raise before non-finite gradients reach the weights."""
         # The backward pass is already queued, so that this synchronization costs little on a GPU. With loss
         # scaling infinite gradients are normal: the scaler skips the step.
         value = loss if self._scaler else loss + norm * 0
         if bool(value.isfinite()):
             return
-        # Recompute all parts of the step: any of them may contain the cause.
-        parts = [self._batch(batch, part, epoch)[0] for part, batch in enumerate(batches)]
+        # Any part of the step may contain the cause.
+        parts = [inputs.part(number)[0] for number in range(len(inputs))]
         with self._fabric.autocast():
             where = find_non_finite(self.network, parts)
         msg = (

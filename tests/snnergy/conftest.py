@@ -35,6 +35,8 @@ def quick() -> Callable[..., TrainConfig]:
     """Settings of a tiny network with a few changes."""
 
     def make(**changes: Any) -> TrainConfig:
-        return resolve_config("quick", {"model_options": TINY, "batch_size": 8, "steps": 4}, changes)
+        return resolve_config(
+            "quick", {"model": "nano", "model_options": TINY, "batch_size": 8, "steps": 4}, changes
+        )
 
     return make

@@ -19,7 +19,7 @@ from snnergy.training.trainer import train
 @pytest.fixture(scope="module")
 def run(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    train(synthetic_set, out, TrainConfig(steps=3, batch_size=8, workers=0))
+    train(synthetic_set, out, TrainConfig(model="nano", steps=3, batch_size=8, workers=0))
     return out
 
 
@@ -57,7 +57,7 @@ def test_report_shows_energy_per_layer_and_in_total(run: Path) -> None:
 
 
 def test_report_works_without_result_checkpoint_or_dataset(run: Path, tmp_path: Path) -> None:
-    for name in ("config.json", "metrics.csv"):
+    for name in ("run.json", "metrics.csv"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     page = report(tmp_path).read_text(encoding="utf-8")
     assert "Not finished" in page
@@ -69,7 +69,7 @@ def test_report_works_without_result_checkpoint_or_dataset(run: Path, tmp_path: 
 
 
 def test_report_of_dataset_without_val_and_test_is_not_marked_unfinished(run: Path, tmp_path: Path) -> None:
-    for name in ("config.json", "result.json"):
+    for name in ("run.json", "result.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     result = json.loads((tmp_path / "result.json").read_text())
     (tmp_path / "result.json").write_text(json.dumps({k: result[k] for k in result.keys() - {"val", "test"}}))

@@ -2,19 +2,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as v2
 
-from snnergy.data import Batch
-from snnergy.training.augment import augment, draw_changes, mixup, sample_rng, shift
+from snnergy.training.augment import augment, draw_changes, sample_rng, shift
 from snnergy.training.config import AugmentConfig
 
 B, T, F, L, SIZE = 3, 4, 12, 8, 16
-EVERYTHING = AugmentConfig(bands=4, columns=4, shift=2, flip=0.5, rotate=10, jitter=0.3)
+EVERYTHING = AugmentConfig(bands=4 / F, columns=4 / (T * L), shift=2, flip=0.5, rotate=10, jitter=0.3)
 KEYS = ["a", "b", "c"]
 
 
@@ -86,7 +84,7 @@ def test_augment_masks_as_torchaudio_does_by_sample(repeated: bool) -> None:
     from torchaudio import transforms
 
     mel, frames = samples()
-    config = AugmentConfig(bands=4, columns=5)
+    config = AugmentConfig(bands=4 / F, columns=5 / (L if repeated else T * L))
     made, _ = augment(mel, frames, KEYS, config, seed=1, epoch=2, repeated=repeated)
     for index, key in enumerate(KEYS):
         rng = sample_rng(1, 2, key)
@@ -122,25 +120,6 @@ def test_augment_changes_frames_as_torchvision_does_by_sample(name: str, channel
     assert not torch.equal(made, frames)
     assert difference.max() <= {"rotate": 1, "all": 3}.get(name, 0)
     assert (difference > 0).float().mean() < 1e-4
-
-
-def test_mixup_uses_same_lambda_and_permutation_for_both_modalities() -> None:
-    """Audio and video of sample i hold the number i; after mixing, both still hold equal numbers."""
-    number = torch.arange(8.0)
-    audio, video = number[None, :, None, None, None], number[None, :, None, None, None] * 1.0
-    batch = Batch(audio, video, torch.arange(8), torch.ones(8))
-    mixed, other, share = mixup(batch, 0.4, np.random.default_rng(3))
-    assert 0 < share < 1
-    assert torch.equal(mixed.audio, mixed.video)
-    expected = share * batch.label + (1 - share) * other
-    assert torch.allclose(mixed.audio.flatten(), expected.float(), atol=1e-5)
-    assert sorted(other.tolist()) == list(range(8))
-    assert other.tolist() != list(range(8))
-
-
-def test_mixup_with_alpha_zero_returns_batch() -> None:
-    batch = Batch(torch.ones(1), torch.ones(1), torch.arange(2), torch.ones(2))
-    assert mixup(batch, 0.0, np.random.default_rng(0))[0] is batch
 
 
 def test_sample_rng_differs_between_seeds_epochs_and_keys() -> None:

@@ -20,7 +20,7 @@ from avdata.streaming.loader import AVLoader
 from snnergy.analysis.comparison import compare_fusions
 from snnergy.analysis.report import collect_page_data
 from snnergy.cli import app
-from snnergy.data import move_to_device, open_split, waveform_mel
+from snnergy.data import mel_transform, move_to_device, open_split
 from snnergy.training.config import TrainConfig
 from snnergy.training.trainer import evaluate, train
 
@@ -30,7 +30,7 @@ Quick = Callable[..., TrainConfig]
 def test_mel_of_stored_waveform_equals_stored_mel(tiny_set: Path) -> None:
     data = open_split(tiny_set, "train", features="waveform", rank=0, world_size=1)
     batch = next(iter(data.loader(32, num_workers=0)))
-    mel, _, _, _ = move_to_device(batch, "cpu", waveform_mel(data, "cpu"))
+    mel, _, _, _ = move_to_device(batch, "cpu", mel_transform(data, "cpu"))
     assert mel.shape == batch.mel.shape
     # In units of the stored float16: decibels.
     mean, std = (torch.tensor(data.info["mel_stats"][name])[:, None] for name in ("mean", "std"))
@@ -52,7 +52,7 @@ def without_stored_mels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_stored_mels")
 def test_train_evaluate_and_report_use_waveforms_only(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     run = tmp_path / "run"
-    config = quick(steps=2, features="waveform", augment={"bands": 4, "columns": 4, "shift": 1})
+    config = quick(steps=2, features="waveform", augment={"bands": 0.25, "columns": 0.1, "shift": 1})
     result = train(tiny_set, run, config, device="cpu")
     assert math.isfinite(result["test"]["loss"])
     assert evaluate(run / result["chosen"], tiny_set, device="cpu")["test"] == result["test"]
@@ -76,7 +76,7 @@ def test_train_with_features_option_stores_setting(tiny_set: Path, tmp_path: Pat
     words += ["--device", "cpu", "--batch-size", "8", "--set", "model_options.dims=[4,8,8]"]
     words += ["--set", "model_options.heads=[1,1,1]"]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
-    assert json.loads((tmp_path / "config.json").read_text())["config"]["features"] == "waveform"
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["features"] == "waveform"
 
 
 @pytest.mark.parametrize(
