@@ -21,7 +21,7 @@ demo: $(VENV)/.installed  ## prepare, verify and train on a generated audio-visu
 	$(BIN)/avdata prepare synthetic --output demo/synthetic
 	$(BIN)/avdata verify demo/synthetic
 	$(BIN)/avdata report demo/synthetic
-	$(BIN)/snnergy train demo/synthetic --model nano --steps 250 --output demo/run
+	$(BIN)/snnergy train demo/synthetic --model nano --train-preset quick --set model_options.alpha_init=1.0 --steps 250 --output demo/run
 	$(BIN)/snnergy report demo/run
 	@echo; echo "shards    demo/synthetic"; echo "pages     demo/synthetic/report.html, demo/run/report.html"; echo "log       demo/run/metrics.csv, demo/run/curves.png"
 	@$(BIN)/python -c 'import json; r = json.load(open("demo/run/result.json")); \

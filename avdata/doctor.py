@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from avdata.errors import UsageError
 from avdata.media.decoders import DECODERS
 from avdata.media.ffmpeg_program import INSTALL_ADVICE, ffmpeg_version, find_ffmpeg
 from avdata.storage.backends import BACKENDS
 from avdata.storage.paths import cache_dir
+from avdata.subprocesses import python_command, python_environment
 
 PROBE_TIMEOUT_S = 120
 
@@ -210,7 +212,7 @@ def _run_probes(probes: Sequence[str]) -> tuple[str, str]:
     """Return the output of one process, one line per probe, and how the process ended."""
     try:
         done = subprocess.run(  # noqa: S603  # this interpreter, and lines of this file
-            [sys.executable, "-c", _PROBE_SCRIPT],
+            python_command("-c", _PROBE_SCRIPT), env=python_environment(),
             input=json.dumps(probes), capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as late:
@@ -259,7 +261,10 @@ def _gpu(results: Mapping[str, _Result]) -> Check:
 
 
 def _disk_space() -> list[Check]:
-    cache = cache_dir()
+    try:
+        cache = cache_dir()
+    except UsageError as error:
+        return [Check("cache", False, True, error.message, error.hint)]
     existing = next(path for path in (cache, *cache.parents) if path.exists())
     checks = []
     for name, folder, disk in (("disk here", Path.cwd(), Path.cwd()), ("cache", cache, existing)):
@@ -281,7 +286,8 @@ def _tokens() -> list[Check]:
     checks = []
     for service, (variables, files) in _TOKENS.items():
         set_variables = [name for name in variables if os.environ.get(name)]
-        existing_files = [file for file in files if Path(file).expanduser().is_file()]
+        # os.path leaves `~` as it is for a user without a home folder; pathlib raises.
+        existing_files = [file for file in files if os.path.isfile(os.path.expanduser(file))]
         where = ", ".join([*set_variables, *existing_files])
         advice = None if where else _TOKEN_ADVICE[service]
         checks.append(Check(f"{service} token", None, False, f"in {where}" if where else "none", advice))

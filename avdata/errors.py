@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Self
@@ -87,15 +88,26 @@ class QuarantineReason(_DescribedCode):
         "a file is a git-LFS pointer: the LFS objects were not fetched",
     )
     CHECKSUM = "checksum_mismatch", "a file's checksum differs from the manifest"
-    NOT_MEDIA = "not_media", "a file does not begin like a supported media container"
+    NOT_MEDIA = "not_media", "a file is no media, by its first bytes"
+    FORMAT_NOT_ALLOWED = "format_not_allowed", "a file has a media format that is not read"
     UNREADABLE = "unreadable", "the container could not be opened or decoded"
     TRUNCATED = "truncated", "a file is shorter than its header says"
+    DECODER_ERROR = "decoder_error", "an unexpected exception occurred while the clip was decoded"
     CORRUPT_FRAMES = "corrupt_frames", "the decoder marked more frames as corrupt than quality.max_corrupt"
     CORRUPT_AUDIO = "corrupt_audio", "more audio packets failed to decode than quality.max_corrupt_audio"
     NO_VIDEO_STREAM = "no_video_stream", "the container has no video stream"
     NO_AUDIO_STREAM = "no_audio_stream", "the container has no audio stream"
+    UNDECODABLE_VIDEO = (
+        "undecodable_video",
+        "no video stream of the container has a codec that can be decoded",
+    )
+    UNDECODABLE_AUDIO = "undecodable_audio", "no audio stream of the container can be decoded"
     NO_FRAMES = "no_frames", "no video frame could be decoded"
     SILENT_AUDIO = "silent_audio", "the audio peak is below quality.silence_dbfs"
+    PHASE_CANCELLED = (
+        "phase_cancelled",
+        "the audio peak is below quality.silence_dbfs because the channels cancel each other",
+    )
     BLACK_FRAMES = "black_frames", "the frames stay darker than quality.black_luma"
     FROZEN_FRAMES = "frozen_frames", "the frames do not change"
     CLIPPED_AUDIO = "clipped_audio", "more of the audio is at full scale than quality.max_clipped"
@@ -128,6 +140,11 @@ class SampleFlag(_DescribedCode):
     CONTAINER_AUDIO = "container_audio", "the audio is that of the video container, not of the separate file"
     SILENT_AUDIO = "silent_audio", "the audio peak is below quality.silence_dbfs"
     CLIPPED_AUDIO = "clipped_audio", "part of the audio is at full scale"
+    CLOCK_DRIFT = (
+        "audio_clock_drift",
+        "the audio's samples and timestamps differ by more than 20 ms; it was placed by the timestamps",
+    )
+    PHASE_CANCELLED = "phase_cancelled", "channels of the audio cancel each other when they are mixed"
     LEAK = "split_leak", "the clip's group is also in another split"
     MULTI_LABEL = "multi_label", "the video is also annotated with another label"
     ZERO_LENGTH_EVENT = "zero_length_event", "the annotated event has no duration"
@@ -135,7 +152,7 @@ class SampleFlag(_DescribedCode):
     VARIABLE_RATE = "variable_frame_rate", "the video's frames are not evenly spaced in time"
     MULTIPLE_STREAMS = (
         "multiple_streams",
-        "the container has several streams of one type; the first of each was used",
+        "the container has several streams of one type; the default one was used, or the first",
     )
 
 
@@ -164,6 +181,23 @@ def error_message(error: Exception) -> str:
     "Unknown recipe 'crema'."
     """
     return error.message if isinstance(error, AvdataError) else str(error)
+
+
+_CONTROLS = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]"
+)
+"""Control characters except tab and newline, separators of lines and paragraphs, and direction marks."""
+
+
+def escape_controls(text: str) -> str:
+    r"""Return a text whose control characters and direction marks are written as escapes.
+
+    Outside data could otherwise move the cursor, set the terminal's title, or reverse what is read.
+
+    >>> escape_controls("HAP\x1b]0;title\x07 \u202egpj.exe")
+    'HAP\\x1b]0;title\\x07 \\u202egpj.exe'
+    """
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ A mock dataset contains its own `manifest.json` with the list inline.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import re
 from collections.abc import Collection
@@ -35,6 +36,10 @@ class FileEntry(_ManifestModel):
     path: str
     checksum: Checksum
     bytes: int | None = Field(None, ge=0)
+    variants: dict[Checksum, str] = Field(
+        default_factory=dict,
+        description="what differs in other published copies, by their checksum in the same algorithm",
+    )
 
 
 class License(_ManifestModel):
@@ -84,7 +89,9 @@ class Manifest(_ManifestModel):
         default_factory=dict, description="counts by name: clips, train, test, …"
     )
     sources: tuple[Source, ...] = ()
-    files: tuple[FileEntry, ...] = ()
+    files: tuple[FileEntry, ...] = Field(
+        (), description="further files with checksums, such as lists; a table is complete, these need not be"
+    )
     mock: bool = Field(False, description="whether the files are generated")
     tables: dict[str, tuple[FileEntry, ...]] = Field(
         default_factory=dict,
@@ -98,12 +105,18 @@ class Manifest(_ManifestModel):
         known = [source.bytes for source in self.sources if source.bytes is not None]
         return sum(known) if known else None
 
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all facts, including the checksums of the tables."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
 
 def load_manifest(manifest: str | Path) -> Manifest:
     """Return a manifest with its file tables.
 
     Args:
-        manifest: name of a recipe with a bundled manifest, or path of a JSON file.
+        manifest: name of a recipe with a bundled manifest, or of its task `RECIPE-TASK`, or path of a JSON
+            file.
 
     Raises:
         UsageError: the manifest does not exist.
@@ -116,6 +129,9 @@ def load_manifest(manifest: str | Path) -> Manifest:
             raise UsageError(msg, hint=_MISSING_HINT)
         return _parse(path.read_bytes().decode(errors="replace"), str(path), path.parent)
     folder = package_files("avdata.manifests")
+    recipe = manifest.rpartition("-")[0]
+    if recipe and not folder.joinpath(f"{manifest}.json").is_file():
+        manifest = recipe if folder.joinpath(f"{recipe}.json").is_file() else manifest
     resource = folder.joinpath(f"{manifest}.json")
     if not resource.is_file():
         msg = f"No bundled manifest is named {str(manifest)!r}."

@@ -29,7 +29,8 @@ class Clip:
         label: one of the recipe's `labels`.
         group: unit that a split must not divide: speaker, recording, video.
         split: `train`, `val` or `test`.
-        video: video or image file, which need not exist.
+        video: video or image file, which need not exist; None for a dataset of audio, whose samples have no
+            frames. Then it is None for all clips.
         audio: separate audio file, which need not exist; None if the dataset has none.
         is_image: whether `video` is a still image, used for all frames.
         event: [start, end) in seconds in which the label applies; None if it applies throughout.
@@ -44,7 +45,7 @@ class Clip:
     label: str
     group: str
     split: str
-    video: Path
+    video: Path | None
     audio: Path | None = None
     is_image: bool = False
     event: tuple[float, float] | None = None
@@ -75,7 +76,8 @@ class Recipe:
             with the missing file's name if the folder is not this dataset. If the recipe has `options`, the
             third argument holds the given ones by name.
         mock: `(output, clips, bad, seed) -> None`, or a reference `package.module:function` to it that is
-            imported when it is called. Writes a small copy of the dataset with its `manifest.json`.
+            imported when it is called. Writes a small copy of the dataset with its `manifest.json`. None for
+            no mock.
         presets: changes to the shared presets, and presets of this recipe, by name.
         known_bad: reasons by key of clips that are broken at the source; `clips` marks them `excluded`.
         generated: whether `prepare` creates the data with `mock` and needs no source.
@@ -88,6 +90,8 @@ class Recipe:
         source_labels: `(root, clips, options) -> labels`: returns the label names in canonical order, with
             the first argument of `clips` and its result.
         tasks: other datasets from the same files, by task. Their name is `name-task`.
+        lists: `(root, split_by) -> paths`: returns the lists of clips, labels or splits that `clips` reads,
+            which are verified against the manifest like the media. None verifies no list.
     """
 
     name: str
@@ -97,7 +101,7 @@ class Recipe:
     splits: Mapping[str, str]
     default_split: str
     clips: Callable[..., Sequence[Clip]]
-    mock: MockWriter | str
+    mock: MockWriter | str | None = None
     label_orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     background: str | None = None
     presets: Mapping[str, Overrides] = field(default_factory=dict)
@@ -108,6 +112,7 @@ class Recipe:
     source_kind: Literal["files", "tars"] = "files"
     source_labels: Callable[[Any, Sequence[Clip], Mapping[str, str]], Sequence[str]] | None = None
     tasks: Mapping[str, Recipe] = field(default_factory=dict)
+    lists: Callable[[Path, str], Sequence[Path]] | None = None
 
     def configure(self, preset: str | None, *overrides: Overrides) -> Config:
         """Return the settings of a preset, changed by the recipe and then by the overrides.
@@ -170,8 +175,14 @@ class Recipe:
         """Return the function that writes the mock, importing its module if `mock` is a reference.
 
         Raises:
+            UsageError: the recipe has no mock.
             AvdataError: the reference does not resolve to a function.
         """
+        if self.mock is None:
+            msg = f"The recipe {self.name} has no mock: it cannot generate a small copy of the dataset."
+            raise UsageError(
+                msg, hint="Use --source with files of the dataset, and --limit for a few of them."
+            )
         if not isinstance(self.mock, str):
             return self.mock
         try:

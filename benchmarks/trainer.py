@@ -58,7 +58,7 @@ def main(steps: int, rounds: int) -> None:
                     train,
                     where,
                     Path(folder) / f"run{number}",
-                    resolve_config("quick", {"steps": many}),
+                    resolve_config("quick", {"model": "nano", "steps": many}),
                     device="cpu",
                 ),
             }

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avdata import Clip, Recipe, SampleFlag, SourceError
+from avdata.storage.paths import walk_files
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,15 @@ LABELS = (
 )  # fmt: skip
 """In order of first appearance, which is the order of the authors' label files."""
 
+VIDEO = re.compile(r"([A-Za-z0-9_-]{11})(?:_\d+_\d+)?")
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm")
+
 EVENT = re.compile(r"[A-Za-z0-9_-]{11}&[^&]*&(?:[0-9]|10)&(?:[0-9]|10)")
 
 HEADER = "Category&VideoID&Quality&StartTime&EndTime"
+
+ANNOTATIONS = "Annotations.txt"
 
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 
@@ -106,9 +113,11 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
         SourceError: the folder is not AVE.
     """
     del split_by  # there is only one
-    base = next(
-        (place for place in (root, *sorted(root.glob("*/"))) if (place / "trainSet.txt").is_file()), None
-    )
+    base = _find_lists(root)
+    if base is None and (count := len(find_videos(root))):
+        msg = f"Folder holds {count:,} videos, and no lists of AVE: {root} (trainSet.txt is missing)."
+        hint = "Copy trainSet.txt, valSet.txt and testSet.txt from the archive AVE_Dataset.zip."
+        raise SourceError(msg, hint=hint)
     if base is None:
         msg = f"Folder holds no AVE dataset: {root} (trainSet.txt is missing)."
         raise SourceError(msg, hint="Use --source with the folder AVE_Dataset (trainSet.txt, AVE/*.mp4).")
@@ -122,13 +131,54 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
             )
         splits[split] = parse_rows(path.read_text(encoding="utf-8"), name)
     _check_annotations(base, splits)
-    videos = {path.stem: path for path in sorted(base.rglob("*.mp4"))}
-    return make_clips(splits, videos, base / "AVE")
+    videos = find_videos(root)
+    if not videos:
+        raise _no_videos(root, base)
+    return make_clips(splits, videos, root / "AVE")
+
+
+def find_videos(root: Path) -> dict[str, Path]:
+    """Return the video of each id below the folder, named by the id alone or with a time range.
+
+    Of several videos of an id, the one named by the id alone is returned, then the first by path.
+    """
+    found: dict[str, Path] = {}
+    for path in walk_files(root):
+        match = VIDEO.fullmatch(path.stem)
+        if (
+            match
+            and path.suffix.lower() in VIDEO_SUFFIXES
+            and (path.stem == match[1] or match[1] not in found)
+        ):
+            found[match[1]] = path
+    return found
+
+
+def _no_videos(root: Path, base: Path) -> SourceError:
+    msg = (
+        f"Folder holds the lists of AVE in {base}, and no videos: {root} (no files like AVE/RUhOCu3LNXM.mp4)."
+    )
+    archive = next((path for path in walk_files(root) if path.suffix == ".zip"), None)
+    hint = "Unpack the videos of AVE_Dataset.zip into it, or omit --source to download the dataset."
+    return SourceError(msg, hint=f"Unpack {archive} first." if archive else hint)
+
+
+def _find_lists(root: Path) -> Path | None:
+    """Return the folder of the split files: the root, or a folder in it, such as `data/`."""
+    folders = (root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/")))
+    return next((folder for folder in folders if (folder / "trainSet.txt").is_file()), None)
+
+
+def lists(root: Path, split_by: str) -> list[Path]:
+    """Return the annotations, if there are any, and the split files."""
+    del split_by
+    base = _find_lists(root) or root
+    return [path for name in (*SPLIT_FILES.values(), ANNOTATIONS) if (path := base / name).is_file()]
 
 
 def _check_annotations(base: Path, splits: dict[str, list[Row]]) -> None:
     """Warn if the rows of the split files differ from those of Annotations.txt."""
-    path = base / "Annotations.txt"
+    path = base / ANNOTATIONS
     if not path.is_file():
         return
     listed = Counter(parse_rows(path.read_text(encoding="utf-8"), path.name))
@@ -148,6 +198,7 @@ RECIPE = Recipe(
     splits={"official": "3,339, 402 and 402 rows, as published; 18 videos are in train and in another split"},
     default_split="official",
     clips=clips,
+    lists=lists,
     mock="avdata.recipes.ave_mock:write_mock",
     presets={
         # Ten steps of one second, like the labels of the dataset.

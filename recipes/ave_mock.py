@@ -9,7 +9,7 @@ from typing import Any
 
 from avdata.recipes.ave import HEADER, LABELS, SPLIT_FILES, Row
 
-from avdata.testing import Scene, write_av, write_ground_truth, write_manifest
+from avdata.testing import Scene, divide_clips, write_av, write_ground_truth, write_manifest
 
 FAST = {"preset": "ultrafast"}
 
@@ -26,8 +26,14 @@ class _Case:
 
 
 def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
-    """Write the mock; `truth.json` holds flash and beep times, quarantine reason and flags of each row."""
-    cases = [_plain(number, seed) for number in range(count or 12)] + _special(seed)
+    """Write the mock; `truth.json` holds flash and beep times, quarantine reason and flags of each row.
+
+    The special cases of the real data are written unless a number of clips without bad ones is given.
+    """
+    places = divide_clips(count or 12, len(LABELS))
+    cases = [_plain(*place, number, seed) for number, place in enumerate(places)]
+    if bad or count is None:
+        cases += _special(seed)
     if bad:
         cases += _bad(seed)
     folder = out / "AVE_Dataset" / "AVE"
@@ -52,13 +58,10 @@ def _scene(seed: int, start: int, end: int) -> Scene:
     )
 
 
-def _plain(number: int, seed: int) -> _Case:
+def _plain(split: str, label: int, number: int, seed: int) -> _Case:
     start, end = (0, 10) if number % 3 else (4, 10)
-    split = ("train", "train", "val", "test")[number % 4]
     video = f"{'-_ab'[number % 4]}{number:06d}mock"
-    return _Case(
-        split, Row(LABELS[number % len(LABELS)], video, start, end), _scene(seed + number, start, end)
-    )
+    return _Case(split, Row(LABELS[label], video, start, end), _scene(seed + number, start, end))
 
 
 def _special(seed: int) -> list[_Case]:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from avdata import Clip, Recipe, SampleFlag, SourceError, UsageError
 from avdata.errors import did_you_mean
 from avdata.manifest import Source, load_facts, load_manifest
+from avdata.storage.paths import walk_files
 
 LABELS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
 
@@ -34,6 +35,12 @@ CLIP_FACTS = load_facts(
 FLAGS = (SampleFlag.DUP_AUDIO, SampleFlag.AV_MISMATCH, SampleFlag.BLACK_FRAMES, SampleFlag.REENCODED)
 """Flags whose clips are listed in the table, in the order in which a clip carries them."""
 FORMER_NAMES = CLIP_FACTS["former_name"]
+
+VIDEO_SUFFIXES = (".flv", ".mp4", ".mkv", ".webm", ".mov", ".avi")
+"""In order of preference: the published files first, then converted ones."""
+
+AUDIO_SUFFIXES = (".wav", ".flac")
+"""Likewise. The files of `AudioMP3/` are not used beside videos: the MP3s of 28 clips are silent."""
 
 
 def speaker_split(actor: str) -> str:
@@ -57,11 +64,13 @@ def parse_ogmge(text: str) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
-def make_clips(files: Mapping[str, tuple[Path, Path]], split_of: Callable[[str], str | None]) -> list[Clip]:
+def make_clips(
+    files: Mapping[str, tuple[Path | None, Path]], split_of: Callable[[str], str | None]
+) -> list[Clip]:
     """Return the clips of the stems, from the parts of their names.
 
     Args:
-        files: video and audio path by stem, whether or not they exist.
+        files: video and audio path by stem, whether or not they exist; without videos, all are None.
         split_of: returns the split of a stem; None excludes the clip, as a published list does.
     """
     clips = []
@@ -83,34 +92,71 @@ def make_clips(files: Mapping[str, tuple[Path, Path]], split_of: Callable[[str],
 
 
 def clips(root: Path, split_by: str) -> Sequence[Clip]:
-    """Return every clip of which the folder holds the WAV, the FLV, or both.
+    """Return every clip of which the folder holds the audio, the video, or both.
 
     Raises:
-        SourceError: the folder is not CREMA-D, or lacks the lists of the split.
+        SourceError: the folder is not CREMA-D, has no videos, or lacks the lists of the split.
     """
-    files = find_files(root)
-    if not files:
-        msg = f"Folder holds no CREMA-D clips: {root} (no files like VideoFlash/1001_DFA_ANG_XX.flv)."
-        raise SourceError(msg, hint="Use --source with the folder of AudioWAV/ and VideoFlash/.")
+    videos, audios = find_media(root, VIDEO_SUFFIXES), find_media(root, AUDIO_SUFFIXES)
+    if not videos:
+        raise _no_videos(root, audios or find_media(root, (".mp3",)))
+    first = next(iter(videos.values()))
+    sound = next(iter(audios.values())).parent if audios else first.parent.with_name("AudioWAV")
+    files = {
+        stem: (videos.get(stem, first.with_name(f"{stem}.flv")), audios.get(stem, sound / f"{stem}.wav"))
+        for stem in videos.keys() | audios.keys()
+    }
     return make_clips(files, _splitter(root, split_by, files))
 
 
-def find_files(root: Path) -> dict[str, tuple[Path, Path]]:
-    """Return video and audio path by stem, from `AudioWAV/` and `VideoFlash/` or from a flat folder."""
-    base = next(
-        (folder for folder in (root, *sorted(root.glob("*/"))) if (folder / "VideoFlash").is_dir()), None
-    )
-    videos, audios = (base / "VideoFlash", base / "AudioWAV") if base else (root, root)
+def audio_clips(root: Path, split_by: str) -> Sequence[Clip]:
+    """Return every clip of which the folder holds the audio, without videos.
+
+    Raises:
+        SourceError: the folder holds no audio of CREMA-D, or lacks the lists of the split.
+    """
+    files = {stem: (None, path) for stem, path in find_media(root, (*AUDIO_SUFFIXES, ".mp3")).items()}
+    if not files:
+        raise _no_videos(root, {})
+    return make_clips(files, _splitter(root, split_by, files))
+
+
+def _no_videos(root: Path, audios: Mapping[str, Path]) -> SourceError:
+    """Return an error that states what the folder holds, what is missing, and where to get it."""
+    example = "VideoFlash/1001_DFA_ANG_XX.flv"
+    if audios:
+        folder = next(iter(audios.values())).parent
+        msg = f"Folder holds only the audio of CREMA-D: {len(audios):,} files in {folder}, no {example}."
+        hint = "Download the videos with: avdata download cremad. Or prepare the audio alone with: avdata"
+        hint += " prepare cremad-audio"
+        return SourceError(msg, hint=hint)
+    parquet = next((path for path in walk_files(root) if path.suffix == ".parquet"), None)
+    if parquet is not None:
+        msg = f"Folder holds Parquet files, not the media of CREMA-D: {root} ({parquet.name}, no {example})."
+        hint = "Parquet copies hold audio alone. Download the media with: avdata download cremad"
+        return SourceError(msg, hint=hint)
+    msg = f"Folder holds no CREMA-D clips: {root} (no files like {example})."
+    hint = "Use --source with the folder of AudioWAV/ and VideoFlash/, or omit it to download the dataset."
+    return SourceError(msg, hint=hint)
+
+
+def find_media(root: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Return the file of each stem below the folder, in any layout and case of the suffix.
+
+    Of several files of a stem, the one with the earliest suffix is returned, then the first by path.
+    """
     renamed = {former: stem for stem, former in FORMER_NAMES.items()}
-    files: dict[str, tuple[Path, Path]] = {}
-    for path in (*videos.glob("*.flv"), *audios.glob("*.wav")):
-        stem = renamed.get(path.stem, path.stem)
-        if STEM.fullmatch(stem):
-            audio = audios / f"{stem}.wav"
-            if not audio.is_file() and stem in FORMER_NAMES:
-                audio = audios / f"{FORMER_NAMES[stem]}.wav"
-            files[stem] = (videos / f"{stem}.flv", audio)
-    return files
+    found: dict[str, Path] = {}
+    ranks: dict[str, int] = {}
+    for path in walk_files(root):
+        stem, suffix = renamed.get(path.stem, path.stem), path.suffix.lower()
+        if suffix not in suffixes or not STEM.fullmatch(stem):
+            continue
+        # The current name of a clip comes before its former one.
+        rank = 2 * suffixes.index(suffix) + (path.stem in renamed)
+        if rank < ranks.get(stem, 99):
+            found[stem], ranks[stem] = path, rank
+    return found
 
 
 def clips_from_paths(root: Path, paths: Sequence[str], split_by: str) -> Sequence[Clip]:
@@ -171,25 +217,41 @@ SPLITS = {
     " taken from train by actor",
     **{
         f"fold:{fold}": f"actors {actors[0]} to {actors[-1]} test, the next fold validates"
-        " (HiCMAE's five folds)"
+        f" (HiCMAE's five folds{', here with 1040_ITH_SAD_XX, which HiCMAE drops' if fold == 3 else ''})"
         for fold in range(1, 6)
         for actors in (_fold_actors(fold),)
     },
 }
+
+_LABEL_ORDERS = {
+    "ogmge": ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG"),
+    "tfds": ("NEU", "HAP", "SAD", "ANG", "FEA", "DIS"),
+}
+
+AUDIO_RECIPE = Recipe(
+    name="cremad-audio",
+    version=1,
+    title="CREMA-D, audio",
+    labels=LABELS,
+    label_orders=_LABEL_ORDERS,
+    splits=SPLITS,
+    default_split="speaker",
+    clips=audio_clips,
+    mock="avdata.recipes.cremad_mock:write_mock",
+    known_bad=CLIP_FACTS["known_bad"],
+)
 
 RECIPE = Recipe(
     name="cremad",
     version=1,
     title="CREMA-D",
     labels=LABELS,
-    label_orders={
-        "ogmge": ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG"),
-        "tfds": ("NEU", "HAP", "SAD", "ANG", "FEA", "DIS"),
-    },
+    label_orders=_LABEL_ORDERS,
     splits=SPLITS,
     default_split="speaker",
     clips=clips,
     mock="avdata.recipes.cremad_mock:write_mock",
     known_bad=CLIP_FACTS["known_bad"],
     clips_from_paths=clips_from_paths,
+    tasks={"audio": AUDIO_RECIPE},
 )

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from avdata.recipes.cremad import LABELS, SENTENCES
+from avdata.recipes.cremad import LABELS, SENTENCES, speaker_split
 
 from avdata.errors import UsageError
-from avdata.testing import NTSC, Scene, scene_audio, write_av, write_ground_truth, write_manifest, write_wav
+from avdata.testing import (
+    NTSC,
+    Scene,
+    divide_clips,
+    scene_audio,
+    write_av,
+    write_ground_truth,
+    write_manifest,
+    write_wav,
+)
 
-# Three in train, two in val and two in test under the speaker split.
-ACTORS = ("1001", "1002", "1003", "1015", "1020", "1010", "1013")
-
-OTHERS = tuple(name for name in map(str, range(1001, 1092)) if name not in ACTORS)
-"""Actors of further clips, after all combinations of the first seven."""
+# By split of the scheme `speaker`. Others follow after all combinations of these.
+ACTORS = {"train": ("1001", "1002", "1003"), "val": ("1015", "1020"), "test": ("1010", "1013")}
 
 NAME_IN_METADATA = "Jane Example Participant"
 """Placeholder of the personal data that the XMP block of real files can hold."""
@@ -35,11 +43,11 @@ class _Clip:
 
 def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
     """Write the mock; `truth.json` holds flash and beep times, quarantine reason and flags of each clip."""
-    most = len((*ACTORS, *OTHERS)) * len(LABELS) * len(SENTENCES)
+    most = 91 * len(LABELS) * len(SENTENCES)
     if count is not None and count > most:
         msg = f"Too many clips: {count:,}. 91 actors, 12 sentences and 6 emotions give {most:,}."
         raise UsageError(msg, hint=f"Use --clips {most} or fewer.")
-    clips = [_plain(number, seed) for number in range(count or 24)]
+    clips = [_plain(*place, number, seed) for number, place in enumerate(_places(count or 24))]
     for clip in clips:
         _write_pair(out, clip)
     if bad:
@@ -51,18 +59,30 @@ def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
     write_ground_truth(out, {clip.stem: _truth(clip) for clip in clips})
 
 
-def _plain(number: int, seed: int) -> _Clip:
-    """Return clip `number`. Seven actors alternate, so that every split has clips; one sentence has levels.
+def _places(count: int) -> Iterator[tuple[str, str, str]]:
+    """Yield actor, label and sentence of each clip: all labels in all splits, if `count` suffices.
 
-    No two clips have the same actor, emotion and sentence, because they would be one file.
+    No two clips have the same three, because they would be one file.
     """
-    seven, within = divmod(number, len(ACTORS) * len(LABELS) * len(SENTENCES))
-    place = within % len(ACTORS)
-    turn = within // len(ACTORS)
-    actor = (*ACTORS, *OTHERS)[seven * len(ACTORS) + place]
-    # Each turn shifts the labels by two, every third turn by three, so that they do not repeat.
-    label = LABELS[(place + 2 * turn + turn // 3) % len(LABELS)]
-    sentence = SENTENCES[turn // len(LABELS)]
+    unused = {(split, label): _combinations(split, label) for split in ACTORS for label in range(len(LABELS))}
+    for split, label in divide_clips(count, len(LABELS)):
+        # A split without further actors is followed by the others.
+        order = sorted(unused, key=lambda place: (place != (split, label), place[1] != label))
+        found = next((place, *pair) for place in order for pair in itertools.islice(unused[place], 1))
+        (_, used), actor, sentence = found
+        yield actor, LABELS[used], sentence
+
+
+def _combinations(split: str, label: int) -> Iterator[tuple[str, str]]:
+    """Yield all actors of a split with all sentences, first those of `ACTORS`; labels differ in order."""
+    everyone = [actor for actor in map(str, range(1001, 1092)) if speaker_split(actor) == split]
+    for actors in (ACTORS[split], [actor for actor in everyone if actor not in ACTORS[split]]):
+        for number in range(len(actors) * len(SENTENCES)):
+            yield actors[(number + label) % len(actors)], SENTENCES[number // len(actors)]
+
+
+def _plain(actor: str, label: str, sentence: str, number: int, seed: int) -> _Clip:
+    """Return clip `number`; one sentence has levels."""
     level = ("LO", "MD", "HI")[number % 3] if sentence == "IEO" and label != "NEU" else "XX"
     frames = 60 + 6 * (number % 5)
     event = float((18 + 3 * (number % 7)) / NTSC)
@@ -150,7 +170,7 @@ def _write_bad(out: Path, seed: int) -> list[_Clip]:
     cut = videos / "1002_WSI_HAP_XX.flv"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
     (videos / "1003_WSI_ANG_XX.flv").write_text("ffconcat version 1.0\nfile 1001_WSI_FEA_XX.flv\n")
-    (videos / "1015_DFA_ANG_XX.mp4").write_bytes(b"a stray file, as in the mirror")
+    (videos / "1003_WSI_DIS_XX.mp4").write_bytes(b"a stray file, as in the mirror")
     return cases
 
 

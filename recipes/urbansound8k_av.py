@@ -4,114 +4,38 @@ Guo, Gao, Qu, Zheng, Jiang, Lu, Qiao: Transformer-Based Spiking Neural Networks 
 Classification, IEEE TCDS 16(3), 2024; audio: Salamon, Jacoby, Bello: A Dataset and Taxonomy for Urban
 Sound Research, ACM MM 2014.
 
-A clip is `CLASS/STEM.wav` with `CLASS/STEM.jpg`; the stem `fsID-classID-occurrence-slice` is UrbanSound8K's.
-A split that separates slices of one Freesound recording (fsID) leaks. The default is UrbanSound8K's own folds
-with fold 10 as the test set. `random70` is the literature's share of 70 % without leaks, and `scmrl70` the
-published rule, which leaks.
+A clip is `CLASS/STEM.wav` with `CLASS/STEM.jpg`; stems and splits are those of the recipe `urbansound8k`,
+which prepares the sounds alone.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import logging
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from avdata import Clip, Recipe, SampleFlag, SourceError, UsageError
-from avdata.errors import did_you_mean
+from avdata.recipes.urbansound8k import (
+    CSV,
+    LABELS,
+    SPLITS,
+    find_audio,
+    find_csv,
+    lists,
+    parse_folds,
+    parse_stem,
+    splitter,
+)
+
+from avdata import Clip, Recipe, SampleFlag, SourceError
 from avdata.storage.hashing import hash_file
 
 log = logging.getLogger(__name__)
-
-LABELS = (
-    "air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling", "engine_idling", "gun_shot",
-    "jackhammer", "siren", "street_music",
-)  # fmt: skip
-
-STEM = re.compile(r"(\d+)-(\d)-(\d+)-(\d+)")
 
 VISION = ("vision", "Dataset_v3_vision")
 
 AUDIO = ("audio", "sound", "Dataset_v3_sound")
 
-FOLDS = 10
-
 IMAGES = (".jpg", ".jpeg", ".png")
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Audio slice: recording and label from its name, fold from UrbanSound8K.csv."""
-
-    stem: str
-    fs_id: str
-    label: str
-    fold: int | None = None
-
-
-def parse_stem(stem: str, folds: Mapping[str, int] | None = None) -> Slice | None:
-    """Return the slice of a stem, or None if the name is not one.
-
-    >>> parse_stem("100032-3-0-0").label
-    'dog_bark'
-    """
-    match = STEM.fullmatch(stem)
-    if match is None:
-        return None
-    return Slice(stem, match[1], LABELS[int(match[2])], (folds or {}).get(stem))
-
-
-def fold_split(fold: int, test: int) -> str:
-    """Return the split of a fold when fold `test` is the test set and the next one validates."""
-    return "test" if fold == test else "val" if fold == test % FOLDS + 1 else "train"
-
-
-def random70_split(fs_id: str) -> str:
-    """Return the split of a recording by a hash of its id: 60 % train, 10 % val, 30 % test."""
-    share = int.from_bytes(hashlib.sha256(f"random70:{fs_id}".encode()).digest()[:4]) / 2**32
-    return "train" if share < 0.6 else "val" if share < 0.7 else "test"
-
-
-def scmrl70_splits(slices: Iterable[Slice]) -> dict[str, str]:
-    """Return the split by stem by S-CMRL's rule: the first 70 % of each class train, the rest test.
-
-    The original uses the file system's order, which is not reproducible. Here files are sorted by name.
-    """
-    splits: dict[str, str] = {}
-    by_label: dict[str, list[str]] = {}
-    for piece in slices:
-        by_label.setdefault(piece.label, []).append(piece.stem)
-    for stems in by_label.values():
-        count = round(0.7 * len(stems))
-        splits |= {stem: "train" if number < count else "test" for number, stem in enumerate(sorted(stems))}
-    return splits
-
-
-def splitter(split_by: str, slices: Sequence[Slice], where: str) -> Callable[[Slice], str]:
-    """Return a function that returns the split of a slice.
-
-    Raises:
-        SourceError: a fold is needed, and UrbanSound8K.csv is missing or lacks a slice.
-        UsageError: the split scheme is unknown.
-    """
-    if split_by == "random70":
-        return lambda piece: random70_split(piece.fs_id)
-    if split_by == "scmrl70":
-        published = scmrl70_splits(slices)
-        return lambda piece: published[piece.stem]
-    if split_by not in SPLITS:
-        msg = f"Unknown split scheme of urbansound8k-av: {split_by!r}."
-        raise UsageError(msg, hint=did_you_mean(split_by, list(SPLITS)))
-    unknown = [piece.stem for piece in slices if piece.fold is None]
-    if unknown:
-        msg = f"Unknown folds of {len(unknown)} slices ({unknown[0]} …): {where}."
-        hint = "Copy UrbanSound8K.csv into the source folder, or use --split-by random70."
-        raise SourceError(msg, hint=hint)
-    test = int(split_by.removeprefix("fold:"))
-    return lambda piece: fold_split(piece.fold or 0, test)
 
 
 def clips(root: Path, split_by: str) -> Sequence[Clip]:
@@ -123,11 +47,18 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
     vision, audio = _find_pair(root) or (None, None)
     if vision is None or audio is None:
         folders = f"{' or '.join(VISION)} beside {' or '.join(AUDIO)}"
+        if find_audio(root):
+            msg = f"Folder holds UrbanSound8K without images: {root} (no folder {folders})."
+            hint = "Prepare the sounds alone with: avdata prepare urbansound8k, or add the images of Kaggle's"
+            raise SourceError(msg, hint=f"{hint} lingyueguo/urbansound8k-av.")
         msg = f"Folder holds no UrbanSound8K-AV dataset: {root} (no folder {folders})."
-        raise SourceError(msg, hint="Use --source with the unpacked Kaggle dataset.")
-    folds, where = _read_folds(root)
+        hint = "Use --source with the unpacked Kaggle dataset lingyueguo/urbansound8k-av."
+        raise SourceError(msg, hint=hint)
+    table = find_csv(root)
+    folds = parse_folds(table) if table else {}
+    where = f"missing in {table}" if table else f"no {CSV} in {root}"
     images = _by_stem(path for path in vision.glob("*/*") if path.suffix.lower() in IMAGES)
-    audios = _by_stem(audio.glob("*/*.wav"))
+    audios = _by_stem(path for path in audio.glob("*/*") if path.suffix.lower() == ".wav")
     stems = sorted({*images, *audios})
     slices = [piece for stem in stems if (piece := parse_stem(stem, folds))]
     split_of = splitter(split_by, slices, where)
@@ -166,37 +97,6 @@ def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def _read_folds(root: Path) -> tuple[dict[str, int], str]:
-    """Return the fold by stem from UrbanSound8K.csv in or beside the folder, and a text for errors.
-
-    Raises:
-        SourceError: the file is not the one of UrbanSound8K.
-    """
-    beside = () if (root / "manifest.json").is_file() else (root.parent, root.parent / "UrbanSound8K")
-    for folder in (root, *sorted(root.glob("*/")), *beside):
-        for path in (folder / "UrbanSound8K.csv", folder / "metadata" / "UrbanSound8K.csv"):
-            if path.is_file():
-                return _parse_folds(path), f"missing in {path}"
-    return {}, f"no UrbanSound8K.csv in {root}"
-
-
-def _parse_folds(path: Path) -> dict[str, int]:
-    hint = "Use the unchanged metadata/UrbanSound8K.csv of UrbanSound8K."
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        rows = csv.DictReader(lines)
-        if not {"slice_file_name", "fold"} <= set(rows.fieldnames or ()):
-            msg = f"Columns slice_file_name and fold are missing: {path}."
-            raise SourceError(msg, hint=hint)
-        folds: dict[str, int] = {}
-        for row in rows:
-            fold = row["fold"] or ""
-            if not (fold.isdigit() and 1 <= int(fold) <= FOLDS):
-                msg = f"Invalid fold {fold!r} in line {rows.line_num} of {path}: not 1 to {FOLDS}."
-                raise SourceError(msg, hint=hint)
-            folds[Path(row["slice_file_name"]).stem] = int(fold)
-    return folds
-
-
 def _same_bytes(images: Mapping[str, Path]) -> set[str]:
     """Return the stems that share their image with another stem; only files of equal size are read."""
     by_size: dict[int, list[str]] = {}
@@ -209,14 +109,6 @@ def _same_bytes(images: Mapping[str, Path]) -> set[str]:
     return {stem for stems in by_hash.values() if len(stems) > 1 for stem in stems}
 
 
-SPLITS = {
-    **{
-        f"fold:{fold}": f"fold {fold} test, fold {fold % FOLDS + 1} validates" for fold in range(1, FOLDS + 1)
-    },
-    "random70": "60, 10 and 30 % of the recordings by a hash of their id; none in two splits",
-    "scmrl70": "first 70 % of each class by name, as S-CMRL has it; leaks recordings, has no validation",
-}
-
 RECIPE = Recipe(
     name="urbansound8k-av",
     version=1,
@@ -226,6 +118,7 @@ RECIPE = Recipe(
     splits=SPLITS,
     default_split="fold:10",
     clips=clips,
+    lists=lists,
     mock="avdata.recipes.urbansound8k_av_mock:write_mock",
     presets={
         # Slices have at most four seconds: four steps of one second.

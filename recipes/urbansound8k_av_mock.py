@@ -5,48 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from avdata.recipes.urbansound8k_av import LABELS
+from avdata.recipes.urbansound8k import CSV, LABELS
+from avdata.recipes.urbansound8k_mock import describe, make_scene, mock_slices, write_csv, write_sound
 
-from avdata.testing import (
-    Scene,
-    Subtype,
-    scene_audio,
-    scene_frame,
-    write_ground_truth,
-    write_image,
-    write_manifest,
-    write_wav,
-)
-
-# WAV formats of the real files: sample rate, sample type, channels, extensible header.
-KINDS: tuple[tuple[int, Subtype, int, bool], ...] = (
-    (44_100, "s16", 2, False), (48_000, "s24", 2, False), (96_000, "s24", 2, True), (11_024, "u8", 1, False),
-    (22_050, "s16", 1, False), (8_000, "s16", 1, False), (192_000, "s24", 1, False),
-    (16_000, "float", 1, False),
-    (44_100, "s32", 1, False),
-)  # fmt: skip
-
-SIZES = ((320, 240), (200, 300), (257, 191))
-
-BEEP = 0.15
+from avdata.testing import scene_frame, write_ground_truth, write_image, write_manifest
 
 
 def write_mock(out: Path, count: int | None, bad: bool, seed: int) -> None:
     """Write the mock; `truth.json` holds beep times, quarantine reason and flags of each slice."""
-    rows: list[tuple[str, int]] = []
+    rows = list(mock_slices(count or 20))
     truth: dict[str, dict[str, Any]] = {}
-    for number in range(count or 20):
-        label = number % len(LABELS)
-        # Two slices per recording, so that a split can leak.
-        stem = f"{100_000 + number // 20}{label}-{label}-0-{number // 10}"
+    for number, (stem, _) in enumerate(rows):
         _write_slice(out, stem, number, seed)
-        rows.append((stem, number % 10 + 1))
-        truth[stem] = {"flash": [], "beep": [BEEP], "reason": None, "flags": []}
+        truth[stem] = describe()
     if bad:
-        for number, (stem, facts) in enumerate(_bad(out, seed).items()):
-            rows.append((stem, number % 10 + 1))
+        for number, (stem, facts) in enumerate(_write_bad(out, seed).items()):
+            rows.append((stem, 9 if stem.startswith(LEAKING) else number + 2))
             truth[stem] = facts
-    _write_csv(out, rows)
+    write_csv(out / CSV, rows)
     write_manifest(out, "urbansound8k-av")
     write_ground_truth(out, truth)
 
@@ -58,22 +34,17 @@ def _paths(out: Path, stem: str) -> tuple[Path, Path]:
 
 def _write_slice(out: Path, stem: str, number: int, seed: int, *, silent: bool = False) -> None:
     image, wav = _paths(out, stem)
-    rate, subtype, channels, extensible = KINDS[number % len(KINDS)]
-    label = int(stem.split("-")[1])
-    seconds = 0.3 if LABELS[label] == "gun_shot" else 4.0 if number % 3 else 1.7
-    scene = Scene(
-        seconds=seconds,
-        beeps=(BEEP,),
-        seed=seed * 7_919 + number,
-        size=SIZES[number % len(SIZES)],
-        silent=silent,
-    )
-    write_wav(wav, scene_audio(scene, rate), rate, subtype=subtype, channels=channels, extensible=extensible)
+    scene = make_scene(stem, number, seed, silent=silent)
+    write_sound(wav, scene, number)
     mode = ("RGB", "L", "CMYK", "RGB")[number % 4]
     write_image(image, scene_frame(scene, number), mode=mode, rotated=number % 5 == 3)
 
 
-def _bad(out: Path, seed: int) -> dict[str, dict[str, Any]]:
+LEAKING = "900010-8-0-"
+"""Prefix of the slices of one recording that `scmrl70` divides."""
+
+
+def _write_bad(out: Path, seed: int) -> dict[str, dict[str, Any]]:
     reasons = {
         "900001-1-0-0": "missing_audio",
         "900002-2-0-0": "missing_video",
@@ -82,6 +53,7 @@ def _bad(out: Path, seed: int) -> dict[str, dict[str, Any]]:
         "900005-5-0-0": "empty_file",
         "900006-7-0-0": None,
         "900007-7-0-0": None,
+        **{f"{LEAKING}{number}": None for number in range(4)},
     }
     for number, stem in enumerate(reasons):
         _write_slice(out, stem, 4, seed + 50 + number, silent=reasons[stem] == "silent_audio")
@@ -93,15 +65,7 @@ def _bad(out: Path, seed: int) -> dict[str, dict[str, Any]]:
     twin, same = _paths(out, "900006-7-0-0")[0], _paths(out, "900007-7-0-0")[0]
     same.write_bytes(twin.read_bytes())
     (out / "vision" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    twins = {"900006-7-0-0", "900007-7-0-0"}
     return {
-        stem: {"flash": [], "beep": [BEEP], "reason": reason, "flags": [] if reason else ["dup_image_of"]}
-        for stem, reason in reasons.items()
+        stem: describe(reason, ("dup_image_of",) if stem in twins else ()) for stem, reason in reasons.items()
     }
-
-
-def _write_csv(out: Path, rows: list[tuple[str, int]]) -> None:
-    lines = ["slice_file_name,fsID,start,end,salience,fold,classID,class"]
-    for stem, fold in rows:
-        fs_id, label = stem.split("-")[:2]
-        lines.append(f"{stem}.wav,{fs_id},0.0,4.0,1,{fold},{label},{LABELS[int(label)]}")
-    (out / "UrbanSound8K.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from avdata.cli.console import (
-    format_count,
     print_json,
     print_line,
+    print_note,
     print_page,
     print_table,
     run_command,
@@ -31,13 +31,14 @@ from avdata.cli.options import (
     output_option,
     settings_option,
 )
+from snnergy.analysis.tables import show_comparison, show_energy, show_result
 
 if TYPE_CHECKING:
-    from snnergy.analysis.comparison import Row
-    from snnergy.analysis.energy import Energy, Layer
     from snnergy.training.config import TrainConfig
 
 DEVICES = ("auto", "cpu", "cuda")
+
+FEATURES = ("stored", "waveform")
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
 
@@ -52,13 +53,17 @@ TrainPreset = Annotated[
     choice(
         "--train-preset",
         "snnergy.training.config:TRAIN_PRESETS",
-        "Training preset: {choices} (default: snnergy; with --steps, quick).",
+        "Training preset: {choices} (default: snnergy). quick: for a few hundred steps.",
     ),
 ]
 
 Model = Annotated[
     str | None,
-    choice("--model", "snnergy.models.config:PRESETS", "Size of the network: {choices} (default: nano)."),
+    choice(
+        "--model",
+        "snnergy.models.config:PRESETS",
+        "Size of the network: {choices} (default: small). nano is for tests.",
+    ),
 ]
 
 Settings = Annotated[list[str] | None, settings_option("ema=0.999 or augment.flip=0")]
@@ -98,6 +103,14 @@ def train(
             "--fusion", "snnergy.fusion.registry:FUSIONS", "Audio-visual fusion: {choices} (default: cmqka)."
         ),
     ] = None,
+    features: Annotated[
+        str | None,
+        choice(
+            "--features",
+            "snnergy.cli:FEATURES",
+            "Source of the mels: {choices} (default: stored). waveform: compute them on the device.",
+        ),
+    ] = None,
     steps: Steps = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -117,15 +130,16 @@ def train(
     from snnergy.training.trainer import train as run
 
     options = {
-        "model": model, "fusion": fusion, "steps": steps, "epochs": epochs, "batch_size": batch_size,
-        "lr": lr, "seed": seed,
+        "model": model, "fusion": fusion, "features": features, "steps": steps, "epochs": epochs,
+        "batch_size": batch_size, "lr": lr, "seed": seed,
     }  # fmt: skip
     resolved = _resolve_config(output if resume else None, train_preset, config, options, settings or [])
+    _show_settings(resolved, quiet=quiet)
     with show_progress(quiet=quiet or as_json) as progress:
         result = run(dataset, output, resolved, progress=progress, resume=resume, device=_device(device))
-    if int(os.environ.get("RANK", "0")):
+    if not _is_first_process():
         return
-    _show_result(result, as_json=as_json)
+    show_result(result, as_json=as_json)
     if not as_json:
         print_line(
             f"{result['steps']:,} step{'s' * (result['steps'] != 1)} in {result['seconds']:.0f} s,"
@@ -142,17 +156,26 @@ def _resolve_config(
 ) -> TrainConfig:
     """Return the settings of a preset or a resumed run, overridden by a file, options and `--set`."""
     from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
-    from snnergy.training.checkpoint import read_config
+    from snnergy.training.checkpoint import RUN_FILE, read_config
     from snnergy.training.config import parse, resolve_config
 
     named = {name: value for name, value in options.items() if value is not None}
     layers = [read_config_file(file) if file else {}, named, *map(parse_setting, settings)]
-    if resumed_run is None or not (resumed_run / "config.json").is_file():
+    if resumed_run is None or not (resumed_run / RUN_FILE).is_file():
         return resolve_config(train_preset, *layers)
     values = read_config(resumed_run)["config"]
     for layer in [{} if train_preset is None else {"train_preset": train_preset}, *layers]:
         values = merge_overrides(values, layer)
     return parse(values)
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _show_settings(config: TrainConfig, *, quiet: bool) -> None:
+    if not quiet and _is_first_process():
+        print_note(f"settings: {config.describe()}")
 
 
 def _device(device: str) -> Literal["auto", "cpu", "cuda"]:
@@ -173,9 +196,9 @@ def evaluate(
     result = measure(_checkpoint(run), dataset, device=_device(device))
     if quiet and not as_json:
         return
-    _show_result(result, as_json=as_json)
+    show_result(result, as_json=as_json)
     if not as_json and "test" in result:
-        print_table(CLASS_COLUMNS, class_table(result["test"], result["labels"]))
+        print_table(CLASS_COLUMNS, class_table(result["test"]))
 
 
 def _checkpoint(run: Path) -> Path:
@@ -213,32 +236,13 @@ def compare(
 
     options = {"model": model, "steps": steps, "epochs": epochs}
     resolved = _resolve_config(None, train_preset, config, options, settings or [])
+    _show_settings(resolved, quiet=quiet)
     names = [name for name in fusions.split(",") if name]
     with show_progress(quiet=quiet or as_json) as progress:
         rows = run(
             dataset, output, resolved, fusions=names, seeds=seeds, device=_device(device), progress=progress
         )
-    _show_comparison(rows, output, as_json=as_json)
-
-
-def _show_comparison(rows: list[Row], output: Path, *, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    if as_json:
-        print_json(
-            [{**asdict(row), "mean": row.mean, "std": row.std, "energy": row.energy.totals()} for row in rows]
-        )
-        return
-    cells = [
-        (
-            row.fusion, f"{row.mean:.4f}", "–" if row.std is None else f"{row.std:.4f}", f"{row.params:,}",
-            f"{row.ms:.2f}", f"{row.megabytes:.1f}", f"{row.energy.sops() / 1e6:.2f}",
-            f"{row.energy.millijoules():.3g}",
-        )
-        for row in rows
-    ]  # fmt: skip
-    print_table(("fusion", "accuracy", "std", "weights", "ms per sample", "MB", "MSOPs", "mJ"), cells)
-    print_line(f"Wrote {output / 'table.md'}, table.csv and table.png. The runs are in {output / 'runs'}.")
+    show_comparison(rows, output, as_json=as_json)
 
 
 def report(
@@ -259,105 +263,59 @@ def report(
     print_page(path, as_json=as_json, quiet=quiet, show=show)
 
 
-def _show_result(result: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json(result)
-        return
-    measured = {split: result[split] for split in ("val", "test") if split in result}
-    rows = [
-        (split, f"{metrics['accuracy']:.4f}", f"{metrics['loss']:.4f}", f"{metrics['samples']:,}")
-        for split, metrics in measured.items()
-    ]
-    if not rows:
-        print_line("nothing was evaluated: the dataset has neither a val nor a test split")
-        return
-    print_table(("split", "accuracy", "loss", "samples"), rows)
-
-
 def energy(
     run: CheckpointPath,
     dataset: DatasetPath,
-    batches: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Number of batches of the test split to measure.")
-    ] = 16,
+    batches: Annotated[int, typer.Option(min=1, metavar="N", help="Number of batches to measure.")] = 16,
     output: Annotated[
         Path | None, output_option("Bar chart to write (default: energy.png of the run).")
     ] = None,
     quiet: Silent = False,
     as_json: Json = False,
 ) -> None:
-    """Count the operations of a trained network on the test split and estimate its energy."""
+    """Count the operations of a trained network on the test split (or val) and estimate its energy."""
     from dataclasses import asdict
 
     from snnergy.analysis.energy import measure_energy, plot_energy
-    from snnergy.data import audio_video_batches, open_split
+    from snnergy.data import audio_video_batches, mel_transform, open_any_split
     from snnergy.training.checkpoint import load_network
-    from snnergy.training.evaluation import check_compatible
+    from snnergy.training.evaluation import match_dataset
 
     checkpoint = _checkpoint(run)
     network, config = load_network(checkpoint)
-    data = open_split(dataset, "test")
-    check_compatible(network, data)
+    data = open_any_split(dataset, ("test", "val"), features=config.features)
+    facts, _ = match_dataset(network, data)
     loader = data.loader(config.batch_size, num_workers=0)
-    measured = measure_energy(network, audio_video_batches(loader, batches))
+    measured = measure_energy(
+        network, audio_video_batches(loader, batches, mel=mel_transform(data, facts=facts))
+    )
     chart = output or checkpoint.parent / "energy.png"
     plot_energy(measured, chart)
     if as_json:
         totals = measured.totals()
-        print_json({"network": str(checkpoint), "dataset": str(dataset), **asdict(measured), **totals})
-    elif not quiet:
-        _show_energy(measured, checkpoint, dataset, chart)
-
-
-def _show_energy(measured: Energy, checkpoint: Path, dataset: Path, chart: Path) -> None:
-    totals = measured.totals()
-    print_table(
-        ("layer", "rate", "MACs", "SOPs by rate", "exact", "mJ"), [_row(layer) for layer in measured.layers]
-    )
-    print_line(
-        f"{totals['mj_exact']:.4g} mJ per sample ({totals['mj_rate']:.4g} by rate); the same network without"
-        f" spikes: {totals['mj_reference']:.4g} mJ; with memory traffic: {totals['mj_with_memory']:.4g} mJ"
-    )
-    print_line(
-        f"not included: {measured.attention:,.0f} additions of attention, {measured.updates:,.0f} membrane"
-        f" updates; see {chart}"
-    )
-    print_line(
-        f"firing rates of {checkpoint} on {measured.samples:,} test samples of {dataset},"
-        f" T = {measured.steps:g}"
-    )
-
-
-_REDUNDANT = frozenset({"encoders", "embedding", "attention", "message", "layers", "conv"})
-"""Parts of a layer's path that do not distinguish it, left out to fit a terminal's line."""
-
-
-def _row(layer: Layer) -> tuple[str, ...]:
-    name = ".".join(part for part in layer.name.split(".") if part not in _REDUNDANT)
-    # A layer with real-valued input has no spikes: it multiplies.
-    counts = (
-        (
-            f"{layer.rate:.4f}",
-            format_count(layer.macs),
-            format_count(layer.sops_rate),
-            format_count(layer.sops_exact),
+        print_json(
+            {
+                "network": str(checkpoint),
+                "dataset": str(dataset),
+                "split": data.split,
+                **asdict(measured),
+                **totals,
+            }
         )
-        if layer.spiking
-        else ("–", format_count(layer.macs), "–", "–")
-    )
-    return (name, *counts, f"{layer.millijoules:.2e}")
+    elif not quiet:
+        show_energy(measured, checkpoint, f"{data.split} samples of {dataset}", chart)
 
 
 app = create_app(
     "snnergy",
     "Train and analyze a spiking network with linear-cost cross-modal attention on datasets of avdata.",
-    "avdata prepare synthetic -o data && snnergy train data --steps 250 -o run",
+    "avdata prepare synthetic -o data && snnergy train data --train-preset quick --steps 250 -o run",
 )
 
 add_command(
     app,
     train,
-    "snnergy train out/cremad --steps 20 --batch-size 4 --output runs/cremad",
+    "snnergy train out/cremad --model nano --steps 20 --batch-size 4 --output runs/cremad",
     summary="Train a network and evaluate it on the test split.",
 )
 add_command(app, evaluate, "snnergy evaluate runs/cremad out/cremad")
@@ -365,7 +323,7 @@ add_command(app, evaluate, "snnergy eval runs/cremad out/cremad", name="eval", h
 add_command(
     app,
     compare,
-    "snnergy compare out/cremad --fusions audio,cmqka --steps 2 --seeds 1 -o table",
+    "snnergy compare out/cremad --model nano --fusions audio,cmqka --steps 2 --seeds 1 -o table",
     summary="Train several fusions over several seeds.",
 )
 add_command(app, report, "snnergy report runs/cremad", summary="Write a report of a run (HTML).")

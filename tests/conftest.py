@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 from filelock import FileLock
 from support import environment as surroundings
+from support.ffmpeg_media import write_media
 from support.object_stores import store
 
 import avdata
@@ -108,14 +109,25 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 
 
 @pytest.fixture(scope="session")
+def ffmpeg_media(once: Once) -> Path:
+    """Files that the ffmpeg program wrote, by the names of `support.ffmpeg_media`."""
+    return once("ffmpeg-media", write_media)
+
+
+@pytest.fixture(scope="session")
 def cremad_mock(once: Once) -> Path:
     return once("cremad-mock", lambda out: avdata.mock("cremad", out, clips=14))
 
 
 @pytest.fixture(scope="session")
+def ave_mock(once: Once) -> Path:
+    return once("ave-mock", lambda out: avdata.mock("ave", out, clips=4))
+
+
+@pytest.fixture(scope="session")
 def bad_mock(once: Once) -> Callable[[str], Path]:
     """Mock of a recipe that includes its bad cases."""
-    clips = {"ave": 4, "cremad": 7, "urbansound8k-av": 20}
+    clips = {"ave": 4, "cremad": 7, "urbansound8k": 20, "urbansound8k-av": 20}
     return lambda name: once(
         f"{name}-bad", lambda out: avdata.mock(name, out, clips=clips.get(name, 8), bad=True)
     )
@@ -148,6 +160,18 @@ def cremad_set(once: Once, cremad_mock: Path) -> Path:
         "cremad",
         lambda out: avdata.prepare("cremad", source=cremad_mock, output=out, config=settings, workers=0),
     )
+
+
+@pytest.fixture(scope="session")
+def audio_set(once: Once) -> Path:
+    """Dataset of audio: its samples have no frames."""
+    settings = {"audio": {"flac": True}, "shards": {"samples_per_shard": 8}}
+
+    def make(out: Path) -> None:
+        raw = avdata.mock("urbansound8k", out.with_name("raw"), clips=30)
+        avdata.prepare("urbansound8k", source=raw, output=out, config=settings, workers=0)
+
+    return once("urbansound8k", make)
 
 
 @pytest.fixture(scope="session")

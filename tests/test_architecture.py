@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = [
     {"errors", "progress", "visualization"},
-    {"config", "storage", "manifest", "manifests"},
+    {"config", "storage", "manifest", "manifests", "subprocesses"},
     {"media", "recipe"},
     {"features", "selection", "doctor"},
     {"shards", "sources", "testing"},

@@ -127,3 +127,11 @@ def test_mock_names_a_reference_that_does_not_resolve(tmp_path: Path, reference:
     with pytest.raises(AvdataError, match=f"Mock '{reference}' of the recipe ave {detail}") as caught:
         avdata.mock(recipe, tmp_path / "mock")  # type: ignore[arg-type]
     assert "package.module:function" in str(caught.value.hint)
+
+
+def test_mock_of_a_recipe_without_one_says_so(tmp_path: Path) -> None:
+    recipe = replace(avdata.load_recipe("ave"), mock=None)
+    with pytest.raises(UsageError, match="The recipe ave has no mock") as caught:
+        avdata.mock(recipe, tmp_path / "mock")  # type: ignore[arg-type]
+    assert "--source" in str(caught.value.hint)
+    assert not (tmp_path / "mock").exists()

@@ -15,7 +15,7 @@ import typer
 from typer.main import get_command
 
 from avdata.cli.options import enable_debug
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, escape_controls
 from avdata.progress import Progress
 
 
@@ -27,12 +27,12 @@ def _console() -> Any:
 
 def print_line(text: str) -> None:
     """Print a line to stdout."""
-    _console().print(text, markup=False, soft_wrap=True)
+    _console().print(escape_controls(text), markup=False, soft_wrap=True)
 
 
 def print_note(text: str) -> None:
     """Print a line to stderr, apart from the result of the command."""
-    typer.echo(text, err=True)
+    typer.echo(escape_controls(text), err=True)
 
 
 def print_error(message: str, hint: str | None) -> None:
@@ -41,9 +41,9 @@ def print_error(message: str, hint: str | None) -> None:
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
-    console.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    console.print(Text.assemble(("error: ", "bold red"), escape_controls(message)), soft_wrap=True)
     if hint:
-        console.print(Text.assemble(("hint:  ", "bold"), hint), soft_wrap=True)
+        console.print(Text.assemble(("hint:  ", "bold"), escape_controls(hint)), soft_wrap=True)
 
 
 def print_page(path: Path, *, as_json: bool, quiet: bool, show: bool) -> None:
@@ -73,7 +73,8 @@ def print_json(value: Any) -> None:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:  # for example a path that is not UTF-8
         text = json.dumps(value, indent=1)
-    typer.echo(text)
+    # JSON leaves some control characters as they are, and has its own form of their escapes.
+    typer.echo("".join(char if escape_controls(char) == char else f"\\u{ord(char):04x}" for char in text))
 
 
 def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, header: bool = True) -> None:
@@ -85,7 +86,7 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, he
     for column in columns:
         table.add_column(column, overflow="fold")  # wraps long names instead of truncating them
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(escape_controls(cell)) for cell in row))
     console = _console()
     with console.capture() as capture:
         console.print(table)
@@ -243,7 +244,7 @@ class _LogHandler(logging.Handler):
         self._printed: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = f"{record.levelname.lower()}: {self.format(record)}\n"
+        text = f"{record.levelname.lower()}: {escape_controls(self.format(record))}\n"
         if text not in self._printed:
             self._printed.add(text)
             sys.stderr.write(text)

@@ -26,6 +26,9 @@ def publish(
         bool,
         typer.Option("--i-have-permission", help="Confirm that the rights holder permits redistribution."),
     ] = False,
+    allow_mock: Annotated[
+        bool, typer.Option("--allow-mock", help="Publish generated media; the card says that they are.")
+    ] = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -40,7 +43,7 @@ def publish(
     with show_progress(quiet=quiet or as_json) as progress:
         result = upload(
             dataset, repo, private=private, revision=revision, i_have_permission=i_have_permission,
-            dry_run=dry_run, progress=progress,
+            allow_mock=allow_mock, dry_run=dry_run, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(asdict(result))

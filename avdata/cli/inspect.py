@@ -35,12 +35,18 @@ def verify(
         result = check(dataset, progress=progress)
     if as_json:
         problems = [{"where": problem.where, "what": problem.what} for problem in result.problems]
-        print_json({"ok": result.ok, "samples": result.samples, "bytes": result.bytes, "problems": problems})
+        print_json(
+            {
+                "ok": result.ok, "samples": result.samples, "bytes": result.bytes,
+                "provenance": result.provenance, "problems": problems,
+            }
+        )  # fmt: skip
     else:
         for problem in result.problems:
             print_line(f"{problem.where}: {problem.what}")
         if result.ok:
             print_line(f"{dataset}: {result.samples:,} samples, {format_bytes(result.bytes)}, no problems")
+            print_line(result.provenance)
         else:
             count = len(result.problems)
             print_error(
@@ -67,7 +73,8 @@ def inspect(
 
     sample = load_sample(dataset, key)
     if as_json:
-        shapes = {"mel": list(sample.mel.shape), "frames": list(sample.frames.shape)}
+        frames = None if sample.frames is None else list(sample.frames.shape)
+        shapes = {"mel": list(sample.mel.shape), "frames": frames}
         print_json({**sample.row, **shapes, "metadata": sample.metadata, "members": sample.members})
     elif not quiet:
         print_table(("", ""), _sample_rows(sample), header=False)
@@ -85,8 +92,8 @@ def _sample_rows(sample: StoredSample) -> list[tuple[str, str]]:
     return [
         *((name, _format_value(value)) for name, value in sample.row.items() if name != "sha256"),
         ("mel", f"{list(sample.mel.shape)} float16, {low:.2f} … {high:.2f}"),
-        ("frames", f"{list(sample.frames.shape)} uint8"),
-        ("frame times", _format_value(sample.metadata["frame_times"])),
+        ("frames", "–" if sample.frames is None else f"{list(sample.frames.shape)} uint8"),
+        ("frame times", _format_value(sample.metadata.get("frame_times"))),
         ("step times", _format_value(sample.metadata["step_times"])),
         ("members", members),
         *((f"{role} file", file["path"]) for role, file in sample.metadata["sources"].items()),

@@ -76,7 +76,7 @@ GroupLeakage = Annotated[
 
 Limit = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Prepare at most N clips, balanced over splits and labels."),
+    typer.Option(min=1, metavar="N", help="Prepare at most N clips, in proportion to splits and labels."),
 ]
 
 TaskOption = Annotated[

@@ -34,6 +34,9 @@ class AudioConfig(_Settings):
         "auto",
         description="wav: the separate file; container: the video's audio; auto: wav, else container",
     )
+    channel: Literal["mix", "left", "right"] = Field(
+        "mix", description="mix: average of all channels; left, right: the first or second; mono has one"
+    )
     sample_rate: int = Field(16_000, ge=1_000, le=192_000, description="Hz after resampling")
     feature: Literal["log-mel", "log-stft", "pcen"] = Field(
         "log-mel", description="log of mel bands, log of the STFT's bins, or PCEN of mel bands (librosa.pcen)"
@@ -74,6 +77,10 @@ class VideoConfig(_Settings):
     )
     short_side: int | None = Field(
         None, description="crop: pixels to scale the short side to before the center crop"
+    )
+    pixel_aspect: Literal["square", "stored"] = Field(
+        "square",
+        description="shape of pixels that are not square: square scales them as on screen, stored keeps them",
     )
     color: Literal["rgb", "gray"] = Field("rgb", description="channels of a frame: 3 or 1")
     frame_sampling: Literal["middle", "every", "random-of-every"] = Field(
@@ -193,7 +200,7 @@ class SelectConfig(_Settings):
         "keep", description="train clips whose group is also in val or test"
     )
     limit: int | None = Field(
-        None, ge=1, description="prepare at most this many clips, balanced over splits and labels"
+        None, ge=1, description="prepare at most this many clips, in the proportions of splits and labels"
     )
     task_options: Mapping[str, str] = Field(
         default_factory=dict, description="options of the recipe by name; see `avdata info RECIPE`"

@@ -27,7 +27,7 @@ from avdata.features.quality import check_audio, check_durations, check_file_siz
 from avdata.media.audio import decode_audio
 from avdata.media.decoders import DECODERS
 from avdata.media.image import read_image
-from avdata.media.resize import resize_image
+from avdata.media.resize import image_thumbnail, resize_image, with_square_pixels
 from avdata.media.types import AudioTrack, Frame, FrameTimes
 from avdata.media.video import VideoFile, open_video
 from avdata.recipe import Clip
@@ -42,21 +42,21 @@ class Features:
 
     Attributes:
         mel: float16 [T, F, L].
-        frames: uint8 [T, H, W, C].
+        frames: uint8 [T, H, W, C]; None in a dataset of audio.
         waveform: float32 [n], the window's samples; None unless `audio.flac` is set.
         window: start and end, s on the clip's axis.
         av_offset: start of the separate audio on the axis, s; None if not measured.
         av_peak: the correlation at that offset; None if not measured.
         duration_audio: s.
-        duration_video: s; None for a still image.
+        duration_video: s; None for a still image and without video.
         pad_fraction: share of the window that audio or video does not cover.
-        frame_times: presentation time of each frame, s.
+        frame_times: presentation time of each frame, s; empty without frames.
         flags: irregularities of the clip.
         source: codecs, sizes and rates of the files; never their embedded metadata.
     """
 
     mel: np.ndarray
-    frames: np.ndarray
+    frames: np.ndarray | None
     waveform: np.ndarray | None
     window: tuple[float, float]
     av_offset: float | None
@@ -100,12 +100,16 @@ def extract_features(clip: Clip, config: Config, filterbank: MelFilterbank | Non
         MediaError: the clip is quarantined, with `error.reason`.
     """
     check_file_sizes((clip.video, clip.audio), config.quality)
-    if clip.is_image:
+    if clip.is_image or clip.video is None:
         return _assemble(clip, None, _separate_audio(clip, config), config, filterbank)
     use_container = clip.audio is None or config.audio.source == "container" or not clip.audio.is_file()
     needs_audio = use_container or config.align.offset_correction != "none"
     with open_video(
-        clip.video, config.quality, audio=needs_audio, decoder=config.video.decoder
+        clip.video,
+        config.quality,
+        audio=needs_audio,
+        decoder=config.video.decoder,
+        channel=config.audio.channel,
     ) as video_file:
         if use_container:
             track = video_file.audio_track()
@@ -124,8 +128,8 @@ def _assemble(
     config: Config,
     filterbank: MelFilterbank | None,
 ) -> Features:
-    """Return the features of a clip with aligned audio; an image has no `video_file`."""
-    flags = [*aligned.flags, *check_audio(aligned.audio, config.quality)]
+    """Return the features of a clip with aligned audio; an image, or a clip of audio, has no `video_file`."""
+    flags = [*aligned.flags, *aligned.audio.flags, *check_audio(aligned.audio, config.quality)]
     spans = [aligned.span]
     frame_times = None
     if video_file is not None:
@@ -137,9 +141,11 @@ def _assemble(
     )
     step_frames, frame_flags = _step_frames(clip, video_file, window, config)
     flags += frame_flags
-    frames = np.stack([frame.pixels for frame in step_frames])
+    frames = np.stack([frame.pixels for frame in step_frames]) if step_frames else None
     times = tuple(round(frame.time, 6) for frame in step_frames)
-    flags += [SampleFlag.STATIC_FRAMES] if video_file is None else check_frames(frames, times, config.quality)
+    if step_frames and video_file is not None:
+        thumbnails = [frame.thumbnail for frame in step_frames if frame.thumbnail is not None]
+        flags += check_frames(thumbnails, times, config.quality)
     rate = config.audio.sample_rate
     samples = resample(aligned.audio.samples, aligned.audio.rate, rate)
     waveform = slice_audio(samples, rate, aligned.start, window, config.align.pad)
@@ -162,8 +168,10 @@ def _assemble(
 
 def _separate_audio(clip: Clip, config: Config) -> _AlignedAudio:
     """Decode the clip's audio file, starting at 0; without one, its video file's audio."""
-    path = clip.audio if clip.audio is not None and clip.audio.is_file() else clip.video
-    return _AlignedAudio(decode_audio(path, config.quality, decoder=config.video.decoder), 0.0)
+    path = clip.audio if clip.audio is not None and clip.audio.is_file() else clip.video or clip.audio
+    assert path is not None
+    track = decode_audio(path, config.quality, decoder=config.video.decoder, channel=config.audio.channel)
+    return _AlignedAudio(track, 0.0)
 
 
 def _align_audio(video_file: VideoFile, unaligned: _AlignedAudio, config: Config) -> _AlignedAudio:
@@ -193,10 +201,14 @@ def _align_audio(video_file: VideoFile, unaligned: _AlignedAudio, config: Config
 def _step_frames(
     clip: Clip, video_file: VideoFile | None, window: Window, config: Config
 ) -> tuple[list[Frame], list[SampleFlag]]:
-    """Return the frame of each step, uint8 [size, size, C], and flags."""
+    """Return the frame of each step, uint8 [size, size, C], and flags; no frames without a video."""
     video = config.video
+    if clip.video is None:
+        return [], []
     if video_file is None:
-        return _resized_frames([read_image(clip.video, config.quality)] * video.num_frames, video)
+        image = read_image(clip.video, config.quality)
+        frames, flags = _resized_frames([image] * video.num_frames, video)
+        return frames, [SampleFlag.STATIC_FRAMES, *flags]
     times = _step_frame_times(clip, video_file.frame_times, window, config)
     decoder = DECODERS[video.decoder]
     if not decoder.reuses_packets:
@@ -209,15 +221,32 @@ def _step_frames(
 
 def _resized_frames(frames: Sequence[Frame], video: VideoConfig) -> tuple[list[Frame], list[SampleFlag]]:
     """Crop and resize frames of full size; a frame that is repeated is resized once."""
-    unique = {id(frame): frame for frame in frames}
+    unique = {id(frame): _with_thumbnail(frame) for frame in frames}
     use_face = video.resize_mode == "face"
-    box = detect_face_box([frame.pixels for frame in unique.values()]) if use_face else None
-    resized = {
-        key: replace(frame, pixels=resize_image(box.crop(frame.pixels) if box else frame.pixels, video))
-        for key, frame in unique.items()
-    }
+    if use_face:
+        unique = {key: _with_square_pixels(frame, video) for key, frame in unique.items()}
+    images = [frame.pixels for frame in unique.values()]
+    # Without a common size, there is no common box.
+    can_detect = use_face and len({image.shape for image in images}) == 1
+    box = detect_face_box(images) if can_detect else None
+    resized = {}
+    for key, frame in unique.items():
+        pixels = box.crop(frame.pixels) if box else frame.pixels
+        resized[key] = replace(
+            frame, pixels=resize_image(pixels, video, frame.pixel_aspect), pixel_aspect=1.0
+        )
     flags = [SampleFlag.NO_FACE] if use_face and box is None else []
     return [resized[id(frame)] for frame in frames], flags
+
+
+def _with_thumbnail(frame: Frame) -> Frame:
+    return frame if frame.thumbnail is not None else replace(frame, thumbnail=image_thumbnail(frame.pixels))
+
+
+def _with_square_pixels(frame: Frame, video: VideoConfig) -> Frame:
+    """Return a frame whose pixels are square, so that a square face is found."""
+    pixels = with_square_pixels(frame.pixels, video, frame.pixel_aspect)
+    return replace(frame, pixels=pixels, pixel_aspect=1.0)
 
 
 def _step_frame_times(clip: Clip, frame_times: FrameTimes, window: Window, config: Config) -> list[float]:

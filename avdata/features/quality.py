@@ -10,7 +10,6 @@ import numpy as np
 
 from avdata.config.schema import Config, QualityConfig
 from avdata.errors import MediaError, QuarantineReason, SampleFlag
-from avdata.media.resize import LUMA
 from avdata.media.types import AudioTrack, FrameTimes
 
 FULL_SCALE = 0.999
@@ -35,7 +34,7 @@ def check_audio(audio: AudioTrack, quality: QualityConfig) -> list[SampleFlag]:
         The flags of the checks that do not quarantine.
 
     Raises:
-        MediaError: TOO_SHORT, SILENT_AUDIO, CLIPPED_AUDIO.
+        MediaError: TOO_SHORT, SILENT_AUDIO, PHASE_CANCELLED, CLIPPED_AUDIO.
     """
     seconds = len(audio.samples) / audio.rate
     if seconds < quality.min_seconds:
@@ -44,11 +43,12 @@ def check_audio(audio: AudioTrack, quality: QualityConfig) -> list[SampleFlag]:
     peak = float(loudness.max())
     level = 20 * np.log10(max(peak, 1e-9))
     if level < quality.silence_dbfs:
+        is_cancelled = SampleFlag.PHASE_CANCELLED in audio.flags
         return _quarantine_or_flag(
             quality.silent,
-            QuarantineReason.SILENT_AUDIO,
+            QuarantineReason.PHASE_CANCELLED if is_cancelled else QuarantineReason.SILENT_AUDIO,
             SampleFlag.SILENT_AUDIO,
-            f"peak {level:.0f} dBFS",
+            f"peak {level:.0f} dBFS" + (" after the channels were mixed" if is_cancelled else ""),
         )
     if peak < FULL_SCALE:
         return []
@@ -82,11 +82,15 @@ def check_durations(audio: tuple[float, float], frame_times: FrameTimes, config:
     return [*frame_times.flags, SampleFlag.AV_MISMATCH] if differs else list(frame_times.flags)
 
 
-def check_frames(frames: np.ndarray, times: Sequence[float], quality: QualityConfig) -> list[SampleFlag]:
-    """Check the frames of a sample, uint8 [T, H, W, C]: black, frozen.
+def check_frames(
+    thumbnails: Sequence[np.ndarray], times: Sequence[float], quality: QualityConfig
+) -> list[SampleFlag]:
+    """Check the frames of a sample: black, frozen.
+
+    The result depends on the video alone, not on how its frames are cropped and resized.
 
     Args:
-        frames: the frames.
+        thumbnails: `Frame.thumbnail` of each frame, uint8 [128, 128].
         times: their presentation times, s.
         quality: the settings.
 
@@ -96,28 +100,23 @@ def check_frames(frames: np.ndarray, times: Sequence[float], quality: QualityCon
     Raises:
         MediaError: BLACK_FRAMES, FROZEN_FRAMES.
     """
-    weights = LUMA if frames.shape[-1] == 3 else np.ones(1, np.float32)
-
-    def mean_luma(frame: np.ndarray) -> float:
-        # Sum over rows first: over runs of three values, numpy takes twenty times as long.
-        return float(frame.sum(axis=0, dtype=np.uint32).mean(axis=0) @ weights) / len(frame)
-
     # Stop at the first bright frame: most samples need one or two.
-    if not any(mean_luma(frame) >= quality.black_luma for frame in frames):
-        detail = f"mean luma of the brightest frame {max(map(mean_luma, frames)):.1f} of 255"
+    if not any(image.mean() >= quality.black_luma for image in thumbnails):
+        brightest = max(float(image.mean()) for image in thumbnails)
+        detail = f"mean luma of the brightest frame {brightest:.1f} of 255"
         return _quarantine_or_flag(
             quality.black, QuarantineReason.BLACK_FRAMES, SampleFlag.BLACK_FRAMES, detail
         )
     if len(set(times)) < 2:
         return []
-    first = frames[0].astype(np.int16)
+    first = thumbnails[0].astype(np.int16)
 
-    def change(frame: np.ndarray) -> float:
-        return float(np.abs(frame - first).mean())
+    def change(image: np.ndarray) -> float:
+        return float(np.abs(image - first).mean())
 
-    if any(change(frame) > quality.frozen_change for frame in frames[1:]):
+    if any(change(image) > quality.frozen_change for image in thumbnails[1:]):
         return []
-    detail = f"largest difference from the first frame {max(map(change, frames[1:])):.2f} of 255"
+    detail = f"largest difference from the first frame {max(map(change, thumbnails[1:])):.2f} of 255"
     return _quarantine_or_flag(
         quality.frozen, QuarantineReason.FROZEN_FRAMES, SampleFlag.FROZEN_FRAMES, detail
     )

@@ -31,7 +31,7 @@ from avdata.hub.client import (
     shard_metadata,
 )
 from avdata.progress import Progress
-from avdata.shards.card import CARD_MARKER, HUB_SPLITS, PERMISSION, dataset_card
+from avdata.shards.card import CARD_MARKER, HUB_SPLITS, PERMISSION, dataset_card, is_mock
 from avdata.shards.format import METADATA_FILES
 from avdata.shards.reader import read_info
 from avdata.shards.verify import verify
@@ -111,6 +111,7 @@ def publish(
     private: bool = False,
     revision: str = "main",
     i_have_permission: bool = False,
+    allow_mock: bool = False,
     dry_run: bool = False,
     token: str | None = None,
     progress: Progress = lambda stage, done, total: None,
@@ -124,6 +125,8 @@ def publish(
         revision: Branch to publish on; created if it does not exist.
         i_have_permission: Confirm that the rights holder permits redistribution where the license does not.
             The card records it.
+        allow_mock: Permit generated media, which are not the dataset. Title, tags and license of the card
+            state it.
         dry_run: List the changes without making them; without network, list every file.
         token: Hub token (default: from `hf auth login` or `HF_TOKEN`).
         progress: Called with ("verify", done, total), in samples.
@@ -133,8 +136,8 @@ def publish(
 
     Raises:
         UsageError: Invalid repository name, or `revision` is the work branch.
-        AvdataError: The dataset is incomplete or damaged, its license does not permit redistribution, or the
-            Hub is not reachable or refuses the request.
+        AvdataError: The dataset is incomplete or damaged, its media are generated, its license does not
+            permit redistribution, or the Hub is not reachable or refuses the request.
     """
     from huggingface_hub import HfApi  # noqa: PLC0415
 
@@ -143,6 +146,7 @@ def publish(
         msg = f"Invalid revision {WORK_BRANCH}: it is the work branch of uploads."
         raise UsageError(msg, hint="choose another --revision")
     info = read_info(dataset)
+    _check_not_mock(info, allowed=allow_mock)
     _check_license(info, allowed=i_have_permission)
     api, secret = HfApi(token=token, library_name="avdata"), active_token(token)
     with hub_errors(repo, secret):
@@ -172,6 +176,12 @@ def _is_reachable(api: Any, repo: str, *, dry_run: bool) -> bool:
 
 def _is_publishable(info: Mapping[str, Any]) -> bool:
     return bool(info["license"]) and info["license"]["publish"] == "yes"
+
+
+def _check_not_mock(info: Mapping[str, Any], *, allowed: bool) -> None:
+    if is_mock(info) and not allowed:
+        msg = f"Cannot publish {info['title']}: its media are generated and not those of the dataset."
+        raise AvdataError(msg, hint="prepare the real dataset, or use --allow-mock; the card then says so")
 
 
 def _check_license(info: Mapping[str, Any], *, allowed: bool) -> None:

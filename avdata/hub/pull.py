@@ -20,12 +20,19 @@ from avdata.hub.client import (
     list_repo_files,
     shard_metadata,
 )
-from avdata.shards.format import FORMAT_VERSION, METADATA_FILES
+from avdata.shards.dataset_info import check_shard_paths, parse_info
+from avdata.shards.format import METADATA_FILES
+from avdata.shards.reader import read_info
 from avdata.storage.atomic import atomic_write
-from avdata.storage.paths import is_safe_relative_path
+from avdata.storage.paths import check_no_symlinks
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
+
+STAGING_DIR = ".avdata-pull"
+
+_OWNED = "files.json"
+"""File in the staging folder with the files that an interrupted call may replace or remove."""
 
 
 def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | None = None) -> Path:
@@ -37,7 +44,8 @@ def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | 
 
     Args:
         repo: Repository as `user/name`, or as the URL for `avdata.open`.
-        output: Folder to write: new, empty, or with an earlier version of the same dataset.
+        output: Folder to write: new, empty, or with an earlier version of the same dataset. Only files that
+            the earlier dataset.json names are replaced or removed.
         revision: Branch, tag or commit.
         token: Hub token (default: from `hf auth login` or `HF_TOKEN`).
 
@@ -51,7 +59,7 @@ def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | 
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download  # noqa: PLC0415
 
     repo, root = check_repo(repo), Path(output)
-    _check_folder(root)
+    owned = _owned_files(root)
     api = HfApi(token=token, library_name="avdata")
     secret = active_token(token)
     with hub_errors(repo, secret):
@@ -63,61 +71,87 @@ def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | 
             msg = f"Not a prepared dataset: {repo} at revision {revision} has no dataset.json."
             raise AvdataError(msg, hint="check the name; `avdata publish` creates such repositories")
         common: dict[str, Any] = {"repo_id": repo, "repo_type": REPO_TYPE, "revision": commit, "token": token}
-        staging = root / ".avdata-pull"
+        staging = root / STAGING_DIR
         description = call_hub(lambda: hf_hub_download(filename="dataset.json", local_dir=staging, **common))
         text = Path(description).read_bytes()
         if not is_same(remote["dataset.json"], text):
             msg = f"Checksum mismatch of downloaded dataset.json from {repo}."
             raise AvdataError(msg, hint="run the same command again")
-        names = _files_to_fetch(text, repo, remote)
-        _check_same(root, json.loads(text), repo)
+        info = parse_info(text, f"dataset.json of {repo}")
+        names = _files_to_fetch(info, repo, remote)
+        _check_same(root, info, repo)
+        _check_targets(root, names, owned)
         missing = [name for name in names if not _is_present(root, name, remote)]
         if missing:
             # Without dataset.json the folder counts as incomplete until all files are in place.
+            atomic_write(staging / _OWNED, json.dumps(sorted(owned | set(names))).encode())
             (root / "dataset.json").unlink(missing_ok=True)
             call_hub(lambda: snapshot_download(local_dir=staging, allow_patterns=missing, **common))
         for name in missing:
             _move_into_place(staging / name, root / name, remote[name], repo)
-    for obsolete in set(root.glob("*/*.tar")) - {root / name for name in names}:
-        obsolete.unlink()
+    for obsolete in owned - {*names, *METADATA_FILES}:
+        (root / obsolete).unlink(missing_ok=True)
     atomic_write(root / "dataset.json", text)
     shutil.rmtree(staging)
     return root
 
 
-def _check_folder(root: Path) -> None:
+def _owned_files(root: Path) -> set[str]:
+    """Return the files of an earlier version of a dataset in a folder, finished or interrupted.
+
+    Only these may be replaced or removed.
+
+    Raises:
+        AvdataError: the folder contains other files and no dataset, or a symbolic link.
+    """
     if root.exists() and not root.is_dir():
         msg = f"Output {root} is a file."
         raise AvdataError(msg, hint="choose a folder for --output")
-    ours = {*METADATA_FILES, "train", "val", "test", ".avdata-pull"}
-    if root.is_dir() and (other := sorted({entry.name for entry in root.iterdir()} - ours)):
+    staged = (path.relative_to(root).as_posix() for path in (root / STAGING_DIR).rglob("*"))
+    check_no_symlinks(root, ("dataset.json", STAGING_DIR, *staged))
+    owned: set[str] = set()
+    with suppress(FileNotFoundError, ValueError, TypeError):
+        owned |= _checked_names(json.loads((root / STAGING_DIR / _OWNED).read_bytes()))
+    if (root / "dataset.json").exists():
+        owned |= {*shard_metadata(read_info(root)), *METADATA_FILES}
+    other = (
+        sorted(entry.name for entry in root.iterdir() if entry.name != STAGING_DIR) if root.exists() else []
+    )
+    if other and not owned:
         msg = f"Output {root} contains {other[0]}, which is not part of a prepared dataset."
         raise AvdataError(msg, hint="choose an empty or new folder for --output")
+    check_no_symlinks(root, owned)
+    return owned
+
+
+def _checked_names(names: list[str]) -> set[str]:
+    check_shard_paths((name for name in names if name not in METADATA_FILES), _OWNED)
+    return set(names)
 
 
 def _check_same(root: Path, info: dict[str, Any], repo: str) -> None:
     """Refuse a folder with another dataset, which would be overwritten."""
-    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-        name = json.loads((root / "dataset.json").read_bytes())["name"]
-        if name != info["name"]:
-            shutil.rmtree(root / ".avdata-pull", ignore_errors=True)
-            msg = f"Output {root} contains dataset {name}, but {repo} is {info['name']}."
-            raise AvdataError(msg, hint="choose an empty or new folder for --output")
+    if not (root / "dataset.json").exists():
+        return
+    name = read_info(root)["name"]
+    if name != info["name"]:
+        shutil.rmtree(root / STAGING_DIR, ignore_errors=True)
+        msg = f"Output {root} contains dataset {name}, but {repo} is {info['name']}."
+        raise AvdataError(msg, hint="choose an empty or new folder for --output")
 
 
-def _files_to_fetch(text: bytes, repo: str, remote: dict[str, RepoFile]) -> list[str]:
+def _check_targets(root: Path, names: list[str], owned: set[str]) -> None:
+    """Refuse to replace a file that belongs to no dataset, and to write through a symbolic link."""
+    check_no_symlinks(root, names)
+    if foreign := [name for name in names if name not in owned and (root / name).exists()]:
+        msg = f"Output {root} contains {foreign[0]}, which no dataset.json there names."
+        raise AvdataError(msg, hint="move the file away, or choose an empty or new folder for --output")
+
+
+def _files_to_fetch(info: dict[str, Any], repo: str, remote: dict[str, RepoFile]) -> list[str]:
     """Return the files of the dataset except dataset.json."""
-    try:
-        info = json.loads(text)
-        version, shards = info["format"], list(shard_metadata(info))
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"Invalid dataset.json in {repo}: {error!r}"
-        raise AvdataError(msg) from error
-    if version != FORMAT_VERSION:
-        msg = f"Unsupported format version {version!r} of {repo}: this avdata reads version {FORMAT_VERSION}."
-        raise AvdataError(msg, hint="install the avdata version that wrote it")
-    names = [name for name in METADATA_FILES[:-1] if name in remote] + shards
-    missing = [name for name in names if not is_safe_relative_path(name) or name not in remote]
+    names = [name for name in METADATA_FILES[:-1] if name in remote] + list(shard_metadata(info))
+    missing = [name for name in names if name not in remote]
     if missing:
         msg = f"Incomplete repository {repo}: {missing[0]} is missing."
         raise AvdataError(msg, hint="ask its owner to publish it again")

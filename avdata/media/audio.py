@@ -10,10 +10,12 @@ import numpy as np
 
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
-from avdata.media.audio_timeline import AudioTimeline, check_audio_packets, downmix
-from avdata.media.container import audio_stream, detect_format, open_container, require_codec
+from avdata.media.audio_timeline import AudioTimeline, check_audio_packets, too_long
+from avdata.media.container import audio_stream, open_container
 from avdata.media.decoders import DECODERS
-from avdata.media.integrity import check_not_truncated
+from avdata.media.downmix import Channel, Downmixer
+from avdata.media.formats import detect_format
+from avdata.media.integrity import check_audio_length, check_not_truncated
 from avdata.media.types import AudioTrack
 
 MAX_BUFFERED_FRAMES = 256
@@ -23,22 +25,21 @@ MAX_BUFFERED_FRAMES = 256
 class AudioTrackDecoder:
     """Decoder of one audio track, packet by packet; `finish` returns the audio.
 
-    Encoder priming, edit lists and late starts are applied.
+    Encoder priming and edit lists are applied, and samples placed by their timestamps.
 
     Attributes:
         stream: PyAV's audio stream.
     """
 
-    def __init__(self, path: Path, stream: Any, quality: QualityConfig) -> None:
-        """Raise MediaError UNREADABLE if PyAV has no decoder for the track."""
-        require_codec(stream, path)
+    def __init__(self, path: Path, stream: Any, quality: QualityConfig, channel: Channel = "mix") -> None:
         self.stream = stream
         self._name, self._quality = path.name, quality
-        self._rate = int(stream.rate)
+        self._downmixer = Downmixer(channel)
+        self._num_channels = 0
         self._chunks: list[np.ndarray] = []
         self._buffered: list[Any] = []
         self._buffered_format: tuple[str, int] | None = None
-        self._timeline = AudioTimeline(path.name, self._rate, quality.max_seconds)
+        self._timeline = AudioTimeline(path.name, quality.max_seconds)
         self._num_packets = self._num_corrupt = 0
 
     def add(self, packet: Any) -> None:
@@ -59,11 +60,9 @@ class AudioTrackDecoder:
             self._add_frame(frame)
 
     def _add_frame(self, frame: Any) -> None:
-        num_silent = self._timeline.place(frame.time, frame.samples)
-        if num_silent:
-            self._convert_buffered()
-            self._chunks.append(np.zeros(num_silent, np.float32))
+        self._timeline.add(frame.time, frame.samples, frame.sample_rate)
         frame_format = frame.format.name, frame.layout.nb_channels
+        self._num_channels = self._num_channels or frame_format[1]
         if frame_format != self._buffered_format or len(self._buffered) == MAX_BUFFERED_FRAMES:
             self._convert_buffered()
             self._buffered_format = frame_format
@@ -71,26 +70,31 @@ class AudioTrackDecoder:
 
     def _convert_buffered(self) -> None:
         if self._buffered and self._buffered_format is not None:
-            self._chunks.append(_to_mono(self._buffered, *self._buffered_format))
+            channels = _to_channels(self._buffered, *self._buffered_format)
+            self._chunks.append(self._downmixer.mix(channels))
             self._buffered = []
 
     def finish(self) -> AudioTrack:
         """Return the audio of all packets.
 
         Raises:
-            MediaError: NO_AUDIO_STREAM if nothing could be decoded, CORRUPT_AUDIO if too little could.
+            MediaError: NO_AUDIO_STREAM or UNDECODABLE_AUDIO if nothing could be decoded, CORRUPT_AUDIO if too
+                little could.
         """
         self._convert_buffered()
-        if self._timeline.start is None:
+        if not self._chunks:
             detail = f"{self._name}: no audio sample could be decoded"
+            if self._num_packets:
+                raise MediaError(QuarantineReason.UNDECODABLE_AUDIO, detail)
             raise MediaError(QuarantineReason.NO_AUDIO_STREAM, detail)
         check_audio_packets(self._name, self._num_corrupt, self._num_packets, self._quality)
         metadata = {
             "audio_codec": self.stream.codec_context.name,
-            "audio_rate": self._rate,
-            "audio_channels": int(self.stream.channels),
+            "audio_rate": self._timeline.rate,
+            "audio_channels": self._num_channels,
         }
-        return AudioTrack(np.concatenate(self._chunks), self._rate, self._timeline.start, metadata)
+        samples, start, flags = self._timeline.place(np.concatenate(self._chunks))
+        return AudioTrack(samples, self._timeline.rate, start, metadata, (*flags, *self._downmixer.flags()))
 
 
 PCM_CODECS = {
@@ -100,8 +104,10 @@ PCM_CODECS = {
 """libsndfile's names of uncompressed WAV subtypes, and ffmpeg's."""
 
 
-def decode_audio(path: Path, quality: QualityConfig, *, decoder: str = "pyav") -> AudioTrack:
-    """Decode a file's first audio track to mono.
+def decode_audio(
+    path: Path, quality: QualityConfig, *, decoder: str = "pyav", channel: Channel = "mix"
+) -> AudioTrack:
+    """Decode a file's default audio track to mono.
 
     libsndfile reads uncompressed WAV, whatever the decoder.
 
@@ -109,23 +115,29 @@ def decode_audio(path: Path, quality: QualityConfig, *, decoder: str = "pyav") -
         path: an audio or video file.
         quality: limits.
         decoder: value of `video.decoder`. PyAV decodes the audio for decoders of video only.
+        channel: value of `audio.channel`.
 
     Raises:
-        MediaError: NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED, TIMEOUT or an error of
-            `detect_format`.
+        MediaError: NO_AUDIO_STREAM, UNDECODABLE_AUDIO, CORRUPT_AUDIO, TOO_LONG, UNREADABLE, TRUNCATED,
+            TIMEOUT or an error of `detect_format`.
     """
-    if detect_format(path) == "wav" and (track := _read_wav(path, quality)) is not None:
+    name = detect_format(path)
+    if name == "wav" and (track := _read_wav(path, quality, channel)) is not None:
         return track
-    if DECODERS[decoder].decodes_audio:
-        return DECODERS[decoder].decode_audio(path, quality)
     with open_container(path, quality) as container:
-        track_decoder = AudioTrackDecoder(path, audio_stream(container, path), quality)
-        for packet in container.demux(track_decoder.stream):
-            track_decoder.add(packet)
-        return track_decoder.finish()
+        if DECODERS[decoder].decodes_audio:
+            stream = audio_stream(container, path, any_codec=True)
+            track = DECODERS[decoder].decode_audio(path, quality, stream.index, channel)
+        else:
+            track_decoder = AudioTrackDecoder(path, audio_stream(container, path), quality, channel)
+            for packet in container.demux(track_decoder.stream):
+                track_decoder.add(packet)
+            track = track_decoder.finish()
+    check_audio_length(path, name, track)
+    return track
 
 
-def _read_wav(path: Path, quality: QualityConfig) -> AudioTrack | None:
+def _read_wav(path: Path, quality: QualityConfig, channel: Channel) -> AudioTrack | None:
     """Read an uncompressed WAV with libsndfile; return None for any other file.
 
     libsndfile is 10x faster than ffmpeg. The values equal ffmpeg's bit for bit, and the audio starts at 0.
@@ -138,15 +150,16 @@ def _read_wav(path: Path, quality: QualityConfig) -> AudioTrack | None:
             if file.format not in {"WAV", "WAVEX"} or file.subtype not in PCM_CODECS or not file.frames:
                 return None
             if file.frames > quality.max_seconds * file.samplerate:
-                detail = f"{path.name}: audio longer than {quality.max_seconds:g} s"
-                raise MediaError(QuarantineReason.TOO_LONG, detail)
+                raise too_long(path.name, quality.max_seconds)
             samples = file.read(dtype="float32", always_2d=True)
             metadata = {
                 "audio_codec": PCM_CODECS[file.subtype],
                 "audio_rate": file.samplerate,
                 "audio_channels": file.channels,
             }
-            return AudioTrack(downmix(samples.T), file.samplerate, 0.0, metadata)
+            downmixer = Downmixer(channel)
+            mono = downmixer.mix(samples.T)
+            return AudioTrack(mono, file.samplerate, 0.0, metadata, downmixer.flags())
     except soundfile.LibsndfileError:
         return None
 
@@ -157,8 +170,8 @@ SAMPLE_TYPES = {
 """ffmpeg's names of sample formats; those of planar formats end with a p."""
 
 
-def _to_mono(frames: Sequence[Any], sample_format: str, num_channels: int) -> np.ndarray:
-    """Downmix successive PyAV audio frames of one sample format to float32 [n] in [-1, 1]."""
+def _to_channels(frames: Sequence[Any], sample_format: str, num_channels: int) -> list[np.ndarray]:
+    """Return the channels of successive PyAV frames of one sample format, each float32 [n] in [-1, 1]."""
     dtype = np.dtype(SAMPLE_TYPES[sample_format.removesuffix("p")])
     planar = sample_format.endswith("p")
     width = dtype.itemsize * (1 if planar else num_channels)
@@ -169,7 +182,7 @@ def _to_mono(frames: Sequence[Any], sample_format: str, num_channels: int) -> np
         for index in range(num_channels if planar else 1)
     ]
     channels = planes if planar else planes[0].reshape(-1, num_channels).T
-    return downmix([_to_float(values) for values in channels])
+    return [_to_float(values) for values in channels]
 
 
 def _to_float(values: np.ndarray) -> np.ndarray:

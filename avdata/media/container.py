@@ -1,4 +1,4 @@
-"""Detect the format of a media file and open it.
+"""Open media files and choose their streams.
 
 All times are seconds on the container's own axis, from its presentation timestamps. The format is detected by
 the first bytes and passed to ffmpeg, which may open no other file.
@@ -7,73 +7,21 @@ the first bytes and passed to ffmpeg, which may open no other file.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
-from avdata.media.integrity import check_not_truncated
+from avdata.media.formats import IMAGE_FORMATS, detect_format
+from avdata.media.integrity import check_not_truncated, detect_demuxer_truncation, has_open_size
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+DEFAULT_STREAM = 0x1
+"""ffmpeg's AV_DISPOSITION_DEFAULT."""
 
-MAGIC_BYTES: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"FLV\x01", "flv"),
-    (8, b"WAVE", "wav"),
-    (8, b"AVI ", "avi"),
-    (8, b"WEBP", "webp"),
-    (4, b"ftyp", "mov"),
-    (4, b"moov", "mov"),
-    (4, b"mdat", "mov"),
-    (4, b"wide", "mov"),
-    (0, b"\x1aE\xdf\xa3", "matroska"),
-    (0, b"OggS", "ogg"),
-    (0, b"fLaC", "flac"),
-    (0, b"ID3", "mp3"),
-    (0, b"\xff\xd8\xff", "jpeg"),
-    (0, b"\x89PNG\r\n\x1a\n", "png"),
-)
-"""Offset, bytes and ffmpeg's name of each supported container and image format."""
-
-IMAGE_FORMATS = frozenset({"jpeg", "png", "webp"})
-
-HEAD_BYTES = 64
-"""Bytes at the start of a file by which its format is detected."""
-
-ATTACHED_PICTURE = 0x400
-"""ffmpeg's AV_DISPOSITION_ATTACHED_PIC."""
-
-
-def detect_format(path: Path) -> str:
-    """Return ffmpeg's name of a file's format, by its first bytes.
-
-    Raises:
-        MediaError: EMPTY_FILE, LFS_POINTER or NOT_MEDIA.
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as stream:
-        return detect_format_of(stream.read(HEAD_BYTES))
-
-
-def detect_format_of(head: bytes) -> str:
-    """Return ffmpeg's name of the format of a file that starts with `head`.
-
-    Raises:
-        MediaError: EMPTY_FILE, LFS_POINTER or NOT_MEDIA.
-    """
-    head = head[:HEAD_BYTES]
-    if not head:
-        raise MediaError(QuarantineReason.EMPTY_FILE, "0 bytes")
-    if head.startswith(LFS_POINTER):
-        raise MediaError(QuarantineReason.LFS_POINTER, "git-LFS pointer text")
-    for offset, magic, name in MAGIC_BYTES:
-        if head[offset : offset + len(magic)] == magic:
-            return name
-    if head[:1] == b"\xff" and head[1:2] and head[1] & 0xE6 == 0xE2:
-        return "mp3"
-    start = repr(head[:16]).removeprefix("b")
-    raise MediaError(QuarantineReason.NOT_MEDIA, f"unknown format, first bytes {start}")
+PICTURE_STREAM = 0x400 | 0x800
+"""ffmpeg's AV_DISPOSITION_ATTACHED_PIC and AV_DISPOSITION_TIMED_THUMBNAILS."""
 
 
 def check_container(path: Path) -> str:
@@ -95,48 +43,95 @@ def open_container(path: Path, quality: QualityConfig) -> Iterator[Any]:
 
     Raises:
         MediaError: UNREADABLE or an error of `check_container`.
+        OSError: the file cannot be read.
     """
     import av  # noqa: PLC0415
 
     name = check_container(path)
-    try:
-        # max_pixels limits the decoders with which ffmpeg probes the first frames.
-        options = {"protocol_whitelist": "file", "enable_drefs": "0", "max_pixels": str(quality.max_pixels)}
-        with av.open(
-            f"file:{os.path.abspath(path)}", format=name, options=options, metadata_errors="ignore"
-        ) as container:
-            yield container
-    except av.FFmpegError as error:
-        raise MediaError(QuarantineReason.UNREADABLE, f"{path.name}: {error.strerror or error}") from error
+    options = {
+        "protocol_whitelist": "file",
+        "enable_drefs": "0",
+        # It limits the decoders with which ffmpeg probes the first frames.
+        "max_pixels": str(quality.max_pixels),
+        # PyAV lets ffmpeg invent a missing pts; with B-frames, many are wrong.
+        "fflags": "-genpts",
+        **demuxer_options(path, name),
+    }
+    with detect_demuxer_truncation(path):
+        try:
+            with av.open(
+                f"file:{os.path.abspath(path)}", format=name, options=options, metadata_errors="ignore"
+            ) as container:
+                yield container
+        except av.FFmpegError as error:
+            if isinstance(error, OSError):
+                _require_readable(path)
+            raise MediaError(
+                QuarantineReason.UNREADABLE, f"{path.name}: {error.strerror or error}"
+            ) from error
 
 
-def video_stream(container: Any, path: Path) -> Any:
-    """Return the first video stream that is not a cover image.
+def demuxer_options(path: Path, name: str) -> dict[str, str]:
+    """Return the options of ffmpeg's demuxer with which a file of a format is read to its end."""
+    return {"ignore_length": "1"} if name == "wav" and has_open_size(path) else {}
+
+
+def _require_readable(path: Path) -> None:
+    """Read a file to its end, because ffmpeg raises the errors of the disk for damaged files too."""
+    with path.open("rb") as stream:
+        while stream.read(1 << 20):
+            pass
+
+
+def media_streams(streams: Sequence[Any]) -> list[Any]:
+    """Return the streams of one type that are no cover images, which ffmpeg lists as video."""
+    return [stream for stream in streams if not stream.disposition & PICTURE_STREAM]
+
+
+def has_multiple_streams(container: Any) -> bool:
+    """Return whether a container has several video streams or several audio streams."""
+    return any(
+        len(media_streams(streams)) > 1 for streams in (container.streams.video, container.streams.audio)
+    )
+
+
+def video_stream(container: Any, path: Path, *, any_codec: bool = False) -> Any:
+    """Return the default video stream, or the first, of those that PyAV can decode.
+
+    Args:
+        container: PyAV's container.
+        path: the file, for messages.
+        any_codec: if PyAV can decode none, choose among all, for a decoder with other codecs.
 
     Raises:
-        MediaError: NO_VIDEO_STREAM.
+        MediaError: NO_VIDEO_STREAM or UNDECODABLE_VIDEO.
     """
-    # To ffmpeg, the cover image of an audio file is a video stream.
-    streams = [stream for stream in container.streams.video if not stream.disposition & ATTACHED_PICTURE]
+    streams = media_streams(container.streams.video)
     if not streams:
         raise MediaError(QuarantineReason.NO_VIDEO_STREAM, f"{path.name}: no video stream")
-    return streams[0]
+    stream = _preferred(streams, any_codec=any_codec)
+    if stream is None:
+        raise MediaError(QuarantineReason.UNDECODABLE_VIDEO, f"{path.name}: unknown video codec")
+    return stream
 
 
-def audio_stream(container: Any, path: Path) -> Any:
-    """Return the first audio stream.
+def audio_stream(container: Any, path: Path, *, any_codec: bool = False) -> Any:
+    """Return the default audio stream, or the first; see `video_stream`.
 
     Raises:
-        MediaError: NO_AUDIO_STREAM.
+        MediaError: NO_AUDIO_STREAM or UNDECODABLE_AUDIO.
     """
-    if not container.streams.audio:
+    streams = container.streams.audio
+    if not streams:
         raise MediaError(QuarantineReason.NO_AUDIO_STREAM, f"{path.name}: no audio stream")
-    return container.streams.audio[0]
+    stream = _preferred(streams, any_codec=any_codec)
+    if stream is None:
+        raise MediaError(QuarantineReason.UNDECODABLE_AUDIO, f"{path.name}: unknown audio codec")
+    return stream
 
 
-def require_codec(stream: Any, path: Path) -> None:
-    """Raise MediaError UNREADABLE if PyAV has no decoder for a stream."""
-    if stream.codec_context is None:
-        raise MediaError(
-            QuarantineReason.UNREADABLE, f"{path.name}: PyAV has no decoder for the {stream.type}"
-        )
+def _preferred(streams: Sequence[Any], *, any_codec: bool) -> Any | None:
+    decodable = [stream for stream in streams if stream.codec_context is not None]
+    candidates = list(streams) if any_codec and not decodable else decodable
+    default = [stream for stream in candidates if stream.disposition & DEFAULT_STREAM]
+    return next(iter(default or candidates), None)

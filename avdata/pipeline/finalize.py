@@ -18,8 +18,9 @@ from typing import Any
 
 from avdata.config.schema import Config
 from avdata.features.audio import feature_bins
-from avdata.manifest import Manifest
 from avdata.media.decoders import DECODERS
+from avdata.pipeline.planning import PreparationPlan
+from avdata.pipeline.validation import SourceFile
 from avdata.recipe import Recipe
 from avdata.selection import QuarantinedClip
 from avdata.shards.card import dataset_card
@@ -42,12 +43,9 @@ TOOLS = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """Inputs of a dataset: recipe, settings, manifest, the clips' extras, the shard jobs' fingerprints."""
+    """Inputs of a dataset: the plan, and the fingerprints of its shard jobs."""
 
-    recipe: Recipe
-    config: Config
-    manifest: Manifest | None
-    extras: Sequence[Mapping[str, Any]]
+    plan: PreparationPlan
     fingerprints: Sequence[str]
 
     @property
@@ -66,7 +64,7 @@ def finalize_dataset(
 
     Args:
         root: local folder of the metadata files.
-        provenance: recipe, settings, manifest and plan.
+        provenance: plan with recipe, settings and manifest.
         entries: journal entries, in the order of the plan.
         quarantined: clips that failed the validation.
 
@@ -99,7 +97,8 @@ def _info(
     rows: Sequence[Mapping[str, Any]],
     lost: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    recipe, config, manifest = provenance.recipe, provenance.config, provenance.manifest
+    plan = provenance.plan
+    recipe, config, manifest = plan.recipe, plan.config, plan.manifest
     return {
         "format": FORMAT_VERSION,
         "name": recipe.name,
@@ -108,39 +107,57 @@ def _info(
         "config": config.model_dump(mode="json"),
         "config_hash": config.hash,
         "plan": provenance.plan_hash,
-        "source": checksum_facts(manifest),
+        "source": _source_facts(plan),
         "license": manifest.license.model_dump() if manifest else None,
         "citation": manifest.citation if manifest else None,
         "ethics": manifest.ethics if manifest else None,
         "labels": list(recipe.labels),
         "label_orders": {name: list(order) for name, order in recipe.label_orders.items()},
         "background": recipe.background,
-        "extras": json_features(provenance.extras),
+        "extras": json_features(clip.extras for clip in plan.clips),
         "split_by": config.select.split_by,
         "splits": _splits(recipe, entries, rows),
         "leaks": _leaking_groups(rows),
         "quarantine": dict(sorted(Counter(str(row["reason"]) for row in lost).items())),
         "flags": dict(sorted(Counter(flag for row in rows for flag in row["flags"]).items())),
-        "shape": _shape(config),
+        "shape": _shape(config, has_frames=plan.has_frames),
         "mel_stats": _mel_stats([entry for entry in entries if entry["shard"].startswith("train/")]),
         "tools": _tools(config),
         "machine": _machine(),
     }
 
 
-def checksum_facts(manifest: Manifest | None) -> dict[str, Any]:
-    """Return what the source files were verified against."""
+def _source_facts(plan: PreparationPlan) -> dict[str, Any]:
+    """Return the manifest's sources, and how many files and lists of the source were verified with it."""
+    manifest = plan.manifest
     if manifest is None:
         return {"checksums": "off"}
     return {
         "checksums": "mock" if manifest.mock else "manifest",
         "homepage": manifest.homepage,
         "commit": manifest.commit,
-        "files": len(manifest.files),
+        "manifest": manifest.hash,
+        "files": _verified_counts(plan.files),
+        "lists": _verified_counts(plan.lists),
         "sources": [
-            {"name": source.name, "urls": list(source.urls), "checksum": source.checksum}
+            {
+                "name": source.name,
+                "urls": list(source.urls),
+                "checksum": source.checksum,
+                "checksum_per_file": source.table is not None or any("{path}" in url for url in source.urls),
+            }
             for source in manifest.sources
         ],
+    }
+
+
+def _verified_counts(files: Sequence[SourceFile]) -> dict[str, Any]:
+    """Return the number of files by the algorithm of their checksum, and of those without one."""
+    counts = Counter(file.verified_by for file in files)
+    unverified = counts.pop(None, 0)
+    return {
+        "verified": {str(name): counts[name] for name in sorted(counts, key=str)},
+        "unverified": unverified,
     }
 
 
@@ -175,11 +192,11 @@ def _leaking_groups(rows: Sequence[Mapping[str, Any]]) -> int:
     return sum(count > 1 for count in Counter(group for group, _ in pairs).values())
 
 
-def _shape(config: Config) -> dict[str, list[int]]:
+def _shape(config: Config, *, has_frames: bool) -> dict[str, list[int] | None]:
     steps, size = config.video.num_frames, config.video.size
     return {
         "mel": [steps, feature_bins(config.audio), config.mel_columns],
-        "frames": [steps, size, size, 3 if config.video.color == "rgb" else 1],
+        "frames": [steps, size, size, 3 if config.video.color == "rgb" else 1] if has_frames else None,
     }
 
 

@@ -85,7 +85,7 @@ class Journal:
         entry = self.read_entry(shard, fingerprint)
         if entry is None:
             return None
-        part, final = self.folder / "parts" / entry["part"], self.root / shard
+        part, final = self.folder / "parts" / Path(entry["part"]).name, self.root / shard
         if part.exists():
             atomic_rename(part, final)
         size_bytes = final.stat().st_size if final.is_file() else 0

@@ -15,6 +15,7 @@ from avdata.errors import AvdataError
 from avdata.pipeline.journal import STATE_DIR, Journal
 from avdata.shards.format import METADATA_FILES
 from avdata.shards.reader import read_info
+from avdata.storage.paths import check_no_symlinks
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,15 @@ def check_output_dir(root: Path, identity: Mapping[str, Any], *, overwrite: bool
         overwrite: allow a prepared dataset with other settings, but no other files.
 
     Raises:
-        AvdataError: the folder holds something else.
+        AvdataError: the folder holds something else, or a symbolic link where it is written.
     """
     if not root.exists():
         return
     if not root.is_dir():
         msg = f"Output is a file, not a folder: {root}."
         raise AvdataError(msg, hint="Use --output with a folder.")
+    state = (path.relative_to(root).as_posix() for path in (root / STATE_DIR).rglob("*"))
+    check_no_symlinks(root, ("train", "val", "test", STATE_DIR, *state))
     existing = _describe_contents(root)
     if existing is None or overwrite:
         return

@@ -19,13 +19,27 @@ from tempfile import TemporaryDirectory
 
 from avdata.config.overrides import Overrides
 from avdata.config.schema import Config, build_config
-from avdata.errors import MediaError, QuarantineReason, SourceError, UsageError
+from avdata.errors import MediaError, SourceError, UsageError
 from avdata.features.audio import feature_bins
 from avdata.features.face_crop import require_detector
 from avdata.manifest import FileEntry, Manifest, load_manifest
 from avdata.media.decoders import DECODERS
+from avdata.pipeline.plan_checks import (
+    no_usable_clips,
+    warn_about_container_audio,
+    warn_about_counts,
+    warn_about_labels,
+    warn_about_leaks,
+)
 from avdata.pipeline.tar_files import TarFiles, local_clip
-from avdata.pipeline.validation import FileLookup, LocalFiles, ManifestFiles, ValidClip, validate_clips
+from avdata.pipeline.validation import (
+    FileLookup,
+    LocalFiles,
+    ManifestFiles,
+    SourceFile,
+    ValidClip,
+    validate_clips,
+)
 from avdata.progress import Progress
 from avdata.recipe import Clip, Recipe, load_recipe
 from avdata.selection import QuarantinedClip, check_clips, hash_order, select_clips
@@ -53,6 +67,7 @@ class PreparationPlan:
         manifest: checksums to verify; None skips the verification.
         jobs: path of each shard with its clips.
         quarantined: clips that cannot be prepared, with their reasons.
+        lists: lists of clips, labels or splits that the recipe read, as far as it names them.
         pending_files: whether the source files are downloaded during the preparation.
     """
 
@@ -62,6 +77,7 @@ class PreparationPlan:
     manifest: Manifest | None
     jobs: tuple[tuple[str, tuple[ValidClip, ...]], ...]
     quarantined: tuple[QuarantinedClip, ...]
+    lists: tuple[SourceFile, ...] = ()
     pending_files: bool = False
 
     def __repr__(self) -> str:
@@ -76,6 +92,18 @@ class PreparationPlan:
     def clips(self) -> list[Clip]:
         """Clips that will be decoded."""
         return [candidate.clip for _, candidates in self.jobs for candidate in candidates]
+
+    @property
+    def files(self) -> list[SourceFile]:
+        """Files that will be decoded, each once."""
+        candidates = [candidate for _, candidates in self.jobs for candidate in candidates]
+        files = [file for candidate in candidates for file in (candidate.video, candidate.audio) if file]
+        return list({file.path: file for file in files}.values())
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether the samples have frames: False for a dataset of audio."""
+        return any(clip.video is not None for clip in self.clips)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of clips by split, then by label in canonical order."""
@@ -99,6 +127,7 @@ class PreparationPlan:
         )
         flac = seconds * audio.sample_rate * 0.8 if audio.flac else 0
         mel = video.num_frames * feature_bins(audio) * self.config.mel_columns * 2
+        frames = frames if self.has_frames else 0
         return int(len(self.clips) * (mel + frames + flac + 5_000))
 
 
@@ -131,7 +160,7 @@ def plan_preparation(
     recipe = _with_source_labels(recipe, tars or folder, clips, config)
     check_clips(clips, recipe.labels, SPLITS)
     if facts is not None:
-        _warn_about_counts(facts, clips, folder, is_default_split=split_by == recipe.default_split)
+        warn_about_counts(facts, clips, folder, is_default_split=split_by == recipe.default_split)
     selected, excluded = select_clips(clips, config.select)
     done = 0
     progress("validate", 0, len(selected))
@@ -144,17 +173,26 @@ def plan_preparation(
     with ExitStack() as stack:
         if files:
             lookup: FileLookup = ManifestFiles(folder, files)
+            lists: tuple[SourceFile, ...] = ()
         else:
             cache = None if rehash else stack.enter_context(ChecksumCache(folder))
-            lookup = TarFiles(tars, facts, cache) if tars else LocalFiles(folder, facts, cache)
+            local = LocalFiles(folder, facts, cache)
+            lookup = TarFiles(tars, facts, cache) if tars else local
+            named = recipe.lists(folder, split_by) if recipe.lists else ()
+            lists = tuple(local.verify_list(path) for path in named)
         valid, invalid = validate_clips(
             selected, lookup, config.audio, threads=max(workers, 1), advance=advance
         )
     if not valid:
-        raise _no_usable_clips(folder, clips, invalid)
-    _warn_about_leaks(valid)
+        raise no_usable_clips(folder, clips, invalid)
+    warn_about_leaks(valid)
+    warn_about_labels(valid, recipe.labels)
+    warn_about_container_audio(valid, config.audio)
+    for file in lists:
+        if file.variant:
+            log.warning("%s is a variant: %s.", file.path, file.variant)
     return PreparationPlan(
-        recipe, config, folder, facts, _shards(recipe, valid, config), tuple(excluded + invalid),
+        recipe, config, folder, facts, _shards(recipe, valid, config), tuple(excluded + invalid), lists,
         pending_files=bool(files),
     )  # fmt: skip
 
@@ -273,59 +311,6 @@ def _facts(recipe: Recipe, which: str | Path) -> Manifest:
         msg = f"Manifest mismatch: {which} is of {facts.name}, not of {recipe.name}."
         raise UsageError(msg, hint="Use --manifest with the dataset's own manifest, or --no-checksums.")
     return facts
-
-
-def _no_usable_clips(folder: Path, clips: Sequence[Clip], bad: Sequence[QuarantinedClip]) -> SourceError:
-    counts = Counter(clip.reason for clip in bad).most_common()
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts) or "the selection excludes all"
-    first = f"; the first: {bad[0].detail}" if bad else ""
-    message = f"None of the {len(clips)} clips in {folder} can be prepared ({reasons}{first})."
-    hints = {
-        QuarantineReason.LFS_POINTER: "Run `git lfs pull` in the source folder to download the media.",
-        QuarantineReason.CHECKSUM: "Download the files again, or use --no-checksums if you changed them.",
-        QuarantineReason.MISSING_AUDIO: "Use the videos' own audio with --audio-source auto, or download the"
-        " audio files.",
-        QuarantineReason.MISSING_VIDEO: "Download the videos: a sample needs audio and video.",
-    }
-    hint = (
-        hints.get(counts[0][0], counts[0][0].description) if counts else "Change --limit or --group-leakage."
-    )
-    return SourceError(message, hint=hint)
-
-
-def _warn_about_counts(
-    manifest: Manifest, clips: Sequence[Clip], folder: Path, *, is_default_split: bool
-) -> None:
-    """Warn if the numbers of clips differ from the manifest. Mocks are smaller on purpose."""
-    if manifest.mock:
-        return
-    usable = [clip for clip in clips if not clip.excluded]
-    counts = {"clips": len(clips), "usable": len(usable), "rows": len(usable)}
-    if is_default_split:
-        counts |= {split: sum(clip.split == split for clip in usable) for split in SPLITS}
-    differences = [
-        f"{counts[name]:,} {name} of {expected:,}"
-        for name, expected in manifest.expected.items()
-        if name in counts and counts[name] != expected
-    ]
-    if differences:
-        log.warning("Incomplete source of %s in %s: %s.", manifest.title, folder, ", ".join(differences))
-
-
-def _warn_about_leaks(candidates: Sequence[ValidClip]) -> None:
-    groups: dict[str, set[str]] = {}
-    for candidate in candidates:
-        groups.setdefault(candidate.clip.group, set()).add(candidate.clip.split)
-    leaking = sorted(group for group, splits in groups.items() if "train" in splits and len(splits) > 1)
-    if leaking:
-        examples = ", ".join(leaking[:3]) + (" …" if len(leaking) > 3 else "")
-        log.warning(
-            "Group leakage: %d of %d groups (%s) are in train and in another split, as published. Use"
-            " --group-leakage drop-train to exclude their train clips.",
-            len(leaking),
-            len(groups),
-            examples,
-        )
 
 
 def _shards(

@@ -21,7 +21,7 @@ from avdata.errors import QuarantineReason, SourceError, UsageError
 from avdata.features.audio import feature_filterbank
 from avdata.manifest import load_manifest
 from avdata.pipeline.engines import EngineSpec, find_engine
-from avdata.pipeline.finalize import Provenance, checksum_facts, finalize_dataset
+from avdata.pipeline.finalize import Provenance, finalize_dataset
 from avdata.pipeline.output import Output, check_complete, check_plan, open_output, read_finished
 from avdata.pipeline.planning import PreparationPlan, plan_preparation, resolve_config
 from avdata.progress import Progress
@@ -192,7 +192,7 @@ def _is_up_to_date(
         with suppress(SourceError):
             clips_from_manifest(recipe, source_dir(recipe.name), files, split_by)
             return False
-    return bool(info["source"] == checksum_facts(facts))
+    return bool(info["source"].get("manifest") == facts.hash)
 
 
 @dataclass
@@ -225,8 +225,7 @@ class _PreparationRun:
     def provenance(self) -> Provenance:
         """Inputs of the dataset."""
         fingerprints = [job.fingerprint for job in self.jobs]
-        extras = [clip.extras for clip in self.plan.clips]
-        return Provenance(self.plan.recipe, self.plan.config, self.plan.manifest, extras, fingerprints)
+        return Provenance(self.plan, fingerprints)
 
     def entries(self) -> list[dict[str, Any]]:
         """Run the unfinished jobs, and return the journal entries of all jobs in the plan's order."""

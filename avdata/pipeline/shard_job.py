@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from avdata.config.schema import Config
-from avdata.errors import MediaError, QuarantineReason, SourceError
+from avdata.errors import MediaError, QuarantineReason
 from avdata.features.alignment import Window, step_centers
 from avdata.features.audio.mel_filterbank import MelFilterbank
 from avdata.features.extract import Features, extract_features
+from avdata.pipeline.clip_errors import clip_errors
 from avdata.pipeline.engines.base import NO_ITEM, Report
 from avdata.pipeline.output import Output
 from avdata.pipeline.tar_files import local_clip
@@ -27,7 +28,7 @@ from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.recipe import Clip
 from avdata.shards.writer import ShardWriter, encode_members
 from avdata.sources.object_storage import fetch_source_file
-from avdata.storage.atomic import fsync, write_errors
+from avdata.storage.atomic import fsync, open_partial, write_errors
 from avdata.storage.hashing import hash_file
 
 
@@ -73,8 +74,8 @@ class ShardJob:
 
 def _identity(candidate: ValidClip) -> dict[str, Any]:
     clip = {name: getattr(candidate.clip, name) for name in _FINGERPRINT_FIELDS}
-    audio = candidate.audio and _file_entry(candidate.audio)
-    return {"clip": clip, "video": _file_entry(candidate.video), "audio": audio}
+    files = {"video": candidate.video, "audio": candidate.audio}
+    return {"clip": clip, **{role: file and _file_entry(file) for role, file in files.items()}}
 
 
 # The location of the source folder does not change any byte; paths below it and checksums do.
@@ -106,16 +107,18 @@ def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
     statistics = _MelStatistics()
     with write_errors(part):
         part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
+        with open_partial(part) as stream:
             writer = ShardWriter(stream, job.shard)
             for candidate in job.clips:
                 try:
                     features = _extract(job, candidate, report)
+                    with clip_errors(candidate.clip):
+                        members, row = _sample(job, candidate, features)
                 except MediaError as error:
                     quarantine.append(_quarantine_row(candidate, error))
                     continue
                 statistics.add(features.mel)
-                _add(writer, job, candidate, features)
+                writer.add(candidate.clip.key, members, row)
             report(NO_ITEM)
             writer.close()
             stream.flush()
@@ -148,21 +151,19 @@ def _extract(job: ShardJob, candidate: ValidClip, report: Report) -> Features:
                 file, size = (member.tar, member.tar_bytes) if member else (path, verified.bytes)
                 fetch_source_file(job.source, file, size)
     part = job.output.partial_path(job.shard)
-    try:
-        with local_clip(candidate, part.with_name(f"{part.name}.clip"), job.config.quality) as clip:
-            return extract_features(clip, job.config, job.filterbank)
-    except OSError as error:
-        # Raised here, because `write_errors` would blame the shard.
-        msg = f"Source file cannot be read: {error.filename or key} ({error.strerror or error})."
-        hint = "Run the same command again when the source is available: finished shards are kept."
-        raise SourceError(msg, hint=hint) from error
+    folder = part.with_name(f"{part.name}.clip")
+    with clip_errors(candidate.clip), local_clip(candidate, folder, job.config.quality) as clip:
+        return extract_features(clip, job.config, job.filterbank)
 
 
 def _quarantine_row(candidate: ValidClip, error: MediaError) -> dict[str, str]:
     return {"key": candidate.clip.key, "reason": error.reason, "detail": error.detail, "kept": ""}
 
 
-def _add(writer: ShardWriter, job: ShardJob, candidate: ValidClip, features: Features) -> None:
+def _sample(
+    job: ShardJob, candidate: ValidClip, features: Features
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return the members of a sample and its row of the index."""
     clip = candidate.clip
     label = job.labels.index(clip.label)
     flags = sorted({*clip.flags, *features.flags})
@@ -185,7 +186,6 @@ def _add(writer: ShardWriter, job: ShardJob, candidate: ValidClip, features: Fea
     }
     facts |= {
         "key": clip.key,
-        "frame_times": list(features.frame_times),
         "sources": _sources(candidate),
         "media": features.source,
         **_steps(job, candidate, features),
@@ -193,9 +193,11 @@ def _add(writer: ShardWriter, job: ShardJob, candidate: ValidClip, features: Fea
     # Readers infer the JSON's types from the first sample, and an empty list has no type.
     if flags:
         facts["flags"] = flags
+    if features.frame_times:
+        facts["frame_times"] = list(features.frame_times)
     if clip.extras:
         facts["extras"] = dict(clip.extras)
-    writer.add(clip.key, encode_members(features, label, facts, job.config), row)
+    return encode_members(features, label, facts, job.config), row
 
 
 def _sources(candidate: ValidClip) -> dict[str, dict[str, Any]]:

@@ -50,7 +50,7 @@ def clips_from_manifest(recipe: Recipe, root: Path, files: Iterable[FileEntry], 
     """
     assert recipe.clips_from_paths is not None
     return [
-        replace(clip, video=root / clip.video, audio=root / clip.audio if clip.audio else None)
+        replace(clip, video=clip.video and root / clip.video, audio=clip.audio and root / clip.audio)
         for clip in recipe.clips_from_paths(root, [entry.path for entry in files], split_by)
     ]
 
@@ -216,7 +216,8 @@ def remove_source_files(job: ShardJob) -> None:
 def _files(candidate: ValidClip) -> tuple[Path, ...]:
     """Return the files that a clip is decoded from."""
     clip = candidate.clip
-    return (clip.video, clip.audio) if candidate.audio and clip.audio else (clip.video,)
+    paths = (clip.video, clip.audio if candidate.audio else None)
+    return tuple(path for path in paths if path is not None)
 
 
 def _paths(jobs: Sequence[ShardJob]) -> set[Path]:

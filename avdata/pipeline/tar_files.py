@@ -36,7 +36,7 @@ class TarFiles:
         self.tars = tars
         self.checksums = checksums
         self.archives = LocalFiles(tars.root, manifest, checksums)
-        self._checked: dict[Path, MediaError | None] = {}
+        self._checked: dict[Path, MediaError | str | None] = {}
         self._lock = Lock()
 
     def has(self, path: Path) -> bool:
@@ -54,38 +54,42 @@ class TarFiles:
             MediaError: the member is empty, a git-LFS pointer or not media, or its tar has another checksum
                 than the manifest lists.
         """
-        from avdata.media.container import HEAD_BYTES, detect_format_of  # noqa: PLC0415  # as in `LocalFiles`
+        from avdata.media.formats import HEAD_BYTES, detect_format_of  # noqa: PLC0415  # as in `LocalFiles`
 
         member, name = self.tars.members[path], self.name(path)
-        self._check_tar(member.tar)
+        verified_by = self._check_tar(member.tar)
         try:
             detect_format_of(next(read_chunks(member, HEAD_BYTES), b""))
         except MediaError as error:
             raise MediaError(error.reason, f"{name}: {error.detail}") from error
         cached = self.checksums.get(name, file=member.tar) if self.checksums else None
         if cached is not None:
-            return SourceFile(name, cached.removeprefix("sha256:"), member.size, member)
+            return SourceFile(name, cached.removeprefix("sha256:"), member.size, member, verified_by)
         stat = member.tar.stat()
         sha256 = hash_member(member)
         if self.checksums:
             self.checksums.store(name, f"sha256:{sha256}", stat)
-        return SourceFile(name, sha256, member.size, member)
+        return SourceFile(name, sha256, member.size, member, verified_by)
 
-    def _check_tar(self, tar: Path) -> None:
-        """Raise MediaError if the manifest lists the tar with another checksum."""
+    def _check_tar(self, tar: Path) -> str | None:
+        """Return the algorithm of the tar's checksum in the manifest, None if the manifest lacks the tar.
+
+        Raises:
+            MediaError: the manifest lists the tar with another checksum.
+        """
         with self._lock:
             if tar not in self._checked:
                 self._checked[tar] = self._compare(tar)
-        error = self._checked[tar]
-        if error is not None:
-            raise MediaError(error.reason, error.detail)
+        checked = self._checked[tar]
+        if isinstance(checked, MediaError):
+            raise MediaError(checked.reason, checked.detail)
+        return checked
 
-    def _compare(self, tar: Path) -> MediaError | None:
+    def _compare(self, tar: Path) -> MediaError | str | None:
         try:
-            self.archives.check_listed(tar)
+            return self.archives.check_listed(tar)
         except MediaError as error:
             return error
-        return None
 
 
 @contextmanager
@@ -100,10 +104,10 @@ def local_clip(candidate: ValidClip, scratch: Path, quality: QualityConfig) -> I
         DiskError: the scratch folder cannot be written.
     """
     clip = candidate.clip
-    if candidate.video.member is None:
+    files = [file for file in (candidate.video, candidate.audio) if file is not None]
+    if not any(file.member for file in files):
         yield clip
         return
-    files = [file for file in (candidate.video, candidate.audio) if file is not None]
     try:
         with write_errors(scratch):
             scratch.mkdir(parents=True, exist_ok=True)
@@ -111,7 +115,8 @@ def local_clip(candidate: ValidClip, scratch: Path, quality: QualityConfig) -> I
                 _copy(file, scratch / Path(file.path).name, quality)
         # A clip without its separate audio keeps the name of the missing file.
         audio = clip.audio and scratch / clip.audio.name
-        yield replace(clip, video=scratch / clip.video.name, audio=audio)
+        video = clip.video and scratch / clip.video.name
+        yield replace(clip, video=video, audio=audio)
     finally:
         with suppress(OSError):
             for file in files:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from avdata.config.schema import AudioConfig
-from avdata.errors import MediaError, QuarantineReason
+from avdata.errors import MediaError, QuarantineReason, SourceError
 from avdata.manifest import FileEntry, Manifest
 from avdata.recipe import Clip
 from avdata.selection import QuarantinedClip
@@ -26,20 +26,35 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """Verified source file: path below the source, SHA-256, size in bytes, and its place in a tar if any."""
+    """Source file.
+
+    Attributes:
+        path: path below the source.
+        sha256: SHA-256 of the content.
+        bytes: size.
+        member: its place in a tar, if it is in one.
+        verified_by: algorithm of the manifest's checksum that the file, or its tar, has; None if the manifest
+            lists none.
+        variant: what differs from the listed file, if this is another published copy of it.
+    """
 
     path: str
     sha256: str
     bytes: int
     member: TarMember | None = None
+    verified_by: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ValidClip:
-    """Clip whose files are verified; `audio` is None if the video's own audio track is used."""
+    """Clip whose files exist and agree with the manifest; `audio` is None if the video's own is used.
+
+    `video` is None in a dataset of audio.
+    """
 
     clip: Clip
-    video: SourceFile
+    video: SourceFile | None
     audio: SourceFile | None
 
 
@@ -96,27 +111,32 @@ def _validate_clip(clip: Clip, audio: AudioConfig, files: FileLookup) -> ValidCl
     try:
         audio_path = _audio_file(clip, audio, files)
     except MediaError as error:
-        return QuarantinedClip(clip.key, error.reason, error.detail, "video" if files.has(clip.video) else "")
+        has_video = clip.video is not None and files.has(clip.video)
+        return QuarantinedClip(clip.key, error.reason, error.detail, "video" if has_video else "")
     try:
-        if not files.has(clip.video):
+        if clip.video is None:
+            video = None
+        elif not files.has(clip.video):
             raise MediaError(QuarantineReason.MISSING_VIDEO, f"there is no {files.name(clip.video)}")
-        video = files.verify(clip.video)
+        else:
+            video = files.verify(clip.video)
     except MediaError as error:
         return QuarantinedClip(clip.key, error.reason, error.detail, "audio" if audio_path else "")
     try:
         return ValidClip(clip, video, files.verify(audio_path) if audio_path else None)
     except MediaError as error:
-        return QuarantinedClip(clip.key, error.reason, error.detail, "video")
+        return QuarantinedClip(clip.key, error.reason, error.detail, "video" if video else "")
 
 
 def _audio_file(clip: Clip, audio: AudioConfig, files: FileLookup) -> Path | None:
     if audio.source == "container":
-        if clip.is_image:
-            raise MediaError(QuarantineReason.MISSING_AUDIO, "a still image has no sound of its own")
+        if clip.is_image or clip.video is None:
+            detail = "a still image has no sound of its own" if clip.is_image else "the dataset has no videos"
+            raise MediaError(QuarantineReason.MISSING_AUDIO, detail)
         return None
     if clip.audio is not None and files.has(clip.audio):
         return clip.audio
-    if audio.source == "wav" or clip.is_image:
+    if audio.source == "wav" or clip.is_image or clip.video is None:
         missing = (
             f"there is no {clip.audio.name}" if clip.audio else "the dataset has no separate audio for it"
         )
@@ -124,12 +144,20 @@ def _audio_file(clip: Clip, audio: AudioConfig, files: FileLookup) -> Path | Non
     return None
 
 
-def _checksum_error(name: str, listed: str, known: FileEntry) -> MediaError:
-    return MediaError(QuarantineReason.CHECKSUM, f"{name}: {listed}, and the manifest says {known.checksum}")
+def _suffix(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()
+
+
+def _name_key(path: str) -> str:
+    """Return the name of a file with its suffix in lower case, as copies write `.WAV` for `.wav`."""
+    return PurePosixPath(path).stem + _suffix(path)
 
 
 class LocalFiles:
-    """Files of a folder, compared with a manifest by path or, in a flat folder, by name.
+    """Files of a folder, compared with a manifest by path, by name in another layout, or by content.
+
+    A table of the manifest is complete: a file of one of its types that it does not list is a mismatch. Files
+    of other types, such as videos that the user converted, are accepted without verification.
 
     The container format of a file with the manifest's checksum is not checked: it is decoded later anyway,
     and the plan is then the same before and after the download.
@@ -145,10 +173,11 @@ class LocalFiles:
         self.root = root
         self.checksums = checksums
         self.by_path = {entry.path: entry for entry in entries}
-        counts = Counter(Path(entry.path).name for entry in entries)
-        self.by_name = {
-            Path(path).name: entry for path, entry in self.by_path.items() if counts[Path(path).name] == 1
-        }
+        counts = Counter(_name_key(entry.path) for entry in entries)
+        self.by_name = {name: entry for entry in entries if counts[name := _name_key(entry.path)] == 1}
+        self.listed_checksums = {entry.checksum for entry in entries}
+        tables = manifest.tables.values() if manifest else ()
+        self.listed_suffixes = {_suffix(entry.path) for table in tables for entry in table}
 
     def has(self, path: Path) -> bool:
         """Return whether the file exists."""
@@ -164,35 +193,69 @@ class LocalFiles:
         Raises:
             MediaError: the file is empty, a git-LFS pointer, not media, or has another checksum.
         """
-        from avdata.media.container import detect_format  # noqa: PLC0415  # decoding libraries load only when files are read
+        from avdata.media.formats import detect_format  # noqa: PLC0415  # decoding libraries load only when files are read
 
         name = self.name(path)
-        known = self.by_path.get(name) or self.by_name.get(path.name)
         try:
-            sha256, listed = self._checksums(path, name, known)
-            if known is None or listed != known.checksum:
+            file, mismatch = self._compare(path, name)
+            if file.verified_by is None:
                 detect_format(path)
         except MediaError as error:
             raise MediaError(error.reason, f"{name}: {error.detail}") from error
         except OSError as error:
             raise MediaError(QuarantineReason.UNREADABLE, f"{name}: {error.strerror}") from error
-        if known is not None and listed != known.checksum:
-            raise _checksum_error(name, listed, known)
-        return SourceFile(name, sha256, path.stat().st_size)
+        if mismatch:
+            raise MediaError(QuarantineReason.CHECKSUM, f"{name}: {mismatch}")
+        return file
 
-    def check_listed(self, path: Path) -> None:
+    def verify_list(self, path: Path) -> SourceFile:
+        """Return path, checksum and size of a list of clips, labels or splits.
+
+        Raises:
+            SourceError: the list cannot be read, or has another checksum.
+        """
+        try:
+            file, mismatch = self._compare(path, self.name(path))
+        except OSError as error:
+            msg = f"List cannot be read: {path} ({error.strerror})."
+            raise SourceError(msg) from error
+        if mismatch:
+            msg = f"Checksum mismatch: {path} is not the published list ({mismatch})."
+            hint = "Use the dataset's own file, or --no-checksums if you changed it."
+            raise SourceError(msg, hint=hint)
+        return file
+
+    def _compare(self, path: Path, name: str) -> tuple[SourceFile, str]:
+        """Return the file and how it contradicts the manifest; an empty text if it does not."""
+        known = self.by_path.get(name) or self.by_name.get(_name_key(path.name))
+        sha256, listed = self._checksums(path, name, known)
+        file = SourceFile(name, sha256, path.stat().st_size)
+        if known is None:
+            if f"sha256:{sha256}" in self.listed_checksums:
+                return replace(file, verified_by="sha256"), ""
+            is_covered = _suffix(name) in self.listed_suffixes
+            return file, f"sha256:{sha256}, which the manifest does not list" if is_covered else ""
+        if listed != known.checksum and listed not in known.variants:
+            return file, f"{listed}, and the manifest says {known.checksum}"
+        algorithm = listed.partition(":")[0]
+        return replace(file, verified_by=algorithm, variant=known.variants.get(listed)), ""
+
+    def check_listed(self, path: Path) -> str | None:
         """Compare a file with its checksum in the manifest. A file that the manifest lacks is not read.
+
+        Returns:
+            Algorithm of the checksum; None if the manifest lacks the file.
 
         Raises:
             MediaError: CHECKSUM.
         """
         name = self.name(path)
-        known = self.by_path.get(name)
-        if known is None:
-            return
-        _, listed = self._checksums(path, name, known)
-        if listed != known.checksum:
-            raise _checksum_error(name, listed, known)
+        if name not in self.by_path:
+            return None
+        file, mismatch = self._compare(path, name)
+        if mismatch:
+            raise MediaError(QuarantineReason.CHECKSUM, f"{name}: {mismatch}")
+        return file.verified_by
 
     def _checksums(self, path: Path, name: str, known: FileEntry | None) -> tuple[str, str]:
         """Return the SHA-256 and the checksum in the manifest's algorithm."""
@@ -231,4 +294,5 @@ class ManifestFiles:
     def verify(self, path: Path) -> SourceFile:
         """Return path, checksum and size of the manifest; the download verifies them."""
         entry = self.entries[self.name(path)]
-        return SourceFile(entry.path, entry.checksum.removeprefix("sha256:"), entry.bytes or 0)
+        sha256 = entry.checksum.removeprefix("sha256:")
+        return SourceFile(entry.path, sha256, entry.bytes or 0, verified_by="sha256")

@@ -113,7 +113,7 @@ def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
     source = info["source"]
     return {
         "recipe": info["recipe"], "tools": info["tools"], "machine": info["machine"],
-        "source": {name: source.get(name) for name in ("checksums", "commit")},
+        "source": {name: source.get(name) for name in ("checksums", "commit", "files", "lists")},
         "labels": ", ".join(info["labels"]), "quarantine": info["quarantine"], "flags": info["flags"],
     }  # fmt: skip
 
@@ -174,6 +174,8 @@ def _compare_features(
         samples += 1
         for name, pairs in gaps.items():
             array_a, array_b = getattr(sample_a, name), getattr(sample_b, name)
+            if array_a is None or array_b is None:
+                continue
             gap = np.abs(array_a.astype(np.float32) - array_b.astype(np.float32))
             pairs.append((float(gap.mean()), float(gap.max())))
     if not samples:
@@ -181,6 +183,7 @@ def _compare_features(
     differences = [
         (name, float(np.mean([mean for mean, _ in pairs])), max(largest for _, largest in pairs))
         for name, pairs in gaps.items()
+        if pairs
     ]
     return FeatureComparison(differences, samples, "")
 

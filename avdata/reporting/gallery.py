@@ -118,7 +118,7 @@ def _build_card(root: Path, info: Mapping[str, Any], selected: SelectedRow, *, m
         row=selected.row,
         reasons=selected.reasons,
         metadata=sample.metadata,
-        frames=tuple(frame_images(sample.frames)),
+        frames=() if sample.frames is None else tuple(frame_images(sample.frames)),
         spectrogram=spectrogram_image(join_mel_steps(sample)),
         frame_times=tuple((time - start) / (end - start) for time in visible_frame_times(sample)),
         audio=audio if audio and len(audio) <= max_audio_bytes else None,

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from avdata.visualization.html import web_url
+
 
 def render(template: str, package: str = "avdata.reporting", **context: Any) -> str:
     """Render a self-contained HTML page.
@@ -33,7 +35,7 @@ def render(template: str, package: str = "avdata.reporting", **context: Any) -> 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(size=size, count=count, text=format_value, share=share)
+    environment.filters.update(size=size, count=count, text=format_value, share=share, web_url=web_url)
     folder = files("avdata.reporting").joinpath("templates")
     for name in ("style.css", "page.js"):
         # Files of this package are trusted markup.

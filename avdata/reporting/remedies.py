@@ -17,17 +17,23 @@ REMEDIES: Mapping[str, str] = {
     QuarantineReason.CHECKSUM: f"{_DOWNLOAD_AGAIN}. If you changed it yourself, use --no-checksums.",
     QuarantineReason.NOT_MEDIA: "Check the file: often it is a web page saved instead of the media."
     " Download it again.",
+    QuarantineReason.FORMAT_NOT_ALLOWED: "Convert the file, for example with ffmpeg -i FILE NEW.mkv;"
+    " docs/formats.md lists the formats that are read.",
     QuarantineReason.UNREADABLE: "Play the file in a media player. If it plays, report it with its detail.",
     QuarantineReason.TRUNCATED: f"{_DOWNLOAD_AGAIN}: its end is missing.",
+    QuarantineReason.DECODER_ERROR: "Play the file in a media player. If it plays, report the detail.",
     QuarantineReason.CORRUPT_FRAMES: f"{_DOWNLOAD_AGAIN}. If the source itself is damaged, raise"
     " quality.max_corrupt.",
     QuarantineReason.CORRUPT_AUDIO: f"{_DOWNLOAD_AGAIN}. If the source itself is damaged, raise"
     " quality.max_corrupt_audio.",
     QuarantineReason.NO_VIDEO_STREAM: "Use another copy: the source has audio only.",
     QuarantineReason.NO_AUDIO_STREAM: "Use another copy: the source has no audio.",
+    QuarantineReason.UNDECODABLE_VIDEO: "Convert the video, for example with ffmpeg -i FILE NEW.mp4.",
+    QuarantineReason.UNDECODABLE_AUDIO: "Convert the audio, for example with ffmpeg -i FILE NEW.mp4.",
     QuarantineReason.NO_FRAMES: f"{_DOWNLOAD_AGAIN}. If that does not help, the source is damaged.",
     QuarantineReason.SILENT_AUDIO: "Listen to the clip. To keep silent clips, set quality.silent=flag or"
     " lower quality.silence_dbfs.",
+    QuarantineReason.PHASE_CANCELLED: "Use one of the channels, with --set audio.channel=left or right.",
     QuarantineReason.BLACK_FRAMES: "Watch the clip. To keep black clips, set quality.black=flag.",
     QuarantineReason.FROZEN_FRAMES: "Watch the clip. To keep clips whose frames do not change, set"
     " quality.frozen=flag.",

@@ -90,6 +90,7 @@ def collect_page_data(root: Path, other: Path | None, *, seed: int, progress: Pr
     from avdata.config.overrides import diff_settings  # noqa: PLC0415
     from avdata.config.schema import Config  # noqa: PLC0415
     from avdata.reporting.gallery import build_gallery, measure_samples  # noqa: PLC0415
+    from avdata.shards.provenance import describe_verification  # noqa: PLC0415
     from avdata.shards.reader import read_info  # noqa: PLC0415
 
     info = read_info(root)
@@ -108,6 +109,7 @@ def collect_page_data(root: Path, other: Path | None, *, seed: int, progress: Pr
     defaults = Config().model_dump(mode="json")
     return {
         "info": info,
+        "verification": describe_verification(info["source"]),
         "root": str(root),
         "statistics": statistics,
         "bytes": sum(shard["bytes"] for split in info["splits"].values() for shard in split["shards"]),
@@ -119,6 +121,7 @@ def collect_page_data(root: Path, other: Path | None, *, seed: int, progress: Pr
         "settings": _settings(info["config"]),
         "changed": {name for name, _, _ in diff_settings(defaults, info["config"])},
         "flags": _flags(info),
+        "absent_labels": _absent_labels(info),
         "quarantine": _quarantine(root, info),
         "cards": cards,
         "charts": _charts(info, statistics, measured),
@@ -179,6 +182,12 @@ def _settings(config: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any]]:
     return [
         (f"{section}.{name}", value) for section, values in config.items() for name, value in values.items()
     ]
+
+
+def _absent_labels(info: Mapping[str, Any]) -> list[str]:
+    """Return the labels that train has no sample of."""
+    counts = info["splits"].get("train", {"labels": {}})["labels"]
+    return [label for label in info["labels"] if not counts.get(label)]
 
 
 def _flags(info: Mapping[str, Any]) -> list[tuple[str, int, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,10 @@ def save_sample_plot(sample: StoredSample, path: str | Path) -> None:
     """
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    steps = len(sample.frames)
+    steps = len(sample.mel)
     axis_width = min(max(6.6, 1.8 * steps), MAX_WIDTH)
-    frame_size = axis_width / steps
+    # Without frames, the second plot is only the time axis.
+    frame_size = axis_width / steps if sample.frames is not None else 0.3
     size = (axis_width + 1.4, SPECTROGRAM_HEIGHT + frame_size + 1.1)
     figure = Figure(figsize=size, layout="constrained")
     mel_axes, frame_axes = figure.subplots(2, 1, sharex=True, height_ratios=[SPECTROGRAM_HEIGHT, frame_size])
@@ -138,7 +140,8 @@ def _step_cells(sample: StoredSample) -> list[tuple[float, float]]:
 
 
 def _plot_frames(sample: StoredSample, axes: Axes) -> None:
-    for (left, right), frame in zip(_step_cells(sample), sample.frames, strict=True):
+    frames: Iterable[np.ndarray] = () if sample.frames is None else sample.frames
+    for (left, right), frame in zip(_step_cells(sample), frames, strict=False):
         is_gray = frame.shape[-1] == 1
         axes.imshow(
             frame[..., 0] if is_gray else frame,
@@ -167,7 +170,7 @@ def visible_frame_times(sample: StoredSample) -> list[float]:
     if "frames_are_static" in sample.row["flags"]:
         return []
     start, end = sample.row["window_start"], sample.row["window_end"]
-    return [time for time in sample.metadata["frame_times"] if start <= time <= end]
+    return [time for time in sample.metadata.get("frame_times", ()) if start <= time <= end]
 
 
 def _title(sample: StoredSample) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from avdata.errors import SampleFlag
 from avdata.reporting.selection import SampleSelector, SelectedRow
+from avdata.shards.dataset_info import check_shard_paths
 from avdata.shards.reader import table_errors
 
 if TYPE_CHECKING:
@@ -29,6 +30,17 @@ MAX_GROUPS = 50_000
 
 MIN_OFFSET_RANGE, MIN_DURATION_RANGE = 0.02, 0.5
 """Smallest ranges of the axes, s, so that differences of microseconds do not fill a histogram."""
+
+AAC_FRAME = 1024
+"""Samples that AAC encoders put before the audio. A program that ignores the edit list keeps them."""
+
+AAC_RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+
+MAX_AAC_OFFSET_ERROR = 1e-4
+"""s by which an offset of one AAC frame may differ from it."""
+
+MIN_AAC_SHARE = 0.05
+"""Share of the measured offsets from which those of one AAC frame are reported. Random offsets have 1 %."""
 
 TIMING_FLAGS = (SampleFlag.AV_MISMATCH, SampleFlag.AUDIO_TRUNCATED, SampleFlag.LOW_CORRELATION)
 """Flags of samples whose measured offset is unreliable."""
@@ -62,6 +74,8 @@ class DatasetStatistics:
         samples: number of rows.
         histograms: `offset` (series reliable, flagged), `audio` and `video` (durations), `padding`.
         offset_median: s, or None if no offset was measured.
+        aac_offsets: number of offsets of one AAC frame in either direction, by sample rate in Hz; only rates
+            with at least `MIN_AAC_SHARE` of all offsets.
         largest_groups: largest group and its number of samples, by split. Empty with too many groups.
         selected_rows: rows for the gallery.
         random_rows: uniformly drawn rows, whose samples are read for what the index does not hold.
@@ -70,6 +84,7 @@ class DatasetStatistics:
     samples: int = 0
     histograms: dict[str, Histogram] = field(default_factory=dict)
     offset_median: float | None = None
+    aac_offsets: dict[int, int] = field(default_factory=dict)
     largest_groups: dict[str, tuple[str, int]] = field(default_factory=dict)
     selected_rows: Sequence[SelectedRow] = ()
     random_rows: Sequence[Mapping[str, Any]] = ()
@@ -87,7 +102,10 @@ def index_batches(root: Path, columns: Sequence[str] | None = None) -> Iterator[
     with table_errors(path):
         # Without a buffer size, pyarrow reads a complete column of a row group at once.
         file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-        yield from file.iter_batches(BATCH, columns=list(columns) if columns else None, use_threads=False)
+        for batch in file.iter_batches(BATCH, columns=list(columns) if columns else None, use_threads=False):
+            if "shard" in batch.schema.names:
+                check_shard_paths(batch.column("shard").unique().to_pylist(), path)
+            yield batch
 
 
 def collect_statistics(root: Path, *, seed: int = 0) -> DatasetStatistics:
@@ -141,17 +159,24 @@ def _fill_histograms(
         for name in ("audio", "video")
     }
     padding = _HistogramBuilder((0.0, 1.0), ("samples",))
+    aac_offsets = dict.fromkeys(AAC_RATES_HZ, 0)
     for batch in index_batches(root, [*NUMBERS, "flags"]):
         is_flagged, offset = _has_flag(batch, TIMING_FLAGS), _float_column(batch, "av_offset")
         offsets.add("reliable", offset[~is_flagged])
         offsets.add("flagged", offset[is_flagged])
         fine_offsets.add("all", offset)
+        for rate in AAC_RATES_HZ:
+            error = np.abs(np.abs(offset[np.isfinite(offset)]) - AAC_FRAME / rate)
+            aac_offsets[rate] += int((error < MAX_AAC_OFFSET_ERROR).sum())
         for name, builder in durations.items():
             builder.add(name, _float_column(batch, f"duration_{name}"))
         padding.add("samples", _float_column(batch, "pad_fraction"))
     statistics.histograms = {"offset": offsets.build(), "padding": padding.build()}
     statistics.histograms |= {name: builder.build() for name, builder in durations.items()}
-    statistics.offset_median = _median(fine_offsets.build())
+    fine_histogram = fine_offsets.build()
+    statistics.offset_median = _median(fine_histogram)
+    least = max(1.0, MIN_AAC_SHARE * fine_histogram.total)
+    statistics.aac_offsets = {rate: count for rate, count in aac_offsets.items() if count >= least}
 
 
 def _padded_range(limits: tuple[float, float], minimum: float) -> tuple[float, float]:

@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 from avdata.errors import QuarantineReason
 from avdata.shards.card_features import dataset_features
+from avdata.shards.provenance import describe_verification
+from avdata.visualization.html import web_url
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCardData
@@ -27,12 +29,6 @@ PERMISSION = (
     " The publisher confirmed with `--i-have-permission` that the rights holders permit this publication."
     " The permission is not transferable: ask the rights holders before you redistribute the dataset."
 )
-
-_CHECKSUM_STATEMENTS = {
-    "manifest": "Every source file was verified against the published checksums.",
-    "mock": "The source files were generated.",
-    "off": "The source files were not verified: checksums were off.",
-}
 
 _SIZE_CATEGORIES = {
     10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M",
@@ -70,20 +66,26 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
     from huggingface_hub import DatasetCardData  # noqa: PLC0415
 
     license = info["license"] or {"id": "unknown"}
+    if is_mock(info):
+        license = {"id": "other", "name": "generated-mock-media"}
     is_other = license["id"] == "other"
+    has_frames = info["shape"]["frames"] is not None
     splits = [
         {"name": HUB_SPLITS[name], "num_bytes": _num_bytes(split), "num_examples": split["samples"]}
         for name, split in info["splits"].items()
     ]
     size = sum(split["num_bytes"] for split in splits)
     return DatasetCardData(
-        pretty_name=info["title"],
+        pretty_name=card_title(info),
         license=license["id"],
         license_name=license.get("name") if is_other else None,
-        license_link=license.get("link") if is_other else None,
-        task_categories=["video-classification", "audio-classification"],
+        license_link=web_url(license.get("link")) if is_other else None,
+        task_categories=["video-classification"] * has_frames + ["audio-classification"],
         size_categories=[_size_category(sum(split["num_examples"] for split in splits))],
-        tags=["webdataset", "audio-visual", "spectrogram", "avdata", "croissant"],
+        tags=[
+            "webdataset", *["audio-visual"] * has_frames, "spectrogram", "avdata", "croissant",
+            *["mock"] * is_mock(info),
+        ],
         configs=[
             {
                 "config_name": "default",
@@ -96,6 +98,16 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
             "features": dataset_features(info), "splits": splits, "download_size": size, "dataset_size": size,
         },
     )  # fmt: skip
+
+
+def is_mock(info: Mapping[str, Any]) -> bool:
+    """Return whether the source files were generated."""
+    return bool(info["source"].get("checksums") == "mock")
+
+
+def card_title(info: Mapping[str, Any]) -> str:
+    """Return the dataset's title, which states whether its media are generated."""
+    return f"{info['title']} (mock, generated media)" if is_mock(info) else str(info["title"])
 
 
 def _num_bytes(split: Mapping[str, Any]) -> int:
@@ -119,10 +131,11 @@ def _render_body(info: Mapping[str, Any], repo: str, *, permission: bool) -> str
     split = next(iter(info["splits"]), "train")
     return environment.get_template("card.md.jinja").render(
         info=info,
+        title=card_title(info),
         repo=repo,
         marker=Markup(CARD_MARKER),  # noqa: S704
         permission=Markup(PERMISSION) if permission else None,  # noqa: S704
-        checksums=_CHECKSUM_STATEMENTS[info["source"]["checksums"]],
+        checksums=describe_verification(info["source"]),
         reasons={reason: QuarantineReason(reason).description for reason in info["quarantine"]},
         split=split,
         hub_split=HUB_SPLITS[split],

@@ -22,7 +22,8 @@ _JSON = {
     "label_name": "string",
     "media": {
         "audio_channels": "int64", "audio_codec": "string", "audio_rate": "int64", "container": "string",
-        "fps": "float64", "frames": "int64", "height": "int64", "video_codec": "string", "width": "int64",
+        "fps": "float64", "frames": "int64", "height": "int64",
+        "pixel_aspect": "float64", "video_codec": "string", "width": "int64",
     },
     "pad_fraction": "float64", "sources": {"audio": _FILE, "video": _FILE}, "split": "string",
     "step_times": ["float64"], "window_end": "float64", "window_start": "float64",
@@ -41,18 +42,18 @@ def dataset_features(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     config, storage = info["config"], info["config"]["video"]["storage"]
     names = {str(number): label for number, label in enumerate(info["labels"])}
-    frames = {
-        "jpeg": ("frames.jpg", {"dtype": "image"}),
-        "png": ("frames.png", {"dtype": "image"}),
-        "npy": ("frames.npy", _array(info["shape"]["frames"], "uint8")),
-    }[storage]
+    shape = info["shape"]["frames"]
+    image: dict[str, Any] = {"dtype": "image"}
+    frames = {"jpeg": ("frames.jpg", image), "png": ("frames.png", image)}.get(
+        storage, ("frames.npy", shape and _array(shape, "uint8"))
+    )
     fields = {**_JSON, **(_EVENT if info["background"] else {})}
     extras = [{"name": "extras", "struct": info["extras"]}] if info.get("extras") else []
     members = {
         "cls": {"dtype": {"class_label": {"names": names}}},
         **({"flac": {"dtype": {"audio": {"sampling_rate": config["audio"]["sample_rate"]}}}}
            if config["audio"]["flac"] else {}),
-        frames[0]: frames[1],
+        **({frames[0]: frames[1]} if shape else {}),
         "json": {"struct": [*_fields(fields), *extras]},
         "mel.npy": _array(info["shape"]["mel"], "float16"),
         "__key__": {"dtype": "string"},

@@ -11,6 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from avdata.shards.provenance import describe_verification
+from avdata.visualization.html import web_url
+
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
 
 _CONTEXT = {
@@ -57,16 +60,18 @@ def croissant(info: Mapping[str, Any], index_sha256: str) -> bytes:
         index_sha256: SHA-256 of index.parquet.
     """
     license = info["license"] or {}
+    content = "aligned audio and video frames" if info["shape"]["frames"] else "audio"
     document: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
         "name": f"{info['name']}-avdata",
-        "description": f"{info['title']}: aligned audio and video frames as WebDataset shards.",
+        "description": f"{info['title']}: {content} as WebDataset shards."
+        f" {describe_verification(info['source'])}",
         "version": f"{info['format']}.{info['recipe']['version']}.0",
-        "license": license.get("link") or license.get("name") or "unknown",
+        "license": web_url(license.get("link")) or license.get("name") or "unknown",
         "citeAs": info["citation"],
-        "url": info["source"].get("homepage"),
+        "url": web_url(info["source"].get("homepage")),
         "distribution": [_index(index_sha256), *_shards(info)],
         "recordSet": [_samples(), _labels(info)],
     }

@@ -17,7 +17,7 @@ from avdata.errors import UsageError, did_you_mean
 from avdata.progress import Progress
 from avdata.shards.reader import decode_frames, decode_mel, read_index, read_info, read_members
 from avdata.shards.sample import read_sample_bytes
-from avdata.storage.atomic import atomic_rename, atomic_write, fsync, write_errors
+from avdata.storage.atomic import atomic_rename, atomic_write, fsync, open_partial, write_errors
 
 Advance = Callable[[], None]
 
@@ -37,8 +37,14 @@ def export_author_npy(root: Path, output: Path, advance: Advance) -> list[Path]:
     SPLIT is train, val or test. Samples are in the order of the index. The author's loader only calls
     `.float()` and defines neither colors nor scale, so the arrays hold the dataset's values, with frames
     divided by 255.
+
+    Raises:
+        UsageError: the dataset has no frames.
     """
     info, index = read_info(root), read_index(root).to_pylist()
+    if info["shape"]["frames"] is None:
+        msg = f"Layout author-npy requires frames, and the dataset of audio {root} has none."
+        raise UsageError(msg, hint="Read the dataset with avdata.open.")
     written: list[Path] = []
     for split in info["splits"]:
         rows = [row for row in index if row["split"] == split]
@@ -132,7 +138,7 @@ class _NpyWriter:
         self.path = path
         self._partial_path = path.with_name(f"{path.name}.{os.getpid()}.part")
         self._dtype = np.dtype(dtype)
-        self._stream = self._partial_path.open("wb")
+        self._stream = open_partial(self._partial_path)
         header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._stream, header)
 

@@ -20,6 +20,8 @@ The members of a sample are adjacent, named `KEY.extension`, in alphabetical ord
     json         label name, split, times, offset, provenance; sorted keys
     mel.npy      float16 [T, F, L], log-mel of each step
 
+A dataset of audio has no frames members, and `shape.frames` of its dataset.json is null.
+
 A shard is, byte for byte, what `webdataset.TarWriter(mtime=0, user="", group="", mode=0o444)` writes.
 
 The bytes `offset … offset + nbytes` of an index row's shard are one sample: the headers, data and padding to

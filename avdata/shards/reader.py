@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avdata.errors import AvdataError
-from avdata.shards.format import FORMAT_VERSION, TAR_BLOCK
+from avdata.shards.dataset_info import check_shard_paths, parse_info
+from avdata.shards.format import TAR_BLOCK
 from avdata.storage.paths import check_path_encoding
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
     while position + TAR_BLOCK <= end and view[position]:
         header = bytes(view[position : position + TAR_BLOCK])
         # Only `verify` uses tarfile, which checks header checksums: parsing a header with it takes 20 µs.
-        if header[257:262] != b"ustar":
-            msg = f"Missing tar header at byte {position} of the sample."
+        # Other types of members, such as pax headers, change the size and name of the next one.
+        if header[257:262] != b"ustar" or header[156] not in _REGULAR_FILE:
+            msg = f"Missing tar header of a regular file at byte {position} of the sample."
             raise AvdataError(msg)
         name = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
         member_key, _, extension = name.partition(".")
@@ -71,24 +72,31 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
             hint = "Prepare or download the dataset again: index.parquet does not match this shard."
             raise AvdataError(msg, hint=hint)
         start = position + TAR_BLOCK
-        position = start + _parse_octal(header[124:135])
-        if position > end:
+        stop = start + _parse_octal(header[124:135])
+        if stop > end:
             msg = f"Member {name} is truncated."
             raise AvdataError(msg)
-        members[extension] = view[start:position]
-        position += -position % TAR_BLOCK
+        members[extension] = view[start:stop]
+        assert stop >= start > position  # every member advances, so the loop ends
+        position = stop + -stop % TAR_BLOCK
     if not members:
         msg = "No tar member at the sample's offset."
         raise AvdataError(msg)
     return members
 
 
+_REGULAR_FILE = b"0\0"
+"""Type flags of a regular file."""
+
+_OCTAL = re.compile(rb"[0-7]+")
+
+
 def _parse_octal(field: bytes) -> int:
-    try:
-        return int(field, 8)
-    except ValueError as error:
+    # int() alone also accepts a sign, blanks, underscores and a prefix. A negative size would never end.
+    if not _OCTAL.fullmatch(field):
         msg = f"Invalid size in a tar header: {field!r}."
-        raise AvdataError(msg) from error
+        raise AvdataError(msg)
+    return int(field, 8)
 
 
 def decode_mel(members: Mapping[str, memoryview]) -> np.ndarray:
@@ -166,9 +174,13 @@ def read_index(root: str | Path, columns: list[str] | None = None) -> pa.Table:
         columns: columns to read (default: all).
 
     Raises:
-        AvdataError: the index is missing or cannot be read.
+        AvdataError: the index is missing, cannot be read, or holds an unsafe path.
     """
-    return _read_parquet(Path(root) / "index.parquet", columns)
+    path = Path(root) / "index.parquet"
+    index = _read_parquet(path, columns)
+    if "shard" in index.column_names:
+        check_shard_paths(index["shard"].unique().to_pylist(), path)
+    return index
 
 
 def read_quarantine(root: str | Path) -> pa.Table:
@@ -187,12 +199,12 @@ def read_info(root: str | Path) -> dict[str, Any]:
     """Read and parse the dataset.json of a prepared dataset.
 
     Raises:
-        AvdataError: the file is missing, is not JSON, or has another format version.
+        AvdataError: the file is missing, is not JSON, has another format version, or holds an unsafe name.
     """
     check_path_encoding(root)
     path = Path(root) / "dataset.json"
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError as error:
         msg = f"{root} is not a prepared dataset: dataset.json is missing."
         raise AvdataError(msg, hint=_missing_info_hint(Path(root))) from error
@@ -202,15 +214,7 @@ def read_info(root: str | Path) -> dict[str, Any]:
     except OSError as error:
         msg = f"{path} cannot be read ({error.strerror})"
         raise AvdataError(msg, hint="Check the permissions of the folder and its files.") from error
-    except ValueError as error:
-        msg = f"{path} cannot be read ({error})"
-        hint = "Prepare the dataset again with --overwrite, or download it again."
-        raise AvdataError(msg, hint=hint) from error
-    version = info.get("format") if isinstance(info, dict) else None
-    if version != FORMAT_VERSION:
-        msg = f"Unsupported format version in {path}: {version!r}. Supported: {FORMAT_VERSION}."
-        raise AvdataError(msg, hint="Install the avdata version that wrote it, or prepare the dataset again.")
-    return dict(info)
+    return parse_info(data, path)
 
 
 def _missing_info_hint(root: Path) -> str:

@@ -27,7 +27,7 @@ class StoredSample:
         row: row of the index.
         metadata: content of the sample's JSON member.
         mel: float16 [T, F, L].
-        frames: uint8 [T, H, W, C].
+        frames: uint8 [T, H, W, C]; None in a dataset of audio.
         members: size of each member in bytes, by extension.
         audio: settings of section `audio` of the dataset.
     """
@@ -35,15 +35,16 @@ class StoredSample:
     row: Mapping[str, Any]
     metadata: Mapping[str, Any]
     mel: np.ndarray
-    frames: np.ndarray
+    frames: np.ndarray | None
     members: Mapping[str, int]
     audio: Mapping[str, Any]
 
     def __repr__(self) -> str:
         """Return key, label and array shapes."""
+        frames = None if self.frames is None else list(self.frames.shape)
         return (
             f"StoredSample(key={self.row['key']!r}, label={self.row['label_name']!r},"
-            f" mel={list(self.mel.shape)}, frames={list(self.frames.shape)})"
+            f" mel={list(self.mel.shape)}, frames={frames})"
         )
 
     def _repr_html_(self) -> str:
@@ -82,12 +83,12 @@ def parse_sample(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -
     Raises:
         AvdataError: the bytes are not a complete sample.
     """
-    members = read_members(data)
+    members, shape = read_members(data), info["shape"]["frames"]
     return StoredSample(
         row=row,
         metadata=json.loads(bytes(members["json"])),
         mel=decode_mel(members),
-        frames=decode_frames(members, info["shape"]["frames"][0]),
+        frames=decode_frames(members, shape[0]) if shape else None,
         members={extension: len(content) for extension, content in members.items()},
         audio=info["config"]["audio"],
     )

@@ -17,6 +17,7 @@ import numpy as np
 from avdata.errors import AvdataError, error_message
 from avdata.progress import Progress
 from avdata.shards.format import index_schema
+from avdata.shards.provenance import describe_verification
 from avdata.shards.reader import (
     decode_frames,
     decode_mel,
@@ -50,12 +51,14 @@ class VerificationReport:
         samples: number of rows of the index.
         bytes: size of all shards.
         problems: all differences found, empty if the dataset is intact.
+        provenance: how many source files were verified when the dataset was prepared.
     """
 
     root: Path
     samples: int
     bytes: int
     problems: tuple[Problem, ...]
+    provenance: str = ""
 
     @property
     def ok(self) -> bool:
@@ -108,7 +111,10 @@ def verify(
         problems += _check_shard(root, info, shard, rows_by_shard.get(shard["path"], []))
         done += shard["samples"]
         progress("verify", done, len(rows))
-    return VerificationReport(root, len(rows), sum(shard["bytes"] for shard in shards), tuple(problems))
+    size = sum(shard["bytes"] for shard in shards)
+    return VerificationReport(
+        root, len(rows), size, tuple(problems), provenance=describe_verification(info["source"])
+    )
 
 
 def _check_counts(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
@@ -227,8 +233,9 @@ def _check_sample(
     try:
         members, tar_members = read_members(blob), _tar_members(blob)
         extensions.add(tuple(members))
-        mel = decode_mel(members)
-        frames = decode_frames(members, info["shape"]["frames"][0])
+        arrays = {"mel": decode_mel(members)}
+        if info["shape"]["frames"]:
+            arrays["frames"] = decode_frames(members, info["shape"]["frames"][0])
         label, metadata = int(bytes(members["cls"])), json.loads(bytes(members["json"]))
     except (AvdataError, ValueError, KeyError, RuntimeError) as error:
         yield Problem(row["key"], f"cannot be read: {error_message(error)}")
@@ -236,9 +243,12 @@ def _check_sample(
     if tar_members != [(f"{row['key']}.{extension}", len(view)) for extension, view in members.items()]:
         names = ", ".join(name for name, _ in tar_members)
         yield Problem(row["key"], f"has members {names} in the tar, {', '.join(members)} by the index")
-    for name, array in (("mel", mel), ("frames", frames)):
+    if not info["shape"]["frames"] and any(name.startswith("frames.") for name in members):
+        yield Problem(row["key"], "has frames, the dataset has none by dataset.json")
+    for name, array in arrays.items():
         if list(array.shape) != info["shape"][name]:
             yield Problem(row["key"], f"{name} has shape {list(array.shape)}, not {info['shape'][name]}")
+    mel = arrays["mel"]
     if mel.dtype != np.float16 or not np.isfinite(mel).all():
         yield Problem(row["key"], "mel is not finite float16")
     if label != row["label"] or metadata["label_name"] != row["label_name"]:

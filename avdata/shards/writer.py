@@ -26,7 +26,7 @@ def encode_members(
     """Encode the members of a sample.
 
     Args:
-        features: mel float16 [T, F, L], frames uint8 [T, H, W, C], waveform float32 [n] or None.
+        features: mel float16 [T, F, L], frames uint8 [T, H, W, C] or None, waveform float32 [n] or None.
         label: index of the label.
         metadata: content of the JSON member.
         config: `video.storage` sets the encoding of frames, `audio.flac` whether the waveform is stored.
@@ -35,7 +35,9 @@ def encode_members(
         Bytes of each member by extension.
     """
     members = {"mel.npy": _npy(features.mel)}
-    if config.video.storage == "jpeg":
+    if features.frames is None:
+        pass
+    elif config.video.storage == "jpeg":
         members["frames.jpg"] = _strip(features.frames, "JPEG", quality=config.video.quality)
     elif config.video.storage == "png":
         members["frames.png"] = _strip(features.frames, "PNG")

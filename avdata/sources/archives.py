@@ -27,7 +27,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from avdata.errors import SourceError
-from avdata.storage.atomic import write_errors
+from avdata.storage.atomic import open_partial, write_errors
+from avdata.storage.paths import check_no_symlinks
 
 _BLOCK = 1 << 20
 
@@ -121,6 +122,7 @@ def extract_archive(
         raise SourceError(msg)
     if check:
         check(staging, members)
+    check_no_symlinks(into, (member.path for member in members))
     with write_errors(into):
         with ThreadPoolExecutor(_SYNC_THREADS) as pool:
             list(pool.map(lambda member: _sync(staging / member.path), members))
@@ -279,7 +281,7 @@ class _Writer:
         part = target.with_name(target.name + ".part")
         hasher = hashlib.new(self._algorithm, usedforsecurity=False)
         left = entry.bytes
-        with part.open("wb") as file:
+        with open_partial(part) as file:
             # Read one byte more than declared, to detect a member with a wrong size.
             while block := content.read(min(_BLOCK, left + 1)):
                 left -= len(block)

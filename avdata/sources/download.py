@@ -72,7 +72,7 @@ def download(
     Args:
         recipe: a recipe's name, the path of a recipe file, or a Recipe.
         output: folder for the files (default: `<cache>/sources/NAME`).
-        limit: number of clips, balanced over splits and labels. This and the next three arguments apply to
+        limit: number of clips, in proportion to splits and labels. This and the next three arguments apply to
             datasets of single files; archives are downloaded completely.
         split: download only the clips of this split: `train`, `val` or `test`.
         split_by: split scheme (default: the recipe's).

@@ -29,7 +29,7 @@ class ClipChoice:
 
     Attributes:
         split_by: split scheme; must be valid for the recipe.
-        limit: number of clips, balanced over splits and labels as in `prepare --limit`.
+        limit: number of clips, in the proportions of splits and labels as in `prepare --limit`.
         split: `train`, `val` or `test` only.
         keys: these clips only, in this order; if empty, only files that belong to no clip.
     """

@@ -19,6 +19,7 @@ from avdata.sources.source_dir import STATE_DIR, archive_path, extract_source, f
 from avdata.sources.transfer import transfer
 from avdata.sources.types import FileRequest
 from avdata.storage.atomic import DiskError
+from avdata.storage.paths import check_no_symlinks
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +146,7 @@ class DownloadRun:
     def _execute(self, plan: DownloadPlan) -> None:
         """Verify, fetch and extract the files of a plan."""
         self.plan, self.present = plan, plan.present
+        _check_links(plan)
         self.log = AttemptLog(plan.root / STATE_DIR / "attempts.jsonl")
         files = self._verify()
         self._check_space(files)
@@ -285,6 +287,14 @@ class DownloadRun:
         archive.unlink()
         for member in members:
             self.arrived(root / member.path)
+
+
+def _check_links(plan: DownloadPlan) -> None:
+    """Refuse symbolic links among the folders and state files; partial files are opened without following."""
+    state = (path.relative_to(plan.root).as_posix() for path in (plan.root / STATE_DIR).rglob("*"))
+    folders = {request.path.rpartition("/")[0] for request in plan.files}
+    into = (source.into for source in plan.unpacked)
+    check_no_symlinks(plan.root, (name for name in (STATE_DIR, *state, *folders, *into) if name))
 
 
 def _replaceable(error: IncompleteError, manifest: Manifest, lost: Collection[str]) -> frozenset[str]:

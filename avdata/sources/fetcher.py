@@ -93,7 +93,7 @@ class AttemptLog:
                 if self._file is None:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     self._file = self.path.open("a", encoding="utf-8", buffering=1)
-                self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                self._file.write(json.dumps(record) + "\n")
             except OSError as failure:
                 logger.warning("Cannot write %s: %s", self.path, failure)
 

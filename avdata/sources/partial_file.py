@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from avdata.storage.atomic import write_errors
+from avdata.storage.atomic import NO_FOLLOW, open_partial, write_errors
 
 _STATE_MIN_BYTES = 4 << 20
 
@@ -63,7 +63,7 @@ class PartialFile:
         self._hash: _Hash | None = None
         self._synced = 0
         try:
-            self.size = os.stat(self.path).st_size
+            self.size = os.lstat(self.path).st_size
         except OSError:
             self.size = 0
         self.version = self._read_state() if self.size else None
@@ -82,8 +82,8 @@ class PartialFile:
         if not self._pinned or (version.bytes or 0) >= _STATE_MIN_BYTES:
             with write_errors(self._state):
                 os.makedirs(os.path.dirname(self._state), exist_ok=True)
-                with open(self._state, "w", encoding="utf-8") as file:
-                    json.dump(asdict(version), file)
+                with open_partial(Path(self._state)) as file:
+                    file.write(json.dumps(asdict(version)).encode())
 
     def restart(self) -> None:
         """Discard all bytes."""
@@ -125,7 +125,7 @@ class PartialFile:
         return self._file, self._hash
 
     def _open_file(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        flags = os.O_RDWR | os.O_CREAT | NO_FOLLOW
         try:
             return os.open(self.path, flags, 0o644)
         except FileNotFoundError:

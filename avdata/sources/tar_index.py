@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from avdata.errors import QuarantineReason, SourceError
+from avdata.storage.atomic import open_partial
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -191,7 +192,7 @@ def copy_member(member: TarMember, path: Path) -> str:
         OSError: the file cannot be written.
     """
     digest = hashlib.sha256()
-    with path.open("wb") as stream:
+    with open_partial(path) as stream:
         for chunk in read_chunks(member):
             digest.update(chunk)
             stream.write(chunk)

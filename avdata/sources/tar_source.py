@@ -22,6 +22,7 @@ from avdata.errors import QuarantineReason, SourceError, UsageError
 from avdata.progress import Progress
 from avdata.selection import MAX_KEY_LENGTH
 from avdata.sources.object_storage import mirror_source
+from avdata.sources.source_dir import STATE_DIR
 from avdata.sources.tar_index import TarIndex, TarMember, index_tar
 from avdata.storage.remote import is_url
 
@@ -115,8 +116,7 @@ def open_tars(source: str | Path, progress: Progress = lambda stage, done, total
     """
     path = mirror_source(str(source)) if is_url(source) else Path(source)
     if path.is_dir():
-        tars = sorted(tar for tar in path.rglob("*.tar") if not _is_hidden(tar.relative_to(path)))
-        root = path
+        tars, root = _find_tars(path), path
     elif path.is_file():
         tars, root = [path], path.parent
     else:
@@ -128,8 +128,15 @@ def open_tars(source: str | Path, progress: Progress = lambda stage, done, total
     return TarSource(root, tuple(tars), progress)
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _find_tars(root: Path) -> list[Path]:
+    """Return the tars below a folder, sorted, without those in hidden folders and in prepared datasets."""
+    outputs = {mark.parent for name in ("dataset.json", STATE_DIR) for mark in root.rglob(name)} - {root}
+    return sorted(
+        tar
+        for tar in root.rglob("*.tar")
+        if outputs.isdisjoint(tar.parents)
+        and not any(part.startswith(".") for part in tar.relative_to(root).parts)
+    )
 
 
 def _expand(pattern: str) -> list[Path]:

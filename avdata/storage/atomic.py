@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from avdata.errors import AvdataError
+
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+"""Flags of `os.open` with which a symbolic link is an error (where the system has them)."""
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -38,6 +42,9 @@ class write_errors:  # reads as a verb; a generator doubles the time of a small 
                 "Free disk space, or set AVDATA_CACHE or --output to a larger disk, and repeat the command."
                 " Finished files are kept."
             )
+        elif error.errno == errno.ELOOP:
+            msg = f"{self._path} cannot be written: it is a symbolic link, which is not followed."
+            hint = "Remove the link, or choose another folder."
         elif error.errno == errno.EFBIG:
             msg = f"{self._path} cannot be written: the file would exceed the size limit ({error.strerror})."
             hint = "Raise the limit with `ulimit -f`, or lower shards.samples_per_shard."
@@ -61,7 +68,7 @@ def atomic_write(path: Path, data: bytes) -> None:
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open("wb") as stream:
+            with open_partial(part) as stream:
                 stream.write(data)
                 fsync(stream.fileno())
         except OSError:
@@ -69,6 +76,16 @@ def atomic_write(path: Path, data: bytes) -> None:
             part.unlink(missing_ok=True)
             raise
         atomic_rename(part, path)
+
+
+def open_partial(path: Path) -> BinaryIO:
+    """Open a new or partial file for writing, never through a symbolic link.
+
+    Raises:
+        OSError: the file cannot be created, or is a symbolic link.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_FOLLOW
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 
 def atomic_rename(part: Path, final: Path) -> None:

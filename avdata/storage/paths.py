@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import platformdirs
 
-from avdata.errors import UsageError
+from avdata.errors import AvdataError, UsageError
 
 
 def check_path_encoding(path: object) -> None:
@@ -29,11 +30,19 @@ def cache_dir() -> Path:
 
     `AVDATA_CACHE` sets it. The default is the operating system's: on Linux `$XDG_CACHE_HOME/avdata`, or
     `~/.cache/avdata` if that variable is not set.
+
+    Raises:
+        UsageError: the folder is below the home folder, and the user has none, as in a container with an
+            arbitrary user ID.
     """
     override = os.environ.get("AVDATA_CACHE")
-    if override:
-        return Path(override).expanduser()
-    return platformdirs.user_cache_path("avdata", appauthor=False)
+    try:
+        # platformdirs raises only in its newer versions; older ones return a path that begins with `~`.
+        folder = Path(override) if override else platformdirs.user_cache_path("avdata", appauthor=False)
+        return folder.expanduser()
+    except RuntimeError as error:
+        msg = "No cache folder: it would be below the home folder, and this user has none."
+        raise UsageError(msg, hint="Set AVDATA_CACHE to a writable folder.") from error
 
 
 def source_dir(name: str) -> Path:
@@ -43,6 +52,16 @@ def source_dir(name: str) -> Path:
     True
     """
     return cache_dir() / "sources" / name
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """Yield the files below a folder in sorted order, without hidden ones; follow each linked folder once."""
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if real not in seen and name[0] != ".")
+        seen.add(real)
 
 
 def is_safe_relative_path(path: str) -> bool:
@@ -56,3 +75,26 @@ def is_safe_relative_path(path: str) -> bool:
     parts = PurePosixPath(path).parts
     plain = not re.search(r"[\\\0\n\t]|^[A-Za-z]:", path) and not path.startswith("/")
     return bool(parts) and ".." not in parts and plain
+
+
+def check_no_symlinks(root: Path, names: Iterable[str]) -> None:
+    """Check that no path below a folder is a symbolic link or below one.
+
+    A write, rename or removal through a link would change files outside the folder. The folder itself may be
+    a link.
+
+    Args:
+        root: folder that is written.
+        names: paths relative to it, which need not exist.
+
+    Raises:
+        AvdataError: a path, or a folder between it and `root`, is a symbolic link.
+    """
+    checked: set[PurePosixPath] = set()
+    for name in names:
+        path = PurePosixPath(name)
+        for part in (*path.parents[-2::-1], path):
+            if part not in checked and (root / part).is_symlink():
+                msg = f"{root / part} is a symbolic link, which is not followed."
+                raise AvdataError(msg, hint="Remove the link, or choose another folder.")
+            checked.add(part)

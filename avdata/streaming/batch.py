@@ -21,7 +21,7 @@ class AVSample:
 
     Attributes:
         mel: float32 tensor of shape [T, 1, F, L], normalized unless `normalize=False`.
-        frames: uint8 tensor of shape [T, C, H, W].
+        frames: uint8 tensor of shape [T, C, H, W]; None in a dataset of audio.
         label: Index of the label in `AVDataset.labels`.
         key: Key of the sample.
         metadata: The sample's JSON: times, group, flags, step labels, provenance.
@@ -34,7 +34,7 @@ class AVSample:
     """
 
     mel: torch.Tensor
-    frames: torch.Tensor
+    frames: torch.Tensor | None
     label: int
     key: str
     metadata: Mapping[str, Any]
@@ -43,33 +43,31 @@ class AVSample:
     sample_rate: int | None = None
 
     def __repr__(self) -> str:
-        shapes = f"mel={list(self.mel.shape)}, frames={list(self.frames.shape)}{_shape_text(self.waveform)}"
-        return f"AVSample({self.key!r}, label={self.label}, {shapes})"
+        return f"AVSample({self.key!r}, label={self.label}, {_shapes_text(self)})"
 
     @property
     def present(self) -> list[bool]:
         """Whether the audio is not silent and the frames are not black, according to the flags."""
-        return [flag not in self.metadata.get("flags", ()) for flag in PRESENCE_FLAGS]
+        audio, frames = (flag not in self.metadata.get("flags", ()) for flag in PRESENCE_FLAGS)
+        return [audio, frames and self.frames is not None]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the sample as a dict without the metadata, for loaders that collate dicts.
 
         Returns:
-            `mel`, `frames`, `label` (int), `key`, `weight` (float) and `present` (bool tensor of shape [2]);
+            `mel`, `label` (int), `key`, `weight` (float) and `present` (bool tensor of shape [2]); `frames`,
             `waveform` and `step_labels` (int64 tensor of shape [T]) if the sample has them.
         """
         fields = {name: getattr(self, name) for name in ("mel", "frames", "label", "key", "weight")}
-        fields["present"] = torch.tensor(self.present)
-        if self.waveform is not None:
-            fields["waveform"] = self.waveform
+        fields |= {"present": torch.tensor(self.present), "waveform": self.waveform}
+        fields = {name: value for name, value in fields.items() if value is not None}
         if self.metadata.get("step_labels"):
             fields["step_labels"] = torch.tensor(self.metadata["step_labels"])
         return fields
 
     def _repr_html_(self) -> str:
-        return render_sample(
-            self.mel.squeeze(1).numpy(), self.frames.permute(0, 2, 3, 1).numpy(), self.metadata
-        )
+        frames = None if self.frames is None else self.frames.permute(0, 2, 3, 1).numpy()
+        return render_sample(self.mel.squeeze(1).numpy(), frames, self.metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +77,20 @@ class AVBatch:
     Attributes:
         mel: float32 tensor of shape [B, T, 1, F, L], normalized unless `normalize=False`.
         frames: uint8 tensor of shape [B, T, C, H, W]. A loader's is a view of memory in storage order, which
-            a copy to a device keeps: [B, T, H, W, C] for arrays, [B, H, T, W, C] for JPEG strips.
+            a copy to a device keeps: [B, T, H, W, C] for arrays, [B, H, T, W, C] for JPEG strips. None in a
+            dataset of audio.
         label: int64 tensor of shape [B].
         key: B keys.
         weight: float32 tensor of shape [B]. 0 marks padding: exclude it from losses and metrics.
-        present: bool tensor of shape [B, 2]. False where the audio is silent or the frames are black,
-            according to the flags in the index.
+        present: bool tensor of shape [B, 2]. False where the audio is silent, or the frames are black or
+            absent, according to the flags in the index.
         step_labels: int64 tensor of shape [B, T] if the dataset labels its steps, else None.
         waveform: float32 tensor of shape [B, n], as `AVSample.waveform`, else None.
         sample_rate: Samples per second of `waveform` in Hz, else None.
     """
 
     mel: torch.Tensor
-    frames: torch.Tensor
+    frames: torch.Tensor | None
     label: torch.Tensor
     key: list[str]
     weight: torch.Tensor
@@ -102,8 +101,7 @@ class AVBatch:
 
     def __repr__(self) -> str:
         steps = "" if self.step_labels is None else f", step_labels={list(self.step_labels.shape)}"
-        shapes = f"mel={list(self.mel.shape)}, frames={list(self.frames.shape)}{_shape_text(self.waveform)}"
-        return f"AVBatch({len(self.key)} samples, {shapes}{steps}, device='{self.mel.device}')"
+        return f"AVBatch({len(self.key)} samples, {_shapes_text(self)}{steps}, device='{self.mel.device}')"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the tensors and the keys as a dict; `waveform` and `step_labels` only if there are any."""
@@ -120,14 +118,17 @@ class AVBatch:
         return self._map(torch.Tensor.pin_memory)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> AVBatch:
-        steps, waveform = self.step_labels, self.waveform
+        def optional(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else function(tensor)
+
         return replace(
-            self, mel=function(self.mel), frames=function(self.frames), label=function(self.label),
+            self, mel=function(self.mel), frames=optional(self.frames), label=function(self.label),
             weight=function(self.weight), present=function(self.present),
-            step_labels=None if steps is None else function(steps),
-            waveform=None if waveform is None else function(waveform),
+            step_labels=optional(self.step_labels), waveform=optional(self.waveform),
         )  # fmt: skip
 
 
-def _shape_text(waveform: torch.Tensor | None) -> str:
-    return "" if waveform is None else f", waveform={list(waveform.shape)}"
+def _shapes_text(tensors: AVSample | AVBatch) -> str:
+    frames = None if tensors.frames is None else list(tensors.frames.shape)
+    waveform = "" if tensors.waveform is None else f", waveform={list(tensors.waveform.shape)}"
+    return f"mel={list(tensors.mel.shape)}, frames={frames}{waveform}"

@@ -34,7 +34,7 @@ def collate(samples: Sequence[AVSample]) -> AVBatch:
         flags. If any sample labels its steps, one that does not gets its label at every step.
 
     Raises:
-        UsageError: `samples` is empty, or the samples differ in `sample_rate`.
+        UsageError: `samples` is empty, or the samples differ in `sample_rate` or in whether they have frames.
     """
     if not samples:
         msg = "Cannot collate 0 samples."
@@ -44,11 +44,15 @@ def collate(samples: Sequence[AVSample]) -> AVBatch:
         msg = f"Cannot collate samples with the sample rates {rates}."
         raise UsageError(msg, hint="open all datasets with the same `waveform` option")
     waveforms = [sample.waveform for sample in samples if sample.waveform is not None]
+    frames = [sample.frames for sample in samples if sample.frames is not None]
+    if len(frames) not in (0, len(samples)):
+        msg = f"Cannot collate samples with and without frames: {len(frames)} of {len(samples)} have some."
+        raise UsageError(msg)
     steps = [sample.metadata.get("step_labels") for sample in samples]
     num_steps = len(samples[0].mel)
     return AVBatch(
         mel=torch.stack([sample.mel for sample in samples]),
-        frames=torch.stack([sample.frames for sample in samples]),
+        frames=torch.stack(frames) if frames else None,
         label=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
         key=[sample.key for sample in samples],
         weight=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
@@ -77,35 +81,49 @@ class SampleShape:
 
     Attributes:
         mel: (T, F, L).
-        frames: (T, H, W, C).
+        frames: (T, H, W, C); None in a dataset of audio.
         waveform: (n,) if waveforms are read, else None.
         sample_rate: Of the waveform in Hz, else None.
     """
 
     mel: tuple[int, ...]
-    frames: tuple[int, ...]
+    frames: tuple[int, ...] | None
     waveform: tuple[int, ...] | None = None
     sample_rate: int | None = None
 
     @property
     def sample(self) -> str:
         """The shapes of a sample's tensors as text, for `repr`."""
-        steps, height, width, channels = self.frames
         mel = [self.mel[0], 1, *self.mel[1:]]
+        frames = self.frames and [self.frames[0], self.frames[3], *self.frames[1:3]]
         waveform = "" if self.waveform is None else f", waveform={list(self.waveform)}"
-        return f"mel={mel}, frames={[steps, channels, height, width]}{waveform}"
+        return f"mel={mel}, frames={frames}{waveform}"
 
-    def layout(self, *, strip: bool) -> tuple[int, ...]:
+    def layout(self, *, strip: bool) -> tuple[int, ...] | None:
         """Return the memory layout of a sample's frames: [T, H, W, C], or [H, T, W, C] for a strip.
 
-        A decoder's output needs a single copy into this layout.
+        A decoder's output needs a single copy into this layout. None without frames.
         """
+        if self.frames is None or not strip:
+            return self.frames
         steps, height, width, channels = self.frames
-        return (height, steps, width, channels) if strip else self.frames
+        return height, steps, width, channels
 
-    def tensor(self, frames: torch.Tensor, *, strip: bool) -> torch.Tensor:
-        """Return a batch in that layout as a view of shape [B, T, C, H, W]."""
+    def empty_frames(self, *, strip: bool) -> torch.Tensor | None:
+        """Return memory for the frames of one sample in that layout; None without frames."""
+        layout = self.layout(strip=strip)
+        return None if layout is None else torch.empty(layout, dtype=torch.uint8)
+
+    def tensor(self, frames: torch.Tensor | None, *, strip: bool) -> torch.Tensor | None:
+        """Return a batch in that layout as a view of shape [B, T, C, H, W]; None without frames."""
+        if frames is None:
+            return None
         return frames.permute(0, 2, 4, 1, 3) if strip else frames.permute(0, 1, 4, 2, 3)
+
+    def sample_tensor(self, frames: torch.Tensor | None, *, strip: bool) -> torch.Tensor | None:
+        """Return a sample in that layout as a view of shape [T, C, H, W]; None without frames."""
+        batch = self.tensor(None if frames is None else frames[None], strip=strip)
+        return None if batch is None else batch[0]
 
     def check(self, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
         """Raise an error if an array differs from dataset.json.
@@ -175,16 +193,18 @@ class BatchAssembler:
             self._flush_mels()
 
     def frames(
-        self, members: Mapping[str, memoryview], shape: SampleShape, out: torch.Tensor, *, strip: bool
+        self, members: Mapping[str, memoryview], shape: SampleShape, out: torch.Tensor | None, *, strip: bool
     ) -> None:
         """Copy a sample's frames into `out`, uint8 in the layout of `SampleShape.layout`.
 
-        A strip is decoded immediately.
+        A strip is decoded immediately. Without frames, `out` is None, and nothing is copied.
 
         Raises:
             AvdataError: The frames have another shape than the dataset.
             KeyError: The sample has no frames in that storage format.
         """
+        if out is None or shape.frames is None:
+            return
         if strip:
             steps, height, width, channels = shape.frames
             stored = decode_strip(members)

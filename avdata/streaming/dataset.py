@@ -156,7 +156,7 @@ class AVDataset(EpochStream, IterableDataset[AVSample]):
         self.shard_of = shards.indices.to_numpy()
         self._sizes = tuple(np.bincount(self.shard_of, minlength=len(self._shard)).tolist())
         self.weights = None if weights is None else sample_weights(weights, self._index)
-        self._present = read_presence(self._index)
+        self._present = read_presence(self._index, self.shape)
         stats = info["mel_stats"] if normalize else None
         self._normalization = None if stats is None else mel_normalization(stats, self.shape)
 
@@ -263,13 +263,13 @@ class AVDataset(EpochStream, IterableDataset[AVSample]):
             fetch_shard: Fetch the complete shard of a remote dataset, for the samples that follow.
         """
         mel = torch.empty(self.shape.mel)
-        frames = torch.empty((1, *self.shape.layout(strip=self.is_strip)), dtype=torch.uint8)
+        frames = self.shape.empty_frames(strip=self.is_strip)
         waveform = None if self.shape.waveform is None else torch.empty(self.shape.waveform)
         assembler = BatchAssembler()
         metadata = self.fill(
             number,
             mel,
-            frames[0],
+            frames,
             assembler,
             waveform=waveform,
             fetch_shard=fetch_shard,
@@ -278,7 +278,7 @@ class AVDataset(EpochStream, IterableDataset[AVSample]):
         assembler.flush()
         return AVSample(
             mel=mel.unsqueeze(1),
-            frames=self.shape.tensor(frames, strip=self.is_strip)[0],
+            frames=self.shape.sample_tensor(frames, strip=self.is_strip),
             label=int(self._label[number]), key=self.key(number), metadata=metadata,
             waveform=waveform, sample_rate=self.shape.sample_rate,
         )  # fmt: skip
@@ -287,7 +287,7 @@ class AVDataset(EpochStream, IterableDataset[AVSample]):
         self,
         number: int,
         mel: torch.Tensor,
-        frames: torch.Tensor,
+        frames: torch.Tensor | None,
         assembler: BatchAssembler,
         *,
         waveform: torch.Tensor | None = None,
@@ -300,7 +300,7 @@ class AVDataset(EpochStream, IterableDataset[AVSample]):
         Args:
             number: Number of the sample in the index.
             mel: Destination of the mel.
-            frames: Destination of the frames; see `SampleShape.layout`.
+            frames: Destination of the frames; see `SampleShape.layout`. None without frames.
             assembler: Performs the copies; the destinations are complete after its `flush`.
             waveform: Destination of the waveform, float32 [n], if it is read.
             key: Key of the sample, if the caller has it.

@@ -135,7 +135,7 @@ def _launch_number(worker_id: int, seed: int) -> int:
 
     Their processes are numbered consecutively. Their seeds repeat if the program seeds torch each epoch.
     """
-    identity = multiprocessing.current_process()._identity  # type: ignore[attr-defined]
+    identity = multiprocessing.current_process()._identity
     return int(identity[-1] - worker_id if identity else seed - worker_id) % 2**40
 
 

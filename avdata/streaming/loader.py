@@ -188,8 +188,9 @@ class AVLoader:
         unreadable = [position for position, sample in enumerate(metadata) if sample is None]
         readable = next((position for position, sample in enumerate(metadata) if sample is not None), None)
         for position in unreadable:
-            for tensor in (mel, frames) if waveform is None else (mel, frames, waveform):
-                tensor[position] = 0 if readable is None else tensor[readable]
+            for tensor in (mel, frames, waveform):
+                if tensor is not None:
+                    tensor[position] = 0 if readable is None else tensor[readable]
             weight[position] = 0
         batch = AVBatch(
             mel=mel.unsqueeze(2),
@@ -209,13 +210,14 @@ class AVLoader:
         numbers: np.ndarray,
         keys: list[str],
         mel: torch.Tensor,
-        frames: torch.Tensor,
+        frames: torch.Tensor | None,
         waveform: torch.Tensor | None,
     ) -> list[dict[str, Any] | None]:
         """Read samples into the batch; return the JSON of each, None for unreadable ones."""
         data = self.dataset
         metadata: list[dict[str, Any] | None] = []
-        mels, clips, assembler = mel.unbind(), frames.unbind(), BatchAssembler(at_once=self.num_workers < 2)
+        mels, assembler = mel.unbind(), BatchAssembler(at_once=self.num_workers < 2)
+        clips = [None] * len(numbers) if frames is None else frames.unbind()
         waveforms = [None] * len(numbers) if waveform is None else waveform.unbind()
         for position, number in enumerate(numbers.tolist()):
             try:
@@ -243,17 +245,15 @@ class _Pools:
     def __init__(self, dataset: StreamSource, batch_size: int, *, keep: int) -> None:
         shape = dataset.shape
         self._mel = BufferPool((batch_size, *shape.mel), np.float32, keep=keep)
-        self._frames = BufferPool((batch_size, *shape.layout(strip=dataset.is_strip)), np.uint8, keep=keep)
-        self._waveform = (
-            None
-            if shape.waveform is None
-            else BufferPool((batch_size, *shape.waveform), np.float32, keep=keep)
-        )
+        layout, waveform = shape.layout(strip=dataset.is_strip), shape.waveform
+        self._frames = BufferPool((batch_size, *layout), np.uint8, keep=keep) if layout else None
+        self._waveform = BufferPool((batch_size, *waveform), np.float32, keep=keep) if waveform else None
 
-    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Return buffers for the mels, frames and waveforms of a batch."""
+        frames = None if self._frames is None else self._frames.tensor()
         waveform = None if self._waveform is None else self._waveform.tensor()
-        return self._mel.tensor(), self._frames.tensor(), waveform
+        return self._mel.tensor(), frames, waveform
 
 
 def _refuse_in_worker() -> None:

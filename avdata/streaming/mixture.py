@@ -169,7 +169,7 @@ class MixedDataset(EpochStream):
         self,
         number: int,
         mel: torch.Tensor,
-        frames: torch.Tensor,
+        frames: torch.Tensor | None,
         assembler: BatchAssembler,
         *,
         waveform: torch.Tensor | None = None,

@@ -71,7 +71,7 @@ class StreamSource(Protocol):
         self,
         number: int,
         mel: torch.Tensor,
-        frames: torch.Tensor,
+        frames: torch.Tensor | None,
         assembler: BatchAssembler,
         *,
         waveform: torch.Tensor | None = None,

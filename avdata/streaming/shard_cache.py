@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from avdata.errors import AvdataError, UnavailableError
+from avdata.storage.atomic import open_partial
 from avdata.storage.backends import find_backend, is_missing, is_refused, is_unreachable
 from avdata.storage.paths import cache_dir
 from avdata.storage.remote import open_filesystem, redact_url
@@ -55,8 +56,13 @@ class ShardCache:
     """
 
     def __init__(self, folder: str | Path | None = None, limit: int = DEFAULT_LIMIT_BYTES) -> None:
-        self.folder = cache_dir() / "stream" if folder is None else Path(folder)
+        self._folder = folder
         self.limit = limit
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder; found on first use, since a local dataset needs none."""
+        return cache_dir() / "stream" if self._folder is None else Path(self._folder)
 
     def __contains__(self, sha256: str) -> bool:
         """Return whether a shard is cached."""
@@ -123,7 +129,8 @@ class ShardCache:
         with self._storage_errors(url):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-            partial.write_bytes(data)
+            with open_partial(partial) as out:
+                out.write(data)
             partial.replace(path)
 
     def read_range(self, url: str, offset: int, nbytes: int) -> bytes:
@@ -150,7 +157,7 @@ class ShardCache:
         """Download a shard to `partial` with concurrent range requests; return its SHA-256."""
         digest = hashlib.sha256()
         try:
-            with partial.open("wb") as out:
+            with open_partial(partial) as out:
                 with FileLock(partial.with_name("room.lock")):
                     self._evict(partial, nbytes)
                     out.truncate(nbytes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from avdata.errors import AvdataError, UnavailableError, UsageError, did_you_mean, error_message
+from avdata.shards.dataset_info import parse_info
 from avdata.shards.reader import read_info
 from avdata.storage.backends import SCHEMES
 from avdata.storage.hashing import hash_file
@@ -191,11 +191,7 @@ class ShardReader:
         for _ in range(2):  # a new version may be published between the two files
             for name in ("dataset.json", "index.parquet"):
                 self._cache.copy(self._url(name), folder / name)
-            try:
-                info = json.loads((folder / "dataset.json").read_bytes())
-            except ValueError as error:
-                msg = f"Invalid JSON in {redact_url(self._url('dataset.json'))}."
-                raise AvdataError(msg, hint="check that the URL is a prepared dataset") from error
+            info = parse_info((folder / "dataset.json").read_bytes(), redact_url(self._url("dataset.json")))
             if _is_index_of(info, folder / "index.parquet"):
                 break
         return folder
@@ -232,7 +228,7 @@ def map_file(path: Path, expected: int) -> tuple[memoryview | None, int]:
             mapped = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
         except RuntimeError as error:
             raise _os_error(error, path) from error
-    return memoryview(mapped.numpy()), size
+    return mapped.numpy().data, size
 
 
 def _os_error(error: RuntimeError, path: Path) -> OSError:

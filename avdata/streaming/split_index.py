@@ -42,7 +42,8 @@ def read_shape(reader: ShardReader, info: Mapping[str, Any], *, waveform: bool) 
     Raises:
         UsageError: `waveform` is requested, and the dataset stores none.
     """
-    mel, frames = tuple(info["shape"]["mel"]), tuple(info["shape"]["frames"])
+    shape = info["shape"]
+    mel, frames = tuple(shape["mel"]), None if shape["frames"] is None else tuple(shape["frames"])
     if not waveform:
         return SampleShape(mel, frames)
     audio = info["config"].get("audio", {})
@@ -55,7 +56,7 @@ def read_shape(reader: ShardReader, info: Mapping[str, Any], *, waveform: bool) 
     return SampleShape(mel, frames, (length,), audio["sample_rate"])
 
 
-def read_presence(index: Any) -> np.ndarray:
+def read_presence(index: Any, shape: SampleShape) -> np.ndarray:
     """Return whether audio and frames are present according to the flags, bool [samples, 2]."""
     import pyarrow.compute as pc  # noqa: PLC0415
 
@@ -63,4 +64,6 @@ def read_presence(index: Any) -> np.ndarray:
     flags, rows = pc.list_flatten(index["flags"]), pc.list_parent_indices(index["flags"])
     for modality, flag in enumerate(PRESENCE_FLAGS):
         present[rows.filter(pc.equal(flags, str(flag))).to_numpy(), modality] = False
+    if shape.frames is None:
+        present[:, 1] = False
     return present

@@ -17,13 +17,14 @@ from avdata.testing.media import (
     write_image,
     write_wav,
 )
-from avdata.testing.mock_dataset import write_ground_truth, write_manifest
+from avdata.testing.mock_dataset import divide_clips, write_ground_truth, write_manifest
 
 __all__ = [
     "NTSC",
     "Scene",
     "Subtype",
     "convert_av",
+    "divide_clips",
     "scene_audio",
     "scene_frame",
     "write_av",

@@ -60,6 +60,26 @@ def _remove_earlier(folder: Path) -> None:
     path.unlink()  # the next mock may have no manifest
 
 
+def divide_clips(count: int, labels: int) -> list[tuple[str, int]]:
+    """Return split and label of each clip of a mock: exactly `count`, all labels in all splits if possible.
+
+    With fewer than three clips a label, train has all labels first, then val and test share the rest.
+
+    >>> divide_clips(5, 2)
+    [('train', 0), ('train', 1), ('train', 0), ('val', 0), ('test', 0)]
+
+    Args:
+        count: number of clips.
+        labels: number of labels.
+    """
+    if count >= 3 * labels:
+        held_out = max(count // 5, labels)
+    else:
+        held_out = min(max(count - labels, 2) // 2, count // 3)
+    sizes = {"train": count - 2 * held_out, "val": held_out, "test": held_out}
+    return [(split, number % labels) for split, size in sizes.items() for number in range(size)]
+
+
 def write_manifest(root: Path, name: str) -> None:
     """Write `manifest.json` with the checksum and size of every file of a mock dataset.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from avdata.recipe import Clip
+from avdata.testing.bitstreams import pack_b_frames, store_as_vfw
 from avdata.testing.conversion import convert_av
 from avdata.testing.media import Scene, Subtype, scene_audio, write_av, write_wav
 
@@ -45,12 +46,14 @@ class ReferenceClip:
         write: writes the files of the clip, given the path of the video.
         delay: start of the beep minus start of the flash, in seconds.
         wav: whether the clip's audio is a WAV file beside the video.
+        has_pts: whether each packet of the video has a pts.
     """
 
     suffix: str
     write: Callable[[Path], None]
     delay: float = 0.0
     wav: bool = False
+    has_pts: bool = True
 
     def make(self, folder: Path, name: str) -> Clip:
         """Write the clip into a folder."""
@@ -99,6 +102,22 @@ def _rotated(path: Path) -> None:
     upright.unlink()
 
 
+def _avi(vcodec: str, *, bf: int) -> Callable[[Path], None]:
+    return _video(vcodec=vcodec, acodec="pcm_s16le", options={"bf": str(bf)})
+
+
+def _without_pts(rewrite: Callable[[Path, Path], None], *, bf: int) -> Callable[[Path], None]:
+    """Return a writer of MPEG-4 video with B-frames that is rewritten from AVI."""
+
+    def write(path: Path) -> None:
+        source = path.with_name(f"source-{path.stem}.avi")
+        _avi("mpeg4", bf=bf)(source)
+        rewrite(source, path)
+        source.unlink()
+
+    return write
+
+
 def _variable_rate() -> list[float]:
     """Return frame times with irregular intervals, one of them at the flash."""
     rng = np.random.default_rng(0)
@@ -123,6 +142,18 @@ REFERENCE_CLIPS: dict[str, ReferenceClip] = {
     "mp4-av1-aac": ReferenceClip(".mp4", _video(vcodec="libsvtav1", acodec="aac", options={"preset": "12"})),
     "mkv-vp9-opus": ReferenceClip(".mkv", _opus()),
     "webm-vp9-opus": ReferenceClip(".webm", _opus()),
+    # AVI has no pts: with B-frames, ffmpeg shows the frames later by the decoder's delay.
+    "avi-h264-bframes": ReferenceClip(".avi", _avi("libx264", bf=3), delay=-2 / 25, has_pts=False),
+    "avi-mpeg4-bframes": ReferenceClip(".avi", _avi("mpeg4", bf=2), delay=-1 / 25, has_pts=False),
+    "avi-mpeg2-bframes": ReferenceClip(".avi", _avi("mpeg2video", bf=2), delay=-1 / 25, has_pts=False),
+    "avi-packed-bframes": ReferenceClip(
+        ".avi", _without_pts(pack_b_frames, bf=1), delay=-1 / 25, has_pts=False
+    ),
+    "mkv-vfw-bframes": ReferenceClip(".mkv", _without_pts(store_as_vfw, bf=2), delay=-1 / 25, has_pts=False),
+    "mpg-mpeg1-mp2": ReferenceClip(".mpg", _video(vcodec="mpeg1video", acodec="mp2", options={"bf": "2"})),
+    "vob-mpeg2-mp2": ReferenceClip(".vob", _video(vcodec="mpeg2video", acodec="mp2", options={"bf": "2"})),
+    "ts-h264-bframes": ReferenceClip(".ts", _video(vcodec="libx264", acodec="aac", options={"bf": "3"})),
+    "wmv-wmv2-wmav2": ReferenceClip(".wmv", _video(vcodec="wmv2", acodec="wmav2")),
     "avi-mjpeg-pcm": ReferenceClip(".avi", _video(vcodec="mjpeg", acodec="pcm_s16le", pix_fmt="yuvj420p")),
     "mov-h264-aac": ReferenceClip(".mov", _video(**H264)),
     "hevc-10-bit": ReferenceClip(
@@ -170,6 +201,7 @@ def onsets(clip: Clip) -> tuple[float, float]:
 
     config = build_config({"video": {"num_frames": 128, "size": 16}, "audio": {"n_fft": 512}})
     features = extract_features(clip, config)
+    assert features.frames is not None
     mel = np.concatenate(list(features.mel.astype(np.float32)), axis=1)
     band = mel[40:60].max(axis=0)
     # A window centered on the onset has half of the amplitude, 6 dB below the maximum.

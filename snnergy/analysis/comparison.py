@@ -23,17 +23,19 @@ from torch.nn import functional
 from avdata.errors import AvdataError, UsageError
 from avdata.progress import Progress
 from avdata.storage.atomic import atomic_write
+from avdata.streaming.dataset import AVDataset
 from snnergy.analysis.energy import Energy, measure_energy
-from snnergy.data import Batch, audio_video_batches, batches, open_split
+from snnergy.data import Batch, MelTransform, audio_video_batches, batches, mel_transform, open_split
 from snnergy.fusion.registry import FUSIONS
 from snnergy.models.config import check_choice
 from snnergy.models.network import SNNergy
-from snnergy.training.checkpoint import changed_settings, load_network, read_config
+from snnergy.training.checkpoint import RUN_FILE, changed_settings, load_network, read_config
 from snnergy.training.config import TrainConfig
 from snnergy.training.distributed import Device
 from snnergy.training.gradient_modulation import OGMGE
 from snnergy.training.plots import plot_comparison
-from snnergy.training.trainer import build_network, train
+from snnergy.training.setup import build_network
+from snnergy.training.trainer import train
 
 DEFAULT_FUSIONS = ("audio", "video", "concat", "ccssa", "cmqka")
 """The smallest informative comparison: each modality alone, concatenation, quadratic and linear attention."""
@@ -133,7 +135,11 @@ def compare_fusions(
         for name in chosen
     }
     first = results[chosen[0]][0]
-    costs = _costs(networks, dataset, _split(first), torch.device(str(first["device"])))
+    splits = {
+        name: open_split(dataset, name, features=config.features, rank=0, world_size=1)
+        for name in ("train", _split(first))
+    }
+    costs = _costs(networks, splits["train"], splits[_split(first)], torch.device(str(first["device"])))
     rows = [
         Row(
             name,
@@ -149,7 +155,7 @@ def compare_fusions(
 
 def _check(dataset: str | Path, configs: Sequence[TrainConfig]) -> None:
     """Check every fusion before the first training, which may take hours."""
-    data = open_split(dataset, "train", rank=0, world_size=1)
+    data = open_split(dataset, "train", features=configs[0].features, rank=0, world_size=1)
     if not {"val", "test"} & set(data.info["splits"]):
         msg = f"Dataset has neither a val nor a test split: {dataset}."
         raise AvdataError(msg, hint="prepare it with another --split-by; avdata info lists them")
@@ -171,7 +177,7 @@ def _train_or_resume(
     """Return the result of a run: start it, resume it, or read it if it has finished."""
     finished = run / "result.json"
     if not finished.is_file():
-        resume = (run / "config.json").is_file()
+        resume = (run / RUN_FILE).is_file()
         return train(dataset, run, config, device=device, progress=progress, resume=resume)
     stored = read_config(run)
     changed = changed_settings(stored["config"], config)
@@ -193,17 +199,17 @@ def _split(result: Mapping[str, Any]) -> str:
 
 
 def _costs(
-    networks: Mapping[str, SNNergy], dataset: str | Path, split: str, device: torch.device
+    networks: Mapping[str, SNNergy], train_data: AVDataset, data: AVDataset, device: torch.device
 ) -> dict[str, tuple[float, float, Energy]]:
     """Return ms per sample, MB and energy of each network; the networks are timed alternately."""
-    loader = open_split(dataset, "train", rank=0, world_size=1).loader(TIMING_BATCH_SIZE, num_workers=0)
-    (batch,) = batches(loader, 1, device)
+    mel = mel_transform(data, device)
+    (batch,) = batches(train_data.loader(TIMING_BATCH_SIZE, num_workers=0), 1, device, mel)
     times: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(TIMING_ROUNDS + 1):
         for name, network in networks.items():
             times[name].append(_seconds(network.to(device).eval(), batch))
     # The training step changes batch norm statistics and thereby firing rates, so it must come last.
-    energies = {name: _energy(network, dataset, split, device) for name, network in networks.items()}
+    energies = {name: _energy(network, data, mel, device) for name, network in networks.items()}
     return {
         # The first round is a warm-up.
         name: (
@@ -215,9 +221,9 @@ def _costs(
     }
 
 
-def _energy(network: SNNergy, dataset: str | Path, split: str, device: torch.device) -> Energy:
-    loader = open_split(dataset, split, rank=0, world_size=1).loader(TIMING_BATCH_SIZE, num_workers=0)
-    return measure_energy(network, audio_video_batches(loader, ENERGY_BATCHES, device))
+def _energy(network: SNNergy, data: AVDataset, mel: MelTransform | None, device: torch.device) -> Energy:
+    loader = data.loader(TIMING_BATCH_SIZE, num_workers=0)
+    return measure_energy(network, audio_video_batches(loader, ENERGY_BATCHES, device, mel))
 
 
 @torch.no_grad()

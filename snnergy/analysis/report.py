@@ -63,7 +63,7 @@ def report(run: str | Path, output: str | Path | None = None, *, dataset: str | 
     Args:
         run: folder of the run.
         output: HTML file to write; None: `report.html` in the folder of the run.
-        dataset: the prepared dataset; None: the one in config.json. If it is missing, the report has no
+        dataset: the prepared dataset; None: the one in run.json. If it is missing, the report has no
             samples.
 
     Returns:
@@ -85,10 +85,12 @@ def report(run: str | Path, output: str | Path | None = None, *, dataset: str | 
 
 def collect_page_data(folder: Path, dataset: str | Path | None = None) -> dict[str, Any]:
     """Return the variables of the template. Arguments as for `report`."""
-    stored = _read(folder / "config.json")
+    stored = _read(folder / "run.json")
     result = _read(folder / "result.json", missing={})
     masks, samples, energy, note = _sample_views(folder, dataset or stored.get("dataset"))
-    settings = stored.get("config") or {k: v for k, v in stored.items() if k not in {"model", "dataset"}}
+    settings = stored.get("config") or {
+        k: v for k, v in stored.items() if k not in {"model", "dataset", "facts", "processes"}
+    }
     labels = list(result.get("labels", ()))
     measured = {name: result[name] for name in ("test", "val") if isinstance(result.get(name), Mapping)}
     return {
@@ -100,7 +102,6 @@ def collect_page_data(folder: Path, dataset: str | Path | None = None) -> dict[s
         "result": result,
         "labels": labels,
         "measured": measured,
-        "classes": {name: classes(metrics["confusion"], labels) for name, metrics in measured.items()},
         "charts": curves(folder / "metrics.csv"),
         "rates": list(masks.rates.items()) if masks else [],
         "energy": energy,
@@ -143,28 +144,6 @@ def curves(metrics: Path) -> list[Chart]:
     return charts
 
 
-def classes(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return samples, precision, recall and F1 of each label; None if undefined.
-
-    >>> classes([[3, 1], [0, 4]], ["a", "b"])[0]
-    {'label': 'a', 'samples': 4, 'precision': 1.0, 'recall': 0.75, 'F1': 0.8571428571428571}
-    """
-    rows = []
-    for index, label in enumerate(labels):
-        correct, support = confusion[index][index], sum(confusion[index])
-        predicted = sum(row[index] for row in confusion)
-        ratios = {
-            "precision": (correct, predicted),
-            "recall": (correct, support),
-            "F1": (2 * correct, predicted + support),
-        }
-        rows.append(
-            {"label": label, "samples": support}
-            | {name: part / of if of else None for name, (part, of) in ratios.items()}
-        )
-    return rows
-
-
 def _sample_views(
     folder: Path, dataset: str | Path | None
 ) -> tuple[MaskRecord | None, list[SampleView], Energy | None, str]:
@@ -179,53 +158,57 @@ def _sample_views(
         return None, [], None, note
     from snnergy.analysis.attention_masks import record_masks  # noqa: PLC0415
     from snnergy.analysis.energy import measure_energy  # noqa: PLC0415
-    from snnergy.data import open_split, to_device  # noqa: PLC0415
+    from snnergy.data import mel_transform, open_any_split, to_device  # noqa: PLC0415
     from snnergy.training.checkpoint import load_network  # noqa: PLC0415
-    from snnergy.training.evaluation import check_compatible  # noqa: PLC0415
+    from snnergy.training.evaluation import match_dataset  # noqa: PLC0415
 
     try:
-        network, _ = load_network(checkpoint)
-        split = next(
-            name for name in ("test", "val", "train") if name in open_split(dataset, "train").info["splits"]
-        )
-        data = open_split(dataset, split, shuffle=True)
-        check_compatible(network, data)
+        network, config = load_network(checkpoint)
+        data = open_any_split(dataset, ("test", "val", "train"), features=config.features, shuffle=True)
+        facts, _ = match_dataset(network, data)
         batch = next(iter(data.loader(min(SAMPLES, len(data)), num_workers=0)))
-        inputs = to_device(batch)
+        inputs = to_device(batch, mel=mel_transform(data, facts=facts))
         masks = record_masks(network, inputs.audio, inputs.video)
         energy = measure_energy(network, [(inputs.audio, inputs.video)])
     except (AvdataError, RuntimeError, ValueError) as error:
         return None, [], None, f"Cannot run the network on {dataset}: {error_message(error)}"
-    return masks, [_sample_view(data, key, number, masks) for number, key in enumerate(batch.key)], energy, ""
+    return (
+        masks,
+        [_sample_view(data, facts.labels, key, number, masks) for number, key in enumerate(batch.key)],
+        energy,
+        "",
+    )
 
 
-def _sample_view(data: AVDataset, key: str, number: int, record: MaskRecord) -> SampleView:
+def _sample_view(
+    data: AVDataset, labels: Sequence[str], key: str, number: int, record: MaskRecord
+) -> SampleView:
     sample = data.find(key)
     predicted = int(record.probabilities[number].argmax())
-    frames = sample.frames.permute(0, 2, 3, 1).numpy()
+    frames = None if sample.frames is None else sample.frames.permute(0, 2, 3, 1).numpy()
     return SampleView(
         key=key,
         label=data.labels[sample.label],
-        predicted=data.labels[predicted],
+        predicted=labels[predicted],
         probability=float(record.probabilities[number, predicted]),
         images=tuple(_sample_images(frames, sample.mel.squeeze(1).numpy(), number, record)),
     )
 
 
 def _sample_images(
-    frames: np.ndarray, mel: np.ndarray, number: int, record: MaskRecord
+    frames: np.ndarray | None, mel: np.ndarray, number: int, record: MaskRecord
 ) -> list[tuple[str, str]]:
     """Return frames and spectrogram with the steps side by side, then with the masks of each stage."""
     from avdata.visualization.images import colorize, image_data_uri  # noqa: PLC0415
     from snnergy.analysis.attention_masks import overlay_mask  # noqa: PLC0415
 
-    color = frames if frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)
     low, high = float(mel.min()), float(mel.max())
     spectrogram = np.stack([colorize(step, low, high) for step in mel])
-    images = [
-        ("frames", np.concatenate(list(color), 1)),
-        ("spectrogram", np.concatenate(list(spectrogram), 1)),
-    ]
+    images = [("spectrogram", np.concatenate(list(spectrogram), 1))]
+    color = spectrogram
+    if frames is not None:
+        color = frames if frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)
+        images.insert(0, ("frames", np.concatenate(list(color), 1)))
     for (modality, stage), masks in sorted(record.masks.items(), key=lambda item: item[0][::-1]):
         steps = color if modality == "video" else spectrogram
         # Low bands are drawn at the bottom, but are the first rows of the mask.

@@ -32,7 +32,7 @@ class ResidualFusion(nn.Module):
         message: nn.Module,
         dim: int,
         shape: AlphaShape = "scalar",
-        first: float = 1.0,
+        first: float = 0.1,
         *,
         learn: bool = True,
     ) -> None:
@@ -73,7 +73,7 @@ class BidirectionalFusion(nn.Module):
         cell: NeuronSpec = DEFAULT_NEURON,
         *,
         alpha_shape: AlphaShape = "scalar",
-        alpha_init: float = 1.0,
+        alpha_init: float = 0.1,
         learn_alpha: bool = True,
         tie_directions: bool = False,
         spike_output: bool = False,

@@ -8,21 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from snnergy.layers.attention import align_grid
+from snnergy.layers.attention import ProductNeuron, align_grid
 from snnergy.layers.conv_norm import ConvNorm
 from snnergy.layers.neurons import DEFAULT_NEURON, NeuronSpec
-
-SCALE = 0.125
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return (Q·Kᵀ)·V of [..., d, N] as [..., d, N]."""
     return value @ (query.transpose(-1, -2) @ key).transpose(-1, -2)
-
-
-def _to_grid(attended: Tensor, grid: torch.Size) -> Tensor:
-    """Return [T, B, h, d, N] scaled, as currents [T, B, C, H, W]."""
-    return (attended * SCALE).flatten(2, 3).unflatten(3, grid)
 
 
 class CCSSA(nn.Module):
@@ -43,7 +36,7 @@ class CCSSA(nn.Module):
         self.heads = heads
         self.query, self.key, self.value = (ConvNorm(dim, 2 * dim) for _ in range(3))
         self.neurons = nn.ModuleList(cell.neuron() for _ in range(3))
-        self.spatial, self.temporal = cell.attention_neuron(), cell.attention_neuron()
+        self.spatial, self.temporal = ProductNeuron(dim, cell), ProductNeuron(dim, cell)
         self.out = ConvNorm(2 * dim, dim)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
@@ -61,15 +54,11 @@ class CCSSA(nn.Module):
         tokens = _attend(query, key, value)
         by_token = [part.permute(1, 2, 4, 0, 3) for part in (query_t, key_t, value_t)]
         steps = ((by_token[0] @ by_token[1].transpose(-1, -2)) @ by_token[2]).permute(3, 0, 1, 4, 2)
-        both = [
-            neuron(_to_grid(attended, grid))
-            for neuron, attended in ((self.spatial, tokens), (self.temporal, steps))
-        ]
-        return self.out(torch.cat(both, dim=2))
+        return self.out(torch.cat([self.spatial(tokens, grid), self.temporal(steps, grid)], dim=2))
 
 
 class SpikingCrossAttention(nn.Module):
-    """One direction of spiking cross-attention (SMMT): (Q·Kᵀ)·V with the target's Query, scaled, then spikes.
+    """One direction of spiking cross-attention (SMMT): (Q·Kᵀ)·V, with the target's Query, normalized; spikes.
 
     Args:
         dim: channels C of both modalities.
@@ -82,7 +71,8 @@ class SpikingCrossAttention(nn.Module):
         self.heads = heads
         self.query = ConvNorm(dim, dim)
         self.key_value = ConvNorm(dim, 2 * dim)
-        self.query_neuron, self.key_neuron, self.fire = cell.neuron(), cell.neuron(), cell.attention_neuron()
+        self.query_neuron, self.key_neuron = cell.neuron(), cell.neuron()
+        self.fire = ProductNeuron(dim, cell)
         self.out = ConvNorm(dim, dim)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
@@ -91,4 +81,4 @@ class SpikingCrossAttention(nn.Module):
         query = self.query_neuron(self.query(target)).unflatten(2, (self.heads, -1)).flatten(4)
         spikes = self.key_neuron(self.key_value(align_grid(source, grid)))
         key, value = spikes.unflatten(2, (2, self.heads, -1)).flatten(5).unbind(2)
-        return self.out(self.fire(_to_grid(_attend(query, key, value), grid)))
+        return self.out(self.fire(_attend(query, key, value), grid))

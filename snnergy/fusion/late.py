@@ -19,7 +19,7 @@ class LateFusion(nn.Module):
     """Concatenation of features; base class of the other methods.
 
     Late fusion has two parts, so that a stream can be classified after every step: `collect` runs on the
-    firing rates of each step, `combine` on the mean of its results over steps.
+    features of each step, `combine` on the mean of its results over steps.
 
     Args:
         names: modalities.
@@ -34,9 +34,9 @@ class LateFusion(nn.Module):
         super().__init__()
         self.width = len(names) * dim
 
-    def collect(self, rates: Mapping[str, Tensor]) -> Tensor:
-        """Return features [T, B, W] of the rates [T, B, C] of each modality."""
-        return torch.cat(list(rates.values()), dim=2)
+    def collect(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return features [T, B, W] of the features [T, B, C] of each modality."""
+        return torch.cat(list(features.values()), dim=2)
 
     def combine(self, features: Tensor) -> Tensor:
         """Return the head's input [B, width] for features [B, W], the mean over steps."""
@@ -50,9 +50,9 @@ class Sum(LateFusion):
         super().__init__(names, dim, cell)
         self.width = dim
 
-    def collect(self, rates: Mapping[str, Tensor]) -> Tensor:
-        """Return the sum of the rates [T, B, C] of all modalities."""
-        return torch.stack(list(rates.values())).sum(0)
+    def collect(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the sum of the features [T, B, C] of all modalities."""
+        return torch.stack(list(features.values())).sum(0)
 
 
 class FiLM(LateFusion):
@@ -98,7 +98,7 @@ class WeightAttention(LateFusion):
 
 
 class CMCI(LateFusion):
-    """Spikes of a neuron population driven by both modalities, concatenated with the rates of each.
+    """Spikes of a neuron population driven by both modalities, concatenated with the features of each.
 
     A linear head on the three parts is the sum of a joint head and two unimodal heads.
     """
@@ -108,17 +108,17 @@ class CMCI(LateFusion):
         self.width = 3 * dim
         self.audio, self.video = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.norm, self.neuron = nn.BatchNorm1d(dim), cell.neuron()
-        # As for sums over tokens: rates are small, and without a bias of 1 the population would be silent.
+        # As for sums over tokens: without a bias of 1 the population would be silent.
         nn.init.ones_(self.norm.bias)
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
-    def collect(self, rates: Mapping[str, Tensor]) -> Tensor:
-        """Return the population's spikes and the rates of both modalities, [T, B, 3·C]."""
-        current = self.audio(rates["audio"]) + self.video(rates["video"])
+    def collect(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the population's spikes and the features of both modalities, [T, B, 3·C]."""
+        current = self.audio(features["audio"]) + self.video(features["video"])
         spikes = self.neuron(self.norm(merge_time_batch(current)).unflatten(0, current.shape[:2]))
-        return torch.cat([spikes, rates["audio"], rates["video"]], dim=2)
+        return torch.cat([spikes, features["audio"], features["video"]], dim=2)
 
     def combine(self, features: Tensor) -> Tensor:
-        """Return the population's rates after an MLP, and the rates of both modalities."""
+        """Return the population's rates after an MLP, and the features of both modalities."""
         joint, own = features.tensor_split([self.width // 3], dim=1)
         return torch.cat([self.mlp(joint), own], dim=1)

@@ -57,6 +57,30 @@ class TokenSumMask(nn.Module):
         return mask.reshape(sums.shape).to(spikes.dtype)
 
 
+class ProductNeuron(nn.Module):
+    """Spikes of an attention product: batch norm with bias 1 before a neuron with threshold 0.5.
+
+    The size of a sum of products depends on the number of tokens and on the firing rates. With a fixed scale
+    the neuron is silent in a new network, or fires always. The norm has no weights: those of the projections
+    that make the product, and of the one that reads it, are enough.
+
+    Args:
+        dim: channels C.
+        cell: kind of neuron.
+    """
+
+    def __init__(self, dim: int, cell: NeuronSpec = DEFAULT_NEURON) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(dim, affine=False)
+        self.neuron = cell.attention_neuron()
+
+    def forward(self, product: Tensor, grid: Sequence[int]) -> Tensor:
+        """Return spikes [T, B, C, H, W] of a product [T, B, h, C / h, N] on a grid of N tokens."""
+        current = merge_time_batch(product.flatten(2, 3).unflatten(3, tuple(grid)))
+        spikes: Tensor = self.neuron(self.norm(current).add(1.0).unflatten(0, product.shape[:2]))
+        return spikes
+
+
 class QKAttention(nn.Module):
     """Query-key attention within a modality: a mask from the Query, applied to the Key (QKFormer, §3).
 
@@ -97,18 +121,16 @@ class QKAttention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Spiking self-attention (Spikformer, arXiv 2209.15425): Q·(Kᵀ·V), scaled, then spikes; no softmax.
+    """Spiking self-attention (Spikformer, arXiv 2209.15425): Q·(Kᵀ·V), normalized, then spikes; no softmax.
 
     Kᵀ·V is computed first: the cost is linear in tokens and quadratic in the channels of a head.
     """
-
-    SCALE = 0.125
 
     def __init__(self, dim: int, heads: int, cell: NeuronSpec = DEFAULT_NEURON) -> None:
         super().__init__()
         self.heads = heads
         self.query_key_value = ConvNorm(dim, 3 * dim)
-        self.neuron, self.fire = cell.neuron(), cell.attention_neuron()
+        self.neuron, self.fire = cell.neuron(), ProductNeuron(dim, cell)
         self.out = ConvNorm(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +138,7 @@ class SelfAttention(nn.Module):
         spikes = self.neuron(self.query_key_value(x))
         query, key, value = spikes.unflatten(2, (3, self.heads, -1)).flatten(5).unbind(2)
         attended = (value @ key.transpose(-1, -2)) @ query
-        return self.out(self.fire((attended * self.SCALE).flatten(2, 3).unflatten(3, x.shape[3:])))
+        return self.out(self.fire(attended, x.shape[3:]))
 
 
 def align_grid(spikes: Tensor, grid: Sequence[int]) -> Tensor:

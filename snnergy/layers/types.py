@@ -10,6 +10,8 @@ SumNorm = Literal["bn", "none"]
 
 Residual = Literal["membrane", "sew"]
 
+Readout = Literal["membrane", "rate"]
+
 Combine = Literal["concat", "or", "sum"]
 
 Modality = Literal["target", "source"]

@@ -9,12 +9,22 @@ from typing import Any, Literal, get_args
 
 from avdata.errors import UsageError, did_you_mean
 from snnergy.fusion.registry import FUSIONS
-from snnergy.layers.types import AlphaShape, Combine, Modality, NeuronKind, Residual, SumNorm, Surrogate
+from snnergy.layers.types import (
+    AlphaShape,
+    Combine,
+    Modality,
+    NeuronKind,
+    Readout,
+    Residual,
+    SumNorm,
+    Surrogate,
+)
 
 BRANCHES = ("s", "t", "st", "o")
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "residual": get_args(Residual),
+    "readout": get_args(Readout),
     "sum_norm": get_args(SumNorm),
     "combine": get_args(Combine),
     "query_source": get_args(Modality),
@@ -76,6 +86,7 @@ class ModelConfig:
         video_channels: 3 for RGB, 1 for gray.
         fusion: fusion method, one of `FUSIONS`.
         residual: residual connections: `membrane`, or `sew` as in QKFormer.
+        readout: features of the head: mean of the last stream (`membrane`), or of its spikes (`rate`).
         sum_norm: normalization of sums over tokens: `bn`, or `none` as in QKFormer.
         fusion_stages: stages at which the modalities are fused.
         branches: branches of CMQKA: `s` spatial, `t` temporal, `st` both, `o` outer.
@@ -105,11 +116,12 @@ class ModelConfig:
     video_channels: int = 3
     fusion: str = "cmqka"
     residual: Residual = "membrane"
+    readout: Readout = "membrane"
     sum_norm: SumNorm = "bn"
     fusion_stages: tuple[int, ...] = (1, 2, 3)
     branches: str = "st"
     alpha_shape: AlphaShape = "scalar"
-    alpha_init: float = 1.0
+    alpha_init: float = 0.1
     learn_alpha: bool = True
     combine: Combine = "concat"
     query_source: Modality = "target"
@@ -172,13 +184,16 @@ class ModelConfig:
 
 
 PRESETS: Mapping[str, ModelConfig] = {
+    # For tests: eight binary channels in the first layer are too few for recordings.
     "nano": ModelConfig((16, 32, 64), (1, 2, 4), (1, 1, 1), 2),
     "tiny": ModelConfig((32, 64, 128), (2, 4, 8), (1, 1, 1), 2),
     "small": ModelConfig((48, 96, 192), (2, 4, 6), (1, 1, 2), 2),
     "base": ModelConfig((64, 128, 256), (2, 4, 8), (1, 2, 2), 4),
     "large": ModelConfig((128, 256, 512), (4, 8, 8), (1, 2, 3), 4),
     # Our reconstruction of the paper's network; the authors published no code of it.
-    "paper_like": ModelConfig((128, 256, 512), (8, 8, 8), (1, 2, 3), 4, residual="sew", sum_norm="none"),
+    "paper_like": ModelConfig(
+        (128, 256, 512), (8, 8, 8), (1, 2, 3), 4, residual="sew", sum_norm="none", alpha_init=1.0
+    ),
 }
 
 

@@ -1,29 +1,32 @@
-"""SNNergy: two encoders of three stages, fused at every stage, and a linear head on firing rates."""
+"""SNNergy: two encoders of three stages, fused at every stage, and a linear head on the last streams."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import update_bn
 
 from avdata.errors import UsageError
 from snnergy.fusion.block import BidirectionalFusion, ModalityTensors
 from snnergy.fusion.late import LateFusion
 from snnergy.fusion.registry import FUSIONS
-from snnergy.layers.checkpointing import batch_norms, call, checkpointed
+from snnergy.layers.checkpointing import call, checkpointed
 from snnergy.layers.monitor import record_spikes
 from snnergy.layers.neurons import Membranes, NeuronSpec, SpikingNeuron, stateful
 from snnergy.layers.residual import ResidualInput
 from snnergy.layers.types import AttentionKind
 from snnergy.models.config import PRESETS, ModelConfig, configure
+from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.encoder import Stage
 
 __all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "StreamState", "build", "recalibrate"]
@@ -37,7 +40,7 @@ Layout = Literal["TBCHW", "BTCHW"]
 Present = Mapping[str, Tensor | None]
 
 
-def build(preset: str = "nano", **options: Any) -> SNNergy:
+def build(preset: str = "small", **options: Any) -> SNNergy:
     """Build a network from a model preset.
 
     >>> sum(weight.numel() for weight in build("nano", num_classes=6, video_channels=1).parameters())
@@ -70,11 +73,16 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
 
     Args:
         config: settings; `build` makes them from a model preset.
+
+    Attributes:
+        dataset: labels, mel statistics and settings of the training set; None for a network that was not
+            trained on a prepared dataset. `save_pretrained` stores them.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.dataset: DatasetFacts | None = None
         cell = NeuronSpec(config.neuron, config.surrogate)
         spec = FUSIONS[config.fusion]
         used = spec.modalities
@@ -84,7 +92,7 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         self.fusions = nn.ModuleDict(
             {str(stage): _fusion(config, stage - 1) for stage in config.fusion_stages}
         )
-        self.rates = nn.ModuleDict({name: ResidualInput(config.residual, cell) for name in used})
+        self.readouts = nn.ModuleDict({name: _readout(config, cell) for name in used})
         late = FUSIONS[config.head] if spec.stage == "each" else spec
         self.join: LateFusion = late.build(used, config.dims[-1], cell)
         self.head = nn.Linear(self.join.width, config.num_classes)
@@ -188,11 +196,11 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
             streams = self._stage(stage, streams, present, steps)
             if stages is not None:
                 stages.append(streams)
-        rates = {}
+        features = {}
         for name, stream in streams.items():
-            rate, mask = self.rates[name](stream).mean((3, 4)), present[name]
-            rates[name] = rate if mask is None else rate * mask[None, :, None]
-        return self.join.collect(rates)
+            feature, mask = self.readouts[name](stream).mean((3, 4)), present[name]
+            features[name] = feature if mask is None else feature * mask[None, :, None]
+        return self.join.collect(features)
 
     def _stage(self, stage: int, streams: ModalityTensors, present: Present, steps: int) -> ModalityTensors:
         run = checkpointed if self.config.checkpoint and torch.is_grad_enabled() else call
@@ -214,12 +222,21 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         decayed, plain = groups
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)
+        facts = {} if self.dataset is None else {"dataset": self.dataset.dump()}
+        text = json.dumps({**asdict(self.config), **facts}, sort_keys=True, indent=2)
+        (save_directory / "config.json").write_text(text, encoding="utf-8")
+
     @classmethod
     def _from_pretrained(cls, *, config: Mapping[str, Any], **options: Any) -> SNNergy:  # type: ignore[override]
         settings: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
         }
-        return super()._from_pretrained(config=ModelConfig(**settings), **options)
+        facts = settings.pop("dataset", None)
+        network: SNNergy = super()._from_pretrained(config=ModelConfig(**settings), **options)
+        network.dataset = None if facts is None else DatasetFacts.parse(facts)
+        return network
 
 
 def _encoder(config: ModelConfig, channels: int, kinds: tuple[AttentionKind, ...]) -> nn.ModuleList:
@@ -234,6 +251,11 @@ def _encoder(config: ModelConfig, channels: int, kinds: tuple[AttentionKind, ...
         )
         for stage in range(3)
     )  # fmt: skip
+
+
+def _readout(config: ModelConfig, cell: NeuronSpec) -> nn.Module:
+    # The firing rates of the last stage carry too little: on speech, they halve what a network learns.
+    return nn.Identity() if config.readout == "membrane" else ResidualInput(config.residual, cell)
 
 
 def _fusion(config: ModelConfig, stage: int) -> BidirectionalFusion:
@@ -285,22 +307,6 @@ def _segments(audio: Tensor, steps: int) -> Tensor:
     return torch.stack(parts)
 
 
-@contextmanager
-def _cumulative(model: nn.Module) -> Iterator[None]:
-    norms = batch_norms(model)
-    before, training = [norm.momentum for norm in norms], model.training
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    model.train()
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum
-        model.train(training)
-
-
 def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Set the statistics of all batch norms to their mean over training batches.
 
@@ -319,6 +325,9 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> N
     if first is None:
         msg = "No batches to recalibrate on."
         raise UsageError(msg, hint="use batches of the train split")
-    with torch.no_grad(), _cumulative(model):
-        for audio, video in chain([first], remaining):
-            model(audio, video)
+    # `update_bn` calls a model with the first element of a batch as its only argument.
+    unpack = model.register_forward_pre_hook(lambda _, inputs: inputs[0], prepend=True)
+    try:
+        update_bn(((pair,) for pair in chain([first], remaining)), model)
+    finally:
+        unpack.remove()

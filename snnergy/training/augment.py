@@ -1,6 +1,7 @@
-"""Augmentation of training samples, determined by (seed, epoch, key).
+"""Augmentation of training batches, determined by (seed, epoch, key) of each sample.
 
-The result does not depend on workers, ranks or resumes.
+The result does not depend on the batch, workers, ranks or resumes. The random numbers of each sample are
+drawn first; then every change is applied to the complete batch on its device.
 
 Changes of time affect both modalities together. Changes of frames affect all frames of a clip alike.
 """
@@ -9,14 +10,37 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from snnergy.data import Batch
 from snnergy.training.config import AugmentConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Random changes of the samples of a batch, on the CPU.
+
+    Attributes:
+        steps: int64 [B], shift in time.
+        flip: bool [B], horizontal flip.
+        angle: float64 [B], rotation in degrees, counterclockwise.
+        brightness: float64 [B], factor.
+        contrast: float64 [B], factor.
+        bands: bool [B, F], masked mel bands.
+        columns: bool [B, N], masked columns of the complete spectrogram.
+    """
+
+    steps: Tensor
+    flip: Tensor
+    angle: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    bands: Tensor
+    columns: Tensor
 
 
 def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
@@ -50,95 +74,137 @@ def augment(
     """
     if config == AugmentConfig():
         return mel, frames
-    samples = [
-        _augment_sample(mel[index], frames[index], config, sample_rng(seed, epoch, key), repeated=repeated)
-        for index, key in enumerate(keys)
-    ]
-    return torch.stack([audio for audio, _ in samples]), torch.stack([video for _, video in samples])
-
-
-def _augment_sample(
-    mel: Tensor, frames: Tensor, config: AugmentConfig, rng: np.random.Generator, *, repeated: bool
-) -> tuple[Tensor, Tensor]:
-    # Draw everything first and in a fixed order, so that disabling one change does not alter the others.
-    steps = int(rng.integers(-config.shift, config.shift + 1))
-    masks, flip = int(rng.integers(2**31)), rng.random() < config.flip
-    angle = float(rng.uniform(-config.rotate, config.rotate))
-    brightness, contrast = rng.uniform(1 - config.jitter, 1 + config.jitter, size=2)
-    if steps:
-        mel, frames = shift(mel, frames, steps, repeated=repeated)
+    steps, bands, columns = mel.shape[1], mel.shape[3], mel.shape[4]
+    size = (bands, columns if repeated else steps * columns)
+    changes = draw_changes(keys, config, size, seed=seed, epoch=epoch)
+    if config.shift:
+        mel, frames = shift(mel, frames, changes.steps, repeated=repeated)
     if config.bands or config.columns:
-        mel = spec_augment(mel, config.bands, config.columns, masks, repeated=repeated)
-    return mel, _augment_frames(frames, flip, angle, float(brightness), float(contrast))
+        mel = mask(mel, changes.bands, changes.columns)
+    if config.flip or config.rotate or config.jitter:
+        frames = _change_frames(frames, changes, config)
+    return mel, frames
 
 
-def shift(mel: Tensor, frames: Tensor, steps: int, *, repeated: bool = False) -> tuple[Tensor, Tensor]:
-    """Return mel [T, 1, F, L] and frames [T, C, H, W] rolled in time by `steps` steps.
-
-    A step is the smallest shift that both support: frames cannot be shifted by a fraction of a step.
-    """
-    if repeated:
-        return mel.roll(steps * mel.shape[-1] // len(frames), -1), frames.roll(steps, 0)
-    return mel.roll(steps, 0), frames.roll(steps, 0)
-
-
-def spec_augment(mel: Tensor, bands: int, columns: int, seed: int, *, repeated: bool = False) -> Tensor:
-    """Return mel [T, 1, F, L] with one range of bands and one of columns set to 0, the mean.
-
-    This is SpecAugment (arXiv 1904.08779).
-
-    The steps form one spectrogram side by side: bands are masked in all steps, columns once in the complete
-    one.
-    """
-    from torchaudio import transforms  # noqa: PLC0415  # imported on use: its releases often break
-
-    spectrogram = mel[:1] if repeated else torch.cat(list(mel), -1)[None]
-    with torch.random.fork_rng(devices=[mel.device] if mel.is_cuda else []):
-        torch.manual_seed(seed)
-        if bands:
-            spectrogram = transforms.FrequencyMasking(min(bands, mel.shape[-2]))(spectrogram)
-        if columns:
-            spectrogram = transforms.TimeMasking(min(columns, spectrogram.shape[-1]))(spectrogram)
-    if repeated:
-        return spectrogram.expand_as(mel).clone()
-    return torch.stack(spectrogram[0].chunk(len(mel), -1))
-
-
-def _augment_frames(frames: Tensor, flip: bool, angle: float, brightness: float, contrast: float) -> Tensor:
-    if not flip and angle == 0 and brightness == contrast == 1:
-        return frames
-    from torchvision.transforms.v2 import InterpolationMode, functional  # noqa: PLC0415
-
-    changed: Any = functional.horizontal_flip(frames) if flip else frames
-    if angle:
-        changed = functional.rotate(changed, angle, interpolation=InterpolationMode.BILINEAR)
-    if brightness != 1:
-        changed = functional.adjust_brightness(changed, brightness)
-    if contrast != 1:
-        changed = functional.adjust_contrast(changed, contrast)
-    result: Tensor = changed
-    return result
-
-
-def mixup(batch: Batch, alpha: float, rng: np.random.Generator) -> tuple[Batch, Tensor, float]:
-    """Mix each sample with another one (arXiv 1710.09412).
-
-    Both modalities use the same λ and the same permutation. Two permutations would pair audio and video
-    that no label describes.
+def draw_changes(
+    keys: Sequence[str], config: AugmentConfig, size: tuple[int, int], *, seed: int, epoch: int
+) -> Changes:
+    """Draw the changes of samples, each from its own generator.
 
     Args:
-        batch: batch in the network's layout.
-        alpha: parameter of the Beta distribution of λ; 0 disables mixup.
-        rng: random generator.
-
-    Returns:
-        The mixed batch with its own labels, the labels of the other samples, and the weight λ of its own
-        labels.
+        keys: keys of the B samples.
+        config: augmentation settings.
+        size: F and N, bands and columns of a complete spectrogram.
+        seed: seed of the run.
+        epoch: number of the epoch.
     """
-    if alpha == 0:
-        return batch, batch.label, 1.0
-    share = float(rng.beta(alpha, alpha))
-    other = torch.from_numpy(rng.permutation(len(batch.label))).to(batch.label.device)
-    audio = torch.lerp(batch.audio[:, other], batch.audio, share)
-    video = torch.lerp(batch.video[:, other], batch.video, share)
-    return Batch(audio, video, batch.label, batch.weight), batch.label[other], share
+    rows, masks = [], []
+    for key in keys:
+        # Draw everything in a fixed order, so that disabling one change does not alter the others.
+        rng = sample_rng(seed, epoch, key)
+        steps, masks_seed = rng.integers(-config.shift, config.shift + 1), rng.integers(2**31)
+        flip, angle = rng.random() < config.flip, rng.uniform(-config.rotate, config.rotate)
+        rows.append((steps, flip, angle, *rng.uniform(1 - config.jitter, 1 + config.jitter, size=2)))
+        masks.append(_draw_masks(config, size, int(masks_seed)))
+    steps, flip, angle, brightness, contrast = torch.tensor(rows, dtype=torch.float64).T
+    bands, columns = (torch.stack(part) for part in zip(*masks, strict=True))
+    return Changes(steps.long(), flip.bool(), angle, brightness, contrast, bands, columns)
+
+
+def _draw_masks(config: AugmentConfig, size: tuple[int, int], seed: int) -> list[Tensor]:
+    """Return SpecAugment's masked bands, bool [F], and columns, bool [N] (arXiv 1904.08779)."""
+    from torchaudio.functional import mask_along_axis  # noqa: PLC0415  # its releases often break
+
+    # torchaudio draws from torch's generator on the CPU, where a vector suffices to get a mask.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return [
+            mask_along_axis(torch.ones(1, length), round(share * length), 0.0, axis=1)[0] == 0
+            for share, length in zip((config.bands, config.columns), size, strict=True)
+        ]
+
+
+def shift(mel: Tensor, frames: Tensor, steps: Tensor, *, repeated: bool = False) -> tuple[Tensor, Tensor]:
+    """Roll both modalities of each sample in time.
+
+    A step is the smallest shift that both support: frames cannot be shifted by a fraction of a step.
+
+    Args:
+        mel: float32 [B, T, 1, F, L].
+        frames: uint8 [B, T, C, H, W].
+        steps: int64 [B].
+        repeated: the mel of each step covers the complete window.
+    """
+    count, columns = frames.shape[1], mel.shape[4]
+    samples, sources = _sources(steps, count, frames.device)
+    frames = frames[samples, sources]
+    if not repeated:
+        return mel[samples, sources], frames
+    sources = _sources(steps * columns // count, columns, mel.device)[1]
+    return mel.take_along_dim(sources[:, None, None, None], 4), frames
+
+
+def _sources(steps: Tensor, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the index of each sample, int64 [B, 1], and of what each position takes, int64 [B, count]."""
+    sources = (torch.arange(count) - steps[:, None]) % count
+    return torch.arange(len(steps), device=device)[:, None], sources.to(device)
+
+
+def mask(mel: Tensor, bands: Tensor, columns: Tensor) -> Tensor:
+    """Set bands and columns of each sample to 0, the mean.
+
+    Bands are masked in all steps. The steps form one spectrogram side by side, unless each covers the
+    complete window: columns are masked once in the complete one.
+
+    Args:
+        mel: float32 [B, T, 1, F, L].
+        bands: bool [B, F].
+        columns: bool [B, T·L], or [B, L] if each step covers the complete window.
+    """
+    by_step = columns.view(len(mel), -1, 1, 1, mel.shape[4])
+    return mel.masked_fill(bands.to(mel.device)[:, None, None, :, None] | by_step.to(mel.device), 0.0)
+
+
+def _change_frames(frames: Tensor, changes: Changes, config: AugmentConfig) -> Tensor:
+    """Flip and rotate frames, then change brightness and contrast; values as in `torchvision.transforms.v2`.
+
+    Images stay in float32 with whole numbers between the changes, as v2 converts to uint8 after each.
+    """
+    from torchvision.transforms.v2 import functional as v2  # noqa: PLC0415
+
+    def factors(values: Tensor) -> Tensor:
+        return values.to(frames.device, torch.float32)[:, None, None, None, None]
+
+    # A loader's frames are in storage order, in which most changes are slower.
+    frames = frames.contiguous()
+    if config.flip:
+        flip = changes.flip.to(frames.device)[:, None, None, None, None]
+        frames = torch.where(flip, v2.horizontal_flip(frames), frames)
+    images = frames.float()
+    if config.rotate:
+        images = _rotate(images, changes.angle)
+    if config.jitter:
+        images = images.mul_(factors(changes.brightness)).clamp_(0, 255).floor_()
+        # The sum of whole numbers is exact in float64, so that it does not depend on its order.
+        gray = v2.rgb_to_grayscale(images).floor_().mean((2, 3, 4), keepdim=True, dtype=torch.float64)
+        # Like `add` with `alpha` in v2, `addcmul` rounds once.
+        images = images.mul_(factors(changes.contrast)).addcmul_(gray.float(), factors(1 - changes.contrast))
+        images = images.clamp_(0, 255)
+    return images.to(torch.uint8)
+
+
+def _rotate(images: Tensor, angle: Tensor) -> Tensor:
+    """Rotate images float32 [B, T, C, H, W] around their center by angles [B] in degrees.
+
+    The grid is computed by element. `affine_grid` multiplies matrices, whose rounding may depend on the
+    batch size, and with TF32 is wrong by a hundredth of a pixel.
+    """
+    height, width = images.shape[-2:]
+    radians = angle.deg2rad()[:, None, None]
+    cos, sin = (part.to(images.device, torch.float32) for part in (radians.cos(), radians.sin()))
+    x = torch.linspace((1 - width) / 2, (width - 1) / 2, width, device=images.device)
+    y = torch.linspace((1 - height) / 2, (height - 1) / 2, height, device=images.device)[:, None]
+    grid = torch.stack(((cos * x - sin * y) / (width / 2), (sin * x + cos * y) / (height / 2)), -1)
+    # As channels, the frames of a clip share the computation of weights.
+    rotated = functional.grid_sample(images.flatten(1, 2), grid, align_corners=False)
+    return rotated.round_().view_as(images)

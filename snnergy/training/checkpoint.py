@@ -20,13 +20,18 @@ from avdata.config.overrides import diff_settings
 from avdata.errors import AvdataError, UsageError
 from avdata.storage.atomic import atomic_write
 from snnergy.models.config import ModelConfig
+from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.network import SNNergy
 from snnergy.training.config import TrainConfig, parse
 
-FORMAT = 1
+FORMAT = 3
+
+RUN_FILE = "run.json"
+"""Settings, network and training set of a run. `save_pretrained` writes its own config.json."""
 
 RESUME_MAY_CHANGE = {"workers", "save_every", "accumulate"}
-"""Settings that a resumed run may change: they change no result, except the last bit of a sum."""
+"""Settings that a resumed run may change; `accumulate` only together with the number of processes, so that
+batch norms see equally many samples."""
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -76,26 +81,28 @@ def load(data: bytes, name: str | Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return `config`, `model` and `dataset` of a run's config.json.
+    """Return `config`, `model`, `dataset`, `facts` and `processes` of a run's run.json.
 
     Raises:
         AvdataError: the file is missing or invalid.
     """
-    path = folder / "config.json"
+    path = folder / RUN_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {
             "config": dict(content["config"]),
             "model": dict(content["model"]),
             "dataset": str(content["dataset"]),
+            "facts": DatasetFacts.parse(content["facts"]),
+            "processes": int(content["processes"]),
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"Cannot read {path}: {error}."
-        raise AvdataError(msg, hint="use a run's folder, or a checkpoint next to its config.json") from error
+        raise AvdataError(msg, hint="use a run's folder, or a checkpoint next to its run.json") from error
 
 
 def run_settings(folder: Path) -> TrainConfig:
-    """Return the settings in a run's config.json."""
+    """Return the settings in a run's run.json."""
     return parse(read_config(folder)["config"])
 
 
@@ -108,17 +115,47 @@ def changed_settings(stored: Mapping[str, Any], config: TrainConfig) -> str:
     )
 
 
-def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
+def _check_batch_norm_size(folder: Path, stored: TrainConfig, config: TrainConfig, processes: int) -> None:
+    """Raise if a resumed run has another number of samples per batch norm."""
+    before = int(read_config(folder)["processes"])
+    size, requested = stored.batch_norm_size(before), config.batch_norm_size(processes)
+    if size == requested:
+        return
+    msg = (
+        f"Batch norms of the run in {folder} see {size} samples ({_count(before)}, accumulate"
+        f" {stored.accumulate}), requested {requested} ({_count(processes)}, accumulate {config.accumulate})."
+    )
+    parts, rest = divmod(config.batch_size, size * (1 if config.sync_batchnorm else processes))
+    hint = f"add --set accumulate={parts}" if parts and not rest else f"resume with {_count(before)}"
+    raise UsageError(msg, hint=hint)
+
+
+def _extends(folder: Path, config: TrainConfig) -> bool:
+    """Return whether `config` has more epochs or steps than the finished run in `folder`."""
+    if not (folder / "result.json").exists() or not (folder / RUN_FILE).exists():
+        return False
+    stored = run_settings(folder)
+    if stored.steps or config.steps:
+        return (config.steps or 0) > (stored.steps or 0) > 0
+    return config.epochs > stored.epochs
+
+
+def _count(processes: int) -> str:
+    return f"{processes} process{'es' * (processes != 1)}"
+
+
+def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool, processes: int = 1) -> None:
     """Raise unless a run with these settings can start, or resume, in `folder`.
 
     Raises:
         AvdataError: it holds another run, or none to resume.
         UsageError: the run to resume has other settings.
     """
-    if (folder / "result.json").exists():
+    if (folder / "result.json").exists() and not (resume and _extends(folder, config)):
         msg = f"Output folder already holds a finished run: {folder}."
-        raise AvdataError(msg, hint="choose another --output, or delete the folder")
-    has_run = (folder / "config.json").exists()
+        hint = "extend it with --resume and more --epochs (or --steps), choose another --output, or delete it"
+        raise AvdataError(msg, hint=hint)
+    has_run = (folder / RUN_FILE).exists()
     if folder.exists() and not folder.is_dir():
         msg = f"Output path is a file: {folder}."
         raise AvdataError(msg, hint="choose a folder with --output")
@@ -130,17 +167,21 @@ def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None
     if not has_run:
         msg = f"No run to resume in {folder}."
         raise AvdataError(msg, hint="omit --resume to start one")
-    changed = changed_settings(run_settings(folder).model_dump(mode="json"), config)
+    stored = run_settings(folder)
+    if _extends(folder, config):
+        stored = stored.model_copy(update={"epochs": config.epochs, "steps": config.steps})
+    changed = changed_settings(stored.model_dump(mode="json"), config)
     if changed:
         msg = f"Settings differ from the run in {folder}: {changed}."
         raise UsageError(msg, hint="omit them to resume with the run's settings, or choose another --output")
+    _check_batch_norm_size(folder, stored, config, processes)
 
 
 def load_network(checkpoint: str | Path) -> tuple[SNNergy, TrainConfig]:
     """Return the network of a checkpoint, in evaluation mode on the CPU, and its training settings.
 
     Raises:
-        AvdataError: the checkpoint or the config.json next to it cannot be read.
+        AvdataError: the checkpoint or the run.json next to it cannot be read.
     """
     network, config, _ = load_all(checkpoint)
     return network, config
@@ -153,12 +194,13 @@ def load_all(checkpoint: str | Path) -> tuple[SNNergy, TrainConfig, bool]:
         data = path.read_bytes()
     except OSError as error:
         msg = f"Cannot read {path}: {error.strerror}."
-        raise AvdataError(msg, hint="use a run's folder, or a checkpoint next to its config.json") from error
+        raise AvdataError(msg, hint="use a run's folder, or a checkpoint next to its run.json") from error
     stored = read_config(path.parent)
     state = load(data, path)
     options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in stored["model"].items()
     }
     network = SNNergy(ModelConfig(**options))
+    network.dataset = DatasetFacts.parse(state["facts"])
     network.load_state_dict(state["ema"] or state["network"])
     return network.eval(), parse(stored["config"]), bool(state["calibrated"])

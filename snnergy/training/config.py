@@ -1,16 +1,17 @@
 """Typed settings of a training and the training presets.
 
 A training preset is a set of default settings: ours, or those of an author's public code. A file or the
-command line can change every setting. The resolved settings are stored in the run's config.json.
+command line can change every setting. The resolved settings are stored in the run's run.json.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from avdata.config.overrides import merge_overrides
 from avdata.config.schema import format_validation_error
@@ -21,14 +22,16 @@ LR_PER_64_SAMPLES = 5e-4
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
+Epoch = Annotated[int, Field(ge=0)]
+
 
 class AugmentConfig(BaseModel):
     """Augmentation of training samples. Each change is random, the values are its maxima."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    bands: int = Field(0, ge=0, description="SpecAugment: maximum number of masked mel bands")
-    columns: int = Field(0, ge=0, description="SpecAugment: maximum number of masked columns")
+    bands: float = Field(0.0, ge=0, le=1, description="SpecAugment: maximum masked share of the mel bands")
+    columns: float = Field(0.0, ge=0, le=1, description="SpecAugment: maximum masked share of the columns")
     shift: int = Field(0, ge=0, description="maximum shift in time of both modalities, in steps")
     flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip")
     rotate: float = Field(0.0, ge=0, le=180, description="maximum rotation in degrees, in both directions")
@@ -41,15 +44,22 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     train_preset: str = Field("snnergy", description="training preset that supplied the defaults")
-    model: str = Field("nano", description="model preset: nano, tiny, small, base, large, paper_like")
+    model: str = Field(
+        "small", description="model preset: nano (for tests), tiny, small, base, large, paper_like"
+    )
     fusion: str = Field("cmqka", description="fusion method; see below")
     model_options: dict[str, Any] = Field(
         default_factory=dict, description="fields of ModelConfig that differ from the model preset"
     )
+    features: Literal["stored", "waveform"] = Field(
+        "stored", description="waveform: compute the mels on the device, from waveforms of the dataset"
+    )
     steps: int | None = Field(None, ge=1, description="optimizer steps; takes precedence over epochs")
     epochs: int = Field(200, ge=1, description="passes over the train split")
     batch_size: int = Field(64, ge=1, description="samples per optimizer step, over all processes and parts")
-    accumulate: int = Field(1, ge=1, description="gradient accumulation: parts per process and step")
+    accumulate: int = Field(
+        1, ge=1, description="gradient accumulation: parts per process and step; batch norms see one part"
+    )
     lr: float | None = Field(
         None, gt=0, description="peak learning rate; None: 5e-4 per 64 samples of a step"
     )
@@ -68,9 +78,14 @@ class TrainConfig(BaseModel):
     clip: float | None = Field(1.0, gt=0, description="maximum norm of the unscaled gradient")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
     mixup: float = Field(0.2, ge=0, description="alpha of mixup's Beta distribution; 0 disables mixup")
-    augment: AugmentConfig = AugmentConfig(bands=16, columns=16, shift=0, flip=0.5, rotate=5.0, jitter=0.2)
+    augment: AugmentConfig = AugmentConfig(
+        bands=0.125, columns=0.125, shift=0, flip=0.5, rotate=5.0, jitter=0.2
+    )
     ogm_ge: float | None = Field(
         None, gt=0, description="alpha of OGM-GE (0.8 for CREMA-D); None disables it"
+    )
+    ogm_ge_epochs: tuple[Epoch, Epoch] = Field(
+        (0, 50), description="first and last epoch in which OGM-GE modifies gradients, counted from 0"
     )
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of a moving average of the weights, used for evaluation"
@@ -80,7 +95,9 @@ class TrainConfig(BaseModel):
     )
     sync_batchnorm: bool = Field(False, description="synchronize batch norms over all GPUs")
     patience: int | None = Field(
-        40, ge=1, description="stop after this many epochs without improvement on validation"
+        10,
+        ge=1,
+        description="stop after this many evaluations without improvement, counted after the warm-up",
     )
     eval_every: int | None = Field(
         None, ge=1, description="epochs between evaluations; None: at most 50 evaluations per run"
@@ -91,6 +108,38 @@ class TrainConfig(BaseModel):
         None, ge=0, description="loader threads that prefetch batches; None: 0 on the CPU, 4 with a GPU"
     )
 
+    def batch_norm_size(self, processes: int) -> int:
+        """Return the number of samples that a batch norm normalizes together, which changes the training.
+
+        >>> TrainConfig(batch_size=64, accumulate=2).batch_norm_size(processes=4)
+        8
+        """
+        return self.batch_size // (self.accumulate * (1 if self.sync_batchnorm else processes))
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _parse_precision(cls, value: object) -> object:
+        # YAML reads `--set precision=32` as a number.
+        return str(value) if value == 32 and not isinstance(value, bool) else value
+
+    @property
+    def peak_lr(self) -> float:
+        """Peak learning rate."""
+        return self.lr or LR_PER_64_SAMPLES * self.batch_size / 64
+
+    def describe(self) -> str:
+        """Return all settings on one line, with the learning rate resolved.
+
+        >>> TrainConfig(steps=250).describe()[:71]
+        'train_preset=snnergy model=small fusion=cmqka features=stored steps=250'
+        """
+        values = {**self.model_dump(), "lr": self.peak_lr}
+        # The other one has no effect.
+        values.pop("epochs" if self.steps else "steps")
+        for group in ("model_options", "augment"):
+            values |= {f"{group}.{name}": value for name, value in values.pop(group).items()}
+        return " ".join(f"{name}={_show(value)}" for name, value in values.items())
+
     def rate(self, step: int, steps: int, steps_per_epoch: int) -> float:
         """Return the learning rate of optimizer step `step` (from 0) of `steps`.
 
@@ -98,9 +147,7 @@ class TrainConfig(BaseModel):
         >>> print(*(round(config.rate(step, 20, 4), 3) for step in (0, 2, 4, 12, 20)))
         0.0 0.5 1.0 0.5 0.0
         """
-        peak = self.lr or LR_PER_64_SAMPLES * self.batch_size / 64
-        longest = 0.3 * steps
-        warmup = longest if self.warmup_epochs is None else min(self.warmup_epochs * steps_per_epoch, longest)
+        peak, warmup = self.peak_lr, self.warmup_steps(steps, steps_per_epoch)
         if step < warmup:
             low = min(self.start_lr, peak)
             return low + (peak - low) * step / warmup
@@ -108,6 +155,11 @@ class TrainConfig(BaseModel):
             return peak
         low, done = min(self.min_lr, peak), (step - warmup) / max(steps - warmup, 1)
         return low + (peak - low) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+    def warmup_steps(self, steps: int, steps_per_epoch: int) -> float:
+        """Return the number of optimizer steps of the warm-up."""
+        longest = 0.3 * steps
+        return longest if self.warmup_epochs is None else min(self.warmup_epochs * steps_per_epoch, longest)
 
     def evaluation_interval(self, steps: int, steps_per_epoch: int) -> int:
         """Epochs from one evaluation to the next.
@@ -138,10 +190,11 @@ TRAIN_PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
     # Public code of the same author, snn_multi_modal: unimodal training. Where its scripts differ (decay
     # 0.2, 0.05 or 0.01; 100 to 180 epochs; patience 25 to 40) this is one of the values. Cutmix is omitted;
-    # fp16 works on GPUs only (`precision=fp16`); the eight time steps are a setting of the dataset.
+    # fp16 works on GPUs only (`precision=fp16`); the eight time steps are a setting of the dataset. Its
+    # patience counts epochs, so that every epoch is evaluated.
     "mm": {
         "batch_size": 64, "lr": 5e-4, "warmup_epochs": 20, "epochs": 180, "weight_decay": 0.05,
-        "label_smoothing": 0.1, "mixup": 0.2, "patience": 40,
+        "label_smoothing": 0.1, "mixup": 0.2, "patience": 40, "eval_every": 1,
         "augment": {**_NO_AUGMENT, "flip": 0.5, "rotate": 5.0, "jitter": 0.2},
     },
 }  # fmt: skip
@@ -151,10 +204,10 @@ def resolve_config(train_preset: str | None, *overrides: Mapping[str, Any]) -> T
     """Return the settings of a training preset with overrides; later overrides take precedence.
 
     >>> resolve_config("la", {"epochs": 3}).lr, resolve_config(None, {"steps": 250}).train_preset
-    (5e-05, 'quick')
+    (5e-05, 'snnergy')
 
     Args:
-        train_preset: one of `TRAIN_PRESETS`; None: `quick` if `steps` is set, otherwise `snnergy`.
+        train_preset: one of `TRAIN_PRESETS`; None: the one in `overrides`, otherwise `snnergy`.
         overrides: nested settings.
 
     Raises:
@@ -163,14 +216,14 @@ def resolve_config(train_preset: str | None, *overrides: Mapping[str, Any]) -> T
     merged: dict[str, Any] = {}
     for override in overrides:
         merged = merge_overrides(merged, override)
-    name = train_preset or merged.get("train_preset") or ("quick" if merged.get("steps") else "snnergy")
+    name = train_preset or merged.get("train_preset") or "snnergy"
     check_choice(name, TRAIN_PRESETS, "training preset")
     base = merge_overrides(TrainConfig().model_dump(), TRAIN_PRESETS[name])
     return parse({**merge_overrides(base, merged), "train_preset": name})
 
 
 def parse(values: Mapping[str, Any]) -> TrainConfig:
-    """Return validated settings from a mapping, such as `config` in a run's config.json.
+    """Return validated settings from a mapping, such as `config` in a run's run.json.
 
     Raises:
         UsageError: unknown key or invalid value; the message names the setting.
@@ -188,6 +241,11 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
             raise UsageError(msg, hint="set one of the group, for example augment.flip=0") from None
         msg = f"Invalid training setting {where}={first['input']!r}: {format_validation_error(first)}"
         raise UsageError(msg) from None
+
+
+def _show(value: object) -> str:
+    """Return a value as `--set` takes it, without spaces."""
+    return json.dumps(value, separators=(",", ":")).strip('"')
 
 
 def _names() -> list[str]:

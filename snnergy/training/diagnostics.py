@@ -14,13 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from snnergy.data import Batch
+from snnergy.layers.monitor import record_spikes
 from snnergy.layers.neurons import SpikingNeuron
+from snnergy.training.config import TrainConfig
 
 SILENT, SATURATED = 1e-4, 0.98
 
 MASK_LOW, MASK_HIGH = 0.02, 0.98
 
 LAYERS_SHOWN = 3
+
+WIDEST_MASK = 0.25
+"""Share of a spectrogram beyond which SpecAugment hides what distinguishes short sounds."""
 
 UNSTABLE_HINT = "restart with a lower --lr or --set precision=32; last.ckpt is from before this step"
 """For errors about values that are not finite."""
@@ -35,19 +40,13 @@ def record_firing_rates(network: nn.Module) -> Iterator[dict[str, float]]:
     rates: dict[str, float] = {}
     pending: dict[str, Tensor] = {}
 
-    def hook(name: str) -> Any:
-        def record(module: nn.Module, inputs: Any, spikes: Tensor) -> None:
-            pending[name] = spikes.detach().float().mean()
+    def record(name: str, neuron: SpikingNeuron, spikes: Tensor) -> None:
+        pending[name] = spikes.float().mean()
 
-        return record
-
-    layers = [(name, part) for name, part in network.named_modules() if isinstance(part, SpikingNeuron)]
-    handles = [part.register_forward_hook(hook(name)) for name, part in layers]
     try:
-        yield rates
+        with record_spikes(network, record):
+            yield rates
     finally:
-        for handle in handles:
-            handle.remove()
         if pending:
             # One copy from the device instead of one per layer.
             values = torch.stack(list(pending.values())).tolist()
@@ -69,6 +68,57 @@ def diagnose(network: nn.Module, rates: Mapping[str, float]) -> dict[str, list[s
         ],
     }
     return {sentence: layers for sentence, layers in problems.items() if layers}
+
+
+def check_setup(config: TrainConfig, info: Mapping[str, Any]) -> list[str]:
+    """Return warnings about settings and a dataset, before the training.
+
+    Args:
+        config: settings.
+        info: content of dataset.json.
+    """
+    found, splits = [], info["splits"]
+    if "val" not in splits:
+        end = "evaluated on test" if "test" in splits else "not evaluated"
+        found.append(
+            "Dataset has no val split: no checkpoint is selected and the training does not stop early;"
+            f" last.ckpt is {end}."
+        )
+    counts = splits["train"].get("labels", {})
+    absent = [label for label in info["labels"] if not counts.get(label)]
+    if counts and absent:
+        found.append(f"Labels without samples in the train split: {_shorten(absent)}.")
+    found += [
+        f"augment.{name}={share:g} masks up to {share:.0%} of each spectrogram; more than {WIDEST_MASK:.0%}"
+        " hides short sounds."
+        for name, share in (("bands", config.augment.bands), ("columns", config.augment.columns))
+        if share > WIDEST_MASK
+    ]
+    return found
+
+
+def check_result(measured: Mapping[str, Any], split: str) -> list[str]:
+    """Return warnings about the result of `evaluate_split` on a split."""
+    confusion, labels = measured["confusion"], list(measured["per_class"])
+    largest = max(map(sum, confusion)) / max(measured["samples"], 1)
+    found = []
+    if len(labels) > 1 and measured["accuracy"] <= largest:
+        found.append(
+            f"The network is at chance: accuracy {measured['accuracy']:.3f} on {split}, where the most"
+            f" frequent label alone gives {largest:.3f}."
+        )
+    never = [
+        label
+        for index, label in enumerate(labels)
+        if sum(confusion[index]) and not any(row[index] for row in confusion)
+    ]
+    if never:
+        found.append(f"Labels never predicted on {split}: {_shorten(never)}.")
+    return found
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
 
 
 def format_warning(sentence: str, layers: Sequence[str], rates: Mapping[str, float]) -> str:

@@ -64,11 +64,21 @@ def init_fabric(device: Device, precision: str, *, sync_batchnorm: bool = False)
     return fabric
 
 
-def _check_device(device: Device, precision: str, *, sync_batchnorm: bool) -> str:
+def select_device(device: Device) -> str:
+    """Return `cpu` or `cuda`.
+
+    Raises:
+        UsageError: the device is not available.
+    """
     kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         msg = "No GPU available to torch (device=cuda)."
-        raise UsageError(msg, hint="omit --device to train on the CPU")
+        raise UsageError(msg, hint="omit --device to use the CPU")
+    return kind
+
+
+def _check_device(device: Device, precision: str, *, sync_batchnorm: bool) -> str:
+    kind = select_device(device)
     if precision == "fp16" and kind == "cpu":
         msg = "precision=fp16 needs a GPU."
         raise UsageError(msg, hint="use precision=auto, bf16 or 32")
@@ -93,13 +103,15 @@ def _process_counts() -> tuple[int, int]:
 
 
 def _silence_lightning() -> None:
-    """Suppress Lightning's notes about its own defaults, which users of this trainer cannot change."""
+    """Suppress notes of Lightning and torch about defaults that users of this trainer cannot change."""
     # Lightning sets the levels of its loggers on import, so this must come after.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     # channels_last gradients are copied into DDP's buckets: cheap, but torch warns once per process.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # Loss scaling may skip the first optimizer step; the schedule counts it.
+    warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before")
 
 
 def sum_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:
@@ -109,6 +121,15 @@ def sum_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:
     summed = value.clone()
     torch.distributed.all_reduce(summed)
     return summed
+
+
+def gather_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:
+    """Return the tensors of all processes, of equal shapes, concatenated along the first axis."""
+    if fabric.world_size == 1:
+        return value
+    parts = [torch.empty_like(value) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(parts, value.contiguous())
+    return torch.cat(parts)
 
 
 def sync_batch_norm_stats(fabric: Fabric, network: nn.Module) -> None:

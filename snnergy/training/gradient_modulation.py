@@ -2,12 +2,14 @@
 
 The head on concatenated features is a sum of two parts. The score of a modality is the probability that its
 part, with half of the bias, gives to the true label. ρ is the ratio of a modality's score to the other's.
-The gradients of the encoder with ρ > 1 are multiplied by 1 − tanh(α·ρ), and zero-mean noise with their own
-standard deviation is added, so that they do not converge early.
+The gradients of the encoder with ρ > 1 are multiplied by 1 − tanh(α·ρ). To those of both encoders zero-mean
+noise with their own standard deviation is added (GE). Both apply to weights of convolutions only, as in the
+published code (GeWu-Lab/OGM-GE_CVPR2022), which stops after epoch 50.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +17,6 @@ from torch import Tensor, nn
 
 from avdata.errors import UsageError
 from snnergy.models.network import SNNergy
-from snnergy.training.evaluation import Reduce
 
 MODALITIES = ("audio", "video")
 
@@ -64,8 +65,8 @@ class OGMGE:
         self._scores = self._scores.to(label.device) + torch.stack(scores).double()
 
     @torch.no_grad()
-    def apply(self, seed: int, reduce: Reduce) -> dict[str, float]:
-        """Modify the gradients of the leading modality's encoder, equally in all processes.
+    def apply(self, seed: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Modify the gradients of both encoders, equally in all processes.
 
         Args:
             seed: seed of the noise, determined by run and step.
@@ -78,15 +79,14 @@ class OGMGE:
         self._scores = torch.zeros_like(self._scores)
         ratios = {"audio": audio / video, "video": video / audio}
         factors = {name: gradient_factor(ratio, self._alpha) for name, ratio in ratios.items()}
+        # One generator: the noise of the two encoders must not be equal.
+        generator = torch.Generator().manual_seed(seed)
         for name, factor in factors.items():
-            if factor < 1:
-                generator = torch.Generator().manual_seed(seed)
-                for weight in self._network.encoders[name].parameters():
-                    # As in the published code: weights of convolutions only.
-                    if weight.grad is not None and weight.grad.ndim == 4:
-                        deviation = weight.grad.std() + 1e-8
-                        noise = torch.randn(weight.shape, generator=generator).to(weight.grad)
-                        weight.grad.mul_(factor).add_(noise * deviation)
+            for weight in self._network.encoders[name].parameters():
+                if weight.grad is not None and weight.grad.ndim == 4:
+                    deviation = weight.grad.std() + 1e-8
+                    noise = torch.randn(weight.shape, generator=generator).to(weight.grad)
+                    weight.grad.mul_(factor).add_(noise * deviation)
         return factors
 
 

@@ -1,29 +1,33 @@
-"""One optimizer step: augmentation, forward and backward pass, clipping, AdamW, and EMA.
+"""One optimizer step: augmentation, forward and backward pass, clipping, AdamW, schedule and EMA.
 
-A step does not depend on interruptions or on the number of processes: random numbers are determined by
-(seed, step), a step has `batch_size` samples over all processes, and the loss is their mean.
+A step does not depend on interruptions: random numbers are determined by (seed, step). It has `batch_size`
+samples over all processes and parts, and the loss is their mean. Only batch norms depend on the number of
+processes and parts: each normalizes the samples of one part, see `TrainConfig.batch_norm_size`.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from avdata.errors import AvdataError
 from avdata.streaming.batch import AVBatch
-from snnergy.data import Batch, move_to_device, to_batch
+from snnergy.data import Batch, MelTransform, move_to_device
 from snnergy.models.network import SNNergy
-from snnergy.training.augment import augment, mixup
+from snnergy.training.augment import augment
 from snnergy.training.config import TrainConfig
 from snnergy.training.diagnostics import UNSTABLE_HINT, find_non_finite
-from snnergy.training.distributed import sum_over_ranks
+from snnergy.training.distributed import gather_over_ranks, sum_over_ranks
 from snnergy.training.gradient_modulation import OGMGE
+from snnergy.training.step_inputs import StepInputs, mix_step
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -36,7 +40,9 @@ class TrainStep:
         network: network to train.
         config: settings.
         fabric: launched Fabric.
+        schedule: learning rate of each optimizer step, from 0.
         repeated: the mel of each step covers the complete window.
+        mel: module on the device, from `mel_transform`; None: the mels of the loader.
 
     Attributes:
         network: the network, on the device.
@@ -44,35 +50,48 @@ class TrainStep:
         step: number of completed optimizer steps.
     """
 
-    def __init__(self, network: SNNergy, config: TrainConfig, fabric: Fabric, *, repeated: bool) -> None:
-        self._config, self._fabric, self._repeated = config, fabric, repeated
+    def __init__(
+        self,
+        network: SNNergy,
+        config: TrainConfig,
+        fabric: Fabric,
+        *,
+        schedule: Callable[[int], float],
+        repeated: bool,
+        mel: MelTransform | None = None,
+    ) -> None:
+        self._config, self._fabric, self._repeated, self._mel = config, fabric, repeated, mel
         # Only float16 scales the loss.
         self._scaler: torch.amp.GradScaler | None = getattr(fabric.strategy.precision, "scaler", None)
         self.network = network.to(fabric.device)
-        self.average = copy.deepcopy(self.network) if config.ema else self.network
-        self.average.requires_grad_(config.ema is None)
+        self._ema = AveragedModel(self.network, multi_avg_fn=self._average) if config.ema else None
+        average = self._ema.requires_grad_(False).module if self._ema else self.network
+        assert isinstance(average, SNNergy)
+        self.average = average
         self._modulation = OGMGE(self.network, config.ogm_ge) if config.ogm_ge else None
         trained: nn.Module = self.network
         if config.sync_batchnorm and fabric.world_size > 1:
             trained = nn.SyncBatchNorm.convert_sync_batchnorm(trained)
         groups = network.parameter_groups(config.weight_decay)
         # Fused optimizers unscale the gradient themselves, which is too late for clipping.
-        optimizer = torch.optim.AdamW(
-            groups, lr=config.lr or 1.0, betas=config.betas, fused=self._scaler is None
-        )
+        optimizer = torch.optim.AdamW(groups, lr=1.0, betas=config.betas, fused=self._scaler is None)
+        # The schedule multiplies the optimizer's rate of 1.
+        self._scheduler = LambdaLR(optimizer, schedule)
         self._trained, self._optimizer = fabric.setup(trained, optimizer)
-        self.step = 0
+        self._set_step(0)
 
-    def __call__(
-        self, batches: Sequence[AVBatch], *, real: int, epoch: int, rate: float
-    ) -> tuple[Tensor, Tensor]:
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        return float(self._scheduler.get_last_lr()[0])
+
+    def __call__(self, batches: Sequence[AVBatch], *, real: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Run one optimizer step.
 
         Args:
             batches: this process's parts of the step.
             real: number of samples of the step over all processes, without padding.
             epoch: number of the epoch, for augmentation.
-            rate: learning rate.
 
         Returns:
             This process's part of the mean loss, and the norm of the gradient before clipping.
@@ -84,27 +103,30 @@ class TrainStep:
         network.train()
         # The state of the generators is a function of the step, so that checkpoints need not contain it.
         torch.manual_seed(self._seed("torch", fabric.global_rank) % 2**63)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
+        inputs = self._inputs(batches, epoch)
         total = torch.zeros((), device=fabric.device)
-        for part, batch in enumerate(batches):
-            inputs, other, share = self._batch(batch, part, epoch)
-            with fabric.no_backward_sync(self._trained, enabled=part + 1 < len(batches)):
-                logits = self._trained(inputs.audio, inputs.video)
-                loss = self._loss(logits.float(), inputs, other, share) / real
-                if self._modulation:
-                    self._modulation.count(inputs.label, inputs.weight)
+        first, last = self._config.ogm_ge_epochs
+        modulation = self._modulation if first <= epoch <= last else None
+        for number in range(len(inputs)):
+            part, other = inputs.part(number)
+            with fabric.no_backward_sync(self._trained, enabled=number + 1 < len(inputs)):
+                logits = self._trained(part.audio, part.video)
+                loss = self._loss(logits.float(), part, other, inputs.share) / real
+                if modulation:
+                    modulation.count(part.label, part.weight)
                 # DDP averages the gradients of the processes; this loss is a part of the sum.
                 fabric.backward(loss * fabric.world_size)
             total += loss.detach()
-        if self._modulation:
-            self._modulation.apply(self._seed("noise") % 2**63, lambda value: sum_over_ranks(fabric, value))
+        if modulation:
+            modulation.apply(self._seed("noise") % 2**63, lambda value: sum_over_ranks(fabric, value))
         norm = self._clip()
-        self._check(batches, epoch, total, norm)
+        self._check(inputs, total, norm)
         self._optimizer.step()
+        self._scheduler.step()
         self.step += 1
-        self._update_ema()
+        if self._ema:
+            self._ema.update_parameters(self.network)
         return total, norm
 
     def _seed(self, purpose: str, *numbers: int) -> int:
@@ -112,14 +134,19 @@ class TrainStep:
         sequence = np.random.SeedSequence([self._config.seed, self.step, *purpose.encode(), *numbers])
         return int(sequence.generate_state(1, np.uint64)[0])
 
-    def _batch(self, batch: AVBatch, part: int, epoch: int) -> tuple[Batch, Tensor, float]:
-        config = self._config
-        mel, frames, label, weight = move_to_device(batch, self._fabric.device)
-        mel, frames = augment(
-            mel, frames, batch.key, config.augment, seed=config.seed, epoch=epoch, repeated=self._repeated
+    def _inputs(self, batches: Sequence[AVBatch], epoch: int) -> StepInputs:
+        config, fabric = self._config, self._fabric
+        parts = []
+        for batch in batches:
+            mel, frames, label, weight = move_to_device(batch, fabric.device, self._mel)
+            mel, frames = augment(
+                mel, frames, batch.key, config.augment, seed=config.seed, epoch=epoch, repeated=self._repeated
+            )
+            parts.append((mel, frames, label, weight))
+        rng = np.random.default_rng(self._seed("mixup"))
+        return mix_step(
+            parts, config.mixup, rng, rank=fabric.global_rank, gather=partial(gather_over_ranks, fabric)
         )
-        rng = np.random.default_rng(self._seed("mixup", self._fabric.global_rank, part))
-        return mixup(to_batch(mel, frames, label, weight), config.mixup, rng)
 
     def _loss(self, logits: Tensor, inputs: Batch, other: Tensor, share: float) -> Tensor:
         """Return the sum of the losses of all samples except padding."""
@@ -139,15 +166,15 @@ class TrainStep:
         assert isinstance(norm, Tensor)
         return norm
 
-    def _check(self, batches: Sequence[AVBatch], epoch: int, loss: Tensor, norm: Tensor) -> None:
+    def _check(self, inputs: StepInputs, loss: Tensor, norm: Tensor) -> None:
         """Raise before non-finite gradients reach the weights."""
         # The backward pass is already queued, so that this synchronization costs little on a GPU. With loss
         # scaling infinite gradients are normal: the scaler skips the step.
         value = loss if self._scaler else loss + norm * 0
         if bool(value.isfinite()):
             return
-        # Recompute all parts of the step: any of them may contain the cause.
-        parts = [self._batch(batch, part, epoch)[0] for part, batch in enumerate(batches)]
+        # Any part of the step may contain the cause.
+        parts = [inputs.part(number)[0] for number in range(len(inputs))]
         with self._fabric.autocast():
             where = find_non_finite(self.network, parts)
         msg = (
@@ -156,16 +183,17 @@ class TrainStep:
         )
         raise AvdataError(msg, hint=UNSTABLE_HINT)
 
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        decay = self._config.ema
-        if decay is None:
-            return
+    def _average(self, averages: Sequence[Tensor], weights: Sequence[Tensor], _: Tensor | int) -> None:
+        assert self._config.ema is not None
         # During the first steps a smaller decay reduces the weight of the initial values.
-        share = 1 - min(decay, (1 + self.step) / (10 + self.step))
-        averages: list[Tensor] = list(self.average.parameters())
-        weights: list[Tensor] = list(self.network.parameters())
-        torch._foreach_lerp_(averages, weights, share)
+        decay = min(self._config.ema, (1 + self.step) / (10 + self.step))
+        get_ema_multi_avg_fn(decay)(averages, weights, self.step)
+
+    def _set_step(self, step: int) -> None:
+        self.step = step
+        if self._ema:
+            # The initial values count as one model; otherwise torch would replace them in the first update.
+            self._ema.n_averaged.fill_(1 + step)
 
     def check_finite(self) -> None:
         """Raise unless all weights and statistics are finite, so that they can be saved.
@@ -187,15 +215,17 @@ class TrainStep:
             "network": self.network.state_dict(),
             "ema": self.average.state_dict() if self._config.ema else None,
             "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state of `state_dict`."""
-        self.step = int(state["step"])
+        self._set_step(int(state["step"]))
         self.network.load_state_dict(state["network"])
         if self._config.ema:
             self.average.load_state_dict(state["ema"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
         if self._scaler and state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])

@@ -1,9 +1,9 @@
 """Training loop: epochs of steps and evaluations, on one process or several.
 
-The folder of a run contains `config.json`, `metrics.csv`, `tensorboard/`, `best.ckpt` and `last.ckpt`; a
+The folder of a run contains `run.json`, `metrics.csv`, `tensorboard/`, `best.ckpt` and `last.ckpt`; a
 finished run also `result.json`, `classes.csv`, `curves.png` and `confusion.png`. A run that was killed at
-any time resumes from `last.ckpt` and ends with the same weights and the same log, also on another number of
-processes.
+any time resumes from `last.ckpt` and ends with the same weights and the same log. On another number of
+processes it resumes if `accumulate` keeps the number of samples that batch norms see.
 """
 
 from __future__ import annotations
@@ -13,37 +13,49 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from avdata.errors import UsageError
 from avdata.progress import Progress
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
-from snnergy.data import open_split
-from snnergy.models.network import SNNergy, build
-from snnergy.training.checkpoint import check_run_folder, load, load_all, run_settings, save, write_json
+from snnergy.data import mel_transform, open_any_split, open_split
+from snnergy.models.dataset_facts import DatasetFacts
+from snnergy.models.network import SNNergy
+from snnergy.training.checkpoint import (
+    RUN_FILE,
+    check_run_folder,
+    load,
+    load_all,
+    read_config,
+    run_settings,
+    save,
+    write_json,
+)
 from snnergy.training.config import TrainConfig, resolve_config
-from snnergy.training.diagnostics import diagnose, format_warning
+from snnergy.training.diagnostics import check_result, check_setup, diagnose, format_warning
 from snnergy.training.distributed import (
     Device,
     broadcast_from_rank0,
     check_on_rank0,
     explain_lost_ranks,
     init_fabric,
+    select_device,
     sum_over_ranks,
     sync_batch_norm_stats,
 )
 from snnergy.training.evaluation import (
-    check_compatible,
     evaluate_split,
+    match_dataset,
     recalibrate_batch_norm,
     write_classes,
 )
 from snnergy.training.metrics_log import MetricsLog
 from snnergy.training.plots import plot_confusion, plot_curves
+from snnergy.training.setup import batch_norm_warning, build_network, part_size
 from snnergy.training.train_step import TrainStep
 
 if TYPE_CHECKING:
@@ -75,7 +87,7 @@ def train(
         device: `auto` uses a GPU if there is one.
 
     Returns:
-        The content of `result.json`: accuracy, loss and per-class recall on the validation and test splits,
+        The content of `result.json`: accuracy, loss and metrics by class on the validation and test splits,
         settings, duration, and firing rates.
 
     Raises:
@@ -85,7 +97,7 @@ def train(
     """
     folder, began = Path(output), time.perf_counter()
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    resume = resume or (restarted and (folder / "config.json").is_file())
+    resume = resume or (restarted and (folder / RUN_FILE).is_file())
     settings = config or (run_settings(folder) if resume else resolve_config(None))
     fabric = init_fabric(device, settings.precision, sync_batchnorm=settings.sync_batchnorm)
     with explain_lost_ranks(fabric):
@@ -93,7 +105,9 @@ def train(
             # The folder with the settings of the run to resume may exist on the first machine only.
             content = broadcast_from_rank0(fabric, settings.model_dump_json().encode())
             settings = TrainConfig.model_validate_json(content or b"")
-        check_on_rank0(fabric, lambda: check_run_folder(folder, settings, resume=resume))
+        check_on_rank0(
+            fabric, partial(check_run_folder, folder, settings, resume=resume, processes=fabric.world_size)
+        )
         run = Trainer(fabric, dataset, folder, settings, progress)
         run.begin(resume=resume)
         run.work()
@@ -112,10 +126,9 @@ class Trainer:
         self.data = self._open("train", shuffle=True)
         # A second dataset object, because recalibration always reads epoch 0.
         self.calibration = self._open("train", shuffle=True)
-        self.part = _part(config, fabric.world_size)
-        if self.part * int(self.data.info["shape"]["frames"][0]) == 1:
-            msg = "Each process reads one sample of one time step at a time: too few for batch norm."
-            raise UsageError(msg, hint="increase batch_size, or decrease accumulate")
+        self.mel = mel_transform(self.data, fabric.device)
+        self.facts = DatasetFacts.of(self.data.info)
+        self.part = part_size(config, fabric.world_size, self.data)
         self.loader = self.data.loader(
             self.part, num_workers=self.workers, pin_memory=fabric.device.type == "cuda"
         )
@@ -124,9 +137,17 @@ class Trainer:
         self.every = config.evaluation_interval(self.steps, self.epoch_steps)
         self.validates = "val" in self.data.info["splits"]
         repeated = self.data.info["config"].get("audio", {}).get("layout") == "repeat"
-        self.train_step = TrainStep(build_network(config, self.data), config, fabric, repeated=repeated)
+        self.train_step = TrainStep(
+            build_network(config, self.data),
+            config,
+            fabric,
+            schedule=lambda step: config.rate(step, self.steps, self.epoch_steps),
+            repeated=repeated,
+            mel=self.mel,
+        )
         self.best: dict[str, Any] | None = None
-        self.evaluated, self.saved = -1, 0
+        # Number of evaluations after the warm-up since the best one.
+        self.evaluated, self.saved, self.stale = -1, 0, 0
         self.warned: set[str] = set()
         self.log: MetricsLog | None = None
 
@@ -140,12 +161,15 @@ class Trainer:
     def _open(self, split: str, *, shuffle: bool = False) -> AVDataset:
         rank, world = (None, None) if self.fabric.world_size > 1 else (0, 1)
         return open_split(
-            self.where, split, shuffle=shuffle, seed=self.config.seed, rank=rank, world_size=world
-        )
+            self.where, split, features=self.config.features, shuffle=shuffle, seed=self.config.seed,
+            rank=rank, world_size=world,
+        )  # fmt: skip
 
     def begin(self, *, resume: bool) -> None:
-        """Write `config.json`, or restore the state of the run to resume."""
+        """Write `run.json`, or restore the state of the run to resume."""
         first = self.fabric.is_global_zero
+        if resume:
+            check_on_rank0(self.fabric, lambda: read_config(self.folder)["facts"].check_equal(self.facts))
         last = self.folder / "last.ckpt"
         data = last.read_bytes() if first and resume and last.is_file() else None
         content = broadcast_from_rank0(self.fabric, data)
@@ -154,17 +178,26 @@ class Trainer:
             self.train_step.load_state_dict(state)
             self.loader.load_state_dict(state["loader"])
             self.best, self.evaluated = state["best"], int(state["evaluated"])
+            self.stale = int(state["stale"])
             self.saved = self.train_step.step
         if first:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if content is None:
+            # Of a finished run that is extended.
+            (self.folder / "result.json").unlink(missing_ok=True)
+            if content is None or run_settings(self.folder) != self.config:
                 model = asdict(self.train_step.network.config)
-                about = {"config": self.config.model_dump(), "model": model, "dataset": str(self.where)}
-                write_json(self.folder / "config.json", about)
+                about = {
+                    "config": self.config.model_dump(), "model": model, "dataset": str(self.where),
+                    "facts": self.facts.dump(), "processes": self.fabric.world_size,
+                }  # fmt: skip
+                write_json(self.folder / RUN_FILE, about)
             self.log = MetricsLog(self.folder, self.train_step.step)
+            small = batch_norm_warning(self.config, self.fabric.world_size)
+            for warning in [*([small] if small else []), *check_setup(self.config, self.data.info)]:
+                _log.warning(warning)
 
     def work(self) -> None:
-        """Run epochs until all steps are done, or validation has not improved for `patience` epochs."""
+        """Run epochs until all steps are done, or validation has not improved for `patience` evaluations."""
         epoch = self.data.epoch
         while self.train_step.step < self.steps and not self._stalled():
             epoch = self.data.epoch
@@ -206,9 +239,8 @@ class Trainer:
             yield parts, before
 
     def _step(self, batches: list[AVBatch], real: int, epoch: int) -> None:
-        train_step = self.train_step
-        rate = self.config.rate(train_step.step, self.steps, self.epoch_steps)
-        loss, norm = train_step(batches, real=real, epoch=epoch, rate=rate)
+        train_step, rate = self.train_step, self.train_step.rate
+        loss, norm = train_step(batches, real=real, epoch=epoch)
         if train_step.step % max(1, min(10, self.steps // 20)) == 0:
             loss = sum_over_ranks(self.fabric, loss)
             if self.log:
@@ -220,7 +252,7 @@ class Trainer:
     def evaluate(self, epoch: int) -> None:
         """Recalibrate, validate, and save `last.ckpt`, and `best.ckpt` if validation improved."""
         network, step = self.train_step.average, self.train_step.step
-        recalibrate_batch_norm(network, self.calibration, self.part, self.fabric.device)
+        recalibrate_batch_norm(network, self.calibration, self.part, self.fabric.device, self.mel)
         sync_batch_norm_stats(self.fabric, network)
         self.evaluated = step
         if self.validates:
@@ -233,22 +265,22 @@ class Trainer:
                 self._warn(network, rates)
             candidate = {"accuracy": accuracy, "loss": loss, "epoch": epoch, "step": step}
             candidate |= {"measured": measured, "rates": rates}
+            warm = step > self.config.warmup_steps(self.steps, self.epoch_steps)
+            self.stale += warm
             if self.best is None or _rank(candidate) > _rank(self.best):
-                self.best = candidate
+                self.best, self.stale = candidate, 0
                 self.save(calibrated=True, name="best.ckpt")
         self.save(calibrated=True)
 
     def _measure(self, network: SNNergy, split: str, rates: dict[str, float] | None = None) -> dict[str, Any]:
-        loader = self._open(split).loader(self.part, num_workers=self.workers)
-        labels, device = self.data.labels, self.fabric.device
+        data = self._open(split)
+        part = min(self.part, -(-data.num_samples // self.fabric.world_size))
+        loader = data.loader(part, num_workers=self.workers)
+        synchronize = self.fabric.world_size > 1
         return evaluate_split(
-            network,
-            loader,
-            labels,
-            device,
-            reduce=lambda value: sum_over_ranks(self.fabric, value),
+            network, loader, self.data.labels, self.fabric.device, mel=self.mel, synchronize=synchronize,
             rates=rates,
-        )
+        )  # fmt: skip
 
     def _warn(self, network: SNNergy, rates: dict[str, float]) -> None:
         for sentence, layers in diagnose(network, rates).items():
@@ -258,10 +290,7 @@ class Trainer:
                 _log.warning("step %d: %s", self.train_step.step, format_warning(sentence, new, rates))
 
     def _stalled(self) -> bool:
-        patience = self.config.patience
-        if patience is None or self.best is None:
-            return False
-        return (self.evaluated - int(self.best["step"])) / self.epoch_steps >= patience
+        return self.config.patience is not None and self.stale >= self.config.patience
 
     def save(self, *, calibrated: bool, name: str = "last.ckpt") -> None:
         """Write a checkpoint, on rank 0."""
@@ -272,7 +301,8 @@ class Trainer:
                 self.log.flush()
             state = {
                 **self.train_step.state_dict(), "loader": self.loader.state_dict(), "best": self.best,
-                "evaluated": self.evaluated, "calibrated": calibrated,
+                "evaluated": self.evaluated, "calibrated": calibrated, "facts": self.facts.dump(),
+                "stale": self.stale,
             }  # fmt: skip
             save(self.folder / name, state)
 
@@ -291,6 +321,9 @@ class Trainer:
         measured = {"val": best.pop("measured")} if best else {}
         if "test" in self.data.info["splits"]:
             measured["test"] = self._measure(network, "test", rates)
+        warnings = [text for split, values in measured.items() for text in check_result(values, split)]
+        for warning in warnings if self.log else ():
+            _log.warning(warning)
         result: dict[str, Any] = {
             "labels": self.data.labels,
             "num_classes": len(self.data.labels),
@@ -303,6 +336,7 @@ class Trainer:
             "processes": self.fabric.world_size,
             "device": str(self.fabric.device),
             "health": diagnose(network, rates),
+            "warnings": warnings,
             "rates": {name: round(rate, 6) for name, rate in rates.items()},
             "config": self.config.model_dump(),
         }
@@ -310,7 +344,7 @@ class Trainer:
             self.log.close()
             plot_curves(self.folder / "metrics.csv", self.folder / "curves.png")
             if "test" in result:
-                write_classes(self.folder / "classes.csv", result["test"], self.data.labels)
+                write_classes(self.folder / "classes.csv", result["test"])
                 plot_confusion(result["test"]["confusion"], self.data.labels, self.folder / "confusion.png")
             # Must come last: a run with this file is finished and cannot be resumed.
             write_json(self.folder / "result.json", result)
@@ -321,46 +355,12 @@ def _rank(candidate: Mapping[str, Any]) -> tuple[float, float]:
     return float(candidate["accuracy"]), -float(candidate["loss"])
 
 
-def _part(config: TrainConfig, world: int) -> int:
-    """Return the number of samples that a process reads at once."""
-    part, rest = divmod(config.batch_size, world * config.accumulate)
-    if rest or not part:
-        msg = (
-            f"batch_size={config.batch_size} is not divisible by {world} processes with"
-            f" accumulate={config.accumulate} parts each."
-        )
-        hint = (
-            f"use a multiple of {world * config.accumulate}; batch_size counts the samples of all processes"
-        )
-        raise UsageError(msg, hint=hint)
-    return part
-
-
-def build_network(config: TrainConfig, data: AVDataset) -> SNNergy:
-    """Return a new network for the settings and for the labels and frames of a dataset.
-
-    Raises:
-        UsageError: `model_options` contains a value that another setting or the dataset determines.
-    """
-    channels = int(data.info["shape"]["frames"][3])
-    fixed = {"num_classes": len(data.labels), "video_channels": channels, "fusion": config.fusion}
-    for name in fixed.keys() & config.model_options.keys():
-        msg = f"model_options.{name}={config.model_options[name]!r} has no effect."
-        hint = "use --fusion" if name == "fusion" else f"omit it; the dataset determines it: {fixed[name]}"
-        raise UsageError(msg, hint=hint)
-    # JSON and YAML have no tuples.
-    options = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in config.model_options.items()
-    }
-    return build(config.model, **{**options, **fixed})
-
-
 def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "auto") -> dict[str, Any]:
     """Evaluate a checkpoint on the validation and test splits of a prepared dataset.
 
-    Batch norm statistics come from the checkpoint. A checkpoint saved within an epoch has no valid ones; it
-    is first recalibrated on the train split of the dataset.
+    Mels come from the same source as in the training and are normalized with the statistics of the training
+    set. Labels are matched by name. Batch norm statistics come from the checkpoint. A checkpoint saved within
+    an epoch has no valid ones; it is first recalibrated on the train split of the dataset.
 
     Args:
         checkpoint: `best.ckpt` or `last.ckpt` in the folder of a run.
@@ -370,16 +370,22 @@ def evaluate(checkpoint: str | Path, dataset: str | Path, *, device: Device = "a
     Returns:
         `labels`, `num_classes`, and for each split `accuracy`, `loss`, `samples`, `per_class`, `confusion`.
     """
+    place = torch.device(select_device(device))
     network, config, calibrated = load_all(checkpoint)
-    data = open_split(dataset, "train", shuffle=True, seed=config.seed, rank=0, world_size=1)
-    check_compatible(network, data)
-    place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    options: dict[str, Any] = {"features": config.features, "rank": 0, "world_size": 1}
+    data = open_any_split(dataset, ("val", "test", "train"), **options)
+    facts, label_map = match_dataset(network, data)
     network.to(place)
+    mel = mel_transform(data, place, facts)
     if not calibrated:
-        recalibrate_batch_norm(network, data, config.batch_size, place)
+        train_data = open_split(dataset, "train", shuffle=True, seed=config.seed, **options)
+        recalibrate_batch_norm(network, train_data, config.batch_size, place, mel)
     measured = {}
     for split in ("val", "test"):
         if split in data.info["splits"]:
-            loader = open_split(dataset, split, rank=0, world_size=1).loader(config.batch_size, num_workers=0)
-            measured[split] = evaluate_split(network, loader, data.labels, place)
-    return {"labels": data.labels, "num_classes": len(data.labels), **measured}
+            data = open_split(dataset, split, **options)
+            loader = data.loader(min(config.batch_size, len(data)), num_workers=0)
+            measured[split] = evaluate_split(
+                network, loader, facts.labels, place, mel=mel, label_map=label_map
+            )
+    return {"labels": list(facts.labels), "num_classes": len(facts.labels), **measured}

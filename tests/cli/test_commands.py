@@ -178,7 +178,7 @@ def test_progress_prints_one_line_per_tenth_without_terminal(capsys: pytest.Capt
     [
         (["avdata", "info", "crema"], "Did you mean 'cremad'?"),
         (["avdata", "mock", "cremda", "-o", "x"], "Did you mean 'cremad'?"),
-        (["avdata", "download", "urbansound8k", "--dry-run"], "Did you mean 'urbansound8k-av'?"),
+        (["avdata", "download", "urbansound8kav", "--dry-run"], "Did you mean 'urbansound8k-av'?"),
         (["avdata", "reprot"], "report"),
         (["avdata", "prepare", "ave", "--output", "o", "--sorce", "x"], "--source"),
     ],

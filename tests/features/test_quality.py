@@ -4,8 +4,10 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import ffmpeg
 import numpy as np
 import pytest
+import soundfile
 
 from avdata.config.schema import Config, build_config
 from avdata.errors import MediaError, QuarantineReason, SampleFlag
@@ -48,6 +50,48 @@ def test_frozen_video_is_flagged_or_quarantined(tmp_path: Path) -> None:
     assert SampleFlag.FROZEN_FRAMES not in extract_features(clip(tmp_path / "b.flv"), Config()).flags
 
 
+def moving_square(background: int, foreground: int) -> list[np.ndarray]:
+    """Return frames [48, 64, 3] in which a square of 6 pixels moves along the left edge."""
+    frames = [np.full((48, 64, 3), background, np.uint8) for _ in range(SCENE.frames)]
+    for number, frame in enumerate(frames):
+        frame[number % 40 : number % 40 + 6, :6] = foreground
+    return frames
+
+
+VIDEOS = [
+    {"size": 16},
+    {"size": 128},
+    {"size": 224, "color": "gray"},
+    {"size": 32, "resize_mode": "letterbox"},
+    {"size": 32, "resize_mode": "stretch"},
+    {"size": 32, "short_side": 128},
+    {"size": 128, "decoder": "ffmpeg"},
+]
+
+
+@pytest.mark.parametrize("video", VIDEOS, ids=str)
+def test_frozen_and_black_flags_are_equal_for_every_size_and_crop(
+    tmp_path: Path, video: dict[str, object]
+) -> None:
+    # The square at the edge is outside of the center crop.
+    cases = {
+        "moving": (moving_square(90, 200), set()),
+        "frozen": ([moving_square(90, 200)[5]] * SCENE.frames, {SampleFlag.FROZEN_FRAMES}),
+        "almost-black": (moving_square(0, 255), {SampleFlag.BLACK_FRAMES}),
+        "edge-is-bright": (
+            [moving_square(0, 255)[5] | moving_square(0, 255)[20]] * 25,
+            {SampleFlag.FROZEN_FRAMES},
+        ),
+    }
+    for name, (pixels, expected) in cases.items():
+        path = tmp_path / f"{name}.mkv"
+        write_av(path, SCENE, vcodec="ffv1", acodec="flac", pix_fmt="bgr0", pixels=pixels)
+        config = build_config({"video": video, "quality": {"black_luma": 4.0}})
+        assert {
+            flag for flag in extract_features(clip(path), config).flags if "frames" in flag
+        } == expected, name
+
+
 def test_black_video_is_flagged_or_quarantined(tmp_path: Path) -> None:
     write_av(tmp_path / "a.flv", replace(SCENE, black=True, flashes=()))
     assert SampleFlag.BLACK_FRAMES in extract_features(clip(tmp_path / "a.flv"), Config()).flags
@@ -73,3 +117,24 @@ def test_short_video_is_too_short_despite_long_audio(tmp_path: Path) -> None:
 def test_large_file_is_quarantined_before_it_is_opened(tmp_path: Path) -> None:
     (tmp_path / "a.flv").write_bytes(b"x" * 2000)
     assert quarantine_reason(clip(tmp_path / "a.flv"), max_bytes=1000) is QuarantineReason.TOO_LARGE
+
+
+@pytest.mark.parametrize("is_separate", [True, False])
+def test_channels_that_cancel_each_other_are_quarantined_or_one_is_used(
+    tmp_path: Path, is_separate: bool
+) -> None:
+    wave = scene_audio(SCENE)
+    soundfile.write(tmp_path / "a.wav", np.stack([wave, -wave], axis=1), SCENE.rate, subtype="PCM_16")
+    write_av(tmp_path / "mono.mkv", SCENE, vcodec="libx264", acodec="flac")
+    # The container's audio is that of the WAV.
+    video, audio = ffmpeg.input(str(tmp_path / "mono.mkv"))["v"], ffmpeg.input(str(tmp_path / "a.wav"))["a"]
+    ffmpeg.output(video, audio, str(tmp_path / "a.mkv"), vcodec="copy", acodec="flac").run(quiet=True)
+    source_clip = clip(tmp_path / "a.mkv", tmp_path / "a.wav" if is_separate else None)
+    assert quarantine_reason(source_clip) is QuarantineReason.PHASE_CANCELLED
+    kept = extract_features(source_clip, build_config({"quality": {"silent": "flag"}}))
+    assert {SampleFlag.PHASE_CANCELLED, SampleFlag.SILENT_AUDIO} <= set(kept.flags)
+    expected = extract_features(clip(tmp_path / "mono.mkv"), Config())
+    for channel in ("left", "right"):
+        features = extract_features(source_clip, build_config({"audio": {"channel": channel}}))
+        assert features.flags == ()
+        assert np.abs(features.mel - expected.mel).mean() < 0.5

@@ -80,7 +80,7 @@ def test_publish_switches_between_complete_datasets(
     other = {"video": {"size": 48}, "shards": {"samples_per_shard": 3}}
     avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "other", config=other, workers=0)
     avdata.publish(own_set, REPO)
-    avdata.publish(tmp_path / "other", REPO)
+    avdata.publish(tmp_path / "other", REPO, allow_mock=True)
     repo, seen = hub.repos[REPO], 0
     for branch, sha in repo.history:
         if branch != "main":
@@ -122,7 +122,7 @@ def test_publish_removes_obsolete_shards_and_no_other_files(
     repo.commit("main", {**repo.commits[repo.branches["main"]].files, "paper.pdf": ("regular", b"%PDF")})
     other = {"video": {"size": 48}, "shards": {"samples_per_shard": 100}}
     avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "other", config=other, workers=0)
-    done = avdata.publish(tmp_path / "other", REPO)
+    done = avdata.publish(tmp_path / "other", REPO, allow_mock=True)
     there = hub.content(REPO)
     assert "paper.pdf" in there
     assert sorted(name for name in there if name.endswith(".tar")) == [
@@ -297,7 +297,7 @@ def test_publish_to_a_new_revision_removes_shards_of_main(
     avdata.publish(own_set, REPO)
     other = {"video": {"size": 48}, "shards": {"samples_per_shard": 100}}
     avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "other", config=other, workers=0)
-    done = avdata.publish(tmp_path / "other", REPO, revision="next", dry_run=dry_run)
+    done = avdata.publish(tmp_path / "other", REPO, allow_mock=True, revision="next", dry_run=dry_run)
     here, other_names = (
         {path.relative_to(root).as_posix() for path in shards(root)} for root in (own_set, tmp_path / "other")
     )
@@ -313,7 +313,7 @@ def test_publish_refuses_a_repository_of_another_dataset(
     avdata.publish(own_set, REPO)
     before = hub.content(REPO)
     with pytest.raises(AvdataError, match="contains another dataset than synthetic"):
-        avdata.publish(synthetic_set, REPO)
+        avdata.publish(synthetic_set, REPO, allow_mock=True)
     assert hub.content(REPO) == before
 
 
@@ -368,7 +368,11 @@ def test_pull_replaces_an_older_version_and_fetches_only_differences(
 ) -> None:
     avdata.publish(own_set, REPO)
     shutil.copytree(own_set, tmp_path / "pulled")
-    (tmp_path / "pulled/train/cremad-train-00007-of-00008.tar").write_bytes(b"stale")
+    stale = {"path": "train/cremad-train-00007-of-00008.tar", "bytes": 5, "samples": 0, "sha256": 64 * "0"}
+    (tmp_path / "pulled" / stale["path"]).write_bytes(b"stale")
+    older = read_info(own_set)
+    older["splits"]["train"]["shards"].append(stale)
+    (tmp_path / "pulled/dataset.json").write_text(json.dumps(older), encoding="utf-8")
     shards(tmp_path / "pulled")[0].unlink()
     hub.requests.clear()
     avdata.pull(REPO, tmp_path / "pulled")

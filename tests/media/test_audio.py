@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from support.containers import SMALL_SCENE
 
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
 from avdata.media.audio import decode_audio
+from avdata.media.downmix import Channel
+from avdata.testing.conversion import convert_av
 from avdata.testing.media import Scene, Subtype, scene_audio, write_av, write_wav
 
 QUALITY = QualityConfig()
@@ -70,3 +73,55 @@ def test_decode_audio_reads_every_wav_subtype(tmp_path: Path, subtype: Subtype, 
     assert track.rate == 11_024
     assert track.start == 0
     assert np.abs(track.samples - samples).max() < (0.01 if subtype == "u8" else 1e-4)
+
+
+def write_channels(path: Path, channels: list[np.ndarray], rate: int) -> None:
+    """Write channels as WAV with soundfile, or as another container with ffmpeg."""
+    wav = path.with_suffix(".wav")
+    soundfile.write(wav, np.stack(channels, axis=1), rate, subtype="FLOAT")
+    if path != wav:
+        convert_av(wav, path, options={"acodec": "pcm_f32le"})
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "ffmpeg"])
+@pytest.mark.parametrize("suffix", [".wav", ".mkv"])
+@pytest.mark.parametrize("channel", ["mix", "left", "right"])
+def test_decode_audio_returns_the_channel(
+    tmp_path: Path, suffix: str, channel: Channel, decoder: str
+) -> None:
+    left, right, center = np.random.default_rng(0).uniform(-0.9, 0.9, (3, 8_000)).astype(np.float32)
+    for channels in ([left], [left, right], [left, right, center]):
+        path = tmp_path / f"{len(channels)}{suffix}"
+        write_channels(path, channels, 8_000)
+        track = decode_audio(path, QUALITY, decoder=decoder, channel=channel)
+        expected = {
+            "mix": np.mean(channels, axis=0),
+            "left": left,
+            "right": channels[min(1, len(channels) - 1)],
+        }
+        assert np.abs(track.samples - expected[channel]).max() < 1e-6
+        assert track.flags == ()
+        assert track.metadata["audio_channels"] == len(channels)
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "ffmpeg"])
+@pytest.mark.parametrize("suffix", [".wav", ".mkv"])
+def test_decode_audio_flags_channels_that_cancel_each_other(
+    tmp_path: Path, suffix: str, decoder: str
+) -> None:
+    sound, other = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 8_000)).astype(np.float32)
+    path = tmp_path / f"a{suffix}"
+    for channels, is_cancelled in (
+        ([sound, -sound], True),
+        ([sound, 0.1 * other - sound], True),
+        ([sound, sound], False),
+        ([sound, other], False),
+        ([sound, 0 * sound], False),
+        ([sound, -0.5 * sound], False),
+        ([0 * sound, 0 * sound], False),
+    ):
+        write_channels(path, channels, 8_000)
+        for channel in ("mix", "left"):
+            track = decode_audio(path, QUALITY, decoder=decoder, channel=channel)  # type: ignore[arg-type]
+            is_flagged = is_cancelled and channel == "mix"
+            assert track.flags == (("phase_cancelled",) if is_flagged else ())

@@ -9,7 +9,7 @@ from support.containers import SMALL_SCENE
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
 from avdata.media.audio import decode_audio
-from avdata.media.container import detect_format
+from avdata.media.formats import detect_format
 from avdata.media.video import read_frame_times
 from avdata.testing.media import write_av, write_image
 

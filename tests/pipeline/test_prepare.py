@@ -14,11 +14,14 @@ from support.trees import digest_tree
 
 import avdata
 from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
+from avdata.config.schema import AudioConfig
 from avdata.errors import AvdataError, SourceError, UsageError
+from avdata.pipeline import plan_checks
 from avdata.pipeline.engines.base import NO_ITEM
 from avdata.pipeline.output_dir import LocalOutput
 from avdata.pipeline.planning import plan_preparation
 from avdata.pipeline.shard_job import ShardJob, run_shard_job
+from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.shards.reader import read_index, read_info, read_quarantine
 
 SETTINGS = {"video": {"size": 32}, "shards": {"samples_per_shard": 3}}
@@ -343,6 +346,38 @@ def test_plan_preparation_warns_about_an_incomplete_source(
     plan_preparation("cremad", source=cremad_mock, manifest=manifest)
     assert "14 clips of 7,442" in caplog.text
     assert "usable" not in caplog.text
+
+
+def test_prepare_warns_once_if_more_than_one_percent_use_the_audio_of_the_video(
+    cremad_mock: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = shutil.copytree(cremad_mock, tmp_path / "source")
+    for audio in sorted((source / "AudioWAV").iterdir())[:2]:
+        audio.unlink()
+
+    def warnings(**audio: str) -> list[str]:
+        caplog.clear()
+        out = tmp_path / "-".join(["out", *audio.values()])
+        settings = {**SETTINGS, "audio": audio}
+        avdata.prepare("cremad", source=source, output=out, config=settings, workers=0, checksums=False)
+        return [record.getMessage() for record in caplog.records if "container_audio" in record.getMessage()]
+
+    (warning,) = warnings()
+    assert "audio files of 2 of 14 clips are missing" in warning
+    assert "--audio-source wav" in warning
+    assert warnings(source="wav") == []
+    assert warnings(source="container") == []
+
+
+@pytest.mark.parametrize(("count", "is_expected"), [(0, False), (2, False), (3, True), (200, True)])
+def test_one_percent_of_container_audio_needs_no_warning(
+    count: int, is_expected: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = avdata.Clip(key="k", label="a", group="g", split="train", video=Path("v"), audio=Path("a"))
+    complete, incomplete = (ValidClip(clip, None, audio) for audio in (SourceFile("a", "0" * 64, 1), None))
+    candidates = [incomplete] * count + [complete] * (200 - count)
+    plan_checks.warn_about_container_audio(candidates, AudioConfig())
+    assert bool(caplog.records) is is_expected
 
 
 def test_reprs_of_a_plan_and_a_prepared_dataset_are_one_line(cremad_mock: Path, cremad_set: Path) -> None:

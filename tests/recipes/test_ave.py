@@ -71,3 +71,59 @@ def test_ave_mock_has_the_published_irregularities(ave_bad: Path) -> None:
 def test_clips_rejects_a_folder_without_split_files(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds no AVE"):
         ave.clips(tmp_path, "official")
+
+
+@pytest.mark.parametrize(
+    ("lists", "video"),
+    [
+        ("", "AVE/RUhOCu3LNXM.mp4"),
+        ("AVE_Dataset", "AVE_Dataset/AVE/RUhOCu3LNXM.mp4"),
+        ("data", "AVE/RUhOCu3LNXM.mp4"),
+        ("AVE-ECCV18/data", "videos/RUhOCu3LNXM.mp4"),
+        ("", "AVE/RUhOCu3LNXM.mkv"),
+        ("", "AVE/RUhOCu3LNXM.webm"),
+        ("", "AVE/RUhOCu3LNXM_000010_000020.mp4"),
+        ("", "AVE/RUhOCu3LNXM_10_20.MP4"),
+    ],
+)
+def test_clips_accepts_the_layouts_of_copies(tmp_path: Path, lists: str, video: str) -> None:
+    write_copy(tmp_path, lists, video)
+    (clip,) = ave.clips(tmp_path, "official")
+    assert (clip.group, clip.video) == ("RUhOCu3LNXM", tmp_path / video)
+    assert {path.parent for path in ave.lists(tmp_path, "official")} == {tmp_path / lists}
+
+
+def write_copy(root: Path, lists: str | None, *videos: str) -> None:
+    row = "Church bell&RUhOCu3LNXM&good&0&10\n"
+    for name, text in {
+        "trainSet.txt": row,
+        "valSet.txt": "",
+        "testSet.txt": "",
+        "Annotations.txt": row,
+    }.items():
+        if lists is not None:
+            (root / lists).mkdir(parents=True, exist_ok=True)
+            (root / lists / name).write_text(text)
+    for video in videos:
+        (root / video).parent.mkdir(parents=True, exist_ok=True)
+        (root / video).write_bytes(b"x")
+
+
+def test_clips_prefers_the_video_named_by_the_id_alone(tmp_path: Path) -> None:
+    write_copy(tmp_path, "", "AVE/RUhOCu3LNXM_10_20.mp4", "AVE/RUhOCu3LNXM.mp4", "a/RUhOCu3LNXM_0_10.mp4")
+    (clip,) = ave.clips(tmp_path, "official")
+    assert clip.video == tmp_path / "AVE" / "RUhOCu3LNXM.mp4"
+
+
+def test_clips_names_what_a_folder_lacks(tmp_path: Path) -> None:
+    write_copy(tmp_path / "videos", None, "RUhOCu3LNXM.mp4")
+    with pytest.raises(SourceError, match=r"holds 1 videos, and no lists") as caught:
+        ave.clips(tmp_path / "videos", "official")
+    assert "trainSet.txt" in str(caught.value.hint)
+    write_copy(tmp_path / "lists", "data")
+    with pytest.raises(SourceError, match=r"holds the lists of AVE .*, and no videos"):
+        ave.clips(tmp_path / "lists", "official")
+    (tmp_path / "lists" / "AVE_Dataset.zip").write_bytes(b"PK")
+    with pytest.raises(SourceError) as caught:
+        ave.clips(tmp_path / "lists", "official")
+    assert str(tmp_path / "lists" / "AVE_Dataset.zip") in str(caught.value.hint)

@@ -122,6 +122,74 @@ def test_clips_rejects_a_missing_or_unpublished_ogmge_list(tmp_path: Path) -> No
         cremad.clips(tmp_path, "ogmge")
 
 
+def write(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "video", "audio"),
+    [
+        (["VideoFlash/1001_DFA_ANG_XX.flv", "AudioWAV/1001_DFA_ANG_XX.wav"], 0, 1),
+        (["VideoFlash/1001_DFA_ANG_XX.flv", "AudioWAV/1001_DFA_ANG_XX.WAV"], 0, 1),
+        (["VideoMP4/1001_DFA_ANG_XX.mp4", "AudioWAV/1001_DFA_ANG_XX.wav"], 0, 1),
+        (["VideoFlash/1001_DFA_ANG_XX.mkv", "AudioWAV/1001_DFA_ANG_XX.wav"], 0, 1),
+        (["1001/ANG/1001_DFA_ANG_XX.mp4", "1001/ANG/1001_DFA_ANG_XX.wav"], 0, 1),
+        (["CREMA-D/VideoFlash/1001_DFA_ANG_XX.MP4", "CREMA-D/AudioWAV/1001_DFA_ANG_XX.flac"], 0, 1),
+        (["VideoFlash/1001_DFA_ANG_XX.mp4", "VideoFlash/1001_DFA_ANG_XX.flv"], 1, None),
+        (["VideoFlash/1001_DFA_ANG_XX.flv", "AudioMP3/1001_DFA_ANG_XX.mp3"], 0, None),
+    ],
+)
+def test_clips_accepts_the_layouts_of_copies(
+    tmp_path: Path, names: list[str], video: int, audio: int | None
+) -> None:
+    (clip,) = cremad.clips(write(tmp_path, *names), "speaker")
+    assert clip.video == tmp_path / names[video]
+    assert clip.audio is not None
+    assert clip.audio.is_file() == (audio is not None)
+    if audio is not None:
+        assert clip.audio == tmp_path / names[audio]
+
+
+def test_clips_follows_links_to_folders_once(tmp_path: Path) -> None:
+    media = write(tmp_path / "disk", "VideoFlash/1001_DFA_ANG_XX.flv")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "VideoFlash").symlink_to(media / "VideoFlash")
+    (media / "VideoFlash" / "loop").symlink_to(root)
+    (clip,) = cremad.clips(root, "speaker")
+    assert clip.video is not None
+    assert clip.video.is_file()
+
+
+@pytest.mark.parametrize(
+    "name", ["AudioWAV/1001_DFA_ANG_XX.wav", "1001_DFA_ANG_XX.WAV", "AudioMP3/1001_DFA_ANG_XX.mp3"]
+)
+def test_folder_of_audio_is_refused_or_prepared_without_frames(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name)
+    with pytest.raises(SourceError, match=r"only the audio of CREMA-D: 1 files") as caught:
+        cremad.clips(tmp_path, "speaker")
+    assert "avdata download cremad" in str(caught.value.hint)
+    assert "avdata prepare cremad-audio" in str(caught.value.hint)
+    (clip,) = load_recipe("cremad-audio").clips(tmp_path, "speaker")
+    assert (clip.video, clip.audio) == (None, tmp_path / name)
+
+
+def test_folder_of_parquet_files_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "data/train-00000-of-00001.parquet")
+    with pytest.raises(SourceError, match=r"Parquet files, not the media.*train-00000") as caught:
+        cremad.clips(tmp_path, "speaker")
+    assert "avdata download cremad" in str(caught.value.hint)
+
+
+def test_fold_3_states_how_it_differs_from_hicmae() -> None:
+    assert "1040_ITH_SAD_XX, which HiCMAE drops" in cremad.SPLITS["fold:3"]
+    assert "1040" not in cremad.SPLITS["fold:2"]
+
+
 def test_clips_rejects_the_folder_of_another_dataset(ave_bad: Path) -> None:
     with pytest.raises(SourceError, match="holds no CREMA-D"):
         load_recipe("cremad").clips(ave_bad, "speaker")
@@ -136,7 +204,7 @@ def test_clips_accepts_the_misnamed_file_of_early_releases(cremad_bad: Path) -> 
 
 
 def test_write_mock_rejects_more_clips_than_unique_names(tmp_path: Path) -> None:
-    stems = {cremad_mock._plain(number, 0).stem for number in range(6_552)}
+    stems = {cremad_mock._plain(*place, 0, 0).stem for place in cremad_mock._places(6_552)}
     assert len(stems) == 6_552
     with pytest.raises(UsageError, match="6,552"):
         cremad_mock.write_mock(tmp_path, 6_553, bad=False, seed=0)

@@ -184,7 +184,7 @@ def run_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "energy": {"spikes": 2.5},
     }
     (run / "result.json").write_text(json.dumps(result))
-    (run / "config.json").write_text(json.dumps({"config": {"preset": "nano"}, "model": {}, "set": "gone"}))
+    (run / "run.json").write_text(json.dumps({"config": {"preset": "nano"}, "model": {}, "set": "gone"}))
     rows = [f"{step},{1 / (step + 1)},{step / 10}" for step in range(10)]
     (run / "metrics.csv").write_text("\n".join(["step,train_loss,val_accuracy", *rows]))
     return snnergy.report(run)

@@ -26,6 +26,21 @@ def test_histograms_count_every_sample_once_and_separate_flagged_offsets(tmp_pat
     assert all(statistics.histograms[name].total == 5_000 for name in ("audio", "video", "padding"))
 
 
+def test_offsets_of_one_aac_frame_are_counted_by_rate(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = write_index(tmp_path, 1000)
+    offsets = rng.uniform(-0.1, 0.1, 1000)
+    offsets[:300] = 1024 / 48_000 + rng.uniform(-5e-5, 5e-5, 300)
+    offsets[300:500] = -1024 / 44_100
+    column = table.schema.get_field_index("av_offset")
+    table = table.set_column(column, table.schema.field(column), pa.array(offsets, pa.float64()))
+    pq.write_table(table, tmp_path / "index.parquet")
+    counts = collect_statistics(tmp_path).aac_offsets
+    assert counts == {48_000: pytest.approx(300, abs=10), 44_100: pytest.approx(200, abs=10)}
+    write_index(tmp_path, 1000)
+    assert collect_statistics(tmp_path).aac_offsets == {}
+
+
 def test_selected_rows_contain_the_extremes(tmp_path: Path) -> None:
     rows = write_index(tmp_path, 5_000).to_pylist()
     latest = max(rows, key=lambda row: row["av_offset"])["key"]

@@ -202,7 +202,9 @@ def test_datasets_loads_label_names_and_every_sample(
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize(("name", "clips"), [("ave", 8), ("urbansound8k-av", 20), ("synthetic", 8)])
+@pytest.mark.parametrize(
+    ("name", "clips"), [("ave", 8), ("urbansound8k", 20), ("urbansound8k-av", 20), ("synthetic", 8)]
+)
 def test_datasets_loads_the_json_of_every_recipe(
     once: Once, tmp_path: Path, name: str, clips: int, streaming: bool
 ) -> None:

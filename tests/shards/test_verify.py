@@ -137,7 +137,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a leaking group": (leak_a_group, "in several splits"),
     "a wrong count": (change_a_count, "samples"),
     "an invalid header checksum": (invalidate_a_header_checksum, "Invalid tar header"),
-    "a link": (replace_a_member_by_a_link, "in the tar"),
+    "a link": (replace_a_member_by_a_link, "Missing tar header of a regular file"),
     "a member that the index omits": (add_a_member_after_the_last_sample, "data after its last sample"),
 }
 

@@ -13,7 +13,7 @@ from snnergy.training.config import TrainConfig, resolve_config
 
 TINY = {"dims": [4, 8, 8], "heads": [1, 1, 1]}
 SMALL_PICTURES = {
-    "audio": {"n_mels": 16, "hop_length": 320},
+    "audio": {"n_mels": 16, "hop_length": 320, "flac": True},
     "video": {"size": 16},
     "shards": {"samples_per_shard": 5},
 }
@@ -35,6 +35,8 @@ def quick() -> Callable[..., TrainConfig]:
     """Settings of a tiny network with a few changes."""
 
     def make(**changes: Any) -> TrainConfig:
-        return resolve_config("quick", {"model_options": TINY, "batch_size": 8, "steps": 4}, changes)
+        return resolve_config(
+            "quick", {"model": "nano", "model_options": TINY, "batch_size": 8, "steps": 4}, changes
+        )
 
     return make

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,15 +11,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from avdata.errors import AvdataError, UsageError
-from snnergy.cli import _show_result, app, main
-from snnergy.data import open_split
+import snnergy as package
+from avdata.config.overrides import parse_setting
+from avdata.errors import UsageError
+from snnergy.analysis.tables import show_result
+from snnergy.cli import app, main
 from snnergy.models.config import configure
-from snnergy.models.network import SNNergy
-from snnergy.training.config import TRAIN_PRESETS, resolve_config
-from snnergy.training.evaluation import check_compatible
+from snnergy.training.config import TRAIN_PRESETS, TrainConfig, resolve_config
 
 TINY = (
+    "--model",
+    "nano",
+    "--train-preset",
+    "quick",
     "--set",
     "model_options.dims=[4, 8, 8]",
     "--set",
@@ -89,21 +94,38 @@ def test_options_override_the_file_and_set_overrides_both(
         "--set",
         "epochs=11",
         "--set",
-        "augment.bands=2",
+        "augment.bands=0.2",
     )
     found = resolved(monkeypatch, *words)
     assert (found["ema"], found["lr"], found["epochs"]) == (0.99, 0.2, 11)
-    assert (found["augment"]["flip"], found["augment"]["bands"]) == (0.25, 2)
+    assert (found["augment"]["flip"], found["augment"]["bands"]) == (0.25, 0.2)
 
 
 @pytest.mark.parametrize(
     ("words", "preset"),
-    [((), "snnergy"), (("--steps", "250"), "quick"), (("--steps", "250", "--train-preset", "mm"), "mm")],
+    [((), "snnergy"), (("--steps", "250"), "snnergy"), (("--steps", "250", "--train-preset", "mm"), "mm")],
 )
-def test_steps_select_the_quick_preset_by_default(
+def test_only_its_option_selects_the_training_preset(
     monkeypatch: pytest.MonkeyPatch, words: Sequence[str], preset: str
 ) -> None:
-    assert resolved(monkeypatch, *words)["train_preset"] == preset
+    found = resolved(monkeypatch, *words)
+    assert found["train_preset"] == preset
+    assert found["mixup"] == TRAIN_PRESETS[preset].get("mixup", 0.2)
+    assert found["model"] == "small"
+
+
+def test_train_prints_all_settings_on_one_line_of_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snnergy.training.trainer.train", lambda *args, **options: {})
+    words = ["train", "set", "--json", "--steps", "250", "--set", "augment.flip=0", "--batch-size", "32"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("settings: ")]
+    shown = dict(word.split("=", 1) for word in line.split()[1:])
+    assert shown["train_preset"] == "snnergy"
+    assert (shown["lr"], shown["augment.flip"], shown["batch_size"]) == ("0.00025", "0.0", "32")
+    # With --steps, the number of epochs has no effect.
+    config = TrainConfig(steps=250, batch_size=32)
+    expected = {*config.model_dump(), *(f"augment.{name}" for name in config.augment.model_dump())}
+    assert set(shown) == expected - {"augment", "model_options", "epochs"}
 
 
 @pytest.mark.parametrize(
@@ -130,12 +152,13 @@ def test_model_option_of_wrong_type_is_named(options: dict[str, Any]) -> None:
         configure("nano", **options)
 
 
-def test_evaluation_rejects_a_dataset_with_other_labels(tiny_set: Path) -> None:
-    data = open_split(tiny_set, "train")
-    other = SNNergy(configure("nano", num_classes=len(data.labels) + 1))
-    with pytest.raises(AvdataError, match=f"the dataset has {len(data.labels)} labels"):
-        check_compatible(other, data)
-    check_compatible(SNNergy(configure("nano", num_classes=len(data.labels))), data)
+def test_settings_in_hints_are_accepted() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in Path(package.__file__).parent.rglob("*.py")]
+    shown = {text for source in sources for text in re.findall(r"--set (\w[\w.]*=[\w.]+)", source)}
+    assert "precision=32" in shown
+    for text in shown:
+        name = text.split("=")[0]
+        assert resolve_config(None, parse_setting(text)), name
 
 
 def test_author_presets_have_their_values() -> None:
@@ -174,7 +197,7 @@ def test_train_resumes_and_evaluate_prints_classes(tiny_set: Path, tmp_path: Pat
 
 
 def test_result_without_splits_prints_a_message(capsys: pytest.CaptureFixture[str]) -> None:
-    _show_result({"labels": ["a", "b"]}, as_json=False)
+    show_result({"labels": ["a", "b"]}, as_json=False)
     assert "neither a val nor a test split" in capsys.readouterr().out
 
 

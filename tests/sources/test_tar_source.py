@@ -95,6 +95,14 @@ def test_open_tars_expands_patterns_as_webdataset_does(tmp_path: Path) -> None:
     assert (single.root, single.tar_name(single.tars[0])) == (tmp_path / "test", "0000.tar")
 
 
+def test_open_tars_leaves_out_prepared_and_unfinished_datasets(tmp_path: Path) -> None:
+    for name in ("a.tar", "done/train/b.tar", "killed/train/c.tar"):
+        write_tar(tmp_path / name, {})
+    (tmp_path / "done" / "dataset.json").touch()
+    (tmp_path / "killed" / ".avdata").mkdir()
+    assert open_tars(tmp_path).tars == (tmp_path / "a.tar",)
+
+
 def test_open_tars_names_missing_tars_and_malformed_patterns(tmp_path: Path) -> None:
     write_tar(tmp_path / "0000.tar", {})
     with pytest.raises(SourceError, match="2 of 3 tars are missing") as caught:

@@ -27,6 +27,7 @@ DECODERS = {
             use="video.decoder=decord only",
             advice="it has wheels for Linux and Windows on x86-64 only; video.decoder=pyav does without",
             unsupported_codecs=frozenset({"av1"}),
+            unsupported_containers=frozenset({"mpeg", "mpegts", "nut"}),
         ),
         VideoDecoder(
             name="ffmpeg",

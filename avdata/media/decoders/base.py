@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from avdata.config.schema import QualityConfig, VideoConfig
-from avdata.errors import UsageError
+from avdata.errors import MediaError, QuarantineReason, UsageError
+from avdata.media.downmix import Channel
 from avdata.media.ffmpeg_program import ffmpeg_version, find_ffmpeg
 from avdata.media.types import AudioTrack, Frame, FrameTimes
 
@@ -40,7 +41,7 @@ class FramesAt(Protocol):
             quality: limits.
 
         Returns:
-            One frame for each time, uint8 [H, W, 3], rotated by the display matrix.
+            One frame for each time, uint8 [H, W, 3], oriented by the display matrix.
 
         Raises:
             MediaError: the file cannot be decoded.
@@ -64,8 +65,10 @@ class VideoDecoder:
         reuses_packets: whether `VideoFile.frames_at` is this decoder: it decodes the packets of `open_video`
             and resizes while it converts colors. Other decoders open the file again.
         unsupported_codecs: ffmpeg's names of video codecs that it cannot decode.
+        unsupported_containers: ffmpeg's names of containers in which it returns wrong frames.
         program: program on PATH that it runs; its version is recorded in dataset.json.
-        decodes_audio: whether it also decodes audio, with `decode_audio(path, quality)`; PyAV does otherwise.
+        decodes_audio: whether it also decodes audio, with `decode_audio(path, quality, index, channel)`;
+            PyAV does otherwise.
     """
 
     name: str
@@ -78,6 +81,7 @@ class VideoDecoder:
     required: bool = False
     reuses_packets: bool = False
     unsupported_codecs: frozenset[str] = frozenset()
+    unsupported_containers: frozenset[str] = frozenset()
     program: str | None = None
     decodes_audio: bool = False
 
@@ -106,17 +110,33 @@ class VideoDecoder:
         video: VideoConfig = DEFAULT_VIDEO,
         quality: QualityConfig = DEFAULT_QUALITY,
     ) -> list[Frame]:
-        """Import the decoder's module and call its `frames_at`; see `FramesAt`."""
+        """Import the decoder's module and call its `frames_at`; see `FramesAt`.
+
+        Raises:
+            MediaError: UNREADABLE for an unsupported container, or an error of the decoder.
+        """
+        container = frame_times.metadata.get("container")
+        if container in self.unsupported_containers:
+            detail = f"{path.name}: {self.name} cannot decode {container}"
+            raise MediaError(QuarantineReason.UNREADABLE, detail)
         decode: FramesAt = self._load().frames_at
         return decode(path, frame_times, times, video, quality)
 
-    def decode_audio(self, path: Path, quality: QualityConfig) -> AudioTrack:
-        """Import the decoder's module and decode the first audio track of a file with it.
+    def decode_audio(
+        self, path: Path, quality: QualityConfig, stream_index: int, channel: Channel = "mix"
+    ) -> AudioTrack:
+        """Import the decoder's module and decode an audio track of a file with it.
+
+        Args:
+            path: the file.
+            quality: limits.
+            stream_index: index of the track among all streams of the container.
+            channel: value of `audio.channel`.
 
         Raises:
             MediaError: the audio cannot be decoded.
         """
-        track: AudioTrack = self._load().decode_audio(path, quality)
+        track: AudioTrack = self._load().decode_audio(path, quality, stream_index, channel)
         return track
 
     def _load(self) -> Any:

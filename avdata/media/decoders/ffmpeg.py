@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,9 +21,10 @@ import numpy as np
 
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason
-from avdata.media.audio_timeline import AudioTimeline, check_audio_packets, downmix
-from avdata.media.container import check_container
-from avdata.media.decoders.ffmpeg_log import AudioLog, VideoLog
+from avdata.media.audio_timeline import AudioTimeline, check_audio_packets, too_long
+from avdata.media.container import check_container, demuxer_options
+from avdata.media.decoders.ffmpeg_log import AudioFrame, AudioLog, VideoLog
+from avdata.media.downmix import Channel, Downmixer
 from avdata.media.ffmpeg_program import (
     TIMEOUT_SHARE,
     input_file,
@@ -67,7 +69,7 @@ def frames_at(
         MediaError: UNREADABLE, NO_FRAMES, NO_VIDEO_STREAM, TOO_LARGE, CORRUPT_FRAMES, TIMEOUT or an error of
             `check_container`.
     """
-    decoder = _FrameDecoder(path, str(frame_times.metadata.get("video_codec")), video, quality)
+    decoder = _FrameDecoder(path, frame_times, video, quality)
     requested = _frames_on_screen(frame_times.times, times)
     frames = decoder.decode(requested, frame_times.times)
     if not _are_requested(frames, requested):
@@ -104,12 +106,17 @@ class _FrameDecoder:
         log: facts from the log of the last run.
     """
 
-    def __init__(self, path: Path, codec: str, video: VideoConfig, quality: QualityConfig) -> None:
-        self._path, self._codec, self._max_pixels = path, codec, quality.max_pixels
+    def __init__(
+        self, path: Path, frame_times: FrameTimes, video: VideoConfig, quality: QualityConfig
+    ) -> None:
+        self._path, self._max_pixels = path, quality.max_pixels
+        self._codec = str(frame_times.metadata.get("video_codec"))
+        # `V` are the video streams without cover images.
+        self._stream = "V:0" if frame_times.stream_index is None else str(frame_times.stream_index)
         self._deadline = time.monotonic() + TIMEOUT_SHARE * quality.timeout
         self._format = check_container(path)
         self._options = {} if video.hwaccel is None else {"hwaccel": video.hwaccel}
-        self.log = VideoLog(codec)
+        self.log = VideoLog(self._codec)
 
     def decode(self, requested: np.ndarray, known: np.ndarray) -> list[Frame]:
         """Decode the frames at the requested times, of all known times; both in s, ascending."""
@@ -127,7 +134,8 @@ class _FrameDecoder:
         )
         options = {"vcodec": "ppm", "frames:v": len(requested), **passthrough_option(require_ffmpeg())}
         images = self._run(frames.output("pipe:1", format="image2pipe", **options), max_decoded)
-        return [Frame(pixels, moment) for pixels, moment in zip(images, self.log.times, strict=False)]
+        facts = zip(images, self.log.times, self.log.aspects, strict=False)
+        return [Frame(pixels, moment, aspect) for pixels, moment, aspect in facts]
 
     def decoded_times(self) -> np.ndarray:
         """Decode the video without returning a frame; return the times of its frames, s, ascending.
@@ -144,8 +152,8 @@ class _FrameDecoder:
         return times
 
     def _video(self) -> Any:
-        # `V` are the video streams without cover images.
-        return input_file(self._path, self._format, max_pixels=self._max_pixels, **self._options)["V:0"]
+        file = input_file(self._path, self._format, max_pixels=self._max_pixels, **self._options)
+        return file[self._stream]
 
     def _run(self, stream: Any, max_decoded: int | None) -> list[np.ndarray]:
         self.log = VideoLog(self._codec, max_decoded)
@@ -187,33 +195,118 @@ def _read_ppm(stream: IO[bytes], max_pixels: int) -> np.ndarray | None:
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
-def decode_audio(path: Path, quality: QualityConfig) -> AudioTrack:
-    """Decode a file's first audio track to mono.
+def decode_audio(
+    path: Path, quality: QualityConfig, stream_index: int, channel: Channel = "mix"
+) -> AudioTrack:
+    """Decode the audio track of a file with the given index among all streams to mono.
+
+    ffmpeg converts a track to the rate and channels of its first frame. If they change, it is decoded again
+    without that conversion.
 
     Raises:
-        MediaError: UNREADABLE, NO_AUDIO_STREAM, CORRUPT_AUDIO, TOO_LONG, TIMEOUT or an error of
-            `check_container`.
+        MediaError: UNREADABLE, NO_AUDIO_STREAM, UNDECODABLE_AUDIO, CORRUPT_AUDIO, TOO_LONG, TIMEOUT or an
+            error of `check_container`.
     """
-    deadline = time.monotonic() + TIMEOUT_SHARE * quality.timeout
-    audio = input_file(path, check_container(path))["a:0"].filter("ashowinfo")
-    stream = audio.output("pipe:1", format="au", acodec="pcm_f32be")
-    log = AudioLog()
-    header, samples = None, np.zeros(0, np.float32)
-    with run_ffmpeg(path, stream, log.read_line, deadline) as stdout:
-        header = _read_au_header(stdout)
-        if header is not None:
-            samples = _read_mono(
-                stdout, header.channels, AudioTimeline(path.name, header.rate, quality.max_seconds)
-            )
-    log.check_opened(path, QuarantineReason.NO_AUDIO_STREAM)
-    if header is None or not len(samples):
-        detail = f"{path.name}: no audio sample could be decoded"
-        raise MediaError(QuarantineReason.NO_AUDIO_STREAM, detail)
-    check_audio_packets(path.name, log.num_corrupt, log.num_corrupt + len(log.frames), quality)
-    timeline = AudioTimeline(path.name, header.rate, quality.max_seconds)
-    placed = _place(samples, log.frames, timeline)
-    metadata = {"audio_codec": log.codec, "audio_rate": header.rate, "audio_channels": header.channels}
-    return AudioTrack(placed, header.rate, timeline.start or 0.0, metadata)
+    decoder = _AudioDecoder(path, quality, stream_index)
+    downmixer = Downmixer(channel)
+    mono = decoder.decode(downmixer)
+    frames = decoder.log.frames
+    if len({(frame.rate, frame.channels) for frame in frames}) > 1:
+        downmixer = Downmixer(channel)
+        mono = decoder.decode(downmixer, frames)
+    check_audio_packets(path.name, decoder.log.num_corrupt, decoder.log.num_corrupt + len(frames), quality)
+    timeline = AudioTimeline(path.name, quality.max_seconds)
+    for frame, num_samples in zip(frames, _fitted_counts(frames, len(mono)), strict=True):
+        timeline.add(frame.time, num_samples, frame.rate)
+    metadata = {
+        "audio_codec": decoder.log.codec,
+        "audio_rate": timeline.rate,
+        "audio_channels": frames[0].channels,
+    }
+    samples, start, flags = timeline.place(mono)
+    return AudioTrack(samples, timeline.rate, start, metadata, (*flags, *downmixer.flags()))
+
+
+def _fitted_counts(frames: Sequence[AudioFrame], num_samples: int) -> list[int]:
+    """Return the number of samples of each frame, so that their sum is the number of decoded samples."""
+    ends = np.minimum(np.cumsum([frame.num_samples for frame in frames]), num_samples)
+    ends[-1] = num_samples
+    return [int(count) for count in np.diff(ends, prepend=0)]
+
+
+class _AudioDecoder:
+    """Runs ffmpeg on the audio of one file; all runs share one time limit.
+
+    Attributes:
+        log: facts from the log of the last run.
+    """
+
+    def __init__(self, path: Path, quality: QualityConfig, stream_index: int) -> None:
+        self._path, self._max_seconds = path, quality.max_seconds
+        self._stream_index = stream_index
+        self._deadline = time.monotonic() + TIMEOUT_SHARE * quality.timeout
+        self._format = check_container(path)
+        self.log = AudioLog()
+
+    def decode(self, downmixer: Downmixer, frames: Sequence[AudioFrame] = ()) -> np.ndarray:
+        """Decode the track to mono, float32 [n].
+
+        Args:
+            downmixer: mixes the channels.
+            frames: the frames of a track whose rate or channels change, to keep those of each frame.
+
+        Raises:
+            MediaError: UNREADABLE, NO_AUDIO_STREAM, UNDECODABLE_AUDIO, TOO_LONG or TIMEOUT.
+        """
+        self.log = AudioLog()
+        file = input_file(self._path, self._format, **demuxer_options(self._path, self._format))
+        audio = file[str(self._stream_index)].filter("ashowinfo")
+        if frames:
+            # With one rate for all frames, ffmpeg does not resample; channels that a frame lacks are silent.
+            count = max(frame.channels for frame in frames)
+            channels = "|".join(f"c{index}=c{index}" for index in range(count))
+            audio = audio.filter("asetrate", frames[0].rate).filter("pan", args=f"{count}c|{channels}")
+        stream = audio.output("pipe:1", format="au", acodec="pcm_f32be")
+        samples = np.zeros(0, np.float32)
+        with run_ffmpeg(self._path, stream, self.log.read_line, self._deadline) as stdout:
+            header = _read_au_header(stdout)
+            if header is not None:
+                parts = [(frame.num_samples, frame.channels) for frame in frames]
+                samples = self._read_mono(stdout, header, parts, downmixer)
+        self.log.check_opened(self._path, QuarantineReason.NO_AUDIO_STREAM)
+        if not len(samples) or not self.log.frames:
+            detail = f"{self._path.name}: no audio sample could be decoded"
+            raise MediaError(QuarantineReason.UNDECODABLE_AUDIO, detail)
+        return samples
+
+    def _read_mono(
+        self, stream: IO[bytes], header: _AuHeader, parts: Sequence[tuple[int, int]], downmixer: Downmixer
+    ) -> np.ndarray:
+        """Read interleaved big-endian floats, and return them as mono float32 [n].
+
+        Args:
+            stream: ffmpeg's output.
+            header: its header.
+            parts: number of samples and channels of each part to read; without any, everything is read.
+            downmixer: mixes the channels.
+
+        Raises:
+            MediaError: TOO_LONG.
+        """
+        chunks = []
+        num_samples = 0
+        sample_bytes = 4 * header.channels
+        for size, num_channels in parts or repeat((READ_SAMPLES, header.channels)):
+            data = stream.read(size * sample_bytes)
+            values = np.frombuffer(data[: len(data) // sample_bytes * sample_bytes], ">f4")
+            channels = values.astype(np.float32).reshape(-1, header.channels).T
+            chunks.append(downmixer.mix(channels[:num_channels]))
+            num_samples += len(chunks[-1])
+            if not parts and num_samples > self._max_seconds * header.rate:
+                raise too_long(self._path.name, self._max_seconds)
+            if len(data) < size * sample_bytes:
+                break
+        return np.concatenate(chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,33 +324,3 @@ def _read_au_header(stream: IO[bytes]) -> _AuHeader | None:
     assert (magic, encoding) == (b".snd", 6)
     stream.read(offset - 24)
     return _AuHeader(rate, channels)
-
-
-def _read_mono(stream: IO[bytes], channels: int, timeline: AudioTimeline) -> np.ndarray:
-    """Read interleaved big-endian floats to the end, and return them as mono float32 [n].
-
-    Raises:
-        MediaError: TOO_LONG.
-    """
-    chunks = []
-    num_samples = 0
-    while data := stream.read(READ_SAMPLES * channels * 4):
-        values = np.frombuffer(data[: len(data) // (4 * channels) * 4 * channels], ">f4")
-        chunks.append(downmix(values.astype(np.float32).reshape(-1, channels).T))
-        num_samples += len(chunks[-1])
-        timeline.check_duration(num_samples)
-    return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
-
-
-def _place(
-    samples: np.ndarray, frames: Sequence[tuple[float | None, int]], timeline: AudioTimeline
-) -> np.ndarray:
-    """Insert silence into the gaps between frames, which are given as time in s and number of samples."""
-    pieces: list[np.ndarray] = []
-    position = first = 0
-    for moment, num_samples in frames:
-        if num_silent := timeline.place(moment, num_samples):
-            pieces += [samples[first:position], np.zeros(num_silent, np.float32)]
-            first = position
-        position += num_samples
-    return np.concatenate([*pieces, samples[first:]]) if pieces else samples

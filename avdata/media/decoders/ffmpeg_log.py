@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from avdata.config.schema import QualityConfig
 from avdata.errors import MediaError, QuarantineReason
 from avdata.media.decoders.pyav import CODECS_WITH_CORRUPT_FLAG
+from avdata.media.display import pixel_aspect
+from avdata.media.integrity import TRUNCATION_MESSAGES
 
 _MAPPED = "Stream mapping:"
 """First line after the input was opened and probed."""
@@ -31,11 +35,20 @@ _TOO_LARGE = "exceeds specified max pixel count"
 
 _NO_STREAM = "matches no streams"
 
+_NO_DECODER = re.compile(r"Decoder \(codec .*\) not found|[Nn]o decoder found for")
+"""Line for a codec that this build cannot decode. ffmpeg before 5 lists the stream mapping nevertheless."""
+
+_UNDECODABLE = {
+    QuarantineReason.NO_VIDEO_STREAM: QuarantineReason.UNDECODABLE_VIDEO,
+    QuarantineReason.NO_AUDIO_STREAM: QuarantineReason.UNDECODABLE_AUDIO,
+}
+"""Reasons for a codec that cannot be decoded, by the reason for a missing stream."""
+
 _TIME_BASE = re.compile(r"config in time_base: (\d+)/(\d+)")
 
-_VIDEO_FRAME = re.compile(r"\bn: *\d+ pts: *(-?\d+|NOPTS) ")
+_VIDEO_FRAME = re.compile(r"\bn: *\d+ pts: *(-?\d+|NOPTS) (?:[^\[]*? sar:(\d+)/(\d+) )?")
 
-_AUDIO_FRAME = re.compile(r"\bn:\d+ pts:(-?\d+|NOPTS) .*? rate:(\d+) nb_samples:(\d+)")
+_AUDIO_FRAME = re.compile(r"\bn:\d+ pts:(-?\d+|NOPTS) .*? channels:(\d+) .*? rate:(\d+) nb_samples:(\d+)")
 
 _AUDIO_CODEC = re.compile(r"Stream #\d+:\d+ \((\w+)\) -> ashowinfo")
 
@@ -55,12 +68,15 @@ class FFmpegLog:
         self.num_corrupt = 0
         self._is_mapped = False
         self._first_error = "no message"
-        self._is_too_large = self._has_no_stream = False
+        self._is_too_large = self._has_no_stream = self._has_no_decoder = self._is_truncated = False
 
     def read_line(self, line: str) -> None:
         """Read one line."""
         self._is_too_large |= _TOO_LARGE in line
-        if self._is_mapped:
+        self._is_truncated |= any(part in line for part in TRUNCATION_MESSAGES)
+        if _NO_DECODER.search(line):
+            self._has_no_decoder = True
+        elif self._is_mapped:
             self._read_decoding(line)
         elif _MAPPED in line:
             self._is_mapped = True
@@ -78,13 +94,19 @@ class FFmpegLog:
         """Check that ffmpeg opened the file and began to decode it.
 
         Raises:
-            MediaError: TOO_LARGE, `no_stream` or UNREADABLE.
+            MediaError: TRUNCATED, TOO_LARGE, `no_stream`, UNDECODABLE_VIDEO, UNDECODABLE_AUDIO or
+                UNREADABLE.
         """
+        if self._is_truncated:
+            detail = f"{path.name}: the file ends inside a packet"
+            raise MediaError(QuarantineReason.TRUNCATED, detail)
         if self._is_too_large:
             detail = f"{path.name}: more pixels than quality.max_pixels"
             raise MediaError(QuarantineReason.TOO_LARGE, detail)
         if self._has_no_stream:
             raise MediaError(no_stream, f"{path.name}: {no_stream.description}")
+        if self._has_no_decoder:
+            raise MediaError(_UNDECODABLE[no_stream], f"{path.name}: ffmpeg has no decoder for its codec")
         if not self._is_mapped:
             detail = f"{path.name}: ffmpeg cannot open it: {self._first_error}"
             raise MediaError(QuarantineReason.UNREADABLE, detail.replace(str(path.parent), "").strip())
@@ -95,6 +117,7 @@ class VideoLog(FFmpegLog):
 
     Attributes:
         times: s, of the returned frames; not a number where a frame has no timestamp.
+        aspects: width of a pixel by its height, of the returned frames.
         num_decoded: decoded frames and packets that failed to decode.
     """
 
@@ -105,6 +128,7 @@ class VideoLog(FFmpegLog):
         """
         super().__init__()
         self.times: list[float] = []
+        self.aspects: list[float] = []
         self.num_decoded = 0
         self._max_decoded = math.inf if max_decoded is None else max_decoded
         self._has_flag = codec in CODECS_WITH_CORRUPT_FLAG
@@ -117,6 +141,8 @@ class VideoLog(FFmpegLog):
         for frame in _VIDEO_FRAME.finditer(line):
             numerator, denominator = self._seconds_per_pts
             self.times.append(math.nan if frame[1] == "NOPTS" else int(frame[1]) * numerator / denominator)
+            has_aspect = frame[3] is not None and int(frame[3]) > 0
+            self.aspects.append(pixel_aspect(Fraction(int(frame[2]), int(frame[3])) if has_aspect else None))
         if self.num_decoded >= self._max_decoded:
             return
         if _PACKET_FAILED.search(line):
@@ -139,23 +165,34 @@ class VideoLog(FFmpegLog):
             raise MediaError(QuarantineReason.CORRUPT_FRAMES, detail)
 
 
+@dataclass(frozen=True, slots=True)
+class AudioFrame:
+    """Time of an audio frame in s, None if it has none; its number of samples, rate in Hz and channels."""
+
+    time: float | None
+    num_samples: int
+    rate: int
+    channels: int
+
+
 class AudioLog(FFmpegLog):
     """Timestamps of audio frames.
 
     Attributes:
         codec: ffmpeg's name of the decoder.
-        frames: time in s and number of samples of each frame; the time is None if it has none.
+        frames: the decoded frames.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.codec = "unknown"
-        self.frames: list[tuple[float | None, int]] = []
+        self.frames: list[AudioFrame] = []
 
     def _read_decoding(self, line: str) -> None:
         super()._read_decoding(line)
         if codec := _AUDIO_CODEC.search(line):
             self.codec = codec[1]
         for frame in _AUDIO_FRAME.finditer(line):
-            seconds = None if frame[1] == "NOPTS" else int(frame[1]) / int(frame[2])
-            self.frames.append((seconds, int(frame[3])))
+            channels, rate, num_samples = int(frame[2]), int(frame[3]), int(frame[4])
+            seconds = None if frame[1] == "NOPTS" else int(frame[1]) / rate
+            self.frames.append(AudioFrame(seconds, num_samples, rate, channels))

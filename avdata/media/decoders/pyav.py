@@ -10,9 +10,11 @@ from typing import Any
 
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason
+from avdata.media.best_effort import BestEffortTimestamps
 from avdata.media.container import open_container, video_stream
+from avdata.media.display import Orientation
 from avdata.media.packet_selection import TIME_TOLERANCE_S, PacketSelection
-from avdata.media.resize import frame_to_rgb, resize_frame
+from avdata.media.resize import frame_thumbnail, frame_to_rgb, resize_frame
 from avdata.media.types import Frame, FrameTimes
 
 CODECS_WITH_NONREF = frozenset({"h264", "hevc"})
@@ -33,19 +35,21 @@ def frames_at(
     Raises:
         MediaError: see `decode_frames`.
     """
-    del frame_times, video  # Decoded frames carry their own timestamps, and keep their size.
+    del video  # Frames keep their size.
     with open_container(path, quality) as container:
         stream = video_stream(container, path)
-        return to_images(decode_frames(path, stream, container.demux(stream), None, times, quality), None)
+        frames = decode_frames(path, stream, container.demux(stream), None, times, quality)
+        return to_images(frames, None, frame_times.pixel_aspect)
 
 
 @dataclass
 class _DecodedFrames:
-    """The frame for each time so far, and how many frames were decoded and corrupt."""
+    """The frame for each time so far, how many frames were decoded and corrupt, and whether in order."""
 
     frames: list[Any] = field(default_factory=list)
     num_decoded: int = 0
     num_corrupt: int = 0
+    is_ascending: bool = True
 
     def is_corrupt(self, quality: QualityConfig) -> bool:
         return self.num_corrupt > quality.max_corrupt * self.num_decoded
@@ -72,9 +76,7 @@ def decode_frames(
     Raises:
         MediaError: NO_FRAMES or CORRUPT_FRAMES.
     """
-    stream.thread_count = 1
-    # A header may state a wrong size: with max_pixels, the decoder refuses before it allocates memory.
-    stream.codec_context.options = {"max_pixels": str(quality.max_pixels)}
+    _configure(stream, quality)
     decoded = None
     if selection is not None and isinstance(packets, list):
         decoded = _take_at_times(_decode_selected(stream, packets, selection), times)
@@ -91,6 +93,29 @@ def decode_frames(
     return decoded.frames
 
 
+def decode_pts(stream: Any, packets: Iterable[Any], quality: QualityConfig) -> list[int]:
+    """Decode all packets of a stream, and return the best effort pts of each frame, as decoded.
+
+    Args:
+        stream: PyAV's video stream.
+        packets: its packets, in decoding order, with the empty last one.
+        quality: limits.
+    """
+    _configure(stream, quality)
+    with count_errors():
+        all_pts = [frame.pts for frame, _ in _decode_all(stream, packets) if frame is not None]
+    stream.codec_context.flush_buffers()
+    return all_pts
+
+
+def _configure(stream: Any, quality: QualityConfig) -> None:
+    if stream.codec_context.is_open:
+        return
+    stream.thread_count = 1
+    # A header may state a wrong size: with max_pixels, the decoder refuses before it allocates memory.
+    stream.codec_context.options = {"max_pixels": str(quality.max_pixels)}
+
+
 def _take_at_times(frames: Iterable[tuple[Any, bool]], times: Sequence[float]) -> _DecodedFrames:
     """Keep the frame on screen at each time, and stop when all times have one."""
     decoded = _DecodedFrames()
@@ -99,8 +124,9 @@ def _take_at_times(frames: Iterable[tuple[Any, bool]], times: Sequence[float]) -
         for frame, is_corrupt in frames:
             decoded.num_decoded += 1
             decoded.num_corrupt += is_corrupt
-            if frame is None:
+            if frame is None or frame.time is None:
                 continue
+            decoded.is_ascending &= on_screen is None or frame.time > on_screen.time
             while len(decoded.frames) < len(times) and on_screen is not None:
                 if times[len(decoded.frames)] + TIME_TOLERANCE_S >= frame.time:
                     break
@@ -114,15 +140,19 @@ def _take_at_times(frames: Iterable[tuple[Any, bool]], times: Sequence[float]) -
 
 
 def _is_reliable(decoded: _DecodedFrames, selection: PacketSelection, quality: QualityConfig) -> bool:
-    """Return whether the selected packets gave the selected frames, mostly undamaged."""
-    if not decoded.frames or decoded.is_corrupt(quality):
+    """Return whether the selected packets gave the selected frames, in order and mostly undamaged."""
+    if not decoded.frames or not decoded.is_ascending or decoded.is_corrupt(quality):
         return False
     return all(any(abs(frame.time - time) < 1e-6 for time in selection.times) for frame in decoded.frames)
 
 
 def _decode_all(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
     stream.codec_context.skip_frame = "DEFAULT"
-    return _decode(stream, packets)
+    timestamps = BestEffortTimestamps()
+    for frame, is_corrupt in _decode(stream, packets):
+        if frame is not None:
+            frame.pts = timestamps.next_pts(frame)
+        yield frame, is_corrupt
 
 
 def _decode_selected(
@@ -159,20 +189,30 @@ def _decode(stream: Any, packets: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
             continue
         logged_error = not has_flag and num_logged_errors() > errors_before
         for frame in frames:
-            if frame.time is not None:
-                yield frame, bool(frame.is_corrupt) or logged_error
+            yield frame, bool(frame.is_corrupt) or logged_error
 
 
-def to_images(frames: Sequence[Any], video: VideoConfig | None) -> list[Frame]:
-    """Convert PyAV frames to RGB or, with `video`, to squares; each distinct frame once."""
+def to_images(frames: Sequence[Any], video: VideoConfig | None, aspect: float) -> list[Frame]:
+    """Convert PyAV frames to RGB or, with `video`, to squares; each distinct frame once.
+
+    Args:
+        frames: PyAV's.
+        video: the settings.
+        aspect: width of a stored pixel by its height.
+    """
     from av.video.reformatter import VideoReformatter  # noqa: PLC0415
 
     images: dict[int, Frame] = {}
-    reformatter = VideoReformatter()
+    reformatter, thumbnail_reformatter = VideoReformatter(), VideoReformatter()
     for frame in frames:
         if id(frame) not in images:
-            pixels = resize_frame(frame, video, reformatter) if video else frame_to_rgb(frame, reformatter)
-            images[id(frame)] = Frame(pixels, float(frame.time))
+            if video is not None:
+                pixels, displayed = resize_frame(frame, video, reformatter, aspect), 1.0
+            else:
+                pixels = frame_to_rgb(frame, reformatter)
+                displayed = Orientation.of_frame(frame).displayed_aspect(aspect)
+            thumbnail = frame_thumbnail(frame, thumbnail_reformatter)
+            images[id(frame)] = Frame(pixels, float(frame.time), displayed, thumbnail)
     return [images[id(frame)] for frame in frames]
 
 

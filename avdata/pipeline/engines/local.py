@@ -4,7 +4,7 @@ Workers report items in batches, because each message wakes the engine. After a 
 again and reports each item before it begins. Where items wait for their source files, `report` returns when
 the item may begin.
 
-Workers are started as `python -m avdata.pipeline.engines.local`, not by multiprocessing, so that a user's
+Workers are started as `python -P -m avdata.pipeline.engines.local`, not by multiprocessing, so that a user's
 script needs no `__main__` guard.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import selectors
 import signal
 import subprocess
@@ -36,6 +35,7 @@ from avdata.pipeline.engines.base import (
     next_task,
     picklable_error,
 )
+from avdata.subprocesses import python_command, python_environment
 
 log = logging.getLogger(__name__)
 
@@ -155,18 +155,17 @@ def _dispatch(
 
 def _start(function: Function, *, items_wait: bool) -> _Worker[Any]:
     ours, theirs = Pipe()
-    command = [
-        sys.executable,
+    command = python_command(
         "-m",
         "avdata.pipeline.engines.local",
         str(theirs.fileno()),
         function.__module__,
         function.__qualname__,
         *(["items-wait"] if items_wait else []),
-    ]
+    )
     # One thread per worker: clips are parallel already, and sums keep their order.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    env = {**os.environ, **threads, **MALLOC_ENV}
+    env = python_environment(**threads, **MALLOC_ENV)
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)  # noqa: S603
     theirs.close()
     return _Worker(process=process, pipe=ours)

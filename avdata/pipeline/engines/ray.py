@@ -186,11 +186,31 @@ def _connected(address: str) -> Any:
         raise UsageError(msg, hint="Run: pip install 'avdata[ray]'") from error
     if not ray.is_initialized():
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                job_config=_job_config(ray),
+            )
         except (ConnectionError, ValueError, RuntimeError) as error:
             msg = f"No Ray cluster at {address!r}: {str(error).splitlines()[0]}"
             raise AvdataError(msg, hint="Run `ray start --head`, or use --ray-address.") from error
     return ray
+
+
+def _job_config(ray: Any) -> Any:
+    """Return settings with which Ray's workers import nothing from the folders of this process.
+
+    Ray puts the current folder and that of the script first on the `sys.path` of every worker, and has no
+    public setting for it.
+    """
+
+    class JobConfig(ray.job_config.JobConfig):  # type: ignore[misc]
+        def _serialize(self) -> Any:
+            self._py_driver_sys_path: list[str] = []
+            return super()._serialize()
+
+    return JobConfig()
 
 
 def _dispatch(

@@ -106,19 +106,19 @@ class _Decoder:
             name: memoryview(bytearray(data)) for name, data in sample.items() if isinstance(data, bytes)
         }
         mel = torch.empty(self._shape.mel)
-        frames = torch.empty((1, *self._shape.layout(strip=self._is_strip)), dtype=torch.uint8)
+        frames = self._shape.empty_frames(strip=self._is_strip)
         waveform = None if self._shape.waveform is None else torch.empty(self._shape.waveform)
         assembler = BatchAssembler()
         try:
             assembler.mel(members, self._shape, self._normalization, mel)
-            assembler.frames(members, self._shape, frames[0], strip=self._is_strip)
+            assembler.frames(members, self._shape, frames, strip=self._is_strip)
             if waveform is not None:
                 assembler.waveform(members, self._shape, waveform)
             label, metadata = int(bytes(members["cls"])), json.loads(bytes(members["json"]))
         except (AvdataError, ValueError, KeyError, RuntimeError) as error:
             raise sample_error(error, sample["__key__"], sample["__url__"], self._name) from error
         return AVSample(
-            mel=mel.unsqueeze(1), frames=self._shape.tensor(frames, strip=self._is_strip)[0],
+            mel=mel.unsqueeze(1), frames=self._shape.sample_tensor(frames, strip=self._is_strip),
             label=label, key=str(sample["__key__"]), metadata=metadata,
             waveform=waveform, sample_rate=self._shape.sample_rate,
         )  # fmt: skip

@@ -23,6 +23,7 @@ from avdata.features.extract import extract_features
 from avdata.media.audio import decode_audio
 from avdata.media.decoders import DECODERS
 from avdata.media.decoders import ffmpeg as ffmpeg_decoder
+from avdata.media.decoders.ffmpeg_log import VideoLog
 from avdata.media.types import FrameTimes
 from avdata.media.video import open_video, read_frame_times, read_frames
 from avdata.recipe import Clip
@@ -100,8 +101,13 @@ def test_ffmpeg_fills_gaps_in_the_audio_with_silence(tmp_path: Path) -> None:
             packet.stream = stream
             target.mux(packet)
     track = decode_audio(shifted, QUALITY, decoder="ffmpeg")
-    assert np.array_equal(track.samples, decode_audio(shifted, QUALITY).samples)
-    assert len(track.samples) == pytest.approx(len(expected.samples) + track.rate / 2, abs=track.rate / 500)
+    for gapped in (track, decode_audio(shifted, QUALITY)):
+        assert gapped.flags == ("audio_clock_drift",)
+        assert np.array_equal(gapped.samples[:80_000], expected.samples[:80_000])
+        assert np.array_equal(gapped.samples[-80_000:], expected.samples[-80_000:])
+        assert len(gapped.samples) == pytest.approx(
+            len(expected.samples) + track.rate / 2, abs=track.rate / 500
+        )
 
 
 def test_ffmpeg_decodes_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,40 +116,42 @@ def test_ffmpeg_decodes_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_av(path, SCENE, vcodec="libx264", acodec="aac")
     frame_times, expected = read_frame_times(path, QUALITY), read_frames(path, TIMES, QUALITY)
     audio = decode_audio(path, QUALITY)
+    with av.open(str(path)) as container:
+        audio_index = container.streams.audio[0].index
     monkeypatch.setitem(sys.modules, "av", None)
     frames = DECODERS["ffmpeg"].frames_at(path, frame_times, TIMES)
     assert [frame.time for frame in frames] == [frame.time for frame in expected]
-    track = decode_audio(path, QUALITY, decoder="ffmpeg")
-    assert np.array_equal(track.samples[:100_000], audio.samples[:100_000])
+    track = DECODERS["ffmpeg"].decode_audio(path, QUALITY, audio_index)
+    assert np.abs(track.samples[:100_000] - audio.samples[:100_000]).max() < 1e-6
     with pytest.raises(ImportError):
         decode_audio(path, QUALITY)
 
 
-def test_video_of_a_codec_that_pyav_lacks_is_unreadable_with_pyav_only(tmp_path: Path) -> None:
+def test_video_of_a_codec_that_pyav_lacks_is_undecodable_with_pyav_only(tmp_path: Path) -> None:
     path = tmp_path / "clip.mkv"
     write_av(path, SCENE, vcodec="libx264", acodec="flac")
     expected = read_frame_times(path, QUALITY)
     path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ"))
-    assert reason_of(lambda: read_frame_times(path, QUALITY)) is QuarantineReason.UNREADABLE
+    assert reason_of(lambda: read_frame_times(path, QUALITY)) is QuarantineReason.UNDECODABLE_VIDEO
     with open_video(path, QUALITY, decoder="ffmpeg") as video_file:
         frame_times = video_file.frame_times
         assert np.array_equal(frame_times.times, expected.times)
         assert frame_times.metadata["video_codec"] == "unknown"
         assert video_file.audio_track().rate == SCENE.rate
     # No program decodes an invented codec.
-    unreadable = reason_of(lambda: DECODERS["ffmpeg"].frames_at(path, frame_times, TIMES))
-    assert unreadable is QuarantineReason.UNREADABLE
+    undecodable = reason_of(lambda: DECODERS["ffmpeg"].frames_at(path, frame_times, TIMES))
+    assert undecodable is QuarantineReason.UNDECODABLE_VIDEO
 
 
-def test_audio_of_a_codec_that_pyav_lacks_is_unreadable(tmp_path: Path) -> None:
+def test_audio_of_a_codec_that_pyav_lacks_is_undecodable(tmp_path: Path) -> None:
     path = tmp_path / "clip.mkv"
     write_av(path, SCENE, vcodec="libx264", acodec="flac")
     path.write_bytes(path.read_bytes().replace(b"A_FLAC", b"A_XYZW"))
     for name in ("pyav", "ffmpeg"):
-        unreadable = reason_of(lambda name=name: decode_audio(path, QUALITY, decoder=name))
-        assert unreadable is QuarantineReason.UNREADABLE
+        undecodable = reason_of(lambda name=name: decode_audio(path, QUALITY, decoder=name))
+        assert undecodable is QuarantineReason.UNDECODABLE_AUDIO
         with open_video(path, QUALITY, decoder=name) as video_file:
-            assert reason_of(video_file.audio_track) is QuarantineReason.UNREADABLE
+            assert reason_of(video_file.audio_track) is QuarantineReason.UNDECODABLE_AUDIO
 
 
 def test_features_are_those_of_pyav(tmp_path: Path) -> None:
@@ -232,15 +240,34 @@ def test_playlist_named_mp4_opens_no_other_file(tmp_path: Path) -> None:
     frame_times = read_frame_times(tmp_path / "real.mp4", QUALITY)
     playlist = tmp_path / "list.mp4"
     playlist.write_text("ffconcat version 1.0\nfile real.mp4\n")
-    assert reason_of(lambda: decode_audio(playlist, QUALITY, decoder="ffmpeg")) is QuarantineReason.NOT_MEDIA
-    # Bytes that look like an MP4 file to our detection do not let ffmpeg choose another format.
-    disguised = tmp_path / "disguised.mp4"
-    disguised.write_bytes(b"ffco" + b"ftyp" + b"\nffconcat version 1.0\nfile real.mp4\n")
     for read in (
-        lambda: decode_audio(disguised, QUALITY, decoder="ffmpeg"),
-        lambda: DECODERS["ffmpeg"].frames_at(disguised, frame_times, [0.5]),
+        lambda: decode_audio(playlist, QUALITY, decoder="ffmpeg"),
+        lambda: DECODERS["ffmpeg"].frames_at(playlist, frame_times, [0.5]),
     ):
-        assert reason_of(read) in {QuarantineReason.UNREADABLE, QuarantineReason.TRUNCATED}
+        assert reason_of(read) is QuarantineReason.NOT_MEDIA
+
+
+def test_times_count_from_the_origin_of_a_container_that_starts_late(tmp_path: Path) -> None:
+    video, audio = tmp_path / "video.mkv", tmp_path / "audio.mkv"
+    write_av(video, SCENE, vcodec="libx264", acodec=None, frame_times=[0.4 + n / 25 for n in range(50)])
+    write_av(audio, SCENE, vcodec=None, acodec="flac", audio_start=0.4)
+    assert [frame.time for frame in frames_at(video, [0.1, 1.0])] == pytest.approx([0.4, 1.0])
+    assert decode_audio(audio, QUALITY, decoder="ffmpeg").start == pytest.approx(0.4, abs=0.001)
+
+
+def test_video_log_counts_damage_up_to_the_last_requested_frame() -> None:
+    decoded = "[dec:mjpeg @ 0x1] [info] decoder -> pts:1 pts_time:0.04 time_base:1/25\n"
+    failed = "[dec:mjpeg @ 0x1] [error] Error submitting packet to decoder: Invalid data\n"
+    error = "[mjpeg @ 0x2] [error] overread 8\n"
+    flagged = "[dec:mjpeg @ 0x1] [warning] corrupt decoded frame\n"
+    probing = ["[mjpeg @ 0x0] [error] overread 8\n", "[info] Stream mapping:\n"]
+    lines = [*probing, decoded, error, error, decoded, flagged, decoded, failed, decoded, error, decoded]
+    counts = {"mjpeg": (3, 5), "h264": (2, 5)}
+    for codec, expected in counts.items():
+        log = VideoLog(codec, max_decoded=5)
+        for line in lines:
+            log.read_line(line)
+        assert (log.num_corrupt, log.num_decoded) == expected
 
 
 def test_unreadable_detail_names_no_folder_and_is_the_same_each_time(tmp_path: Path) -> None:
@@ -249,7 +276,7 @@ def test_unreadable_detail_names_no_folder_and_is_the_same_each_time(tmp_path: P
     details = set()
     for _ in range(3):
         with pytest.raises(MediaError) as caught:
-            decode_audio(path, QUALITY, decoder="ffmpeg")
+            DECODERS["ffmpeg"].decode_audio(path, QUALITY, 0)
         details.add(str(caught.value))
     assert len(details) == 1
     assert "ffmpeg cannot open it" in (detail := details.pop())

@@ -25,7 +25,7 @@ def counted(out: Path, fusion: str) -> Energy:
     """What a run's chosen network spends, counted anew on the whole test split."""
     network, _ = load_network(out / "runs" / f"{fusion}-seed42" / "best.ckpt")
     loader = open_split(
-        json.loads((out / "runs" / f"{fusion}-seed42" / "config.json").read_text())["dataset"], "test"
+        json.loads((out / "runs" / f"{fusion}-seed42" / "run.json").read_text())["dataset"], "test"
     )
     return measure_energy(network.eval(), audio_video_batches(loader.loader(8, num_workers=0), 16))
 

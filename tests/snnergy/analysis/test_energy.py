@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 import snnergy
 from avdata.errors import UsageError
 from snnergy.analysis.energy import AC_PJ, MAC_PJ, Energy, measure_energy, plot_energy
-from snnergy.cli import _row, app
+from snnergy.analysis.tables import layer_row
+from snnergy.cli import app
 from snnergy.training.config import TrainConfig
 from snnergy.training.trainer import train
 
@@ -34,8 +35,9 @@ def energy() -> Energy:
     return measure_energy(settled(), [inputs()])
 
 
-def test_synaptic_operations_equal_spikingjelly() -> None:
-    model, given = settled(), inputs()
+@pytest.mark.parametrize("readout", ["membrane", "rate"])
+def test_synaptic_operations_equal_spikingjelly(readout: str) -> None:
+    model, given = settled(readout=readout), inputs()
     counter = SynOpCounter()
     with torch.no_grad(), DispatchCounterMode([counter]):
         model(*given)
@@ -120,7 +122,7 @@ def test_sew_spike_is_one_event_for_any_alpha(mlp: bool) -> None:
 
 
 def test_sew_events_equal_layer_inputs_for_alpha_one() -> None:
-    model, given = settled(residual="sew", fusion_mlp=True), inputs()
+    model, given = settled(residual="sew", fusion_mlp=True, alpha_init=1.0), inputs()
     fed: dict[str, float] = {}
     for name, part in model.named_modules():
         if isinstance(part, nn.Conv2d):
@@ -140,7 +142,7 @@ def test_plot_energy_writes_file(energy: Energy, tmp_path: Path) -> None:
 
 
 def test_layer_rows_are_unique_and_fit_terminal(energy: Energy) -> None:
-    rows = [_row(layer) for layer in energy.layers]
+    rows = [layer_row(layer) for layer in energy.layers]
     assert len({row[0] for row in rows}) == len(rows)
     # Two columns between cells, and the heads "SOPs by rate" and "exact".
     widths = [max(map(len, column)) for column in zip(*rows, ("", "", "", "SOPs by rate", ""), strict=False)]

@@ -10,7 +10,7 @@ import torch
 
 from avdata.errors import AvdataError
 from snnergy.analysis.attention_masks import overlay_mask, record_masks
-from snnergy.analysis.report import classes, collect_page_data, curves, report
+from snnergy.analysis.report import collect_page_data, curves, report
 from snnergy.models.network import build
 from snnergy.training.config import TrainConfig
 from snnergy.training.trainer import train
@@ -19,7 +19,7 @@ from snnergy.training.trainer import train
 @pytest.fixture(scope="module")
 def run(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    train(synthetic_set, out, TrainConfig(steps=3, batch_size=8, workers=0))
+    train(synthetic_set, out, TrainConfig(model="nano", steps=3, batch_size=8, workers=0))
     return out
 
 
@@ -27,6 +27,8 @@ def test_report_contains_results_and_loads_no_external_files(run: Path) -> None:
     page = report(run).read_text(encoding="utf-8")
     result = json.loads((run / "result.json").read_text())
     assert f"accuracy {result['test']['accuracy']:.4f}" in page
+    for row in result["test"]["per_class"].values():
+        assert f'<td class="n">{row["recall"]:.3f}</td>' in page
     assert "Loss: train loss ends at" in page
     assert re.findall(r'(?:src|href)="(?!data:|#)', page) == []
     assert len(page) < 5_000_000
@@ -55,7 +57,7 @@ def test_report_shows_energy_per_layer_and_in_total(run: Path) -> None:
 
 
 def test_report_works_without_result_checkpoint_or_dataset(run: Path, tmp_path: Path) -> None:
-    for name in ("config.json", "metrics.csv"):
+    for name in ("run.json", "metrics.csv"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     page = report(tmp_path).read_text(encoding="utf-8")
     assert "Not finished" in page
@@ -67,7 +69,7 @@ def test_report_works_without_result_checkpoint_or_dataset(run: Path, tmp_path: 
 
 
 def test_report_of_dataset_without_val_and_test_is_not_marked_unfinished(run: Path, tmp_path: Path) -> None:
-    for name in ("config.json", "result.json"):
+    for name in ("run.json", "result.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     result = json.loads((tmp_path / "result.json").read_text())
     (tmp_path / "result.json").write_text(json.dumps({k: result[k] for k in result.keys() - {"val", "test"}}))
@@ -86,13 +88,6 @@ def test_curves_ignore_incomplete_last_line(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("step,train_loss,val_loss\n1,0.7,\n2,0.6,0.65\n3,0.")
     (chart,) = curves(tmp_path / "metrics.csv")
     assert set(chart.shapes) == {"train loss", "val loss"}
-
-
-def test_classes_compute_precision_recall_and_f1() -> None:
-    rows = classes([[3, 1, 0], [0, 4, 0], [0, 0, 0]], ["a", "b", "c"])
-    assert [row["recall"] for row in rows] == [0.75, 1.0, None]
-    assert [row["precision"] for row in rows] == [1.0, 0.8, None]
-    assert rows[0]["F1"] == pytest.approx(2 * 0.75 / 1.75)
 
 
 def test_record_masks_returns_shares_between_0_and_1() -> None:

@@ -27,7 +27,9 @@ def settled(dtype: torch.dtype = torch.float64, **options: object) -> snnergy.SN
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"alpha_shape": "channel"}, {"tie_directions": True}, {"residual": "sew"}], ids=str
+    "options",
+    [{}, {"readout": "rate"}, {"alpha_shape": "channel"}, {"tie_directions": True}, {"residual": "sew"}],
+    ids=str,
 )
 def test_fold_batch_norm_keeps_logits(options: dict[str, object]) -> None:
     model = settled(**options)

@@ -5,12 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from spikingjelly.activation_based.neuron import LIFNode
+from spikingjelly.activation_based.surrogate import Sigmoid
 from torch import Tensor
 
 import snnergy
 from avdata.errors import UsageError
 from snnergy.fusion.cross_attention import CCSSA
 from snnergy.fusion.registry import FUSIONS
+from snnergy.layers.monitor import record_spikes
+from snnergy.layers.neurons import ATTENTION_THRESHOLD, SpikingNeuron
+
+READOUTS = ("membrane", "rate")
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +40,8 @@ def settled(**options: Any) -> snnergy.SNNergy:
 
 OPTIONS: list[dict[str, Any]] = [
     *({"fusion": name} for name in FUSIONS),
+    {"readout": "rate"},
+    {"readout": "rate", "neuron": "plif"},
     {"neuron": "if"},
     {"neuron": "plif"},
     {"surrogate": "atan"},
@@ -73,6 +81,7 @@ def test_network_trains_with_every_option(options: dict[str, Any]) -> None:
         {"neuron": "if", "stage3": "ssa"},
         {"neuron": "plif", "residual": "sew", "fusion_output": "spike"},
         {"tie_directions": True},
+        {"readout": "rate"},
     ],
     ids=str,
 )
@@ -158,7 +167,7 @@ def test_attention_output_neurons_are_not_masks(options: dict[str, Any]) -> None
 
 
 def test_sew_streams_are_integers_up_to_bound() -> None:
-    model = settled(residual="sew")
+    model = settled(residual="sew", alpha_init=1.0)
     with torch.no_grad():
         _, aux = model(*inputs(), return_aux=True)
     for depth, streams in zip(model.config.depths, aux["stages"], strict=True):
@@ -285,8 +294,8 @@ def test_ccssa_equals_sum_over_all_pairs() -> None:
     for norm in (part.norm for part in (attention.query, attention.key, attention.value)):
         torch.nn.init.constant_(norm.bias, 1.5)
     seen: list[Tensor] = []
-    attention.spatial.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    attention.temporal.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    attention.spatial.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(2, 3)))
+    attention.temporal.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(2, 3)))
     target, source = (torch.randint(0, 2, (3, 2, 8, 2, 3)).double() for _ in range(2))
     attention(target, source)
     parts = [attention.query(target), attention.key(source), attention.value(source)]
@@ -297,7 +306,64 @@ def test_ccssa_equals_sum_over_all_pairs() -> None:
     temporal = torch.einsum("tbhdn,ubhdn,ubhen->tbhen", query[:, :, 1], key[:, :, 1], value[:, :, 1])
     for got, expected in zip(seen, (spatial, temporal), strict=True):
         assert expected.abs().sum() > 0
-        assert (got - expected.reshape(3, 2, 8, 2, 3) / 8).abs().max() < 1e-12
+        assert (got - expected.reshape(3, 2, 8, 6)).abs().max() < 1e-12
+
+
+def test_readout_is_mean_of_stream_or_of_its_spikes() -> None:
+    given = inputs()
+    for readout in ("membrane", "rate"):
+        _, aux = settled(readout=readout)(*given, return_aux=True)
+        streams = [aux["stages"][-1][name] for name in ("audio", "video")]
+        if readout == "rate":
+            # τ = 2 and threshold 1, from a membrane of 0.
+            reference = LIFNode(
+                tau=2.0, v_threshold=1.0, v_reset=0.0, step_mode="m", surrogate_function=Sigmoid(4.0)
+            )
+            spikes = []
+            for stream in streams:
+                spikes.append(reference(stream))
+                reference.reset()
+            streams = spikes
+        expected = torch.cat([stream.mean((0, 3, 4)) for stream in streams], 1)
+        assert (aux["features"] - expected).abs().max() < 1e-12
+
+
+def test_readouts_are_equal_with_sew_and_have_no_weights() -> None:
+    networks = [settled(residual="sew", readout=readout) for readout in ("membrane", "rate")]
+    given = inputs()
+    with torch.no_grad():
+        assert torch.equal(networks[0](*given), networks[1](*given))
+    counts = [sum(map(torch.numel, snnergy.build("nano", readout=name).parameters())) for name in READOUTS]
+    assert counts[0] == counts[1]
+
+
+def test_membrane_readout_has_no_neuron_whose_leak_is_never_used() -> None:
+    names = dict(snnergy.build("nano", neuron="plif").named_parameters())
+    assert not any(name.startswith("readouts") for name in names)
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_attention_is_active_and_every_weight_learns_in_a_new_network(fusion: str, size: int) -> None:
+    model = snnergy.build("nano", num_classes=3, fusion=fusion)
+    rates: dict[str, float] = {}
+
+    def record(name: str, neuron: SpikingNeuron, spikes: Tensor) -> None:
+        if neuron.threshold == ATTENTION_THRESHOLD:
+            rates[name] = float(spikes.mean())
+
+    with record_spikes(model, record):
+        logits = model(torch.randn(4, 4, 1, size, size), torch.randn(4, 4, 3, size, size))
+    assert rates
+    assert {name: rate for name, rate in rates.items() if not 0.02 <= rate <= 0.98} == {}
+    logits.square().sum().backward()
+    # α = 0 multiplies every gradient of a fusion.
+    silent = {
+        name.split(".")[0]
+        for name, weight in model.named_parameters()
+        if weight.grad is None or not weight.grad.any()
+    }
+    assert silent == ({"fusions"} if fusion == "cmqka_fixed0" else set())
 
 
 def test_sum_head_adds_features() -> None:

@@ -132,8 +132,8 @@ def test_modules_have_closed_form_parameter_counts(half: int, heads: int, ratio:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"branches": "o"}, {"combine": "or"}, {"stage3": "ssa"}, {"fusion": "ccssa"}, {"fusion": "sca"},
-     {"fusion_mlp": True}],
+    [{}, {"readout": "rate"}, {"branches": "o"}, {"combine": "or"}, {"stage3": "ssa"}, {"fusion": "ccssa"},
+     {"fusion": "sca"}, {"fusion_mlp": True}],
     ids=str,
 )  # fmt: skip
 def test_membrane_mode_convolutions_read_spikes_only(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,14 @@ import torch
 from snnergy.data import Batch
 from snnergy.layers.neurons import SpikingNeuron
 from snnergy.models.network import SNNergy, build
-from snnergy.training.diagnostics import diagnose, find_non_finite, record_firing_rates
+from snnergy.training.config import AugmentConfig, TrainConfig
+from snnergy.training.diagnostics import (
+    check_result,
+    check_setup,
+    diagnose,
+    find_non_finite,
+    record_firing_rates,
+)
 
 
 @pytest.fixture
@@ -62,3 +70,44 @@ def test_find_non_finite_names_first_layer(network: SNNergy, batch: Batch) -> No
 def test_find_non_finite_names_batch(network: SNNergy, batch: Batch) -> None:
     batch.video[0, 0] = math.inf
     assert find_non_finite(network, [batch]) == "the video of the batch"
+
+
+def info_of(splits: dict[str, Any]) -> dict[str, Any]:
+    return {"labels": ["a", "b", "c"], "splits": splits}
+
+
+def test_setup_without_val_split_or_train_labels_is_warned_about() -> None:
+    train = {"labels": {"a": 3, "b": 2, "c": 0}}
+    no_val, absent = check_setup(TrainConfig(), info_of({"train": train, "test": {}}))
+    assert "no val split" in no_val
+    assert "evaluated on test" in no_val
+    assert absent == "Labels without samples in the train split: c."
+    full = info_of({"train": {"labels": {"a": 1, "b": 1, "c": 1}}, "val": {}})
+    assert check_setup(TrainConfig(), full) == []
+
+
+def test_wide_masks_are_warned_about() -> None:
+    full = info_of({"train": {"labels": {"a": 1, "b": 1, "c": 1}}, "val": {}})
+    (warning,) = check_setup(TrainConfig(augment=AugmentConfig(bands=0.25, columns=0.3)), full)
+    assert "augment.columns=0.3 masks up to 30%" in warning
+
+
+@pytest.mark.parametrize(
+    ("confusion", "parts"),
+    [
+        ([[4, 0, 0], [2, 0, 0], [2, 0, 0]], ["at chance: accuracy 0.500", "never predicted on val: b, c"]),
+        ([[4, 0, 0], [0, 2, 0], [0, 2, 0]], ["never predicted on val: c"]),
+        ([[2, 1, 1], [1, 1, 0], [1, 0, 1]], ["at chance"]),
+        ([[4, 0, 0], [0, 2, 0], [0, 0, 2]], []),
+    ],
+)
+def test_result_at_chance_or_without_a_label_is_warned_about(
+    confusion: list[list[int]], parts: list[str]
+) -> None:
+    hits = sum(confusion[label][label] for label in range(3))
+    measured = {
+        "confusion": confusion, "accuracy": hits / 8, "samples": 8, "per_class": dict.fromkeys("abc"),
+    }  # fmt: skip
+    warnings = check_result(measured, "val")
+    assert len(warnings) == len(parts)
+    assert all(part in warning for part, warning in zip(parts, warnings, strict=True))

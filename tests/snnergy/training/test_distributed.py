@@ -26,6 +26,7 @@ import pytest
 import avdata
 from snnergy.training.checkpoint import load
 from snnergy.training.distributed import TIMEOUT_S
+from snnergy.training.trainer import evaluate
 
 # Twelve samples a step: the last of an epoch has eight, and four places that are padding.
 SAMPLES, STEPS_AN_EPOCH = 32, 3
@@ -142,17 +143,18 @@ def two_machines() -> Iterator[tuple[list[Machine], str]]:
             subprocess.run([ip, "netns", "del", space], capture_output=True, check=False)
 
 
-def words_of(folder: Path, where: Path, steps: int) -> list[str]:
+def words_of(folder: Path, where: Path, steps: int, **changes: int) -> list[str]:
     """The worker and its arguments, but for the last three."""
     from snnergy.training.config import resolve_config
 
     script = folder / "worker.py"
     script.write_text(WORKER)
     settings = {
-        "model_options": {"dims": [4, 8, 8], "heads": [1, 1, 1]}, "batch_size": 12, "steps": steps,
-        "workers": 3, "save_every": 1,
+        "model": "nano", "model_options": {"dims": [4, 8, 8], "heads": [1, 1, 1]}, "batch_size": 12,
+        "steps": steps, "workers": 3, "save_every": 1, "mixup": 0.2,
     }  # fmt: skip
-    return [str(script), str(folder), str(where), json.dumps(resolve_config("quick", settings).model_dump())]
+    config = resolve_config("quick", settings, changes)
+    return [str(script), str(folder), str(where), config.model_dump_json()]
 
 
 def rows_of(folder: Path) -> dict[str, list[dict]]:
@@ -175,11 +177,16 @@ def tell(folder: Path, where: Path) -> None:
             codes = [job.returncode for job in jobs]
         state = load((folder / "run" / "last.ckpt").read_bytes(), folder)
         with launched(machines, [*words, "-1", "-1", "resume"], processes=1) as jobs:
+            refused = [(job.communicate(timeout=soon)[1], job.returncode) for job in jobs]
+        # Batch norms see as many samples in two parts of two processes as in one part of four.
+        words = words_of(folder, where, 3 * STEPS_AN_EPOCH, accumulate=2)
+        with launched(machines, [*words, "-1", "-1", "resume"], processes=1) as jobs:
             again = [(job.communicate(timeout=soon)[1], job.returncode) for job in jobs]
     result = json.loads((folder / "run" / "result.json").read_text())
+    alone = evaluate(folder / "run" / result["chosen"], where, device="cpu")["test"]
     told = {
-        "errors": errors, "codes": codes, "step": state["step"], "again": again, "rows": rows_of(folder),
-        "killed_at": killed_at, "result": result, "apart": apart,
+        "errors": errors, "codes": codes, "step": state["step"], "refused": refused, "again": again,
+        "rows": rows_of(folder), "killed_at": killed_at, "result": result, "alone": alone, "apart": apart,
     }  # fmt: skip
     (folder / "story.pickle").write_bytes(pickle.dumps(told))
 
@@ -232,6 +239,20 @@ def test_resume_on_fewer_ranks_covers_remaining_keys_exactly(story: dict, tiny_s
     result = story["result"]
     assert (result["steps"], result["processes"]) == (3 * STEPS_AN_EPOCH, 2)
     assert result["test"]["samples"] == 8
+
+
+def test_resume_refuses_another_batch_norm_size(story: dict) -> None:
+    assert all(code for _, code in story["refused"])
+    said = " ".join(text for text, _ in story["refused"])
+    assert "see 3 samples (4 processes, accumulate 1), requested 6 (2 processes, accumulate 1)" in said
+    assert "--set accumulate=2" in said
+
+
+def test_ranks_evaluate_each_sample_once(story: dict) -> None:
+    """The confusion matrix summed over two ranks, with padding, is that of one process."""
+    together, alone = story["result"]["test"], story["alone"]
+    assert together.pop("loss") == pytest.approx(alone.pop("loss"), abs=1e-5)
+    assert together == alone
 
 
 def test_machines_share_only_one_network_link(story: dict) -> None:

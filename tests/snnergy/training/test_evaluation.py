@@ -1,31 +1,87 @@
 from __future__ import annotations
 
-import math
+import csv
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+from torch import Tensor
 
-from snnergy.training.evaluation import evaluate_split
+from snnergy.training.evaluation import class_table, evaluate_split, write_classes
+
+LABELS = ["a", "b", "never predicted", "absent"]
 
 
-def test_evaluate_split_ignores_padding() -> None:
-    """Three samples and a padded fourth that would be wrong: 2 of 3 right."""
+class Given(torch.nn.Module):
+    """Network that returns the first four values of each sample's mel as logits."""
 
-    class Given(torch.nn.Module):
-        def forward(self, audio: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
-            return torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 0.0]])
+    def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+        return audio[0, :, 0, 0, : len(LABELS)]
 
-    class One:
-        mel, frames = torch.zeros(4, 2, 1, 16, 16), torch.zeros(4, 2, 3, 16, 16, dtype=torch.uint8)
-        label, weight = torch.tensor([0, 1, 1, 1]), torch.tensor([1.0, 1.0, 1.0, 0.0])
 
-    def loader() -> Iterator[One]:
-        yield One()
+def loader(logits: Tensor, label: Tensor, weight: Tensor, size: int) -> Iterator[SimpleNamespace]:
+    for rows in torch.arange(len(label)).split(size):
+        mel = torch.zeros(len(rows), 2, 1, 16, 16)
+        mel[:, 0, 0, 0, : len(LABELS)] = logits[rows]
+        frames = torch.zeros(len(rows), 2, 3, 16, 16, dtype=torch.uint8)
+        yield SimpleNamespace(mel=mel, frames=frames, label=label[rows], weight=weight[rows])
 
-    found = evaluate_split(Given(), loader(), ["a", "b"], "cpu")  # type: ignore[arg-type]
-    right, wrong = math.log1p(math.exp(-2)), math.log1p(math.exp(2))
-    assert (found["accuracy"], found["samples"]) == (pytest.approx(2 / 3, abs=1e-6), 3)
-    assert found["loss"] == pytest.approx((2 * right + wrong) / 3, abs=1e-6)
-    assert found["confusion"] == [[1, 0], [1, 1]]
-    assert found["per_class"] == {"a": 1.0, "b": 0.5}
+
+def measured(size: int) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """Return the evaluation of 61 samples, of which the last 11 are padding, and the others with labels."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(61, len(LABELS), generator=generator)
+    logits[:, 2] = -9
+    label, weight = torch.randint(0, 3, (61,), generator=generator), torch.ones(61)
+    weight[50:] = 0
+    found = evaluate_split(Given(), loader(logits, label, weight, size), LABELS, "cpu")  # type: ignore[arg-type]
+    return found, logits[:50], label[:50]
+
+
+@pytest.mark.parametrize("size", [61, 10])
+def test_evaluate_split_equals_scikit_learn_without_padding(size: int) -> None:
+    found, logits, label = measured(size)
+    true, predicted, classes = label.numpy(), logits.argmax(1).numpy(), range(len(LABELS))
+    assert found["samples"] == 50
+    assert found["confusion"] == confusion_matrix(true, predicted, labels=classes).tolist()
+    assert found["accuracy"] == pytest.approx(accuracy_score(true, predicted), abs=1e-6)
+    shares = logits.double().softmax(1).numpy()
+    assert found["loss"] == pytest.approx(log_loss(true, shares, labels=classes), abs=1e-6)
+    columns = precision_recall_fscore_support(true, predicted, labels=classes, zero_division=float("nan"))
+    for name, expected in zip(("precision", "recall", "f1", "samples"), columns, strict=True):
+        values = [row[name] for row in found["per_class"].values()]
+        assert [float("nan") if value is None else value for value in values] == pytest.approx(
+            expected.tolist(), abs=1e-6, nan_ok=True
+        )
+
+
+def test_undefined_metrics_are_none_and_shown_as_dash(tmp_path: Path) -> None:
+    found, _, label = measured(10)
+    rows = found["per_class"]
+    assert rows["never predicted"]["precision"] is None
+    assert rows["never predicted"]["recall"] == 0.0
+    assert rows["absent"]["recall"] is None
+    shown = {row[0]: row[1:] for row in class_table(found)}
+    assert shown["never predicted"][:3] == (str(int((label == 2).sum())), "–", "0.0000")
+    write_classes(tmp_path / "classes.csv", found)
+    with (tmp_path / "classes.csv").open(encoding="utf-8") as lines:
+        header, *written = csv.reader(lines)
+    assert header == ["label", "samples", "precision", "recall", "f1"]
+    assert {row[0]: tuple(row[1:]) for row in written} == shown
+
+
+def test_evaluate_split_of_one_class() -> None:
+    rows = loader(torch.ones(3, 4), torch.zeros(3, dtype=torch.int64), torch.ones(3), 2)
+    found = evaluate_split(OneLogit(), rows, ["a"], "cpu")  # type: ignore[arg-type]
+    assert (found["accuracy"], found["confusion"]) == (1.0, [[3]])
+
+
+class OneLogit(Given):
+    """Network of one class."""
+
+    def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+        return super().forward(audio, video)[:, :1]

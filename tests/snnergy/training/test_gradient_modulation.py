@@ -6,10 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.fabric import Fabric
 
+from avdata.streaming.batch import AVBatch
 from snnergy.data import Batch
 from snnergy.models.network import SNNergy, build
+from snnergy.training.config import resolve_config
 from snnergy.training.gradient_modulation import OGMGE, gradient_factor
+from snnergy.training.train_step import TrainStep
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def test_gradient_factor_reduces_leader_only(ratio: float, alpha: float) -> None
     assert gradient_factor(ratio, alpha) == pytest.approx(expected, abs=1e-6)
 
 
-def test_ogm_ge_scales_gradients_of_leading_encoder(network: SNNergy, batch: Batch) -> None:
+def test_ogm_ge_scales_leading_encoder_and_adds_noise_to_both(network: SNNergy, batch: Batch) -> None:
     modulation = OGMGE(network, alpha=0.5)
     half = network.head.in_features // 2
     seen: list[torch.Tensor] = []
@@ -51,11 +55,41 @@ def test_ogm_ge_scales_gradients_of_leading_encoder(network: SNNergy, batch: Bat
     leader, follower = ("audio", "video") if scores[0] > scores[1] else ("video", "audio")
     assert factors[leader] == pytest.approx(1 - math.tanh(0.5 * ratio), rel=1e-5)
     assert factors[follower] == 1.0
+    noises: dict[str, torch.Tensor] = {}
     for name, weight in network.named_parameters():
-        led = name.startswith(f"encoders.{leader}") and weight.ndim == 4
-        if led:
-            rest = weight.grad - before[name] * factors[leader]
-            if rest.numel() > 500:
-                assert float(rest.std()) == pytest.approx(float(before[name].std()), rel=0.2)
+        if name.startswith("encoders") and weight.ndim == 4:
+            noises[name] = weight.grad - before[name] * factors[name.split(".")[1]]
+            if weight.numel() > 500:
+                assert float(noises[name].std()) == pytest.approx(float(before[name].std()), rel=0.2)
+                assert float(noises[name].mean().abs()) < 0.2 * float(before[name].std())
         elif name in before:
             assert torch.equal(weight.grad, before[name])
+    audio, video = (noises[f"encoders.{name}.1.embedding.main.2.conv.weight"] for name in ("audio", "video"))
+    correlation = torch.corrcoef(torch.stack([audio.flatten(), video.flatten()]))[0, 1]
+    assert abs(float(correlation)) < 0.1
+
+
+@pytest.mark.parametrize(("epoch", "is_modified"), [(0, False), (1, True), (2, True), (3, False)])
+def test_ogm_ge_is_limited_to_its_epochs(
+    epoch: int, is_modified: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(OGMGE, "apply", lambda self, seed, reduce: calls.append(seed) or {})
+    torch.manual_seed(0)
+    config = resolve_config("quick", {"ogm_ge": 0.8, "ogm_ge_epochs": [1, 2]})
+    network = build("nano", num_classes=2, fusion="concat", dims=(4, 8, 8), heads=(1, 1, 1))
+    step = TrainStep(
+        network, config, Fabric(accelerator="cpu", devices=1), schedule=lambda _: 1e-3, repeated=False
+    )
+    batch = AVBatch(
+        mel=torch.randn(4, 2, 1, 16, 16),
+        frames=torch.randint(0, 256, (4, 2, 3, 16, 16), dtype=torch.uint8),
+        label=torch.arange(4) % 2, key=list("abcd"), weight=torch.ones(4),
+        present=torch.ones(4, 2, dtype=torch.bool), step_labels=None,
+    )  # fmt: skip
+    step([batch], real=4, epoch=epoch)
+    assert bool(calls) == is_modified
+
+
+def test_ogm_ge_ends_after_epoch_50_as_published() -> None:
+    assert resolve_config("snnergy").ogm_ge_epochs == (0, 50)

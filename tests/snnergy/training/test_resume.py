@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from avdata.errors import AvdataError, UsageError
-from snnergy.training.checkpoint import load, save
+from snnergy.training.checkpoint import check_run_folder, load, save, write_json
 from snnergy.training.config import TrainConfig
 from snnergy.training.trainer import evaluate, train
 
@@ -36,7 +36,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 ALL_AT_ONCE: dict[str, Any] = {
     "mixup": 0.3, "label_smoothing": 0.1, "ema": 0.9, "accumulate": 2, "workers": 1, "ogm_ge": 0.8,
-    "augment": {"bands": 4, "columns": 4, "flip": 0.5, "rotate": 5.0, "jitter": 0.2, "shift": 1},
+    "augment": {"bands": 0.25, "columns": 0.1, "flip": 0.5, "rotate": 5.0, "jitter": 0.2, "shift": 1},
 }  # fmt: skip
 
 
@@ -125,6 +125,41 @@ def test_resume_rejects_other_settings_and_keeps_run(tiny_set: Path, tmp_path: P
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()} == before
 
 
+def test_resume_refuses_another_batch_norm_size(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    with pytest.raises(Killed):
+        train(tiny_set, tmp_path, quick(save_every=1), device="cpu", progress=killed_at(2))
+    with pytest.raises(UsageError, match=r"see 8 samples .* requested 4 ") as raised:
+        train(tiny_set, tmp_path, quick(save_every=1, accumulate=2), device="cpu", resume=True)
+    assert raised.value.hint == "add --set accumulate=1"
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulate", "hint"),
+    [
+        (1, 4, None),
+        (2, 2, None),
+        (4, 1, None),
+        (1, 1, "--set accumulate=4"),
+        (8, 1, "resume with 4 processes"),
+    ],
+)
+def test_resume_on_other_processes_needs_equal_batch_norm_size(
+    tmp_path: Path, quick: Quick, processes: int, accumulate: int, hint: str | None
+) -> None:
+    config = quick(batch_size=64)
+    facts = {"labels": [], "mel_stats": None, "audio": {}, "video": {}}
+    settings = {"config": config.model_dump(mode="json"), "model": {}, "dataset": "set", "facts": facts}
+    settings["processes"] = 4
+    write_json(tmp_path / "run.json", settings)
+    wanted = config.model_copy(update={"accumulate": accumulate})
+    if hint is None:
+        check_run_folder(tmp_path, wanted, resume=True, processes=processes)
+        return
+    with pytest.raises(UsageError, match="Batch norms of the run") as raised:
+        check_run_folder(tmp_path, wanted, resume=True, processes=processes)
+    assert hint in str(raised.value.hint)
+
+
 def test_save_on_full_disk_keeps_previous_checkpoint_and_hints_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +195,7 @@ def test_load_does_not_execute_pickled_code(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, tuple[str]]:
             return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
 
-    torch.save({"format": 1, "trap": Trap()}, tmp_path / "last.ckpt")
+    torch.save({"format": 2, "trap": Trap()}, tmp_path / "last.ckpt")
     with pytest.raises(AvdataError, match="Cannot read"):
         load((tmp_path / "last.ckpt").read_bytes(), "last.ckpt")
     assert not (tmp_path / "sprung").exists()
@@ -169,5 +204,5 @@ def test_load_does_not_execute_pickled_code(tmp_path: Path) -> None:
 def test_config_json_contains_resolved_settings(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     config = quick(steps=1)
     train(tiny_set, tmp_path / "run", config, device="cpu")
-    said = json.loads((tmp_path / "run" / "config.json").read_text())
+    said = json.loads((tmp_path / "run" / "run.json").read_text())
     assert TrainConfig.model_validate(said["config"]) == config

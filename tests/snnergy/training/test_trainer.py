@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,18 +19,21 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import nn
+from typer.testing import CliRunner
 
 import avdata
 from avdata.errors import AvdataError, UsageError
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
 from snnergy.analysis.comparison import compare_fusions
+from snnergy.cli import app
 from snnergy.data import open_split
 from snnergy.models.network import build
 from snnergy.training.checkpoint import load, load_network
 from snnergy.training.config import TrainConfig, resolve_config
 from snnergy.training.distributed import init_fabric, sync_batch_norm_stats
 from snnergy.training.plots import plot_confusion
+from snnergy.training.setup import batch_norm_warning
 from snnergy.training.train_step import TrainStep
 from snnergy.training.trainer import evaluate, train
 
@@ -45,7 +48,7 @@ def test_train_writes_all_files_and_evaluate_reproduces_result(
     assert result["steps"] == 3
     assert result["test"]["samples"] == 8
     assert sum(map(sum, result["test"]["confusion"])) == 8
-    names = "config.json metrics.csv last.ckpt best.ckpt curves.png confusion.png classes.csv result.json"
+    names = "run.json metrics.csv last.ckpt best.ckpt curves.png confusion.png classes.csv result.json"
     for name in names.split():
         assert (run / name).stat().st_size > 0, name
     assert any((run / "tensorboard").iterdir())
@@ -87,12 +90,83 @@ def test_accumulated_loss_is_close_to_full_step(tiny_set: Path, tmp_path: Path, 
         train(tiny_set, tmp_path / str(parts), config, device="cpu")
         with (tmp_path / str(parts) / "metrics.csv").open() as lines:
             losses[parts] = float(next(csv.DictReader(lines))["train_loss"])
-    assert losses[1] == pytest.approx(losses[2], rel=0.02)
+    assert losses[1] == pytest.approx(losses[2], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "size"),
+    [({}, 1, None), ({"accumulate": 4}, 1, None), ({"sync_batchnorm": True}, 8, None),
+     ({}, 8, 8), ({"accumulate": 4}, 2, 8), ({"batch_size": 8}, 1, 8)],
+)  # fmt: skip
+def test_small_batch_norm_is_warned_about(settings: dict[str, Any], processes: int, size: int | None) -> None:
+    warning = batch_norm_warning(TrainConfig(**{"batch_size": 64, **settings}), processes)
+    assert (warning is None) == (size is None)
+    assert size is None or f"see {size} samples at once" in str(warning)
+
+
+def test_train_logs_small_batch_norm(
+    tiny_set: Path, tmp_path: Path, quick: Quick, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tiny_set, tmp_path / "few", quick(steps=1, batch_size=8), device="cpu")
+    assert "Batch norms see 8 samples at once" in caplog.text
+    caplog.clear()
+    train(tiny_set, tmp_path / "enough", quick(steps=1, batch_size=16), device="cpu")
+    assert "Batch norms" not in caplog.text
 
 
 def test_train_rejects_indivisible_batch_size(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     with pytest.raises(UsageError, match="batch_size=8 is not divisible by 1 processes with accumulate=3"):
         train(tiny_set, tmp_path, quick(accumulate=3), device="cpu")
+
+
+def test_batch_larger_than_the_split_is_not_padded(
+    tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    step = TrainStep.__call__
+
+    def watched(self: TrainStep, batches: Sequence[AVBatch], **options: Any) -> Any:
+        sizes.extend(len(batch.weight) for batch in batches)
+        return step(self, batches, **options)
+
+    monkeypatch.setattr(TrainStep, "__call__", watched)
+    train(tiny_set, tmp_path / "run", quick(steps=2, batch_size=64), device="cpu")
+    assert sizes == [32, 32]
+
+
+def test_finished_run_can_be_extended(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    first = train(tiny_set, tmp_path / "run", quick(steps=None, epochs=1), device="cpu")
+    with pytest.raises(AvdataError, match="finished run") as raised:
+        train(tiny_set, tmp_path / "run", quick(steps=None, epochs=1), device="cpu", resume=True)
+    assert "--epochs" in str(raised.value.hint)
+    with pytest.raises(UsageError, match="lr is"):
+        train(tiny_set, tmp_path / "run", quick(steps=None, epochs=2, lr=0.5), device="cpu", resume=True)
+    longer = train(tiny_set, tmp_path / "run", quick(steps=None, epochs=2), device="cpu", resume=True)
+    assert (first["steps"], longer["steps"]) == (4, 8)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["epochs"] == 2
+    with (tmp_path / "run" / "metrics.csv").open() as lines:
+        steps = [int(row["step"]) for row in csv.DictReader(lines) if row["train_loss"]]
+    assert steps == list(range(1, 9))
+
+
+def test_evaluate_needs_no_train_split(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    result = train(tiny_set, tmp_path / "run", quick(steps=1), device="cpu")
+    where = tmp_path / "set"
+    shutil.copytree(tiny_set, where)
+    info = json.loads((where / "dataset.json").read_text())
+    del info["splits"]["train"], info["splits"]["test"]
+    (where / "dataset.json").write_text(json.dumps(info))
+    found = evaluate(tmp_path / "run" / "best.ckpt", where, device="cpu")
+    assert found["val"] == result["val"]
+    assert "test" not in found
+    done = CliRunner().invoke(app, ["energy", str(tmp_path / "run"), str(where), "--json"])
+    assert json.loads(done.stdout)["split"] == "val"
+
+
+def test_evaluate_refuses_a_missing_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="No GPU available"):
+        evaluate(tmp_path / "best.ckpt", tmp_path, device="cuda")
 
 
 def test_train_keeps_finished_run(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
@@ -109,10 +183,22 @@ def test_load_network_returns_moving_average(tiny_set: Path, tmp_path: Path, qui
     assert not torch.equal(network.head.weight, state["network"]["head.weight"])
 
 
-def test_train_stops_after_patience(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
-    config = quick(steps=None, epochs=40, lr=1e-12, batch_size=32, patience=2, eval_every=1)
+@pytest.mark.parametrize(("warmup", "eval_every", "expected"), [(0, 1, {2, 3, 4}), (0, 2, {6}), (6, 1, {8})])
+def test_patience_counts_evaluations_after_the_warm_up(
+    tiny_set: Path, tmp_path: Path, quick: Quick, warmup: int, eval_every: int, expected: set[int]
+) -> None:
+    # One step per epoch, and weights that do not change.
+    config = quick(
+        steps=None,
+        epochs=20,
+        lr=1e-12,
+        batch_size=32,
+        patience=2,
+        eval_every=eval_every,
+        warmup_epochs=warmup,
+    )
     result = train(tiny_set, tmp_path / "run", config, device="cpu")
-    assert 3 <= result["steps"] <= 8
+    assert result["steps"] in expected
 
 
 def test_train_stops_at_nan_and_names_layer(
@@ -153,7 +239,7 @@ def test_train_step_finds_nan_in_any_part(tiny_set: Path, quick: Quick) -> None:
     )
     first[1].mel[0, 0] = math.nan
     with pytest.raises(AvdataError, match="the audio of the batch"):
-        one([first[1], second[1]], real=8, epoch=0, rate=1e-3)
+        one([first[1], second[1]], real=8, epoch=0)
 
 
 def test_train_handles_single_time_step_and_small_last_batch(
@@ -191,7 +277,7 @@ def test_train_runs_with_every_training_preset(
     tiny_set: Path, tmp_path: Path, quick: Quick, train_preset: str
 ) -> None:
     config = resolve_config(
-        train_preset, {"steps": 1, "batch_size": 8, "model_options": quick().model_options}
+        train_preset, {"model": "nano", "steps": 1, "batch_size": 8, "model_options": quick().model_options}
     )
     result = train(tiny_set, tmp_path / "run", config, device="cpu")
     assert result["config"]["train_preset"] == train_preset
@@ -206,7 +292,7 @@ def test_ogm_ge_needs_two_modalities(tiny_set: Path, tmp_path: Path, quick: Quic
 def learner(config: TrainConfig, fabric: Fabric) -> TrainStep:
     torch.manual_seed(0)
     network = build("nano", num_classes=2, dims=(4, 8, 8), heads=(1, 1, 1))
-    return TrainStep(network, config, fabric, repeated=False)
+    return TrainStep(network, config, fabric, schedule=lambda step: 1e-3, repeated=False)
 
 
 def learn_once(config: TrainConfig, where: Path, precision: MixedPrecision) -> tuple[float, float]:
@@ -216,7 +302,7 @@ def learn_once(config: TrainConfig, where: Path, precision: MixedPrecision) -> t
     one = learner(config, fabric)
     before = [weight.detach().clone() for weight in one.network.parameters()]
     batch = next(iter(open_split(where, "train", rank=0, world_size=1).loader(8, num_workers=0)))
-    _, norm = one([batch], real=8, epoch=0, rate=1e-3)
+    _, norm = one([batch], real=8, epoch=0)
     moved = [(old - new.detach()).norm() for old, new in zip(before, one.network.parameters(), strict=True)]
     return float(norm), float(torch.stack(moved).norm())
 
@@ -260,7 +346,9 @@ def test_sync_batch_norm_stats_averages_over_ranks(monkeypatch: pytest.MonkeyPat
     assert norm.running_var.tolist() == [3.5, 3.5]
 
 
-def test_train_without_validation_uses_last_checkpoint(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+def test_train_without_validation_uses_last_checkpoint(
+    tiny_set: Path, tmp_path: Path, quick: Quick, caplog: pytest.LogCaptureFixture
+) -> None:
     where = tmp_path / "set"
     shutil.copytree(tiny_set, where)
     info = json.loads((where / "dataset.json").read_text())
@@ -268,6 +356,8 @@ def test_train_without_validation_uses_last_checkpoint(tiny_set: Path, tmp_path:
     (where / "dataset.json").write_text(json.dumps(info))
     result = train(where, tmp_path / "run", quick(), device="cpu")
     assert result["chosen"] == "last.ckpt"
+    assert "no val split" in caplog.text
+    assert "last.ckpt is evaluated on test" in caplog.text
     assert "val" not in result
     assert result["test"]["samples"] == 8
 
@@ -285,7 +375,9 @@ def test_cmqka_solves_audio_visual_xor_and_concat_does_not(xor_set: Path, tmp_pa
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     runs = {}
     for fusion in ("cmqka", "concat"):
-        words = ["train", xor_set, "--steps", "250", "--fusion", fusion, "--output", tmp_path / fusion]
+        words = ["train", xor_set, "--model", "nano", "--train-preset", "quick", "--steps", "250"]
+        # From 0.1, the fusion needs more than 250 steps.
+        words += ["--set", "model_options.alpha_init=1.0", "--fusion", fusion, "--output", tmp_path / fusion]
         command = [sys.executable, "-m", "snnergy.cli", *map(str, words), "--seed", seed, "--json"]
         runs[fusion] = subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -301,7 +393,7 @@ def test_cmqka_solves_audio_visual_xor_and_concat_does_not(xor_set: Path, tmp_pa
 @pytest.mark.acceptance
 def test_fusion_is_needed_if_one_modality_is_hidden(tmp_path: Path) -> None:
     avdata.prepare("synthetic-agree", output=tmp_path / "set", workers=2)
-    config = resolve_config("quick", {"steps": 250})
+    config = resolve_config("quick", {"model": "nano", "steps": 250})
     accuracy = {
         row.fusion: row.mean
         for row in compare_fusions(

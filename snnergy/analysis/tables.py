@@ -1,0 +1,87 @@
+"""Results as tables on the terminal, or as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avdata.cli.console import format_count, print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from snnergy.analysis.comparison import Row
+    from snnergy.analysis.energy import Energy, Layer
+
+
+def show_result(result: dict[str, Any], *, as_json: bool) -> None:
+    """Print accuracy and loss of each evaluated split."""
+    if as_json:
+        print_json(result)
+        return
+    measured = {split: result[split] for split in ("val", "test") if split in result}
+    rows = [
+        (split, f"{metrics['accuracy']:.4f}", f"{metrics['loss']:.4f}", f"{metrics['samples']:,}")
+        for split, metrics in measured.items()
+    ]
+    if not rows:
+        print_line("nothing was evaluated: the dataset has neither a val nor a test split")
+        return
+    print_table(("split", "accuracy", "loss", "samples"), rows)
+
+
+def show_comparison(rows: list[Row], output: Path, *, as_json: bool) -> None:
+    """Print one row per fusion."""
+    if as_json:
+        print_json(
+            [{**asdict(row), "mean": row.mean, "std": row.std, "energy": row.energy.totals()} for row in rows]
+        )
+        return
+    cells = [
+        (
+            row.fusion, f"{row.mean:.4f}", "–" if row.std is None else f"{row.std:.4f}", f"{row.params:,}",
+            f"{row.ms:.2f}", f"{row.megabytes:.1f}", f"{row.energy.sops() / 1e6:.2f}",
+            f"{row.energy.millijoules():.3g}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    print_table(("fusion", "accuracy", "std", "weights", "ms per sample", "MB", "MSOPs", "mJ"), cells)
+    print_line(f"Wrote {output / 'table.md'}, table.csv and table.png. The runs are in {output / 'runs'}.")
+
+
+def show_energy(measured: Energy, checkpoint: Path, samples: str, chart: Path) -> None:
+    """Print one row per layer, and the totals."""
+    totals = measured.totals()
+    print_table(
+        ("layer", "rate", "MACs", "SOPs by rate", "exact", "mJ"),
+        [layer_row(layer) for layer in measured.layers],
+    )
+    print_line(
+        f"{totals['mj_exact']:.4g} mJ per sample ({totals['mj_rate']:.4g} by rate); the same network without"
+        f" spikes: {totals['mj_reference']:.4g} mJ; with memory traffic: {totals['mj_with_memory']:.4g} mJ"
+    )
+    print_line(
+        f"not included: {measured.attention:,.0f} additions of attention, {measured.updates:,.0f} membrane"
+        f" updates; see {chart}"
+    )
+    print_line(f"firing rates of {checkpoint} on {measured.samples:,} {samples}, T = {measured.steps:g}")
+
+
+_REDUNDANT = frozenset({"encoders", "embedding", "attention", "message", "layers", "conv"})
+"""Parts of a layer's path that do not distinguish it, left out to fit a terminal's line."""
+
+
+def layer_row(layer: Layer) -> tuple[str, ...]:
+    """Return the cells of one layer."""
+    name = ".".join(part for part in layer.name.split(".") if part not in _REDUNDANT)
+    # A layer with real-valued input has no spikes: it multiplies.
+    counts = (
+        (
+            f"{layer.rate:.4f}",
+            format_count(layer.macs),
+            format_count(layer.sops_rate),
+            format_count(layer.sops_exact),
+        )
+        if layer.spiking
+        else ("–", format_count(layer.macs), "–", "–")
+    )
+    return (name, *counts, f"{layer.millijoules:.2e}")
