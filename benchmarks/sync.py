@@ -6,7 +6,8 @@ One row a case: beep in the mel minus flash in the frames, less the true delay; 
 half a video frame; milliseconds for eight frames by PyAV and by decord, whole files opened each time, best of
 five; how far decord's frames are from PyAV's, mean of 255; and milliseconds by torchcodec where it loads,
 that is beside the machine's own ffmpeg libraries. Decord is timed only where it shows the right frames;
-torchcodec shows them where packets have a pts. Both make colors the quick way, 1 to 2 of 255 too dark; neither marks damage.
+torchcodec shows them where packets have a pts. Both make colors the quick way, 1 to 2 of 255 too dark;
+neither marks damage.
 """
 
 from __future__ import annotations

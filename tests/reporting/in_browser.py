@@ -175,7 +175,14 @@ def test_page_is_not_wider_than_the_screen(
 @pytest.fixture(scope="module")
 def run_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
-    metrics = {"accuracy": 0.75, "loss": 0.5, "samples": 8, "confusion": [[3, 1], [1, 3]]}
+    row = {"samples": 4, "precision": 0.75, "recall": 0.75, "f1": None}
+    metrics = {
+        "accuracy": 0.75,
+        "loss": 0.5,
+        "samples": 8,
+        "per_class": {"same": row, "different": row},
+        "confusion": [[3, 1], [1, 3]],
+    }
     result = {
         "labels": ["same", "different"],
         "test": metrics,

@@ -90,13 +90,14 @@ def write_index(root: Path, count: int) -> pa.Table:
     number = np.arange(count)
     is_late = number % 100 == 7
     key = pa.array(np.char.add("clip", number.astype(str)))
-    split = pa.array(np.array(["train", "val", "test"])[number % 3])
+    names = np.array(["train", "val", "test"])[number % 3]
+    split, shard = pa.array(names), pa.array(np.char.add(names, "/set-00000-of-00001.tar"))
     flags = pa.ListArray.from_arrays(
         pa.array(np.concatenate([[0], np.cumsum(is_late)]).astype(np.int32)),
         pa.array(["low_correlation"] * int(is_late.sum()), pa.string()),
     )
     columns = {
-        "key": key, "split": split, "shard": split, "offset": number * 10_240,
+        "key": key, "split": split, "shard": shard, "offset": number * 10_240,
         "nbytes": np.full(count, 10_240),
         "label": (number % 28).astype(np.int32), "label_name": pa.array((number % 28).astype(str)),
         "group": key,

@@ -41,7 +41,8 @@ ODD = {"locked": Locked("locked words"), "strict": Strict("strict words", why="t
 
 @pytest.fixture(autouse=True)
 def _workers_import_support(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(engine_jobs.__file__).parents[1]))
+    tests = Path(engine_jobs.__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", f"{tests}{os.pathsep}{tests.parent}")
 
 
 def work(job: Job, report: Callable[[str], None]) -> tuple[tuple[str, ...], Excluded]:
