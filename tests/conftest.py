@@ -39,7 +39,7 @@ UNTIMED = hypothesis.settings(
     deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
 )
 hypothesis.settings.register_profile("explore", UNTIMED)
-hypothesis.settings.register_profile("same", UNTIMED, derandomize=True, database=None)
+hypothesis.settings.register_profile("same", UNTIMED, derandomize=True, database=None, max_examples=30)
 hypothesis.settings.load_profile("same")
 
 

@@ -170,7 +170,7 @@ def run_ffmpeg(
         kill()
 
     timer = threading.Timer(seconds, kill_late)
-    log = threading.Thread(target=_read_log, args=(process.stderr, read_line))
+    log = threading.Thread(target=_read_log, args=(process.stderr, read_line), name="ffmpeg-log")
     timer.start()
     log.start()
     try:

@@ -13,7 +13,7 @@ import ffmpeg
 import imageio_ffmpeg
 import pytest
 from support.containers import SMALL_SCENE
-from support.processes import is_running
+from support.processes import wait_until_ended
 
 from avdata.config.schema import QualityConfig, VideoConfig
 from avdata.errors import MediaError, QuarantineReason, UsageError
@@ -62,7 +62,7 @@ def test_hanging_ffmpeg_is_killed_with_its_children_at_the_time_limit(
         DECODER.frames_at(clip, frame_times, [0.5], quality=QualityConfig(timeout=0.5))
     assert time.monotonic() - began < 60
     assert caught.value.reason is QuarantineReason.TIMEOUT
-    assert not is_running(int((tmp_path / "pid").read_text()))
+    assert wait_until_ended(int((tmp_path / "pid").read_text()))
 
 
 def test_endless_log_without_line_breaks_is_harmless(clip: Path, program: Any) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.processes import is_running
+from support.processes import wait_until_ended
 from support.trees import digest_tree
 
 import avdata
@@ -52,7 +52,7 @@ exec sleep 1000
     done = avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "out", config=settings, workers=1)
     assert read_quarantine(done.root).column("reason").to_pylist() == ["timeout"]
     for pid in pids.read_text().split():
-        assert not is_running(int(pid))
+        assert wait_until_ended(int(pid))
 
 
 def test_prepare_without_an_ffmpeg_program_exits_with_2_before_the_survey(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ class Batches(IterableDataset):
             self.loader.state_dict()
 
 
-@pytest.mark.parametrize(("start", "is_persistent"), [("fork", False), ("fork", True), ("spawn", True)])
+@pytest.mark.parametrize(("start", "is_persistent"), [("fork", False), ("fork", True)])
 def test_loader_divides_batches_among_workers_of_a_dataloader(
     synthetic_set: Path, start: str, is_persistent: bool
 ) -> None:
