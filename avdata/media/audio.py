@@ -109,7 +109,7 @@ def decode_audio(
 ) -> AudioTrack:
     """Decode a file's default audio track to mono.
 
-    libsndfile reads uncompressed WAV, whatever the decoder.
+    libsndfile reads uncompressed WAV, with every decoder.
 
     Args:
         path: an audio or video file.

@@ -1,6 +1,6 @@
 """Detect the format of a file by its content. Only allowed formats are opened.
 
-The name is passed to ffmpeg, so that no file is read as a playlist, whatever its suffix. See docs/formats.md
+The name is passed to ffmpeg, so that no file is read as a playlist because of its suffix. See docs/formats.md
 for the list that users read.
 """
 
