@@ -7,13 +7,13 @@ SPREAD = -n $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)') 
 # Print the stack of a hanging test and end its process; the other tests continue.
 ENDING = -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
-.PHONY: demo test acceptance quick lint docs platforms clean browser
+.PHONY: demo test acceptance exhaustive quick lint docs platforms clean browser
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "avdata needs Python 3.11 or newer. Use: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
 	touch $@
 
 demo: $(VENV)/.installed  ## prepare, verify and train on a generated audio-visual XOR dataset
@@ -35,13 +35,16 @@ browser: $(VENV)/.installed
 	|| $(BIN)/playwright install --with-deps --only-shell chromium
 
 test: $(VENV)/.installed browser  ## run the test suite
-	$(BIN)/python -m pytest $(SPREAD) -m 'not acceptance and not pages'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not acceptance and not pages and not exhaustive'
 
 acceptance: $(VENV)/.installed  ## train on the XOR task: CMQKA solves it, concatenation does not
 	$(BIN)/python -m pytest -m acceptance
 
+exhaustive: $(VENV)/.installed  ## run the further cases that `make test` leaves out
+	$(BIN)/python -m pytest $(SPREAD) -m exhaustive
+
 quick: $(VENV)/.installed  ## run the test suite without the slow tests
-	$(BIN)/python -m pytest $(SPREAD) -m 'not slow and not acceptance and not pages'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not slow and not acceptance and not pages and not exhaustive'
 
 lint: $(VENV)/.installed  ## check style, types and spelling
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell

@@ -51,7 +51,13 @@ def modules() -> Mapping[str, Path]:
     return found
 
 
-def imported(module: str) -> Iterator[str]:
+@cache
+def imported(module: str) -> tuple[str, ...]:
+    """Return what `_imported` yields; parsing takes most of the time of these tests."""
+    return tuple(_imported(module))
+
+
+def _imported(module: str) -> Iterator[str]:
     """Modules of the project that a module imports, also inside functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ MODULES = {"ffmpeg-python": "ffmpeg", "huggingface-hub": "huggingface_hub", "pil
 IMPORTED_BY_LIBRARIES = {"safetensors": "huggingface_hub", "tensorboard": "torch.utils.tensorboard"}
 
 
+@cache
 def imported_modules() -> set[str]:
     """Return all modules that the package imports, with their parents."""
     names: set[str] = set()

@@ -78,7 +78,12 @@ def test_epoch_ends_with_its_last_batch(synthetic_set: Path) -> None:
 
 @pytest.mark.parametrize(
     ("start", "is_persistent", "passes"),
-    [("fork", False, 3), ("fork", True, 3), ("spawn", False, 2), ("forkserver", True, 2)],
+    [
+        ("fork", False, 3),
+        ("fork", True, 3),
+        pytest.param("spawn", False, 2, marks=pytest.mark.exhaustive),
+        ("forkserver", True, 2),
+    ],
 )
 def test_each_pass_of_dataloader_workers_is_a_new_epoch(
     synthetic_set: Path, start: str, is_persistent: bool, passes: int

@@ -345,7 +345,7 @@ def test_membrane_readout_has_no_neuron_whose_leak_is_never_used() -> None:
     assert not any(name.startswith("readouts") for name in names)
 
 
-@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("size", [32, pytest.param(64, marks=pytest.mark.exhaustive), 128])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_attention_is_active_and_every_weight_learns_in_a_new_network(fusion: str, size: int) -> None:
     model = snnergy.build("nano", num_classes=3, fusion=fusion)

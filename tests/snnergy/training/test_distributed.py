@@ -200,7 +200,7 @@ def story(once: Callable[..., Path], tiny_set: Path) -> dict:
     return dict(pickle.loads((once("story", make) / "story.pickle").read_bytes()))
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 
 def test_distributed_epoch_contains_each_key_once(story: dict, tiny_set: Path) -> None:
