@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avdata import Clip, Recipe, SourceError, UsageError
+from avdata.config.overrides import Overrides
 from avdata.errors import did_you_mean
 from avdata.storage.paths import walk_files
 
@@ -219,6 +220,16 @@ SPLITS = {
     "scmrl70": "first 70 % of each class by name, as S-CMRL has it; leaks recordings, has no validation",
 }
 
+PRESETS: Mapping[str, Overrides] = {
+    # Slices have at most four seconds: four steps of one second.
+    "snnergy": {
+        "audio": {"hop_length": 125, "source": "wav"},
+        "video": {"num_frames": 4},
+        "align": {"window": "start", "seconds": 4.0},
+    },
+    "snnergy-repeat": {"audio": {"source": "wav"}},
+}
+
 RECIPE = Recipe(
     name="urbansound8k",
     version=1,
@@ -230,13 +241,5 @@ RECIPE = Recipe(
     clips=clips,
     lists=lists,
     mock="avdata.recipes.urbansound8k_mock:write_mock",
-    presets={
-        # Slices have at most four seconds: four steps of one second.
-        "snnergy": {
-            "audio": {"hop_length": 125, "source": "wav"},
-            "video": {"num_frames": 4},
-            "align": {"window": "start", "seconds": 4.0},
-        },
-        "snnergy-repeat": {"audio": {"source": "wav"}},
-    },
+    presets=PRESETS,
 )

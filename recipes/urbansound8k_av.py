@@ -17,6 +17,7 @@ from pathlib import Path
 from avdata.recipes.urbansound8k import (
     CSV,
     LABELS,
+    PRESETS,
     SPLITS,
     find_audio,
     find_csv,
@@ -120,13 +121,5 @@ RECIPE = Recipe(
     clips=clips,
     lists=lists,
     mock="avdata.recipes.urbansound8k_av_mock:write_mock",
-    presets={
-        # Slices have at most four seconds: four steps of one second.
-        "snnergy": {
-            "audio": {"hop_length": 125, "source": "wav"},
-            "video": {"num_frames": 4},
-            "align": {"window": "start", "seconds": 4.0},
-        },
-        "snnergy-repeat": {"audio": {"source": "wav"}},
-    },
+    presets=PRESETS,
 )

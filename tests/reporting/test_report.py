@@ -15,6 +15,7 @@ from support.trees import digest_tree
 import avdata
 from avdata.errors import AvdataError
 from avdata.reporting.remedies import REMEDIES
+from avdata.shards.card import dataset_card
 from avdata.shards.reader import read_index, read_info, read_members, read_quarantine
 from avdata.shards.sample import read_sample_bytes
 
@@ -158,3 +159,12 @@ def test_report_command_prints_the_path_of_the_page(report_dataset: Path, tmp_pa
     )
     assert str(tmp_path / "page.html") in process.stdout
     assert (tmp_path / "page.html").is_file()
+
+
+def test_page_and_card_render_without_facts_of_a_manifest(synthetic_set: Path, tmp_path: Path) -> None:
+    dataset = shutil.copytree(synthetic_set, tmp_path / "set")
+    info = json.loads((dataset / "dataset.json").read_text())
+    info["source"] = {"checksums": "off"}
+    (dataset / "dataset.json").write_text(json.dumps(info))
+    assert "were not verified" in dataset_card(info)
+    assert "Commit" not in avdata.report(dataset, tmp_path / "page.html").read_text()

@@ -26,7 +26,7 @@ OPTIONS = ("--set", "video.size=48", "--set", "audio.flac=true", "--set", "shard
 
 @pytest.fixture(scope="module")
 def prepared(cremad_mock: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set that was prepared in a safe folder; beside it are the names of the modules of its worker."""
+    """A set that was prepared in a safe folder; with the names of the modules of its worker."""
     output = tmp_path_factory.mktemp("prepared") / "set"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT / "tests"))

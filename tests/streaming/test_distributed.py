@@ -227,7 +227,7 @@ def test_ranks_of_lightning_divide_a_dataset_that_was_opened_before(
 
 
 class Batches(IterableDataset):
-    """Dataset of somebody's own around the loader."""
+    """Dataset of a user around the loader."""
 
     def __init__(self, root: Path) -> None:
         self.loader = avdata.open(root, shuffle=True).loader(4, num_workers=0)
