@@ -7,7 +7,10 @@ SPREAD = -n $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)') 
 # Print the stack of a hanging test and end its process; the other tests continue.
 ENDING = -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
-.PHONY: demo test acceptance exhaustive quick lint docs platforms clean browser
+# What is compiled once is loaded by every later process: an import of torch then takes a third of the time.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test acceptance exhaustive quick lint docs bench platforms lowest clean browser servers
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "avdata needs Python 3.11 or newer. Use: make PYTHON=python3.11 ...")'
@@ -21,7 +24,7 @@ demo: $(VENV)/.installed  ## prepare, verify and train on a generated audio-visu
 	$(BIN)/avdata prepare synthetic --output demo/synthetic
 	$(BIN)/avdata verify demo/synthetic
 	$(BIN)/avdata report demo/synthetic
-	$(BIN)/snnergy train demo/synthetic --model nano --train-preset quick --set model_options.alpha_init=1.0 --steps 250 --output demo/run
+	$(BIN)/snnergy train demo/synthetic --model nano --train-preset quick --steps 250 --output demo/run
 	$(BIN)/snnergy report demo/run
 	@echo; echo "shards    demo/synthetic"; echo "pages     demo/synthetic/report.html, demo/run/report.html"; echo "log       demo/run/metrics.csv, demo/run/curves.png"
 	@$(BIN)/python -c 'import json; r = json.load(open("demo/run/result.json")); \
@@ -34,7 +37,18 @@ browser: $(VENV)/.installed
 	|| command -v chromium >/dev/null \
 	|| $(BIN)/playwright install --with-deps --only-shell chromium
 
-test: $(VENV)/.installed browser  ## run the test suite
+# The download tests run against real servers of other projects. RUNLEVEL=1: apt does not start them.
+SERVERS = nginx tinyproxy microsocks git-lfs
+servers:
+	@missing=$$(PATH="$$PATH:/usr/sbin"; for program in $(SERVERS); do command -v $$program >/dev/null || echo $$program; done); \
+	[ -z "$$missing" ] \
+	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends nginx-light tinyproxy-bin microsocks git-lfs; } >/dev/null 2>&1 \
+	|| echo "not installed, their tests are skipped: "$$missing
+	@[ -d build/s3rver/node_modules/@20minutes/s3rver ] || { command -v npm >/dev/null \
+	&& npm install --prefix build/s3rver --no-audit --no-fund --silent @20minutes/s3rver@4.0.4; } >/dev/null 2>&1 \
+	|| echo "npm is missing or failed; the tests with s3rver are skipped"
+
+test: $(VENV)/.installed browser servers  ## run the test suite
 	$(BIN)/python -m pytest $(SPREAD) -m 'not acceptance and not pages and not exhaustive'
 
 acceptance: $(VENV)/.installed  ## train on the XOR task: CMQKA solves it, concatenation does not
@@ -50,8 +64,21 @@ lint: $(VENV)/.installed  ## check style, types and spelling
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell
 
 docs: $(VENV)/.installed  ## run the commands of the pages, and build the site without warnings
-	$(BIN)/python -m pytest $(SPREAD) -m pages
-	$(BIN)/mkdocs build --strict --site-dir build/docs
+	rm -rf build/docs
+	SITE_DIR=build/docs $(BIN)/python -m pytest $(SPREAD) -m pages tests/e2e tests/cli
+
+bench: $(VENV)/.installed  ## run the short form of every benchmark, and write benchmarks/results
+	$(BIN)/python benchmarks/run.py --quick
+
+LOWEST = build/lowest
+LOWEST_TESTS = $(wildcard tests/sources/test_[!s]*.py) tests/storage/test_network.py tests/recipes tests/features/audio tests/media/test_video.py tests/media/test_audio.py \
+tests/media/test_image.py tests/streaming/test_dataset.py tests/streaming/test_integrations.py tests/snnergy/test_cli.py tests/reporting/test_charts.py
+lowest: $(VENV)/.installed  ## run a part of the tests with the lowest declared versions of the requirements
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --output-file $(LOWEST)/requirements.txt pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/requirements.txt 'hypothesis>=6.100' 'imageio-ffmpeg>=0.5' 'pytest>=9' 'trustme>=1.1'
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
+	$(LOWEST)/bin/python -m pytest -m 'not slow and not acceptance and not pages and not exhaustive' $(LOWEST_TESTS)
 
 PLATFORMS = x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu aarch64-apple-darwin x86_64-pc-windows-msvc
 platforms: $(VENV)/.installed  ## resolve the requirements for every supported platform and version of Python

@@ -11,13 +11,15 @@ Functions:
     download        Download the source files of a dataset and verify their checksums.
     plan            Return what `prepare` would do, without writing anything.
     prepare         Write a dataset as aligned, verified shards.
-    open            Open one split of a prepared dataset (`open_dataset` is the same).
+    open            Open splits of a prepared dataset (`open_dataset` is the same).
     mix             Combine several opened datasets into one stream.
     collate         Assemble samples into a batch, for `torch.utils.data.DataLoader`.
     webdataset      Return a stock `webdataset` pipeline over the shards.
     verify          Check every checksum, count, shape, label and split.
     report          Write an HTML page about a prepared dataset.
-    export          Write a prepared dataset in the layout of another project.
+    export          Write a prepared dataset in the file layout of existing training code.
+    merge           Make one dataset of the parts that several preparations wrote.
+    match           Compare a published list of clips with a prepared dataset.
     publish, pull   Upload to and download from the Hugging Face Hub.
     load_recipe, recipe_names, load_manifest
                     Look up recipes and the manifests of their sources.
@@ -41,24 +43,29 @@ if _typing.TYPE_CHECKING:
     )
     from avdata.hub.publish import PublishResult, publish
     from avdata.hub.pull import pull
+    from avdata.layouts.run import ExportReport, export
     from avdata.manifest import Manifest, load_manifest
+    from avdata.pipeline.merge import merge
     from avdata.pipeline.planning import PreparationPlan
     from avdata.pipeline.planning import plan_preparation as plan
     from avdata.pipeline.prepare import PreparedSet, prepare
+    from avdata.pipeline.verification import verify
     from avdata.progress import tqdm_progress
     from avdata.recipe import Clip, Recipe, load_recipe, recipe_names
     from avdata.reporting.report import report
-    from avdata.shards.export import export
-    from avdata.shards.verify import VerificationReport, verify
+    from avdata.shards.split_list import SplitMatch, match
+    from avdata.shards.verify import VerificationReport
     from avdata.sources.download import DownloadReport, download
     from avdata.streaming.batch import AVBatch, AVSample
     from avdata.streaming.collate import collate
-    from avdata.streaming.dataset import AVDataset, open_dataset
-    from avdata.streaming.dataset import open_dataset as open
+    from avdata.streaming.dataset import AVDataset
     from avdata.streaming.integrations.lightning import AVDataModule
     from avdata.streaming.integrations.webdataset import webdataset
     from avdata.streaming.loader import AVLoader
+    from avdata.streaming.map_view import AVMapDataset
     from avdata.streaming.mixture import MixedDataset, mix
+    from avdata.streaming.opening import open_dataset
+    from avdata.streaming.opening import open_dataset as open
     from avdata.testing.mock_dataset import create_mock_dataset as mock
 
 _EXPORTS = {
@@ -66,11 +73,13 @@ _EXPORTS = {
     "AVDataModule": "streaming.integrations.lightning",
     "AVDataset": "streaming.dataset",
     "AVLoader": "streaming.loader",
+    "AVMapDataset": "streaming.map_view",
     "AVSample": "streaming.batch",
     "AvdataError": "errors",
     "Clip": "recipe",
     "Config": "config.schema",
     "DownloadReport": "sources.download",
+    "ExportReport": "layouts.run",
     "Manifest": "manifest",
     "MixedDataset": "streaming.mixture",
     "PreparationPlan": "pipeline.planning",
@@ -80,18 +89,21 @@ _EXPORTS = {
     "Recipe": "recipe",
     "SampleFlag": "errors",
     "SourceError": "errors",
+    "SplitMatch": "shards.split_list",
     "UnavailableError": "errors",
     "UsageError": "errors",
     "VerificationReport": "shards.verify",
     "collate": "streaming.collate",
     "download": "sources.download",
-    "export": "shards.export",
+    "export": "layouts.run",
     "load_manifest": "manifest",
     "load_recipe": "recipe",
+    "match": "shards.split_list",
+    "merge": "pipeline.merge",
     "mix": "streaming.mixture",
     "mock": "testing.mock_dataset:create_mock_dataset",
-    "open": "streaming.dataset:open_dataset",
-    "open_dataset": "streaming.dataset",
+    "open": "streaming.opening:open_dataset",
+    "open_dataset": "streaming.opening",
     "plan": "pipeline.planning:plan_preparation",
     "prepare": "pipeline.prepare",
     "publish": "hub.publish",
@@ -99,7 +111,7 @@ _EXPORTS = {
     "recipe_names": "recipe",
     "report": "reporting.report",
     "tqdm_progress": "progress",
-    "verify": "shards.verify",
+    "verify": "pipeline.verification",
     "webdataset": "streaming.integrations.webdataset",
 }
 """Module of each public name, with `:name` where the module calls it differently."""
@@ -109,11 +121,13 @@ __all__ = [
     "AVDataModule",
     "AVDataset",
     "AVLoader",
+    "AVMapDataset",
     "AVSample",
     "AvdataError",
     "Clip",
     "Config",
     "DownloadReport",
+    "ExportReport",
     "Manifest",
     "MixedDataset",
     "PreparationPlan",
@@ -123,6 +137,7 @@ __all__ = [
     "Recipe",
     "SampleFlag",
     "SourceError",
+    "SplitMatch",
     "UnavailableError",
     "UsageError",
     "VerificationReport",
@@ -131,6 +146,8 @@ __all__ = [
     "export",
     "load_manifest",
     "load_recipe",
+    "match",
+    "merge",
     "mix",
     "mock",
     "open",

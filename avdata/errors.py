@@ -28,9 +28,10 @@ class AvdataError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        # Also where a program prints the traceback: a URL of the message may contain a password.
+        self.message = redact_url(message)
+        self.hint = None if hint is None else redact_url(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
@@ -82,12 +83,16 @@ class QuarantineReason(_DescribedCode):
         "missing_audio",
         "the recipe lists an audio file that does not exist, or the video has no audio",
     )
+    NOT_DOWNLOADED = (
+        "not_downloaded",
+        "a file could not be downloaded, and --allow-missing was set",
+    )
     EMPTY_FILE = "empty_file", "a file has 0 bytes"
     LFS_POINTER = (
         "lfs_pointer",
         "a file is a git-LFS pointer: the LFS objects were not fetched",
     )
-    CHECKSUM = "checksum_mismatch", "a file's checksum differs from the manifest"
+    CHECKSUM = "checksum_mismatch", "a file's checksum differs from the manifest or the plan"
     NOT_MEDIA = "not_media", "a file is no media, by its first bytes"
     FORMAT_NOT_ALLOWED = "format_not_allowed", "a file has a media format that is not read"
     UNREADABLE = "unreadable", "the container could not be opened or decoded"
@@ -118,7 +123,10 @@ class QuarantineReason(_DescribedCode):
     KNOWN_BAD = "known_bad", "the recipe lists the clip as broken"
     LEAK = "split_leak", "the clip's group is also in another split, and select.group_leakage is drop-train"
     DUPLICATE_KEY = "duplicate_key", "another clip has the same key"
-    NO_LABEL = "no_label", "the label, group or split of the clip cannot be read from the source"
+    NO_LABEL = (
+        "no_label",
+        "the label, group or split of the clip cannot be read, or its event lies outside the clip",
+    )
     CRASH = "crash", "a worker process crashed on this clip"
 
 
@@ -150,6 +158,9 @@ class SampleFlag(_DescribedCode):
     ZERO_LENGTH_EVENT = "zero_length_event", "the annotated event has no duration"
     REENCODED = "reencoded", "the source has replaced this file since publication"
     VARIABLE_RATE = "variable_frame_rate", "the video's frames are not evenly spaced in time"
+    LOW_FRAME_RATE = "low_frame_rate", "the video has fewer frames per second than quality.min_fps"
+    PADDED = "padded", "audio or video is missing in a larger share of the window than quality.max_padding"
+    NO_AUDIO = "no_audio", "the container has no audio stream; the sample's audio is silence"
     MULTIPLE_STREAMS = (
         "multiple_streams",
         "the container has several streams of one type; the default one was used, or the first",
@@ -165,9 +176,9 @@ class MediaError(Exception):
     """
 
     def __init__(self, reason: QuarantineReason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+        super().__init__(f"{reason}: {encodable(detail)}")
         self.reason = reason
-        self.detail = detail
+        self.detail = encodable(detail)
 
     def __reduce__(self) -> tuple[type[MediaError], tuple[QuarantineReason, str]]:
         """Pickle with both arguments of `__init__`."""
@@ -200,11 +211,64 @@ def escape_controls(text: str) -> str:
     return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+# Linear in the length of any text: no alternative starts at each character of a long word.
+_LOGIN = re.compile(r"(?<=[A-Za-z0-9+.-]://)[^/?#\s'\"<>\\]*@")
+
+_QUERY = re.compile(r"(?P<url>https?://[^\s'\"<>)\\]*)|(?<=\S)\?(?P<of_path>[\w.~%+-]+=[^\s'\"<>)\\]*)")
+"""URL, or the query of a path as urllib3 states it (`with url: /set?signature=...`)."""
+
+_PLAIN_PARAMETERS = frozenset({"datasetVersionNumber", "dl", "download", "export", "format", "raw"})
+"""Query parameters that contain no secret and belong to the address of a file."""
+
+
+def redact_url(text: object) -> str:
+    """Return a text without the user names, passwords and queries of its URLs.
+
+    Signed links have a secret in the query. Parameters such as `download=1` remain.
+
+    >>> redact_url("https://me:secret@example.org/set?signature=secret: HTTP 403")
+    'https://example.org/set: HTTP 403'
+    """
+    return _QUERY.sub(_redact_query, _LOGIN.sub("", str(text)))
+
+
+def _redact_query(match: re.Match[str]) -> str:
+    text = match["url"] or f"?{match['of_path']}"
+    url = re.split("[?#]", text, maxsplit=1)[0]
+    query = text[len(url) + 1 :]
+    parameters = query.rstrip(".,:;")
+    plain = [each for each in re.split("[&;]", parameters) if each.partition("=")[0] in _PLAIN_PARAMETERS]
+    return url + (f"?{'&'.join(plain)}" if plain else "") + query[len(parameters) :]
+
+
+def encodable(text: str) -> str:
+    r"""Return a text whose lone surrogates are escaped: bytes of file names that are not UTF-8.
+
+    >>> encodable("caf\udce9.mp4")
+    'caf\\udce9.mp4'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+MAX_VALUE_LENGTH = 200
+"""Largest number of characters of an outside value in a message."""
+
+
+def shorten(value: object, limit: int = MAX_VALUE_LENGTH) -> str:
+    """Return a value as text of bounded length, for messages.
+
+    >>> len(shorten("x" * 100_000))
+    200
+    """
+    text = str(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Return a hint with the closest known word, or with all of them if none is close.
 
     >>> did_you_mean("crema", ["cremad", "ave"])
     "Did you mean 'cremad'?"
     """
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(shorten(word), known, n=1)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."

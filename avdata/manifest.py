@@ -11,19 +11,20 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Collection
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError
 
-from avdata.errors import AvdataError, UsageError
+from avdata.errors import AvdataError, UsageError, shorten
 
 Checksum = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")]
 
 
-_MISSING_HINT = "Give the path of a manifest with --manifest, or skip verification with --no-checksums."
+_MISSING_HINT = "Use --source DIR with --no-checksums, or --manifest FILE with the checksums of the files."
 
 
 class _ManifestModel(BaseModel):
@@ -52,12 +53,24 @@ class License(_ManifestModel):
     note: str = Field(description="one sentence: the conditions, or why publishing is not allowed")
 
 
+class Summary(_ManifestModel):
+    """Size and citation of a dataset, for `avdata recipes` and `avdata info`; no preparation reads them."""
+
+    clips: int | None = Field(None, ge=0, description="published number of clips")
+    hours: float | None = Field(None, ge=0, description="total duration of the clips")
+    download_bytes: int | None = Field(
+        None, ge=0, description="approximate size of the download, if the sources do not state theirs"
+    )
+    downloads_clips: bool = Field(True, description="whether the sources include the clips, not only lists")
+    bibtex: str | None = Field(None, description="BibTeX entries to cite, without a final line break")
+
+
 class Source(_ManifestModel):
     """Download of a dataset: an archive, or a list of files."""
 
     name: str
     urls: tuple[str, ...] = Field(
-        description="in order of preference; schemes https, lfs+https, gdrive, kaggle, hf"
+        description="in order of preference; schemes https, lfs+https, gdrive, kaggle, hf, zenodo"
     )
     checksum: Checksum | None = None
     bytes: int | None = None
@@ -82,6 +95,9 @@ class Manifest(_ManifestModel):
     commit: str | None = None
     license: License
     citation: str
+    summary: Summary = Field(
+        default_factory=Summary, exclude=True, description="not part of the hash, since it changes no sample"
+    )
     ethics: str | None = Field(
         None, description="obligations of users towards people who can be recognized, if there are any"
     )
@@ -99,6 +115,13 @@ class Manifest(_ManifestModel):
         description="file lists of the sources by name, filled when loaded",
     )
 
+    _path: Path | None = PrivateAttr(None)
+
+    @property
+    def path(self) -> Path | None:
+        """File that the manifest was read from; None for a bundled one."""
+        return self._path
+
     @property
     def bytes(self) -> int | None:
         """Total size of the sources whose size is known; None if none is."""
@@ -111,12 +134,13 @@ class Manifest(_ManifestModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
-def load_manifest(manifest: str | Path) -> Manifest:
+def load_manifest(manifest: str | Path, *, tables: bool = True) -> Manifest:
     """Return a manifest with its file tables.
 
     Args:
         manifest: name of a recipe with a bundled manifest, or of its task `RECIPE-TASK`, or path of a JSON
             file.
+        tables: read the file tables, a second for CREMA-D. Without them, `files` and `hash` are incomplete.
 
     Raises:
         UsageError: the manifest does not exist.
@@ -127,26 +151,50 @@ def load_manifest(manifest: str | Path) -> Manifest:
         if not path.is_file():
             msg = f"The manifest {path} does not exist."
             raise UsageError(msg, hint=_MISSING_HINT)
-        return _parse(path.read_bytes().decode(errors="replace"), str(path), path.parent)
-    folder = package_files("avdata.manifests")
-    recipe = manifest.rpartition("-")[0]
-    if recipe and not folder.joinpath(f"{manifest}.json").is_file():
-        manifest = recipe if folder.joinpath(f"{recipe}.json").is_file() else manifest
-    resource = folder.joinpath(f"{manifest}.json")
-    if not resource.is_file():
-        msg = f"No bundled manifest is named {str(manifest)!r}."
+        text = path.read_bytes().decode(errors="replace")
+        loaded = _parse(text, str(path), path.parent if tables else None)
+        loaded._path = path
+        return loaded
+    name = _bundled_name(manifest)
+    if name is None:
+        msg = f"No bundled manifest is named {manifest!r}."
         raise UsageError(msg, hint=_MISSING_HINT)
-    return _parse(resource.read_text(encoding="utf-8"), f"{manifest}.json", Path(str(folder)))
+    folder = package_files("avdata.manifests")
+    text = folder.joinpath(f"{name}.json").read_text(encoding="utf-8")
+    return _parse(text, f"{name}.json", Path(str(folder)) if tables else None)
 
 
-def _parse(text: str, name: str, folder: Path) -> Manifest:
+def has_manifest(recipe: str) -> bool:
+    """Return whether a manifest is bundled for a recipe or for the recipe of a task."""
+    return _bundled_name(recipe) is not None
+
+
+def read_facts(recipe: str) -> dict[str, Any]:
+    """Return a bundled manifest as JSON, without reading its table of files; empty without a manifest."""
+    name = _bundled_name(recipe)
+    if name is None:
+        return {}
+    facts = json.loads(package_files("avdata.manifests").joinpath(f"{name}.json").read_text(encoding="utf-8"))
+    return dict(facts)
+
+
+def _bundled_name(recipe: str) -> str | None:
+    folder = package_files("avdata.manifests")
+    names = (name for name in (recipe, recipe.rpartition("-")[0]) if name)
+    return next((name for name in names if folder.joinpath(f"{name}.json").is_file()), None)
+
+
+def _parse(text: str, name: str, folder: Path | None) -> Manifest:
+    """Return a manifest, with the file tables of a folder."""
     try:
-        manifest = Manifest.model_validate(json.loads(text))
-    except (json.JSONDecodeError, ValidationError) as error:
-        detail = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        where = ".".join(str(part) for part in detail["loc"])
-        msg = f"Invalid manifest {name}: {where} {detail['msg']}."
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = shorten(".".join(str(part) for part in detail["loc"]))
+        msg = f"Invalid manifest {name}: {' '.join(filter(None, (where, detail['msg'])))}."
         raise AvdataError(msg) from error
+    if folder is None:
+        return manifest
     names = {source.table for source in manifest.sources if source.table}
     tables = {table: tuple(read_file_table(folder / table)) for table in sorted(names)}
     listed = [facts for table in tables.values() for facts in table]
@@ -163,23 +211,28 @@ def read_file_table(path: Path) -> list[FileEntry]:
     """Return the files listed in a `*.files.tsv.gz`.
 
     Raises:
-        AvdataError: a line is malformed; the message contains its number.
+        AvdataError: the file cannot be read, or a line is malformed; the message contains its number.
     """
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        next(lines)
-        return [_read_line(line, number, path) for number, line in enumerate(lines, start=2)]
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            next(lines, "")
+            return [_read_line(line, number, path) for number, line in enumerate(lines, start=2)]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        msg = f"The file table {path} cannot be read ({error})."
+        raise AvdataError(msg) from error
 
 
 def _read_line(line: str, number: int, path: Path) -> FileEntry:
     fields = line.rstrip("\n").split("\t")
-    if not re.fullmatch(r"[^\t]+\t(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})\t\d*", line.rstrip("\n")):
+    if not re.fullmatch(r"[^\t]+\t(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})\t[0-9]{0,18}", line.rstrip("\n")):
         msg = (
             f"Invalid {path} line {number}: expected path, checksum and bytes (or nothing) separated by tabs."
         )
         raise AvdataError(msg)
-    # model_construct skips validation, which takes 0.1 s for 15,000 lines. The line was checked above.
+    # model_construct skips validation, which takes 0.1 s for 15,000 lines. Without `variants` it inspects the
+    # signature of the default factory, which takes 0.15 s.
     size = int(fields[2]) if fields[2] else None
-    return FileEntry.model_construct(path=fields[0], checksum=fields[1], bytes=size)
+    return FileEntry.model_construct(path=fields[0], checksum=fields[1], bytes=size, variants={})
 
 
 def load_facts(table: str, *, facts: Collection[str], keys: str) -> dict[str, dict[str, str]]:
@@ -209,3 +262,13 @@ def load_facts(table: str, *, facts: Collection[str], keys: str) -> dict[str, di
             raise AvdataError(msg)
         values[fact][key] = value
     return values
+
+
+def load_labels(table: str) -> tuple[str, ...]:
+    """Return the labels of a bundled table, in its order.
+
+    A table is `manifests/NAME.labels.tsv` with the columns `label` and `clips` (number of clips as
+    published), separated by a tab, after a header line.
+    """
+    lines = package_files("avdata.manifests").joinpath(table).read_text(encoding="utf-8").splitlines()
+    return tuple(line.partition("\t")[0] for line in lines[1:])

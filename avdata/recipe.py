@@ -4,56 +4,24 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from itertools import count
 from pathlib import Path
 from pkgutil import iter_modules, resolve_name
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
+from avdata.clips import Clip as Clip  # noqa: PLC0414  # recipes import it from here
 from avdata.config.overrides import Overrides, merge_overrides
 from avdata.config.presets import PRESETS
 from avdata.config.schema import Config, build_config
-from avdata.errors import AvdataError, QuarantineReason, SampleFlag, UsageError, did_you_mean
+from avdata.errors import AvdataError, UsageError, did_you_mean
+from avdata.recipe_checks import check_labels, is_text, recipe_errors
 
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """Item of a dataset before feature extraction.
-
-    Attributes:
-        key: unique name, `[A-Za-z0-9_-]+`, not starting with `__`. It names the sample's members.
-        label: one of the recipe's `labels`.
-        group: unit that a split must not divide: speaker, recording, video.
-        split: `train`, `val` or `test`.
-        video: video or image file, which need not exist; None for a dataset of audio, whose samples have no
-            frames. Then it is None for all clips.
-        audio: separate audio file, which need not exist; None if the dataset has none.
-        is_image: whether `video` is a still image, used for all frames.
-        event: [start, end) in seconds in which the label applies; None if it applies throughout.
-        flags: flags that are known before the clip is opened.
-        excluded: one sentence why the recipe excludes the clip; None if it does not. The label and split of
-            an excluded clip may be empty.
-        excluded_reason: code with which an excluded clip is quarantined.
-        extras: small values to store in the sample's JSON.
-    """
-
-    key: str
-    label: str
-    group: str
-    split: str
-    video: Path | None
-    audio: Path | None = None
-    is_image: bool = False
-    event: tuple[float, float] | None = None
-    flags: tuple[SampleFlag, ...] = ()
-    excluded: str | None = None
-    excluded_reason: QuarantineReason = QuarantineReason.KNOWN_BAD
-    extras: Mapping[str, Any] = field(default_factory=dict)
-
+_Result = TypeVar("_Result")
 
 MockWriter = Callable[[Path, int | None, bool, int], None]
 
@@ -72,9 +40,9 @@ class Recipe:
         background: label name of steps outside `Clip.event`, with index `len(labels)`; None if there is none.
         splits: description of each split scheme, by name. `fold:K` has one entry per fold.
         default_split: split scheme to use by default.
-        clips: `(root, split_by) -> clips`: returns all clips of the folder, sorted by key. Raises SourceError
-            with the missing file's name if the folder is not this dataset. If the recipe has `options`, the
-            third argument holds the given ones by name.
+        clips: `(root, split_by) -> clips`: returns all clips of the folder, sorted by key, or yields them,
+            which takes a third of the memory. Raises SourceError with the missing file's name if the folder
+            is not this dataset. If the recipe has `options`, the third argument holds the given ones by name.
         mock: `(output, clips, bad, seed) -> None`, or a reference `package.module:function` to it that is
             imported when it is called. Writes a small copy of the dataset with its `manifest.json`. None for
             no mock.
@@ -85,8 +53,8 @@ class Recipe:
             before they are downloaded, with `video` and `audio` relative to the root. Raises SourceError
             if the root lacks the lists that define the split. None for a dataset in archives.
         options: description of each option that the recipe accepts with `--task-option`, by name.
-        source_kind: `files`, or `tars` if the source is tars of clips in the WebDataset layout. The first
-            argument of `clips` is then a `TarSource` in place of the folder.
+        source_kind: `files`, `tars` if the source is tars of clips in the WebDataset layout, or `any` if it
+            may be either. With tars, the first argument of `clips` is a `TarSource` in place of the folder.
         source_labels: `(root, clips, options) -> labels`: returns the label names in canonical order, with
             the first argument of `clips` and its result.
         tasks: other datasets from the same files, by task. Their name is `name-task`.
@@ -109,7 +77,7 @@ class Recipe:
     generated: bool = False
     clips_from_paths: Callable[[Path, Sequence[str], str], Sequence[Clip]] | None = None
     options: Mapping[str, str] = field(default_factory=dict)
-    source_kind: Literal["files", "tars"] = "files"
+    source_kind: Literal["files", "tars", "any"] = "files"
     source_labels: Callable[[Any, Sequence[Clip], Mapping[str, str]], Sequence[str]] | None = None
     tasks: Mapping[str, Recipe] = field(default_factory=dict)
     lists: Callable[[Path, str], Sequence[Path]] | None = None
@@ -157,7 +125,11 @@ class Recipe:
                 raise UsageError(msg, hint=did_you_mean(name, list(self.options)))
 
     def list_clips(self, root: Any, split_by: str, options: Mapping[str, str]) -> list[Clip]:
-        """Return the clips of a source.
+        """Return the clips of a source; see `iterate_clips`."""
+        return list(self.iterate_clips(root, split_by, options))
+
+    def iterate_clips(self, root: Any, split_by: str, options: Mapping[str, str]) -> Iterator[Clip]:
+        """Yield the clips of a source, each in memory only until the caller releases it.
 
         Args:
             root: folder of the source, or its tars; see `source_kind`.
@@ -165,11 +137,52 @@ class Recipe:
             options: task options by name.
 
         Raises:
-            AvdataError: the recipe raised an exception.
+            AvdataError: the recipe raised an exception, or returned something else.
         """
-        code = getattr(self.clips, "__code__", Recipe.list_clips.__code__)
+        arguments = (root, split_by, options) if self.options else (root, split_by)
+        return self._checked_clips(self.call(self.clips, *arguments))
+
+    def list_clips_from_paths(self, root: Path, paths: Sequence[str], split_by: str) -> list[Clip]:
+        """Return the clips of a manifest's file list, with paths relative to the root.
+
+        Args:
+            root: folder of the download.
+            paths: paths of the files below it.
+            split_by: split scheme.
+
+        Raises:
+            AvdataError: the recipe raised an exception, or returned something else.
+        """
+        assert self.clips_from_paths is not None
+        return list(self._checked_clips(self.call(self.clips_from_paths, root, paths, split_by)))
+
+    def call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Call one of the recipe's functions.
+
+        Raises:
+            AvdataError: it raised an exception; the message names its file and line.
+        """
+        code = getattr(function, "__code__", Recipe.call.__code__)
         with recipe_errors(code.co_filename):
-            return list(self.clips(root, split_by, options) if self.options else self.clips(root, split_by))
+            return function(*arguments)
+
+    def _checked_clips(self, clips: object) -> Iterator[Clip]:
+        hint = "Return a list of avdata.Clip, or yield them."
+        if isinstance(clips, str | bytes | Mapping) or not isinstance(clips, Iterable):
+            msg = f"Recipe {self.name} returned {type(clips).__name__} in place of its clips."
+            raise AvdataError(msg, hint=hint)
+        listed = clips if isinstance(clips, Iterator) else _released(list(clips))
+        del clips
+        end = object()
+        for number in count():
+            with recipe_errors(self.name):  # of a generator
+                clip = next(listed, end)
+            if clip is end:
+                return
+            if not isinstance(clip, Clip):
+                msg = f"Clip {number} of the recipe {self.name} is {type(clip).__name__}, not avdata.Clip."
+                raise AvdataError(msg, hint=hint)
+            yield clip
 
     def mock_writer(self) -> MockWriter:
         """Return the function that writes the mock, importing its module if `mock` is a reference.
@@ -194,6 +207,49 @@ class Recipe:
             msg = f"Mock {self.mock!r} of the recipe {self.name} is not a function."
             raise AvdataError(msg, hint=_REFERENCE)
         return cast("MockWriter", writer)
+
+
+def _released(values: list[Any]) -> Iterator[Any]:
+    """Yield the values of a list, and remove each before it is yielded."""
+    values.reverse()
+    while values:
+        yield values.pop()
+
+
+MAX_NAME_LENGTH = 64
+"""Maximum length of a recipe's name, which is part of the names of shards."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def check_recipe(recipe: Recipe) -> Recipe:
+    """Return a recipe after checks of its name and texts: it may be generated code, and its name is a path.
+
+    Raises:
+        AvdataError: a field has another type, or its value cannot be stored.
+    """
+    name = recipe.name
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
+        msg = f"Invalid name of a recipe: {str(name)[:100]!a}."
+        hint = f"Use at most {MAX_NAME_LENGTH} characters A-Z a-z 0-9 _ - that start with a letter or digit."
+        raise AvdataError(msg, hint=hint)
+    if type(recipe.version) is not int or recipe.version < 0:
+        msg = f"Invalid version of the recipe {name}: {recipe.version!r}."
+        raise AvdataError(msg, hint="Use a whole number.")
+    check_labels(recipe.labels, f"labels of the recipe {name}")
+    for what, order in recipe.label_orders.items():
+        check_labels(order, f"label order {what} of the recipe {name}")
+    texts = [recipe.title, *recipe.splits, *recipe.splits.values(), *recipe.options, *recipe.options.values()]
+    if not all(map(is_text, texts)) or not (recipe.background is None or is_text(recipe.background)):
+        msg = f"Invalid title, split, option or background of the recipe {name}: it is not text."
+        raise AvdataError(msg)
+    if recipe.default_split not in recipe.splits:
+        msg = f"Default split {recipe.default_split!r} of the recipe {name} is not one of its splits."
+        raise AvdataError(msg, hint=f"Splits: {', '.join(recipe.splits)}.")
+    if recipe.background in recipe.labels:
+        msg = f"Background {recipe.background!r} of the recipe {name} is also one of its labels."
+        raise AvdataError(msg)
+    return recipe
 
 
 _REFERENCE = "Write the reference as package.module:function."
@@ -228,7 +284,7 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
         AvdataError: the file does not define `RECIPE`.
     """
     if isinstance(recipe, Recipe):
-        return recipe
+        return check_recipe(recipe)
     if str(recipe).endswith(".py"):
         return _load_file(Path(recipe))
     bundled, installed = _bundled_modules(), _entry_points()
@@ -241,9 +297,17 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     if name in bundled:
         recipe = _recipe_of(importlib.import_module(bundled[name]), bundled[name])
     else:
-        recipe = installed[name].load()
-        assert isinstance(recipe, Recipe)
+        recipe = _load_entry_point(installed[name])
     return task_recipe(recipe, task) if task else recipe
+
+
+def _load_entry_point(point: EntryPoint) -> Recipe:
+    with recipe_errors(point.value):
+        recipe = point.load()
+    if not isinstance(recipe, Recipe):
+        msg = f"Entry point {point.value} of the recipe {point.name} is not of type avdata.Recipe."
+        raise AvdataError(msg)
+    return check_recipe(recipe)
 
 
 def task_recipe(recipe: Recipe, task: str) -> Recipe:
@@ -255,31 +319,7 @@ def task_recipe(recipe: Recipe, task: str) -> Recipe:
     if task not in recipe.tasks:
         msg = f"Unknown task {task!r} of the recipe {recipe.name}."
         raise UsageError(msg, hint=did_you_mean(task, list(recipe.tasks)) if recipe.tasks else None)
-    return recipe.tasks[task]
-
-
-_DEBUG_HINT = "Use --debug for the traceback."
-
-
-@contextmanager
-def recipe_errors(file: str) -> Iterator[None]:
-    """Raise `AvdataError` with file and line in place of unexpected exceptions of a recipe.
-
-    Raises:
-        AvdataError: the recipe raised another exception than `AvdataError` or `OSError`.
-    """
-    try:
-        yield
-    except (AvdataError, OSError):
-        raise
-    except SyntaxError as error:
-        msg = f"{file}:{error.lineno} raised SyntaxError: {error.msg}."
-        raise AvdataError(msg, hint=_DEBUG_HINT) from error
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if Path(frame.filename).name == Path(file).name]
-        msg = f"{file}:{lines[-1] if lines else '?'} raised {type(error).__name__}: {error}."
-        raise AvdataError(msg, hint=_DEBUG_HINT) from error
+    return check_recipe(recipe.tasks[task])
 
 
 def _load_file(path: Path) -> Recipe:
@@ -300,4 +340,4 @@ def _recipe_of(module: ModuleType, where: str) -> Recipe:
     if not isinstance(recipe, Recipe):
         msg = f"{where} defines no RECIPE of type avdata.Recipe."
         raise AvdataError(msg, hint="Add RECIPE = Recipe(...). recipes/synthetic.py is a short example.")
-    return recipe
+    return check_recipe(recipe)

@@ -1,10 +1,10 @@
-"""How much disk the sources take while a set is prepared with `--no-keep-sources`, beside all of them.
+"""Disk space of the sources while a dataset is prepared with `--no-keep-sources`.
 
-    python benchmarks/disk.py                # some two minutes
+    python benchmarks/disk.py                # about two minutes
     python benchmarks/disk.py --clips 7442 --samples 512
 
-Generated clips under CREMA-D's names are served on loopback; `avdata prepare` fetches, decodes and removes
-them, and the bytes below its cache are counted twenty times a second. The aim is a tenth: 3 GB in 300 MB.
+Generated clips with CREMA-D's names are served on loopback; `avdata prepare` fetches, decodes and removes
+them. The bytes below its cache are counted twenty times a second. The target is a tenth of all sources.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from avdata.recipes.cremad import LABELS, SENTENCES
+from claims import Claim, at_most, main, make_parser, set_quick
 
 import avdata
 
@@ -65,12 +66,30 @@ def held(folder: Path) -> int:
     return total
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=1500)
-    parser.add_argument("--samples", type=int, default=100, help="samples a shard")
-    parser.add_argument("--workers", type=int, default=1)
-    options = parser.parse_args()
+def peak_of_sources(folder: Path, manifest: Path, keep: str, options: argparse.Namespace) -> int:
+    """Prepare the dataset, and return the most bytes of sources in the cache."""
+    began, most = time.perf_counter(), 0
+    command = [
+        "prepare", "cremad", "--output", str(folder / "out"), "--manifest", str(manifest),
+        "--workers", str(options.workers), "--set", f"shards.samples_per_shard={options.samples}",
+        keep, "--quiet",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from avdata.cli import main; main()", *command],
+        env={**os.environ, "AVDATA_CACHE": str(folder / "cache")}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    while process.poll() is None:
+        most = max(most, held(folder / "cache" / "sources"))
+        time.sleep(0.05)
+    if process.returncode:
+        sys.exit(f"avdata prepare failed with {process.returncode}")
+    print(f"{keep:17}: {most / 1e6:6.1f} MB of sources at most; {time.perf_counter() - began:.0f} s")
+    shutil.rmtree(folder / "out")
+    shutil.rmtree(folder / "cache")
+    return most
+
+
+def measure(options: argparse.Namespace) -> list[Claim]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         everything = lay_out(folder, options.clips)
@@ -86,34 +105,23 @@ def main() -> None:
             facts["sources"] = [{"name": "media", "urls": [f"http://127.0.0.1:{port}/{{path}}"]}]
             manifest = folder / "manifest.json"
             manifest.write_text(json.dumps(facts))
-            for keep in ("--keep-sources", "--no-keep-sources"):
-                began, most = time.perf_counter(), 0
-                command = [
-                    "prepare", "cremad", "--output", str(folder / "out"), "--manifest", str(manifest),
-                    "--workers", str(options.workers), "--set", f"shards.samples_per_shard={options.samples}",
-                    keep, "--quiet",
-                ]  # fmt: skip
-                process = subprocess.Popen(
-                    [sys.executable, "-c", "from avdata.cli import main; main()", *command],
-                    env={**os.environ, "AVDATA_CACHE": str(folder / "cache")}, stdout=subprocess.DEVNULL,
-                )  # fmt: skip
-                while process.poll() is None:
-                    most = max(most, held(folder / "cache" / "sources"))
-                    time.sleep(0.05)
-                took = time.perf_counter() - began
-                print(
-                    f"{keep:17}: {most / 1e6:6.1f} MB of sources at most, of"
-                    f" {everything / 1e6:.1f} MB: {most / everything:.3f} of all; {took:.0f} s"
-                )
-                if process.returncode:
-                    sys.exit(f"avdata prepare failed with {process.returncode}")
-                shutil.rmtree(folder / "out")
-                shutil.rmtree(folder / "cache")
-            print("(aim: 0.1 of all)")
+            peaks = [
+                peak_of_sources(folder, manifest, keep, options)
+                for keep in ("--keep-sources", "--no-keep-sources")
+            ]
         finally:
             server.terminate()
             server.wait()
+    name = f"sources on disk without keeping them, {options.clips:,} clips in shards of {options.samples}"
+    return [
+        Claim("sources on disk when they are kept", peaks[0] / everything, unit="of all"),
+        at_most(name, peaks[1] / everything, 0.1, "of all"),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    parser = make_parser(__doc__)
+    parser.add_argument("--clips", type=int, default=1500)
+    parser.add_argument("--samples", type=int, default=100, help="samples per shard")
+    parser.add_argument("--workers", type=int, default=1)
+    main(set_quick(parser, clips=500, samples=10), measure)

@@ -1,13 +1,13 @@
-"""How fast sources are downloaded, beside a loop of `requests`, aria2c and curl, on loopback.
+"""Speed of downloads beside a loop of `requests`, aria2c and curl, on loopback.
 
-    python benchmarks/download.py                # all: some five minutes and 4 GB of disk
+    python benchmarks/download.py                # all: about ten minutes and 4 GB of disk
     python benchmarks/download.py --files 400 --gigabytes 0.5 --rounds 1
 
-Small files: `--files` of 80 KB each, every answer 20 ms late. Large: one file of `--gigabytes`. The
-contenders take turns, and whole processes are timed, ours with the start of Python. The ratios are of
-the medians of all rounds and, for a machine on which other things run, of the best rounds. We hash, sync
-and rename; the others only write. Peak memory includes what a process inherits from this one, some 40
-MB. Needs aria2c and curl.
+Small files: `--files` of 80 KB each, from servers that differ (`SERVERS`). Large: one file of `--gigabytes`.
+The clients take turns with equal connections, and complete processes are timed, avdata's with the start of
+Python. The ratios are of the medians of all rounds; those of the best rounds, which other load affects less,
+are printed beside. avdata hashes, syncs and renames; the others only write. Every file is compared with what
+was sent. Peak memory includes what a process inherits from this one, about 40 MB. Needs aria2c and curl.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import statistics
@@ -24,11 +25,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-LATENCY = 0.020
+from claims import Claim, at_least, at_most, main, make_parser, set_quick
+
 SIZE = 80_000
 CONNECTIONS = 16
+MAX_RATIO = 1.1  # time of avdata ÷ time of aria2c
 RECIPE = """
 import sys
 from avdata.sources.download import download
@@ -40,22 +46,51 @@ LOOP = """
 import pathlib, requests, sys
 folder = pathlib.Path(sys.argv[2]); folder.mkdir()
 for number in range(int(sys.argv[3])):
-    answer = requests.get(f"{sys.argv[1]}/small/{number}.bin", timeout=60)
+    answer = requests.get(f"{sys.argv[1]}/far/{number}.bin", timeout=60)
     answer.raise_for_status()
     (folder / f"{number}.bin").write_bytes(answer.content)
 """
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """How a server answers.
+
+    Attributes:
+        title: what the report calls it.
+        share: part of `--files` that is fetched.
+        latency: seconds before each answer.
+        rate: requests per second; those above are refused with 503, as by nginx's limit_req.
+        failing: one request of so many fails: every second one with 503, the others are cut.
+    """
+
+    title: str
+    share: float = 1.0
+    latency: float = 0.0
+    rate: float | None = None
+    failing: int | None = None
+
+
+SERVERS = {
+    "fast": Conditions("no limit"),
+    "far": Conditions("100 ms latency", share=0.5, latency=0.1),
+    "limited": Conditions("20 requests/s", share=0.03, rate=20),
+    "faulty": Conditions("2 % of requests failing", latency=0.02, failing=50),
+}
+
+
 def body(number: int) -> bytes:
-    """A file's bytes: different for each, the same in server and manifest."""
+    """Return the bytes of a file, which server and manifest compute alike."""
     block = hashlib.sha256(str(number).encode()).digest()
     return (block * (SIZE // len(block) + 1))[:SIZE]
 
 
 class Server(asyncio.Protocol):
-    """As little server as possible, so that the clients are what is measured."""
+    """Minimal server, so that the clients are measured."""
 
     big: Path
+    requests: ClassVar[Counter[str]] = Counter()
+    free_at: ClassVar[dict[str, float]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the connection's transport."""
@@ -72,17 +107,37 @@ class Server(asyncio.Protocol):
             request, self.received = self.received.split(b"\r\n\r\n", 1)
             path = request.split(b" ", 2)[1].decode()
             loop = asyncio.get_running_loop()
-            if path.startswith("/small/"):
-                content = body(int(path[7:-4]))
-                loop.call_later(LATENCY, self.answer, content)
-            else:
+            if path == "/big.bin":
                 self.task = loop.create_task(self.stream())
+            else:
+                _, name, file = path.split("/")
+                span = re.search(rb"(?i)\r\nrange: bytes=(\d+)-", request)
+                start = int(span[1]) if span else 0
+                loop.call_later(SERVERS[name].latency, self.answer, name, body(int(file[:-4])), start)
 
-    def answer(self, content: bytes) -> None:
-        """Send a small file."""
-        if not self.transport.is_closing():
-            head = f'HTTP/1.1 200 OK\r\nContent-Length: {len(content)}\r\nETag: "1"\r\n\r\n'
-            self.transport.write(head.encode() + content)
+    def answer(self, name: str, content: bytes, start: int) -> None:
+        """Send a small file from byte `start`, refuse it, or break the connection in its middle."""
+        if self.transport.is_closing():
+            return
+        server = SERVERS[name]
+        self.requests[name] += 1
+        now = time.monotonic()
+        refused = server.rate is not None and now < self.free_at.get(name, 0)
+        if server.rate is not None and not refused:
+            self.free_at[name] = now + 1 / server.rate
+        failures, rest = divmod(self.requests[name], server.failing or sys.maxsize)
+        if refused or (failures and rest == 0 and failures % 2):
+            self.transport.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+            return
+        status = "206 Partial Content" if start else "200 OK"
+        span = f"Content-Range: bytes {start}-{len(content) - 1}/{len(content)}\r\n" if start else ""
+        content = content[start:]
+        head = f'HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n{span}ETag: "1"\r\n\r\n'.encode()
+        if failures and rest == 0:
+            self.transport.write(head + content[: len(content) // 2])
+            self.transport.close()
+        else:
+            self.transport.write(head + content)
 
     async def stream(self) -> None:
         """Send the large file as fast as the kernel can."""
@@ -99,14 +154,12 @@ async def serve(big: Path) -> None:
 
 
 def run(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak resident MB of a command."""
+    """Return the seconds and the peak resident MB of a command."""
     started = time.perf_counter()
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{command[0]} failed with {process.returncode}")
     return seconds, usage.ru_maxrss / 1024
 
 
@@ -125,68 +178,91 @@ def manifest(folder: Path, url: str, files: list[dict[str, object]]) -> Path:
     return path
 
 
-def compare(name: str, folder: Path, rounds: int, contenders: dict[str, list[str]]) -> dict[str, list[float]]:
-    """Let the contenders take turns; the seconds of each."""
+def compare(
+    name: str, folder: Path, rounds: int, contenders: dict[str, list[str]], expected: dict[str, str]
+) -> tuple[dict[str, list[float]], Counter[str]]:
+    """Let the clients take turns; return the seconds and the lost files of each.
+
+    `expected` has the SHA-256 of each file.
+    """
     times: dict[str, list[float]] = {contender: [] for contender in contenders}
+    lost: Counter[str] = Counter()
     memory: dict[str, float] = {}
     for _ in range(rounds):
         for contender, command in contenders.items():
             target = folder / "target"
             shutil.rmtree(target, ignore_errors=True)
             shutil.rmtree(folder / "cache", ignore_errors=True)
-            # What the last contender left to write or to discard is not the next one's work.
+            # Write and discard what the previous client left.
             os.sync()
             seconds, memory[contender] = run([part.replace("TARGET", str(target)) for part in command])
             times[contender].append(seconds)
+            lost[contender] += sum(not is_whole(target, file, sha256) for file, sha256 in expected.items())
     print(f"\n{name}")
     for contender, taken in times.items():
         spread = f"{min(taken):.2f}-{max(taken):.2f}"
-        median = statistics.median(taken)
-        print(f"  {contender:16} {median:7.2f} s ({spread:>11})  peak {memory[contender]:4.0f} MB")
-    return times
+        facts = f"peak {memory[contender]:4.0f} MB  lost {lost[contender]} files"
+        print(f"  {contender:16} {statistics.median(taken):7.2f} s ({spread:>11})  {facts}")
+    return times, lost
 
 
-def ratio(other: list[float], ours: list[float]) -> str:
-    """How many times as long the other takes, by medians and by best rounds."""
-    medians = statistics.median(other) / statistics.median(ours)
-    return f"{medians:.2f} by medians, {min(other) / min(ours):.2f} by best rounds"
+def is_whole(target: Path, file: str, sha256: str) -> bool:
+    """Return whether a client wrote the file; aria2c and the loop leave out its folder."""
+    for path in (target / file, target / Path(file).name):
+        if path.is_file():
+            with path.open("rb") as content:
+                return hashlib.file_digest(content, "sha256").hexdigest() == sha256
+    return False
 
 
-def small(folder: Path, url: str, count: int, rounds: int) -> None:
+def ratio(numerator: list[float], denominator: list[float]) -> float:
+    """Return the ratio of the medians, and print it with that of the best rounds."""
+    medians = statistics.median(numerator) / statistics.median(denominator)
+    print(f"  ratio: {medians:.2f} by medians, {min(numerator) / min(denominator):.2f} by best rounds")
+    return medians
+
+
+def small(folder: Path, url: str, name: str, count: int, rounds: int) -> list[Claim]:
+    """Download small files from one of the servers."""
+    expected = {f"{name}/{number}.bin": hashlib.sha256(body(number)).hexdigest() for number in range(count)}
     files: list[dict[str, object]] = [
-        {
-            "path": f"small/{number}.bin",
-            "checksum": "sha256:" + hashlib.sha256(body(number)).hexdigest(),
-            "bytes": SIZE,
-        }
-        for number in range(count)
+        {"path": path, "checksum": f"sha256:{sha256}", "bytes": SIZE} for path, sha256 in expected.items()
     ]
     path = manifest(folder, url, files)
     urls = folder / "urls"
-    urls.write_text("".join(f"{url}/{facts['path']}\n" for facts in files))
-    aria = f"-j{CONNECTIONS} -x1 -s1 --file-allocation=none -q".split()
-    times = compare(
-        f"{count:,} files of {SIZE:,} bytes, {LATENCY * 1000:.0f} ms latency, {CONNECTIONS} connections",
-        folder,
-        rounds,
-        {
-            "avdata": [sys.executable, "-c", RECIPE, str(path), "TARGET", str(CONNECTIONS)],
-            "aria2c": ["aria2c", *aria, "-i", str(urls), "-d", "TARGET"],
-        },
-    )
-    command = [sys.executable, "-c", LOOP, url, "TARGET", str(count)]
-    times |= compare("the same, one after another", folder, 1, {"requests loop": command})
-    print(f"  requests loop / avdata: {ratio(times['requests loop'], times['avdata'])} (aim: 10)")
-    print(f"  aria2c / avdata: {ratio(times['aria2c'], times['avdata'])} (aim: 1)")
+    urls.write_text("".join(f"{url}/{path}\n" for path in expected))
+    aria = f"-j{CONNECTIONS} -x1 -s1 --max-tries=0 --retry-wait=1 --file-allocation=none -q".split()
+    title = f"{count:,} files of {SIZE:,} bytes, {SERVERS[name].title}, {CONNECTIONS} connections"
+    commands = {
+        "avdata": [sys.executable, "-c", RECIPE, str(path), "TARGET", str(CONNECTIONS)],
+        "aria2c": ["aria2c", *aria, "-i", str(urls), "-d", "TARGET"],
+    }
+    times, lost = compare(title, folder, rounds, commands, expected)
+    claims = [
+        at_most(f"download: time ÷ aria2c, {title}", ratio(times["avdata"], times["aria2c"]), MAX_RATIO),
+        at_most(f"download: lost files, {title}", lost["avdata"], 0, "files"),
+    ]
+    if name == "far":
+        few = max(count // 8, 1)
+        command = [sys.executable, "-c", LOOP, url, "TARGET", str(few)]
+        part = dict(list(expected.items())[:few])
+        loop, _ = compare(f"{few:,} of them, one after another", folder, 1, {"requests loop": command}, part)
+        speed = ratio(
+            [time / few for time in loop["requests loop"]], [time / count for time in times["avdata"]]
+        )
+        claims.append(at_least(f"download: time per file of a loop of requests ÷ avdata, {title}", speed, 10))
+    return claims
 
 
-def large(folder: Path, url: str, big: Path, rounds: int) -> None:
+def large(folder: Path, url: str, big: Path, rounds: int) -> list[Claim]:
+    """Download one large file."""
     with big.open("rb") as file:
         checksum = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
     path = manifest(folder, url, [{"path": "big.bin", "checksum": checksum, "bytes": big.stat().st_size}])
     out = "mkdir -p TARGET && curl -sf -o TARGET/big.bin " + f"{url}/big.bin"
-    times = compare(
-        f"one file of {big.stat().st_size / 1e9:.1f} GB, in {folder}",
+    title = f"one file of {big.stat().st_size / 1e9:.1f} GB"
+    times, _ = compare(
+        f"{title}, in {folder}",
         folder,
         rounds,
         {
@@ -194,22 +270,16 @@ def large(folder: Path, url: str, big: Path, rounds: int) -> None:
             "curl": ["sh", "-c", out],
             "curl and sync": ["sh", "-c", f"{out} && sync TARGET/big.bin"],
         },
+        {"big.bin": checksum.removeprefix("sha256:")},
     )
-    print(f"  curl / avdata: {ratio(times['curl'], times['avdata'])} (aim: 0.9)")
-    print(f"  curl and sync / avdata: {ratio(times['curl and sync'], times['avdata'])}, as we sync too")
+    return [
+        at_least(f"download: curl ÷ time, {title}", ratio(times["curl"], times["avdata"]), 0.9),
+        # avdata syncs as well.
+        Claim(f"download: curl and sync ÷ time, {title}", ratio(times["curl and sync"], times["avdata"])),
+    ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--files", type=int, default=2000)
-    parser.add_argument("--gigabytes", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where to write; a tmpfs leaves the disk out of it")
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        asyncio.run(serve(options.serve))
-        return
+def measure(options: argparse.Namespace) -> list[Claim]:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         os.environ["AVDATA_CACHE"] = str(folder / "cache")
@@ -221,15 +291,31 @@ def main() -> None:
         server = subprocess.Popen(
             [sys.executable, __file__, "--serve", str(big)], stdout=subprocess.PIPE, text=True
         )
+        claims = []
         try:
             assert server.stdout is not None
             url = f"http://127.0.0.1:{int(server.stdout.readline())}"
-            small(folder, url, options.files, options.rounds)
-            large(folder, url, big, options.rounds)
+            for server_name in options.servers:
+                count = max(1, round(options.files * SERVERS[server_name].share))
+                claims += small(folder, url, server_name, count, options.rounds)
+            if options.gigabytes:
+                claims += large(folder, url, big, options.rounds)
         finally:
             server.terminate()
             server.wait()
+    return claims
 
 
 if __name__ == "__main__":
-    main()
+    parser = make_parser(__doc__)
+    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=SERVERS)
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the large file; 0: none")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where to write; on a tmpfs, the disk does not count")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    options = set_quick(parser, files=1000, gigabytes=1.0, rounds=1)
+    if options.serve:
+        asyncio.run(serve(options.serve))
+    else:
+        main(options, measure)

@@ -1,12 +1,12 @@
-"""How fast and lean the network is, beside copies, a plain autograd loop, SpikingJelly, quadratic attention.
+"""Time and memory of the network beside copies, plain autograd, SpikingJelly and quadratic attention.
 
-    python benchmarks/model.py                              # all, some minutes and 12 GB of memory
+    python benchmarks/model.py                              # all: some minutes and 12 GB of memory
     python benchmarks/model.py --parts neuron --rounds 3
     python benchmarks/model.py --parts attention --largest 4096 --plot attention.png
 
-The contenders of a part take turns in every round; figures are medians of all rounds. The floor of the
-neuron is two copies of memory that is there already; each contender also allocates its results. Bytes are
-those that a forward keeps for its backward, each memory once, the input and weights left out.
+The contenders of a part take turns in every round; figures are medians of all rounds. The lower bound of the
+neuron is two copies of existing memory; each contender also allocates its results. Bytes are those that a
+forward pass saves for its backward pass, each memory once, without the input and the weights.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from claims import Claim, at_least, at_most, main, make_parser, set_quick
 from torch import Tensor, nn
 
 import snnergy
@@ -41,13 +42,13 @@ class Step(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, distance: Tensor) -> Tensor:
-        """Whether the threshold is reached."""
+        """Return whether the threshold is reached."""
         ctx.save_for_backward(distance)
         return (distance >= 0).to(distance)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """The sigmoid's derivative."""
+        """Return the sigmoid's derivative."""
         (distance,) = ctx.saved_tensors
         height = torch.sigmoid(4 * distance)
         return grad * 4 * height * (1 - height)
@@ -61,7 +62,7 @@ class PlainNeuron(nn.Module):
         self.threshold = threshold
 
     def forward(self, current: Tensor) -> Tensor:
-        """Spikes of a current."""
+        """Return the spikes of a current."""
         membrane, spikes = torch.zeros_like(current[0]), []
         for given in current:
             membrane = membrane + (given - membrane) / 2
@@ -83,13 +84,13 @@ class JellyNeuron(nn.Module):
         )  # fmt: skip
 
     def forward(self, current: Tensor) -> Tensor:
-        """Spikes of a current."""
+        """Return the spikes of a current."""
         self.node.reset()
         return self.node(current.contiguous())
 
 
 def exchanged(model: nn.Module, made: type[nn.Module]) -> nn.Module:
-    """The same network with every neuron replaced."""
+    """Replace every neuron of a network."""
     for part in list(model.modules()):
         for name, child in part.named_children():
             if isinstance(child, SpikingNeuron):
@@ -98,7 +99,7 @@ def exchanged(model: nn.Module, made: type[nn.Module]) -> nn.Module:
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Milliseconds of a call."""
+    """Return the milliseconds of a call."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -111,7 +112,7 @@ def timed(call: Callable[[], object]) -> float:
 def medians(
     contenders: dict[str, Callable[[], object]], rounds: int, *, warm: bool = False
 ) -> dict[str, float]:
-    """Each contender's median in milliseconds; they take turns, and the first round does not count.
+    """Return each contender's median in milliseconds; they take turns, and the first round does not count.
 
     With `warm` each is called once, untimed, when its turn comes: after gigabytes of another's, caches and
     the allocator are cold.
@@ -128,14 +129,14 @@ def medians(
 
 
 def kept_bytes(call: Callable[[], object], without: Sequence[Tensor] = ()) -> int:
-    """Bytes that a forward keeps for its backward."""
+    """Return the bytes that a forward pass saves for its backward pass."""
     kept: dict[int, int] = {}
     held: list[Tensor] = []
 
     def note(saved: Tensor) -> Tensor:
         storage = saved.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        # While it is held no other storage can have its address.
+        # While it is referenced, no other storage can have its address.
         held.append(saved)
         return saved
 
@@ -147,8 +148,9 @@ def kept_bytes(call: Callable[[], object], without: Sequence[Tensor] = ()) -> in
     return sum(kept.values())
 
 
-def neuron(rounds: int) -> None:
-    """The neuron's forward and backward beside the floor and its peers."""
+def neuron(options: argparse.Namespace) -> list[Claim]:
+    """Measure forward and backward of the neuron beside the lower bound and its peers."""
+    rounds = options.rounds
     shape = (4, 8, 96, 64, 64)
     current, grad = torch.randn(shape, device=DEVICE) * 2, torch.randn(shape, device=DEVICE)
     one, two = torch.empty_like(current), torch.empty_like(current)
@@ -169,19 +171,25 @@ def neuron(rounds: int) -> None:
         print(f"  {name:15} {took[name]:8.1f} ms  {took[name] / took['floor']:5.1f} × floor  "
               f"{took[name] / took['ours']:5.1f} × ours  {kept:5.2f} bytes an element kept")  # fmt: skip
     print(f"  {'floor':15} {took['floor']:8.1f} ms")
+    size = f"neuron {list(shape)}, forward and backward, {DEVICE}, {options.threads} threads"
+    return [
+        at_least(f"{size}: SpikingJelly ÷ SNNergy", took["SpikingJelly"] / took["ours"], 5),
+        at_most(f"{size}: SNNergy ÷ two copies", took["ours"] / took["floor"], 3),
+    ]
 
 
 def exponent(tokens: Sequence[int], values: Sequence[float]) -> float:
-    """The slope of a line through the logarithms."""
+    """Return the slope of a line through the logarithms."""
     x, y = [math.log(n) for n in tokens], [math.log(v) for v in values]
     mean_x, mean_y = statistics.mean(x), statistics.mean(y)
     above = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
     return above / sum((a - mean_x) ** 2 for a in x)
 
 
-def attention(rounds: int, largest: int, plot: Path | None) -> None:
-    """CMQKA and quadratic attention over more and more tokens."""
-    tokens = [n for n in (64, 256, 1024, 4096, 16384) if n <= largest]
+def attention(options: argparse.Namespace) -> list[Claim]:
+    """Measure CMQKA and quadratic attention by the number of tokens."""
+    rounds, plot = options.rounds, options.plot
+    tokens = [n for n in (64, 256, 1024, 4096, 16384) if n <= options.largest]
     parts = {
         "cmqka": CrossModalAttention(32, 1).to(DEVICE),
         "ccssa": CCSSA(32, 1).to(DEVICE),
@@ -206,10 +214,6 @@ def attention(rounds: int, largest: int, plot: Path | None) -> None:
         # Small grids measure the cost of calls, not of tokens.
         print(f"  {name}: time ~ N^{exponent(tokens[-3:], times[name][-3:]):.2f}, "
               f"bytes ~ N^{exponent(tokens[-3:], sizes[name][-3:]):.2f} over the last three")  # fmt: skip
-    if 4096 in tokens:
-        ratio = times["cmqka"][tokens.index(4096)] / times["cmqka"][tokens.index(1024)]
-        said = "linear enough" if ratio < 6 else "NOT linear"
-        print(f"  cmqka: 4096 tokens take {ratio:.1f} times as long as 1024: {said} (below 6)")
     if plot is not None:
         from matplotlib.figure import Figure
 
@@ -221,10 +225,16 @@ def attention(rounds: int, largest: int, plot: Path | None) -> None:
             axis.set_ylabel(unit)
             axis.legend()
         figure.savefig(plot, dpi=110)
+    title = f"CMQKA, {tokens[-3]:,} to {tokens[-1]:,} tokens, C = 32, {DEVICE}: exponent of"
+    return [
+        at_most(f"{title} time", exponent(tokens[-3:], times["cmqka"][-3:]), 1.1, ""),
+        at_most(f"{title} memory", exponent(tokens[-3:], sizes["cmqka"][-3:]), 1.1, ""),
+    ]
 
 
-def training(rounds: int, preset: str, size: int, batch: int) -> None:
-    """A training step beside the same network of other neurons."""
+def training(options: argparse.Namespace) -> list[Claim]:
+    """Measure a training step beside the same network with other neurons."""
+    preset, size, batch = options.preset, options.size, options.batch
     audio = torch.randn(4, batch, 1, size, size, device=DEVICE)
     video = torch.randn(4, batch, 3, size, size, device=DEVICE)
     label = torch.randint(0, 6, (batch,), device=DEVICE)
@@ -248,7 +258,7 @@ def training(rounds: int, preset: str, size: int, batch: int) -> None:
         networks[name].zero_grad()
         nn.functional.cross_entropy(forward(name), label).backward()
 
-    took = medians({name: lambda name=name: step(name) for name in networks}, rounds)
+    took = medians({name: lambda name=name: step(name) for name in networks}, options.rounds)
     kept = {
         name: kept_bytes(lambda name=name: forward(name), [*network.parameters(), audio, video])
         for name, network in networks.items()
@@ -258,10 +268,12 @@ def training(rounds: int, preset: str, size: int, batch: int) -> None:
         print(f"  {name:20} {took[name]:8.0f} ms  {batch / took[name] * 1e3:6.1f} samples/s  "
               f"{took[name] / took['ours']:5.2f} × ours  {kept[name] / 1e6:7.0f} MB kept, ours is "
               f"{kept['ours'] / kept[name]:.2f} of it")  # fmt: skip
+    title = f"training step of {preset}, {size}×{size}, batch {batch}, {DEVICE}, {options.threads} threads"
+    return [at_least(f"{title}: SpikingJelly ÷ SNNergy", took["SpikingJelly"] / took["ours"], 1.25)]
 
 
 def resident(what: str) -> float:
-    """Megabytes of this process in memory: `VmRSS` now, `VmHWM` at most since it was last asked for."""
+    """Return megabytes of this process: `VmRSS` now, `VmHWM` at most since the last reset."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(what):
             return int(line.split()[1]) / 1e3
@@ -269,7 +281,7 @@ def resident(what: str) -> float:
 
 
 def peak(preset: str, count: int, size: int, batch: int, checkpoint: bool, threads: int) -> float:
-    """Megabytes that a training step adds to a process that has everything imported and compiled.
+    """Return megabytes that a training step adds to a process after imports and compilation.
 
     Weights, inputs, gradients and all that a step holds on its way, as `top` would show it.
     """
@@ -293,8 +305,8 @@ def peak(preset: str, count: int, size: int, batch: int, checkpoint: bool, threa
     return most - before
 
 
-def steps(rounds: int, preset: str, size: int = 64, batch: int = 4) -> None:
-    """Time and memory by the number of time steps, with and without checkpoints."""
+def steps(options: argparse.Namespace, preset: str = "nano", size: int = 64, batch: int = 4) -> list[Claim]:
+    """Measure time and memory by the number of time steps, with and without checkpoints."""
     counts, fresh = (4, 8, 16, 32), multiprocessing.get_context("spawn")
     print(f"time steps, {preset}, {size}×{size}, batch {batch}, on {DEVICE}: without | with checkpoints")
     print("      T           ms   MB kept for the backward   MB at most of a whole step")
@@ -307,7 +319,7 @@ def steps(rounds: int, preset: str, size: int = 64, batch: int = 4) -> None:
                 kind: lambda model=model, pair=pair: model(*pair).sum().backward()
                 for kind, model in zip(KINDS, networks, strict=True)
             },
-            rounds,
+            options.rounds,
         )
         for kind, model in zip(KINDS, networks, strict=True):
             mb = kept_bytes(lambda model=model, pair=pair: model(*pair), [*model.parameters(), *pair]) / 1e6
@@ -327,29 +339,30 @@ def steps(rounds: int, preset: str, size: int = 64, batch: int = 4) -> None:
         print(
             f"  {name:24} ~ T^{exponent(counts, values):.2f}, {values[-1] / values[0]:.1f} × of 8 × the steps"
         )
+    exponents = {name: exponent(counts, values) for name, values in found.items()}
+    title = f"{preset}, {size}×{size}, T = 4 to 32, {DEVICE}: exponent of the peak memory"
+    return [at_most(f"{title} {kind}", exponents[f"peak {kind}"], 1.1, "") for kind in KINDS]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", default=["neuron", "attention", "training", "steps"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--largest", type=int, default=16384, help="tokens")
-    parser.add_argument("--plot", type=Path, help="a picture of the attention part")
-    parser.add_argument("--preset", default="small")
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=2)
-    options = parser.parse_args()
+PARTS: dict[str, Callable[[argparse.Namespace], list[Claim]]] = {
+    "neuron": neuron, "attention": attention, "training": training, "steps": steps,
+}  # fmt: skip
+
+
+def measure(options: argparse.Namespace) -> list[Claim]:
     torch.set_num_threads(options.threads)
-    if "neuron" in options.parts:
-        neuron(options.rounds)
-    if "attention" in options.parts:
-        attention(options.rounds, options.largest, options.plot)
-    if "training" in options.parts:
-        training(options.rounds, options.preset, options.size, options.batch)
-    if "steps" in options.parts:
-        steps(options.rounds, "nano")
+    return [claim for part in options.parts for claim in PARTS[part](options)]
 
 
 if __name__ == "__main__":
-    main()
+    parser = make_parser(__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--largest", type=int, default=16384, help="tokens")
+    parser.add_argument("--plot", type=Path, help="file of a plot of the attention part")
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=2)
+    quick = {"parts": ["neuron", "attention", "training"], "rounds": 2, "largest": 4096}
+    main(set_quick(parser, **quick), measure)

@@ -1,22 +1,22 @@
-"""How fast clips become shards, beside the least that must be done and what people do today.
+"""Preparation beside its lower bound and beside other ways of doing it.
 
-    python benchmarks/prepare.py                       # some four minutes
+    python benchmarks/prepare.py                       # about four minutes
     python benchmarks/prepare.py --rounds 1 --cremad 20 --ave 4
 
 Clips like CREMA-D's (480×360, 29.97 frames/s, 2.5 s, flv1 + mp3, and a WAV of 16 kHz) and like AVE's
-(10 s, 640×360, h264 + aac) are generated with grain, so that there is something to decode. The contenders
-take turns, each in a process of its own with one thread a library; figures are medians over the rounds.
+(10 s, 640×360, h264 + aac) are generated with grain, so that there is detail to decode. The contenders take
+turns, each in a new process with one thread per library; figures are medians of the rounds.
 
-floor     the frames needed, decoded in one pass by PyAV, h264's unneeded ones skipped, as RGB; the sound (of
-          a pair, both sounds: the offset between them is measured from nothing less) and one mel, by our own
-          code, which is the fastest of those tried. Nothing is resized, compared, compressed or written.
-          Twice at once, it says how much of two workers' speed the machine has to give.
-prepare   `avdata.prepare`, from the survey to the finished set, with 1 and 2 workers; the files are hashed.
-          Below the table stands what it does beyond the floor, each part timed in the same run.
-today     a script as it is written today: ffmpeg to WAV, ffmpeg to JPEGs, librosa, `wds.ShardWriter`.
-v2d       the way of video2dataset: two ffmpeg processes and temporary files a clip, the clip re-encoded.
+floor     the frames needed, decoded in one pass by PyAV as RGB, h264's unneeded ones skipped; the audio (both
+          tracks of a pair, because the offset between them is measured from nothing less) and one mel, by our
+          own code, which is the fastest of those tried. Nothing is resized, compared, compressed or written.
+          Two at once show how much speed the machine has for two workers.
+prepare   `avdata.prepare`, from the survey to the finished dataset, with 1 and 2 workers; files are hashed.
+          Below the table: what it does beyond the floor, each part timed in the same run.
+today     a common script: ffmpeg to WAV, ffmpeg to JPEGs, librosa, `wds.ShardWriter`.
+v2d       the method of video2dataset: two ffmpeg processes and temporary files per clip, which is re-encoded.
 
-CPU time a clip is that of a run over all clips less that of a run over the first quarter, divided by the
+CPU time per clip is that of a run over all clips less that of a run over the first quarter, divided by the
 difference: imports do not count. Shards are of the same size in both.
 """
 
@@ -26,6 +26,7 @@ import argparse
 import io
 import os
 import pickle
+import resource
 import shutil
 import statistics
 import subprocess
@@ -33,48 +34,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from claims import Claim, at_least, at_most, main, make_parser, set_quick
+from prepare_clips import make_clips
 
 KINDS = ("cremad", "ave")
 SHARDS = {".flv": 10, ".mp4": 2}
 """Samples a shard: few, so that there are enough for two workers; real ones have hundreds."""
+CHILD_MEMORY = "child-memory"
+"""File in which a contender's process leaves the peak memory of its largest child, MB."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
-def make_clips(folder: Path, kind: str, count: int) -> None:
-    """Write `count` clips of a kind; three differ, the rest are copies under other names."""
-    from avdata.testing.media import Scene, scene_audio, scene_frame, write_av, write_wav
-
-    folder.mkdir(parents=True)
-    for number in range(count):
-        name = folder / f"{number:04d}.{'flv' if kind == 'cremad' else 'mp4'}"
-        if number >= 3:
-            source = folder / f"{number % 3:04d}{name.suffix}"
-            shutil.copy(source, name)
-            if kind == "cremad":
-                shutil.copy(source.with_suffix(".wav"), name.with_suffix(".wav"))
-            continue
-        if kind == "cremad":
-            scene = Scene(2.5, flashes=(1.0,), beeps=(1.0,), seed=number)
-        else:
-            scene = Scene(10.0, (5.0,), (5.0,), number, Fraction(30), (640, 360), channels=2)
-        dice = np.random.default_rng(number)
-        grain = dice.integers(0, 60, (*scene.size[::-1], 3), dtype=np.uint8) // 4 * 4
-        pixels = [
-            np.clip(scene_frame(scene, n).astype(np.int16) + np.roll(grain, n, 1), 0, 255).astype(np.uint8)
-            for n in range(scene.frames)
-        ]
-        if kind == "cremad":
-            write_av(name, scene, pixels=pixels)
-            write_wav(name.with_suffix(".wav"), scene_audio(scene, 16_000), 16_000)
-        else:
-            options = {"preset": "medium", "crf": "28"}
-            write_av(
-                name, scene, vcodec="libx264", acodec="aac", pixels=pixels, options=options, keyframes=150
-            )
 
 
 def videos(folder: Path, count: int) -> list[Path]:
@@ -196,14 +167,14 @@ def parts(folder: Path, out: Path, count: int) -> None:
 
         setattr(owner, name, wrapper)
 
-    timed(shardplan, "validate_clips", "proving files")
+    timed(shardplan, "_assign", "proving files")
     timed(features, "_align_audio", "measuring the offset")
     for gate in ("check_file_sizes", "check_audio", "check_durations", "check_frames"):
         timed(features, gate, "gates")
     timed(job, "encode_members", "JPEG, npy, JSON")
     timed(ShardWriter, "add", "tar, checksums")
     timed(job, "hash_file", "tar, checksums")
-    timed(job._MelStatistics, "add", "statistics")
+    timed(job.MelSums, "add_mel", "statistics")
     timed(Journal, "commit", "journal, index")
     timed(sys.modules["avdata.pipeline.prepare"], finalize_dataset.__name__, "journal, index")
     os.environ["AVDATA_CACHE"] = str(out / "cache")
@@ -279,14 +250,18 @@ def _ffmpeg(command: list[str]) -> None:
     )  # fmt: skip
 
 
+# Targets of the two kinds of clips.
+MAX_CPU = {"cremad": 1.45, "ave": 1.1}
+MIN_GAIN = {"cremad": 7.0, "ave": 4.0}
+
 CONTENDERS: dict[str, Callable[[Path, Path, int], None]] = {
     "floor": floor, "floor2": floor2, "prepare": prepare, "prepare2": prepare2, "parts": parts,
     "today": today, "v2d": v2d,
 }  # fmt: skip
 
 
-def measure(name: str, folder: Path, count: int) -> tuple[float, float, float]:
-    """Wall and CPU seconds of a contender with all it started, and peak resident MB of any process."""
+def measure_process(name: str, folder: Path, count: int) -> tuple[float, float, float, float]:
+    """Return wall and CPU seconds of a contender with its children, and peak MB of it and of a child."""
     with _scratch() as scratch:
         command = [sys.executable, __file__, "--run", name, str(folder), str(scratch / "out"), str(count)]
         began = time.perf_counter()
@@ -298,7 +273,8 @@ def measure(name: str, folder: Path, count: int) -> tuple[float, float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             sys.exit(f"{name} failed with {process.returncode}")
-        return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        child = float((scratch / CHILD_MEMORY).read_text())
+        return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, child
 
 
 def start_up(folder: Path) -> float:
@@ -322,73 +298,95 @@ def start_up(folder: Path) -> float:
     return time.perf_counter() - began
 
 
-def compare(kind: str, folder: Path, count: int, rounds: int, names: list[str]) -> None:
+def compare(kind: str, folder: Path, count: int, rounds: int, names: list[str]) -> list[Claim]:
+    """Let the contenders take turns; print the table and return the claims."""
     few = max(count // 4, 1)
     cpu: dict[str, list[float]] = {name: [] for name in names}
     wall: dict[str, list[float]] = {name: [] for name in names}
     steady: dict[str, list[float]] = {name: [] for name in names}
-    peak: dict[str, float] = dict.fromkeys(names, 0.0)
+    own: dict[str, float] = dict.fromkeys(names, 0.0)
+    child: dict[str, float] = dict.fromkeys(names, 0.0)
     for _ in range(rounds):
         for name in names:
-            short, long = measure(name, folder, few), measure(name, folder, count)
+            short, long = (measure_process(name, folder, clips) for clips in (few, count))
             wall[name].append(long[0])
             steady[name].append((long[0] - short[0]) / (count - few))
             cpu[name].append((long[1] - short[1]) / (count - few))
-            peak[name] = max(peak[name], long[2])
+            own[name], child[name] = max(own[name], long[2]), max(child[name], long[3])
     middle = {name: statistics.median(values) for name, values in cpu.items()}
     pace = {name: statistics.median(values) for name, values in steady.items()}
     whole = {name: statistics.median(values) for name, values in wall.items()}
     print(f"\n{kind}: {count} clips, {rounds} rounds")
-    print(f"{'':10}{'CPU ms/clip':>12}{'÷ floor':>9}{'wall ms/clip':>14}{'run s':>8}{'peak MB':>9}")
+    heads = (("CPU ms/clip", 22), ("÷ floor", 9), ("wall ms/clip", 14), ("run s", 8), ("peak MB", 9))
+    print("".join(f"{title:>{width}}" for title, width in (*heads, ("child MB", 10))))
     for name in names:
         ratio = middle[name] / middle["floor"]
         print(
             f"{name:10}{middle[name] * 1e3:12.1f}{ratio:9.2f}{pace[name] * 1e3:14.1f}{whole[name]:8.2f}"
-            f"{peak[name]:9.0f}"
+            f"{own[name]:9.0f}{child[name]:10.0f}"
         )
+    size, claims = f"{kind}, {count} clips", list[Claim]()
+    ratio = middle["prepare"] / middle["floor"]
+    claims.append(at_most(f"prepare: CPU time per clip ÷ lower bound, {size}", ratio, MAX_CPU[kind]))
     if "prepare2" in names:
-        print(
-            f"2 workers: {pace['prepare'] / pace['prepare2']:.2f} × one (wall a clip); two floors at once:"
-            f" {pace['floor'] / pace['floor2']:.2f} × one"
-        )
+        gain, floors = pace["prepare"] / pace["prepare2"], pace["floor"] / pace["floor2"]
+        print(f"2 workers: {gain:.2f} × one by wall time per clip; two lower bounds: {floors:.2f} × one")
+        name = f"prepare: gain of two workers ÷ that of two lower bounds, {size}"
+        claims.append(at_least(name, gain / floors, 0.9))
     for name in ("today", "v2d"):
         if name in names:
             ratios = [figures[name] / figures["prepare"] for figures in (pace, middle, whole)]
-            print("prepare beats {} {:.1f} × a clip, {:.1f} × by CPU, {:.1f} × the run".format(name, *ratios))
-    measure("parts", folder, count)
+            print(
+                f"{name} ÷ prepare: {ratios[0]:.1f} per clip, {ratios[1]:.1f} by CPU, {ratios[2]:.1f} by run"
+            )
+    if "today" in names:
+        name = f"prepare: run of ffmpeg + librosa + webdataset ÷ run, {size}"
+        claims.append(at_least(name, whole["today"] / whole["prepare"], MIN_GAIN[kind]))
+    claims.append(at_most(f"prepare: peak memory of a worker, {size}", child["prepare"], 200, "MB"))
+    claims.append(Claim(f"prepare: peak memory of the main process, {size}", own["prepare"], unit="MB"))
+    measure_process("parts", folder, count)
     print(f"start-up to the end of the first clip: {min(start_up(folder) for _ in range(2)):.2f} s")
+    return claims
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def measure(options: argparse.Namespace) -> list[Claim]:
+    claims = []
+    with _scratch() as scratch:
+        for kind in KINDS:
+            count = getattr(options, kind)
+            if count:
+                # A new process: those measured inherit the peak memory of this one.
+                command = [sys.executable, __file__, "--run", "make", str(scratch / kind), kind, str(count)]
+                subprocess.run(command, check=True)
+                names = ["floor", "prepare", *options.beside]
+                if "prepare2" in names:
+                    names.insert(1, "floor2")
+                claims += compare(kind, scratch / kind, count, options.rounds, names)
+    return claims
+
+
+def run_contender(name: str, folder: str, out: str, count: str) -> None:
+    """Run one contender in this process."""
+    if name == "make":
+        make_clips(Path(folder), out, int(count))
+    else:
+        CONTENDERS[name](Path(folder), Path(out), int(count))
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        (Path(out).parent / CHILD_MEMORY).write_text(str(peak))
+
+
+if __name__ == "__main__":
+    parser = make_parser(__doc__)
     parser.add_argument("--cremad", type=int, default=80, help="clips like CREMA-D's")
     parser.add_argument("--ave", type=int, default=16, help="clips like AVE's")
     parser.add_argument("--rounds", type=int, default=3)
     others = ["prepare2", "today", "v2d"]
     parser.add_argument(
-        "--beside", nargs="*", choices=others, default=others, help="besides floor and prepare"
+        "--beside", nargs="*", choices=others, default=others, help="contenders besides floor and prepare"
     )
     parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.run:
-        name, folder, out, count = given.run
-        if name == "make":
-            make_clips(Path(folder), out, int(count))
-        else:
-            CONTENDERS[name](Path(folder), Path(out), int(count))
-        return
-    with _scratch() as scratch:
-        for kind in KINDS:
-            count = getattr(given, kind)
-            if count:
-                # In a process of its own: those measured inherit the peak memory of this one.
-                command = [sys.executable, __file__, "--run", "make", str(scratch / kind), kind, str(count)]
-                subprocess.run(command, check=True)
-                names = ["floor", "prepare", *given.beside]
-                if "prepare2" in names:
-                    names.insert(1, "floor2")
-                compare(kind, scratch / kind, count, given.rounds, names)
-
-
-if __name__ == "__main__":
-    main()
+    options = set_quick(parser, cremad=160, ave=0, rounds=2, beside=[])
+    if options.run:
+        run_contender(*options.run)
+    else:
+        main(options, measure)

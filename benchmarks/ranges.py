@@ -1,15 +1,16 @@
-"""What reading a source by range would save: bytes that the decoder asks a server for, of the file's own.
+"""Share of a media file that decoding it by range requests transfers.
 
     python benchmarks/ranges.py
 
-One row a container: a generated film is served on loopback and read once as `avdata prepare` reads it (every
-packet of pictures and sound), through a file object that fetches ranges as they are asked for; what is sent
-is counted. `as asked` is the decoder's own reads, `in blocks` those of 64 KiB that a client over a network
-would use. 1 means that the whole file was sent, and that ranges save nothing.
+One row per container. A generated clip is served on loopback and read once as `avdata prepare` reads it
+(every packet of the video, every sample of the audio), through a file object that fetches ranges on demand.
+`as asked` are the decoder's own reads, `in blocks` those of 64 KiB, as a network client would request. 1
+means that the complete file was sent, and that range requests save nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import tempfile
 import threading
@@ -19,19 +20,21 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+from claims import Claim, main, make_parser
+
 from avdata.testing.reference_clips import REFERENCE_CLIPS
 
 BLOCK = 1 << 16
 
 
 class Server(BaseHTTPRequestHandler):
-    """Sends ranges of files, and counts the bytes."""
+    """Server of ranges that counts the bytes sent."""
 
     sent = 0
     folder = Path()
 
-    def log_message(self, *said: object) -> None:
-        """Say nothing."""
+    def log_message(self, *arguments: object) -> None:
+        """Print nothing."""
 
     def do_GET(self) -> None:
         """Answer a range."""
@@ -47,7 +50,7 @@ class Server(BaseHTTPRequestHandler):
 
 
 class Ranged(io.RawIOBase):
-    """A remote file of which only what is read is fetched."""
+    """Remote file whose ranges are fetched when they are read."""
 
     def __init__(self, url: str, size: int) -> None:
         self.url, self.size, self.at = url, size, 0
@@ -82,7 +85,7 @@ class Ranged(io.RawIOBase):
 
 
 def read_as_prepare_does(file: Any) -> None:
-    """Every packet of the pictures and of the first sound, as `avdata.media.video.open_video` takes them."""
+    """Read every packet of the first video and audio streams, as `avdata.media.video.open_video` does."""
     import av
 
     with av.open(file, buffer_size=BLOCK) as container:
@@ -92,7 +95,7 @@ def read_as_prepare_does(file: Any) -> None:
                 packet.decode()
 
 
-def main() -> None:
+def measure(_options: argparse.Namespace) -> list[Claim]:
     with tempfile.TemporaryDirectory() as name:
         Server.folder = Path(name)
         server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
@@ -110,8 +113,9 @@ def main() -> None:
                 row.append(Server.sent / size)
             shares.append(row[0])
             print(f"{case_name:18}{size:10,}" + "".join(f"{share:12.2f}" for share in row))
-        print(f"\nleast: {min(shares):.2f} of the file")
+        server.shutdown()
+    return [Claim("least share of a file that decoding by ranges transfers", min(shares), unit="of the file")]
 
 
 if __name__ == "__main__":
-    main()
+    main(make_parser(__doc__).parse_args(), measure)

@@ -1,22 +1,21 @@
-"""How fast prepared sets stream, beside webdataset, mosaicml-streaming, litdata, datasets, and a folder.
+"""Streaming of prepared datasets beside webdataset, mosaicml-streaming, litdata, datasets, and a folder.
 
-    python benchmarks/stream.py                         # everything: some 20 minutes and 3 GB of disk
+    python benchmarks/stream.py                         # all: about 20 minutes and 3 GB of disk
     python benchmarks/stream.py --samples 400 --rounds 1 --storage npy --workers 0
 
 The same samples, 818 KB each (five frames of 224², 128 mel bands), are written in each peer's own format;
-ours and webdataset's are the same tars. Each measurement is a process of its own; the contenders take turns,
-with each number of workers, and the ratios are of the medians of all rounds. `first` is from opening to the
-first batch, on a page cache that was emptied (`cold`) or filled (`warm`); samples/s are of whole passes over
-a warm cache but for the first, which is printed as `cold/s` where the cache was emptied. Memory is of the
-process and its workers in the middle of that pass, Python and torch and the pages of mapped files included.
-Batches are taken as they are handed out: [B, T, C, H, W], ours as a view of memory in the decoder's order.
+avdata and webdataset read the same tars. Each measurement is a new process. The contenders take turns, with
+each number of workers, and the ratios are of the medians of all rounds. `first` is from opening to the first
+batch with an empty (`cold`) or filled (`warm`) page cache; samples/s are of complete passes with a warm cache
+except the first, which is printed as `cold/s` for an empty cache. Memory is that of the process and its
+workers in the middle of a pass, including Python, torch and the pages of mapped files. Batches are taken as
+they are returned: [B, T, C, H, W], from avdata as a view of memory in the decoder's order.
 
-Floors: `memcpy` copies the same bytes from mapped files into batches made beforehand, in one thread; `decode`
-is a loop of torchvision's JPEG decoder over the same strips held in memory, in as many threads as there are
-workers, but at least one.
+Lower bounds: `memcpy` copies the same bytes from mapped files into existing batches in one thread; `decode`
+is a loop of torchvision's JPEG decoder over the same strips in memory, in as many threads as workers.
 
-mosaicml-streaming and litdata need pins that contradict ours: they get an environment of their own, made
-with venv and pip beside the data (`--peers PYTHON` names one that is there), which sees our torch.
+mosaicml-streaming and litdata need pins that contradict avdata's: they get a separate environment, made with
+venv and pip beside the data (`--peers PYTHON` names an existing one), which sees this torch.
 """
 
 from __future__ import annotations
@@ -37,9 +36,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
+from claims import Claim, main, make_parser, set_quick
+from dataset_info import write_info
 from stream_peers import BATCH, PEERS, count, files_of
+from stream_variants import SETS, VARIANTS, compare_variants
 
 STEPS, BANDS, COLUMNS, SIZE = 5, 128, 51, 224
 PINS = [
@@ -48,9 +48,10 @@ PINS = [
     ["transformers<5", "xxhash<4", "zstd", "Brotli", "python-snappy", "boto3", "catalogue", "paramiko<4",
      "obstore", "tifffile", "lightning-utilities", "lightning-sdk"],
 ]  # fmt: skip
-SECONDS = 1.0  # at least this long is each measurement
+SECONDS = 1.0  # least duration of a measurement
 OURS = "avdata"
-APART = ("mosaicml-streaming", "litdata")  # the others are dependencies of ours, for use or for tests
+APART = ("mosaicml-streaming", "litdata")  # the others are dependencies of avdata or of its tests
+TARGETS = {"memcpy": 0.5, "peer": 2.5}  # of arrays without workers
 
 
 # -- the samples -----------------------------------------------------------------------------------------
@@ -78,24 +79,26 @@ def make_raw(data: Path, samples: int) -> None:
     np.save(raw / "mel.npy", mel)
 
 
-def make_ours(data: Path, storage: str, shard_samples: int = 100) -> None:
-    """The samples as a prepared set."""
+def make_ours(
+    data: Path, storage: str, shard_samples: int = 100, *, name: str = "", size: int = SIZE, samples: int = 0
+) -> None:
+    """The samples as a prepared set; with `samples`, so many, of frames cropped to `size`."""
     from avdata.shards.format import index_schema, parquet_bytes, shard_name
     from avdata.shards.writer import ShardWriter, _npy
 
-    root = data / f"ours-{storage}"
+    root = data / f"ours-{name or storage}"
     (root / "train").mkdir(parents=True)
-    mel, frames = (np.load(data / "raw" / f"{name}.npy", mmap_mode="r") for name in ("mel", "frames"))
-    rows, shards = [], []
-    total = -(-len(mel) // shard_samples)
+    mel, frames = (np.load(data / "raw" / f"{array}.npy", mmap_mode="r") for array in ("mel", "frames"))
+    rows, shards, count = [], [], samples or len(mel)
+    total = -(-count // shard_samples)
     for shard in range(total):
         path = shard_name("bench", "train", shard, total)
         with (root / path).open("wb") as stream:
             writer = ShardWriter(stream, path)
-            for number in range(shard * shard_samples, min((shard + 1) * shard_samples, len(mel))):
-                members = {"mel.npy": _npy(mel[number])}
+            for number in range(shard * shard_samples, min((shard + 1) * shard_samples, count)):
+                members = {"mel.npy": _npy(mel[number % len(mel)])}
                 if storage == "npy":
-                    members["frames.npy"] = _npy(frames[number])
+                    members["frames.npy"] = _npy(frames[number % len(mel), :, :size, :size])
                 else:
                     members["frames.jpg"] = (data / "raw" / f"{number:06d}.jpg").read_bytes()
                 members |= {"cls": str(number % 10).encode(), "json": b'{"label_name":"x"}'}
@@ -113,14 +116,8 @@ def make_ours(data: Path, storage: str, shard_samples: int = 100) -> None:
         )
         rows += writer.rows
     (root / "index.parquet").write_bytes(parquet_bytes(rows, index_schema()))
-    info = {
-        "format": 2, "labels": [str(label) for label in range(10)], "config_hash": "none",
-        "config": {"video": {"storage": storage}},
-        "mel_stats": {"mean": [-4.0] * BANDS, "std": [2.0] * BANDS},
-        "shape": {"mel": [STEPS, BANDS, COLUMNS], "frames": [STEPS, SIZE, SIZE, 3]},
-        "splits": {"train": {"samples": len(rows), "shards": shards}},
-    }  # fmt: skip
-    (root / "dataset.json").write_text(json.dumps(info))
+    shape = {"mel": [STEPS, BANDS, COLUMNS], "frames": [STEPS, size, size, 3]}
+    write_info(root, shards, shape, labels=10, storage=storage)
 
 
 # -- one measurement, in a process of its own ------------------------------------------------------------
@@ -129,6 +126,8 @@ def make_ours(data: Path, storage: str, shard_samples: int = 100) -> None:
 def ours(data: Path, storage: str, workers: int, order: str) -> Iterable[Any]:
     import avdata
 
+    if storage in VARIANTS:
+        return VARIANTS[storage](data, workers)
     made = avdata.open(data / f"ours-{storage}", "train", shuffle=order == "random")
     return made.loader(BATCH, num_workers=workers)
 
@@ -159,17 +158,16 @@ def measured(name: str, data: Path, storage: str, workers: int, order: str, cold
     began = time.perf_counter()
     loader = load(data, storage, workers, order)
     passes, first, memory = [], None, 0.0
-    while len(passes) < (1 if cold else 2) or (sum(seconds for _, seconds in passes) < SECONDS and not cold):
-        start, got = time.perf_counter(), 0
+    while len(passes) < (1 if cold else 2) or (sum(wall for _, wall, _ in passes) < SECONDS and not cold):
+        start, cpu_start, got = time.perf_counter(), time.process_time(), 0
         for batch in loader:
             first = first or time.perf_counter() - began
             got += size(batch)
             if cold and got > samples // 2:
                 memory = memory or resident()
-        passes.append((got, time.perf_counter() - start))
-    settled = passes[1:] or passes
-    rate = sum(samples for samples, _ in settled) / sum(seconds for _, seconds in settled)
-    return {"first": first or 0.0, "rate": rate, "memory": memory}
+        passes.append((got, time.perf_counter() - start, time.process_time() - cpu_start))
+    total, wall, cpu = map(sum, zip(*(passes[1:] or passes), strict=True))
+    return {"first": first or 0.0, "rate": total / wall, "cpu_rate": total / cpu, "memory": memory}
 
 
 def resident() -> float:
@@ -278,8 +276,8 @@ def prepared(data: Path, samples: int, storages: list[str], peers: str, names: l
 
 def compared(
     data: Path, peers: str, names: list[str], case: tuple[str, str], workers: list[int], rounds: int
-) -> None:
-    """A storage and an order: all contenders with all numbers of workers in turn, and a table each."""
+) -> list[Claim]:
+    """Measure all contenders with all numbers of workers, for one storage and order; print the tables."""
     storage, order = case
     turns = [(name, number) for number in workers for name in names]
     found: dict[tuple[str, int], list[dict[str, float]]] = {turn: [] for turn in turns}
@@ -296,27 +294,30 @@ def compared(
             chill[name, number].append(child(python, data, "cold", *arguments))
     megabytes = sum(path.stat().st_size for path in files_of(OURS, data, storage)) / 1e6
     a_sample = megabytes / len(np.load(data / "raw" / "mel.npy", mmap_mode="r"))
+    claims = []
     for number in workers:
-        print(f"\n{storage}, {number} workers, {order}; {a_sample * 1000:.0f} KB a sample")
-        table(
+        title = f"{storage}, {number} workers, {order}, {a_sample * 1000:.0f} KB per sample"
+        print(f"\n{title}")
+        ratios = print_table(
             {name: (found[name, number], chill[name, number]) for name in names},
             statistics.median(floors[number]), "memcpy" if storage == "npy" else "decode", a_sample,
         )  # fmt: skip
-    rates = {
-        number: statistics.median(one["rate"] for one in found[OURS, number] if one) for number in workers
-    }
-    for number in workers[1:]:
-        print(
-            f"ours with {number} workers is {rates[number] / rates[workers[0]]:.2f} × ours with {workers[0]}"
-        )
+        targets = TARGETS if (storage, number) == ("npy", 0) else {}
+        for other, ratio in ratios.items():
+            claims.append(Claim(f"stream: samples/s ÷ {other}, {title}", ratio, targets.get(other)))
+        best = min(ratio for other, ratio in ratios.items() if other in names)
+        claims.append(Claim(f"stream: samples/s ÷ fastest peer, {title}", best, targets.get("peer")))
+    return claims
 
 
 Runs = list[dict[str, float]]
 
 
-def table(found: dict[str, tuple[Runs, Runs]], floor: float, kind: str, a_sample: float) -> None:
-    """The contenders' medians, warm and cold, and what ours is of them and of the floor."""
-    print(f"{'':20}{'samples/s':>10}{'MB/s':>8}{'cold/s':>8}{'first s':>9}{'cold s':>8}{'MB':>7}  ours is")
+def print_table(
+    found: dict[str, tuple[Runs, Runs]], floor: float, kind: str, a_sample: float
+) -> dict[str, float]:
+    """Print the medians, warm and cold; return avdata's ratio to each peer and to the lower bound."""
+    print(f"{'':20}{'samples/s':>10}{'MB/s':>8}{'cold/s':>8}{'first s':>9}{'cold s':>8}{'MB':>7}  avdata ÷")
     middle = {
         name: [
             statistics.median(one[field] for one in runs if one) if any(runs) else float("nan")
@@ -326,33 +327,18 @@ def table(found: dict[str, tuple[Runs, Runs]], floor: float, kind: str, a_sample
         ]
         for name, (warm, cold) in found.items()
     }  # fmt: skip
+    ratios = {name: middle[OURS][0] / figures[0] for name, figures in middle.items() if name != OURS}
     for name, (rate, cold, first, first_cold, memory) in middle.items():
-        ratio = f"{middle[OURS][0] / rate:.2f} ×" if name != OURS else ""
+        ratio = f"{ratios[name]:.2f}" if name != OURS else ""
         shown = f"{name:20}{rate:10.0f}{rate * a_sample:8.0f}{cold:8.0f}{first:9.3f}{first_cold:8.3f}"
         print(f"{shown}{memory:7.0f}  {ratio}")
-    print(
-        f"{kind + ' floor':20}{floor:10.0f}{floor * a_sample:8.0f}{'':32}  {middle[OURS][0] / floor:.2f} ×",
-        flush=True,
-    )
+    ratios[kind] = middle[OURS][0] / floor
+    print(f"{kind:20}{floor:10.0f}{floor * a_sample:8.0f}{'':32}  {ratios[kind]:.2f}", flush=True)
+    return ratios
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--samples", type=int, default=640)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--storage", nargs="*", default=["npy", "jpeg"])
-    parser.add_argument("--workers", nargs="*", type=int, default=[0, 2])
-    parser.add_argument("--order", nargs="*", default=["ordered", "random"])
-    parser.add_argument("--only", nargs="*", default=list(PEERS), help="these peers")
-    parser.add_argument("--data", type=Path, help="kept, and used again; otherwise a temporary folder")
-    parser.add_argument("--peers", help="python of an environment that has the peers")
-    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        print(json.dumps(answered(options.data, *options.child)))
-        return
+def measure(options: argparse.Namespace) -> list[Claim]:
+    claims = []
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or Path(folder)
         names = [OURS, *options.only]
@@ -360,7 +346,16 @@ def main() -> None:
         prepared(data, options.samples, options.storage, peers, names)
         for storage in options.storage:
             for order in options.order:
-                compared(data, peers, names, (storage, order), options.workers, options.rounds)
+                case = storage, order
+                claims += compared(data, peers, names, case, options.workers, options.rounds)
+        if options.variants:
+            for name, (storage, each, total) in SETS.items():
+                if not (data / f"ours-{name}").exists():
+                    make_ours(data, storage, each, name=name, size=64 if total else SIZE, samples=total)
+            claims += compare_variants(
+                lambda name: child(sys.executable, data, "warm", OURS, name, "0", "random"), options.rounds
+            )
+    return claims
 
 
 def answered(data: Path, what: str, *arguments: str) -> dict[str, float]:
@@ -381,4 +376,23 @@ def answered(data: Path, what: str, *arguments: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    parser = make_parser(__doc__)
+    parser.add_argument("--samples", type=int, default=640)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--storage", nargs="*", default=["npy", "jpeg"])
+    parser.add_argument("--workers", nargs="*", type=int, default=[0, 2])
+    parser.add_argument("--order", nargs="*", default=["ordered", "random"])
+    parser.add_argument("--only", nargs="*", default=list(PEERS), help="only these peers")
+    parser.add_argument(
+        "--variants", action=argparse.BooleanOptionalAction, default=True,
+        help="compare avdata with itself as well; see stream_variants.py",
+    )  # fmt: skip
+    parser.add_argument("--data", type=Path, help="folder of the data, used again; default: temporary")
+    parser.add_argument("--peers", help="python of an environment that has the peers")
+    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
+    options = set_quick(parser, samples=320, rounds=1, storage=["npy"], workers=[0], order=["random"],
+                        only=["webdataset", "folder"])  # fmt: skip
+    if options.child:
+        print(json.dumps(answered(options.data, *options.child)))
+    else:
+        main(options, measure)

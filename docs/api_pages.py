@@ -24,13 +24,13 @@ TOPICS = (
     Topic(
         "prepare", "Prepare a dataset",
         "Download source files, plan, prepare, verify and describe a dataset.",
-        _names("avdata", "mock download DownloadReport plan PreparationPlan prepare PreparedSet verify"
-               " VerificationReport report export Config tqdm_progress"),
+        _names("avdata", "mock download DownloadReport plan PreparationPlan prepare PreparedSet merge verify"
+               " VerificationReport report export ExportReport match SplitMatch Config tqdm_progress"),
     ),
     Topic(
         "stream", "Stream a dataset", "Open a prepared dataset, local or remote, and iterate it.",
-        _names("avdata", "open open_dataset AVDataset AVSample AVBatch AVLoader mix MixedDataset collate"
-               " webdataset AVDataModule"),
+        _names("avdata", "open open_dataset AVDataset AVSample AVBatch AVLoader AVMapDataset mix MixedDataset"
+               " collate webdataset AVDataModule"),
     ),
     Topic(
         "publish", "Publish and pull", "Upload a prepared dataset to the Hugging Face Hub, and download one.",
@@ -47,7 +47,7 @@ TOPICS = (
     Topic(
         "snnergy", "SNNergy", "Build, train, measure and export the network.",
         _names("snnergy", "build SNNergy ModelConfig PRESETS FUSIONS recalibrate train evaluate TrainConfig"
-               " compare report measure_energy export_onnx"),
+               " compare report predict measure_energy export_onnx record_spikes"),
     ),
 )  # fmt: skip
 
@@ -60,7 +60,8 @@ def page(topic: Topic) -> str:
 
 def on_config(config: Any) -> None:
     """Append the pages to the section `API` of `mkdocs.yml`."""
-    section = next(entry["API"] for entry in config["nav"] if "API" in entry)
+    reference = next(entry["Reference"] for entry in config["nav"] if "Reference" in entry)
+    section = next(entry["API"] for entry in reference if isinstance(entry, dict) and "API" in entry)
     section += [f"api/{topic.file}.md" for topic in TOPICS]
 
 

@@ -97,13 +97,13 @@ def clips(root: Path, split_by: str) -> Sequence[Clip]:
 def _mock(task: Task, out: Path, count: int | None, bad: bool, seed: int) -> None:
     """Generate the dataset of a task: `clips.csv` and one video per clip. It has no bad cases."""
     del bad
-    splits = [split for split, size in COUNTS.items() for _ in range(size)]
-    if count is not None:
-        splits = [splits[number * len(splits) // count] for number in range(count)]
+    sizes = COUNTS if count is None else _small_counts(count, len(task.labels))
+    splits = [split for split, size in sizes.items() for _ in range(size)]
     rows: list[tuple[str, str, int | None, int | None, str]] = []
     for number, split in enumerate(splits):
         dice = np.random.default_rng([seed, number])
-        tone, blob, label = task.draw(number)
+        # Val and test come first, so that each begins with a complete set of labels.
+        tone, blob, label = task.draw((number - sizes["train"]) % len(splits))
         key = f"{task.prefix}{number:05d}"
         scene = Scene(seconds=SECONDS, fps=FPS, size=(SIZE, SIZE), rate=RATE)
         write_av(
@@ -118,6 +118,17 @@ def _mock(task: Task, out: Path, count: int | None, bad: bool, seed: int) -> Non
         out, {row[0]: {"tone": row[2], "blob": row[3], "reason": None, "flags": []} for row in rows}
     )
     write_manifest(out, "synthetic")
+
+
+def _small_counts(count: int, labels: int) -> dict[str, int]:
+    """Return clips per split in the proportions of `COUNTS`.
+
+    From three clips per label on, val and test have each label equally often, at least once.
+    """
+    least, step = (labels, labels) if count >= 3 * labels else (count // 3, 1)
+    whole = sum(COUNTS.values())
+    held_out = {split: max(least, count * COUNTS[split] // whole // step * step) for split in ("val", "test")}
+    return {"train": count - sum(held_out.values()), **held_out}
 
 
 def _frames(scene: Scene, blob: int | None, places: int, dice: np.random.Generator) -> np.ndarray:

@@ -53,19 +53,22 @@ def clips(tars: TarSource, split_by: str, options: Mapping[str, str]) -> Sequenc
     by_tar = _is_by_tar(options.get("key", "name"))
     values, media = _Values(tars, options), _Media(tars, options)
     found: dict[str, Clip] = {}
+    folded: set[str] = set()  # keys that differ by case only are one file on some file systems
     repeated: list[tuple[str, Clip]] = []
     for sample in tars.samples:
         long_name = f"{sample.tar.removesuffix('.tar')}/{sample.key}"
         key = clean_key(long_name if by_tar else sample.key)
         video, audio = media.find(sample)
         clip = Clip(key, "", key, "", video, audio, is_image=_kind(video.name) in IMAGE_EXTENSIONS)
-        if key in found:
-            detail = f"{sample.tar}: an earlier clip has the key {key}"
+        if key.casefold() in folded:
+            case = "" if key in found else ", apart from case"
+            detail = f"{sample.tar}: an earlier clip has the key {key}{case}"
             repeated.append((long_name, _excluded(clip, QuarantineReason.DUPLICATE_KEY, detail)))
         elif sample.damage is not None:
             found[key] = _excluded(clip, *sample.damage)
         else:
             found[key] = values.fill_in(clip, sample)
+        folded.add(key.casefold())
     for long_name, clip in repeated:
         key = _unused_key(found, long_name)
         found[key] = replace(clip, key=key)

@@ -7,9 +7,11 @@
 
 Functions:
     build            Build a network from a preset and options.
+    record_spikes    Call a function with the spikes of each neuron layer.
     recalibrate      Set the batch norms' statistics from batches.
     train, evaluate  Train a network on a prepared dataset; measure a checkpoint.
     compare          Train several fusions by one protocol over several seeds.
+    predict          Predict labels of media files and datasets.
     measure_energy   Count operations layer by layer and estimate the energy.
     export_onnx      Write a network as an ONNX file.
     report           Write an HTML page about a training run.
@@ -23,13 +25,16 @@ import typing as _typing
 if _typing.TYPE_CHECKING:
     from snnergy.analysis.comparison import compare_fusions as compare
     from snnergy.analysis.energy import measure_energy
+    from snnergy.analysis.prediction import predict
     from snnergy.analysis.report import report
     from snnergy.fusion.registry import FUSIONS
+    from snnergy.layers.monitor import record_spikes
     from snnergy.models.config import PRESETS, ModelConfig
     from snnergy.models.export import export_onnx
     from snnergy.models.network import SNNergy, build, recalibrate
     from snnergy.training.config import TrainConfig
-    from snnergy.training.trainer import evaluate, train
+    from snnergy.training.evaluation import evaluate
+    from snnergy.training.trainer import train
 
 _EXPORTS = {
     "FUSIONS": "fusion.registry",
@@ -39,10 +44,12 @@ _EXPORTS = {
     "TrainConfig": "training.config",
     "build": "models.network",
     "compare": "analysis.comparison:compare_fusions",
-    "evaluate": "training.trainer",
+    "evaluate": "training.evaluation",
     "export_onnx": "models.export",
     "measure_energy": "analysis.energy",
+    "predict": "analysis.prediction",
     "recalibrate": "models.network",
+    "record_spikes": "layers.monitor",
     "report": "analysis.report",
     "train": "training.trainer",
 }
@@ -59,7 +66,9 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "measure_energy",
+    "predict",
     "recalibrate",
+    "record_spikes",
     "report",
     "train",
 ]

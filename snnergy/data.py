@@ -16,18 +16,13 @@ from avdata.errors import AvdataError, UsageError
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.collate import MelNormalization, mel_normalization
 from avdata.streaming.dataset import AVDataset
+from snnergy.fusion.registry import FUSIONS
 from snnergy.layers.waveform_mel import WaveformMel
 from snnergy.models.dataset_facts import DatasetFacts
+from snnergy.models.inputs import SMALLEST, normalize_frames, presence_masks
 
 Features = Literal["stored", "waveform"]
 """Source of the mels: the dataset, or its waveforms, from which the device computes them."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-SMALLEST = 16
-"""Smallest height and width that the network accepts, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +32,24 @@ class Batch:
     Attributes:
         audio: float32 [T, B, 1, F, L].
         video: float32 [T, B, C, H, W].
-        label: int64 [B].
+        label: int64 [B], or [B, T] for labels of steps.
         weight: float32 [B]; 0 marks padding.
+        present: bool [B, 2] on the CPU, whether a sample has audio and video; None: all have both.
     """
 
     audio: Tensor
     video: Tensor
     label: Tensor
     weight: Tensor
+    present: Tensor | None = None
+
+    @property
+    def arguments(self) -> dict[str, Tensor]:
+        """Arguments of `SNNergy.forward`."""
+        device = self.audio.device
+        masks = {} if self.present is None else presence_masks(self.present, device)
+        given = {name: mask for name, mask in masks.items() if mask is not None}
+        return {"audio": self.audio, "video": self.video, **given}
 
 
 def open_split(
@@ -81,7 +86,7 @@ def open_any_split(dataset: str | Path, splits: Sequence[str], **options: Any) -
             if not error.message.startswith("Unknown split"):
                 raise
     msg = f"Dataset has none of the splits {', '.join(splits)}: {dataset}."
-    raise AvdataError(msg, hint="prepare it with another --split-by; avdata info lists them")
+    raise AvdataError(msg, hint="Prepare it with another --split-by; avdata info lists them")
 
 
 class Renormalization(nn.Module):
@@ -138,39 +143,44 @@ def video_channels(data: AVDataset, fusion: str) -> int:
         UsageError: the dataset has no frames, and the fusion requires some.
     """
     frames = data.info["shape"]["frames"]
-    if frames is None and fusion != "audio":
+    if frames is None and "video" in FUSIONS[fusion].modalities:
         msg = f"Fusion {fusion!r} requires frames, and the dataset of audio {data.name} has none."
-        raise UsageError(msg, hint="use --fusion audio")
+        raise UsageError(msg, hint="Use --fusion audio")
     return 3 if frames is None else int(frames[3])
 
 
-def to_batch(mel: Tensor, frames: Tensor, label: Tensor, weight: Tensor) -> Batch:
+def to_batch(
+    mel: Tensor, frames: Tensor, label: Tensor, weight: Tensor, present: Tensor | None = None
+) -> Batch:
     """Return a batch with time first and frames normalized to floats.
-
-    Color frames use ImageNet's mean and standard deviation, gray frames 0.5 and 0.5.
 
     Args:
         mel: float32 [B, T, 1, F, L].
         frames: uint8 [B, T, C, H, W].
         label: int64 [B].
         weight: float32 [B].
+        present: bool [B, 2]; None: all samples have audio and video.
     """
-    color = frames.shape[2] == 3
-    mean = torch.tensor(IMAGENET_MEAN if color else (0.5,), device=frames.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD if color else (0.5,), device=frames.device)[:, None, None]
-    video = frames.transpose(0, 1).contiguous().float().mul_(1 / (255 * std)).sub_(mean / std)
-    return Batch(audio=mel.transpose(0, 1).contiguous(), video=video, label=label, weight=weight)
+    return Batch(mel.transpose(0, 1).contiguous(), normalize_frames(frames), label, weight, present)
 
 
 def to_device(
-    batch: AVBatch, device: torch.device | str | None = None, mel: MelTransform | None = None
+    batch: AVBatch,
+    device: torch.device | str | None = None,
+    mel: MelTransform | None = None,
+    *,
+    per_step: bool = False,
 ) -> Batch:
     """Return a batch of the loader in the network's layout on a device. Arguments as for `move_to_device`."""
-    return to_batch(*move_to_device(batch, device, mel))
+    return to_batch(*move_to_device(batch, device, mel, per_step=per_step), batch.present)
 
 
 def move_to_device(
-    batch: AVBatch, device: torch.device | str | None, mel: MelTransform | None = None
+    batch: AVBatch,
+    device: torch.device | str | None,
+    mel: MelTransform | None = None,
+    *,
+    per_step: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return mel, frames, label and weight on a device. Frames stay uint8: a quarter of the bytes.
 
@@ -181,14 +191,18 @@ def move_to_device(
         batch: batch of a loader.
         device: device of the tensors.
         mel: module on the device, from `mel_transform`; None: the mel of the loader.
+        per_step: return the labels of the steps, int64 [B, T], instead of those of the clips.
     """
     audio = batch.waveform if isinstance(mel, WaveformMel) else batch.mel
     assert audio is not None
     frames = batch.frames
     if frames is None:
+        assert batch.mel is not None
         size, steps = batch.mel.shape[:2]
         frames = torch.zeros((size, steps, 3, SMALLEST, SMALLEST), dtype=torch.uint8)
-    parts = (audio, frames, batch.label, batch.weight)
+    label = batch.step_labels if per_step else batch.label
+    assert label is not None
+    parts = (audio, frames, label, batch.weight)
     audio, frames, label, weight = (part.to(device, non_blocking=True) for part in parts)
     return audio if mel is None else mel(audio), frames, label, weight
 

@@ -15,11 +15,15 @@ import hypothesis
 import pytest
 from filelock import FileLock
 from support import environment as surroundings
+from support.command_server import CommandServer
 from support.ffmpeg_media import write_media
 from support.object_stores import store
 
 import avdata
 from avdata.storage.remote import open_filesystem
+
+# Scripts, and modules without examples, some of which import a framework.
+collect_ignore = ["support", "reporting/in_browser.py"]
 
 surroundings.forget()
 surroundings.put_ffmpeg_on_path()
@@ -88,6 +92,12 @@ def bucket(
 
 
 @pytest.fixture(scope="session")
+def command_server() -> Iterator[CommandServer]:
+    with CommandServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     """Makes a folder once for all processes of a run: the first that wants it makes it, the others wait."""
     base = tmp_path_factory.getbasetemp()
@@ -127,7 +137,7 @@ def ave_mock(once: Once) -> Path:
 @pytest.fixture(scope="session")
 def bad_mock(once: Once) -> Callable[[str], Path]:
     """Mock of a recipe that includes its bad cases."""
-    clips = {"ave": 4, "cremad": 7, "urbansound8k": 20, "urbansound8k-av": 20}
+    clips = {"ave": 4, "cremad": 7, "urbansound8k": 20, "urbansound8k-av": 20, "vggsound": 3}
     return lambda name: once(
         f"{name}-bad", lambda out: avdata.mock(name, out, clips=clips.get(name, 8), bad=True)
     )
@@ -183,3 +193,17 @@ def synthetic_set(once: Once, synthetic_mock: Path) -> Path:
             "synthetic", source=synthetic_mock, output=out, config=settings, workers=0
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def parts(once: Once, synthetic_mock: Path) -> Path:
+    """Folder of the three parts of `synthetic_set`."""
+
+    def make(out: Path) -> None:
+        for number in (1, 2, 3):
+            settings = {"shards": {"samples_per_shard": 8}, "select": {"part": f"{number}/3"}}
+            avdata.prepare(
+                "synthetic", source=synthetic_mock, output=out / f"part-{number}", config=settings, workers=0
+            )
+
+    return once("parts", make)

@@ -18,12 +18,12 @@ import snnergy
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"errors", "progress", "visualization"},
-    {"config", "storage", "manifest", "manifests", "subprocesses"},
+    {"errors", "interrupts", "progress", "visualization"},
+    {"clips", "config", "storage", "manifest", "manifests", "recipe_checks", "subprocesses"},
     {"media", "recipe"},
     {"features", "selection", "doctor"},
     {"shards", "sources", "testing"},
-    {"pipeline", "streaming", "hub", "reporting", "recipes"},
+    {"pipeline", "streaming", "hub", "reporting", "layouts", "recipes"},
     {"cli"},
 ]
 """Packages and modules of avdata, lowest layer first. Packages of one layer do not import one another."""
@@ -32,7 +32,16 @@ SNNERGY_LAYERS = [
     {"kernels"}, {"layers"}, {"fusion"}, {"models"}, {"data"}, {"training"}, {"analysis"}, {"cli"},
 ]  # fmt: skip
 
-SNNERGY_MAY_IMPORT = {"errors", "config", "progress", "streaming", "storage.atomic", "storage.hashing"}
+SNNERGY_MAY_IMPORT = {
+    "errors",
+    "interrupts",
+    "config",
+    "progress",
+    "streaming",
+    "storage.atomic",
+    "storage.hashing",
+    "subprocesses",
+}
 """Parts of avdata that all of snnergy may import."""
 
 SNNERGY_PAGES_MAY_IMPORT = {"cli.console", "cli.options", "reporting", "visualization"}

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
 from avdata.errors import AvdataError, MediaError, QuarantineReason, SampleFlag, UsageError, error_message
-from avdata.sources.download_run import IncompleteError
+from avdata.sources.failures import IncompleteError
 from avdata.storage.atomic import DiskError
+
+ROOT = Path(__file__).parents[1]
 
 ERRORS = [
     AvdataError("out/cremad holds no dataset", hint="choose another folder"),
     AvdataError("out/cremad holds no dataset"),
     UsageError("unknown recipe 'crema'", hint="Did you mean 'cremad'?"),
     DiskError("the disk is full", hint="make room"),
-    IncompleteError("2 files are missing", hint="try again", sources=["media"]),
+    IncompleteError("2 files are missing", hint="try again", sources=["media"], files={"a.wav": "HTTP 404"}),
     MediaError(QuarantineReason.TRUNCATED, "a.mp4: ends early"),
 ]
 
@@ -52,3 +56,11 @@ def test_codes_have_unique_values_and_descriptions(codes: type[QuarantineReason 
     assert len({code.value for code in codes}) == len(codes)
     assert all(code.description and code == str(code) for code in codes)
     assert pickle.loads(pickle.dumps(list(codes))) == list(codes)
+
+
+def test_hints_begin_with_a_capital_letter_or_a_command() -> None:
+    commands = {"avdata", "snnergy", "pip", "hf", "python", "torchrun"}
+    for package in ("avdata", "snnergy", "recipes"):
+        for path in (ROOT / package).rglob("*.py"):
+            for word in re.findall(r"hint=f?[\"']([a-z]+)(?![a-z._(=])", path.read_text(encoding="utf-8")):
+                assert word in commands, f"{path}: {word}"

@@ -10,6 +10,7 @@ import pytest
 from avdata.errors import AvdataError, UsageError
 from avdata.manifest import load_facts, load_manifest, manifest_names
 from avdata.sources.manifest_check import check_manifest, check_manifests
+from avdata.sources.url_schemes import server_name
 
 SHA = "sha256:" + "a" * 64
 
@@ -52,6 +53,16 @@ def test_cremad_manifest_lists_the_files_of_the_pinned_commit():
     for folder, total in sizes.items():
         files = [facts for facts in manifest.files if facts.path.startswith(folder + "/")]
         assert (len(files), sum(facts.bytes for facts in files)) == (7442, total)
+
+
+def test_cremad_manifest_lists_its_mirrors_in_order():
+    """The repository on GitHub exceeds its LFS budget (CREMA-D's issue 15); its author names the mirror."""
+    media, *lists = load_manifest("cremad").sources
+    assert [server_name(url) for url in media.urls] == [
+        "gitlab.com", "gitlab.com", "github.com", "media.githubusercontent.com",
+    ]  # fmt: skip
+    assert [len({server_name(url) for url in source.urls}) for source in lists] == [2, 2]
+    assert all(source.checksum for source in lists)
 
 
 def test_check_manifest_accepts_a_valid_manifest(tmp_path):
@@ -100,6 +111,32 @@ def test_load_manifest_accepts_unknown_sizes(tmp_path):
 def test_load_manifest_names_a_missing_or_unknown_field(tmp_path, changes, field):
     with pytest.raises(AvdataError, match=field):
         load_manifest(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, '{"title":"\\ud800"}', '{"format":' + "9" * 5000 + "}"])
+def test_load_manifest_refuses_damaged_json(tmp_path, text):
+    (tmp_path / "tiny.json").write_text(text)
+    with pytest.raises(AvdataError, match=r"^Invalid manifest .*Invalid JSON"):
+        load_manifest(tmp_path / "tiny.json")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        None,
+        b"abc",
+        gzip.compress(b"h\n")[:-8],
+        gzip.compress(b"h\n")[:10] + b"\xff" * 50,
+        gzip.compress(b"\xff"),
+    ],
+    ids=["missing", "plain", "cut", "damaged", "not UTF-8"],
+)
+def test_load_manifest_refuses_a_damaged_table(tmp_path, table):
+    path = write(tmp_path)
+    file = path.with_name("tiny.files.tsv.gz")
+    file.unlink() if table is None else file.write_bytes(table)
+    with pytest.raises(AvdataError, match=r"^The file table .*tiny\.files\.tsv\.gz cannot be read"):
+        load_manifest(path)
 
 
 def test_load_manifest_names_a_missing_manifest(tmp_path):

@@ -6,7 +6,8 @@ import importlib.util
 import pickle
 import pydoc
 import rlcompleter
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 import avdata
 import snnergy
+from avdata.streaming import epochs, loader
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = pytest.mark.parametrize("package", [avdata, snnergy], ids=lambda package: package.__name__)
@@ -56,10 +58,22 @@ def test_help_shows_the_public_functions_before_all_else(package: ModuleType) ->
     assert not [name for name in functions if name not in head]
 
 
+@pytest.fixture
+def _same_modules() -> Iterator[None]:
+    """Restore what the modules hold: a function that dill loads brings copies of the modules it names."""
+    names = ("avdata", "snnergy")
+    modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in names]
+    contents = [dict(vars(module)) for module in modules]
+    yield
+    for module, content in zip(modules, contents, strict=True):
+        vars(module).update(content)
+
+
 def name_avdata() -> list[str]:
     return avdata.recipe_names()
 
 
+@pytest.mark.usefixtures("_same_modules")
 @pytest.mark.parametrize(
     "dumps", [cloudpickle.dumps, dill.dumps, lambda value: dill.dumps(value, recurse=True)],
     ids=["cloudpickle", "dill", "dill-recurse"],
@@ -67,6 +81,21 @@ def name_avdata() -> list[str]:
 def test_function_that_names_avdata_can_be_pickled_by_value(dumps: Callable[[Any], bytes]) -> None:
     function = lambda: avdata.recipe_names()  # noqa: E731, PLW0108  # by value, as a notebook's functions
     assert pickle.loads(dumps(function))() == name_avdata()
+
+
+@pytest.mark.usefixtures("_same_modules")
+def test_function_that_names_avdata_can_be_pickled_during_a_pass(synthetic_set: Path) -> None:
+    batches = iter(avdata.open(synthetic_set).loader(4))
+    next(batches)
+    function = lambda: avdata.recipe_names()  # noqa: E731, PLW0108
+    assert pickle.loads(dill.dumps(function, recurse=True))() == name_avdata()
+
+
+def test_sets_of_live_objects_are_pickled_empty(synthetic_set: Path) -> None:
+    dataset = avdata.open(synthetic_set)
+    assert len(epochs._counters) > 0
+    assert [len(pickle.loads(dill.dumps(live))) for live in (epochs._counters, loader._passes)] == [0, 0]
+    del dataset
 
 
 @PACKAGES

@@ -105,7 +105,7 @@ def test_clips_receives_the_task_options_of_config_and_arguments(tmp_path: Path)
         (recipe.configure(None, {"select": {"task_options": {"a": "1"}}}), {"b": "2"}),
         (None, {"a": "1", "b": "2"}),
     ):
-        with pytest.raises(SourceError, match="None of the 0 clips"):
+        with pytest.raises(SourceError, match="The recipe lists no clips in"):
             avdata.plan(recipe, source=tmp_path, config=config, task_options=options, checksums=False)
     assert given == [{"a": "1", "b": "2"}] * 3
 

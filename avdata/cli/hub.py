@@ -18,16 +18,22 @@ if TYPE_CHECKING:
 def publish(
     dataset: DatasetPath,
     repo: Annotated[
-        str, typer.Option(metavar="USER/NAME", help="Repository on the Hub; created if it is missing.")
+        str,
+        typer.Option(
+            metavar="USER/NAME", help="Publish to this repository of the Hub; it is created if it is missing."
+        ),
     ],
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
-    revision: Annotated[str, typer.Option(metavar="BRANCH", help="Branch to publish to.")] = "main",
+    revision: Annotated[str, typer.Option(metavar="BRANCH", help="Publish to this branch.")] = "main",
     i_have_permission: Annotated[
         bool,
         typer.Option("--i-have-permission", help="Confirm that the rights holder permits redistribution."),
     ] = False,
     allow_mock: Annotated[
-        bool, typer.Option("--allow-mock", help="Publish generated media; the card says that they are.")
+        bool,
+        typer.Option(
+            "--allow-mock", help="Publish generated media; the card states that they are generated."
+        ),
     ] = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -73,9 +79,11 @@ def _print_result(result: PublishResult, revision: str, *, dry_run: bool) -> Non
 def pull(
     repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository on the Hugging Face Hub.")],
     output: Annotated[
-        Path | None, output_option("Directory to write (default: the name of the repository).")
+        Path | None, output_option("Write to this directory (default: the name of the repository).")
     ] = None,
-    revision: Annotated[str, typer.Option(metavar="REVISION", help="Branch, tag or commit.")] = "main",
+    revision: Annotated[
+        str, typer.Option(metavar="REVISION", help="Download this branch, tag or commit.")
+    ] = "main",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

@@ -1,9 +1,9 @@
-"""Commands for prepared datasets: `verify`, `inspect`, `report`, `export`; and `doctor` for the machine."""
+"""Commands for prepared datasets: `verify`, `inspect`, `stats`, `report`; and `doctor` for the machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,15 +16,27 @@ from avdata.cli.console import (
     print_table,
     show_progress,
 )
-from avdata.cli.options import DatasetPath, Json, OpenPage, Quiet, Silent, choice, output_option
+from avdata.cli.options import DatasetPath, Json, OpenPage, Quiet, Silent, output_option
+from avdata.cli.prepare import Engine, RayAddress
+from avdata.cli.sample_tables import LIST_COLUMNS, list_row, sample_rows, show_stats
 
 if TYPE_CHECKING:
     from avdata.doctor import Check
-    from avdata.shards.sample import StoredSample
+
+DEFAULT_LIMIT = 20
+"""Samples that `inspect --where` lists without `--limit`."""
 
 
 def verify(
     dataset: DatasetPath,
+    engine: Engine = "local",
+    ray_address: RayAddress = "auto",
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Start N worker processes; 0 uses this process, or all CPUs of Ray."
+        ),
+    ] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -32,7 +44,7 @@ def verify(
     from avdata import verify as check
 
     with show_progress(quiet=quiet or as_json) as progress:
-        result = check(dataset, progress=progress)
+        result = check(dataset, workers=workers, engine=engine, ray_address=ray_address, progress=progress)
     if as_json:
         problems = [{"where": problem.where, "what": problem.what} for problem in result.problems]
         print_json(
@@ -62,13 +74,30 @@ def inspect(
     key: Annotated[
         str | None, typer.Argument(metavar="KEY", help="Key of the sample (default: the first one).")
     ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="List N samples in a table (default with --where: 20)."),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="List samples by a condition on the index, such as \"label_name == 'ANG'\" (default: all).",
+        ),
+    ] = None,
     save_png: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Plot the spectrogram above the frames to a PNG file.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Plot the spectrogram above the frames to a PNG file (default: no plot)."
+        ),
     ] = None,
     quiet: Silent = False,
     as_json: Json = False,
 ) -> None:
-    """Show times, shapes, label, flags and provenance of a sample."""
+    """Show times, shapes, labels, flags and source files of a sample, or list samples."""
+    if limit is not None or where is not None:
+        _list_samples(dataset, key, save_png, where, limit or DEFAULT_LIMIT, quiet=quiet, as_json=as_json)
+        return
     from avdata.shards.sample import load_sample
 
     sample = load_sample(dataset, key)
@@ -77,7 +106,7 @@ def inspect(
         shapes = {"mel": list(sample.mel.shape), "frames": frames}
         print_json({**sample.row, **shapes, "metadata": sample.metadata, "members": sample.members})
     elif not quiet:
-        print_table(("", ""), _sample_rows(sample), header=False)
+        print_table(("", ""), sample_rows(sample), header=False)
     if save_png:
         from avdata.reporting.sample_plot import save_sample_plot
 
@@ -86,59 +115,67 @@ def inspect(
             print_line(f"image: {save_png}")
 
 
-def _sample_rows(sample: StoredSample) -> list[tuple[str, str]]:
-    low, high = float(sample.mel.min()), float(sample.mel.max())
-    members = ", ".join(f"{name} {format_bytes(size)}" for name, size in sample.members.items())
-    return [
-        *((name, _format_value(value)) for name, value in sample.row.items() if name != "sha256"),
-        ("mel", f"{list(sample.mel.shape)} float16, {low:.2f} … {high:.2f}"),
-        ("frames", "–" if sample.frames is None else f"{list(sample.frames.shape)} uint8"),
-        ("frame times", _format_value(sample.metadata.get("frame_times"))),
-        ("step times", _format_value(sample.metadata["step_times"])),
-        ("members", members),
-        *((f"{role} file", file["path"]) for role, file in sample.metadata["sources"].items()),
-    ]
+def _list_samples(
+    dataset: str, key: str | None, save_png: Path | None, where: str | None, limit: int,
+    *, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    from avdata.errors import UsageError
+    from avdata.shards.dataset_files import open_dataset_files
+    from avdata.shards.reader import read_index
+    from avdata.streaming.filter import parse_filter
+
+    if key is not None or save_png is not None:
+        msg = "KEY and --save-png show one sample; --limit and --where list several."
+        raise UsageError(msg, hint="Omit KEY and --save-png, or omit --limit and --where.")
+    files = open_dataset_files(dataset, "index.parquet")
+    index = read_index(files.root, info=files.info)
+    if where is not None:
+        index = index.filter(parse_filter(where, index.schema))
+    rows = index.slice(0, limit).to_pylist()
+    if as_json:
+        print_json(rows)
+    elif not quiet:
+        print_table(LIST_COLUMNS, [list_row(row) for row in rows])
+        if index.num_rows > len(rows):
+            print_line(f"{len(rows):,} of {index.num_rows:,} samples; --limit N lists more.")
 
 
-def _format_value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    if isinstance(value, list):
-        return ", ".join(_format_value(item) for item in value) or "–"
-    return "–" if value is None else str(value)
-
-
-def export(
+def stats(
     dataset: DatasetPath,
-    output: Annotated[Path, output_option("Directory to write.")],
-    layout: Annotated[
-        str, choice("--layout", "avdata.shards.export:EXPORT_LAYOUTS", "Layout to write: {choices}.")
-    ] = "author-npy",
-    quiet: Quiet = False,
+    quiet: Silent = False,
     as_json: Json = False,
 ) -> None:
-    """Write a prepared dataset in the layout of another project's training script."""
-    from avdata import export as write
+    """Count samples, hours, groups and labels of each split, and summarize durations and offsets."""
+    from avdata.shards.summary import summarize_dataset
 
-    with show_progress(quiet=quiet or as_json) as progress:
-        paths = write(dataset, output, layout, progress)
+    summary = summarize_dataset(dataset)
     if as_json:
-        print_json([str(path) for path in paths])
-        return
-    for path in paths:
-        print_line(str(path))
+        print_json(summary)
+    elif not quiet:
+        show_stats(summary)
 
 
 def report(
     dataset: DatasetPath,
     output: Annotated[
-        Path | None, output_option("HTML file to write (default: DATASET/report.html).")
+        Path | None,
+        output_option(
+            "Write the page to this HTML file (default: DATASET/report.html; for a URL, report.html here)."
+        ),
     ] = None,
     compare: Annotated[
-        Path | None, typer.Option(metavar="DATASET", help="Second dataset, to show the differences.")
+        str | None,
+        typer.Option(metavar="DATASET", help="Show the differences from a second dataset (default: none)."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Read source files here, to play audio that the dataset lacks (default: none).",
+        ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, metavar="SEED", help="Seed that selects the samples of the gallery.")
+        int, typer.Option(min=0, metavar="SEED", help="Select the samples of the gallery with this seed.")
     ] = 0,
     show: OpenPage = False,
     quiet: Quiet = False,
@@ -148,7 +185,7 @@ def report(
     from avdata import report as write
 
     with show_progress(quiet=quiet or as_json) as progress:
-        path = write(dataset, output, against=compare, seed=seed, progress=progress)
+        path = write(dataset, output, against=compare, source=source, seed=seed, progress=progress)
     print_page(path, as_json=as_json, quiet=False, show=show)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from avdata.cli import catalog, hub, inspect, prepare, sources
-from avdata.cli.console import run_command
+from avdata.cli import catalog, hub, inspect, layouts, parts, prepare, sources
+from avdata.cli.console import RESUME_HINT, run_command
 from avdata.cli.options import add_command, create_app
 
 app = create_app(
@@ -18,9 +18,11 @@ manifest = typer.Typer(
     help="Check or build manifests of source files.", no_args_is_help=True, rich_markup_mode=None
 )
 
-add_command(app, catalog.recipes, "avdata recipes")
 add_command(
-    app, catalog.info, "avdata info cremad", summary="Show the license, splits and labels of a dataset."
+    app, catalog.recipes, "avdata recipes", summary="List the datasets: clips, hours, size and license."
+)
+add_command(
+    app, catalog.info, "avdata info cremad", summary="Show size, splits, license and citation of a dataset."
 )
 add_command(
     app,
@@ -32,7 +34,7 @@ add_command(
     app,
     sources.download,
     "avdata download cremad --limit 100",
-    summary="Download and verify the source files of a dataset.",
+    summary="Download the source files of a dataset and verify known checksums.",
 )
 add_command(
     app,
@@ -42,11 +44,28 @@ add_command(
 )
 add_command(
     app,
+    parts.merge,
+    "avdata merge out/parts",
+    summary="Merge parts into one dataset.",
+)
+add_command(
+    app,
     inspect.verify,
     "avdata verify out/cremad",
     summary="Verify checksums, counts and shapes.",
 )
-add_command(app, inspect.inspect, "avdata inspect out/cremad --save-png sample.png")
+add_command(
+    app,
+    inspect.inspect,
+    "avdata inspect out/cremad --save-png sample.png",
+    summary="Show a sample, or list samples.",
+)
+add_command(
+    app,
+    inspect.stats,
+    "avdata stats out/cremad --json",
+    summary="Count samples, hours, groups and labels.",
+)
 add_command(
     app,
     inspect.report,
@@ -55,9 +74,15 @@ add_command(
 )
 add_command(
     app,
-    inspect.export,
-    "avdata export out/cremad --output npy",
-    summary="Write a dataset in the layout of another project.",
+    layouts.export,
+    "avdata export out/cremad author-npy --output npy",
+    summary="Write a dataset for existing training code.",
+)
+add_command(
+    app,
+    layouts.match,
+    "avdata match out/cremad --split-list train.csv",
+    summary="Compare a published list with a dataset.",
 )
 add_command(
     app,
@@ -78,13 +103,14 @@ add_command(
     manifest,
     sources.build,
     "avdata manifest build CREMA-D -o cremad.files.tsv.gz --folder AudioWAV --folder VideoFlash",
+    summary="Build a table of files from the LFS pointers of a checkout.",
 )
 app.add_typer(manifest, name="manifest")
 
 
 def main() -> None:
     """Run the `avdata` command."""
-    run_command(app)
+    run_command(app, dict.fromkeys(("download", "export", "prepare", "publish", "pull"), RESUME_HINT))
 
 
 if __name__ == "__main__":

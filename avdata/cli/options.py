@@ -59,12 +59,13 @@ def choice(option: str, reference: str, help: str) -> Any:
         help: help text; `{choices}` stands for the names.
     """
 
-    def check(value: str | None) -> str | None:
+    def check(value: str | list[str] | None) -> str | list[str] | None:
         from avdata.errors import UsageError, did_you_mean
 
-        if value is not None and value not in (names := load_choices(reference)):
-            msg = f"unknown value of {option}: {value!r}"
-            raise UsageError(msg, hint=did_you_mean(value, names))
+        for text in [value] if isinstance(value, str) else value or []:
+            if text not in (names := load_choices(reference)):
+                msg = f"unknown value of {option}: {text!r}"
+                raise UsageError(msg, hint=did_you_mean(text, names))
         return value
 
     def complete(incomplete: str) -> list[str]:
@@ -159,12 +160,16 @@ def output_option(help: str) -> Any:
 def settings_option(example: str) -> Any:
     """Return the option `--set`."""
     return typer.Option(
-        "--set", metavar="NAME=VALUE", help=f"Set one setting, such as {example}; repeat for more."
+        "--set",
+        metavar="NAME=VALUE",
+        help=f"Set one setting, such as {example}; repeat for more (default: those of the preset).",
     )
 
 
-def parse_task_options(texts: Sequence[str]) -> dict[str, str]:
-    """Return task options by name from `NAME=VALUE`. The last of several values counts.
+def parse_task_options(
+    texts: Sequence[str], option: str = "--task-option", example: str = "label=json:emotion"
+) -> dict[str, str]:
+    """Return options by name from `NAME=VALUE`. The last of several values counts.
 
     >>> parse_task_options(["label=json:emotion", "split=hash"])
     {'label': 'json:emotion', 'split': 'hash'}
@@ -178,8 +183,8 @@ def parse_task_options(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not name or not equals:
-            msg = f"Invalid --task-option {text!r}: the form is NAME=VALUE."
-            raise UsageError(msg, hint="Example: --task-option label=json:emotion")
+            msg = f"Invalid {option} {text!r}: the form is NAME=VALUE."
+            raise UsageError(msg, hint=f"Example: {option} {example}")
         options[name] = value
     return options
 
@@ -193,10 +198,8 @@ RecipeName = Annotated[
     ),
 ]
 
-DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET", help="Directory of a prepared dataset.")]
-
-DatasetPathOrUrl = Annotated[
-    Path, typer.Argument(metavar="DATASET", help="Directory or URL of a prepared dataset.")
+DatasetPath = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Directory or URL of a prepared dataset.")
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -208,7 +211,8 @@ Silent = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors."
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")]
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Read settings from a YAML file.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Read settings from a YAML file (default: none)."),
 ]
 
 SplitBy = Annotated[
@@ -216,18 +220,34 @@ SplitBy = Annotated[
     typer.Option(
         "--split-by",
         metavar="SCHEME",
-        help="Split scheme of the recipe: {avdata.cli.options:split_choices}"
+        help="Split by this scheme of the recipe: {avdata.cli.options:split_choices}"
         " (default: the recipe's, see `avdata info`).",
     ),
 ]
 
 Task = Annotated[
     str | None,
-    typer.Option(metavar="TASK", help="Task of the recipe synthetic: xor4 or agree (default: XOR)."),
+    typer.Option(metavar="TASK", help="Select a task of the recipe synthetic: xor4 or agree (default: XOR)."),
 ]
 
 Rehash = Annotated[
     bool, typer.Option("--rehash", help="Recompute checksums of all files, also unchanged ones.")
+]
+
+ManifestFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Read the manifest of the source files from FILE (default: the bundled one)."
+    ),
+]
+
+GiveUpAfter = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="Fail files of a host that sent nothing for this time (default: 600).",
+    ),
 ]
 
 OpenPage = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]

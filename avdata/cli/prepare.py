@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,18 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from avdata.cli.console import (
-    format_bytes,
-    format_duration,
-    print_error,
     print_json,
     print_line,
-    print_table,
     show_progress,
 )
+from avdata.cli.layouts import FbankFrames, MergeVal, show_export
 from avdata.cli.options import (
     ConfigFile,
     DryRun,
+    GiveUpAfter,
     Json,
+    ManifestFile,
     Quiet,
     RecipeName,
     Rehash,
@@ -33,27 +31,33 @@ from avdata.cli.options import (
     parse_task_options,
     settings_option,
 )
+from avdata.cli.prepared import show_plan, show_prepared, show_quarantine
 from avdata.cli.sources import print_license
 
 if TYPE_CHECKING:
     from avdata.config.schema import Config
-    from avdata.pipeline.planning import PreparationPlan
-    from avdata.pipeline.prepare import PreparedSet
 
 EXIT_QUARANTINE = 3
+
+SHARDS_FOLDER = ".avdata-shards"
+"""Folder of the shards of `--export` in the output; removed when the export is complete."""
 
 
 Source = Annotated[
     str | None,
     typer.Option(
         metavar="PATH",
-        help="Directory, archive or URL of the source files, or pattern of tars (default: download them).",
+        help="Read source files from a directory, archive, URL or pattern of tars (default: download them).",
     ),
 ]
 
 Preset = Annotated[
     str | None,
-    choice("--preset", "avdata.config.presets:PRESETS", "Settings preset: {choices} (default: snnergy)."),
+    choice(
+        "--preset",
+        "avdata.config.presets:PRESETS",
+        "Start from a settings preset: {choices} (default: snnergy).",
+    ),
 ]
 
 AudioSource = Annotated[
@@ -61,7 +65,7 @@ AudioSource = Annotated[
     choice(
         "--audio-source",
         "avdata.config.schema:AudioConfig.source",
-        "Audio to use: {choices}; sets audio.source (default: auto).",
+        "Use this audio: {choices}; sets audio.source (default: auto).",
     ),
 ]
 
@@ -70,45 +74,74 @@ GroupLeakage = Annotated[
     choice(
         "--group-leakage",
         "avdata.config.schema:SelectConfig.group_leakage",
-        "Train clips whose group is also in val or test: {choices} (default: keep).",
+        "Keep or drop train clips whose group is also in val or test: {choices} (default: keep).",
     ),
 ]
 
 Limit = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Prepare at most N clips, in proportion to splits and labels."),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Prepare at most N clips, in proportion to splits and labels; quarantined ones are not replaced"
+        " (default: all).",
+    ),
+]
+
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N", help="Prepare only part I of N, such as 3/100, for `avdata merge` (default: all)."
+    ),
 ]
 
 TaskOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=VALUE",
-        help="Set an option of the recipe, such as label=json:emotion; repeat for more (see `avdata info`).",
+        help="Set an option of the recipe, such as label=json:emotion; repeat for more"
+        " (default: none, see `avdata info`).",
     ),
 ]
 
 Engine = Annotated[
-    str, choice("--engine", "avdata.pipeline.engines:ENGINES", "Engine that runs the workers: {choices}.")
+    str, choice("--engine", "avdata.pipeline.engines:ENGINES", "Run the workers with this engine: {choices}.")
 ]
 
-RayAddress = Annotated[str, typer.Option(metavar="ADDRESS", help="Address of the Ray cluster.")]
+RayAddress = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Connect to the Ray cluster at this address.")
+]
+
+RayOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Set requests of a Ray worker: num_cpus, num_gpus, memory, resources.NAME; or log_to_driver=true"
+        " (default: num_cpus=1).",
+    ),
+]
 
 Workers = Annotated[
     int | None,
     typer.Option(
         min=0,
         metavar="N",
-        help="Number of worker processes (default: number of CPUs); 0 works in this process.",
+        help="Start N worker processes (default: number of CPUs); 0 uses this process.",
     ),
 ]
 
 MaxQuarantine = Annotated[
-    float, typer.Option(min=0, max=1, metavar="SHARE", help="Maximum share of quarantined clips.")
+    float,
+    typer.Option(
+        min=0, max=1, metavar="SHARE", help="Exit with code 3 if a larger share of the clips is quarantined."
+    ),
 ]
 
-ManifestFile = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Manifest of the source files (default: the bundled one)."),
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing", help="Quarantine clips whose files cannot be downloaded (not_downloaded)."
+    ),
 ]
 
 Checksums = Annotated[
@@ -123,12 +156,22 @@ KeepSources = Annotated[
     ),
 ]
 
+ExportLayout = Annotated[
+    str | None,
+    choice(
+        "--export",
+        "avdata.layouts:EXPORT_LAYOUTS",
+        "Write the file layout of existing training code, with its preset, and keep no shards: {choices}"
+        " (default: write shards).",
+    ),
+]
+
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that has other settings.")]
 
 
 def prepare(
     recipe: RecipeName,
-    output: Annotated[str, output_option("Directory or URL of the prepared dataset.")],
+    output: Annotated[str, output_option("Write the dataset to this directory or URL.")],
     source: Source = None,
     preset: Preset = None,
     config: ConfigFile = None,
@@ -137,16 +180,23 @@ def prepare(
     audio_source: AudioSource = None,
     group_leakage: GroupLeakage = None,
     limit: Limit = None,
+    part: Part = None,
     task: Task = None,
     task_option: TaskOption = None,
     engine: Engine = "local",
     ray_address: RayAddress = "auto",
+    ray_option: RayOption = None,
     workers: Workers = None,
     max_quarantine: MaxQuarantine = 0.05,
+    allow_missing: AllowMissing = False,
+    give_up_after: GiveUpAfter = None,
     manifest: ManifestFile = None,
     checksums: Checksums = True,
     rehash: Rehash = False,
     keep_sources: KeepSources = True,
+    export: ExportLayout = None,
+    fbank_frames: FbankFrames = None,
+    merge_val: MergeVal = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -158,14 +208,23 @@ def prepare(
     if workers is None:
         workers = 0 if find_engine(engine).is_cluster else os.cpu_count() or 1
     recipe = f"{recipe}-{task}" if task else recipe
+    layout_settings: Mapping[str, Any] = {}
+    layout_options = {"fbank_frames": fbank_frames, "merge_val": merge_val}
+    if export and not preset:
+        preset, layout_settings = _layout_defaults(export)
+    elif not export:
+        _refuse_layout_options(layout_options)
     shortcuts = {
         "select.split_by": split_by, "audio.source": audio_source, "select.group_leakage": group_leakage,
-        "select.limit": limit,
+        "select.limit": limit, "select.part": part,
     }  # fmt: skip
     common: dict[str, Any] = {
-        "source": source, "config": _resolve_config(recipe, preset, config, shortcuts, settings or []),
+        "source": source, "config": _resolve_config(
+            recipe, preset, config, shortcuts, settings or [], layout_settings
+        ),
         "task_options": parse_task_options(task_option or []),
         "manifest": manifest, "checksums": checksums, "workers": workers, "rehash": rehash,
+        "give_up_after": give_up_after,
     }  # fmt: skip
     if source is None and not (quiet or as_json):
         print_license(recipe)
@@ -173,10 +232,31 @@ def prepare(
         _dry_run(recipe, output, common, quiet=quiet, as_json=as_json)
         return
     common |= {
-        "max_quarantine": max_quarantine, "overwrite": overwrite, "keep_sources": keep_sources,
-        "engine": engine, "ray_address": ray_address,
+        "max_quarantine": max_quarantine, "allow_missing": allow_missing, "overwrite": overwrite,
+        "keep_sources": keep_sources, "engine": engine, "ray_address": ray_address,
+        "ray_options": parse_task_options(ray_option or [], "--ray-option", "num_cpus=2"),
     }  # fmt: skip
-    _run(recipe, output, common, quiet=quiet, as_json=as_json)
+    if export:
+        _run_export(recipe, output, export, layout_options, common, quiet=quiet, as_json=as_json)
+    else:
+        _run(recipe, output, common, quiet=quiet, as_json=as_json)
+
+
+def _refuse_layout_options(options: Mapping[str, object]) -> None:
+    """Refuse options of an export without `--export`."""
+    from avdata.errors import UsageError
+
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given:
+        msg = f"{given[0]} is an option of an export."
+        raise UsageError(msg, hint="Add --export LAYOUT, or use it with avdata export.")
+
+
+def _layout_defaults(layout: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the preset of a layout, and the settings that differ from it."""
+    from avdata.layouts import EXPORT_LAYOUTS
+
+    return EXPORT_LAYOUTS[layout].preset, EXPORT_LAYOUTS[layout].settings
 
 
 def _dry_run(recipe: str, output: str, options: dict[str, Any], *, quiet: bool, as_json: bool) -> None:
@@ -184,7 +264,7 @@ def _dry_run(recipe: str, output: str, options: dict[str, Any], *, quiet: bool, 
 
     with show_progress(quiet=quiet or as_json) as progress:
         plan = plan_preparation(recipe, progress=progress, **options)
-    _show_plan(plan, output, options["workers"], as_json=as_json)
+    show_plan(plan, output, options["workers"], as_json=as_json)
 
 
 def _run(recipe: str, output: str, options: dict[str, Any], *, quiet: bool, as_json: bool) -> None:
@@ -192,107 +272,66 @@ def _run(recipe: str, output: str, options: dict[str, Any], *, quiet: bool, as_j
 
     with show_progress(quiet=quiet or as_json) as progress:
         prepared = run(recipe, output=output, progress=progress, **options)
-    _show_prepared(prepared, as_json=as_json)
+    show_prepared(prepared, as_json=as_json)
+    if prepared.over_quarantine:
+        raise typer.Exit(EXIT_QUARANTINE)
+
+
+def _run_export(
+    recipe: str,
+    output: str,
+    layout: str,
+    layout_options: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Prepare into a hidden folder of the output, export, and remove the shards."""
+    import shutil
+
+    from avdata import export, load_recipe
+    from avdata import prepare as run
+    from avdata.errors import UsageError
+    from avdata.layouts.run import is_exported
+    from avdata.storage.remote import is_url
+
+    if is_url(output):
+        msg = f"--export writes a local folder, not {output}."
+        raise UsageError(msg, hint="Prepare to the URL without --export, and export a local copy.")
+    name, config_hash = load_recipe(recipe).name, options["config"].hash
+    if is_exported(output, layout, name, config_hash, **layout_options):
+        if as_json:
+            print_json({"output": output, "layout": layout, "exported_before": True})
+        else:
+            print_line(f"{output} was exported before with the same settings. Delete it to export again.")
+        return
+    shards = Path(output, SHARDS_FOLDER)
+    with show_progress(quiet=quiet or as_json) as progress:
+        prepared = run(recipe, output=shards, progress=progress, **options)
+        report = export(shards, output, layout, progress=progress, **layout_options)
+    shutil.rmtree(shards)
+    show_export(report, as_json=as_json)
+    if not as_json:
+        show_quarantine(prepared)
     if prepared.over_quarantine:
         raise typer.Exit(EXIT_QUARANTINE)
 
 
 def _resolve_config(
-    recipe: str, preset: str | None, file: Path | None, shortcuts: Mapping[str, object], settings: list[str]
+    recipe: str,
+    preset: str | None,
+    file: Path | None,
+    shortcuts: Mapping[str, object],
+    settings: list[str],
+    layout: Mapping[str, Any],
 ) -> Config:
-    """Return the config of a file, overridden by the options, then by `--set`."""
+    """Return the config of a layout, overridden by a file, then by the options, then by `--set`."""
     from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
     from avdata.recipe import load_recipe
 
-    overrides = read_config_file(file) if file else {}
+    overrides = merge_overrides(layout, read_config_file(file) if file else {})
     options = [f"{name}={value}" for name, value in shortcuts.items() if value is not None]
     for setting in [*options, *settings]:
         overrides = merge_overrides(overrides, parse_setting(setting))
     return load_recipe(recipe).configure(preset, overrides)
-
-
-def _show_plan(plan: PreparationPlan, output: str, workers: int, *, as_json: bool) -> None:
-    from collections import Counter
-
-    from avdata.pipeline.planning import estimate_seconds_per_clip
-
-    counts = plan.counts()
-    quarantine = dict(Counter(str(clip.reason) for clip in plan.quarantined))
-    seconds = estimate_seconds_per_clip(plan) * len(plan.clips) / max(workers, 1)
-    if as_json:
-        print_json(
-            {
-                "recipe": plan.recipe.name,
-                "output": str(output),
-                "clips": len(plan.clips),
-                "splits": counts,
-                "quarantine": quarantine,
-                "shards": len(plan.jobs),
-                "bytes": plan.bytes(),
-                "seconds": round(seconds, 1),
-                "config_hash": plan.config.hash,
-            }
-        )
-        return
-    labels = [label for label in plan.recipe.labels if any(label in split for split in counts.values())]
-    rows = [(label, *(f"{split.get(label, 0):,}" for split in counts.values())) for label in labels]
-    total = ("all", *(f"{sum(split.values()):,}" for split in counts.values()))
-    print_table(("label", *counts), [*rows, total])
-    print_line(
-        f"{len(plan.clips):,} clips → {len(plan.jobs):,} shards of {format_bytes(plan.bytes())}, in {output}"
-    )
-    print_line(
-        f"about {format_duration(max(seconds, 1))} with {max(workers, 1)} workers,"
-        " estimated from the first clips"
-    )
-    for reason, count in sorted(quarantine.items()):
-        print_line(f"quarantine: {count:,} {reason}")
-
-
-def _show_prepared(prepared: PreparedSet, *, as_json: bool) -> None:
-    from avdata.storage.remote import is_url
-
-    if as_json:
-        print_json(
-            {
-                "output": str(prepared.root),
-                "samples": prepared.samples,
-                "splits": {name: split["samples"] for name, split in prepared.info["splits"].items()},
-                "quarantine": prepared.quarantined,
-                "quarantine_share": round(prepared.quarantine_share, 6),
-                "config_hash": prepared.info["config_hash"],
-                "ok": not prepared.over_quarantine,
-            }
-        )
-        return
-    rows = [
-        (
-            name,
-            f"{split['samples']:,}",
-            f"{len(split['shards']):,}",
-            format_bytes(sum(s["bytes"] for s in split["shards"])),
-        )
-        for name, split in prepared.info["splits"].items()
-    ]
-    print_table(("split", "samples", "shards", "size"), rows)
-    next_step = (
-        f'Stream them with: avdata.open("{prepared.root}")'
-        if is_url(prepared.root)
-        else f"Inspect them with: avdata report {shlex.quote(str(prepared.root))}"
-    )
-    print_line(f"{prepared.samples:,} sample{'s' * (prepared.samples != 1)} in {prepared.root}. {next_step}")
-    _show_quarantine(prepared)
-
-
-def _show_quarantine(prepared: PreparedSet) -> None:
-    from avdata.errors import QuarantineReason
-
-    for reason, count in prepared.quarantined.items():
-        print_line(f"quarantine: {count:,} {reason}: {QuarantineReason(reason).description}")
-    if prepared.over_quarantine:
-        print_error(
-            f"{prepared.quarantine_share:.1%} of the clips were quarantined, more than --max-quarantine"
-            f" {prepared.max_quarantine:.1%}",
-            f"{prepared.root}/quarantine.parquet lists them; avdata report shows how to fix them."
-            " The prepared samples are valid",
-        )

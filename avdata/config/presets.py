@@ -40,4 +40,20 @@ PRESETS: Mapping[str, Overrides] = {
         },
         "align": {"window": "whole", "seconds": None, "offset_correction": "none"},
     },
+    # For the export layouts ogm-ge and s-cmrl: 1 frame a second, and the waveform. 6 s are longer than every
+    # clip of CREMA-D.
+    "ogmge-1fps": {
+        "audio": {"flac": True, "hop_length": 160},
+        "video": {"num_frames": 6, "size": 256, "resize_mode": "stretch"},
+        "align": {"window": "start", "seconds": 6.0},
+    },
+    # For the export layouts balancemm and kinetics-sounds: 2 frames a second, and Kaldi's filterbank.
+    "balancemm": {
+        "audio": {
+            "flac": True, "feature": "kaldi-fbank", "n_fft": 400, "hop_length": 160, "fmin": 20.0,
+            "normalize": "ast",
+        },
+        "video": {"num_frames": 12, "size": 256, "resize_mode": "stretch"},
+        "align": {"window": "start", "seconds": 6.0},
+    },
 }  # fmt: skip

@@ -11,11 +11,19 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from avdata.config.overrides import Overrides, merge_overrides
-from avdata.errors import UsageError, did_you_mean
+from avdata.errors import UsageError, did_you_mean, shorten
 
 MIN_AMIN = 1e-37
 
@@ -38,10 +46,12 @@ class AudioConfig(_Settings):
         "mix", description="mix: average of all channels; left, right: the first or second; mono has one"
     )
     sample_rate: int = Field(16_000, ge=1_000, le=192_000, description="Hz after resampling")
-    feature: Literal["log-mel", "log-stft", "pcen"] = Field(
-        "log-mel", description="log of mel bands, log of the STFT's bins, or PCEN of mel bands (librosa.pcen)"
+    feature: Literal["log-mel", "log-stft", "pcen", "kaldi-fbank"] = Field(
+        "log-mel",
+        description="log of mel bands, log of the STFT's bins, PCEN of mel bands (librosa.pcen), or Kaldi's"
+        " log-mel filterbank",
     )
-    n_fft: int = Field(1024, ge=16, le=65_536, description="STFT window, samples")
+    n_fft: int = Field(1024, ge=16, le=65_536, description="STFT window, samples (kaldi-fbank: 25 ms)")
     hop_length: int = Field(80, ge=1, description="samples from one column to the next")
     n_mels: int = Field(128, ge=1, le=1024, description="mel bands; log-stft has n_fft/2+1 bins instead")
     fmin: float = Field(0.0, ge=0, description="Hz, lower edge of the mel bands")
@@ -50,13 +60,16 @@ class AudioConfig(_Settings):
     )
     power: float = Field(2.0, gt=0, le=4, description="1: magnitude, 2: power")
     log: Literal["db", "ln"] = Field(
-        "db", description="db: 10·log10(max(S, amin)); ln: log(S + amin); not for feature=pcen"
+        "db", description="db: 10·log10(max(S, amin)); ln: log(S + amin); not for pcen and kaldi-fbank"
     )
     amin: float = Field(1e-10, gt=0, description="lower bound of S that keeps silence finite; see log")
     ref: Literal["one", "max"] = Field("one", description="reference of 0 dB: 1.0, or the sample's maximum")
     top_db: float | None = Field(None, gt=0, description="clip below (maximum − top_db); db only")
     clamp: bool = Field(False, description="clip the waveform to ±1 before the STFT")
-    normalize: Literal["none", "minmax", "zscore"] = Field("none", description="normalization per sample")
+    normalize: Literal["none", "minmax", "zscore", "ast"] = Field(
+        "none",
+        description="minmax, zscore: by the sample's values; ast: (x + 4.503877) / 10.282552",
+    )
     resize: tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="[bins, columns] to resize to after the logarithm"
     )
@@ -175,10 +188,17 @@ class QualityConfig(_Settings):
         0.5, ge=0, description="frozen_frames: mean difference (0…255) of all used frames from the first"
     )
     frozen: Literal["quarantine", "flag"] = Field("flag", description="action for frozen clips")
+    no_audio: Literal["quarantine", "flag"] = Field(
+        "quarantine", description="action for clips without an audio stream; flag uses silence"
+    )
     max_clipped: float = Field(
         0.01, ge=0, le=1, description="clipped_audio: share of samples at full scale (0.999 and above)"
     )
     clipped: Literal["quarantine", "flag"] = Field("flag", description="action for clipped clips")
+    min_fps: float = Field(0.0, ge=0, description="low_frame_rate: frames per second")
+    max_padding: float = Field(
+        1.0, ge=0, le=1, description="padded: share of the window that audio or video does not cover"
+    )
     min_seconds: float = Field(0.04, ge=0, description="too_short: s, of audio and of video")
     max_seconds: float = Field(900.0, gt=0, description="too_long: s")
     max_pixels: int = Field(64_000_000, gt=0, description="too_large: width × height")
@@ -200,7 +220,12 @@ class SelectConfig(_Settings):
         "keep", description="train clips whose group is also in val or test"
     )
     limit: int | None = Field(
-        None, ge=1, description="prepare at most this many clips, in the proportions of splits and labels"
+        None, ge=1, description="most clips to prepare, quarantined too, in proportion to splits and labels"
+    )
+    part: str | None = Field(
+        None,
+        pattern=r"^[1-9][0-9]{0,5}/[1-9][0-9]{0,5}$",
+        description="prepare only part I of N, as `I/N`; a hash of the group selects the clips",
     )
     task_options: Mapping[str, str] = Field(
         default_factory=dict, description="options of the recipe by name; see `avdata info RECIPE`"
@@ -208,6 +233,16 @@ class SelectConfig(_Settings):
     seed: int = Field(
         0, description="seed of the selection by `limit` and of the order of clips in the shards"
     )
+
+    @field_validator("part")
+    @classmethod
+    def _check_part(cls, part: str | None) -> str | None:
+        if part is not None:
+            number, count = map(int, part.split("/"))
+            if number > count:
+                msg = f"part {number} of {count} does not exist"
+                raise ValueError(msg)
+        return part
 
 
 class Config(_Settings):
@@ -253,7 +288,7 @@ class Config(_Settings):
                 f"video.hwaccel={self.video.hwaccel} requires video.decoder=ffmpeg, not {self.video.decoder}"
             )
             raise ValueError(msg)
-        self._check_audio_finite()
+        self._check_audio()
         width = self.video.num_frames * self.video.size
         if self.video.storage == "jpeg" and width > MAX_JPEG_WIDTH:
             msg = (
@@ -264,8 +299,11 @@ class Config(_Settings):
             raise ValueError(msg)
         return self
 
-    def _check_audio_finite(self) -> None:
+    def _check_audio(self) -> None:
         audio = self.audio
+        if audio.normalize == "ast" and audio.feature != "kaldi-fbank":
+            msg = f"audio.normalize=ast requires audio.feature=kaldi-fbank, not {audio.feature}"
+            raise ValueError(msg)
         if audio.amin < MIN_AMIN:
             msg = f"audio.amin {audio.amin:g} is too small for float32: it must be at least {MIN_AMIN:g}"
             raise ValueError(msg)
@@ -306,7 +344,9 @@ class Config(_Settings):
 
     def canonical(self) -> str:
         """Return the settings as one line of JSON with sorted keys, equal for equal settings."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
 
     @property
     def hash(self) -> str:
@@ -334,7 +374,7 @@ def build_config(*layers: Overrides) -> Config:
 
 def _explain(error: ValidationError) -> UsageError:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where, value = shorten(".".join(map(str, first["loc"]))), shorten(repr(first["input"]))
     if first["type"] == "extra_forbidden":
         return UsageError(f"Unknown setting {where}.", hint=did_you_mean(where, setting_names()))
     if not where:
@@ -342,7 +382,7 @@ def _explain(error: ValidationError) -> UsageError:
     if where in Config.model_fields:
         some = [name for name in setting_names() if name.startswith(f"{where}.")]
         return UsageError(f"{where} is a section, not a setting.", hint=f"Its settings: {', '.join(some)}.")
-    return UsageError(f"Invalid setting {where}={first['input']!r}: {format_validation_error(first)}.")
+    return UsageError(f"Invalid setting {where}={value}: {format_validation_error(first)}.")
 
 
 def format_validation_error(error: ErrorDetails) -> str:

@@ -71,6 +71,8 @@ def estimate_av_offset(
         earlier; and the correlation there, 1 for equal signals and 0 if none can be computed. A parabola
         through the three highest points gives fractions of a sample.
     """
+    if not len(separate) or not len(own):
+        return 0.0, 0.0
     a, b = _centered(separate), _centered(own)
     reach = int(min(max_lag * rate, len(a) - 1, len(b) - 1))
     # Long enough that the circular correlation does not wrap around within `reach`.
@@ -203,6 +205,23 @@ def pad_fraction(window: Window, spans: Sequence[tuple[float, float]]) -> float:
     first, last = max(start for start, _ in spans), min(end for _, end in spans)
     covered = max(0.0, min(last, window.end) - max(first, window.start))
     return round(1.0 - covered / window.seconds, 6)
+
+
+def covered_samples(count: int, rate: int, start: float, window: Window) -> tuple[int, int]:
+    """Return the samples [first, last) of a window's waveform that the audio itself covers, without padding.
+
+    >>> covered_samples(count=8000, rate=16000, start=0.25, window=Window(0.0, 1.0))
+    (4000, 12000)
+
+    Args:
+        count: number of samples of the audio.
+        rate: Hz.
+        start: time of the audio's first sample, s.
+        window: interval of the waveform.
+    """
+    first = round((start - window.start) * rate)
+    size = round(window.seconds * rate)
+    return min(max(first, 0), size), min(max(first + count, 0), size)
 
 
 def slice_audio(samples: np.ndarray, rate: int, start: float, window: Window, pad: str) -> np.ndarray:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from avdata.config.schema import Config, VideoConfig
-from avdata.errors import MediaError, SampleFlag
+from avdata.errors import MediaError, QuarantineReason, SampleFlag
 from avdata.features.alignment import (
     Window,
+    covered_samples,
     estimate_av_offset,
     pad_fraction,
     select_window,
@@ -44,6 +45,7 @@ class Features:
         mel: float16 [T, F, L].
         frames: uint8 [T, H, W, C]; None in a dataset of audio.
         waveform: float32 [n], the window's samples; None unless `audio.flac` is set.
+        waveform_span: samples [first, last) of `waveform` that the audio covers; None without `waveform`.
         window: start and end, s on the clip's axis.
         av_offset: start of the separate audio on the axis, s; None if not measured.
         av_peak: the correlation at that offset; None if not measured.
@@ -58,6 +60,7 @@ class Features:
     mel: np.ndarray
     frames: np.ndarray | None
     waveform: np.ndarray | None
+    waveform_span: tuple[int, int] | None
     window: tuple[float, float]
     av_offset: float | None
     av_peak: float | None
@@ -112,13 +115,26 @@ def extract_features(clip: Clip, config: Config, filterbank: MelFilterbank | Non
         channel=config.audio.channel,
     ) as video_file:
         if use_container:
-            track = video_file.audio_track()
+            track = _container_audio(video_file, config)
             # If the dataset has no separate audio, the container's is the rule and not flagged.
             flags = () if clip.audio is None else (SampleFlag.CONTAINER_AUDIO,)
             aligned = _AlignedAudio(track, track.start, flags=flags)
         else:
             aligned = _align_audio(video_file, _separate_audio(clip, config), config)
         return _assemble(clip, video_file, aligned, config, filterbank)
+
+
+def _container_audio(video_file: VideoFile, config: Config) -> AudioTrack:
+    """Return the audio track of the video; without one, silence if `quality.no_audio` is `flag`."""
+    try:
+        return video_file.audio_track()
+    except MediaError as error:
+        if error.reason != QuarantineReason.NO_AUDIO_STREAM or config.quality.no_audio == "quarantine":
+            raise
+    times, rate = video_file.frame_times, config.audio.sample_rate
+    silence = np.zeros(max(round((times.end - times.start) * rate), 1), np.float32)
+    metadata = {"audio_codec": "none", "audio_rate": 0, "audio_channels": 0}
+    return AudioTrack(silence, rate, times.start, metadata, (SampleFlag.NO_AUDIO,))
 
 
 def _assemble(
@@ -129,13 +145,17 @@ def _assemble(
     filterbank: MelFilterbank | None,
 ) -> Features:
     """Return the features of a clip with aligned audio; an image, or a clip of audio, has no `video_file`."""
-    flags = [*aligned.flags, *aligned.audio.flags, *check_audio(aligned.audio, config.quality)]
+    flags = [*aligned.flags, *aligned.audio.flags]
+    has_no_audio = SampleFlag.NO_AUDIO in flags
+    if not has_no_audio:
+        flags += check_audio(aligned.audio, config.quality)
     spans = [aligned.span]
     frame_times = None
     if video_file is not None:
         frame_times = video_file.frame_times
         spans.append((frame_times.start, frame_times.end))
         flags += check_durations(aligned.span, frame_times, config)
+    _check_event(clip, spans)
     window = select_window(
         config.align, spans, steps=config.video.num_frames, event=clip.event, loudness=aligned.loudness
     )
@@ -150,20 +170,34 @@ def _assemble(
     samples = resample(aligned.audio.samples, aligned.audio.rate, rate)
     waveform = slice_audio(samples, rate, aligned.start, window, config.align.pad)
     mel = compute_audio_feature(waveform, config, filterbank)
+    padding = pad_fraction(window, spans)
+    if padding > config.quality.max_padding:
+        flags.append(SampleFlag.PADDED)
     return Features(
         mel=mel.astype(np.float16),
         frames=frames,
         waveform=waveform if config.audio.flac else None,
+        waveform_span=covered_samples(len(samples), rate, aligned.start, window)
+        if config.audio.flac
+        else None,
         window=(round(window.start, 6), round(window.end, 6)),
         av_offset=None if aligned.offset is None else round(aligned.offset, 7),
         av_peak=None if aligned.peak is None else round(aligned.peak, 6),
-        duration_audio=round(aligned.span[1] - aligned.span[0], 6),
+        duration_audio=0.0 if has_no_audio else round(aligned.span[1] - aligned.span[0], 6),
         duration_video=None if frame_times is None else round(frame_times.end - frame_times.start, 6),
-        pad_fraction=pad_fraction(window, spans),
+        pad_fraction=padding,
         frame_times=times,
         flags=tuple(sorted(set(flags))),
         source={**(frame_times.metadata if frame_times else {}), **aligned.audio.metadata},
     )
+
+
+def _check_event(clip: Clip, spans: Sequence[tuple[float, float]]) -> None:
+    """Raise MediaError if the label applies at no time of the clip."""
+    first, last = min(start for start, _ in spans), max(end for _, end in spans)
+    if clip.event is not None and (clip.event[0] >= last or clip.event[1] < first):
+        detail = f"event {clip.event[0]:g} to {clip.event[1]:g} s, clip {first:g} to {last:g} s"
+        raise MediaError(QuarantineReason.NO_LABEL, detail)
 
 
 def _separate_audio(clip: Clip, config: Config) -> _AlignedAudio:

@@ -15,6 +15,9 @@ from avdata.media.types import AudioTrack, FrameTimes
 FULL_SCALE = 0.999
 """Magnitude from which a sample counts as clipped: the top 33 of the 32,768 magnitudes of 16 bits."""
 
+_FPS_TOLERANCE = 1e-3
+"""Relative tolerance of a frame rate: NTSC's 29.97 frames per second are not fewer than 30."""
+
 
 def check_file_sizes(paths: Sequence[Path | None], quality: QualityConfig) -> None:
     """Check the sizes of files before they are opened.
@@ -62,7 +65,7 @@ def check_audio(audio: AudioTrack, quality: QualityConfig) -> list[SampleFlag]:
 
 
 def check_durations(audio: tuple[float, float], frame_times: FrameTimes, config: Config) -> list[SampleFlag]:
-    """Check the duration of the video, and its difference from the audio's.
+    """Check the duration and frame rate of the video, and its difference in duration from the audio.
 
     Args:
         audio: start and end of the audio, s.
@@ -70,7 +73,7 @@ def check_durations(audio: tuple[float, float], frame_times: FrameTimes, config:
         config: the settings.
 
     Returns:
-        The flags of the video, and `AV_MISMATCH` if the durations differ.
+        The flags of the video, `LOW_FRAME_RATE`, and `AV_MISMATCH` if the durations differ.
 
     Raises:
         MediaError: TOO_SHORT.
@@ -78,8 +81,12 @@ def check_durations(audio: tuple[float, float], frame_times: FrameTimes, config:
     seconds = frame_times.end - frame_times.start
     if seconds < config.quality.min_seconds:
         raise MediaError(QuarantineReason.TOO_SHORT, f"{seconds:.3f} s of video")
-    differs = abs((audio[1] - audio[0]) - seconds) > config.align.max_mismatch
-    return [*frame_times.flags, SampleFlag.AV_MISMATCH] if differs else list(frame_times.flags)
+    flags = list(frame_times.flags)
+    if abs((audio[1] - audio[0]) - seconds) > config.align.max_mismatch:
+        flags.append(SampleFlag.AV_MISMATCH)
+    if len(frame_times.times) < config.quality.min_fps * seconds * (1 - _FPS_TOLERANCE):
+        flags.append(SampleFlag.LOW_FRAME_RATE)
+    return flags
 
 
 def check_frames(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from avdata.errors import AvdataError, UsageError
+from avdata.storage.atomic import full_disk_error
 from avdata.storage.hashing import hash_file
 from avdata.storage.retry import retry
 
@@ -56,7 +57,7 @@ def check_repo(repo: str) -> str:
         if "/" in plain:
             return plain
     msg = f"Invalid repository name {repo!r}."
-    raise UsageError(msg, hint="use the form user/name")
+    raise UsageError(msg, hint="Use the form user/name")
 
 
 def redact_tokens(text: str, *secrets: str | None) -> str:
@@ -99,6 +100,8 @@ def hub_errors(repo: str, token: str | None) -> Iterator[None]:
     except AvdataError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and (full := full_disk_error(error, error.filename or repo)):
+            raise full from None
         status = _status(error)
         if status is None and not _is_transport_error(error) and not isinstance(error, (OSError, ValueError)):
             raise
@@ -129,11 +132,11 @@ def _status_message(status: int | None, error: Exception) -> str:
 def _status_hint(status: int | None) -> str:
     if status in (401, 403):
         return (
-            "log in with `hf auth login` and a token with write access, then run the command again to resume"
+            "Log in with `hf auth login` and a token with write access, then run the command again to resume"
         )
     if status == 404:
-        return "check the name and `hf auth whoami`"
-    return "run the same command again: it does not repeat finished uploads"
+        return "Check the name and `hf auth whoami`"
+    return "Run the same command again: it does not repeat finished uploads"
 
 
 def check_reachable(api: Any, repo: str) -> None:
@@ -166,7 +169,7 @@ def check_reachable(api: Any, repo: str) -> None:
 
 def _unreachable(api: Any, error: Exception) -> HubUnreachableError:
     msg = f"Cannot reach the Hub at {api.endpoint}: {_first_line(error)}"
-    hint = "check the network, the proxy (HTTPS_PROXY), HF_ENDPOINT and HF_HUB_OFFLINE"
+    hint = "Check the network, the proxy (HTTPS_PROXY), HF_ENDPOINT and HF_HUB_OFFLINE"
     return HubUnreachableError(msg, hint=hint)
 
 

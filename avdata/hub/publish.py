@@ -30,12 +30,13 @@ from avdata.hub.client import (
     list_repo_files,
     shard_metadata,
 )
+from avdata.hub.copy import copy_shards
 from avdata.progress import Progress
 from avdata.shards.card import CARD_MARKER, HUB_SPLITS, PERMISSION, dataset_card, is_mock
+from avdata.shards.dataset_files import DatasetFiles, RemoteDataset, open_dataset_files
 from avdata.shards.format import METADATA_FILES
-from avdata.shards.reader import read_info
-from avdata.shards.verify import verify
-from avdata.storage.atomic import atomic_write
+from avdata.shards.verify import verify_dataset
+from avdata.storage.atomic import atomic_write, remove_stale_parts
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
@@ -83,12 +84,19 @@ class PublishResult:
 
 
 @dataclass(frozen=True)
-class _LocalDataset:
+class _OwnDataset:
     """Files of the dataset to publish."""
 
-    root: Path
-    info: Mapping[str, Any]
+    files: DatasetFiles
     card: bytes
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        return self.files.info
+
+    @property
+    def root(self) -> Path:
+        return self.files.root
 
     @property
     def shards(self) -> dict[str, Mapping[str, Any]]:
@@ -119,7 +127,7 @@ def publish(
     """Publish a prepared dataset as a dataset repository on the Hugging Face Hub.
 
     Args:
-        dataset: Folder of the dataset.
+        dataset: Folder or URL of the dataset. Shards of a URL are copied one at a time.
         repo: Repository as `user/name`; created if it does not exist.
         private: Create a private repository.
         revision: Branch to publish on; created if it does not exist.
@@ -141,19 +149,20 @@ def publish(
     """
     from huggingface_hub import HfApi  # noqa: PLC0415
 
-    repo, dataset = check_repo(repo), Path(dataset)
+    repo = check_repo(repo)
     if revision == WORK_BRANCH:
         msg = f"Invalid revision {WORK_BRANCH}: it is the work branch of uploads."
-        raise UsageError(msg, hint="choose another --revision")
-    info = read_info(dataset)
+        raise UsageError(msg, hint="Choose another --revision")
+    files = open_dataset_files(dataset, *METADATA_FILES[:-1])
+    info = files.info
     _check_not_mock(info, allowed=allow_mock)
     _check_license(info, allowed=i_have_permission)
     api, secret = HfApi(token=token, library_name="avdata"), active_token(token)
     with hub_errors(repo, secret):
         compared = _is_reachable(api, repo, dry_run=dry_run)
-    _check_complete(dataset, progress)
+    _check_complete(files, progress)
     permission = i_have_permission and not _is_publishable(info)
-    ours = _LocalDataset(dataset, info, _card(dataset, info, repo, permission=permission))
+    ours = _OwnDataset(files, _card(files.root, info, repo, permission=permission))
     _check_secrets(ours, secret)
     with hub_errors(repo, secret):
         _check_card(ours.card)
@@ -181,7 +190,7 @@ def _is_publishable(info: Mapping[str, Any]) -> bool:
 def _check_not_mock(info: Mapping[str, Any], *, allowed: bool) -> None:
     if is_mock(info) and not allowed:
         msg = f"Cannot publish {info['title']}: its media are generated and not those of the dataset."
-        raise AvdataError(msg, hint="prepare the real dataset, or use --allow-mock; the card then says so")
+        raise AvdataError(msg, hint="Prepare the real dataset, or use --allow-mock; the card then says so")
 
 
 def _check_license(info: Mapping[str, Any], *, allowed: bool) -> None:
@@ -194,16 +203,16 @@ def _check_license(info: Mapping[str, Any], *, allowed: bool) -> None:
         else "it was prepared with checksums off, so its sources are not verified."
     )
     msg = f"Cannot publish {info['title']}: {reason}"
-    hint = "with the rights holder's permission, use --i-have-permission; the card records it"
+    hint = "With the rights holder's permission, use --i-have-permission; the card records it"
     raise AvdataError(msg, hint=hint)
 
 
-def _check_complete(root: Path, progress: Progress) -> None:
-    result = verify(root, progress=progress)
+def _check_complete(files: DatasetFiles, progress: Progress) -> None:
+    result = verify_dataset(files, progress=progress)
     if not result.ok:
-        first, count = result.problems[0], len(result.problems)
-        msg = f"Verification of {root} failed: {first.where}: {first.what} (problem 1 of {count:,})"
-        raise AvdataError(msg, hint=f"avdata verify {root} lists all; prepare it again with --overwrite")
+        first, count, name = result.problems[0], len(result.problems), files.name
+        msg = f"Verification of {name} failed: {first.where}: {first.what} (problem 1 of {count:,})"
+        raise AvdataError(msg, hint=f"avdata verify {name} lists all; prepare it again with --overwrite")
 
 
 def _card(root: Path, info: Mapping[str, Any], repo: str, *, permission: bool) -> bytes:
@@ -222,24 +231,24 @@ def _check_card(card: bytes) -> None:
         data: dict[str, Any] = vars(DatasetCard(card.decode()).data)
     except Exception as error:  # yaml's errors and the client's own
         msg = f"Invalid metadata header in README.md: {str(error).splitlines()[0]}"
-        raise AvdataError(msg, hint="correct it, or delete README.md to regenerate it") from error
+        raise AvdataError(msg, hint="Correct it, or delete README.md to regenerate it") from error
     missing = [name for name in ("license", "configs") if not data.get(name)]
     if missing:
         msg = f"Missing {' and '.join(missing)} in the metadata header of README.md."
-        raise AvdataError(msg, hint="correct it, or delete README.md to regenerate it")
+        raise AvdataError(msg, hint="Correct it, or delete README.md to regenerate it")
 
 
-def _check_secrets(ours: _LocalDataset, token: str | None) -> None:
+def _check_secrets(ours: _OwnDataset, token: str | None) -> None:
     for name, data in ours.metadata_files.items():
         if name.endswith(".parquet"):
             continue
         if contains_token(data.decode(errors="replace"), token):
             msg = f"Access token found in {ours.root / name}."
-            raise AvdataError(msg, hint="remove it, and revoke the token if the file was ever shared")
+            raise AvdataError(msg, hint="Remove it, and revoke the token if the file was ever shared")
 
 
 def _publish_changes(
-    api: Any, ours: _LocalDataset, repo: str, revision: str, *, private: bool, dry_run: bool, compared: bool
+    api: Any, ours: _OwnDataset, repo: str, revision: str, *, private: bool, dry_run: bool, compared: bool
 ) -> PublishResult:
     # A new branch starts from main.
     remote = (list_repo_files(api, repo, revision) or list_repo_files(api, repo, "main")) if compared else {}
@@ -249,7 +258,8 @@ def _publish_changes(
     commit = None
     if not dry_run:
         _create_repo(api, repo, revision, private=private)
-        if ours.card != _read(ours.root / "README.md"):
+        if not isinstance(ours.files, RemoteDataset) and ours.card != _read(ours.root / "README.md"):
+            remove_stale_parts(ours.root, "README.md")
             atomic_write(ours.root / "README.md", ours.card)
         if shards:
             _stage(api, ours, repo, revision, shards)
@@ -265,13 +275,9 @@ def _publish_changes(
     )  # fmt: skip
 
 
-def _changed(ours: _LocalDataset, remote: Mapping[str, RepoFile]) -> tuple[list[str], list[str]]:
+def _changed(ours: _OwnDataset, remote: Mapping[str, RepoFile]) -> tuple[list[str], list[str]]:
     """Return the shards and the metadata files that are missing in the repository or differ."""
-    shards = [
-        path
-        for path, shard in ours.shards.items()
-        if not is_same(remote.get(path), ours.root / path, shard["sha256"])
-    ]
+    shards = [path for path in ours.shards if not _is_same_shard(remote.get(path), ours, path)]
     return shards, [name for name, data in ours.metadata_files.items() if not is_same(remote.get(name), data)]
 
 
@@ -280,7 +286,7 @@ def _check_same_dataset(repo: str, remote: Mapping[str, RepoFile], info: Mapping
     for path in remote:
         if path.partition("/")[0] in HUB_SPLITS and path.endswith(".tar") and not _is_shard(path, info):
             msg = f"Repository {repo} contains another dataset than {info['name']}: {path}."
-            raise AvdataError(msg, hint="publish to another repository, or remove its files first")
+            raise AvdataError(msg, hint="Publish to another repository, or remove its files first")
 
 
 def _is_shard(path: str, info: Mapping[str, Any]) -> bool:
@@ -297,12 +303,12 @@ def _create_repo(api: Any, repo: str, revision: str, *, private: bool) -> None:
     call_hub(lambda: api.create_repo(repo, repo_type=REPO_TYPE, private=private or None, exist_ok=True))
     if private and not call_hub(lambda: api.repo_info(repo, repo_type=REPO_TYPE)).private:
         msg = f"Repository {repo} already exists and is public."
-        raise AvdataError(msg, hint="choose another name, or make it private in its settings first")
+        raise AvdataError(msg, hint="Choose another name, or make it private in its settings first")
     if revision != "main":
         call_hub(lambda: api.create_branch(repo, branch=revision, repo_type=REPO_TYPE, exist_ok=True))
 
 
-def _stage(api: Any, ours: _LocalDataset, repo: str, revision: str, shards: list[str]) -> None:
+def _stage(api: Any, ours: _OwnDataset, repo: str, revision: str, shards: list[str]) -> None:
     """Upload shards to the work branch, except those that an earlier run uploaded."""
     call_hub(
         lambda: api.create_branch(
@@ -310,23 +316,31 @@ def _stage(api: Any, ours: _LocalDataset, repo: str, revision: str, shards: list
         )
     )
     remote = list_repo_files(api, repo, WORK_BRANCH)
-    missing = [path for path in shards if not _is_staged(remote, ours, path)]
-    if missing:
-        call_hub(
-            lambda: api.upload_folder(
-                repo_id=repo, repo_type=REPO_TYPE, folder_path=ours.root, revision=WORK_BRANCH,
-                allow_patterns=missing, commit_message="Upload shards",
-            )
-        )  # fmt: skip
+    missing = [path for path in shards if not _is_same_shard(remote.get(path), ours, path)]
+    if not missing:
+        return
+    if isinstance(ours.files, RemoteDataset):
+        copy_shards(api, ours.files, repo, WORK_BRANCH, missing)
+        return
+    call_hub(
+        lambda: api.upload_folder(
+            repo_id=repo, repo_type=REPO_TYPE, folder_path=ours.root, revision=WORK_BRANCH,
+            allow_patterns=missing, commit_message="Upload shards",
+        )
+    )  # fmt: skip
 
 
-def _is_staged(remote: Mapping[str, RepoFile], ours: _LocalDataset, path: str) -> bool:
-    return is_same(remote.get(path), ours.root / path, ours.shards[path]["sha256"])
+def _is_same_shard(file: RepoFile | None, ours: _OwnDataset, path: str) -> bool:
+    """Return whether a file in the repository is this shard; its bytes are read only if it is no LFS file."""
+    if file is None or file.size != ours.shards[path]["bytes"]:
+        return False
+    content = b"" if file.lfs else ours.files.read(path)
+    return file.lfs.sha256 == ours.shards[path]["sha256"] if file.lfs else is_same(file, content)
 
 
 def _commit_dataset(
     api: Any,
-    ours: _LocalDataset,
+    ours: _OwnDataset,
     repo: str,
     revision: str,
     shards: list[str],
@@ -352,7 +366,7 @@ def _commit_dataset(
     return call_hub(create)
 
 
-def _tag_and_clean_up(api: Any, ours: _LocalDataset, repo: str, revision: str) -> None:
+def _tag_and_clean_up(api: Any, ours: _OwnDataset, repo: str, revision: str) -> None:
     """Tag the published commit and remove the work branch."""
     refs = call_hub(lambda: api.list_repo_refs(repo, repo_type=REPO_TYPE))
     exists = ours.tag in {tag.name for tag in refs.tags}

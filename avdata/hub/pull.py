@@ -23,7 +23,7 @@ from avdata.hub.client import (
 from avdata.shards.dataset_info import check_shard_paths, parse_info
 from avdata.shards.format import METADATA_FILES
 from avdata.shards.reader import read_info
-from avdata.storage.atomic import atomic_write
+from avdata.storage.atomic import atomic_write, check_space, remove_stale_parts
 from avdata.storage.paths import check_no_symlinks
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | 
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download  # noqa: PLC0415
 
     repo, root = check_repo(repo), Path(output)
+    for name in METADATA_FILES:
+        remove_stale_parts(root, name)
     owned = _owned_files(root)
     api = HfApi(token=token, library_name="avdata")
     secret = active_token(token)
@@ -69,20 +71,21 @@ def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | 
         remote = list_repo_files(api, repo, commit)
         if "dataset.json" not in remote:
             msg = f"Not a prepared dataset: {repo} at revision {revision} has no dataset.json."
-            raise AvdataError(msg, hint="check the name; `avdata publish` creates such repositories")
+            raise AvdataError(msg, hint="Check the name; `avdata publish` creates such repositories")
         common: dict[str, Any] = {"repo_id": repo, "repo_type": REPO_TYPE, "revision": commit, "token": token}
         staging = root / STAGING_DIR
         description = call_hub(lambda: hf_hub_download(filename="dataset.json", local_dir=staging, **common))
         text = Path(description).read_bytes()
         if not is_same(remote["dataset.json"], text):
             msg = f"Checksum mismatch of downloaded dataset.json from {repo}."
-            raise AvdataError(msg, hint="run the same command again")
+            raise AvdataError(msg, hint="Run the same command again")
         info = parse_info(text, f"dataset.json of {repo}")
         names = _files_to_fetch(info, repo, remote)
         _check_same(root, info, repo)
         _check_targets(root, names, owned)
         missing = [name for name in names if not _is_present(root, name, remote)]
         if missing:
+            check_space(root, sum(remote[name].size for name in missing))
             # Without dataset.json the folder counts as incomplete until all files are in place.
             atomic_write(staging / _OWNED, json.dumps(sorted(owned | set(names))).encode())
             (root / "dataset.json").unlink(missing_ok=True)
@@ -106,7 +109,7 @@ def _owned_files(root: Path) -> set[str]:
     """
     if root.exists() and not root.is_dir():
         msg = f"Output {root} is a file."
-        raise AvdataError(msg, hint="choose a folder for --output")
+        raise AvdataError(msg, hint="Choose a folder for --output")
     staged = (path.relative_to(root).as_posix() for path in (root / STAGING_DIR).rglob("*"))
     check_no_symlinks(root, ("dataset.json", STAGING_DIR, *staged))
     owned: set[str] = set()
@@ -119,7 +122,7 @@ def _owned_files(root: Path) -> set[str]:
     )
     if other and not owned:
         msg = f"Output {root} contains {other[0]}, which is not part of a prepared dataset."
-        raise AvdataError(msg, hint="choose an empty or new folder for --output")
+        raise AvdataError(msg, hint="Choose an empty or new folder for --output")
     check_no_symlinks(root, owned)
     return owned
 
@@ -137,7 +140,7 @@ def _check_same(root: Path, info: dict[str, Any], repo: str) -> None:
     if name != info["name"]:
         shutil.rmtree(root / STAGING_DIR, ignore_errors=True)
         msg = f"Output {root} contains dataset {name}, but {repo} is {info['name']}."
-        raise AvdataError(msg, hint="choose an empty or new folder for --output")
+        raise AvdataError(msg, hint="Choose an empty or new folder for --output")
 
 
 def _check_targets(root: Path, names: list[str], owned: set[str]) -> None:
@@ -145,7 +148,7 @@ def _check_targets(root: Path, names: list[str], owned: set[str]) -> None:
     check_no_symlinks(root, names)
     if foreign := [name for name in names if name not in owned and (root / name).exists()]:
         msg = f"Output {root} contains {foreign[0]}, which no dataset.json there names."
-        raise AvdataError(msg, hint="move the file away, or choose an empty or new folder for --output")
+        raise AvdataError(msg, hint="Move the file away, or choose an empty or new folder for --output")
 
 
 def _files_to_fetch(info: dict[str, Any], repo: str, remote: dict[str, RepoFile]) -> list[str]:
@@ -154,7 +157,7 @@ def _files_to_fetch(info: dict[str, Any], repo: str, remote: dict[str, RepoFile]
     missing = [name for name in names if name not in remote]
     if missing:
         msg = f"Incomplete repository {repo}: {missing[0]} is missing."
-        raise AvdataError(msg, hint="ask its owner to publish it again")
+        raise AvdataError(msg, hint="Ask its owner to publish it again")
     return names
 
 
@@ -166,6 +169,6 @@ def _move_into_place(partial: Path, final: Path, remote: RepoFile, repo: str) ->
     if not is_same(remote, partial):
         partial.unlink(missing_ok=True)
         msg = f"Checksum mismatch of downloaded {final.name} from {repo}."
-        raise AvdataError(msg, hint="run the same command again; complete files are kept")
+        raise AvdataError(msg, hint="Run the same command again; complete files are kept")
     final.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(final)

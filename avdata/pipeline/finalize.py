@@ -10,24 +10,39 @@ import hashlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avdata.config.schema import Config
+from avdata.errors import QuarantineReason, redact_url
 from avdata.features.audio import feature_bins
 from avdata.media.decoders import DECODERS
 from avdata.pipeline.planning import PreparationPlan
+from avdata.pipeline.row_spool import RowSpool
 from avdata.pipeline.validation import SourceFile
 from avdata.recipe import Recipe
 from avdata.selection import QuarantinedClip
 from avdata.shards.card import dataset_card
 from avdata.shards.card_features import json_features
 from avdata.shards.croissant import croissant
-from avdata.shards.format import FORMAT_VERSION, index_schema, parquet_bytes, quarantine_schema
+from avdata.shards.dataset_info import split_of
+from avdata.shards.format import (
+    FORMAT_VERSION,
+    index_schema,
+    parquet_bytes,
+    quarantine_schema,
+    write_table,
+)
+from avdata.shards.index_texts import count_groups
+from avdata.shards.mel_sums import MelSums
 from avdata.storage.atomic import atomic_write
+from avdata.storage.hashing import hash_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TOOLS = (
     "avdata",
@@ -39,6 +54,10 @@ TOOLS = (
     "pyarrow",
 )
 """Packages whose versions determine the bytes of a dataset."""
+
+_ROWS_PER_GROUP = 65_536
+
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,7 @@ def finalize_dataset(
     root: Path,
     provenance: Provenance,
     entries: Sequence[Mapping[str, Any]],
+    spool: RowSpool,
     quarantined: Sequence[QuarantinedClip],
 ) -> dict[str, Any]:
     """Write the metadata files beside the shards.
@@ -65,7 +85,8 @@ def finalize_dataset(
     Args:
         root: local folder of the metadata files.
         provenance: plan with recipe, settings and manifest.
-        entries: journal entries, in the order of the plan.
+        entries: journal entries with the number of their rows, in the order of the plan.
+        spool: the rows.
         quarantined: clips that failed the validation.
 
     Returns:
@@ -74,31 +95,75 @@ def finalize_dataset(
     Raises:
         AvdataError: a file cannot be written.
     """
-    rows = sorted(
-        (row for entry in entries for row in entry["rows"]), key=lambda row: (row["shard"], row["offset"])
-    )
     lost = [asdict(clip) for clip in quarantined] + [row for entry in entries for row in entry["quarantine"]]
     lost.sort(key=lambda row: str(row["key"]))
-    info = _info(provenance, entries, rows, lost)
-    index = parquet_bytes(rows, index_schema())
-    # `avdata verify` checks the index like a shard, because it holds the offsets and checksums of samples.
-    info["index"] = {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()}
-    atomic_write(root / "index.parquet", index)
+    index, labels, flags = root / "index.parquet", Counter[tuple[str, str]](), Counter[str]()
+    write_table(index, _index_tables(entries, spool, labels, flags), index_schema())
     atomic_write(root / "quarantine.parquet", parquet_bytes(lost, quarantine_schema()))
+    groups, leaks = count_groups(root, sum(entry["samples"] for entry in entries))
+    info = {
+        **_info(provenance, entries, lost),
+        "splits": _splits(provenance.plan.recipe, entries, labels, groups),
+        "leaks": len(leaks),
+        "flags": dict(sorted(flags.items())),
+        # `avdata verify` checks the index like a shard: it holds the offsets and checksums of samples.
+        "index": {"bytes": index.stat().st_size, "sha256": hash_file(index)},
+    }
+    write_descriptions(root, info)
+    return info
+
+
+def _index_tables(
+    entries: Sequence[Mapping[str, Any]],
+    spool: RowSpool,
+    labels: Counter[tuple[str, str]],
+    flags: Counter[str],
+) -> Iterator[pa.Table]:
+    """Yield the rows of the index, by shard and offset, and count labels by split, and flags."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    pending: list[pa.Table] = []
+    for entry in sorted(entries, key=lambda entry: str(entry["shard"])):
+        if not entry["samples"]:
+            continue
+        rows = spool.rows(entry["shard"])
+        labels.update((row["split"], row["label_name"]) for row in rows)
+        flags.update(flag for row in rows for flag in row["flags"])
+        pending.append(pa.Table.from_pylist(rows, schema=index_schema()))
+        if sum(map(len, pending)) >= _ROWS_PER_GROUP:
+            yield pa.concat_tables(pending).combine_chunks()
+            pending = []
+    if pending:
+        yield pa.concat_tables(pending).combine_chunks()
+
+
+def write_descriptions(root: Path, info: Mapping[str, Any]) -> None:
+    """Write the files that dataset.json determines, and dataset.json last.
+
+    Args:
+        root: local folder of the metadata files.
+        info: content of dataset.json.
+
+    Raises:
+        AvdataError: a file cannot be written.
+    """
     atomic_write(root / "croissant.json", croissant(info, info["index"]["sha256"]))
     atomic_write(root / "README.md", dataset_card(info).encode())
-    atomic_write(root / "dataset.json", (json.dumps(info, indent=1, ensure_ascii=False) + "\n").encode())
-    return info
+    text = json.dumps(info, indent=1, ensure_ascii=False, allow_nan=False)
+    atomic_write(root / "dataset.json", f"{text}\n".encode())
 
 
 def _info(
     provenance: Provenance,
     entries: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
     lost: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     plan = provenance.plan
     recipe, config, manifest = plan.recipe, plan.config, plan.manifest
+    mel_sums = MelSums()
+    for entry in entries:
+        if entry["shard"].startswith("train/"):
+            mel_sums.add(MelSums.from_json(entry["mel"]))
     return {
         "format": FORMAT_VERSION,
         "name": recipe.name,
@@ -107,43 +172,47 @@ def _info(
         "config": config.model_dump(mode="json"),
         "config_hash": config.hash,
         "plan": provenance.plan_hash,
-        "source": _source_facts(plan),
+        "source": _source_facts(plan, entries),
         "license": manifest.license.model_dump() if manifest else None,
         "citation": manifest.citation if manifest else None,
         "ethics": manifest.ethics if manifest else None,
         "labels": list(recipe.labels),
         "label_orders": {name: list(order) for name, order in recipe.label_orders.items()},
         "background": recipe.background,
-        "extras": json_features(clip.extras for clip in plan.clips),
+        "extras": json_features(clip.extras for clip in plan.iterate_clips()),
         "split_by": config.select.split_by,
-        "splits": _splits(recipe, entries, rows),
-        "leaks": _leaking_groups(rows),
+        "splits": {},
+        "leaks": 0,
         "quarantine": dict(sorted(Counter(str(row["reason"]) for row in lost).items())),
-        "flags": dict(sorted(Counter(flag for row in rows for flag in row["flags"]).items())),
+        "flags": {},
         "shape": _shape(config, has_frames=plan.has_frames),
-        "mel_stats": _mel_stats([entry for entry in entries if entry["shard"].startswith("train/")]),
+        "mel_stats": mel_sums.statistics(),
+        "mel_sums": mel_sums.to_json(),
         "tools": _tools(config),
         "machine": _machine(),
     }
 
 
-def _source_facts(plan: PreparationPlan) -> dict[str, Any]:
+def _source_facts(plan: PreparationPlan, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the manifest's sources, and how many files and lists of the source were verified with it."""
     manifest = plan.manifest
+    lost = (row for entry in entries for row in entry["quarantine"])
+    changed = {row["key"] for row in lost if row["reason"] == QuarantineReason.CHECKSUM}
     if manifest is None:
         return {"checksums": "off"}
     return {
         "checksums": "mock" if manifest.mock else "manifest",
-        "homepage": manifest.homepage,
+        "homepage": redact_url(manifest.homepage),
         "commit": manifest.commit,
         "manifest": manifest.hash,
-        "files": _verified_counts(plan.files),
+        "files": _verified_counts(plan.iterate_files(without=changed)),
         "lists": _verified_counts(plan.lists),
         "sources": [
             {
                 "name": source.name,
-                "urls": list(source.urls),
+                "urls": [redact_url(url) for url in source.urls],
                 "checksum": source.checksum,
+                "bytes": source.bytes,
                 "checksum_per_file": source.table is not None or any("{path}" in url for url in source.urls),
             }
             for source in manifest.sources
@@ -151,9 +220,19 @@ def _source_facts(plan: PreparationPlan) -> dict[str, Any]:
     }
 
 
-def _verified_counts(files: Sequence[SourceFile]) -> dict[str, Any]:
-    """Return the number of files by the algorithm of their checksum, and of those without one."""
-    counts = Counter(file.verified_by for file in files)
+def _verified_counts(files: Iterable[SourceFile]) -> dict[str, Any]:
+    """Return the number of files by the algorithm of their checksum, and of those without one.
+
+    A file that several clips use counts once. Only a digest of its path is kept.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    paths: dict[str | None, bytearray] = {}
+    for file in files:
+        digest = hashlib.blake2b(file.path.encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+        paths.setdefault(file.verified_by, bytearray()).extend(digest)
+    words = [(f"word{number}", "<u8") for number in range(_DIGEST_BYTES // 8)]
+    counts = {name: len(np.unique(np.frombuffer(data, np.dtype(words)))) for name, data in paths.items()}
     unverified = counts.pop(None, 0)
     return {
         "verified": {str(name): counts[name] for name in sorted(counts, key=str)},
@@ -162,34 +241,29 @@ def _verified_counts(files: Sequence[SourceFile]) -> dict[str, Any]:
 
 
 def _splits(
-    recipe: Recipe, entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+    recipe: Recipe,
+    entries: Sequence[Mapping[str, Any]],
+    labels: Mapping[tuple[str, str], int],
+    groups: Mapping[str, int],
 ) -> dict[str, dict[str, Any]]:
     splits: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        if not entry["rows"]:
+        if not entry["samples"]:
             continue
-        split = splits.setdefault(entry["shard"].partition("/")[0], {"samples": 0, "shards": []})
-        split["samples"] += len(entry["rows"])
+        split = splits.setdefault(split_of(entry["shard"]), {"samples": 0, "shards": []})
+        split["samples"] += entry["samples"]
         split["shards"].append(
             {
                 "path": entry["shard"],
-                "samples": len(entry["rows"]),
+                "samples": entry["samples"],
                 "bytes": entry["bytes"],
                 "sha256": entry["sha256"],
             }
         )
     for name, split in splits.items():
-        split_rows = [row for row in rows if row["split"] == name]
-        counts = Counter(row["label_name"] for row in split_rows)
-        split["labels"] = {label: counts[label] for label in recipe.labels}
-        split["groups"] = len({row["group"] for row in split_rows})
+        split["labels"] = {label: labels.get((name, label), 0) for label in recipe.labels}
+        split["groups"] = groups[name]
     return splits
-
-
-def _leaking_groups(rows: Sequence[Mapping[str, Any]]) -> int:
-    """Return the number of groups in several splits, which some published splits have."""
-    pairs = {(row["group"], row["split"]) for row in rows}
-    return sum(count > 1 for count in Counter(group for group, _ in pairs).values())
 
 
 def _shape(config: Config, *, has_frames: bool) -> dict[str, list[int] | None]:
@@ -197,21 +271,6 @@ def _shape(config: Config, *, has_frames: bool) -> dict[str, list[int] | None]:
     return {
         "mel": [steps, feature_bins(config.audio), config.mel_columns],
         "frames": [steps, size, size, 3 if config.video.color == "rgb" else 1] if has_frames else None,
-    }
-
-
-def _mel_stats(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[float]] | None:
-    """Return mean and standard deviation of the mels by band, from sums in the plan's order."""
-    shards = [entry["mel"] for entry in entries if entry["mel"]["count"]]
-    if not shards:
-        return None
-    count = sum(sums["count"] for sums in shards)
-    bands = range(len(shards[0]["sum"]))
-    means = [sum(sums["sum"][band] for sums in shards) / count for band in bands]
-    squares = [sum(sums["squares"][band] for sums in shards) / count for band in bands]
-    return {
-        "mean": means,
-        "std": [max(square - mean**2, 0.0) ** 0.5 for square, mean in zip(squares, means, strict=True)],
     }
 
 

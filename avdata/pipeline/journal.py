@@ -8,6 +8,7 @@ an entry only needs the rename. The folder is removed when the dataset is finish
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +23,24 @@ from avdata.storage.atomic import atomic_rename, atomic_write
 from avdata.storage.locks import lock_folder
 
 STATE_DIR = ".avdata"
+
+
+def pack(content: Mapping[str, Any]) -> bytes:
+    """Return a file of the journal: the SHA-256 of the second line, and the content as JSON on that line."""
+    text = json.dumps(dict(content), allow_nan=False).encode()
+    return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
+
+
+def _unpack(path: Path) -> dict[str, Any] | None:
+    """Return the content of a file of the journal; None if it is missing, damaged or of an older version."""
+    try:
+        sha256, _, text = path.read_bytes().partition(b"\n")
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(text).hexdigest().encode() != sha256:
+        return None
+    content: dict[str, Any] = json.loads(text)
+    return content
 
 
 class Journal:
@@ -49,12 +68,15 @@ class Journal:
         path = self.folder / "plan.json"
         if not path.is_file():
             return None
-        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        plan = _unpack(path)
+        if plan is None:
+            msg = f"{path} is damaged."
+            raise AvdataError(msg, hint="Use --overwrite to prepare the dataset again.")
         return plan
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Record what is being prepared, before the first shard."""
-        atomic_write(self.folder / "plan.json", json.dumps(dict(plan)).encode())
+        atomic_write(self.folder / "plan.json", pack(plan))
 
     def partial_path(self, shard: str) -> Path:
         """Return the path where this process writes a shard until it is complete."""
@@ -68,17 +90,14 @@ class Journal:
     def commit(self, shard: str, entry: Mapping[str, Any]) -> None:
         """Write the entry of a shard whose partial file is synced, then rename the file."""
         part = self.partial_path(shard)
-        atomic_write(self.entry_path(shard), json.dumps({**entry, "part": part.name}).encode())
+        atomic_write(self.entry_path(shard), pack({**entry, "part": part.name}))
         if part.exists():
             atomic_rename(part, self.root / shard)
 
     def read_entry(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
         """Return the entry of a shard if the same job made it, else None."""
-        try:
-            entry: dict[str, Any] = json.loads(self.entry_path(shard).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
-        return entry if entry["fingerprint"] == fingerprint else None
+        entry = _unpack(self.entry_path(shard))
+        return entry if entry is not None and entry["fingerprint"] == fingerprint else None
 
     def load_entry(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
         """Return the entry of a shard if the same job made it and it is complete, else None."""

@@ -33,6 +33,9 @@ class Output(Protocol):
             overwrite: allow a prepared dataset with other settings.
         """
 
+    def check_writable(self) -> None:
+        """Raise AvdataError unless files can be written; leave nothing behind."""
+
     def lock(self) -> AbstractContextManager[None]:
         """Lock the output for one run."""
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from avdata.config.overrides import diff_settings
@@ -15,6 +16,7 @@ from avdata.errors import AvdataError
 from avdata.pipeline.journal import STATE_DIR, Journal
 from avdata.shards.format import METADATA_FILES
 from avdata.shards.reader import read_info
+from avdata.storage.atomic import remove_stale_parts, write_errors
 from avdata.storage.paths import check_no_symlinks
 
 
@@ -38,6 +40,14 @@ class LocalOutput:
         """Raise AvdataError unless a preparation may use the folder."""
         check_output_dir(self.root, identity, overwrite=overwrite)
 
+    def check_writable(self) -> None:
+        """Raise DiskError unless the folder, or the one in which it will be created, is writable."""
+        folder = self.root
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with write_errors(self.root), TemporaryFile(dir=folder):
+            pass
+
     def lock(self) -> AbstractContextManager[None]:
         """Lock the folder for one run."""
         return self.journal.lock()
@@ -59,7 +69,13 @@ class LocalOutput:
         return self.journal.load_entry(shard, fingerprint)
 
     def remove_stale_shards(self, name: str, keep: Collection[str]) -> None:
-        """Remove the shards of an interrupted run with another plan."""
+        """Remove what killed runs left: shards of another plan, and partial files."""
+        state = self.journal.folder
+        shutil.rmtree(state / "parts", ignore_errors=True)
+        for folder in (state, state / "done"):
+            remove_stale_parts(folder)
+        for file in METADATA_FILES:
+            remove_stale_parts(self.root, file)
         for path in self.root.glob(f"*/{name}-*-of-*.tar"):
             if path.relative_to(self.root).as_posix() not in keep:
                 path.unlink()
@@ -96,7 +112,7 @@ def check_output_dir(root: Path, identity: Mapping[str, Any], *, overwrite: bool
         raise AvdataError(msg, hint="Use --output with a folder.")
     state = (path.relative_to(root).as_posix() for path in (root / STATE_DIR).rglob("*"))
     check_no_symlinks(root, ("train", "val", "test", STATE_DIR, *state))
-    existing = _describe_contents(root)
+    existing = _describe_contents(root, overwrite=overwrite)
     if existing is None or overwrite:
         return
     hint = "Use another --output, or use --overwrite to replace the dataset."
@@ -120,7 +136,9 @@ def check_output_dir(root: Path, identity: Mapping[str, Any], *, overwrite: bool
         raise AvdataError(msg, hint=hint)
 
 
-def _describe_contents(root: Path) -> dict[str, Any] | None:
+def _describe_contents(root: Path, *, overwrite: bool) -> dict[str, Any] | None:
+    if overwrite and any((root / name).is_file() for name in ("dataset.json", f"{STATE_DIR}/plan.json")):
+        return None  # also if it is damaged
     if (root / "dataset.json").is_file():
         info = read_info(root)
         return {**info["recipe"], "config": info["config"]}

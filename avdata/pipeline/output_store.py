@@ -11,19 +11,20 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from avdata.errors import AvdataError
-from avdata.pipeline.journal import STATE_DIR, Journal
+from avdata.pipeline.journal import STATE_DIR, Journal, pack
 from avdata.pipeline.output_dir import check_output_dir, remove_dataset_files
 from avdata.shards.format import METADATA_FILES
-from avdata.storage.atomic import atomic_write
+from avdata.storage.atomic import atomic_write, is_alive
 from avdata.storage.backends import find_backend
-from avdata.storage.remote import local_mirror_dir, open_filesystem, relative_sizes, storage_errors
+from avdata.storage.remote import local_mirror_dir, open_filesystem, storage_errors
+from avdata.storage.remote_files import list_files
 
 
 class ObjectStoreOutput:
@@ -71,8 +72,31 @@ class ObjectStoreOutput:
 
     def check(self, identity: Mapping[str, Any], *, overwrite: bool) -> None:
         """Fetch the state of the dataset, and raise AvdataError unless a preparation may use the URL."""
-        self.fetch_state()
-        check_output_dir(self.root, identity, overwrite=overwrite)
+        with self._removed_on_error():
+            self.fetch_state()
+            check_output_dir(self.root, identity, overwrite=overwrite)
+
+    def check_writable(self) -> None:
+        """Write an object and remove it, to find missing permissions before the source is read.
+
+        Other stores than those with atomic uploads would keep the folders of the object.
+        """
+        if not find_backend(self.url).atomic_uploads:
+            return
+        name = f"{STATE_DIR}/check-{socket.gethostname()}-{os.getpid()}"
+        with self._removed_on_error():
+            with storage_errors(self.url):
+                self._files.pipe_file(self._path(name), b"avdata")
+            self._remove(name)
+
+    @contextmanager
+    def _removed_on_error(self) -> Iterator[None]:
+        """Remove the scratch folder if the output cannot be used."""
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(self.root, ignore_errors=True)
+            raise
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the scratch folder for one run."""
@@ -93,7 +117,7 @@ class ObjectStoreOutput:
         if part.exists():
             self.upload(part, shard)
             part.unlink()
-        atomic_write(path, json.dumps({**entry, "part": ""}).encode())
+        atomic_write(path, pack({**entry, "part": ""}))
         self.upload(path, path.relative_to(self.root).as_posix())
 
     def load_entry(self, shard: str, fingerprint: str) -> dict[str, Any] | None:
@@ -131,10 +155,7 @@ class ObjectStoreOutput:
 
     def file_sizes(self) -> dict[str, int]:
         """Return the size in bytes of each file, by its path below the URL."""
-        with storage_errors(self.url):
-            self._files.invalidate_cache()
-            listing = self._files.find(self._base, detail=True)
-        return relative_sizes(self._base, listing)
+        return {name: file.bytes for name, file in list_files(self.url).items()}
 
     def fetch_state(self) -> None:
         """Download dataset.json, the plan and the journal's entries into the scratch folder.
@@ -143,7 +164,7 @@ class ObjectStoreOutput:
         """
         for folder in self.root.parent.glob(f"{socket.gethostname()}-*"):
             host, _, process = folder.name.rpartition("-")
-            if folder == self.root or (host == socket.gethostname() and not _is_alive(int(process))):
+            if folder == self.root or (host == socket.gethostname() and not is_alive(int(process))):
                 shutil.rmtree(folder, ignore_errors=True)  # another run may be removing it too
         self.root.mkdir(parents=True)
         names = self.file_sizes()
@@ -178,16 +199,7 @@ class ObjectStoreOutput:
         listed = {shard["path"] for split in splits for shard in split["shards"]}
         for name in self.file_sizes():
             # An interrupted run with another plan may have left shards.
-            if name.startswith(f"{STATE_DIR}/") or (name.endswith(".tar") and name not in listed):
+            is_shard = name.startswith(("train/", "val/", "test/")) and name.endswith(".tar")
+            if name.startswith(f"{STATE_DIR}/") or (is_shard and name not in listed):
                 self._remove(name)
         shutil.rmtree(self.root)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # the process belongs to another user
-        return True
-    return True

@@ -11,12 +11,14 @@ import shutil
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from avdata.clips import ClipList
 from avdata.config.overrides import Overrides
 from avdata.config.schema import Config, build_config
 from avdata.errors import MediaError, SourceError, UsageError
@@ -24,13 +26,9 @@ from avdata.features.audio import feature_bins
 from avdata.features.face_crop import require_detector
 from avdata.manifest import FileEntry, Manifest, load_manifest
 from avdata.media.decoders import DECODERS
-from avdata.pipeline.plan_checks import (
-    no_usable_clips,
-    warn_about_container_audio,
-    warn_about_counts,
-    warn_about_labels,
-    warn_about_leaks,
-)
+from avdata.pipeline.plan_checks import PlanChecks, no_usable_clips, warn_about_counts
+from avdata.pipeline.remote_source import ListedFiles, fetch_clip
+from avdata.pipeline.sharding import SPLITS, PackedClips, assign_shards, sort_for_shards
 from avdata.pipeline.tar_files import TarFiles, local_clip
 from avdata.pipeline.validation import (
     FileLookup,
@@ -40,20 +38,18 @@ from avdata.pipeline.validation import (
     ValidClip,
     validate_clips,
 )
-from avdata.progress import Progress
+from avdata.progress import Progress, describe_stage
 from avdata.recipe import Clip, Recipe, load_recipe
-from avdata.selection import QuarantinedClip, check_clips, hash_order, select_clips
-from avdata.shards.format import shard_name
+from avdata.recipe_checks import check_labels
+from avdata.selection import QuarantinedClip, check_clips, select_clips
 from avdata.sources.checksums import ChecksumCache
-from avdata.sources.object_storage import mirror_source
-from avdata.sources.tar_source import TarSource, open_tars
+from avdata.sources.object_storage import CONNECTIONS, survey_source
+from avdata.sources.tar_source import TarSource, holds_tars, open_tars
 from avdata.storage.atomic import write_errors
 from avdata.storage.paths import cache_dir
 from avdata.storage.remote import is_url
 
 log = logging.getLogger(__name__)
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -65,20 +61,22 @@ class PreparationPlan:
         config: settings.
         source: folder of the source files.
         manifest: checksums to verify; None skips the verification.
-        jobs: path of each shard with its clips.
+        jobs: path of each shard with its clips, a sequence that is compressed in memory.
         quarantined: clips that cannot be prepared, with their reasons.
         lists: lists of clips, labels or splits that the recipe read, as far as it names them.
         pending_files: whether the source files are downloaded during the preparation.
+        source_url: URL of a source in object storage, whose media `source` lacks; else None.
     """
 
     recipe: Recipe
     config: Config
     source: Path
     manifest: Manifest | None
-    jobs: tuple[tuple[str, tuple[ValidClip, ...]], ...]
+    jobs: tuple[tuple[str, PackedClips], ...]
     quarantined: tuple[QuarantinedClip, ...]
     lists: tuple[SourceFile, ...] = ()
     pending_files: bool = False
+    source_url: str | None = None
 
     def __repr__(self) -> str:
         """Return one line: recipe, clips by split, shards, clips in quarantine."""
@@ -91,23 +89,35 @@ class PreparationPlan:
     @property
     def clips(self) -> list[Clip]:
         """Clips that will be decoded."""
-        return [candidate.clip for _, candidates in self.jobs for candidate in candidates]
+        return list(self.iterate_clips())
+
+    def iterate_clips(self) -> Iterator[Clip]:
+        """Yield the clips that will be decoded, one shard in memory at a time."""
+        return (candidate.clip for _, candidates in self.jobs for candidate in candidates)
+
+    @property
+    def clip_count(self) -> int:
+        """Number of clips that will be decoded."""
+        return sum(len(candidates) for _, candidates in self.jobs)
 
     @property
     def files(self) -> list[SourceFile]:
         """Files that will be decoded, each once."""
-        candidates = [candidate for _, candidates in self.jobs for candidate in candidates]
-        files = [file for candidate in candidates for file in (candidate.video, candidate.audio) if file]
-        return list({file.path: file for file in files}.values())
+        return list({file.path: file for file in self.iterate_files()}.values())
+
+    def iterate_files(self, without: Container[str] = ()) -> Iterator[SourceFile]:
+        """Yield the files of all clips but those with some keys, as often as clips use them."""
+        candidates = (clip for _, clips in self.jobs for clip in clips if clip.clip.key not in without)
+        return (file for candidate in candidates for file in (candidate.video, candidate.audio) if file)
 
     @property
     def has_frames(self) -> bool:
         """Whether the samples have frames: False for a dataset of audio."""
-        return any(clip.video is not None for clip in self.clips)
+        return any(clip.video is not None for clip in self.iterate_clips())
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of clips by split, then by label in canonical order."""
-        counts = Counter((clip.split, clip.label) for clip in self.clips)
+        counts = Counter((clip.split, clip.label) for clip in self.iterate_clips())
         return {
             split: {label: counts[split, label] for label in self.recipe.labels if counts[split, label]}
             for split in SPLITS
@@ -128,7 +138,7 @@ class PreparationPlan:
         flac = seconds * audio.sample_rate * 0.8 if audio.flac else 0
         mel = video.num_frames * feature_bins(audio) * self.config.mel_columns * 2
         frames = frames if self.has_frames else 0
-        return int(len(self.clips) * (mel + frames + flac + 5_000))
+        return int(self.clip_count * (mel + frames + flac + 5_000))
 
 
 def plan_preparation(
@@ -142,6 +152,7 @@ def plan_preparation(
     rehash: bool = False,
     task_options: Mapping[str, str] | None = None,
     workers: int = 1,
+    give_up_after: float | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> PreparationPlan:
     """Validate the clips of a source and plan the shards; write no shard. See `prepare` for the arguments.
@@ -154,7 +165,10 @@ def plan_preparation(
     if config.video.resize_mode == "face":
         require_detector()
     DECODERS[config.video.decoder].check_available(config.video)
-    folder, facts, files, tars = _sources(recipe, source, config, manifest, checksums, progress)
+    folder, facts, files, tars = _sources(
+        recipe, source, config, manifest, checksums, give_up_after, progress
+    )
+    url = str(source) if is_url(source) else None
     split_by = recipe.check_split(config.select.split_by)
     clips = _list_clips(recipe, tars or folder, files, config)
     recipe = _with_source_labels(recipe, tars or folder, clips, config)
@@ -162,39 +176,64 @@ def plan_preparation(
     if facts is not None:
         warn_about_counts(facts, clips, folder, is_default_split=split_by == recipe.default_split)
     selected, excluded = select_clips(clips, config.select)
-    done = 0
-    progress("validate", 0, len(selected))
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress("validate", done, len(selected))
-
+    count = len(clips)
+    del clips
+    checks = PlanChecks(recipe.labels)
     with ExitStack() as stack:
         if files:
             lookup: FileLookup = ManifestFiles(folder, files)
             lists: tuple[SourceFile, ...] = ()
         else:
             cache = None if rehash else stack.enter_context(ChecksumCache(folder))
-            local = LocalFiles(folder, facts, cache)
+            arguments = (folder, facts, cache, config.quality.max_bytes)
+            local = ListedFiles(url, *arguments) if url else LocalFiles(*arguments)
             lookup = TarFiles(tars, facts, cache) if tars else local
-            named = recipe.lists(folder, split_by) if recipe.lists else ()
+            named = recipe.call(recipe.lists, folder, split_by) if recipe.lists else ()
             lists = tuple(local.verify_list(path) for path in named)
-        valid, invalid = validate_clips(
-            selected, lookup, config.audio, threads=max(workers, 1), advance=advance
-        )
-    if not valid:
-        raise no_usable_clips(folder, clips, invalid)
-    warn_about_leaks(valid)
-    warn_about_labels(valid, recipe.labels)
-    warn_about_container_audio(valid, config.audio)
+        threads = max(workers, CONNECTIONS) if url else workers
+        jobs, invalid = _assign(recipe, config, selected, lookup, checks, threads=threads, progress=progress)
+    if not jobs:
+        raise no_usable_clips(folder, count, invalid, config.select.part)
+    checks.warn(config)
     for file in lists:
         if file.variant:
             log.warning("%s is a variant: %s.", file.path, file.variant)
     return PreparationPlan(
-        recipe, config, folder, facts, _shards(recipe, valid, config), tuple(excluded + invalid), lists,
-        pending_files=bool(files),
-    )  # fmt: skip
+        recipe, config, folder, facts, jobs, tuple(excluded + invalid), lists, bool(files), url
+    )
+
+
+def _assign(
+    recipe: Recipe,
+    config: Config,
+    selected: Sequence[Clip],
+    lookup: FileLookup,
+    checks: PlanChecks,
+    *,
+    threads: int,
+    progress: Progress,
+) -> tuple[tuple[tuple[str, PackedClips], ...], list[QuarantinedClip]]:
+    """Validate the clips in the order of the shards; return the shards and the clips to quarantine."""
+    total, done = len(selected), 0
+    progress("validate", 0, total)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("validate", done, total)
+
+    ordered = sort_for_shards(selected, config.select.seed)
+    invalid: list[QuarantinedClip] = []
+
+    def valid() -> Iterator[ValidClip]:
+        for result in validate_clips(ordered, lookup, config.audio, threads=threads, advance=advance):
+            if isinstance(result, ValidClip):
+                checks.add(result)
+                yield result
+            else:
+                invalid.append(result)
+
+    return assign_shards(recipe.name, valid(), config.shards.samples_per_shard), invalid
 
 
 def resolve_config(
@@ -219,14 +258,15 @@ def resolve_config(
 
 def _list_clips(
     recipe: Recipe, root: Path | TarSource, files: Sequence[FileEntry], config: Config
-) -> list[Clip]:
+) -> ClipList:
     split_by = recipe.check_split(config.select.split_by)
     if files:
         from avdata.pipeline.source_prefetch import clips_from_manifest  # noqa: PLC0415  # see `_sources`
 
         assert isinstance(root, Path)
-        return clips_from_manifest(recipe, root, files, split_by)
-    return recipe.list_clips(root, split_by, config.select.task_options)
+        return ClipList(clips_from_manifest(recipe, root, files, split_by), root)
+    clips = recipe.iterate_clips(root, split_by, config.select.task_options)
+    return ClipList(clips, root.root if isinstance(root, TarSource) else root)
 
 
 def _with_source_labels(
@@ -235,7 +275,9 @@ def _with_source_labels(
     """Return the recipe with the labels of the source, if the source defines them."""
     if recipe.source_labels is None:
         return recipe
-    return replace(recipe, labels=tuple(recipe.source_labels(root, clips, config.select.task_options)))
+    labels = recipe.call(recipe.source_labels, root, clips, config.select.task_options)
+    check_labels(labels, f"labels of the source of {recipe.name}")
+    return replace(recipe, labels=tuple(labels))
 
 
 def _sources(
@@ -244,6 +286,7 @@ def _sources(
     config: Config,
     manifest: str | Path | None,
     checksums: bool,
+    give_up_after: float | None,
     progress: Progress,
 ) -> tuple[Path, Manifest | None, tuple[FileEntry, ...], TarSource | None]:
     """Return the source folder, the manifest to verify it with, the files to download into it, and its tars.
@@ -251,34 +294,51 @@ def _sources(
     The tars are None unless the recipe reads tars of clips.
     """
     if source is not None or recipe.generated:
-        tars = open_tars(source, progress) if source is not None and recipe.source_kind == "tars" else None
-        folder = tars.root if tars else _generate(recipe) if source is None else _local_source(recipe, source)
+        tars = _open_tars(recipe, source, progress) if source is not None else None
+        folder = (
+            tars.root
+            if tars
+            else _generate(recipe)
+            if source is None
+            else _local_source(recipe, source, manifest)
+        )
         return folder, _manifest(recipe, folder, manifest) if checksums else None, (), tars
     from avdata.pipeline.source_prefetch import streamable_files  # noqa: PLC0415  # the downloader loads only when needed
     from avdata.sources.download import DownloadProgress, download  # noqa: PLC0415
+    from avdata.sources.zenodo import read_pins  # noqa: PLC0415
 
     def show(state: DownloadProgress) -> None:
-        progress(state.phase, state.files_done, state.files)
+        progress(state.phase, state.bytes_done, state.bytes or state.bytes_done)
+        describe_stage(progress, state.phase, state.detail)
 
     facts = _facts(recipe, Path(manifest) if manifest is not None else recipe.name)
     files = streamable_files(recipe, facts) if checksums else ()
     keys = () if files else None
     limit = None if files else config.select.limit
     report = download(
-        recipe, limit=limit, split_by=config.select.split_by, keys=keys, manifest=facts, progress=show
-    )
-    tars = open_tars(report.root, progress) if recipe.source_kind == "tars" else None
+        recipe, limit=limit, split_by=config.select.split_by, keys=keys, manifest=facts,
+        give_up_after=give_up_after, progress=show,
+    )  # fmt: skip
+    facts = read_pins(facts, report.root)
+    tars = _open_tars(recipe, report.root, progress)
     return report.root, facts if checksums else None, files, tars
 
 
-def _local_source(recipe: Recipe, source: str | Path) -> Path:
-    path = mirror_source(str(source)) if is_url(source) else Path(source)
+def _open_tars(recipe: Recipe, source: str | Path, progress: Progress) -> TarSource | None:
+    """Return the tars of a source; None if the recipe reads its files."""
+    is_tars = recipe.source_kind == "tars" or (recipe.source_kind == "any" and holds_tars(source))
+    return open_tars(source, progress) if is_tars else None
+
+
+def _local_source(recipe: Recipe, source: str | Path, manifest: str | Path | None) -> Path:
+    path = survey_source(str(source)) if is_url(source) else Path(source)
     if path.is_dir():
         return path
     if path.is_file():
         from avdata.sources.source_dir import unpack_archive_file  # noqa: PLC0415  # only for archives
 
-        return unpack_archive_file(recipe, path)
+        facts = None if manifest is None else _facts(recipe, Path(manifest))
+        return unpack_archive_file(recipe, path, manifest=facts)
     msg = f"Source {path} does not exist."
     raise SourceError(msg, hint="Use --source with the folder or archive of the dataset.")
 
@@ -313,33 +373,19 @@ def _facts(recipe: Recipe, which: str | Path) -> Manifest:
     return facts
 
 
-def _shards(
-    recipe: Recipe, candidates: Sequence[ValidClip], config: Config
-) -> tuple[tuple[str, tuple[ValidClip, ...]], ...]:
-    jobs = []
-    for split in SPLITS:
-        clips = [candidate for candidate in candidates if candidate.clip.split == split]
-        clips.sort(key=lambda candidate: hash_order(candidate.clip.key, config.select.seed))
-        size = config.shards.samples_per_shard
-        count = -(-len(clips) // size)
-        for number in range(count):
-            name = shard_name(recipe.name, split, number, count)
-            jobs.append((name, tuple(clips[number * size : (number + 1) * size])))
-    return tuple(jobs)
-
-
 def estimate_seconds_per_clip(planned: PreparationPlan, clips: int = 3) -> float:
     """Return the seconds per clip on one core: the median of the first clips, also of invalid ones."""
     from avdata.features.extract import extract_features  # noqa: PLC0415
 
     times = []
-    candidates = [candidate for _, job in planned.jobs for candidate in job]
-    for candidate in candidates[: clips + 1]:
+    candidates = (candidate for _, job in planned.jobs for candidate in job)
+    for candidate in islice(candidates, clips + 1):
+        local = fetch_clip(candidate, planned.source_url)
         began = time.perf_counter()
         with (
             suppress(MediaError),
             TemporaryDirectory() as scratch,
-            local_clip(candidate, Path(scratch, "clip"), planned.config.quality) as clip,
+            local_clip(local, Path(scratch, "clip"), planned.config.quality) as clip,
         ):
             extract_features(clip, planned.config)
         times.append(time.perf_counter() - began)

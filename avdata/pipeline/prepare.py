@@ -7,6 +7,7 @@ The same call resumes a killed run; see `journal`.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -21,17 +22,21 @@ from avdata.errors import QuarantineReason, SourceError, UsageError
 from avdata.features.audio import feature_filterbank
 from avdata.manifest import load_manifest
 from avdata.pipeline.engines import EngineSpec, find_engine
+from avdata.pipeline.engines.ray_options import RayOptions, parse_ray_options
 from avdata.pipeline.finalize import Provenance, finalize_dataset
+from avdata.pipeline.journal import STATE_DIR
 from avdata.pipeline.output import Output, check_complete, check_plan, open_output, read_finished
 from avdata.pipeline.planning import PreparationPlan, plan_preparation, resolve_config
+from avdata.pipeline.row_spool import RowSpool
 from avdata.progress import Progress
 from avdata.recipe import Recipe, load_recipe
 from avdata.storage.paths import check_path_encoding, source_dir
-from avdata.storage.remote import is_url
 
 if TYPE_CHECKING:
     from avdata.pipeline.shard_job import ShardJob
     from avdata.pipeline.source_prefetch import SourcePrefetcher
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,12 @@ def prepare(
     keep_sources: bool = True,
     workers: int = 1,
     max_quarantine: float = 0.05,
+    allow_missing: bool = False,
+    give_up_after: float | None = None,
     overwrite: bool = False,
     engine: str = "local",
     ray_address: str = "auto",
+    ray_options: Mapping[str, object] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> PreparedSet:
     """Prepare a dataset: turn its source files into verified shards. The same call resumes a killed run.
@@ -116,11 +124,17 @@ def prepare(
             `workers` shards are on disk at a time. Unpacked archives are removed at the end.
         workers: number of worker processes; 0 works in this process.
         max_quarantine: share of clips in quarantine above which the result is `over_quarantine`.
+        allow_missing: quarantine clips whose files cannot be downloaded (`not_downloaded`) instead of raising
+            an error. This applies to datasets of single files.
+        give_up_after: seconds without any file from a host after which the download of its files fails
+            (default: 600).
         overwrite: replace a prepared dataset with other settings.
         engine: `local` for processes of this machine, or `ray` for a cluster, all of whose CPUs work with
             `workers=0`.
         ray_address: address of the Ray cluster.
-        progress: called with the stage, the number done and the total number, of clips or files.
+        ray_options: what each worker requests of it: `num_cpus`, `num_gpus`, `memory` (such as `4GiB`) and
+            `resources.NAME`; and `log_to_driver`, with which this process prints the workers' output.
+        progress: called with the stage, the number done and the total number, of clips or bytes.
 
     Returns:
         The finished dataset.
@@ -131,6 +145,8 @@ def prepare(
     """
     recipe = load_recipe(recipe)
     spec = find_engine(engine)
+    spec.check(ray_address)
+    requested = parse_ray_options(ray_options or {})
     if not keep_sources:
         _check_removable(recipe, source, spec)
     for path in (output, source or ""):
@@ -140,26 +156,41 @@ def prepare(
     identity = {"name": recipe.name, "version": recipe.version, "config": config.model_dump(mode="json")}
     target.check(identity, overwrite=overwrite)
     finished = None if overwrite else read_finished(target)
+    if finished is None:
+        target.check_writable()
     is_download = source is None and not recipe.generated
     if finished and checksums and is_download and _is_up_to_date(finished, recipe, config, manifest):
         check_complete(target, finished)
+        _warn_about_missing(target, finished)
         return PreparedSet(target.location, finished, max_quarantine)
     plan = plan_preparation(
         recipe, source=source, config=config, manifest=manifest, checksums=checksums, rehash=rehash,
-        workers=workers, progress=progress,
+        workers=workers, give_up_after=give_up_after, progress=progress,
     )  # fmt: skip
-    source_url = str(source) if is_url(source) else None
-    run = _PreparationRun(target, plan, source_url, spec, ray_address, workers, keep_sources, progress)
+    run = _PreparationRun(
+        target,
+        plan,
+        spec,
+        ray_address,
+        requested,
+        workers,
+        keep_sources,
+        allow_missing,
+        give_up_after,
+        progress,
+    )
     finished = None if overwrite else read_finished(target)
     if finished:
         check_plan(target, finished, run.provenance.plan_hash)
         check_complete(target, finished)
+        _warn_about_missing(target, finished)
         return PreparedSet(target.location, finished, max_quarantine)
     with target.lock():
         if overwrite:
             target.remove()
         target.write_plan(identity)
-        info = finalize_dataset(target.root, run.provenance, run.entries(), plan.quarantined)
+        spool = RowSpool(target.root / STATE_DIR)
+        info = finalize_dataset(target.root, run.provenance, run.entries(spool), spool, plan.quarantined)
         target.finalize()
     if not (keep_sources or plan.pending_files):
         shutil.rmtree(plan.source)
@@ -201,11 +232,13 @@ class _PreparationRun:
 
     output: Output
     plan: PreparationPlan
-    source_url: str | None
     engine: EngineSpec
     address: str
+    ray_options: RayOptions
     workers: int
     keep_sources: bool
+    allow_missing: bool
+    give_up_after: float | None
     progress: Progress
 
     @cached_property
@@ -216,7 +249,14 @@ class _PreparationRun:
         recipe, config = self.plan.recipe, self.plan.config
         return [
             ShardJob(
-                self.output, name, clips, config, recipe.labels, recipe.background, source=self.source_url
+                self.output,
+                name,
+                clips,
+                config,
+                recipe.labels,
+                recipe.background,
+                source=self.plan.source_url,
+                allow_missing=self.allow_missing,
             )
             for name, clips in self.plan.jobs
         ]
@@ -227,18 +267,21 @@ class _PreparationRun:
         fingerprints = [job.fingerprint for job in self.jobs]
         return Provenance(self.plan, fingerprints)
 
-    def entries(self) -> list[dict[str, Any]]:
-        """Run the unfinished jobs, and return the journal entries of all jobs in the plan's order."""
+    def entries(self, spool: RowSpool) -> list[dict[str, Any]]:
+        """Run the unfinished jobs, and return the journal entries of all jobs in the plan's order.
+
+        The rows are stored in `spool`; the entries have their number, `samples`.
+        """
         from avdata.pipeline.shard_job import exclude_clip, run_shard_job  # noqa: PLC0415  # torch loads only for decoding
 
         entries = {
-            job.shard: entry
+            job.shard: spool.store(entry)
             for job in self.jobs
-            if (entry := self.output.load_entry(job.shard, job.fingerprint))
+            if (entry := self.output.load_entry(job.shard, job.fingerprint)) and not _lacks_downloads(entry)
         }
         self.output.remove_stale_shards(self.plan.recipe.name, entries)
-        total = len(self.plan.clips)
-        done = sum(len(entry["rows"]) + len(entry["quarantine"]) for entry in entries.values())
+        total = self.plan.clip_count
+        done = sum(entry["samples"] + len(entry["quarantine"]) for entry in entries.values())
         self.progress("prepare", done, total)
 
         def advance(key: str) -> None:
@@ -259,7 +302,7 @@ class _PreparationRun:
                 **self._engine_options(prefetcher),
             )
             for entry in stack.enter_context(closing(results)):
-                entries[entry["shard"]] = entry
+                entries[entry["shard"]] = spool.store(entry)
                 if prefetcher:
                     prefetcher.release(left[entry["shard"]])
         return [entries[job.shard] for job in self.jobs]
@@ -272,7 +315,7 @@ class _PreparationRun:
 
     def _engine_options(self, prefetcher: SourcePrefetcher | None) -> dict[str, Any]:
         if self.engine.is_cluster:
-            return {"address": self.address}
+            return {"address": self.address, "options": self.ray_options}
         return {"is_ready": prefetcher.is_ready} if prefetcher else {}
 
     def _prefetch_sources(
@@ -293,9 +336,24 @@ class _PreparationRun:
         prefetcher = stack.enter_context(
             prefetch_sources(
                 plan.recipe, plan.manifest, plan.source, left,
-                split_by=split_by, window=window, progress=self.progress,
+                split_by=split_by, window=window, allow_missing=self.allow_missing,
+                give_up_after=self.give_up_after, progress=self.progress,
             )
         )  # fmt: skip
         if self.engine.is_cluster:
             wait_for_all(prefetcher, left)
         return prefetcher
+
+
+def _lacks_downloads(entry: Mapping[str, Any]) -> bool:
+    """Return whether a shard lacks clips that another download may provide."""
+    return any(row["reason"] == QuarantineReason.NOT_DOWNLOADED for row in entry["quarantine"])
+
+
+def _warn_about_missing(output: Output, info: Mapping[str, Any]) -> None:
+    count = info["quarantine"].get(QuarantineReason.NOT_DOWNLOADED, 0)
+    if count:
+        _log.warning(
+            "Clips without downloaded files in %s: %d. Use --overwrite to prepare them.",
+            output.location, count,
+        )  # fmt: skip

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +25,12 @@ from avdata.features.extract import Features, extract_features
 from avdata.pipeline.clip_errors import clip_errors
 from avdata.pipeline.engines.base import NO_ITEM, Report
 from avdata.pipeline.output import Output
+from avdata.pipeline.remote_source import fetch_clip
 from avdata.pipeline.tar_files import local_clip
-from avdata.pipeline.validation import SourceFile, ValidClip
+from avdata.pipeline.validation import SourceFile, ValidClip, check_content
 from avdata.recipe import Clip
+from avdata.shards.mel_sums import MelSums
 from avdata.shards.writer import ShardWriter, encode_members
-from avdata.sources.object_storage import fetch_source_file
 from avdata.storage.atomic import fsync, open_partial, write_errors
 from avdata.storage.hashing import hash_file
 
@@ -44,6 +47,8 @@ class ShardJob:
         labels: label names in canonical order.
         background: label of the steps outside a clip's event, or None.
         excluded: reason and detail of clips that crashed a worker or timed out, by key.
+        allow_missing: quarantine clips whose files could not be downloaded. Like `source`, it is not in the
+            fingerprint: the journal's entries with such clips are not used again.
         source: URL of a source in object storage, whose files are downloaded when needed; else None.
         filterbank: the result of `feature_filterbank(config.audio)`, so that workers do not import librosa.
             The config determines it, so the fingerprint does not include it.
@@ -51,12 +56,13 @@ class ShardJob:
 
     output: Output
     shard: str
-    clips: tuple[ValidClip, ...]
+    clips: Sequence[ValidClip]
     config: Config
     labels: tuple[str, ...]
     background: str | None
     excluded: Mapping[str, tuple[QuarantineReason, str]] = field(default_factory=dict)
     source: str | None = None
+    allow_missing: bool = False
     filterbank: MelFilterbank | None = None
 
     @cached_property
@@ -69,11 +75,14 @@ class ShardJob:
             "background": self.background,
             "clips": [_identity(candidate) for candidate in self.clips],
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(facts, sort_keys=True, default=str, allow_nan=False).encode()
+        ).hexdigest()
 
 
 def _identity(candidate: ValidClip) -> dict[str, Any]:
     clip = {name: getattr(candidate.clip, name) for name in _FINGERPRINT_FIELDS}
+    clip["extras"] = dict(candidate.clip.extras)
     files = {"video": candidate.video, "audio": candidate.audio}
     return {"clip": clip, **{role: file and _file_entry(file) for role, file in files.items()}}
 
@@ -104,8 +113,8 @@ def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
     """
     part = job.output.partial_path(job.shard)
     quarantine: list[dict[str, str]] = []
-    statistics = _MelStatistics()
-    with write_errors(part):
+    mel_sums = MelSums()
+    with write_errors(part) as errors, _removed_on_error(part):
         part.parent.mkdir(parents=True, exist_ok=True)
         with open_partial(part) as stream:
             writer = ShardWriter(stream, job.shard)
@@ -117,8 +126,9 @@ def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
                 except MediaError as error:
                     quarantine.append(_quarantine_row(candidate, error))
                     continue
-                statistics.add(features.mel)
+                mel_sums.add_mel(features.mel)
                 writer.add(candidate.clip.key, members, row)
+                errors.needed = stream.tell() // len(writer.rows) * len(job.clips)
             report(NO_ITEM)
             writer.close()
             stream.flush()
@@ -132,10 +142,20 @@ def run_shard_job(job: ShardJob, report: Report) -> dict[str, Any]:
             "sha256": hash_file(part) if writer.rows else "",
             "rows": writer.rows,
             "quarantine": quarantine,
-            "mel": statistics.totals(),
+            "mel": mel_sums.to_json(),
         }
     job.output.commit(job.shard, entry)
     return entry
+
+
+@contextmanager
+def _removed_on_error(part: Path) -> Iterator[None]:
+    """Remove a partial shard that is not completed: it would keep a full disk full."""
+    try:
+        yield
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _extract(job: ShardJob, candidate: ValidClip, report: Report) -> Features:
@@ -143,17 +163,24 @@ def _extract(job: ShardJob, candidate: ValidClip, report: Report) -> Features:
     if key in job.excluded:
         raise MediaError(*job.excluded[key])
     report(key)
-    if job.source is not None:
-        media = ((candidate.clip.video, candidate.video), (candidate.clip.audio, candidate.audio))
-        for path, verified in media:
-            if path is not None and verified is not None:
-                member = verified.member
-                file, size = (member.tar, member.tar_bytes) if member else (path, verified.bytes)
-                fetch_source_file(job.source, file, size)
+    candidate = fetch_clip(candidate, job.source)
+    if job.allow_missing:
+        _check_downloaded(candidate)
     part = job.output.partial_path(job.shard)
     folder = part.with_name(f"{part.name}.clip")
     with clip_errors(candidate.clip), local_clip(candidate, folder, job.config.quality) as clip:
+        for path, verified in ((clip.video, candidate.video), (clip.audio, candidate.audio)):
+            # Members of tars were compared when they were copied.
+            if path is not None and verified is not None and verified.member is None:
+                check_content(path, verified)
         return extract_features(clip, job.config, job.filterbank)
+
+
+def _check_downloaded(candidate: ValidClip) -> None:
+    media = ((candidate.clip.video, candidate.video), (candidate.clip.audio, candidate.audio))
+    for path, file in media:
+        if path is not None and file is not None and not path.exists():
+            raise MediaError(QuarantineReason.NOT_DOWNLOADED, f"{file.path} could not be downloaded")
 
 
 def _quarantine_row(candidate: ValidClip, error: MediaError) -> dict[str, str]:
@@ -165,6 +192,8 @@ def _sample(
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the members of a sample and its row of the index."""
     clip = candidate.clip
+    if not np.isfinite(features.mel).all():
+        raise MediaError(QuarantineReason.CORRUPT_AUDIO, f"the spectrogram is not finite (clip {clip.key})")
     label = job.labels.index(clip.label)
     flags = sorted({*clip.flags, *features.flags})
     row = {
@@ -195,6 +224,8 @@ def _sample(
         facts["flags"] = flags
     if features.frame_times:
         facts["frame_times"] = list(features.frame_times)
+    if features.waveform_span:
+        facts["waveform_span"] = list(features.waveform_span)
     if clip.extras:
         facts["extras"] = dict(clip.extras)
     return encode_members(features, label, facts, job.config), row
@@ -219,28 +250,3 @@ def _steps(job: ShardJob, candidate: ValidClip, features: Features) -> dict[str,
         "event": [float(first), float(last)],
         "step_labels": [label if first <= middle < last else background for middle in middles],
     }
-
-
-class _MelStatistics:
-    """Sums over the mels of a shard, by band, in float64 and in the order of the shard."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.sums: np.ndarray | None = None
-        self.squares: np.ndarray | None = None
-
-    def add(self, mel: np.ndarray) -> None:
-        values = mel.astype(np.float64)
-        sums = values.sum(axis=(0, 2))
-        squares = np.square(values, out=values).sum(axis=(0, 2))
-        self.sums = sums if self.sums is None else self.sums + sums
-        self.squares = squares if self.squares is None else self.squares + squares
-        self.count += mel.shape[0] * mel.shape[2]
-
-    def totals(self) -> dict[str, Any]:
-        empty = self.sums is None or self.squares is None
-        return {
-            "count": self.count,
-            "sum": [] if empty else self.sums.tolist(),  # type: ignore[union-attr]
-            "squares": [] if empty else self.squares.tolist(),  # type: ignore[union-attr]
-        }

@@ -18,10 +18,11 @@ from pathlib import Path
 from avdata.manifest import FileEntry, Manifest
 from avdata.pipeline.shard_job import ShardJob
 from avdata.pipeline.validation import ValidClip
-from avdata.progress import Progress
+from avdata.progress import Progress, describe_stage
 from avdata.recipe import Clip, Recipe
 from avdata.sources.download import DownloadProgress, download
 from avdata.sources.download_plan import has_file_list, listed_files
+from avdata.sources.failures import IncompleteError
 
 _STOP_TIMEOUT_S = 2.0
 
@@ -48,10 +49,10 @@ def clips_from_manifest(recipe: Recipe, root: Path, files: Iterable[FileEntry], 
     Raises:
         SourceError: a list that the split needs is missing in `root`.
     """
-    assert recipe.clips_from_paths is not None
+    paths = [entry.path for entry in files]
     return [
         replace(clip, video=clip.video and root / clip.video, audio=clip.audio and root / clip.audio)
-        for clip in recipe.clips_from_paths(root, [entry.path for entry in files], split_by)
+        for clip in recipe.list_clips_from_paths(root, paths, split_by)
     ]
 
 
@@ -135,6 +136,8 @@ def prefetch_sources(
     *,
     split_by: str,
     window: int | None,
+    allow_missing: bool = False,
+    give_up_after: float | None = None,
     progress: Progress,
 ) -> Iterator[SourcePrefetcher]:
     """Download the files of the jobs in a thread until the block ends.
@@ -146,25 +149,31 @@ def prefetch_sources(
         jobs: jobs in the order in which they run.
         split_by: split scheme.
         window: number of shards whose files may be on disk at a time; None keeps all files.
-        progress: called from the thread with the phase of the download and numbers of files.
+        allow_missing: continue without files that cannot be downloaded.
+        give_up_after: see `avdata.sources.download.download`.
+        progress: called from the thread with the phase of the download and numbers of bytes.
     """
     prefetcher = SourcePrefetcher(jobs, window)
     groups = [jobs] if window is None else [[job] for job in jobs]
-    total = sum(len(_paths(group)) for group in groups)
+    total = sum(_bytes(group) for group in groups)
 
     def fetch(group: Sequence[ShardJob], before: int) -> None:
         def show(state: DownloadProgress) -> None:
             prefetcher.check_cancelled()
-            progress(state.phase, max(before, before + count - state.files) + state.files_done, total)
+            present = max(0, count - (state.bytes or 0))
+            progress(state.phase, before + present + state.bytes_done, total)
+            describe_stage(progress, state.phase, state.detail)
 
         keys = [candidate.clip.key for job in group for candidate in job.clips]
-        count = len(_paths(group))
+        count = _bytes(group)
         download(
             recipe,
             output=root,
             split_by=split_by,
             keys=keys,
             manifest=manifest,
+            allow_missing=allow_missing,
+            give_up_after=give_up_after,
             progress=show,
             arrived=prefetcher.mark_arrived,
         )
@@ -178,9 +187,12 @@ def prefetch_sources(
                 if window is not None:
                     prefetcher.wait_for_window()
                 fetch(group, done)
-                done += len(_paths(group))
+                done += _bytes(group)
         except _Cancelled:
             return
+        except IncompleteError as error:
+            error.hint = f"{error.hint}\nUse --allow-missing to prepare the other clips."
+            prefetcher.fail(error)
         except BaseException as error:  # raised in the run's thread
             prefetcher.fail(error)
 
@@ -218,6 +230,18 @@ def _files(candidate: ValidClip) -> tuple[Path, ...]:
     clip = candidate.clip
     paths = (clip.video, clip.audio if candidate.audio else None)
     return tuple(path for path in paths if path is not None)
+
+
+def _bytes(jobs: Sequence[ShardJob]) -> int:
+    """Return the size of the jobs' files, each counted once."""
+    sizes = {
+        file.path: file.bytes
+        for job in jobs
+        for candidate in job.clips
+        for file in (candidate.video, candidate.audio)
+        if file is not None
+    }
+    return sum(sizes.values())
 
 
 def _paths(jobs: Sequence[ShardJob]) -> set[Path]:

@@ -13,14 +13,33 @@ from pathlib import Path
 from threading import Lock
 
 from avdata.config.schema import QualityConfig
-from avdata.errors import MediaError, QuarantineReason, SourceError
+from avdata.errors import MediaError, QuarantineReason
 from avdata.manifest import Manifest
-from avdata.pipeline.validation import LocalFiles, SourceFile, ValidClip
+from avdata.pipeline.validation import LocalFiles, SourceFile, ValidClip, changed_content
 from avdata.recipe import Clip
 from avdata.sources.checksums import ChecksumCache
-from avdata.sources.tar_index import copy_member, hash_member, read_chunks
+from avdata.sources.object_storage import fetch_source_file
+from avdata.sources.tar_index import copy_member, hash_member
 from avdata.sources.tar_source import TarSource
 from avdata.storage.atomic import write_errors
+
+
+class _Archives(LocalFiles):
+    """Tars of a source. One that the manifest lists is copied from object storage to be verified."""
+
+    def __init__(self, tars: TarSource, manifest: Manifest | None, checksums: ChecksumCache | None) -> None:
+        super().__init__(tars.root, manifest, checksums)
+        self._url = tars.url
+
+    def content(self, path: Path) -> Path:
+        """Return the local file with the content of a tar."""
+        return self._content(path, self.name(path))
+
+    def _content(self, path: Path, name: str) -> Path:
+        if self._url is None:
+            return path
+        stat = path.stat()
+        return fetch_source_file(self._url, name, stat.st_size, modified=stat.st_mtime)
 
 
 class TarFiles:
@@ -35,7 +54,7 @@ class TarFiles:
     def __init__(self, tars: TarSource, manifest: Manifest | None, checksums: ChecksumCache | None) -> None:
         self.tars = tars
         self.checksums = checksums
-        self.archives = LocalFiles(tars.root, manifest, checksums)
+        self.archives = _Archives(tars, manifest, checksums)
         self._checked: dict[Path, MediaError | str | None] = {}
         self._lock = Lock()
 
@@ -58,15 +77,16 @@ class TarFiles:
 
         member, name = self.tars.members[path], self.name(path)
         verified_by = self._check_tar(member.tar)
+        if verified_by is not None and self.tars.url:  # the verification copied the tar
+            member = replace(member, tar=self.archives.content(member.tar), url="", content=None)
+        stat = self.tars.members[path].tar.stat()
+        cached = self.checksums.get(name, file=self.tars.members[path].tar) if self.checksums else None
+        if cached is not None:  # its format was checked, too
+            return SourceFile(name, cached.removeprefix("sha256:"), member.size, member, verified_by)
         try:
-            detect_format_of(next(read_chunks(member, HEAD_BYTES), b""))
+            sha256 = hash_member(member, lambda head: detect_format_of(head[:HEAD_BYTES]))
         except MediaError as error:
             raise MediaError(error.reason, f"{name}: {error.detail}") from error
-        cached = self.checksums.get(name, file=member.tar) if self.checksums else None
-        if cached is not None:
-            return SourceFile(name, cached.removeprefix("sha256:"), member.size, member, verified_by)
-        stat = member.tar.stat()
-        sha256 = hash_member(member)
         if self.checksums:
             self.checksums.store(name, f"sha256:{sha256}", stat)
         return SourceFile(name, sha256, member.size, member, verified_by)
@@ -99,8 +119,8 @@ def local_clip(candidate: ValidClip, scratch: Path, quality: QualityConfig) -> I
     The folder is created, and removed if it is empty. A clip of files on disk is yielded unchanged.
 
     Raises:
-        MediaError: TOO_LARGE.
-        SourceError: a member cannot be read, or has changed since it was verified.
+        MediaError: TOO_LARGE, or CHECKSUM for a member that is not the one of the plan.
+        SourceError: a member cannot be read.
         DiskError: the scratch folder cannot be written.
     """
     clip = candidate.clip
@@ -128,6 +148,5 @@ def _copy(file: SourceFile, path: Path, quality: QualityConfig) -> None:
     if file.bytes > quality.max_bytes:
         raise MediaError(QuarantineReason.TOO_LARGE, f"{path.name}: {file.bytes:,} bytes")
     assert file.member is not None
-    if copy_member(file.member, path) != file.sha256:
-        msg = f"Source file changed after its checksum was computed: {file.path} in {file.member.tar}."
-        raise SourceError(msg, hint="Run the same command again with --rehash.")
+    if (sha256 := copy_member(file.member, path)) != file.sha256:
+        raise changed_content(file, sha256)

@@ -16,6 +16,7 @@ import numpy as np
 from avdata.config.overrides import diff_settings
 from avdata.errors import AvdataError
 from avdata.reporting.statistics import BINS, Histogram, index_batches
+from avdata.shards.dataset_files import DatasetFiles
 from avdata.shards.sample import parse_sample, read_sample_bytes
 
 MAX_COMPARED_SAMPLES = 32
@@ -79,19 +80,18 @@ class _IndexColumns:
     offset: np.ndarray
 
 
-def compare_datasets(a: Path, b: Path, info_a: Mapping[str, Any], info_b: Mapping[str, Any]) -> Comparison:
+def compare_datasets(a: DatasetFiles, b: DatasetFiles) -> Comparison:
     """Compare two prepared datasets.
 
     Args:
-        a: folder of dataset A.
-        b: folder of dataset B.
-        info_a: content of A's dataset.json.
-        info_b: content of B's dataset.json.
+        a: files of dataset A.
+        b: files of dataset B.
 
     Raises:
         AvdataError: an index cannot be read.
     """
-    columns_a, columns_b = _read_columns(a), _read_columns(b)
+    info_a, info_b = a.info, b.info
+    columns_a, columns_b = _read_columns(a.root), _read_columns(b.root)
     _, rows_a, rows_b = np.intersect1d(columns_a.key, columns_b.key, return_indices=True)
     offset_changes = columns_b.offset[rows_b] - columns_a.offset[rows_a]
     return Comparison(
@@ -105,7 +105,7 @@ def compare_datasets(a: Path, b: Path, info_a: Mapping[str, Any], info_b: Mappin
         moved=int((columns_a.split[rows_a] != columns_b.split[rows_b]).sum()),
         relabeled=int((columns_a.label[rows_a] != columns_b.label[rows_b]).sum()),
         offsets=_offset_histogram(offset_changes[np.isfinite(offset_changes)]),
-        features=_compare_features(a, b, info_a, info_b, columns_a.key[rows_a]),
+        features=_compare_features(a, b, columns_a.key[rows_a]),
     )
 
 
@@ -147,22 +147,32 @@ def _compare_counts(info_a: Mapping[str, Any], info_b: Mapping[str, Any]) -> lis
 
 
 def _offset_histogram(changes: np.ndarray) -> Histogram | None:
-    if not len(changes):
+    if not changes.any():
         return None
     limit = max(float(np.abs(changes).max()), 1e-3)
     edges = np.linspace(-limit, limit, BINS + 2)
     return Histogram(edges, {"samples": np.histogram(changes, edges)[0]})
 
 
-def _compare_features(
-    a: Path, b: Path, info_a: Mapping[str, Any], info_b: Mapping[str, Any], common: np.ndarray
-) -> FeatureComparison:
+def _describe_shapes(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """Return the shapes that differ.
+
+    >>> _describe_shapes({"mel": [4, 128, 64], "frames": None}, {"mel": [4, 64, 64], "frames": None})
+    'the shape of mel is [4, 128, 64] in A and [4, 64, 64] in B'
+    """
+    names = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
+    texts = (f"{name} is {a.get(name) or 'absent'} in A and {b.get(name) or 'absent'} in B" for name in names)
+    return "the shape of " + ", that of ".join(texts)
+
+
+def _compare_features(a: DatasetFiles, b: DatasetFiles, common: np.ndarray) -> FeatureComparison:
     """Compare the features of evenly chosen samples. `common` are the hashes of their keys, int64 [n]."""
+    info_a, info_b = a.info, b.info
     if info_a["shape"] != info_b["shape"]:
-        return FeatureComparison([], 0, f"the shapes differ: {info_a['shape']} and {info_b['shape']}")
+        return FeatureComparison([], 0, _describe_shapes(info_a["shape"], info_b["shape"]))
     interval = max(1, len(common) // MAX_COMPARED_SAMPLES)
     hashes = set(np.sort(common)[::interval][:MAX_COMPARED_SAMPLES].tolist())
-    rows_a, rows_b = (_rows_by_key(root, hashes) for root in (a, b))
+    rows_a, rows_b = (_rows_by_key(files.root, hashes) for files in (a, b))
     gaps: dict[str, list[tuple[float, float]]] = {"mel": [], "frames": []}
     samples = 0
     for key in sorted(rows_a.keys() & rows_b.keys()):

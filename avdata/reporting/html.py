@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from avdata.errors import encodable
 from avdata.visualization.html import web_url
 
 
@@ -35,13 +36,16 @@ def render(template: str, package: str = "avdata.reporting", **context: Any) -> 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(size=size, count=count, text=format_value, share=share, web_url=web_url)
+    environment.filters.update(
+        size=size, count=count, text=format_value, share=share, percent=percent, duration=duration,
+        web_url=web_url,
+    )  # fmt: skip
     folder = files("avdata.reporting").joinpath("templates")
     for name in ("style.css", "page.js"):
         # Files of this package are trusted markup.
         content = folder.joinpath(name).read_text(encoding="utf-8")
         environment.globals[name.replace(".", "_")] = Markup(content)  # noqa: S704
-    return environment.get_template(template).render(**context)
+    return encodable(environment.get_template(template).render(**context))
 
 
 def size(value: float) -> str:
@@ -73,6 +77,27 @@ def share(value: float) -> str:
     '12.5%'
     """
     return f"{round(value * 100, 3):g}%"
+
+
+def percent(value: float) -> str:
+    """Format a fraction as a percentage.
+
+    >>> percent(0.1234), percent(1)
+    ('12.3 %', '100.0 %')
+    """
+    return f"{value * 100:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Format a length of time.
+
+    >>> duration(12.34), duration(320), duration(19_000)
+    ('12.3 s', '5.33 min', '5.28 h')
+    """
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:,.{2 if seconds < 10 * length else 1}f} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def format_value(value: Any) -> str:

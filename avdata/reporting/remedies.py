@@ -12,9 +12,11 @@ REMEDIES: Mapping[str, str] = {
     QuarantineReason.MISSING_VIDEO: "Download the file (avdata download resumes) and prepare again.",
     QuarantineReason.MISSING_AUDIO: "Download the file, or use the video's own audio with"
     " --audio-source auto.",
+    QuarantineReason.NOT_DOWNLOADED: "Run avdata download RECIPE --failed, then prepare with --overwrite.",
     QuarantineReason.EMPTY_FILE: f"{_DOWNLOAD_AGAIN}. Interrupted copies leave empty files.",
     QuarantineReason.LFS_POINTER: "Run git lfs pull in the checkout, or avdata download to fetch the media.",
-    QuarantineReason.CHECKSUM: f"{_DOWNLOAD_AGAIN}. If you changed it yourself, use --no-checksums.",
+    QuarantineReason.CHECKSUM: f"{_DOWNLOAD_AGAIN}."
+    " If you changed it yourself, use --no-checksums and --rehash.",
     QuarantineReason.NOT_MEDIA: "Check the file: often it is a web page saved instead of the media."
     " Download it again.",
     QuarantineReason.FORMAT_NOT_ALLOWED: "Convert the file, for example with ffmpeg -i FILE NEW.mkv;"
@@ -27,7 +29,8 @@ REMEDIES: Mapping[str, str] = {
     QuarantineReason.CORRUPT_AUDIO: f"{_DOWNLOAD_AGAIN}. If the source itself is damaged, raise"
     " quality.max_corrupt_audio.",
     QuarantineReason.NO_VIDEO_STREAM: "Use another copy: the source has audio only.",
-    QuarantineReason.NO_AUDIO_STREAM: "Use another copy: the source has no audio.",
+    QuarantineReason.NO_AUDIO_STREAM: "Use another copy: the source has no audio. To keep such clips"
+    " with silence, set quality.no_audio=flag.",
     QuarantineReason.UNDECODABLE_VIDEO: "Convert the video, for example with ffmpeg -i FILE NEW.mp4.",
     QuarantineReason.UNDECODABLE_AUDIO: "Convert the audio, for example with ffmpeg -i FILE NEW.mp4.",
     QuarantineReason.NO_FRAMES: f"{_DOWNLOAD_AGAIN}. If that does not help, the source is damaged.",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def save_sample_plot(sample: StoredSample, path: str | Path) -> None:
 def _plot_spectrogram(sample: StoredSample, axes: Axes) -> None:
     from matplotlib.ticker import ScalarFormatter  # noqa: PLC0415
 
-    is_mel = AUDIO_FEATURES[sample.audio["feature"]].is_mel
+    mel_scale = AUDIO_FEATURES[sample.audio["feature"]].mel_scale
     values, times = _time_axis(sample)
     with librosa_errors():
         from librosa.display import specshow  # noqa: PLC0415  # takes a second
@@ -64,15 +64,15 @@ def _plot_spectrogram(sample: StoredSample, axes: Axes) -> None:
         image = specshow(
             values,
             x_coords=times,
-            y_coords=_frequency_edges(sample, is_mel=is_mel),
+            y_coords=frequency_edges(sample.audio, sample.mel.shape[1], mel_scale),
             x_axis="s",
-            y_axis="mel" if is_mel else "linear",
+            y_axis="mel" if mel_scale else "linear",
             cmap="magma",
             ax=axes,
         )
     # librosa's formatter has three digits: 1,234.5 s would be 1.23e+03.
     axes.xaxis.set_major_formatter(ScalarFormatter(useOffset=False))
-    if not is_mel:
+    if mel_scale is None:
         # The first and the last bin are centered on the limits.
         axes.set_ylim(0, sample.audio["sample_rate"] / 2)
     axes.label_outer()
@@ -114,17 +114,23 @@ def _columns_before_resize(sample: StoredSample) -> int:
     return int(1 + (samples - audio["n_fft"] % 2) // audio["hop_length"])
 
 
-def _frequency_edges(sample: StoredSample, *, is_mel: bool) -> np.ndarray:
-    """Return the edges of the rows in Hz, float64 [F + 1]; `audio.resize` changes F, and not the range."""
+def frequency_edges(audio: Mapping[str, Any], rows: int, mel_scale: str | None) -> np.ndarray:
+    """Return the edges of a spectrogram's rows in Hz, float64 [F + 1].
+
+    Args:
+        audio: settings of the section `audio`.
+        rows: F; `audio.resize` changes it, and not the range.
+        mel_scale: `mel_scale` of the audio feature.
+    """
     import librosa  # noqa: PLC0415  # see `_plot_spectrogram`
 
-    audio, rows = sample.audio, sample.mel.shape[1]
     nyquist = audio["sample_rate"] / 2
-    if is_mel:
+    if mel_scale:
         # The centers of the bands are evenly spaced between the limits, which are no centers themselves.
-        low, high = librosa.hz_to_mel(np.array([audio["fmin"], audio["fmax"] or nyquist]))
+        is_htk = mel_scale == "htk"
+        low, high = librosa.hz_to_mel(np.array([audio["fmin"], audio["fmax"] or nyquist]), htk=is_htk)
         half = (high - low) / (audio["n_mels"] + 1) / 2
-        return np.asarray(librosa.mel_to_hz(np.linspace(low + half, high - half, rows + 1)))
+        return np.asarray(librosa.mel_to_hz(np.linspace(low + half, high - half, rows + 1), htk=is_htk))
     half = audio["sample_rate"] / audio["n_fft"] / 2
     last = audio["n_fft"] // 2 * 2 * half
     return np.linspace(-half, last + half, rows + 1)

@@ -6,6 +6,7 @@ number of rows are stored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,7 @@ import numpy as np
 
 from avdata.errors import SampleFlag
 from avdata.reporting.selection import SampleSelector, SelectedRow
-from avdata.shards.dataset_info import check_shard_paths
-from avdata.shards.reader import table_errors
+from avdata.shards.reader import check_index, table_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,6 +72,8 @@ class DatasetStatistics:
 
     Attributes:
         samples: number of rows.
+        window_seconds: total length of the samples' windows by split, s.
+        source_seconds: total length of their clips, s: of the video, else of the audio.
         histograms: `offset` (series reliable, flagged), `audio` and `video` (durations), `padding`.
         offset_median: s, or None if no offset was measured.
         aac_offsets: number of offsets of one AAC frame in either direction, by sample rate in Hz; only rates
@@ -82,6 +84,8 @@ class DatasetStatistics:
     """
 
     samples: int = 0
+    window_seconds: dict[str, float] = field(default_factory=dict)
+    source_seconds: float = 0.0
     histograms: dict[str, Histogram] = field(default_factory=dict)
     offset_median: float | None = None
     aac_offsets: dict[int, int] = field(default_factory=dict)
@@ -103,8 +107,7 @@ def index_batches(root: Path, columns: Sequence[str] | None = None) -> Iterator[
         # Without a buffer size, pyarrow reads a complete column of a row group at once.
         file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         for batch in file.iter_batches(BATCH, columns=list(columns) if columns else None, use_threads=False):
-            if "shard" in batch.schema.names:
-                check_shard_paths(batch.column("shard").unique().to_pylist(), path)
+            check_index(batch, path, list(columns) if columns else None)
             yield batch
 
 
@@ -125,6 +128,7 @@ def collect_statistics(root: Path, *, seed: int = 0) -> DatasetStatistics:
         statistics.samples += batch.num_rows
         for name in NUMBERS:
             ranges[name] = _extended_range(ranges[name], _float_column(batch, name))
+        _add_seconds(statistics, batch)
         groups.update(batch)
         selector.update(batch)
     statistics.largest_groups = groups.largest()
@@ -132,6 +136,16 @@ def collect_statistics(root: Path, *, seed: int = 0) -> DatasetStatistics:
     if statistics.samples:
         _fill_histograms(root, statistics, ranges)
     return statistics
+
+
+def _add_seconds(statistics: DatasetStatistics, batch: pa.RecordBatch) -> None:
+    splits = batch.column("split").dictionary_encode()
+    windows = _float_column(batch, "window_end") - _float_column(batch, "window_start")
+    totals = np.bincount(splits.indices.to_numpy(), windows, len(splits.dictionary))
+    for split, total in zip(splits.dictionary.to_pylist(), totals.tolist(), strict=True):
+        statistics.window_seconds[split] = statistics.window_seconds.get(split, 0.0) + total
+    audio, video = _float_column(batch, "duration_audio"), _float_column(batch, "duration_video")
+    statistics.source_seconds += float(np.nansum(np.where(np.isfinite(video), video, audio)))
 
 
 def _extended_range(old: tuple[float, float], values: np.ndarray) -> tuple[float, float]:
@@ -180,9 +194,38 @@ def _fill_histograms(
 
 
 def _padded_range(limits: tuple[float, float], minimum: float) -> tuple[float, float]:
-    """Return the range, extended on both sides to a minimum width."""
+    """Return the range, extended on both sides to a minimum width and to round numbers."""
+    if limits[0] > limits[1]:
+        return limits
     padding = max(minimum - (limits[1] - limits[0]), 0.0) / 2
-    return (limits[0] - padding, limits[1] + padding) if limits[0] <= limits[1] else limits
+    return round_range(limits[0] - padding, limits[1] + padding)
+
+
+def round_step(span: float, count: int) -> float:
+    """Return the smallest of 1, 2, 5 · 10^n that divides a span into at most `count` parts.
+
+    >>> round_step(2.3, 5)
+    0.5
+    """
+    step = 10.0 ** math.floor(math.log10(span / count))
+    return float(
+        step * next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= count * (1 + 1e-9))
+    )
+
+
+def round_range(low: float, high: float, count: int = 5) -> tuple[float, float]:
+    """Return the range extended to multiples of its `round_step`, so that both ends are ticks.
+
+    >>> round_range(0.4, 9.2)
+    (0.0, 10.0)
+    """
+    while high > low:
+        step = round_step(high - low, count)
+        first, last = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        if round_step(last - first, count) <= step * (1 + 1e-9):
+            return first, last
+        low, high = first, last
+    return low, high
 
 
 def _has_flag(batch: pa.RecordBatch, flags: Sequence[str]) -> np.ndarray:

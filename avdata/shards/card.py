@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from avdata.errors import QuarantineReason
+from avdata.errors import QuarantineReason, redact_url
 from avdata.shards.card_features import dataset_features
 from avdata.shards.provenance import describe_verification
 from avdata.visualization.html import web_url
@@ -90,7 +90,8 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
             {
                 "config_name": "default",
                 "data_files": [
-                    {"split": HUB_SPLITS[split], "path": f"{split}/*.tar"} for split in info["splits"]
+                    {"split": HUB_SPLITS[split], "path": _shard_pattern(split, content)}
+                    for split, content in info["splits"].items()
                 ],
             }
         ],
@@ -98,6 +99,11 @@ def _metadata(info: Mapping[str, Any]) -> DatasetCardData:
             "features": dataset_features(info), "splits": splits, "download_size": size, "dataset_size": size,
         },
     )  # fmt: skip
+
+
+def _shard_pattern(split: str, content: Mapping[str, Any]) -> str:
+    is_merged = any(shard["path"].count("/") > 1 for shard in content["shards"])
+    return f"*/{split}/*.tar" if is_merged else f"{split}/*.tar"
 
 
 def is_mock(info: Mapping[str, Any]) -> bool:
@@ -136,11 +142,16 @@ def _render_body(info: Mapping[str, Any], repo: str, *, permission: bool) -> str
         marker=Markup(CARD_MARKER),  # noqa: S704
         permission=Markup(PERMISSION) if permission else None,  # noqa: S704
         checksums=describe_verification(info["source"]),
-        reasons={reason: QuarantineReason(reason).description for reason in info["quarantine"]},
+        reasons={reason: _describe_reason(reason) for reason in info["quarantine"]},
         split=split,
         hub_split=HUB_SPLITS[split],
         pull_command=shlex.join(["avdata", "pull", repo, "--output", info["name"]]),
     )
+
+
+def _describe_reason(reason: str) -> str:
+    is_known = reason in set(QuarantineReason)
+    return QuarantineReason(reason).description if is_known else "a reason of a newer version of avdata"
 
 
 def escape_markdown(value: object) -> str:
@@ -168,7 +179,8 @@ def code_span(value: object) -> Markup:
 
 
 def _link(url: str) -> Markup:
-    """Return an http or https URL as a link, and anything else as a code span."""
+    """Return an http or https URL as a link, and anything else as a code span, without secrets."""
+    url = redact_url(url)
     if not re.match("https?://", url):
         return code_span(url)
     return Markup(f"<{quote(url, safe=_URL_CHARACTERS)}>")  # noqa: S704

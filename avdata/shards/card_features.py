@@ -48,6 +48,8 @@ def dataset_features(info: Mapping[str, Any]) -> list[dict[str, Any]]:
         storage, ("frames.npy", shape and _array(shape, "uint8"))
     )
     fields = {**_JSON, **(_EVENT if info["background"] else {})}
+    if config["audio"]["flac"]:
+        fields["waveform_span"] = ["int64"]
     extras = [{"name": "extras", "struct": info["extras"]}] if info.get("extras") else []
     members = {
         "cls": {"dtype": {"class_label": {"names": names}}},
@@ -69,6 +71,26 @@ def json_features(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     [{'name': 'actor', 'dtype': 'string'}, {'name': 'take', 'dtype': 'int64'}]
     """
     return _fields(reduce(_merge, map(_json_type, records), {}))
+
+
+def merge_features(parts: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the features of the JSON objects of several results of `json_features`.
+
+    >>> merge_features([json_features([{"actor": "1001"}]), json_features([{"actor": None, "take": 2}])])
+    [{'name': 'actor', 'dtype': 'string'}, {'name': 'take', 'dtype': 'int64'}]
+    """
+    return _fields(reduce(_merge, ({entry["name"]: _type(entry) for entry in part} for part in parts), {}))
+
+
+def _type(feature: Mapping[str, Any] | list[Any] | str) -> _Type:
+    """Return the type of a feature; the inverse of `_feature`."""
+    if isinstance(feature, str):
+        return feature
+    if isinstance(feature, list):
+        return {entry["name"]: _type(entry) for entry in feature}
+    if "struct" in feature:
+        return _type(feature["struct"])
+    return [_type(feature["list"])] if "list" in feature else feature["dtype"]
 
 
 def _array(shape: list[int], dtype: str) -> dict[str, Any]:

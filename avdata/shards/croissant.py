@@ -76,7 +76,7 @@ def croissant(info: Mapping[str, Any], index_sha256: str) -> bytes:
         "recordSet": [_samples(), _labels(info)],
     }
     defined = {name: value for name, value in document.items() if value is not None}
-    return (json.dumps(defined, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(defined, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _index(sha256: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ A shard is a USTAR archive. Every member has mode 0444, mtime, uid and gid 0, an
 The members of a sample are adjacent, named `KEY.extension`, in alphabetical order of their extensions:
 
     cls          label index, decimal digits
-    flac         waveform of the window, 16 bits, if `audio.flac` is set
+    flac         waveform of the window, 16 bits, if `audio.flac` is set; the JSON then has `waveform_span`,
+                 the samples [first, last) that are no padding
     frames.jpg   the T frames as one horizontal strip, H × T·W        (or)
     frames.npy   uint8 [T, H, W, C]                                   (or)
     frames.png   the same strip, lossless
@@ -31,7 +32,11 @@ The bytes `offset … offset + nbytes` of an index row's shard are one sample: t
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from avdata.storage.atomic import atomic_rename, fsync, open_partial, part_path, write_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,6 +85,29 @@ def quarantine_schema() -> pa.Schema:
     return pa.schema(
         [("key", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("kept", pa.string())]
     )
+
+
+def write_table(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Replace a Parquet file atomically; each table becomes a row group, and only one is in memory.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    part = part_path(path)
+    with write_errors(path):
+        try:
+            with open_partial(part) as stream:
+                with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+                    for table in tables:
+                        writer.write_table(table)
+                stream.flush()
+                fsync(stream.fileno())
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        atomic_rename(part, path)
 
 
 def parquet_bytes(rows: list[IndexRow], schema: pa.Schema) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from avdata.errors import AvdataError, UsageError, did_you_mean
-from avdata.shards.reader import decode_frames, decode_mel, read_index, read_info, read_members
+from avdata.shards.dataset_files import DatasetFiles, open_dataset_files
+from avdata.shards.members import decode_frames, decode_mel, decode_metadata, read_members
+from avdata.shards.reader import read_index
 from avdata.visualization.html import render_sample
 
 MAX_FUZZY_KEYS = 20_000
@@ -30,6 +31,7 @@ class StoredSample:
         frames: uint8 [T, H, W, C]; None in a dataset of audio.
         members: size of each member in bytes, by extension.
         audio: settings of section `audio` of the dataset.
+        labels: label names of the dataset by index, then that of steps outside events, if there is one.
     """
 
     row: Mapping[str, Any]
@@ -38,6 +40,7 @@ class StoredSample:
     frames: np.ndarray | None
     members: Mapping[str, int]
     audio: Mapping[str, Any]
+    labels: tuple[str, ...]
 
     def __repr__(self) -> str:
         """Return key, label and array shapes."""
@@ -58,18 +61,23 @@ def load_sample(dataset: str | Path, key: str | None = None) -> StoredSample:
         UsageError: the dataset has no sample with this key.
         AvdataError: the dataset or the sample cannot be read.
     """
-    dataset = Path(dataset)
-    info, index = read_info(dataset), read_index(dataset)
+    files = open_dataset_files(dataset, "index.parquet")
+    index = read_index(files.root, info=files.info)
     keys = index.column("key").to_pylist()
     if not keys:
-        msg = f"{dataset} contains no samples."
+        msg = f"{files.name} contains no samples."
         raise AvdataError(msg, hint="See quarantine.parquet for the excluded clips and their reasons.")
     if key is not None and key not in keys:
-        msg = f"Unknown sample key {key!r} in {dataset}."
-        close = difflib.get_close_matches(key, keys, n=1) if len(keys) < MAX_FUZZY_KEYS else []
-        raise UsageError(msg, hint=did_you_mean(key, close or keys[:3]))
+        msg = f"Unknown sample key {key!r} in {files.name}."
+        is_close = len(keys) < MAX_FUZZY_KEYS and difflib.get_close_matches(key, keys, n=1)
+        hint = (
+            did_you_mean(key, is_close)
+            if is_close
+            else f"List keys with: avdata inspect {files.name} --limit 20"
+        )
+        raise UsageError(msg, hint=hint)
     row = index.slice(keys.index(key) if key else 0, 1).to_pylist()[0]
-    return parse_sample(info, row, read_sample_bytes(dataset, row))
+    return parse_sample(files.info, row, read_sample_bytes(files, row))
 
 
 def parse_sample(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -> StoredSample:
@@ -83,35 +91,35 @@ def parse_sample(info: Mapping[str, Any], row: Mapping[str, Any], data: bytes) -
     Raises:
         AvdataError: the bytes are not a complete sample.
     """
-    members, shape = read_members(data), info["shape"]["frames"]
+    members, shape = read_members(data), info["shape"]
     return StoredSample(
         row=row,
-        metadata=json.loads(bytes(members["json"])),
-        mel=decode_mel(members),
-        frames=decode_frames(members, shape[0]) if shape else None,
+        metadata=decode_metadata(members, shape["mel"][0]),
+        mel=decode_mel(members, shape["mel"]),
+        frames=decode_frames(members, shape["frames"]) if shape["frames"] else None,
         members={extension: len(content) for extension, content in members.items()},
         audio=info["config"]["audio"],
+        labels=(*info["labels"], *([info["background"]] if info["background"] else [])),
     )
 
 
-def read_sample_bytes(root: Path, row: Mapping[str, Any]) -> bytes:
+def read_sample_bytes(dataset: str | Path | DatasetFiles, row: Mapping[str, Any]) -> bytes:
     """Read the bytes of a sample from its shard.
 
     Args:
-        root: folder of the dataset.
+        dataset: folder, URL or files of the dataset.
         row: the sample's row of the index.
 
     Raises:
         AvdataError: the shard cannot be read, or is shorter than the index requires.
     """
-    path = root / row["shard"]
-    hint = f"List all problems with: avdata verify {root}"
+    files = open_dataset_files(dataset)
+    path = f"{files.name}/{row['shard']}"
+    hint = f"List all problems with: avdata verify {files.name}"
     try:
-        with path.open("rb") as stream:
-            stream.seek(row["offset"])
-            data = stream.read(row["nbytes"])
+        data = files.read(row["shard"], row["offset"], row["nbytes"])
     except OSError as error:
-        msg = f"{path} cannot be read ({error.strerror})"
+        msg = f"{path} cannot be read ({error.strerror or error})"
         raise AvdataError(msg, hint=hint) from error
     if len(data) != row["nbytes"]:
         msg = f"{path} ends before the end of sample {row['key']}."

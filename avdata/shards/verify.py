@@ -1,45 +1,38 @@
-"""Verification of a prepared dataset: every checksum, count, shape, label and split."""
+"""Verification of a prepared dataset: every checksum, count, shape, label and split.
+
+Shards are read where they lie, in a folder or behind a URL, one at a time.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from avdata.errors import AvdataError, error_message
 from avdata.progress import Progress
-from avdata.shards.format import index_schema
-from avdata.shards.provenance import describe_verification
-from avdata.shards.reader import (
+from avdata.shards.dataset_files import DatasetFiles, open_dataset_files
+from avdata.shards.members import (
     decode_frames,
+    decode_label,
     decode_mel,
-    read_index,
-    read_info,
+    decode_metadata,
+    member_extensions,
     read_members,
-    read_quarantine,
 )
-from avdata.storage.hashing import hash_file
+from avdata.shards.provenance import describe_verification
+from avdata.shards.verify_index import IndexCheck, Problem, rows_by_shard
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-@dataclass(frozen=True)
-class Problem:
-    """A difference between the dataset's files and its metadata.
-
-    Attributes:
-        where: path of the file, split, or key of the sample.
-        what: the difference.
-    """
-
-    where: str
-    what: str
+_COLUMNS = ("key", "split", "offset", "nbytes", "label", "label_name", "sha256")
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,14 +40,14 @@ class VerificationReport:
     """Result of `verify`.
 
     Attributes:
-        root: folder of the dataset.
+        root: folder or URL of the dataset.
         samples: number of rows of the index.
         bytes: size of all shards.
         problems: all differences found, empty if the dataset is intact.
         provenance: how many source files were verified when the dataset was prepared.
     """
 
-    root: Path
+    root: Path | str
     samples: int
     bytes: int
     problems: tuple[Problem, ...]
@@ -73,132 +66,141 @@ class VerificationReport:
         )
 
 
-def verify(
-    dataset: str | Path, *, progress: Progress = lambda stage, done, total: None
+@dataclass(frozen=True)
+class ShardCheck:
+    """Verification of one shard, which any process that can read the dataset can run.
+
+    Attributes:
+        files: files of the dataset.
+        number: position in dataset.json.
+        info: `shape` and `config` of dataset.json.
+        shard: entry of the shard in dataset.json.
+        rows: the shard's rows of the index, as a compressed Arrow stream; empty if it has none. Pickled
+            slices of a table would be as large as the table.
+        failure: why the shard could not be verified; empty otherwise.
+    """
+
+    files: DatasetFiles
+    number: int
+    info: Mapping[str, Any]
+    shard: Mapping[str, Any]
+    rows: bytes
+    failure: str = ""
+
+
+ShardResult = tuple[int, int, list[Problem]]
+"""Position in dataset.json, number of samples, and problems of a shard."""
+
+RunChecks = Callable[[Iterable[ShardCheck]], Iterable[ShardResult]]
+
+
+def run_shard_check(check: ShardCheck, report: Callable[[str], None]) -> ShardResult:
+    """Verify a shard; see `avdata.pipeline.engines.base` for `report`."""
+    if check.failure:
+        problems = [Problem(check.shard["path"], f"could not be verified: {check.failure}")]
+    else:
+        report(check.shard["path"])
+        problems = list(_check_shard(check.files, check.info, check.shard, _unpack(check.rows)))
+        report("")
+    return check.number, check.shard["samples"], problems
+
+
+def exclude_shard(check: ShardCheck, item: str, reason: str, detail: str) -> ShardCheck:
+    """Return the check of a shard that was lost with its worker."""
+    return replace(check, failure=detail)
+
+
+def run_here(checks: Iterable[ShardCheck]) -> Iterator[ShardResult]:
+    """Run the checks in this process."""
+    return (run_shard_check(check, lambda item: None) for check in checks)
+
+
+def verify_dataset(
+    dataset: str | Path | DatasetFiles,
+    *,
+    run: RunChecks = run_here,
+    progress: Progress = lambda stage, done, total: None,
 ) -> VerificationReport:
     """Read every byte of a prepared dataset and compare it with dataset.json and the index.
 
     Args:
-        dataset: folder of the prepared dataset.
+        dataset: folder, URL or files of the prepared dataset.
+        run: runs the checks of the shards.
         progress: called with ("verify", done, total), in samples.
 
     Raises:
-        AvdataError: the folder is not a prepared dataset, or its index cannot be read.
+        AvdataError: this is not a prepared dataset, or its index cannot be read.
     """
-    root = Path(dataset)
-    info = read_info(root)
-    index = read_index(root)
-    if index.schema != index_schema():
-        columns = sorted(set(index.schema.names) ^ set(index_schema().names)) or ["column types"]
-        problem = Problem("index.parquet", f"schema does not match the format: {', '.join(columns)}")
-        return VerificationReport(root, index.num_rows, 0, (problem,))
-    rows = index.to_pylist()
-    problems = [
-        *_check_counts(info, rows),
-        *_check_labels(info, rows),
-        *_check_index(root, info, rows),
-        *_check_quarantine(root, info, rows),
-        *_check_leaks(info, rows),
-        *_check_unexpected_files(root, info),
-    ]
-    done = 0
-    rows_by_shard: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        rows_by_shard[row["shard"]].append(row)
+    files = open_dataset_files(dataset, "index.parquet", "quarantine.parquet")
+    info = files.info
+    index = IndexCheck(files.root, info)
+    problems = [*index.problems, *_check_unexpected_files(files)]
     shards = [shard for split in info["splits"].values() for shard in split["shards"]]
-    progress("verify", 0, len(rows))
-    for shard in shards:
-        problems += _check_shard(root, info, shard, rows_by_shard.get(shard["path"], []))
-        done += shard["samples"]
-        progress("verify", done, len(rows))
+    done, found = 0, list[tuple[int, list[Problem]]]()
+    progress("verify", 0, index.rows)
+    for number, samples, bad in run(_shard_checks(files, shards, is_sorted=index.is_sorted)):
+        found.append((number, bad))
+        done += samples
+        progress("verify", done, index.rows)
+    for _, bad in sorted(found, key=lambda entry: entry[0]):
+        problems += bad
     size = sum(shard["bytes"] for shard in shards)
-    return VerificationReport(
-        root, len(rows), size, tuple(problems), provenance=describe_verification(info["source"])
-    )
+    location = files.root if files.name == str(files.root) else files.name
+    provenance = describe_verification(info["source"])
+    return VerificationReport(location, index.rows, size, tuple(problems), provenance)
 
 
-def _check_counts(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
-    index_counts = Counter(row["split"] for row in rows)
-    for name, split in info["splits"].items():
-        if index_counts[name] != split["samples"]:
-            yield Problem(
-                name, f"the index has {index_counts[name]} samples, dataset.json has {split['samples']}"
-            )
-        labels = Counter(row["label_name"] for row in rows if row["split"] == name)
-        for label, count in split["labels"].items():
-            if labels[label] != count:
-                yield Problem(
-                    name, f"the index has {labels[label]} samples of {label}, dataset.json has {count}"
-                )
-    for name in index_counts.keys() - info["splits"].keys():
-        yield Problem(
-            "index.parquet", f"has {index_counts[name]} samples of split {name}, missing in dataset.json"
-        )
+def _shard_checks(
+    files: DatasetFiles, shards: Sequence[Mapping[str, Any]], *, is_sorted: bool
+) -> Iterator[ShardCheck]:
+    """Yield the checks of the shards in the order of the index, and of those without rows at the end."""
+    info = {name: files.info[name] for name in ("shape", "config")}
+    left = {shard["path"]: (number, shard) for number, shard in enumerate(shards)}
+    for path, rows in rows_by_shard(files.root, list(_COLUMNS), is_sorted=is_sorted):
+        if path in left:
+            number, shard = left.pop(path)
+            yield ShardCheck(files, number, info, shard, _pack(rows))
+    for number, shard in left.values():
+        yield ShardCheck(files, number, info, shard, b"")
 
 
-def _check_labels(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
-    labels = info["labels"]
-    for row in rows:
-        if not 0 <= row["label"] < len(labels) or labels[row["label"]] != row["label_name"]:
-            yield Problem(row["key"], f"label {row['label']} is not {row['label_name']} in dataset.json")
+def _pack(rows: pa.Table) -> bytes:
+    import pyarrow as pa  # noqa: PLC0415
+
+    sink = io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, rows.schema, options=options) as stream:
+        stream.write_table(rows)
+    return sink.getvalue()
 
 
-def _check_index(root: Path, info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
-    for key, count in Counter(row["key"] for row in rows).items():
-        if count > 1:
-            yield Problem(key, f"occurs {count} times in the index")
-    if rows != sorted(rows, key=lambda row: (row["shard"], row["offset"])):
-        yield Problem("index.parquet", "is not sorted by shard and offset")
-    # No shard stores the times, groups and flags of the index: only this checksum covers them.
-    entry = info.get("index")
-    if entry and hash_file(root / "index.parquet") != entry["sha256"]:
-        yield Problem("index.parquet", "checksum mismatch with dataset.json")
+def _unpack(rows: bytes) -> list[dict[str, Any]]:
+    import pyarrow as pa  # noqa: PLC0415
+
+    if not rows:
+        return []
+    with pa.ipc.open_stream(rows) as stream:
+        return list(stream.read_all().to_pylist())
 
 
-def _check_quarantine(
-    root: Path, info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
-) -> Iterator[Problem]:
-    quarantined = read_quarantine(root).to_pylist()
-    counts = dict(sorted(Counter(row["reason"] for row in quarantined).items()))
-    if counts != info["quarantine"]:
-        yield Problem("quarantine.parquet", f"has counts {counts}, dataset.json has {info['quarantine']}")
-    for key in {row["key"] for row in quarantined} & {row["key"] for row in rows}:
-        yield Problem(key, "is both a sample and quarantined")
-
-
-def _check_leaks(info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
-    """Compare groups in several splits with the number recorded in dataset.json."""
-    splits: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        splits[row["group"]].add(row["split"])
-    leaking = sorted(group for group, names in splits.items() if len(names) > 1)
-    if len(leaking) != info["leaks"]:
-        examples = ", ".join(leaking[:5])
-        yield Problem(
-            "splits",
-            f"{len(leaking)} groups are in several splits ({examples}), dataset.json has {info['leaks']}",
-        )
-    dropped = info["config"]["select"]["group_leakage"] == "drop-train"
-    if dropped and (remaining := [group for group in leaking if "train" in splits[group]]):
-        yield Problem("splits", f"group {remaining[0]} is in train and in another split, despite drop-train")
-
-
-def _check_unexpected_files(root: Path, info: Mapping[str, Any]) -> Iterator[Problem]:
-    listed = {shard["path"] for split in info["splits"].values() for shard in split["shards"]}
-    for path in sorted(root.glob("*/*.tar")):
-        if path.relative_to(root).as_posix() not in listed:
-            yield Problem(path.relative_to(root).as_posix(), "is a shard that dataset.json does not list")
+def _check_unexpected_files(files: DatasetFiles) -> Iterator[Problem]:
+    listed = {shard["path"] for split in files.info["splits"].values() for shard in split["shards"]}
+    for path in files.shard_facts() or ():
+        if path not in listed:
+            yield Problem(path, "is a shard that dataset.json does not list")
 
 
 def _check_shard(
-    root: Path, info: Mapping[str, Any], shard: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    files: DatasetFiles,
+    info: Mapping[str, Any],
+    shard: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
 ) -> Iterator[Problem]:
-    path = root / shard["path"]
-    if not path.is_file():
+    try:
+        data = files.read(shard["path"])
+    except FileNotFoundError:
         yield Problem(shard["path"], "is missing")
         return
-    try:
-        data = path.read_bytes()
     except OSError as error:
         yield Problem(shard["path"], f"cannot be read: {error.strerror}")
         return
@@ -230,35 +232,32 @@ def _check_shard(
 def _check_sample(
     info: Mapping[str, Any], row: Mapping[str, Any], blob: memoryview, extensions: set[tuple[str, ...]]
 ) -> Iterator[Problem]:
+    shape = info["shape"]
     try:
         members, tar_members = read_members(blob), _tar_members(blob)
         extensions.add(tuple(members))
-        arrays = {"mel": decode_mel(members)}
-        if info["shape"]["frames"]:
-            arrays["frames"] = decode_frames(members, info["shape"]["frames"][0])
-        label, metadata = int(bytes(members["cls"])), json.loads(bytes(members["json"]))
-    except (AvdataError, ValueError, KeyError, RuntimeError) as error:
+        mel = decode_mel(members, shape["mel"])
+        if shape["frames"]:
+            decode_frames(members, shape["frames"])
+        label, metadata = decode_label(members), decode_metadata(members, shape["mel"][0])
+    except AvdataError as error:
         yield Problem(row["key"], f"cannot be read: {error_message(error)}")
         return
     if tar_members != [(f"{row['key']}.{extension}", len(view)) for extension, view in members.items()]:
         names = ", ".join(name for name, _ in tar_members)
         yield Problem(row["key"], f"has members {names} in the tar, {', '.join(members)} by the index")
-    if not info["shape"]["frames"] and any(name.startswith("frames.") for name in members):
-        yield Problem(row["key"], "has frames, the dataset has none by dataset.json")
-    for name, array in arrays.items():
-        if list(array.shape) != info["shape"][name]:
-            yield Problem(row["key"], f"{name} has shape {list(array.shape)}, not {info['shape'][name]}")
-    mel = arrays["mel"]
-    if mel.dtype != np.float16 or not np.isfinite(mel).all():
-        yield Problem(row["key"], "mel is not finite float16")
-    if label != row["label"] or metadata["label_name"] != row["label_name"]:
+    if (expected := member_extensions(info)) != tuple(members):
+        yield Problem(row["key"], f"has members {', '.join(members)}, by the settings {', '.join(expected)}")
+    if not np.isfinite(mel).all():
+        yield Problem(row["key"], "mel is not finite")
+    key, split, name = (metadata.get(field) for field in ("key", "split", "label_name"))
+    if label != row["label"] or name != row["label_name"]:
         yield Problem(
             row["key"],
-            f"has label {label} ({metadata['label_name']}),"
-            f" the index has {row['label']} ({row['label_name']})",
+            f"has label {label} ({name}), the index has {row['label']} ({row['label_name']})",
         )
-    if metadata["key"] != row["key"] or metadata["split"] != row["split"]:
-        yield Problem(row["key"], f"has key {metadata['key']} and split {metadata['split']} in its JSON")
+    if key != row["key"] or split != row["split"]:
+        yield Problem(row["key"], f"has key {key} and split {split} in its JSON")
 
 
 def _tar_members(blob: memoryview) -> list[tuple[str, int]]:
@@ -270,6 +269,6 @@ def _tar_members(blob: memoryview) -> list[tuple[str, int]]:
     try:
         with tarfile.open(fileobj=io.BytesIO(blob), mode="r:") as tar:
             return [(entry.name, entry.size) for entry in tar if entry.isreg()]
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         msg = f"Invalid tar header ({error})."
         raise AvdataError(msg) from error

@@ -44,7 +44,7 @@ def encode_members(
     else:
         members["frames.npy"] = _npy(features.frames)
     members["cls"] = str(label).encode()
-    members["json"] = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode()
+    members["json"] = json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     if config.audio.flac:
         assert features.waveform is not None
         members["flac"] = _flac(features.waveform, config.audio.sample_rate)

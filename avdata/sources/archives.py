@@ -1,9 +1,10 @@
 """Safe extraction of untrusted archives: all members or none.
 
 Members are written to a staging folder, each under a `.part` name until it is complete, and moved to their
-final paths at the end. Rejected are absolute paths, `..`, links, devices, duplicate names, more members or
-bytes than the limits, and members with a wrong size. After an interruption, extraction continues with the
-members that are not staged yet; a tar.gz is read again from its start, because it has no index.
+final paths at the end. Rejected are absolute paths, `..`, reserved folders, names that a file system refuses
+or takes for another member's, links, devices, more members or bytes than the limits, and wrong sizes. After
+an interruption, extraction continues with the members that are not staged yet; a tar.gz is read again from
+its start, because it has no index.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import errno
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
-from avdata.errors import SourceError
+from avdata.errors import SourceError, shorten
 from avdata.storage.atomic import open_partial, write_errors
 from avdata.storage.paths import check_no_symlinks
 
@@ -38,12 +42,21 @@ _OVERHEAD = 16 << 20  # bytes of a tar that may belong to no member
 
 _MEMBER_OVERHEAD = 4096
 
+_RESERVED_FOLDERS = frozenset({".avdata", ".git", "git~1"})
+
+_MAX_NAME_BYTES = 255
+
+_MAX_PATH_BYTES = 2048  # systems allow 4096 with the target folder
+
 _CORRUPT_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
     gzip.BadGzipFile,
     EOFError,
     zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    ValueError,
     NotImplementedError,
 )
 
@@ -150,7 +163,7 @@ def _zip(archive: Path, writer: _Writer) -> Iterator[ExtractedFile]:
                 raise writer.rejection(info.filename, "encrypted")
             # Not `filename`: zipfile cuts it at a NUL and replaces its backslashes.
             name = info.orig_filename
-            if info.is_dir():
+            if name.endswith("/"):
                 writer.admit_folder(name)
             else:
                 entries.append((info, writer.admit(name, info.file_size, info.CRC)))
@@ -211,10 +224,12 @@ class _Writer:
         self._progress = progress
         self._size = archive.stat().st_size
         self._seen: set[PurePosixPath] = set()
+        self._folded: dict[str, PurePosixPath] = {}
+        self._parents: set[PurePosixPath] = set()
         self._folders = self._admitted = self._done = self._written = 0
 
     def rejection(self, name: str, reason: str) -> SourceError:
-        return SourceError(f"Unsafe archive {self._archive}: member {name!r} is {reason}.")
+        return SourceError(f"Unsafe archive {self._archive}: member {shorten(repr(name))} is {reason}.")
 
     def admit_folder(self, name: str) -> None:
         """Check a folder; it is created with the first file in it."""
@@ -229,7 +244,14 @@ class _Writer:
             raise self.rejection(name, "not a safe path")
         if path in self._seen:
             raise self.rejection(name, "a duplicate")
+        if path in self._parents or not self._seen.isdisjoint(path.parents):
+            raise self.rejection(name, "both a file and a folder")
+        is_part = path.suffix == ".part" and path.with_suffix("") in self._seen
+        if is_part or path.with_name(f"{path.name}.part") in self._seen:
+            raise self.rejection(name, "named like the partial file of another member")
         self._seen.add(path)
+        self._folded.setdefault(_folded(path), path)
+        self._parents.update(path.parents)
         self._check_count(name)
         self._admitted += size
         allowed = min(self._limits.bytes, max(self._limits.free_bytes, self._limits.ratio * self._size))
@@ -245,10 +267,15 @@ class _Writer:
 
     def _check_path(self, name: str) -> PurePosixPath:
         path = PurePosixPath(name)
-        if "\0" in name or "\\" in name or re.match(r"[A-Za-z]:", name):
+        if not name or re.search(r"[\x00-\x1f\x7f\\]|^[A-Za-z]:", name):
             raise self.rejection(name, "not a safe path")
         if path.is_absolute() or ".." in path.parts:
             raise self.rejection(name, "outside of the target folder")
+        if not _RESERVED_FOLDERS.isdisjoint(map(_plain_name, path.parts)):
+            raise self.rejection(name, "in a reserved folder")
+        sizes = [len(os.fsencode(part)) for part in (name, *path.parts)]
+        if sizes[0] > _MAX_PATH_BYTES or max(sizes[1:], default=0) > _MAX_NAME_BYTES:
+            raise self.rejection(name, "too long a path")
         return path
 
     def _check_count(self, name: str) -> None:
@@ -260,6 +287,9 @@ class _Writer:
         target = self._staging / entry.path
         with write_errors(target):
             checksum = self._staged(entry, target) or self._copy(entry, content, target)
+        first = self._staging / self._folded[_folded(entry.path)]
+        if first != target and first.exists() and first.samefile(target):
+            raise self.rejection(entry.name, "a duplicate of another member on this file system")
         self._done += 1
         self._written += entry.bytes
         if self._progress:
@@ -283,7 +313,7 @@ class _Writer:
         left = entry.bytes
         with open_partial(part) as file:
             # Read one byte more than declared, to detect a member with a wrong size.
-            while block := content.read(min(_BLOCK, left + 1)):
+            while block := self._read(content, min(_BLOCK, left + 1)):
                 left -= len(block)
                 if left < 0:
                     raise self.rejection(entry.name, f"larger than its declared {entry.bytes:,} bytes")
@@ -294,6 +324,29 @@ class _Writer:
         part.replace(target)
         return f"{self._algorithm}:{hasher.hexdigest()}"
 
+    def _read(self, content: IO[bytes], size: int) -> bytes:
+        try:
+            return content.read(size)
+        except OSError as error:
+            # bz2 and gzip raise it for corrupt data. It must not count as an error of writing.
+            raise _corrupt(self._archive, error) from error
+
+
+def _plain_name(part: str) -> str:
+    """Return a name as Windows and macOS may open it: without dots at the end and invisible marks."""
+    visible = "".join(character for character in part if unicodedata.category(character) != "Cf")
+    return visible.casefold().rstrip(". ")
+
+
+def _folded(path: PurePosixPath) -> str:
+    """Return what is equal for paths that file systems may take for the same: by case, or by composition."""
+    return unicodedata.normalize("NFC", str(path)).casefold()
+
+
+def _corrupt(archive: Path, error: BaseException) -> SourceError:
+    msg = f"Corrupt or truncated archive {archive}: {error}."
+    return SourceError(msg, hint="Delete the archive and download it again.")
+
 
 @contextmanager
 def _archive_errors(archive: Path) -> Iterator[None]:
@@ -303,5 +356,4 @@ def _archive_errors(archive: Path) -> Iterator[None]:
         # With a damaged directory, zipfile seeks before the start of the file (EINVAL).
         if not isinstance(error, _CORRUPT_ERRORS) and error.errno != errno.EINVAL:
             raise
-        msg = f"Corrupt or truncated archive {archive}: {error}."
-        raise SourceError(msg, hint="Delete the archive and download it again.") from error
+        raise _corrupt(archive, error) from error

@@ -11,33 +11,35 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import TextIO
 
 from avdata.manifest import FileEntry
 from avdata.storage.hashing import hash_file
 from avdata.storage.paths import cache_dir
+from avdata.storage.place_index import PlaceIndex
 
 logger = logging.getLogger(__name__)
 
-CacheRecord = tuple[str, int, int, int]
-
 
 class ChecksumCache:
-    """Thread-safe cache of the checksums of the files below a folder; a context manager."""
+    """Thread-safe cache of the checksums of the files below a folder; a context manager.
+
+    The records stay in the file of the cache. Memory holds the place of each record.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
         self._path = cache_dir() / "proofs" / f"{name}.jsonl"
-        self._known: dict[str, CacheRecord] = {}
+        self._places = PlaceIndex()
         self._lock = threading.Lock()
-        self._file: TextIO | None = None
-        for path, checksum, *numbers in self._read():
-            self._known[str(path)] = (str(checksum), int(numbers[0]), int(numbers[1]), int(numbers[2]))
+        self._writer: FileIO | None = None
+        self._reader: BufferedReader | None = None
+        self._index_records()
 
     def __enter__(self) -> ChecksumCache:
         return self
@@ -45,22 +47,31 @@ class ChecksumCache:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self) -> Iterator[list[str | int]]:
+    def _index_records(self) -> None:
+        start = 0
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            with self._path.open("rb") as lines:
+                for line in lines:
+                    if (record := _parse(line)) is not None:
+                        self._places.add(record[0], start)
+                    start += len(line)
         except FileNotFoundError:
             return
         except OSError as error:
             logger.warning("Cannot read the checksum cache of %s: %s", self._root, error)
-            return
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                # A power failure leaves an incomplete line; its file is hashed again.
-                continue
-            if isinstance(record, list) and len(record) == 5:
-                yield record
+
+    def _find(self, path: str) -> _Record | None:
+        """Return the last record of a path. The lock is held."""
+        if (start := self._places.find(path)) is None:
+            return None
+        try:
+            if self._reader is None:
+                self._reader = self._path.open("rb")
+            self._reader.seek(start)
+            record = _parse(self._reader.readline())
+        except OSError:
+            return None
+        return record if record and record[0] == path else None  # another path may have the same hash
 
     def get(self, path: str, *, file: Path | None = None) -> str | None:
         """Return the checksum of a file; None if it is unknown or the file has changed.
@@ -69,15 +80,15 @@ class ChecksumCache:
             path: path below the root.
             file: the file on disk, if `path` is a member of an archive.
         """
-        record = self._known.get(path)
+        with self._lock:
+            record = self._find(path)
         if record is None:
             return None
         try:
             current = (file or self._root / path).stat()
         except OSError:
             return None
-        is_unchanged = (current.st_size, current.st_mtime_ns, current.st_ino) == record[1:]
-        return record[0] if is_unchanged else None
+        return record[1] if record == _record(path, record[1], current) else None
 
     def matches(self, entry: FileEntry) -> bool:
         """Return whether the cached checksum is the expected one."""
@@ -85,29 +96,49 @@ class ChecksumCache:
 
     def store(self, path: str, checksum: str, stat: os.stat_result) -> None:
         """Store the checksum of a file with this `stat`; log a warning if that fails."""
-        record = (checksum, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        record = _record(path, checksum, stat)
         with self._lock:
-            if self._known.get(path) == record:
+            if self._find(path) == record:
                 return
-            self._known[path] = record
             try:
-                self._append(json.dumps([path, *record]))
+                self._places.add(path, self._append(json.dumps(record)))
             except OSError as error:
                 logger.warning("Cannot write the checksum cache of %s: %s", self._root, error)
 
-    def _append(self, line: str) -> None:
-        if self._file is None:
+    def _append(self, line: str) -> int:
+        """Append a line, which any number of processes may do at a time; return its place."""
+        if self._writer is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a", encoding="utf-8", buffering=1)
+            self._writer = self._path.open("ab", buffering=0)
             # Start with a newline: the last line may be incomplete after a power failure.
-            self._file.write("\n")
-        self._file.write(line + "\n")
+            self._writer.write(b"\n")
+        data = f"{line}\n".encode()
+        self._writer.write(data)
+        return self._writer.tell() - len(data)
 
     def close(self) -> None:
-        """Close the file; `get` still works."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Close the files; `get` still works."""
+        for file in (self._writer, self._reader):
+            if file is not None:
+                file.close()
+        self._writer = self._reader = None
+
+
+_Record = tuple[str, str, int, int, int]
+
+
+def _record(path: str, checksum: str, stat: os.stat_result) -> _Record:
+    return path, checksum, stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def _parse(line: bytes) -> _Record | None:
+    """Return a record; None for the incomplete line after a power failure, whose file is hashed again."""
+    try:
+        path, checksum, *numbers = json.loads(line)
+        size, modified, inode = map(int, numbers)
+    except (ValueError, TypeError):
+        return None
+    return str(path), str(checksum), size, modified, inode
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ after its checksum is verified. The subfolder `.avdata/` holds archives that are
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack, overload
@@ -16,7 +17,9 @@ from avdata.manifest import Manifest, load_manifest
 from avdata.recipe import Recipe, load_recipe
 from avdata.sources.download_plan import ClipChoice, DownloadPlan, plan_download
 from avdata.sources.download_run import DownloadCallback, DownloadProgress, DownloadReport, DownloadRun
+from avdata.sources.failures import read_failed
 from avdata.sources.source_dir import lock_source_dir
+from avdata.sources.zenodo import pin_records, read_pins
 from avdata.storage.paths import source_dir
 
 __all__ = ["DownloadOptions", "DownloadProgress", "DownloadReport", "download"]
@@ -32,6 +35,9 @@ class DownloadOptions(TypedDict, total=False):
     keys: Sequence[str] | None
     connections: int | None
     bandwidth: float | None
+    give_up_after: float | None
+    failed: bool
+    allow_missing: bool
     rehash: bool
     manifest: Manifest | str | Path | None
     progress: DownloadCallback | None
@@ -57,6 +63,9 @@ def download(
     dry_run: bool = False,
     connections: int | None = None,
     bandwidth: float | None = None,
+    give_up_after: float | None = None,
+    failed: bool = False,
+    allow_missing: bool = False,
     rehash: bool = False,
     manifest: Manifest | str | Path | None = None,
     progress: DownloadCallback | None = None,
@@ -81,6 +90,10 @@ def download(
         dry_run: return the plan without downloading.
         connections: number of parallel connections (default: 16 for small files, 4 for large ones).
         bandwidth: limit in bytes per second for all connections together (default: unlimited).
+        give_up_after: seconds without any file from a host after which the files that need it fail
+            (default: 600).
+        failed: download only the files that failed in the last call.
+        allow_missing: return although single files failed; `DownloadReport.failed` lists them.
         rehash: recompute the checksums of all files on disk, also of unchanged ones.
         manifest: manifest to use instead of the bundled one.
         progress: called about ten times a second with a `DownloadProgress`, in the calling thread.
@@ -95,21 +108,38 @@ def download(
         SourceError: some files failed. All others are in place, and the next call skips them.
         DiskError: the disk is too small, full or not writable.
     """
+    command = _retry_command(recipe, output, manifest)
     recipe = load_recipe(recipe)
     facts = _load_manifest(recipe, manifest)
     root = Path(output) if output is not None else source_dir(recipe.name)
-    choice = ClipChoice(recipe.check_split(split_by), limit, split, None if keys is None else tuple(keys))
+    keys = None if keys is None else tuple(keys)
+    paths = read_failed(root) if failed else None
+    choice = ClipChoice(recipe.check_split(split_by), limit, split, keys, paths)
     if dry_run:
-        return plan_download(recipe, facts, root, choice, rehash=rehash)
-    run = DownloadRun(
-        facts,
-        progress or (lambda state: None),
-        arrived or (lambda path: None),
-        connections=connections,
-        bandwidth=bandwidth,
-    )
+        return plan_download(recipe, read_pins(facts, root), root, choice, rehash=rehash)
     with lock_source_dir(root):
+        run = DownloadRun(
+            pin_records(facts, root),
+            progress or (lambda state: None),
+            arrived or (lambda path: None),
+            connections=connections,
+            bandwidth=bandwidth,
+            give_up_after=give_up_after,
+            allow_missing=allow_missing,
+            command=command,
+        )
         return run.complete(recipe, root, choice, rehash=rehash)
+
+
+def _retry_command(
+    recipe: str | Path | Recipe, output: Path | str | None, manifest: Manifest | str | Path | None
+) -> str:
+    """Return the command that downloads only the files that failed."""
+    words = ["avdata", "download", recipe.name if isinstance(recipe, Recipe) else str(recipe), "--failed"]
+    words += [] if output is None else ["--output", str(output)]
+    file = manifest.path if isinstance(manifest, Manifest) else manifest
+    words += [] if file is None else ["--manifest", str(file)]
+    return shlex.join(words)
 
 
 def _load_manifest(recipe: Recipe, manifest: Manifest | str | Path | None) -> Manifest:

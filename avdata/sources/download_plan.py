@@ -17,9 +17,10 @@ from avdata.manifest import FileEntry, License, Manifest, Source
 from avdata.recipe import Clip, Recipe
 from avdata.selection import limit_clips
 from avdata.sources.checksums import ChecksumCache
-from avdata.sources.source_dir import archive_path, free_bytes, is_unpacked
+from avdata.sources.source_dir import archive_path, is_unpacked
 from avdata.sources.types import FileRequest
-from avdata.sources.url_schemes import expand_url, server_name
+from avdata.sources.url_schemes import expand_url, is_by_checksum, server_name
+from avdata.storage.atomic import free_bytes
 from avdata.storage.paths import is_safe_relative_path
 
 
@@ -32,12 +33,14 @@ class ClipChoice:
         limit: number of clips, in the proportions of splits and labels as in `prepare --limit`.
         split: `train`, `val` or `test` only.
         keys: these clips only, in this order; if empty, only files that belong to no clip.
+        paths: of the files of these clips, only these; None means all.
     """
 
     split_by: str
     limit: int | None = None
     split: str | None = None
     keys: Sequence[str] | None = None
+    paths: Collection[str] | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -117,7 +120,7 @@ def plan_download(
     if order.partial:
         needed = [source for source in needed if not has_file_list(source) and not source.unpack]
     with ChecksumCache(root) as checksums:
-        state = _State(root, checksums, rehash=rehash)
+        state = _State(root, checksums, choice.paths, rehash=rehash)
         for source in needed:
             state.add(source, manifest, order.positions)
     positions = order.positions or {}
@@ -135,7 +138,7 @@ def plan_download(
         hosts=tuple(dict.fromkeys(server_name(url) for source in needed for url in source.urls)),
         free=free_bytes(root),
         license=manifest.license,
-        notes=(order.note,) if order.note else (),
+        notes=tuple(filter(None, (order.note, _unverified_note(needed)))),
         partial=order.partial,
     )
 
@@ -145,11 +148,21 @@ def listed_files(source: Source, manifest: Manifest) -> tuple[FileEntry, ...]:
     return manifest.tables[source.table] if source.table else manifest.files
 
 
+def _unverified_note(sources: Sequence[Source]) -> str:
+    names = [source.name for source in sources if source.checksum is None and not has_file_list(source)]
+    if not names:
+        return ""
+    return f"Without a checksum in the manifest, verified only if the server states one: {', '.join(names)}."
+
+
 class _State:
     """Collector that sorts listed files into present, unverified and missing ones."""
 
-    def __init__(self, root: Path, checksums: ChecksumCache, *, rehash: bool) -> None:
+    def __init__(
+        self, root: Path, checksums: ChecksumCache, paths: Collection[str] | None, *, rehash: bool
+    ) -> None:
         self.root = root
+        self.paths = paths
         self.checksums = checksums
         self.rehash = rehash
         self.files: list[FileRequest] = []
@@ -159,6 +172,8 @@ class _State:
 
     def add(self, source: Source, manifest: Manifest, chosen: Mapping[str, int] | None) -> None:
         if source.unpack:
+            if self.paths is not None and archive_path(source) not in self.paths:
+                return
             if is_unpacked(self.root, source):
                 self.present += 1
                 return
@@ -185,6 +200,8 @@ class _State:
         if not is_safe_relative_path(request.path):
             msg = f"Path in the manifest is not below the dataset's folder: {request.path!r}."
             raise AvdataError(msg)
+        if self.paths is not None and request.path not in self.paths:
+            return
         try:
             size = (self.root / request.path).stat().st_size
         except OSError:
@@ -205,8 +222,11 @@ class _State:
 
 
 def has_file_list(source: Source) -> bool:
-    """Return whether a source is many files, each with its own URL."""
-    return not source.unpack and (source.table is not None or any("{path}" in url for url in source.urls))
+    """Return whether a source is many files, with a URL for each or a store that serves them by checksum."""
+    if source.unpack:
+        return False
+    is_store = source.checksum is None and any(is_by_checksum(url) for url in source.urls)
+    return source.table is not None or is_store or any("{path}" in url for url in source.urls)
 
 
 def _single_file_path(source: Source) -> str:
@@ -266,7 +286,7 @@ def _fetch_order(
         note = f"{recipe.name} comes in archives: they are downloaded completely before clips are chosen."
         return _FetchOrder(None, "" if choice.is_complete else note)
     try:
-        clips = recipe.clips_from_paths(root, paths, choice.split_by)
+        clips = recipe.list_clips_from_paths(root, paths, choice.split_by)
     except SourceError:
         lists = [source for source in needed if not has_file_list(source) and not source.unpack]
         if not choice.is_complete and all(_is_on_disk(source, root) for source in lists):

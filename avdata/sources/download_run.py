@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from avdata.errors import SourceError
 from avdata.manifest import Manifest, Source
 from avdata.recipe import Recipe
+from avdata.sources.attempt_log import AttemptLog
 from avdata.sources.checksums import ChecksumCache, verify_files
-from avdata.sources.download_plan import ClipChoice, DownloadPlan, listed_files, plan_download
-from avdata.sources.fetcher import AttemptLog, FailedFile, FetchedFile
-from avdata.sources.source_dir import STATE_DIR, archive_path, extract_source, free_bytes, fsync_dirs
-from avdata.sources.transfer import transfer
+from avdata.sources.download_plan import ClipChoice, DownloadPlan, has_file_list, listed_files, plan_download
+from avdata.sources.failures import IncompleteError, incomplete_error, write_failed
+from avdata.sources.fetcher import FailedFile, FetchedFile
+from avdata.sources.source_dir import STATE_DIR, archive_path, extract_source, fsync_dirs
+from avdata.sources.transfer import TransferState, transfer
 from avdata.sources.types import FileRequest
-from avdata.storage.atomic import DiskError
+from avdata.storage.atomic import DiskError, free_bytes
 from avdata.storage.paths import check_no_symlinks
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class DownloadProgress:
         files: number of files in this phase; 0 if unknown.
         bytes_done: bytes completed in this phase, partial files included.
         bytes: total bytes of this phase; None if unknown.
+        host: host that sent the newest file.
+        waiting: number of files that wait for the limit of a host or for its recovery.
     """
 
     phase: Phase
@@ -47,6 +50,17 @@ class DownloadProgress:
     files: int
     bytes_done: int
     bytes: int | None
+    host: str = ""
+    waiting: int = 0
+
+    @property
+    def detail(self) -> str:
+        """Counts of files, the host and the waiting files in words; empty outside `fetching`."""
+        if self.phase != "fetching":
+            return ""
+        words = f"{self.files_done:,}/{self.files:,} files"
+        words += f" from {self.host}" if self.host else ""
+        return words + (f", {self.waiting} waiting" if self.waiting else "")
 
 
 DownloadCallback = Callable[[DownloadProgress], None]
@@ -66,6 +80,7 @@ class DownloadReport:
         unpacked: number of files extracted from archives.
         failed_attempts: number of failed attempts; each has a line in `log`.
         seconds: elapsed time.
+        failed: reason of each file that could not be downloaded, by path; empty without `allow_missing`.
         checksums: checksum of each source that is a single file or an archive, by source name.
         log: path of the JSON lines of failed attempts; the file exists only if an attempt failed.
     """
@@ -80,24 +95,13 @@ class DownloadReport:
     seconds: float
     checksums: Mapping[str, str]
     log: Path
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return (
             f"DownloadReport({self.name}: {self.fetched:,} files fetched, {self.present:,} present,"
             f" {self.received:,} bytes received, root={str(self.root)!r})"
         )
-
-
-class IncompleteError(SourceError):
-    """Some files could not be downloaded; all others are in place.
-
-    Attributes:
-        sources: names of the sources of the failed files.
-    """
-
-    def __init__(self, message: str, *, hint: str, sources: Collection[str]) -> None:
-        super().__init__(message, hint=hint)
-        self.sources = frozenset(sources)
 
 
 class DownloadRun:
@@ -114,12 +118,19 @@ class DownloadRun:
         *,
         connections: int | None,
         bandwidth: float | None,
+        give_up_after: float | None = None,
+        allow_missing: bool = False,
+        command: str = "",
     ) -> None:
         self.manifest = manifest
         self.progress = progress
         self.arrived = arrived
         self.connections = connections
         self.bandwidth = bandwidth
+        self.give_up_after = give_up_after
+        self.allow_missing = allow_missing
+        self.command = command
+        self.missing: dict[str, str] = {}
         self.started = time.monotonic()
         self.present = self.received = self.fetched = self.failed = self.unpacked = 0
         self.checksums: dict[str, str] = {}
@@ -153,10 +164,22 @@ class DownloadRun:
         with ChecksumCache(plan.root) as checksums:
             failures = self._fetch(files, checksums)
             if failures:
-                raise _incomplete(plan, failures, len(files), self.log)
+                self._report_failures(failures, len(files))
+            elif not plan.partial:
+                write_failed(plan.root, {})
             for source in plan.unpacked:
                 self._unpack(source, checksums)
-        fsync_dirs(plan.root, (request.path for request in files))
+        fsync_dirs(plan.root, (request.path for request in files if request.path not in self.missing))
+
+    def _report_failures(self, failures: list[FailedFile], count: int) -> None:
+        """Store the list of failed files; raise unless the dataset can do without them."""
+        error = incomplete_error(self.plan.name, failures, count, log=self.log.path, command=self.command)
+        write_failed(self.plan.root, error.files)
+        lists = {source.name for source in self.manifest.sources if has_file_list(source)}
+        if not (self.allow_missing and error.sources <= lists):
+            raise error
+        logger.warning("%s %s", error.message, error.hint)
+        self.missing |= error.files
 
     def _report(self) -> DownloadReport:
         return DownloadReport(
@@ -170,6 +193,7 @@ class DownloadRun:
             seconds=time.monotonic() - self.started,
             checksums=self.checksums,
             log=self.log.path,
+            failed=self.missing,
         )
 
     def _verify(self) -> tuple[FileRequest, ...]:
@@ -220,10 +244,15 @@ class DownloadRun:
         failures: list[FailedFile] = []
         fetched, received = self.fetched, self.received
 
-        def tick(on_disk: int, over_network: int) -> None:
-            self.received = received + over_network
+        def tick(state: TransferState) -> None:
+            self.received = received + state.received
             self._check_disk()
-            self.progress(DownloadProgress("fetching", self.fetched - fetched, len(files), on_disk, total))
+            done = self.fetched - fetched
+            self.progress(
+                DownloadProgress(
+                    "fetching", done, len(files), state.on_disk, total, state.host, state.waiting
+                )
+            )
 
         outcomes = transfer(
             self.plan.root,
@@ -231,6 +260,7 @@ class DownloadRun:
             self.log,
             connections=self.connections,
             bandwidth=self.bandwidth,
+            give_up_after=self.give_up_after,
             tick=tick,
         )
         try:
@@ -304,17 +334,3 @@ def _replaceable(error: IncompleteError, manifest: Manifest, lost: Collection[st
         raise error
     logger.warning("%s Downloading its substitute instead.", error.message)
     return error.sources
-
-
-def _incomplete(
-    plan: DownloadPlan, failures: list[FailedFile], count: int, log: AttemptLog
-) -> IncompleteError:
-    first = failures[0]
-    files = "file" if count == 1 else "files"
-    msg = (
-        f"Download incomplete: {len(failures):,} of {count:,} {files} of {plan.name} failed."
-        f" First: {first.request.path}: {first.reason}."
-    )
-    hint = next((f"{failure.hint} " for failure in failures if failure.hint), "")
-    hint += f"Repeat the command to fetch only the missing files. Log of failed attempts: {log.path}"
-    return IncompleteError(msg, hint=hint, sources={failure.request.source for failure in failures})

@@ -1,48 +1,45 @@
-"""Download of one file: mirrors in order, retries, resumption and checksum verification.
+"""Download of one file: mirrors, retries, resumption and checksum verification.
 
-`url_schemes` resolves a URL, `http` opens it, and `partial_file` stores the bytes. A file has its final name
-only when it is complete and its checksum verified.
+`mirrors` chooses a URL, `url_schemes` resolves it, and `receiver` appends its bytes to a `partial_file`. A
+file has its final name only when it is complete and its checksum verified.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from avdata.sources.partial_file import PartialFile, RemoteVersion
-from avdata.sources.rate_limit import BandwidthLimiter, Cancelled, HostLimiter
-from avdata.sources.types import FileRequest, ResolvedUrl, TransferError, host_of
-from avdata.sources.url_schemes import UrlResolver, detect_wrong_content, is_direct
-from avdata.storage.remote import redact_url
+from avdata.errors import redact_url
+from avdata.sources.attempt_log import AttemptLog, TransferStats
+from avdata.sources.hosts import GIVE_UP_AFTER_S, HostBusyError, Hosts
+from avdata.sources.limited_client import LimitedClient
+from avdata.sources.mirrors import Mirror, choose_mirror
+from avdata.sources.partial_file import PartialFile
+from avdata.sources.rate_limit import BandwidthLimiter, Cancelled, Clock
+from avdata.sources.receiver import Receiver
+from avdata.sources.types import FileRequest, ResolvedUrl, TransferError, host_of, server_of
+from avdata.sources.url_schemes import UrlResolver, is_direct
 from avdata.storage.retry import backoff
 
 if TYPE_CHECKING:
-    from urllib3.response import BaseHTTPResponse
+    pass
 
 logger = logging.getLogger(__name__)
 
-_Result = TypeVar("_Result")
-
 _MAX_ATTEMPTS = 6
+
+_DEFER_AFTER = 3  # attempts, before the host is set aside for long
 
 _MAX_MISMATCHES = 3
 
 _PROGRESS_BYTES = 1 << 20  # an attempt that received this much resets the count of attempts
 
-_CHUNK = 1 << 20
-
-_HEAD = 4096
-
-_MIRROR_WAIT_S = 30.0
+_EXPIRED_STATUSES = (401, 403)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,75 +53,39 @@ class FetchedFile:
 
 @dataclass(frozen=True, slots=True)
 class FailedFile:
-    """File that failed at all of its URLs."""
+    """File that failed at all of its URLs.
+
+    Attributes:
+        request: the file.
+        reason: the last error of each URL.
+        hint: what the user can do.
+        message: the same errors with the host instead of the URL.
+        cause: the message without what differs between files, to count equal ones.
+    """
 
     request: FileRequest
     reason: str
     hint: str | None
+    message: str
+    cause: str
 
 
 class ChecksumMismatchError(TransferError):
     """The received file has another checksum than expected."""
 
 
-class AttemptLog:
-    """Log of failed attempts as JSON lines (`attempts.jsonl`): time, URL and error."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        self._file: TextIO | None = None
-        self.count = 0
-
-    def note(self, path: str, url: str, attempt: int, error: TransferError, wait: float | None) -> None:
-        """Append a failed attempt; `wait` is the delay in seconds before the next, None if none."""
-        record = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "path": path,
-            "url": redact_url(url),
-            "attempt": attempt,
-            "status": error.status,
-            "error": str(error),
-            "wait": None if wait is None else round(wait, 2),
-        }
-        with self._lock:
-            self.count += 1
-            try:
-                if self._file is None:
-                    self.path.parent.mkdir(parents=True, exist_ok=True)
-                    self._file = self.path.open("a", encoding="utf-8", buffering=1)
-                self._file.write(json.dumps(record) + "\n")
-            except OSError as failure:
-                logger.warning("Cannot write %s: %s", self.path, failure)
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
-
-class TransferStats:
-    """Byte counts of all threads: on disk (without discarded bytes) and received."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self.received = 0
-        self._lock = threading.Lock()
-
-    def add(self, count: int) -> None:
-        """Count bytes that were on disk already, or (negative) were discarded."""
-        with self._lock:
-            self.bytes += count
-
-    def receive(self, count: int) -> None:
-        """Count bytes received over the network."""
-        with self._lock:
-            self.bytes += count
-            self.received += count
+class DeferredError(Exception):
+    """Other files should be tried before this one is tried again."""
 
 
 class Fetcher:
-    """Downloader of single files, shared by several threads."""
+    """Downloader of files of one dataset, shared by threads.
+
+    Attributes:
+        stop: set to stop all threads.
+        stats: bytes on disk and received.
+        hosts: state of the hosts.
+    """
 
     def __init__(
         self,
@@ -133,19 +94,26 @@ class Fetcher:
         log: AttemptLog,
         *,
         connections: int,
-        bandwidth: float | None,
+        bandwidth: float | None = None,
+        give_up_after: float | None = None,
     ) -> None:
-        # Not at the top of the file: importing requests takes 0.1 s.
-        from avdata.sources.http import HttpClient  # noqa: PLC0415
+        from avdata.sources.http import HttpClient  # noqa: PLC0415  # requests loads only for a transfer
 
         self.stop = threading.Event()
         self.stats = TransferStats()
+        self._patience = GIVE_UP_AFTER_S if give_up_after is None else give_up_after
+        self.hosts = Hosts(connections, self.stop, give_up_after=self._patience, clock=Clock())
         self._root = root
         self._log = log
         self._net = HttpClient(connections)
-        self._hosts = HostLimiter(connections, self.stop)
-        self._bandwidth = BandwidthLimiter(bandwidth, self.stop)
-        self._resolver = UrlResolver(self._net, files)
+        self._client = LimitedClient(self._net, self.hosts)
+        self._resolver = UrlResolver(self._client, files)
+        self._receiver = Receiver(self._client, self.stats, BandwidthLimiter(bandwidth, self.stop), self.stop)
+        self._storage: dict[str, str] = {}  # host of the bytes, by host of a URL that must be resolved
+        self._deferred: dict[str, list[Mirror]] = {}
+        self._told: set[str] = set()
+        for folder in {os.path.dirname(request.path) for request in files}:
+            os.makedirs(root / folder, exist_ok=True)
 
     def halt(self) -> None:
         """Stop all threads now; partial files keep what was received."""
@@ -156,161 +124,190 @@ class Fetcher:
         """Close all connections."""
         self._net.close()
 
-    def fetch(self, request: FileRequest) -> FetchedFile | FailedFile:
-        """Try the file's URLs in order until one returns the expected bytes.
+    def fetch(self, request: FileRequest, *, may_defer: bool = False) -> FetchedFile | FailedFile:
+        """Try the file's URLs until one returns the expected bytes or all have failed.
+
+        Args:
+            request: the file.
+            may_defer: raise DeferredError after several errors of a server, to try other files first. They
+                show whether the file or the server is at fault.
 
         Raises:
             Cancelled: `halt` was called.
+            DeferredError: `fetch` should be called again later.
             DiskError: the disk is full or not writable.
         """
         algorithm = request.checksum.partition(":")[0] if request.checksum else "sha256"
         part = PartialFile(self._root / request.path, algorithm, pinned=request.checksum is not None)
         self.stats.add(part.size)
-        failures = []
+        mirrors = self._deferred.pop(request.path, None) or [self._mirror(url) for url in request.urls]
         try:
-            for number, url in enumerate(request.urls, start=1):
-                if self._hosts.is_skipped(_server(url)):
-                    failures.append((url, TransferError("skipped after repeated failures of this server")))
-                    continue
-                failure = self._try_url(url, request, part, last=number == len(request.urls))
-                if failure is None:
+            while (mirror := choose_mirror(mirrors, self.hosts)) is not None:
+                if self._try_mirror(mirror, request, part):
+                    self._tell_mirror(mirrors, mirror)
                     return FetchedFile(request, part.checksum(), part.publish())
-                failures.append((url, failure))
-                self._hosts.record_failure(_server(url))
+                left = [mirror for mirror in mirrors if not mirror.is_final]
+                if may_defer and left and all(mirror.attempts >= _DEFER_AFTER for mirror in left):
+                    self._deferred[request.path] = mirrors
+                    self.stats.add(-part.size)
+                    raise DeferredError
         finally:
             part.close()
-        reason = "; ".join(f"{redact_url(url)}: {failure}" for url, failure in failures)
-        hint = next((failure.hint for _, failure in failures if failure.hint), None)
-        return FailedFile(request, reason or "no URL in the manifest", hint)
+        return self._failed_file(request, mirrors)
 
-    def _try_url(
-        self, url: str, request: FileRequest, part: PartialFile, *, last: bool
-    ) -> TransferError | None:
-        """Download from one URL with retries; return None on success, else the last error."""
-        attempt = mismatches = 0
-        while True:
-            size = part.size
+    def check(self, request: FileRequest, *, may_defer: bool = False) -> FailedFile | None:
+        """Request one byte of a file; return a FailedFile if all of its URLs refuse it.
+
+        Other errors are left to `fetch`, which repeats.
+
+        Raises:
+            Cancelled: `halt` was called.
+        """
+        mirrors = [self._mirror(url) for url in request.urls]
+        while (mirror := choose_mirror(mirrors, self.hosts)) is not None:
             try:
-                self._attempt(url, request, part)
+                location = self._resolve(mirror, request)
+                with self._client.open(location.url, {**location.headers, "Range": "bytes=0-0"}):
+                    return None
+            except HostBusyError as busy:
+                mirror.wait_for(busy.server)
             except TransferError as error:
                 if self.stop.is_set():
                     raise Cancelled from error
-                # A long file on a bad line is cut many times: stop only if it makes no progress.
-                attempt = 1 if part.size - size >= _PROGRESS_BYTES else attempt + 1
-                mismatches += isinstance(error, ChecksumMismatchError)
-                should_retry = error.retryable and attempt < _MAX_ATTEMPTS and mismatches < _MAX_MISMATCHES
-                wait = error.wait if error.wait is not None else backoff(attempt)
-                should_retry = should_retry and (last or wait <= _MIRROR_WAIT_S)
-                self._log.note(request.path, url, attempt, error, wait if should_retry else None)
-                if not should_retry:
-                    return error
-                if error.overloaded:
-                    self._hosts.record_overload(error.server or _server(url), wait)
-                elif self.stop.wait(wait):
-                    raise Cancelled from error
-            else:
-                self._hosts.record_success(_server(url))
-                return None
+                if error.retryable:
+                    return None
+                mirror.error, mirror.is_final = error, True
+        return self._failed_file(request, mirrors)
 
-    def _attempt(self, url: str, request: FileRequest, part: PartialFile) -> None:
-        location = ResolvedUrl(url)
-        if not is_direct(url):
-            location = self._at(_server(url), lambda: self._resolver.resolve(url, request))
-        self._at(_server(location.url), lambda: self._receive(url, location, request, part))
+    def _mirror(self, url: str) -> Mirror:
+        server = server_of(url)
+        needed = server if is_direct(url) else self._storage.get(server, server)
+        return Mirror(url, server, [needed])
+
+    def _try_mirror(self, mirror: Mirror, request: FileRequest, part: PartialFile) -> bool:
+        """Make one attempt; return whether the file is complete and verified."""
+        size = part.size
+        try:
+            self._attempt(mirror, request, part)
+        except HostBusyError as busy:
+            mirror.wait_for(busy.server)
+            return False
+        except TransferError as error:
+            if self.stop.is_set():
+                raise Cancelled from error
+            self._note_failure(mirror, request, error, part.size - size)
+            return False
+        self.hosts.record_file(mirror.server)
+        return True
+
+    def _attempt(self, mirror: Mirror, request: FileRequest, part: PartialFile) -> None:
+        location = self._resolve(mirror, request)
+        try:
+            self._receiver.receive(mirror.url, location, request, part)
+        except TransferError:
+            mirror.location = None
+            raise
         expected = request.checksum or location.checksum
         checksum = part.checksum()
         if expected and checksum != expected:
             size = part.size
-            self._restart(part)
+            self._receiver.restart(part)
+            mirror.location = None
             msg = f"checksum mismatch: {checksum} ({size:,} bytes), expected {expected}"
-            raise ChecksumMismatchError(msg, retryable=True)
+            raise ChecksumMismatchError(msg, retryable=True, cause="checksum mismatch")
 
-    def _at(self, server: str, step: Callable[[], _Result]) -> _Result:
-        """Run `step` within the server's limit of concurrent requests."""
-        self._hosts.acquire(server)
-        try:
-            result = step()
-        except TransferError as error:
-            error.server = server
-            raise
-        finally:
-            self._hosts.release(server)
-        self._hosts.record_success(server)
-        return result
+    def _resolve(self, mirror: Mirror, request: FileRequest) -> ResolvedUrl:
+        """Return the current location of the bytes, once more if its host was busy."""
+        mirror.is_resolved = False
+        if mirror.location is None:
+            is_at_url = is_direct(mirror.url)
+            mirror.location = (
+                ResolvedUrl(mirror.url) if is_at_url else self._resolver.resolve(mirror.url, request)
+            )
+            if not is_at_url:
+                self._storage[mirror.server] = server_of(mirror.location.url)
+                mirror.servers = [self._storage[mirror.server]]
+        mirror.is_resolved = True
+        return mirror.location
 
-    def _restart(self, part: PartialFile) -> None:
-        self.stats.add(-part.size)
-        part.restart()
-
-    def _receive(self, url: str, location: ResolvedUrl, request: FileRequest, part: PartialFile) -> None:
-        expected = request.bytes if request.bytes is not None else location.bytes
-        if part.size and not _can_resume(url, request, part, expected):
-            self._restart(part)
-        if part.size and part.size == expected:
-            return
-        headers = dict(location.headers)
-        if part.size:
-            headers["Range"] = f"bytes={part.size}-"
-            if part.version and part.version.url == url and part.version.validator:
-                headers["If-Range"] = part.version.validator
-        with self._net.open(location.url, headers) as response:
-            total = self._begin(url, response, part)
-            if expected is not None and total is not None and total != expected:
-                head = response.read(_HEAD) if not part.size else b""
-                raise detect_wrong_content(head, request.path) or _length_error(total, expected)
-            self._copy(response, request, part)
-        complete = total if total is not None else expected
-        if complete is not None and part.size < complete:
-            msg = f"connection lost after {part.size:,} of {complete:,} bytes"
-            raise TransferError(msg, retryable=True)
-        if complete is not None and part.size > complete:
-            self._restart(part)
-            raise _length_error(part.size, complete)
-
-    def _begin(self, url: str, response: BaseHTTPResponse, part: PartialFile) -> int | None:
-        """Check that the response continues the partial file; return the total size, if stated."""
-        etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
-        if response.status == 200:
-            self._restart(part)
-            length = response.headers.get("Content-Length", "")
-            total = int(length) if length.isdigit() else None
+    def _note_failure(
+        self, mirror: Mirror, request: FileRequest, error: TransferError, received: int
+    ) -> None:
+        """Record a failed attempt and decide whether and when another follows."""
+        server, now = error.server or mirror.server, self.hosts.clock.now()
+        is_mismatch = isinstance(error, ChecksumMismatchError)
+        if received >= _PROGRESS_BYTES or not mirror.attempts:
+            # A long file on a bad line is cut many times: stop only if it makes no progress.
+            mirror.attempts, mirror.first_failure = 0, now
+            mirror.served_before = self.hosts.served(server)
+        mirror.attempts += 1
+        mirror.mismatches += is_mismatch
+        mirror.error = error
+        if error.server is None and error.retryable and not is_mismatch:
+            self.hosts.fail(server, str(error), now, is_answer=error.status is not None)
+        is_renewed = self._is_expired_link(mirror, error)
+        mirror.has_new_link = is_renewed or (mirror.has_new_link and not received)
+        mirror.is_final = not is_renewed and self._is_final(mirror, error, server, now)
+        wait = backoff(mirror.attempts)
+        if is_renewed or error.overloaded:
+            wait = max(self.hosts.delay(server), 0.0)
         else:
-            span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-            changed = part.version and part.version.url == url and part.version.etag not in (None, etag)
-            if response.status == 416 or not span or int(span[1]) != part.size or changed:
-                self._restart(part)
-                msg = "cannot resume: the file has changed on the server"
-                raise TransferError(msg, retryable=True)
-            total = int(span[2]) if span[2] != "*" else None
-        if part.version is None or part.version.url != url:
-            part.set_version(RemoteVersion(url, etag, modified, total))
-        return total
+            mirror.retry_at = now + wait
+        self._log.note(request.path, mirror.url, mirror.attempts, error, None if mirror.is_final else wait)
+        if mirror.is_final:
+            self.hosts.deny(mirror.server, str(error))
 
-    def _copy(self, response: BaseHTTPResponse, request: FileRequest, part: PartialFile) -> None:
-        while chunk := response.read1(_CHUNK):
-            if self.stop.is_set():
-                raise Cancelled
-            if part.size == 0 and (wrong := detect_wrong_content(chunk, request.path)):
-                raise wrong
-            part.write(chunk)
-            self.stats.receive(len(chunk))
-            self._bandwidth.consume(len(chunk))
+    def _is_final(self, mirror: Mirror, error: TransferError, server: str, now: float) -> bool:
+        """Return whether no attempt should follow although the host is not given up."""
+        if not error.retryable or mirror.mismatches >= _MAX_MISMATCHES:
+            return True
+        if mirror.attempts < _MAX_ATTEMPTS:
+            return False
+        if error.overloaded:
+            return now - mirror.first_failure >= self._patience
+        # The host served other requests in the meantime: the file is at fault.
+        return self.hosts.served(server) > mirror.served_before
+
+    @staticmethod
+    def _is_expired_link(mirror: Mirror, error: TransferError) -> bool:
+        """Return whether a fresh link should be requested: the refused one is signed and may have expired."""
+        is_link = mirror.is_resolved and (error.is_redirected or not is_direct(mirror.url))
+        return error.status in _EXPIRED_STATUSES and is_link and not mirror.has_new_link
+
+    def _failed_file(self, request: FileRequest, mirrors: Sequence[Mirror]) -> FailedFile:
+        errors = [(mirror, self._last_error(mirror)) for mirror in mirrors]
+        reasons = [f"{redact_url(mirror.url)}: {error}" for mirror, error in errors]
+        messages = [_with_host(mirror, str(error)) for mirror, error in errors]
+        causes = [_with_host(mirror, error.cause) for mirror, error in errors]
+        failed = FailedFile(
+            request,
+            "; ".join(reasons) or "no URL in the manifest",
+            next((error.hint for _, error in errors if error.hint), None),
+            "; ".join(dict.fromkeys(messages)) or "no URL in the manifest",
+            "; ".join(dict.fromkeys(causes)) or "no URL in the manifest",
+        )
+        if failed.cause not in self._told:
+            self._told.add(failed.cause)
+            logger.warning("Not downloaded: %s: %s. The download continues.", request.path, failed.message)
+        return failed
+
+    def _last_error(self, mirror: Mirror) -> TransferError:
+        problems = (self.hosts.problem(server) for server in mirror.servers)
+        return mirror.error or TransferError(next(filter(None, problems), "not requested"))
+
+    def _tell_mirror(self, mirrors: Sequence[Mirror], used: Mirror) -> None:
+        """Log once which mirror is used if it is not the first, and why."""
+        first = mirrors[0]
+        if used is first or self._told & {used.server, first.server}:
+            return
+        self._told.add(used.server)
+        problem = str(first.error or "") or self.hosts.problem(first.servers[-1]) or "busy"
+        logger.warning(
+            "Downloading from %s instead of %s: %s.",
+            host_of(used.url) or used.url, host_of(first.url) or first.url, problem,
+        )  # fmt: skip
 
 
-def _server(url: str) -> str:
-    """Return the unit of rate limiting: scheme and host, or the URL if it has no host."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{host_of(url)}" if parts.netloc else url
-
-
-def _can_resume(url: str, request: FileRequest, part: PartialFile, expected: int | None) -> bool:
-    if expected is not None and part.size > expected:
-        return False
-    if request.checksum:
-        return True
-    # Without a checksum, only an If-Range validator of the same URL ensures that both parts match.
-    return part.version is not None and part.version.url == url and part.version.validator is not None
-
-
-def _length_error(total: int, expected: int) -> TransferError:
-    return TransferError(f"size mismatch: {total:,} bytes on the server, expected {expected:,}")
+def _with_host(mirror: Mirror, text: str) -> str:
+    host = host_of(mirror.url) or mirror.url
+    return text if host in text else f"{text} ({host})"

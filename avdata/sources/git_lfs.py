@@ -1,4 +1,4 @@
-"""git-LFS: parse pointers, list the files of a checkout, request objects from a server.
+"""git-LFS: parse pointers and list the files of a checkout.
 
 A pointer is at most 1 KiB of text: a line `version https://git-lfs.github.com/spec/v1`, then `key value`
 lines in alphabetical order, among them `oid sha256:HEX` and `size BYTES`
@@ -10,20 +10,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 import re
 import subprocess
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from avdata.errors import AvdataError, SourceError
 from avdata.manifest import FileEntry
-from avdata.sources.types import FileRequest, ResolvedUrl, TransferError
-
-if TYPE_CHECKING:
-    from avdata.sources.http import HttpClient
 
 _VERSION = b"version https://git-lfs.github.com/spec/v1"
 
@@ -130,85 +123,3 @@ def build_file_table(
     files = list_lfs_files(checkout, folders, commit=commit)
     write_file_table(out, files)
     return files
-
-
-_LFS_TYPE = "application/vnd.git-lfs+json"
-
-_LFS_BATCH = 100
-
-
-class LfsClient:
-    """Client of a repository's LFS server; requests objects in batches of 100, ahead of use."""
-
-    def __init__(self, net: HttpClient, repository: str, files: Sequence[FileRequest]) -> None:
-        self._net = net
-        self._endpoint = f"{_repository(repository)}/info/lfs/objects/batch"
-        self._groups = [files[start : start + _LFS_BATCH] for start in range(0, len(files), _LFS_BATCH)]
-        self._positions = {file.path: number for number, file in enumerate(files)}
-        self._locks = [threading.Lock() for _ in self._groups]
-        self._locations: list[dict[str, ResolvedUrl | TransferError] | None] = [None] * len(self._groups)
-
-    def resolve(self, request: FileRequest) -> ResolvedUrl:
-        """Return the object's link, once: a second call requests a new link."""
-        if not _oid(request):
-            msg = "git-LFS requires the file's sha256 and size in the manifest"
-            raise TransferError(msg)
-        group, position = divmod(self._positions[request.path], _LFS_BATCH)
-        if position == _LFS_BATCH // 2:
-            self._prefetch(group + 1)
-        with self._locks[group]:
-            location = self._group_locations(group).pop(request.path, None)
-        if location is None:
-            location = self._request([request])[request.path]
-        if isinstance(location, TransferError):
-            raise location
-        return location
-
-    def _prefetch(self, group: int) -> None:
-        if group < len(self._groups) and self._locks[group].acquire(blocking=False):
-            try:
-                self._group_locations(group)
-            finally:
-                self._locks[group].release()
-
-    def _group_locations(self, group: int) -> dict[str, ResolvedUrl | TransferError]:
-        locations = self._locations[group]
-        if locations is None:
-            locations = self._locations[group] = self._request(self._groups[group])
-        return locations
-
-    def _request(self, files: Sequence[FileRequest]) -> dict[str, ResolvedUrl | TransferError]:
-        objects = [{"oid": _oid(file), "size": file.bytes} for file in files if _oid(file)]
-        request = {"operation": "download", "transfers": ["basic"], "hash_algo": "sha256", "objects": objects}
-        headers = {"Accept": _LFS_TYPE, "Content-Type": _LFS_TYPE}
-        body = json.dumps(request).encode()
-        with self._net.open(self._endpoint, headers, method="POST", body=body) as response:
-            answer = response.read()
-        try:
-            links = {entry["oid"]: _link(entry) for entry in json.loads(answer)["objects"]}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            msg = f"not a git-LFS server: {self._endpoint}"
-            raise TransferError(msg) from error
-        absent = TransferError("object not found on the git-LFS server")
-        return {file.path: links.get(_oid(file), absent) for file in files}
-
-
-def _repository(url: str) -> str:
-    # Objects are requested by checksum: drop what follows the repository ({path}, a commit).
-    base, git, _ = url.partition(".git/")
-    return base + ".git" if git else url.rstrip("/")
-
-
-def _oid(file: FileRequest) -> str:
-    algorithm, _, digest = (file.checksum or "").partition(":")
-    return digest if algorithm == "sha256" and file.bytes is not None else ""
-
-
-def _link(entry: Mapping[str, Any]) -> ResolvedUrl | TransferError:
-    if "error" in entry:
-        code = int(entry["error"].get("code", 0))
-        return TransferError(
-            f"git-LFS: {entry['error'].get('message', code)}", retryable=code >= 500, status=code
-        )
-    action = entry["actions"]["download"]
-    return ResolvedUrl(action["href"], action.get("header") or {}, bytes=entry.get("size"))

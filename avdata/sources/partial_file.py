@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from avdata.errors import redact_url
 from avdata.storage.atomic import NO_FOLLOW, open_partial, write_errors
 
 _STATE_MIN_BYTES = 4 << 20
@@ -28,12 +29,16 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RemoteVersion:
-    """Version of a remote file that a partial file belongs to."""
+    """Version of a remote file that a partial file belongs to; its URL is stored without secrets."""
 
     url: str
     etag: str | None = None
     modified: str | None = None
     bytes: int | None = None
+
+    def is_of(self, url: str) -> bool:
+        """Return whether the file was at this URL, perhaps with another login or signature."""
+        return self.url == redact_url(url)
 
     @property
     def validator(self) -> str | None:
@@ -102,7 +107,8 @@ class PartialFile:
         Raises:
             DiskError: the disk is full or not writable.
         """
-        with write_errors(self.path):
+        total = (self.version and self.version.bytes) or 0
+        with write_errors(self.path, max(total - self.size, len(data))):
             file, hasher = self._open()
             hasher.update(data)
             view = memoryview(data)

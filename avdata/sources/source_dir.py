@@ -5,30 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from avdata.errors import SourceError, UsageError
-from avdata.manifest import FileEntry, Source, load_manifest
+from avdata.manifest import FileEntry, Manifest, Source, has_manifest, load_manifest
 from avdata.recipe import Recipe, load_recipe
 from avdata.sources.archives import ArchiveKind, ExtractedFile, extract_archive
 from avdata.sources.checksums import ChecksumCache
 from avdata.storage.atomic import write_errors
 from avdata.storage.locks import lock_folder
-from avdata.storage.paths import source_dir
+from avdata.storage.paths import check_no_symlinks, source_dir
 
 STATE_DIR = ".avdata"
 
 _TARS = (".tar.gz", ".tgz")
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the free bytes on the disk of `folder`, which need not exist."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def archive_path(source: Source) -> str:
@@ -46,7 +38,7 @@ def is_unpacked(root: Path, source: Source) -> bool:
     try:
         members = json.loads(unpacked_list(root, source).read_text(encoding="utf-8"))["members"]
         return all((root / path).stat().st_size == size for path, size in members)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -146,7 +138,14 @@ def fsync_dirs(root: Path, paths: Iterable[str]) -> None:
 
 @contextmanager
 def lock_source_dir(root: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a source folder until the block or the process ends."""
+    """Hold an exclusive lock on a source folder until the block or the process ends.
+
+    Raises:
+        SourceError: another process holds it.
+        AvdataError: the state folder, or a file in it, is a symbolic link.
+    """
+    state = (path.relative_to(root).as_posix() for path in (root / STATE_DIR).glob("*"))
+    check_no_symlinks(root, (STATE_DIR, *state))
     conflict = SourceError(
         f"Another download is writing to {root}.",
         hint="Wait until it ends, or use --output with another folder.",
@@ -155,7 +154,9 @@ def lock_source_dir(root: Path) -> Iterator[None]:
         yield
 
 
-def unpack_archive_file(name_or_recipe: str | Path | Recipe, archive: Path | str) -> Path:
+def unpack_archive_file(
+    name_or_recipe: str | Path | Recipe, archive: Path | str, *, manifest: Manifest | None = None
+) -> Path:
     """Extract an archive that the user downloaded into the recipe's source folder.
 
         root = unpack_archive_file("ave", "AVE_Dataset.zip")
@@ -164,6 +165,8 @@ def unpack_archive_file(name_or_recipe: str | Path | Recipe, archive: Path | str
     Args:
         name_or_recipe: a recipe's name, the path of a recipe file, or a Recipe.
         archive: path of the archive; it is not changed.
+        manifest: manifest whose file list the archive is verified with; None uses the bundled one, if the
+            recipe has one.
 
     Returns:
         The folder with the extracted files.
@@ -180,10 +183,14 @@ def unpack_archive_file(name_or_recipe: str | Path | Recipe, archive: Path | str
         msg = f"Not an archive: {path} (supported: .zip, .tar.gz, .tgz)."
         raise UsageError(msg, hint="Use --source with the folder or the archive of the dataset's files.")
     recipe = load_recipe(name_or_recipe)
-    manifest = load_manifest(recipe.name)
-    candidates = [
-        source for source in manifest.sources if source.unpack == kind and source.instead_of is None
-    ]
+    if manifest is None and has_manifest(recipe.name):
+        manifest = load_manifest(recipe.name)
+    sources = manifest.sources if manifest else ()
+    candidates = [source for source in sources if source.unpack == kind and source.instead_of is None]
+    if len(candidates) > 1:  # one archive per speaker, for example: the name says which
+        candidates = [
+            source for source in candidates if any(url.endswith(f"/{path.name}") for url in source.urls)
+        ]
     source = candidates[0] if candidates else Source(name="given", urls=(), unpack=kind)
     root = source_dir(recipe.name)
     if is_unpacked(root, source):
@@ -193,7 +200,7 @@ def unpack_archive_file(name_or_recipe: str | Path | Recipe, archive: Path | str
             hint = f"Remove {root}, or extract the archive yourself and use --source with its folder."
             raise SourceError(msg, hint=hint)
     else:
-        table = manifest.tables[source.table] if source.table else ()
+        table = manifest.tables[source.table] if manifest and source.table else ()
         with lock_source_dir(root), ChecksumCache(root) as checksums:
             extract_source(root, source, path, table=table, checksums=checksums)
     return root

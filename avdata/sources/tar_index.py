@@ -1,7 +1,8 @@
 """Index of an uncompressed tar: name, offset and size of each regular file, and damage of the tar.
 
 Nothing is extracted. Tar readers end silently at a damaged header or a missing end, so every header is
-checked here, and after a damaged one the scan continues at the next valid header.
+checked here, and after a damaged one the scan continues at the next valid header. Of a tar in object storage,
+only the headers are read, with the small members after them; a member is then one range.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +22,11 @@ from avdata.storage.atomic import open_partial
 
 _BLOCK = tarfile.BLOCKSIZE
 
-_CHUNK = 1 << 20
+_CHUNK = 4 << 20
+
+_HEAD_BYTES = 8 << 10  # a request for a header of a tar in object storage
+
+_CONTENT_BYTES = 4 << 10  # of a small member, such as a label
 
 _META = re.compile(r"__[^/]*__($|/)")
 """Names that webdataset skips."""
@@ -39,6 +44,8 @@ class TarMember:
         tar_bytes: size of the tar.
         offset: position of the first byte in the tar.
         size: size of the file in bytes.
+        url: URL of a tar in object storage, whose bytes are not in the file `tar`; empty for a file.
+        content: content of a small member of a tar in object storage, which its header's request returned.
     """
 
     name: str
@@ -46,6 +53,8 @@ class TarMember:
     tar_bytes: int
     offset: int
     size: int
+    url: str = ""
+    content: bytes | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -76,15 +85,19 @@ class TarIndex:
     gaps: tuple[TarGap, ...]
 
 
-def index_tar(path: Path) -> TarIndex:
+def index_tar(path: Path, url: str = "") -> TarIndex:
     """Return the index of a tar. Links, devices, folders and sparse files are left out.
+
+    Args:
+        path: the tar; for a tar in object storage, a file of its size.
+        url: URL of a tar in object storage.
 
     Raises:
         SourceError: the file cannot be read, or is not an uncompressed tar.
     """
     try:
-        with path.open("rb") as stream:
-            index = _scan(path, stream)
+        with _open_stored(url, path.stat().st_size) if url else path.open("rb") as stream:
+            index = _scan(path, stream, url)
     except OSError as error:
         msg = f"Tar cannot be read: {path} ({error.strerror})."
         raise SourceError(msg) from error
@@ -94,8 +107,14 @@ def index_tar(path: Path) -> TarIndex:
     return index
 
 
-def _scan(path: Path, stream: BinaryIO) -> TarIndex:
-    size = os.fstat(stream.fileno()).st_size
+def _open_stored(url: str, nbytes: int) -> BinaryIO:
+    from avdata.storage.remote_files import RangeReader  # noqa: PLC0415  # only for object storage
+
+    return io.BufferedReader(RangeReader(url, nbytes), _HEAD_BYTES)
+
+
+def _scan(path: Path, stream: BinaryIO, url: str) -> TarIndex:
+    size = stream.seek(0, os.SEEK_END)
     # `fromtarfile` decodes the headers of all tar formats. It needs a TarFile for its state, and the
     # constructor would raise on a damaged first header.
     state = tarfile.TarFile(fileobj=io.BytesIO(bytes(2 * _BLOCK)))
@@ -121,7 +140,11 @@ def _scan(path: Path, stream: BinaryIO) -> TarIndex:
             continue
         offset = state.offset
         if info.isreg() and info.sparse is None and not _META.match(info.name):
-            members.append(TarMember(info.name, path, size, info.offset_data, info.size))
+            content = None
+            if url and info.size <= _CONTENT_BYTES and info.offset_data + info.size <= size:
+                stream.seek(info.offset_data)
+                content = stream.read(info.size)
+            members.append(TarMember(info.name, path, size, info.offset_data, info.size, url, content))
     return TarIndex(tuple(members), tuple(gaps))
 
 
@@ -160,6 +183,9 @@ def read_chunks(member: TarMember, chunk_bytes: int = _CHUNK) -> Iterator[bytes]
     Raises:
         SourceError: the tar cannot be read, or is shorter than when it was indexed.
     """
+    if member.url:
+        yield from _read_stored(member, chunk_bytes)
+        return
     left = member.size
     try:
         with member.tar.open("rb") as stream:
@@ -176,10 +202,26 @@ def read_chunks(member: TarMember, chunk_bytes: int = _CHUNK) -> Iterator[bytes]
         raise SourceError(msg, hint="Run the same command again.")
 
 
-def hash_member(member: TarMember) -> str:
-    """Return the hexadecimal SHA-256 of a member."""
+def _read_stored(member: TarMember, chunk_bytes: int) -> Iterator[bytes]:
+    from avdata.storage.remote_files import read_range  # noqa: PLC0415  # only for object storage
+
+    if member.content is not None:
+        yield from [member.content] if member.content else []
+        return
+    for start in range(0, member.size, chunk_bytes):
+        offset, count = member.offset + start, min(chunk_bytes, member.size - start)
+        data = read_range(member.url, offset, count)
+        yield data if len(data) == count else data[offset : offset + count]
+
+
+def hash_member(member: TarMember, check: Callable[[bytes], object]) -> str:
+    """Return the hexadecimal SHA-256 of a member. Its first chunk is passed to `check`, which may raise."""
     digest = hashlib.sha256()
-    for chunk in read_chunks(member):
+    chunks = read_chunks(member)
+    head = next(chunks, b"")
+    check(head)
+    digest.update(head)
+    for chunk in chunks:
         digest.update(chunk)
     return digest.hexdigest()
 

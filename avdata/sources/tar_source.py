@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +22,10 @@ from typing import Any
 from avdata.errors import QuarantineReason, SourceError, UsageError
 from avdata.progress import Progress
 from avdata.selection import MAX_KEY_LENGTH
-from avdata.sources.object_storage import mirror_source
+from avdata.sources.object_storage import CONNECTIONS, MEDIA_SUFFIXES, holds_remote_tars, survey_source
 from avdata.sources.source_dir import STATE_DIR
 from avdata.sources.tar_index import TarIndex, TarMember, index_tar
+from avdata.storage.paths import walk_files
 from avdata.storage.remote import is_url
 
 log = logging.getLogger(__name__)
@@ -55,11 +57,13 @@ class TarSource:
     Attributes:
         root: folder that contains all of them.
         tars: their paths, sorted.
+        url: URL of the folder in object storage, of which `root` has placeholders; None for files.
         progress: called with `index`, the number of indexed tars and their total.
     """
 
     root: Path
     tars: tuple[Path, ...]
+    url: str | None = None
     progress: Progress = field(default=lambda stage, done, total: None, repr=False, compare=False)
 
     def tar_name(self, tar: Path) -> str:
@@ -73,11 +77,13 @@ class TarSource:
         Raises:
             SourceError: a tar cannot be indexed.
         """
-        indices = {}
-        for number, tar in enumerate(self.tars):
-            self.progress("index", number, len(self.tars))
-            indices[self.tar_name(tar)] = index_tar(tar)
-        self.progress("index", len(self.tars), len(self.tars))
+        names, indices = [self.tar_name(tar) for tar in self.tars], {}
+        urls = [f"{self.url}/{name}" if self.url else "" for name in names]
+        self.progress("index", 0, len(self.tars))
+        with ThreadPoolExecutor(CONNECTIONS if self.url else 1) as pool:
+            for name, index in zip(names, pool.map(index_tar, self.tars, urls), strict=True):
+                indices[name] = index
+                self.progress("index", len(indices), len(self.tars))
         groups = {name: list(_group(name, index.members)) for name, index in indices.items()}
         extensions = {extension for samples in groups.values() for s in samples for extension in s.members}
         return tuple(
@@ -114,7 +120,8 @@ def open_tars(source: str | Path, progress: Progress = lambda stage, done, total
         SourceError: no tar matches, or one that the pattern names is missing.
         UsageError: the pattern is malformed.
     """
-    path = mirror_source(str(source)) if is_url(source) else Path(source)
+    url = str(source).rstrip("/") if is_url(source) else None
+    path = survey_source(url, "tars", {*MEDIA_SUFFIXES, ".tar"}) if url else Path(source)
     if path.is_dir():
         tars, root = _find_tars(path), path
     elif path.is_file():
@@ -125,7 +132,15 @@ def open_tars(source: str | Path, progress: Progress = lambda stage, done, total
     if not tars:
         msg = f"No tar matches the source {source}."
         raise SourceError(msg, hint=_PATTERN_HINT)
-    return TarSource(root, tuple(tars), progress)
+    return TarSource(root, tuple(tars), url, progress)
+
+
+def holds_tars(source: str | Path) -> bool:
+    """Return whether a source is a tar, a pattern of tars, or a folder with tars in it."""
+    if is_url(source):
+        return holds_remote_tars(str(source))
+    path = Path(source)
+    return any(file.suffix == ".tar" for file in walk_files(path)) if path.is_dir() else path.suffix == ".tar"
 
 
 def _find_tars(root: Path) -> list[Path]:

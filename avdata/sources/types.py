@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from avdata.storage.remote import redact_url
+from avdata.errors import escape_controls, redact_url, shorten
 
 _OVERLOADED = frozenset({429, 503})
+
+_MAX_MESSAGE = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +41,42 @@ class ResolvedUrl:
         headers: request headers that the server requires.
         checksum: as the scheme's server states it; None if it does not.
         bytes: size as the scheme's server states it; None if it does not.
+        expires_at: POSIX time in seconds at which the URL expires; None if unknown.
     """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     checksum: str | None = None
     bytes: int | None = None
+    expires_at: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the URL, which a server may have chosen."""
+        try:
+            parts = urlsplit(self.url)
+            is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # of the port or an IPv6 address
+            is_valid = False
+        if not is_valid:
+            msg = f"link that is no http URL: {self.url}"
+            raise TransferError(msg)
 
 
 class TransferError(Exception):
     """Failure of one attempt to download a file.
 
-    The message has no credentials and queries of URLs: signed links have a secret in the query.
+    The message is one short line without credentials and queries of URLs: signed links have a secret in the
+    query.
 
     Attributes:
         retryable: whether a later attempt at the same URL may succeed.
         wait: delay in seconds that the server requested with `Retry-After`.
         status: HTTP status, if any.
         overloaded: whether the server asked for fewer requests.
-        server: server of the request, if it is not the one of the manifest's URL.
+        server: server of the request; None if the request was not made by `LimitedClient`.
         hint: what the user can do.
+        cause: the message without what differs between files.
+        is_redirected: whether the error came from the target of a redirect.
     """
 
     def __init__(
@@ -69,13 +87,18 @@ class TransferError(Exception):
         wait: float | None = None,
         status: int | None = None,
         hint: str | None = None,
+        cause: str | None = None,
+        is_redirected: bool = False,
     ) -> None:
-        super().__init__(redact_url(message))
+        # Servers choose a part of it: a reason, a location, a size.
+        super().__init__(escape_controls(shorten(redact_url(message), _MAX_MESSAGE)))
         self.retryable = retryable
         self.wait = wait
         self.status = status
         self.overloaded = status in _OVERLOADED or (status is not None and wait is not None)
         self.hint = hint
+        self.cause = cause or str(self)
+        self.is_redirected = is_redirected
         self.server: str | None = None
 
 
@@ -86,3 +109,13 @@ def host_of(url: str) -> str:
     'example.org:8443'
     """
     return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def server_of(url: str) -> str:
+    """Return the unit of rate limiting: scheme and host, or the URL if it has no host.
+
+    >>> server_of("lfs+https://example.org/owner/repo.git"), server_of("gdrive:1abc")
+    ('https://example.org', 'gdrive:1abc')
+    """
+    parts = urlsplit(url)
+    return f"{parts.scheme.removeprefix('lfs+')}://{host_of(url)}" if parts.netloc else url

@@ -1,12 +1,13 @@
 """URL schemes of manifests: how each URL leads to the current location of the bytes.
 
     https://HOST/PATH             a file; {path} is replaced by the quoted path from the source's table
-    lfs+https://HOST/REPO.git     a git-LFS object, requested by checksum and size
+    lfs+https://HOST/REPO[.git]   a git-LFS object, requested by checksum and size
     gdrive:ID                     a file on Google Drive, behind its confirmation page
     kaggle:OWNER/DATASET          a dataset's archive on Kaggle; /versions/N selects a version
     hf:datasets/OWNER/NAME[@REVISION]/PATH   a file on the Hugging Face Hub
+    zenodo:RECORD/FILE            a file of a Zenodo record, whose API states size and MD5; see `zenodo`
 
-`//` after the colon is optional for the last three. `http` in place of `https` is for local servers.
+`//` after the colon is optional for the last four. `http` in place of `https` is for local servers.
 Logins for https and lfs+https are read from `~/.netrc`.
 To add a scheme, write a subclass of `UrlScheme` and add it to `SCHEMES`.
 """
@@ -20,17 +21,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
 
-from avdata.sources.git_lfs import LfsClient, is_pointer
+from avdata.sources.git_lfs import is_pointer
+from avdata.sources.lfs_client import LfsClient
 from avdata.sources.types import FileRequest, ResolvedUrl, TransferError, host_of
+from avdata.sources.zenodo import file_url
+from avdata.storage.network import basic_login
 
 if TYPE_CHECKING:
-    from avdata.sources.http import HttpClient
+    from avdata.sources.limited_client import LimitedClient
 
 DRIVE_URL = "https://drive.google.com/uc?export=download&id={id}"
 
 KAGGLE_URL = "https://www.kaggle.com/api/v1/datasets/download/{handle}"
 
-_PAGE_BYTES = 1 << 20
+_PAGE_BYTES = 1 << 16  # Drive's page has 3 kB, and each line is parsed by itself
 
 # Drive serves its static error pages only to browsers.
 _BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/130 Safari/537.36"}
@@ -64,14 +68,25 @@ def serves_each_file(url: str) -> bool:
     return "{path}" in url or (scheme is not None and scheme.is_by_checksum)
 
 
-def server_name(url: str) -> str:
-    """Return the host of a URL, or the URL itself if its scheme names a service.
-
-    >>> server_name("https://me:secret@example.org/a.zip"), server_name("gdrive:1abc")
-    ('example.org', 'gdrive:1abc')
-    """
+def is_by_checksum(url: str) -> bool:
+    """Return whether the URL names a store of objects, which are requested by checksum."""
     scheme = _scheme_of(url)
-    return host_of(url) if scheme is not None and scheme.names_host else url
+    return scheme is not None and scheme.is_by_checksum
+
+
+def server_name(url: str) -> str:
+    """Return the host of a URL; if its scheme names a service, the URL without the path of the file.
+
+    >>> server_name("https://me:secret@example.org/a.zip"), server_name("zenodo:1188976/a.zip")
+    ('example.org', 'zenodo:1188976')
+    """
+    match = _URL.fullmatch(url)
+    scheme = SCHEMES.get(match["scheme"]) if match else None
+    if match is None or scheme is None:
+        return url
+    if scheme.names_host:
+        return host_of(url)
+    return ":".join((match["scheme"], "/".join(match["rest"].split("/")[: scheme.collection_parts])))
 
 
 def expand_url(url: str, path: str) -> str:
@@ -79,7 +94,11 @@ def expand_url(url: str, path: str) -> str:
 
     >>> expand_url("https://example.org/{path}", "a b/1.wav")
     'https://example.org/a%20b/1.wav'
+    >>> expand_url("lfs+https://example.org/owner/repo/{path}", "a b/1.wav")
+    'lfs+https://example.org/owner/repo'
     """
+    if (scheme := _scheme_of(url)) is not None and scheme.is_by_checksum:
+        return url.removesuffix("{path}").rstrip("/")
     return url.replace("{path}", quote(path))
 
 
@@ -99,7 +118,7 @@ def detect_wrong_content(head: bytes, path: str) -> TransferError | None:
 class UrlResolver:
     """Resolver of source URLs, shared by the threads of a download."""
 
-    def __init__(self, net: HttpClient, files: Sequence[FileRequest]) -> None:
+    def __init__(self, net: LimitedClient, files: Sequence[FileRequest]) -> None:
         self._schemes = {name: scheme(net, files) for name, scheme in SCHEMES.items()}
 
     def resolve(self, url: str, request: FileRequest) -> ResolvedUrl:
@@ -122,13 +141,15 @@ class UrlScheme:
         is_direct: the bytes are at the URL itself, so that resolving it needs no request.
         is_by_checksum: one URL without `{path}` serves all files of a table.
         names_host: the URL contains the host name.
+        collection_parts: number of parts between slashes that name a collection of files; None for all.
     """
 
     is_direct: ClassVar[bool] = False
     is_by_checksum: ClassVar[bool] = False
     names_host: ClassVar[bool] = False
+    collection_parts: ClassVar[int | None] = None
 
-    def __init__(self, net: HttpClient, files: Sequence[FileRequest]) -> None:
+    def __init__(self, net: LimitedClient, files: Sequence[FileRequest]) -> None:
         self._net = net
         self._files = files
 
@@ -149,18 +170,35 @@ class _GitLfs(UrlScheme):
     is_by_checksum = True
     names_host = True
 
-    def __init__(self, net: HttpClient, files: Sequence[FileRequest]) -> None:
+    def __init__(self, net: LimitedClient, files: Sequence[FileRequest]) -> None:
         super().__init__(net, files)
         self._clients: dict[str, LfsClient] = {}
         self._lock = threading.Lock()
 
     def resolve(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
+        repository = _lfs_repository(url)
         with self._lock:
-            if url not in self._clients:
-                listed = [file for file in self._files if url in file.urls]
-                self._clients[url] = LfsClient(self._net, url.removeprefix("lfs+"), listed)
-            client = self._clients[url]
+            if repository not in self._clients:
+                # One store for all sources of a repository, so that one batch serves them.
+                listed = [file for file in self._files if repository in map(_lfs_repository, file.urls)]
+                self._clients[repository] = LfsClient(self._net, repository, listed)
+            client = self._clients[repository]
         return client.resolve(request)
+
+
+def _lfs_repository(url: str) -> str:
+    """Return the URL of the repository of an LFS URL.
+
+    Objects are requested by checksum, so a path or commit after `.git` is dropped. `.git` is appended where
+    it is missing, as git-lfs does.
+
+    >>> _lfs_repository("lfs+https://example.org/owner/repo.git/a.zip")
+    'https://example.org/owner/repo.git'
+    >>> _lfs_repository("lfs+https://example.org/owner/repo")
+    'https://example.org/owner/repo.git'
+    """
+    base, git, _ = f"{url.removeprefix('lfs+')}/".partition(".git/")
+    return f"{base if git else base.rstrip('/')}.git"
 
 
 class _GoogleDrive(UrlScheme):
@@ -188,7 +226,7 @@ def _confirmation_link(page: str) -> str:
         raise TransferError(msg, hint=hint)
     try:
         return str(get_url_from_gdrive_confirmation(page))
-    except FileURLRetrievalError as error:
+    except (FileURLRetrievalError, LookupError, AssertionError, ValueError, RecursionError) as error:
         msg = "page without a download link from Google Drive"
         hint = (
             "The file may be private or deleted. Download the archive in a browser"
@@ -222,43 +260,62 @@ class _Kaggle(UrlScheme):
 
 def _kaggle_headers() -> dict[str, str]:
     from kagglehub.config import get_kaggle_credentials  # noqa: PLC0415
-    from urllib3.util import make_headers  # noqa: PLC0415
 
-    credentials = get_kaggle_credentials()
+    try:
+        credentials = get_kaggle_credentials()
+    except (ValueError, TypeError, OSError) as error:
+        msg = f"cannot read the Kaggle credentials: {error}"
+        hint = "Create a new token at https://www.kaggle.com/settings, API, or remove kaggle.json."
+        raise TransferError(msg, hint=hint) from error
     if credentials is None:
         return {}
     if credentials.api_key:
         return {"Authorization": f"Bearer {credentials.api_key}"}
-    return make_headers(basic_auth=f"{credentials.username}:{credentials.key}")
+    return {"Authorization": basic_login(credentials.username, credentials.key)}
 
 
 class _HuggingFace(UrlScheme):
+    collection_parts = 3
+
     def resolve(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url  # noqa: PLC0415
-        from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+        from huggingface_hub import constants, hf_hub_url  # noqa: PLC0415
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415
 
+        if constants.HF_HUB_OFFLINE:
+            msg = "HF_HUB_OFFLINE is set"
+            raise TransferError(msg, hint="Unset HF_HUB_OFFLINE to download from the Hugging Face Hub.")
         kind, owner, name, path = rest.split("/", 3)
         name, _, revision = name.partition("@")
         endpoint = os.environ.get("HF_ENDPOINT")
         target = hf_hub_url(
             f"{owner}/{name}", path, repo_type=kind.rstrip("s"), revision=revision or None, endpoint=endpoint
         )
+        token = build_hf_headers()
         try:
-            metadata = get_hf_file_metadata(target, endpoint=endpoint)
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else None
-            msg = f"error of the Hugging Face Hub for {owner}/{name}: {str(error).splitlines()[0]}"
+            location, facts = self._net.head(target, {**token, "Accept-Encoding": "identity"})
+        except TransferError as error:
+            if error.status not in (401, 403, 404):
+                raise
+            msg = f"error of the Hugging Face Hub for {owner}/{name}: {error}"
             hint = "For a gated or private dataset, accept its terms on its page and run `hf auth login`."
-            raise TransferError(msg, status=status, retryable=(status or 500) >= 500, hint=hint) from error
-        except Exception as error:
-            # huggingface_hub changed its HTTP library, and with it the exceptions, between versions.
-            msg = f"no connection to the Hugging Face Hub: {error}"
-            raise TransferError(msg, retryable=True) from error
-        # Send the token only to the Hub: `location` may be a signed link to its storage.
-        headers = build_hf_headers() if metadata.location.startswith(target.partition("/resolve/")[0]) else {}
-        sha256 = metadata.etag if metadata.etag and re.fullmatch(r"[0-9a-f]{64}", metadata.etag) else None
-        return ResolvedUrl(metadata.location, headers, f"sha256:{sha256}" if sha256 else None, metadata.size)
+            raise TransferError(msg, status=error.status, hint=hint) from error
+        # Send the token only to the Hub: the location may be a signed link to its storage.
+        headers = token if host_of(location) == host_of(target) else {}
+        etag = (facts.get("X-Linked-Etag") or facts.get("ETag") or "").strip('"')
+        checksum = f"sha256:{etag}" if re.fullmatch(r"[0-9a-f]{64}", etag) else None
+        size = facts.get("X-Linked-Size") or (
+            "" if facts.get("Location") else facts.get("Content-Length", "")
+        )
+        return ResolvedUrl(
+            location, headers, checksum, int(size) if re.fullmatch("[0-9]{1,18}", size) else None
+        )
+
+
+class _Zenodo(UrlScheme):
+    collection_parts = 1
+
+    def resolve(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
+        return ResolvedUrl(file_url(rest))
 
 
 SCHEMES: Mapping[str, type[UrlScheme]] = {
@@ -269,4 +326,5 @@ SCHEMES: Mapping[str, type[UrlScheme]] = {
     "gdrive": _GoogleDrive,
     "kaggle": _Kaggle,
     "hf": _HuggingFace,
+    "zenodo": _Zenodo,
 }

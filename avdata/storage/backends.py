@@ -9,9 +9,12 @@ docs/decisions/0006-fsspec-clients.md says why the clients are fsspec's and not 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from avdata.storage.network import certificate_bundle, has_own_authorities, tls_context
 
 _REFUSED_STATUSES = frozenset({401, 403})
 
@@ -28,11 +31,15 @@ class StorageBackend:
         extra: extra of avdata that installs `package`; None if there is none.
         filesystem: `module:class` of the client, where it is not the one that fsspec registers.
         options: arguments of the client; a value in the user's configuration of fsspec replaces one.
+        tls_options: function that returns further arguments, for the certificate authorities of the
+            environment.
         atomic_uploads: whether an upload becomes visible only when it is complete.
         modified_key: key of the modification time in a listing; None if listings have none.
         refused_errors: error type names that mean "no permission", besides `PermissionError`.
         refused_prefixes: beginnings of messages that mean the same.
         unreachable_errors: error type names that mean "no connection to the server".
+        login_hint: how the client finds credentials, as a hint of an error.
+        server_hint: how the client finds its server, as a hint of an error.
     """
 
     schemes: tuple[str, ...]
@@ -40,11 +47,14 @@ class StorageBackend:
     extra: str | None = None
     filesystem: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    tls_options: Callable[[], Mapping[str, Any]] = dict
     atomic_uploads: bool = False
     modified_key: str | None = None
     refused_errors: frozenset[str] = frozenset()
     refused_prefixes: tuple[str, ...] = ()
     unreachable_errors: frozenset[str] = frozenset()
+    login_hint: str = "Check the URL and your credentials."
+    server_hint: str = ""
 
     @property
     def install_command(self) -> str | None:
@@ -57,6 +67,23 @@ class StorageBackend:
 _AIOHTTP_SESSION = {"trust_env": True}
 """Setting with which aiohttp uses the proxies of the environment (`HTTPS_PROXY`), as other clients do."""
 
+
+async def _open_session(**options: Any) -> Any:
+    """Return an aiohttp session that trusts the certificate authorities of the environment."""
+    from aiohttp import ClientSession, TCPConnector  # noqa: PLC0415
+
+    return ClientSession(connector=TCPConnector(ssl=tls_context()), **options)
+
+
+def _https_tls_options() -> dict[str, Any]:
+    return {"get_client": _open_session} if has_own_authorities() else {}
+
+
+def _s3_tls_options() -> dict[str, Any]:
+    bundle = None if os.environ.get("AWS_CA_BUNDLE") else certificate_bundle()
+    return {"client_kwargs": {"verify": bundle}} if bundle else {}
+
+
 _AIOHTTP_UNREACHABLE = frozenset(
     {"ClientConnectorError", "ClientConnectorDNSError", "ConnectionTimeoutError"}
 )
@@ -68,6 +95,7 @@ BACKENDS = (
         package="aiohttp",
         extra="remote",
         options={"client_kwargs": _AIOHTTP_SESSION},
+        tls_options=_https_tls_options,
         unreachable_errors=_AIOHTTP_UNREACHABLE,
     ),
     StorageBackend(
@@ -76,10 +104,13 @@ BACKENDS = (
         extra="remote",
         # As many as the shard cache requests at once: botocore's default of 10 makes the others wait.
         options={"config_kwargs": {"max_pool_connections": 32}},
+        tls_options=_s3_tls_options,
         atomic_uploads=True,
         modified_key="LastModified",
         refused_errors=frozenset({"NoCredentialsError"}),
         unreachable_errors=frozenset({"EndpointConnectionError", "ConnectTimeoutError"}),
+        login_hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+        server_hint="AWS_ENDPOINT_URL is the server, if it is not that of AWS.",
     ),
     StorageBackend(
         ("gs", "gcs"),
@@ -93,6 +124,7 @@ BACKENDS = (
         modified_key="updated",
         refused_prefixes=("Forbidden: ",),
         unreachable_errors=_AIOHTTP_UNREACHABLE,
+        login_hint="Run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS.",
     ),
     StorageBackend(
         ("az", "abfs", "abfss"),
@@ -100,12 +132,14 @@ BACKENDS = (
         atomic_uploads=True,
         modified_key="last_modified",
         unreachable_errors=_AIOHTTP_UNREACHABLE,
+        login_hint="Set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or run `az login`.",
     ),
     StorageBackend(
         ("hf",),
         unreachable_errors=frozenset(
             {"ConnectError", "ConnectTimeout", "ProxyError", "OfflineModeIsEnabled"}
         ),
+        login_hint="Run `hf auth login`, or set HF_TOKEN.",
     ),
     StorageBackend(("memory",)),
 )
@@ -129,7 +163,8 @@ def open_client(backend: StorageBackend, url: str) -> tuple[Any, str]:
     import fsspec  # noqa: PLC0415
 
     configured = {name for scheme in backend.schemes for name in fsspec.config.conf.get(scheme, {})}
-    options = {name: value for name, value in backend.options.items() if name not in configured}
+    options = {**backend.options, **backend.tls_options()}
+    options = {name: value for name, value in options.items() if name not in configured}
     if backend.filesystem is None:
         files, path = fsspec.core.url_to_fs(url, **options)
         return files, path

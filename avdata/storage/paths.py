@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -52,6 +54,20 @@ def source_dir(name: str) -> Path:
     True
     """
     return cache_dir() / "sources" / name
+
+
+def check_regular_file(path: str | Path) -> None:
+    """Check that a path, if it exists, is a file or a folder: reading a pipe or device may never end.
+
+    Raises:
+        OSError: the path is a pipe, a socket or a device, or cannot be examined.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.ENXIO, "not a regular file", str(path))
 
 
 def walk_files(root: Path) -> Iterator[Path]:

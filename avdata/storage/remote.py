@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from avdata.errors import AvdataError, UsageError
+from avdata.errors import AvdataError, UsageError, redact_url
+from avdata.storage.access_hints import access_hint
 from avdata.storage.backends import SCHEMES, find_backend, open_client
 from avdata.storage.paths import cache_dir
-
-_SECRETS = re.compile(r"(https?://)(?:[^/@\s]*@)?([^?\s'\")]*)(?:\?[^\s'\")]*[^\s'\").,:;])?")
 
 
 def is_url(location: object) -> bool:
@@ -53,21 +52,17 @@ def storage_errors(url: str) -> Iterator[None]:
         raise UsageError(msg, hint=command or f"Supported URL schemes: {', '.join(SCHEMES)}.") from error
     except Exception as error:  # each file system has its own exceptions
         msg = redact_url(f"{url} cannot be read or written ({type(error).__name__}: {error}).")
-        hint = "Check the URL, the credentials and the connection. Finished shards are kept."
-        raise AvdataError(msg, hint=hint) from error
+        raise AvdataError(msg, hint=access_hint(url, error)) from error
 
 
-def relative_sizes(base: str, listing: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Return the size in bytes of each file of a listing, by its path below `base`.
+def relative_path(base: str, path: str) -> str:
+    """Return the path of a listed file below a folder; empty for the folder itself and for folder markers.
 
-    Web consoles mark an empty folder by an object whose name ends in a slash. It is left out.
-
-    Args:
-        base: folder that was listed.
-        listing: result of `find(base, detail=True)` of an fsspec file system.
+    >>> relative_path("bucket/raw", "bucket/raw/a/b.wav"), relative_path("bucket/raw", "bucket/raw/a/")
+    ('a/b.wav', '')
     """
-    sizes = {path[len(base) :].lstrip("/"): int(facts["size"]) for path, facts in listing.items()}
-    return {name: size for name, size in sizes.items() if name and not name.endswith("/")}
+    name = path[len(base) :].lstrip("/")
+    return "" if name.endswith("/") else name
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -83,12 +78,19 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     return open_client(find_backend(url), url)
 
 
-def redact_url(text: object) -> str:
-    """Return a text without the user names, passwords and queries of its URLs.
+def pin_commit(url: str, files: Any) -> str:
+    """Return the URL of a Hugging Face repository at the commit that its branch or tag has now.
 
-    Signed links have a secret in the query.
+    A repository may be published again while it is read. Other URLs are returned unchanged.
 
-    >>> redact_url("https://me:secret@example.org/set?signature=secret: HTTP 403")
-    'https://example.org/set: HTTP 403'
+    Args:
+        url: URL of a folder.
+        files: Its file system.
     """
-    return _SECRETS.sub(r"\1\2", str(text))
+    if find_backend(url).schemes[0] != "hf":
+        return url
+    place = files.resolve_path(files._strip_protocol(url))
+    if not hasattr(place, "repo_id"):  # a storage bucket, which has no commits
+        return url
+    info = files._api.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision)
+    return f"hf://{replace(place, revision=info.sha, _raw_revision=None).unresolve()}"

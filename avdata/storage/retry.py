@@ -58,7 +58,7 @@ def retry_after(value: str | None) -> float | None:
 
     try:
         return Retry().parse_retry_after(value) if value else None
-    except InvalidHeader:
+    except (InvalidHeader, ValueError, OverflowError):
         return None
 
 

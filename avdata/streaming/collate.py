@@ -11,7 +11,7 @@ import torch
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from avdata.errors import AvdataError, UsageError
-from avdata.shards.reader import decode_npy
+from avdata.shards.members import check_strip, decode_npy
 from avdata.streaming.batch import AVBatch, AVSample
 from avdata.streaming.waveform import decode_flac
 
@@ -34,7 +34,8 @@ def collate(samples: Sequence[AVSample]) -> AVBatch:
         flags. If any sample labels its steps, one that does not gets its label at every step.
 
     Raises:
-        UsageError: `samples` is empty, or the samples differ in `sample_rate` or in whether they have frames.
+        UsageError: `samples` is empty, or the samples differ in `sample_rate` or in whether they have a mel
+            or frames.
     """
     if not samples:
         msg = "Cannot collate 0 samples."
@@ -42,16 +43,18 @@ def collate(samples: Sequence[AVSample]) -> AVBatch:
     rates = list(dict.fromkeys(sample.sample_rate for sample in samples))
     if len(rates) > 1:
         msg = f"Cannot collate samples with the sample rates {rates}."
-        raise UsageError(msg, hint="open all datasets with the same `waveform` option")
+        raise UsageError(msg, hint="Open all datasets with the same `waveform` option")
     waveforms = [sample.waveform for sample in samples if sample.waveform is not None]
+    mels = [sample.mel for sample in samples if sample.mel is not None]
     frames = [sample.frames for sample in samples if sample.frames is not None]
-    if len(frames) not in (0, len(samples)):
-        msg = f"Cannot collate samples with and without frames: {len(frames)} of {len(samples)} have some."
-        raise UsageError(msg)
+    for name, tensors in (("a mel", mels), ("frames", frames)):
+        if len(tensors) not in (0, len(samples)):
+            msg = f"Cannot collate samples with and without {name}: {len(tensors)} of {len(samples)} have it."
+            raise UsageError(msg)
     steps = [sample.metadata.get("step_labels") for sample in samples]
-    num_steps = len(samples[0].mel)
+    num_steps = max(len(labels or ()) for labels in steps)
     return AVBatch(
-        mel=torch.stack([sample.mel for sample in samples]),
+        mel=torch.stack(mels) if mels else None,
         frames=torch.stack(frames) if frames else None,
         label=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
         key=[sample.key for sample in samples],
@@ -80,21 +83,23 @@ class SampleShape:
     """Shapes of a dataset's samples as stored.
 
     Attributes:
-        mel: (T, F, L).
-        frames: (T, H, W, C); None in a dataset of audio.
+        mel: (T, F, L), also if mels are not read.
+        frames: (T, H, W, C); None if frames are not read.
         waveform: (n,) if waveforms are read, else None.
         sample_rate: Of the waveform in Hz, else None.
+        has_mel: Whether mels are read.
     """
 
     mel: tuple[int, ...]
     frames: tuple[int, ...] | None
     waveform: tuple[int, ...] | None = None
     sample_rate: int | None = None
+    has_mel: bool = True
 
     @property
     def sample(self) -> str:
         """The shapes of a sample's tensors as text, for `repr`."""
-        mel = [self.mel[0], 1, *self.mel[1:]]
+        mel = [self.mel[0], 1, *self.mel[1:]] if self.has_mel else None
         frames = self.frames and [self.frames[0], self.frames[3], *self.frames[1:3]]
         waveform = "" if self.waveform is None else f", waveform={list(self.waveform)}"
         return f"mel={mel}, frames={frames}{waveform}"
@@ -207,6 +212,7 @@ class BatchAssembler:
             return
         if strip:
             steps, height, width, channels = shape.frames
+            check_strip(members, shape.frames)
             stored = decode_strip(members)
             shape.check(stored, (channels, height, steps * width), np.uint8)
             # The decoder returns a view of interleaved pixels; separating channels would cost a sixth of the

@@ -1,4 +1,4 @@
-"""Iterable dataset over one split of a prepared dataset, local or remote.
+"""Iterable dataset over the samples of a prepared dataset, local or remote.
 
 Shards are memory-mapped and read through the index by threads of this process. Samples are stored ready to
 use, so worker processes would only add a copy.
@@ -6,218 +6,226 @@ use, so worker processes would only add a copy.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from avdata.errors import AvdataError, UsageError, did_you_mean
-from avdata.shards.reader import read_index, read_members
-from avdata.streaming.batch import AVBatch, AVSample
-from avdata.streaming.collate import BatchAssembler, mel_normalization, stores_strips
-from avdata.streaming.epochs import EpochStream, is_integer
+from avdata.errors import UsageError, did_you_mean
+from avdata.streaming.batch import AVSample, as_dict
+from avdata.streaming.collate import BatchAssembler
+from avdata.streaming.epochs import EpochCounter, EpochStream, is_integer
 from avdata.streaming.iterator import SampleIterator
 from avdata.streaming.loader import AVLoader
+from avdata.streaming.map_view import AVMapDataset
+from avdata.streaming.sample_reader import SampleReader
 from avdata.streaming.sampling import (
     ShuffleConfig,
     cached_order,
     epoch_order,
     first_uses,
+    mixture_order,
     sample_weights,
     weighted_counts,
 )
-from avdata.streaming.shard_cache import DEFAULT_LIMIT_BYTES, ShardCache
-from avdata.streaming.shard_reader import ShardReader, open_reader, sample_error
-from avdata.streaming.split_index import read_presence, read_shape, read_split_index
+from avdata.streaming.split_index import Condition, Weights, read_presence
+from avdata.streaming.transforms import (
+    BatchTransform,
+    SampleTransform,
+    apply_transform,
+    keyed_generator,
+)
 from avdata.visualization.html import SAMPLES_SHOWN, render_dataset
-
-__all__ = ["AVBatch", "AVDataset", "AVLoader", "AVSample", "open_dataset"]
-
-
-def open_dataset(
-    dataset: str | Path,
-    split: str = "train",
-    *,
-    shuffle: bool = False,
-    seed: int = 0,
-    normalize: bool = True,
-    waveform: bool = False,
-    filter: str | None = None,
-    weights: str | Sequence[float] | np.ndarray | None = None,
-    on_error: Literal["raise", "skip"] = "raise",
-    as_dict: bool = False,
-    canonical_nodes: int | None = None,
-    block: int = ShuffleConfig.block,
-    rank: int | None = None,
-    world_size: int | None = None,
-    cache: str | Path | None = None,
-    cache_bytes: int = DEFAULT_LIMIT_BYTES,
-) -> AVDataset:
-    """Open one split of a prepared dataset.
-
-    Args:
-        dataset: Folder or URL of the dataset (`https://`, `s3://`, `gs://`, `hf://datasets/user/name`, ...).
-        split: Name of the split: train, val or test.
-        shuffle: Use a new order each epoch; see `AVDataset.set_epoch`.
-        seed: Seed of the order.
-        normalize: Normalize each mel band by the mean and standard deviation of the train split.
-        waveform: Decode the stored waveforms as `AVSample.waveform` and `AVBatch.waveform`, for datasets
-            prepared with `--set audio.flac=true`.
-        filter: Condition on the columns of the index that selects samples, such as `group != '1001'`.
-        weights: Relative frequency of the samples: one number per sample, in the order of the index after the
-            filter; or a column of the index, such as `label`, whose values are sampled equally often. The
-            epoch length does not change: some samples are repeated, others are left out.
-        on_error: Handling of unreadable samples. `raise` raises the error. `skip` gives the position in the
-            batch weight 0 and appends the error to `AVLoader.skipped`; iteration by sample, also in torch's
-            `DataLoader`, substitutes another sample with weight 0 and the error in `metadata["skipped"]`.
-            An unreachable storage always raises.
-        as_dict: Return samples and batches as dicts; see `AVSample.as_dict` and `AVBatch.as_dict`. Trainers
-            that collate dicts, such as that of transformers, then need no `collate_fn`.
-        canonical_nodes: Number of spans that are read in parallel. Choose a multiple of the number of
-            machines, so that each machine reads only some of the shards (default: 8 with shuffling, else 1,
-            the order of the index).
-        block: Number of samples of a span that are shuffled together.
-        rank: Rank of this process. By default, looked up when an iteration starts: from torch.distributed,
-            else from the variables of torchrun, Lightning, MPI or Slurm.
-        world_size: Number of processes (default: as for `rank`).
-        cache: Folder for the shards of a remote dataset (default: below `AVDATA_CACHE`).
-        cache_bytes: Size limit of that folder in bytes.
-
-    Returns:
-        The split as an iterable dataset with random access and a loader.
-
-    Raises:
-        AvdataError: `dataset` is not a prepared dataset, or is not reachable.
-        UsageError: Unknown split, invalid filter, weights, URL or option, or no stored waveforms.
-    """
-    if on_error not in {"raise", "skip"}:
-        msg = f"Invalid on_error={on_error!r}: must be 'raise' or 'skip'."
-        raise UsageError(msg)
-    reader, info = open_reader(dataset, split, ShardCache(cache, cache_bytes))
-    nodes = canonical_nodes or (ShuffleConfig.canonical_nodes if shuffle else 1)
-    for name, number, least in (("seed", seed, 0), ("canonical_nodes", nodes, 1), ("block", block, 1)):
-        if not is_integer(number) or number < least:
-            msg = f"Invalid {name}={number!r}: must be an integer of at least {least}."
-            raise UsageError(msg)
-    order = ShuffleConfig(seed=seed, shuffle=shuffle, canonical_nodes=nodes, block=block)
-    return AVDataset(
-        reader, split, info, order=order, normalize=normalize, waveform=waveform, filter=filter,
-        weights=weights, on_error=on_error, as_dict=as_dict, rank=rank, world_size=world_size,
-    )  # fmt: skip
 
 
 class AVDataset(EpochStream, IterableDataset[AVSample]):
-    """One split of a prepared dataset: iterable, indexable, with lookup by key and a loader.
+    """Samples of a prepared dataset: iterable, indexable, with lookup by key and a loader.
 
     Attributes:
-        split: Name of the split.
+        split: What was opened, such as `train` or `train[:10%]+val`.
         labels: Label names; `AVSample.label` is an index into them.
         info: Content of dataset.json.
-        num_samples: Number of samples of the split, over all ranks; `len` is the number of this rank.
+        condition: The filter conditions as text, joined by `and`; None without any.
+        epoch_size: Number of samples of an epoch over all ranks, if it was set.
+        weights: Relative frequency of each sample, float64 [num_rows]; None if each sample has the same.
     """
 
     def __init__(
         self,
-        reader: ShardReader,
+        samples: SampleReader,
         split: str,
-        info: Mapping[str, Any],
         *,
         order: ShuffleConfig,
-        normalize: bool,
-        waveform: bool,
-        filter: str | None,
-        weights: str | Sequence[float] | np.ndarray | None,
+        transform: SampleTransform | None,
+        filter: Condition | None,
+        weights: Weights | None,
+        epoch_size: int | None,
         on_error: str,
         as_dict: bool,
         rank: int | None,
         world_size: int | None,
     ) -> None:
         super().__init__(rank, world_size)
-        self.split, self.info, self.order, self.on_error = split, info, order, on_error
-        self.filter, self.as_dict = filter, as_dict
-        self.labels: list[str] = list(info["labels"])
-        self.shape, self.is_strip = read_shape(reader, info, waveform=waveform), stores_strips(info)
-        self._reader = reader
-        self._sha256: dict[tuple[str, int], str] | None = None
-        self._index = read_split_index(reader.root, split, filter, weights)
-        self.num_samples = len(self._index)
-        self._label = self._index["label"].to_numpy().astype(np.int64)
-        self._offset, self._nbytes = self._index["offset"].to_numpy(), self._index["nbytes"].to_numpy()
-        shards = self._index["shard"].combine_chunks().dictionary_encode()
-        self._shard: list[str] = shards.dictionary.to_pylist()
-        # For each sample, the number of its shard among those of the split.
-        self.shard_of = shards.indices.to_numpy()
-        self._sizes = tuple(np.bincount(self.shard_of, minlength=len(self._shard)).tolist())
-        self.weights = None if weights is None else sample_weights(weights, self._index)
-        self._present = read_presence(self._index, self.shape)
-        stats = info["mel_stats"] if normalize else None
-        self._normalization = None if stats is None else mel_normalization(stats, self.shape)
+        self.split, self.info, self.order, self.on_error = split, samples.info, order, on_error
+        self.as_dict, self.epoch_size, self.transform = as_dict, epoch_size, transform
+        self.labels: list[str] = list(self.info["labels"])
+        self.shape, self.is_strip = samples.shape, samples.is_strip
+        self.frames_format = samples.frames_format
+        self.condition = filter if isinstance(filter, str) else None
+        # Whether the row numbers, not only the condition, identify the samples.
+        self._is_selected = filter is not None and not isinstance(filter, str)
+        self._repeats, self._weights = 1, weights
+        self._set_samples(samples, None if weights is None else _weights_of(samples, weights))
+
+    def _set_samples(self, samples: SampleReader, weights: np.ndarray | None) -> None:
+        self._samples, self._index, self.weights = samples, samples.index, weights
+        self._present = read_presence(samples.index, samples.shape)
 
     def __len__(self) -> int:
         """Return the number of samples that this rank iterates, the same on all ranks."""
         return math.ceil(self.num_samples / self.world_size)
 
+    @property
+    def num_samples(self) -> int:
+        """Number of samples of an epoch, over all ranks; `len` is the number of this rank."""
+        return (self.epoch_size or self.num_rows * self._repeats) if self.num_rows else 0
+
+    @property
+    def num_rows(self) -> int:
+        """Number of distinct samples; they are numbered from 0 in the order of the index."""
+        return len(self._index)
+
     def __repr__(self) -> str:
-        options = f", filter={self.filter!r}" if self.filter else ""
+        options = f", filter={self.condition!r}" if self.condition else ""
+        if self.num_samples != self.num_rows:
+            options += f", {self.num_samples:,} per epoch"
         rank, world_size = self.explicit_rank
         if (world_size or 1) > 1:
             options += f", rank={rank} of {world_size}"
         return (
-            f"AVDataset({self.name!r}, split={self.split!r}, {self.num_samples:,} samples, "
+            f"AVDataset({self.name!r}, split={self.split!r}, {self.num_rows:,} samples, "
             f"{self.shape.sample}{options})"
         )
 
     def _repr_html_(self) -> str:
         # No samples of a remote dataset: showing it must not download any.
-        count = 0 if self._reader.remote else min(SAMPLES_SHOWN, self.num_samples)
+        is_shown = self.shape.has_mel and not self._samples.shards.remote
+        count = min(SAMPLES_SHOWN, self.num_rows) if is_shown else 0
+        facts = self._index.facts(self.labels, self._samples.shards)
         return render_dataset(
-            self.info, self.split, self.num_samples, {"mel": self.shape.mel, "frames": self.shape.frames},
-            [self.sample(number)._repr_html_() for number in range(count)], self.filter,
+            {"title": self.info["title"], "splits": {self.split: facts}}, self.split, self.num_rows,
+            {"mel": self.shape.mel, "frames": self.shape.frames},
+            [str(self.sample(number)._repr_html_()) for number in range(count)], self.condition,
         )  # fmt: skip
 
     @property
     def name(self) -> str:
         """The folder or URL of the dataset, with credentials redacted."""
-        return self._reader.name
+        return self._samples.shards.name
 
     @property
     def root(self) -> Path:
         """The folder of dataset.json and index.parquet (of a remote dataset: of their copies)."""
-        return self._reader.root
+        return self._samples.shards.root
 
-    @cached_property
+    @property
     def keys(self) -> list[str]:
         """The keys of all samples, in the order of the index."""
-        return list(self._index["key"].to_pylist())
+        return self._index.keys
 
-    @cached_property
-    def _number(self) -> dict[str, int]:
-        return {key: number for number, key in enumerate(self.keys)}
+    @property
+    def shard_of(self) -> np.ndarray:
+        """For each sample, the number of its shard among those of the dataset."""
+        return self._index.shard_of
 
     def key(self, number: int) -> str:
         """Return the key of one sample."""
-        return str(self._index["key"][number].as_py())
-
-    def _sha256_of(self, number: int) -> str:
-        if self._sha256 is None:
-            # Read on demand: the checksums are half of the index and only needed for single remote samples.
-            # Another process may have replaced the copy of the index by that of a newer publication.
-            self._reader.set_expected(self.info, self.split)
-            index = read_index(self._reader.root, ["shard", "offset", "sha256"])
-            rows = zip(*(index[name].to_pylist() for name in index.column_names), strict=True)
-            self._sha256 = {(shard, offset): sha256 for shard, offset, sha256 in rows}
-        return self._sha256[self._shard[self.shard_of[number]], int(self._offset[number])]
+        return self._index.key(number)
 
     def keys_of(self, numbers: np.ndarray) -> list[str]:
         """Return the keys of samples."""
-        return list(self._index["key"].take(numbers).to_pylist())
+        return self._index.keys_of(numbers)
+
+    def take(self, count: int) -> AVDataset:
+        """Return a dataset of the first samples in the order of the index, the same in every epoch.
+
+            small = avdata.open("out/cremad", shuffle=True).take(100)
+
+        Args:
+            count: Number of samples; all if there are fewer.
+
+        Raises:
+            UsageError: `count` is not a positive integer, or the dataset is repeated.
+        """
+        _check_count("take", count)
+        if self._repeats > 1:
+            msg = "Cannot take samples of a repeated dataset."
+            raise UsageError(msg, hint="Call take before repeat")
+        return self._select(np.arange(min(count, self.num_rows)), self.condition)
+
+    def filter(self, condition: Condition) -> AVDataset:
+        """Return a dataset of the samples that meet a condition.
+
+            dogs = avdata.open("out/ave").filter("label_name == 'dog' and 'silent_audio' not in flags")
+            long = avdata.open("out/ave").filter(lambda row: row["window_end"] - row["window_start"] > 2)
+
+        Args:
+            condition: Text, which compares columns of the index with values; or a function from a row of the
+                index, as a dict, to a bool. The function is called immediately and decodes nothing.
+
+        Raises:
+            UsageError: Invalid condition.
+        """
+        # Another process may have replaced the copy of the index by that of a newer publication.
+        self._samples.verify_index()
+        numbers = self._index.numbers_where(condition, self._samples.shards)
+        if not isinstance(condition, str):
+            return self._select(numbers, self.condition)
+        text = f"({self.condition}) and ({condition})" if self.condition else condition
+        return self._select(numbers, text, is_selected=self._is_selected)
+
+    def repeat(self, count: int) -> AVDataset:
+        """Return a dataset whose epochs hold each sample `count` times, each time in another order.
+
+        Args:
+            count: Number of repetitions.
+
+        Raises:
+            UsageError: `count` is not a positive integer.
+        """
+        _check_count("repeat", count)
+        repeated = self._copy()
+        if self.epoch_size is None:
+            repeated._repeats *= int(count)
+        else:
+            repeated.epoch_size = self.epoch_size * int(count)
+        return repeated
+
+    def as_map(self) -> AVMapDataset:
+        """Return a map-style view of the samples, for torch's samplers, `Subset` and `ConcatDataset`."""
+        return AVMapDataset(self)
+
+    def _select(self, numbers: np.ndarray, condition: str | None, *, is_selected: bool = True) -> AVDataset:
+        selected = self._copy()
+        selected.condition, selected._is_selected = condition, is_selected
+        samples = replace(self._samples, index=self._index.take(numbers))
+        weights = None if self.weights is None else self.weights[numbers]
+        if isinstance(self._weights, str):
+            weights = _weights_of(samples, self._weights)
+        selected._set_samples(samples, weights)
+        return selected
+
+    def _copy(self) -> AVDataset:
+        duplicate = copy.copy(self)
+        duplicate._epochs = EpochCounter()
+        return duplicate
 
     def epoch_order(self) -> np.ndarray:
         """Return the sample numbers in the order of the current epoch, over all ranks."""
@@ -225,12 +233,19 @@ class AVDataset(EpochStream, IterableDataset[AVSample]):
 
     def order_of(self, epoch: int) -> np.ndarray:
         """Return the sample numbers in the order of an epoch, over all ranks."""
+        if self.num_samples == self.num_rows:
+            return self._complete_order(epoch)
+        return mixture_order([self._complete_order], [self.num_samples], self.order, epoch)[:, 1]
+
+    def _complete_order(self, epoch: int) -> np.ndarray:
+        """Return the order of an epoch of `num_rows` samples."""
         if self.weights is None:
-            return cached_order(self._sizes, self.order, epoch)
+            return cached_order(self._index.shard_sizes, self.order, epoch)
         counts = weighted_counts(self.weights, self.order, epoch)
         # A sample that occurs twice counts twice in its shard.
-        sizes = np.bincount(self.shard_of, counts, minlength=len(self._shard)).astype(np.int64)
-        return np.repeat(np.arange(self.num_samples), counts)[epoch_order(sizes, self.order, epoch)]
+        shards = len(self._index.shards)
+        sizes = np.bincount(self.shard_of, counts, minlength=shards).astype(np.int64)
+        return np.repeat(np.arange(self.num_rows), counts)[epoch_order(sizes, self.order, epoch)]
 
     def find(self, key: str) -> AVSample:
         """Return the sample with a key.
@@ -238,97 +253,68 @@ class AVDataset(EpochStream, IterableDataset[AVSample]):
         Raises:
             UsageError: The split has no such key.
         """
-        if key not in self._number:
+        return self[self.number_of(key)]
+
+    def number_of(self, key: str) -> int:
+        """Return the number of the sample with a key.
+
+        Raises:
+            UsageError: The split has no such key.
+        """
+        if key not in self._index.numbers:
             msg = f"Unknown sample {key!r} in split {self.split} of {self.name}."
-            raise UsageError(msg, hint=did_you_mean(key, self.keys) if self.num_samples < 100_000 else None)
-        return self[self._number[key]]
+            raise UsageError(msg, hint=did_you_mean(key, self.keys) if self.num_rows < 100_000 else None)
+        return self._index.numbers[key]
 
     def __getitem__(self, number: int) -> AVSample:
         if not is_integer(number):
             msg = f"Invalid sample number {number!r}: must be an integer."
             raise UsageError(
-                msg, hint="[dataset[number] for number in ...] reads several; find(key) looks up one"
+                msg, hint="dataset.as_map() accepts slices, lists and keys; find(key) looks up one"
             )
-        if not -self.num_samples <= number < self.num_samples:
-            msg = f"Sample {number} is out of range: {self.num_samples} samples."
+        if not -self.num_rows <= number < self.num_rows:
+            msg = f"Sample {number} is out of range: {self.num_rows} samples."
             raise IndexError(msg)
-        sample = self.sample(int(number) % self.num_samples, fetch_shard=False)
-        return sample.as_dict() if self.as_dict else sample  # type: ignore[return-value]
+        number = int(number) % self.num_rows
+        sample = self._samples.sample(number, fetch_shard=False)
+        item = self.transformed(number, sample, epoch=self.epoch)
+        return as_dict(item) if self.as_dict else item
 
-    def sample(self, number: int, *, fetch_shard: bool = True) -> AVSample:
-        """Return one sample.
+    def sample(self, number: int) -> AVSample:
+        """Return one sample, before the transform; of a remote dataset, fetch the complete shard."""
+        return self._samples.sample(number)
+
+    @property
+    def has_transform(self) -> bool:
+        """Whether `transformed` changes samples."""
+        return self.transform is not None
+
+    def transformed(self, number: int, sample: AVSample, *, epoch: int, occurrence: int = 0) -> Any:
+        """Return what the transform returns for a sample, or the sample if there is none.
 
         Args:
-            number: Number of the sample in the index.
-            fetch_shard: Fetch the complete shard of a remote dataset, for the samples that follow.
+            number: Number of the sample.
+            sample: The sample.
+            epoch: Number of the epoch, which seeds the generator together with seed and key.
+            occurrence: How often the epoch contained the sample before.
         """
-        mel = torch.empty(self.shape.mel)
-        frames = self.shape.empty_frames(strip=self.is_strip)
-        waveform = None if self.shape.waveform is None else torch.empty(self.shape.waveform)
-        assembler = BatchAssembler()
-        metadata = self.fill(
-            number,
-            mel,
-            frames,
-            assembler,
-            waveform=waveform,
-            fetch_shard=fetch_shard,
-            always_metadata=True,
-        )
-        assembler.flush()
-        return AVSample(
-            mel=mel.unsqueeze(1),
-            frames=self.shape.sample_tensor(frames, strip=self.is_strip),
-            label=int(self._label[number]), key=self.key(number), metadata=metadata,
-            waveform=waveform, sample_rate=self.shape.sample_rate,
-        )  # fmt: skip
+        if self.transform is None:
+            return sample
+        generator = keyed_generator(self.order.seed, epoch, [sample.key], occurrence)
+        return apply_transform(self.transform, sample, generator, f"sample {sample.key} of {self.name}")
 
     def fill(
         self,
         number: int,
-        mel: torch.Tensor,
+        mel: torch.Tensor | None,
         frames: torch.Tensor | None,
         assembler: BatchAssembler,
         *,
         waveform: torch.Tensor | None = None,
         key: str | None = None,
-        fetch_shard: bool = True,
-        always_metadata: bool = False,
     ) -> dict[str, Any]:
-        """Read a sample into `mel`, float32 [T, F, L], and `frames`, uint8 in storage layout.
-
-        Args:
-            number: Number of the sample in the index.
-            mel: Destination of the mel.
-            frames: Destination of the frames; see `SampleShape.layout`. None without frames.
-            assembler: Performs the copies; the destinations are complete after its `flush`.
-            waveform: Destination of the waveform, float32 [n], if it is read.
-            key: Key of the sample, if the caller has it.
-            fetch_shard: Fetch the complete shard of a remote dataset, not only this sample.
-            always_metadata: Parse the sample's JSON also if it holds no step labels.
-
-        Returns:
-            The sample's JSON if requested or if it labels steps, else an empty dict: parsing takes time.
-
-        Raises:
-            AvdataError: The sample is unreadable; the message names its shard and key.
-        """
-        shard, key = self._shard[self.shard_of[number]], key or self.key(number)
-        offset, nbytes = int(self._offset[number]), int(self._nbytes[number])
-        try:
-            if fetch_shard:
-                data = self._reader.read_shard(shard)[offset : offset + nbytes]
-            else:
-                data = self._reader.read_sample(shard, offset, nbytes, lambda: self._sha256_of(number))
-            members = read_members(data, key)
-            assembler.mel(members, self.shape, self._normalization, mel)
-            assembler.frames(members, self.shape, frames, strip=self.is_strip)
-            if waveform is not None:
-                assembler.waveform(members, self.shape, waveform)
-            text = bytes(members["json"])
-            return dict(json.loads(text)) if always_metadata or b'"step_labels"' in text else {}
-        except (AvdataError, ValueError, KeyError, RuntimeError) as error:
-            raise sample_error(error, key, shard, self.name) from error
+        """Read a sample into the memory of a batch; see `SampleReader.fill`."""
+        return self._samples.fill(number, mel, frames, assembler, waveform=waveform, key=key)
 
     def present_of(self, numbers: np.ndarray) -> np.ndarray:
         """Return whether samples have non-silent audio and non-black frames, bool [B, 2]."""
@@ -336,23 +322,24 @@ class AVDataset(EpochStream, IterableDataset[AVSample]):
 
     def label_of(self, numbers: np.ndarray) -> np.ndarray:
         """Return the labels of samples, int64 [B]."""
-        return self._label[numbers]
+        return self._index.label[numbers].astype(np.int64)
 
     def prefetch(self, number: int) -> None:
         """Fetch the shard of a sample, if it is remote."""
-        self._reader.prefetch(self._shard[self.shard_of[number]])
+        self._samples.shards.prefetch(self._index.shards[self.shard_of[number]])
 
     def first_uses(self, numbers: np.ndarray) -> Iterator[tuple[int, int]]:
         """Yield (position, sample) for the first sample of each remote shard, in the order of `numbers`."""
-        return first_uses(self.shard_of, numbers if self._reader.remote else numbers[:0])
+        return first_uses(self.shard_of, numbers if self._samples.shards.remote else numbers[:0])
 
     def identity(self) -> dict[str, Any]:
         """Return the properties that a state and the stream that loads it must share."""
         order = self.order
         return {
             "of": self.num_samples, "seed": order.seed, "shuffle": order.shuffle, "block": order.block,
-            "canonical_nodes": order.canonical_nodes, "split": self.split, "filter": self.filter,
-            "weights": None if self.weights is None else hashlib.sha256(self.weights.tobytes()).hexdigest(),
+            "canonical_nodes": order.canonical_nodes, "split": self.split, "filter": self.condition,
+            "weights": None if self.weights is None else sha256(self.weights.tobytes()).hexdigest(),
+            "rows": self._index.digest if self._is_selected else None,
             # The config hash alone does not tell apart datasets of different clips.
             "config_hash": self.info["config_hash"], "index": self.info.get("index", {}).get("sha256"),
         }  # fmt: skip
@@ -361,7 +348,14 @@ class AVDataset(EpochStream, IterableDataset[AVSample]):
         return SampleIterator(self)
 
     def loader(
-        self, batch_size: int, *, num_workers: int = 2, drop_last: bool = False, pin_memory: bool = False
+        self,
+        batch_size: int,
+        *,
+        num_workers: int = 2,
+        drop_last: bool = False,
+        pin_memory: bool = False,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        batch_transform: BatchTransform | None = None,
     ) -> AVLoader:
         """Return a loader of this rank's batches.
 
@@ -370,5 +364,23 @@ class AVDataset(EpochStream, IterableDataset[AVSample]):
             num_workers: Number of threads that assemble batches in advance; 0 assembles each on request.
             drop_last: Drop the last incomplete batch instead of padding it.
             pin_memory: Copy batches to page-locked memory if CUDA is available.
+            collate_fn: Function from the list of samples to a batch (default: `avdata.collate`, or torch's
+                for what a transform returns). Padding has `AVSample.weight` 0.
+            batch_transform: Function `(batch, generator) -> batch`, called last. `generator` is a
+                `torch.Generator` seeded by seed, epoch and the keys of the batch.
         """
-        return AVLoader(self, batch_size, num_workers=num_workers, drop_last=drop_last, pin_memory=pin_memory)
+        return AVLoader(
+            self, batch_size, num_workers=num_workers, drop_last=drop_last, pin_memory=pin_memory,
+            collate_fn=collate_fn, batch_transform=batch_transform,
+        )  # fmt: skip
+
+
+def _check_count(name: str, count: object) -> None:
+    if not is_integer(count) or count < 1:  # type: ignore[operator]
+        msg = f"Invalid {name}({count!r}): must be an integer of at least 1."
+        raise UsageError(msg)
+
+
+def _weights_of(samples: SampleReader, weights: Weights) -> np.ndarray:
+    index, shards = samples.index, samples.shards
+    return sample_weights(weights, len(index), lambda name: index.column(name, shards).to_numpy())

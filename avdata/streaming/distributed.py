@@ -17,7 +17,7 @@ import torch
 from avdata.errors import UsageError
 from avdata.streaming.sampling import plan_rank
 
-RANK_HINT = "pass rank= and world_size= to avdata.open, or initialize torch.distributed first"
+RANK_HINT = "Pass rank= and world_size= to avdata.open, or initialize torch.distributed first"
 
 # Names of the rank and the world size in the environment of each launcher, after torchrun's and Lightning's.
 # mpirun inside a Slurm job starts one Slurm task per node, so the variables of MPI come first.
@@ -121,7 +121,7 @@ def _rank_of_environment(variables: Mapping[str, str]) -> tuple[int, int]:
         is_batch_script = rank_name == "SLURM_PROCID" and own == 0 and size > 1
         if is_batch_script and "SLURM_JOB_ID" in variables and "SLURM_STEP_ID" not in variables:
             msg = f"Unclear rank: this Slurm job has {size} tasks, but srun did not start this process."
-            raise UsageError(msg, hint="start it with srun, or pass rank=0, world_size=1 to avdata.open")
+            raise UsageError(msg, hint="Start it with srun, or pass rank=0, world_size=1 to avdata.open")
         return own, size
     return _alone_or_unclear(variables, rank, world)
 
@@ -131,7 +131,7 @@ def _alone_or_unclear(variables: Mapping[str, str], rank: int | None, world: int
     if rank is not None or (world or 1) > 1:
         present, missing = ("RANK", "WORLD_SIZE") if rank is not None else ("WORLD_SIZE", "RANK")
         msg = f"Unclear rank: the environment sets {present}={variables[present]}, but not {missing}."
-        raise UsageError(msg, hint=f"set {missing}, or {RANK_HINT}")
+        raise UsageError(msg, hint=f"Set {missing}, or {RANK_HINT}")
     for rank_name, size_name in (*_MPI, ("SLURM_PROCID", "SLURM_NTASKS"), ("LOCAL_RANK", "WORLD_SIZE")):
         if world is None and rank_name in variables and size_name not in variables:
             msg = f"Unclear rank: the environment sets {rank_name}, but not {size_name}."

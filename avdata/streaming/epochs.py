@@ -11,7 +11,7 @@ import os
 import time
 import weakref
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -51,6 +51,10 @@ class EpochCounter:
         following = int(self._words()[0])
         # Workers have begun passes since.
         return self._epoch if following == self._stored_at or get_worker_info() else following - 1
+
+    def following(self) -> int:
+        """Return the epoch of the next pass, also in a worker."""
+        return int(self._words()[0])
 
     def set(self, epoch: int) -> None:
         """Set the epoch of the next pass."""
@@ -111,7 +115,21 @@ class EpochCounter:
         _counters.add(self)
 
 
-_counters: weakref.WeakSet[EpochCounter] = weakref.WeakSet()
+_Live = TypeVar("_Live")
+
+
+class LiveObjects(weakref.WeakSet[_Live]):
+    """Weak set of objects of this process.
+
+    A pickle is empty: dill copies the globals of modules that a function names, and a weak set changes while
+    it is copied.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LiveObjects, ()
+
+
+_counters: LiveObjects[EpochCounter] = LiveObjects()
 
 
 def _own_counters() -> None:
@@ -144,7 +162,7 @@ def _await_epoch(words: np.ndarray, slot: int, tag: int) -> int:
     while int(words[slot + 1]) != tag:
         if time.monotonic() > deadline:
             msg = f"Worker 0 of the DataLoader began no epoch within {_PATIENCE_S:.0f} s."
-            raise AvdataError(msg, hint="iterate the dataset equally often in all workers")
+            raise AvdataError(msg, hint="Iterate the dataset equally often in all workers")
         time.sleep(_POLL_S)
     return int(words[slot])
 
@@ -219,7 +237,7 @@ class EpochStream:
                 msg = (
                     f"Cannot divide rank {rank} of {world_size} again: accelerate divides iterable datasets."
                 )
-                hint = "call avdata.open without rank and world_size, or use the dataset's own loader"
+                hint = "Call avdata.open without rank and world_size, or use the dataset's own loader"
                 raise UsageError(msg, hint=hint)
             return RankInfo()
         pid, info = self._parent

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import operator
 from collections.abc import Callable, Mapping
-from functools import reduce
-from typing import Any
+from typing import Any, cast
 
-from avdata.errors import SampleFlag, UsageError, did_you_mean
+from avdata.errors import SampleFlag, UsageError, did_you_mean, shorten
 
 _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
     ast.Gt: operator.gt, ast.GtE: operator.ge,
 }  # fmt: skip
 
-_HINT = "for example: group != '1001' and label in (0, 3) and 'silent_audio' not in flags"
+MAX_DEPTH = 100
+"""Largest depth of the syntax tree of a condition."""
+
+MAX_COMPARISONS = 1000
+"""Largest number of comparisons in a condition: pyarrow recurses over them, and its stack is limited."""
+
+_HINT = "For example: group != '1001' and label in (0, 3) and 'silent_audio' not in flags"
 
 
 def parse_filter(text: str, schema: Any) -> Any:
@@ -43,23 +49,37 @@ def parse_filter(text: str, schema: Any) -> Any:
         UsageError: Invalid syntax, unknown column or flag, or a value of another type than its column.
     """
     try:
-        expression = _expression(ast.parse(text, mode="eval").body, schema)
+        tree = ast.parse(text, mode="eval").body
+        if _depth(tree) > MAX_DEPTH:
+            raise RecursionError
+        if (count := sum(isinstance(node, ast.Compare) for node in ast.walk(tree))) > MAX_COMPARISONS:
+            msg = f"{count:,} comparisons, more than {MAX_COMPARISONS:,}; use COLUMN in (VALUE, VALUE)"
+            raise ValueError(msg)
+        expression = _expression(tree, schema)
         # pyarrow checks types only when it evaluates the expression.
         schema.empty_table().filter(expression)
     except (SyntaxError, ValueError, TypeError, NotImplementedError, OverflowError) as error:
-        msg = f"Invalid filter {text!r}: {error}"
+        msg = f"Invalid filter {shorten(text)!r}: {shorten(str(error))}"
         raise UsageError(msg, hint=_HINT) from error
     except (RecursionError, MemoryError) as error:  # of Python's parser, depending on its version
-        msg = f"Invalid filter {text[:20]!r}...: too deeply nested"
+        msg = f"Invalid filter {shorten(text)!r}: too deeply nested"
         raise UsageError(msg, hint=_HINT) from error
     return expression
+
+
+def _depth(tree: ast.expr) -> int:
+    """Return the depth of a syntax tree. It is computed level by level, since deep trees end a recursion."""
+    depth, level = 0, [cast("ast.AST", tree)]
+    while level:
+        depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
 
 
 def _expression(node: ast.expr, schema: Any) -> Any:
     match node:
         case ast.BoolOp(op=operation, values=operands):
             expressions = [_expression(operand, schema) for operand in operands]
-            return reduce(operator.and_ if isinstance(operation, ast.And) else operator.or_, expressions)
+            return _combine(operator.and_ if isinstance(operation, ast.And) else operator.or_, expressions)
         case ast.UnaryOp(op=ast.Not(), operand=inner):
             return ~_expression(inner, schema)
         case ast.Compare(left=left, ops=[ast.NotIn()], comparators=comparators):
@@ -76,6 +96,15 @@ def _expression(node: ast.expr, schema: Any) -> Any:
     raise ValueError(msg)
 
 
+def _combine(operation: Callable[[Any, Any], Any], expressions: list[Any]) -> Any:
+    """Combine expressions in pairs: pyarrow recurses, and a chain of thousands would be as deep."""
+    while len(expressions) > 1:
+        pairs = zip(expressions[::2], expressions[1::2], strict=False)
+        rest = expressions[-1:] if len(expressions) % 2 else []
+        expressions = [*itertools.starmap(operation, pairs), *rest]
+    return expressions[0]
+
+
 def _field(name: str, schema: Any) -> Any:
     """Return the pyarrow field of a column."""
     if name not in schema.names:
@@ -88,7 +117,7 @@ def _literal(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
     except ValueError as error:
-        msg = f"{ast.unparse(node)!r} is not a value"
+        msg = f"{ast.unparse(node)!r} is not a value; text needs quotes"
         raise ValueError(msg) from error
 
 

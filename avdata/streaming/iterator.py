@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,15 +9,14 @@ from typing import Any
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from avdata.errors import AvdataError, UnavailableError
-from avdata.streaming.batch import AVSample
+from avdata.errors import AvdataError, shorten
+from avdata.streaming.batch import as_dict
 from avdata.streaming.epochs import is_integer
-from avdata.streaming.protocols import SampleSource
+from avdata.streaming.protocols import StreamSource
+from avdata.streaming.transforms import log_skipped, occurrences, read_or_substitute
 
-_log = logging.getLogger(__name__)
 
-
-class SampleIterator(Iterator[AVSample]):
+class SampleIterator(Iterator[Any]):
     """Iterator over a rank's samples in epoch order, divided among `DataLoader` workers.
 
     All ranks get the same number of samples: a rank with fewer repeats one of its samples with weight 0.
@@ -27,10 +25,9 @@ class SampleIterator(Iterator[AVSample]):
     with the next one and reads no earlier ones. As there, the number of workers must stay the same.
     """
 
-    def __init__(self, dataset: SampleSource) -> None:
+    def __init__(self, dataset: StreamSource) -> None:
         worker = get_worker_info()
         self._dataset = dataset
-        self._last: AVSample | None = None
         self._worker, self._num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         self._rank = dataset.rank_info()
         # Now, not at the first sample: with accelerate, a rank creates an iterator that it does not read, and
@@ -41,49 +38,32 @@ class SampleIterator(Iterator[AVSample]):
         data, rank, world = self._dataset, self._rank.plan_rank, self._rank.world_size
         self._epoch, self._position = epoch, position
         order = data.order_of(epoch)
-        own = order[rank::world]
-        missing = -(-len(order) // world) - len(own)
-        # At most one is missing. The order is copied only then.
-        numbers = np.append(own, (own if len(own) else order)[:missing]) if missing else own
-        self._numbers = numbers[self._worker :: self._num_workers]
-        self._num_real = len(own[self._worker :: self._num_workers])
+        occurrence = occurrences(order) if data.has_transform else np.zeros(len(order), np.int64)
+        self._num_real = len(order[rank::world][self._worker :: self._num_workers])
 
-    def __next__(self) -> AVSample:
-        sample = self._next()
-        return sample.as_dict() if self._dataset.as_dict else sample  # type: ignore[return-value]
+        def share(values: np.ndarray) -> np.ndarray:
+            own = values[rank::world]
+            missing = -(-len(values) // world) - len(own)
+            # At most one is missing. The order is copied only then.
+            padded = np.append(own, (own if len(own) else values)[:missing]) if missing else own
+            return np.asarray(padded[self._worker :: self._num_workers])
 
-    def _next(self) -> AVSample:
+        self._numbers, self._occurrence = share(order), share(occurrence)
+
+    def __next__(self) -> Any:
+        data = self._dataset
         if self._position >= len(self._numbers):
             raise StopIteration
-        number, is_real = int(self._numbers[self._position]), self._position < self._num_real
+        position = self._position
         self._position += 1
         if self._position == len(self._numbers):
-            self._dataset.end_pass(self._epoch)
-        try:
-            self._last = self._dataset.sample(number)
-        except AvdataError as error:
-            if self._dataset.on_error == "raise" or isinstance(error, UnavailableError):
-                raise
-            _log.warning("skipped: %s", error.message)
-            # The sample carries the message, because a count in a worker stays in that process.
-            substitute = self._substitute(error)
-            metadata = {**substitute.metadata, "skipped": error.message}
-            return replace(substitute, metadata=metadata, weight=0.0)
-        return self._last if is_real else replace(self._last, weight=0.0)
-
-    def _substitute(self, error: AvdataError) -> AVSample:
-        """Return the previous sample, or before the first one the next readable; else raise `error`."""
-        for number in self._numbers[self._position :].tolist() if self._last is None else ():
-            try:
-                self._last = self._dataset.sample(number)
-            except UnavailableError:
-                raise
-            except AvdataError:
-                continue
-            break
-        if self._last is None:
-            raise error
-        return self._last
+            data.end_pass(self._epoch)
+        number, sample = read_or_substitute(data, int(self._numbers[position]), log_skipped)
+        if position >= self._num_real:
+            sample = replace(sample, weight=0.0)
+        occurrence = int(self._occurrence[position])
+        item = data.transformed(number, sample, epoch=self._epoch, occurrence=occurrence)
+        return as_dict(item) if data.as_dict else item
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of samples that this process returned, and the identity of the stream."""
@@ -122,9 +102,11 @@ def check_state(state: Any, identity: Mapping[str, Any], counts: tuple[str, ...]
         raise AvdataError(msg)
     for name, expected in identity.items():
         if state.get(name) != expected:
-            msg = f"State mismatch: {name} is {expected!r}, the state has {state.get(name)!r}."
+            msg = f"State mismatch: {name} is {expected!r}, the state has {shorten(repr(state.get(name)))}."
             raise AvdataError(msg, hint=hint)
     for name in counts:
         if not is_integer(state.get(name)) or state[name] < 0:
-            msg = f"Invalid state: {name} is {state.get(name)!r}, expected a non-negative integer."
-            raise AvdataError(msg, hint="load what `state_dict` returned, complete")
+            msg = (
+                f"Invalid state: {name} is {shorten(repr(state.get(name)))}, expected a non-negative integer."
+            )
+            raise AvdataError(msg, hint="Load what `state_dict` returned, complete")

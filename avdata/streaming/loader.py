@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
-import logging
+import atexit
+import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from avdata.errors import AvdataError, UnavailableError, UsageError
-from avdata.streaming.batch import AVBatch
+from avdata.interrupts import Terminated
+from avdata.storage.remote_files import cancel_reads
+from avdata.streaming.batch import AVBatch, as_dict
 from avdata.streaming.buffer_pool import BufferPool
 from avdata.streaming.collate import BatchAssembler
-from avdata.streaming.epochs import is_integer
+from avdata.streaming.distributed import is_divided_by_wrapper
+from avdata.streaming.epochs import LiveObjects, is_integer
 from avdata.streaming.iterator import check_state
 from avdata.streaming.prefetch import ShardPrefetcher
 from avdata.streaming.protocols import StreamSource
 from avdata.streaming.sampling import batch_indices, remaining_batches
+from avdata.streaming.torch_loader import BatchDataLoader
+from avdata.streaming.transforms import (
+    BatchTransform,
+    SampleBatches,
+    apply_transform,
+    check_transform,
+    keyed_generator,
+    log_skipped,
+    occurrences,
+)
 
-_log = logging.getLogger(__name__)
+_passes: LiveObjects[Generator[AVBatch, None, None]] = LiveObjects()
+"""Passes that have begun."""
 
 
-class AVLoader:
+@atexit.register
+def _close_passes() -> None:
+    # Later, their threads cannot be stopped: the interpreter clears modules before it deletes generators.
+    for batches in list(_passes):
+        with suppress(ValueError):  # another thread is running it
+            batches.close()
+
+
+class AVLoader(IterableDataset[AVBatch]):
     """Loader that yields the batches of one epoch per pass and resumes from a state.
 
         state = loader.state_dict()
@@ -34,6 +59,9 @@ class AVLoader:
     Every pass is a new epoch, also after an interrupted one, unless a state is loaded or `set_epoch` sets the
     epoch. An epoch ends when its last batch is handed out. In a worker process of torch's `DataLoader`, a
     pass yields that worker's share of the batches and has no state.
+
+    To torch, the loader is an iterable dataset of batches. Frameworks that accept only torch's `DataLoader`,
+    such as `Fabric.setup_dataloaders` and `accelerate.skip_first_batches`, take `as_dataloader()`.
 
     Attributes:
         dataset: The dataset that the loader reads.
@@ -49,6 +77,8 @@ class AVLoader:
         num_workers: int,
         drop_last: bool,
         pin_memory: bool = False,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        batch_transform: BatchTransform | None = None,
     ) -> None:
         for name, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if not is_integer(number) or number < least:
@@ -58,6 +88,11 @@ class AVLoader:
         self.num_workers, self.drop_last = int(num_workers), drop_last
         # As in torch's DataLoader, ignored without CUDA.
         self.pin_memory = pin_memory and torch.cuda.is_available()
+        if batch_transform is not None:
+            check_transform("batch_transform", batch_transform)
+        self.batch_transform = batch_transform
+        is_by_sample = collate_fn is not None or dataset.has_transform
+        self._samples = SampleBatches(dataset, collate_fn) if is_by_sample else None
         self.skipped: list[str] = []
         # (epoch, samples of all ranks that were handed out): of the current pass, and to resume from.
         self._position: tuple[int, int] | None = None
@@ -75,6 +110,10 @@ class AVLoader:
             self.dataset.num_samples, seen=seen, batch_size=self.batch_size, world=world,
             drop_last=self.drop_last,
         )  # fmt: skip
+
+    def as_dataloader(self) -> BatchDataLoader:
+        """Return these batches as a torch `DataLoader` with the position and state of this loader."""
+        return BatchDataLoader(self)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass; a loaded state of the same epoch stays in effect."""
@@ -103,7 +142,7 @@ class AVLoader:
             UsageError: A worker process of torch's `DataLoader` calls it.
         """
         _refuse_in_worker()
-        hint = "open the same dataset with the same split, filter, weights, seed and order"
+        hint = "Open the same dataset with the same split, filter, weights, seed and order"
         check_state(state, self._identity(), ("epoch", "samples"), hint)
         epoch, samples = int(state["epoch"]), int(state["samples"])
         if samples >= self.dataset.num_samples > 0:
@@ -124,6 +163,15 @@ class AVLoader:
         return epoch, seen
 
     def __iter__(self) -> Iterator[AVBatch]:
+        batches = self._pass()
+        _passes.add(batches)
+        return batches
+
+    def _pass(self) -> Generator[AVBatch, None, None]:
+        if is_divided_by_wrapper():
+            msg = "Cannot divide the batches of AVLoader again: each process already reads its own part."
+            hint = "Pass the loader, or its as_dataloader(), to accelerator.prepare"
+            raise UsageError(msg, hint=hint)
         data, place, worker = self.dataset, self.dataset.rank_info(), get_worker_info()
         rank, world = place.plan_rank, place.world_size
         epoch, start = self._begin(world)
@@ -135,15 +183,17 @@ class AVLoader:
         own = order[start:][(rank - start) % world :: world]
         prefetcher = ShardPrefetcher(data.first_uses(own), data.prefetch)
 
-        def indices(number: int) -> tuple[np.ndarray, np.ndarray]:
+        occurrence = occurrences(order) if data.has_transform else np.zeros(len(order), np.int64)
+
+        def assemble(number: int) -> Any:
             prefetcher.advance_to((number + 1) * self.batch_size)
             positions, weight = batch_indices(
                 data.num_samples, number, seen=start, batch_size=self.batch_size, rank=rank, world=world,
             )  # fmt: skip
-            return order[positions], weight
+            return self._batch(order[positions], weight, occurrence[positions], epoch)
 
         try:
-            for number, batch in zip(numbers, self._batches_ahead(indices, numbers), strict=True):
+            for number, batch in zip(numbers, self._batches_ahead(assemble, numbers), strict=True):
                 # Count only yielded batches, not those that threads have assembled in advance.
                 is_last = number == numbers[-1]
                 if is_last:
@@ -151,28 +201,26 @@ class AVLoader:
                 if self._position is position:
                     seen = start + (number + 1) * self.batch_size * world
                     position = self._position = (epoch + 1, 0) if is_last else (epoch, seen)
-                yield batch.as_dict() if data.as_dict else batch  # type: ignore[misc]
+                yield batch
+        except (KeyboardInterrupt, Terminated):
+            prefetcher.close()
+            cancel_reads()
+            raise
         finally:
             prefetcher.close()
 
-    def _batches_ahead(
-        self, indices: Callable[[int], tuple[np.ndarray, np.ndarray]], numbers: range
-    ) -> Iterator[AVBatch]:
+    def _batches_ahead(self, assemble: Callable[[int], Any], numbers: range) -> Iterator[Any]:
         if self._pools is None:
             self._pools = _Pools(self.dataset, self.batch_size, keep=self.num_workers + 3)
         if self.num_workers == 0:
             for number in numbers:
-                yield self._batch(*indices(number))
+                yield assemble(number)
             return
-        pending: deque[Future[AVBatch]] = deque()
-
-        def batch(number: int) -> AVBatch:
-            return self._batch(*indices(number))
-
+        pending: deque[Future[Any]] = deque()
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="avdata")
         try:
             for number in numbers:
-                pending.append(pool.submit(batch, number))
+                pending.append(pool.submit(assemble, number))
                 if len(pending) > self.num_workers:
                     yield pending.popleft().result()
             while pending:
@@ -180,7 +228,24 @@ class AVLoader:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _batch(self, numbers: np.ndarray, weight: np.ndarray) -> AVBatch:
+    def _batch(self, numbers: np.ndarray, weight: np.ndarray, occurrence: np.ndarray, epoch: int) -> Any:
+        data = self.dataset
+        if self._samples is None:
+            batch: Any = self._assembled(numbers, weight)
+        else:
+            batch = self._samples.batch(numbers, weight, occurrence, epoch, self._skip)
+        batch = as_dict(batch) if data.as_dict else batch
+        if self.batch_transform is not None:
+            keys = data.keys_of(numbers)
+            generator = keyed_generator(data.order.seed, epoch, keys)
+            batch = apply_transform(self.batch_transform, batch, generator, f"the batch of {keys[0]}")
+        return pin_memory(batch) if self.pin_memory else batch
+
+    def _skip(self, error: AvdataError) -> None:
+        self.skipped.append(error.message)
+        log_skipped(error)
+
+    def _assembled(self, numbers: np.ndarray, weight: np.ndarray) -> AVBatch:
         data = self.dataset
         assert self._pools is not None
         (mel, frames, waveform), keys = self._pools.tensors(), data.keys_of(numbers)
@@ -192,9 +257,11 @@ class AVLoader:
                 if tensor is not None:
                     tensor[position] = 0 if readable is None else tensor[readable]
             weight[position] = 0
-        batch = AVBatch(
-            mel=mel.unsqueeze(2),
-            frames=data.shape.tensor(frames, strip=data.is_strip),
+        return AVBatch(
+            mel=None if mel is None else mel.unsqueeze(2),
+            frames=data.frames_format.convert(
+                data.shape.tensor(frames, strip=data.is_strip), self._pools.converted_frames()
+            ),
             label=torch.from_numpy(data.label_of(numbers)),
             key=keys,
             weight=torch.from_numpy(weight),
@@ -203,22 +270,22 @@ class AVLoader:
             waveform=waveform,
             sample_rate=data.shape.sample_rate,
         )
-        return batch.pin_memory() if self.pin_memory else batch
 
     def _fill(
         self,
         numbers: np.ndarray,
         keys: list[str],
-        mel: torch.Tensor,
+        mel: torch.Tensor | None,
         frames: torch.Tensor | None,
         waveform: torch.Tensor | None,
     ) -> list[dict[str, Any] | None]:
         """Read samples into the batch; return the JSON of each, None for unreadable ones."""
         data = self.dataset
         metadata: list[dict[str, Any] | None] = []
-        mels, assembler = mel.unbind(), BatchAssembler(at_once=self.num_workers < 2)
-        clips = [None] * len(numbers) if frames is None else frames.unbind()
-        waveforms = [None] * len(numbers) if waveform is None else waveform.unbind()
+        assembler = BatchAssembler(at_once=self.num_workers < 2)
+        mels, clips, waveforms = (
+            [None] * len(numbers) if tensor is None else tensor.unbind() for tensor in (mel, frames, waveform)
+        )
         for position, number in enumerate(numbers.tolist()):
             try:
                 sample = data.fill(
@@ -229,8 +296,7 @@ class AVLoader:
             except AvdataError as error:
                 if data.on_error == "raise" or isinstance(error, UnavailableError):
                     raise
-                self.skipped.append(error.message)
-                _log.warning("skipped: %s", error.message)
+                self._skip(error)
                 metadata.append(None)
         assembler.flush()
         return metadata
@@ -244,22 +310,31 @@ class _Pools:
 
     def __init__(self, dataset: StreamSource, batch_size: int, *, keep: int) -> None:
         shape = dataset.shape
-        self._mel = BufferPool((batch_size, *shape.mel), np.float32, keep=keep)
+        self._mel = BufferPool((batch_size, *shape.mel), np.float32, keep=keep) if shape.has_mel else None
         layout, waveform = shape.layout(strip=dataset.is_strip), shape.waveform
         self._frames = BufferPool((batch_size, *layout), np.uint8, keep=keep) if layout else None
+        format = dataset.frames_format
+        size = batch_size * math.prod(layout or ()) * format.dtype.itemsize
+        is_converted = layout is not None and not format.is_stored
+        self._converted = BufferPool((size,), np.uint8, keep=keep) if is_converted else None
         self._waveform = BufferPool((batch_size, *waveform), np.float32, keep=keep) if waveform else None
 
-    def tensors(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    def tensors(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Return buffers for the mels, frames and waveforms of a batch."""
-        frames = None if self._frames is None else self._frames.tensor()
-        waveform = None if self._waveform is None else self._waveform.tensor()
-        return self._mel.tensor(), frames, waveform
+        mel, frames, waveform = (
+            None if pool is None else pool.tensor() for pool in (self._mel, self._frames, self._waveform)
+        )
+        return mel, frames, waveform
+
+    def converted_frames(self) -> torch.Tensor | None:
+        """Return a buffer for the converted frames of a batch, uint8 [bytes]; None if they stay as stored."""
+        return None if self._converted is None else self._converted.tensor()
 
 
 def _refuse_in_worker() -> None:
     if get_worker_info() is not None:
         msg = "AVLoader has no state in a worker of torch's DataLoader, which reads a part of the batches."
-        raise UsageError(msg, hint="use the loader in the main process; its workers are threads")
+        raise UsageError(msg, hint="Use the loader in the main process; its workers are threads")
 
 
 def _step_labels(

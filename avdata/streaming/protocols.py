@@ -11,6 +11,8 @@ import torch
 from avdata.streaming.batch import AVSample
 from avdata.streaming.collate import BatchAssembler, SampleShape
 from avdata.streaming.distributed import RankInfo
+from avdata.streaming.frames_format import FramesFormat
+from avdata.streaming.sampling import ShuffleConfig
 
 
 class StreamSource(Protocol):
@@ -18,8 +20,10 @@ class StreamSource(Protocol):
 
     on_error: str
     as_dict: bool
+    order: ShuffleConfig
     shape: SampleShape
     is_strip: bool
+    frames_format: FramesFormat
 
     @property
     def epoch(self) -> int:
@@ -29,6 +33,16 @@ class StreamSource(Protocol):
     @property
     def num_samples(self) -> int:
         """Number of samples of an epoch, over all ranks."""
+        ...
+
+    @property
+    def num_rows(self) -> int:
+        """Number of distinct samples; they are numbered from 0."""
+        ...
+
+    @property
+    def has_transform(self) -> bool:
+        """Whether `transformed` changes samples."""
         ...
 
     def rank_info(self) -> RankInfo:
@@ -70,7 +84,7 @@ class StreamSource(Protocol):
     def fill(
         self,
         number: int,
-        mel: torch.Tensor,
+        mel: torch.Tensor | None,
         frames: torch.Tensor | None,
         assembler: BatchAssembler,
         *,
@@ -96,10 +110,10 @@ class StreamSource(Protocol):
         """Return the properties that a state and the stream that loads it must share."""
         ...
 
-
-class SampleSource(StreamSource, Protocol):
-    """Samples that `SampleIterator` iterates one by one: `AVDataset`."""
-
     def sample(self, number: int) -> AVSample:
-        """Return one sample."""
+        """Return one sample, before the transform."""
+        ...
+
+    def transformed(self, number: int, sample: AVSample, *, epoch: int, occurrence: int = 0) -> Any:
+        """Return what the transform returns for a sample, or the sample if there is none."""
         ...

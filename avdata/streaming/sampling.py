@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from avdata.errors import UsageError, did_you_mean
+from avdata.shards.format import index_schema
+
+BLOCK_SAMPLES = 131_072  # shuffled together, over all spans: 512 KB of numbers fit in L2 cache
 
 CHUNKS_PER_SPAN = 8  # so that each span covers several regions of the dataset
 
@@ -35,7 +37,8 @@ class ShuffleConfig:
     Attributes:
         seed: Seed of the order.
         shuffle: Use a new order each epoch. Without it, a single span has the order of the index.
-        canonical_nodes: Number of spans read in parallel; each node reads only some of them.
+        canonical_nodes: Number of spans read in parallel; each node reads only some of them. The samples of
+            a span never share a batch of at most as many samples as there are spans.
         block: Number of samples of a span shuffled together; it limits the shards in use at a time.
     """
 
@@ -43,6 +46,15 @@ class ShuffleConfig:
     shuffle: bool = True
     canonical_nodes: int = 8
     block: int = 16_384
+
+
+def default_block(canonical_nodes: int) -> int:
+    """Return the block size that shuffles 131,072 samples of all spans together, or more.
+
+    >>> default_block(1), default_block(8), default_block(64)
+    (131072, 16384, 16384)
+    """
+    return max(ShuffleConfig.block, BLOCK_SAMPLES // canonical_nodes)
 
 
 def assign_spans(shard_sizes: np.ndarray, order: ShuffleConfig) -> list[np.ndarray]:
@@ -126,6 +138,8 @@ def epoch_order(shard_sizes: np.ndarray, order: ShuffleConfig, epoch: int) -> np
         samples = _sample_numbers(span, numbers.dtype)
         if order.shuffle:
             _shuffle_blocks(samples, order.block, generator)
+        if nodes == 1:
+            return samples
         numbers[node::nodes] = samples
     return numbers
 
@@ -137,7 +151,9 @@ def _sample_numbers(chunks: np.ndarray, dtype: np.dtype) -> np.ndarray:
     sizes = chunks[:, 1] - chunks[:, 0]
     before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     numbers = np.repeat((chunks[:, 0] - before).astype(dtype), sizes)
-    numbers += np.arange(len(numbers), dtype=dtype)
+    for start in range(0, len(numbers), _SCAN_SAMPLES):  # the complete range would double the memory
+        part = numbers[start : start + _SCAN_SAMPLES]
+        part += np.arange(start, start + len(part), dtype=dtype)
     return numbers
 
 
@@ -157,29 +173,31 @@ def cached_order(shard_sizes: tuple[int, ...], order: ShuffleConfig, epoch: int)
     return numbers
 
 
-def sample_weights(weights: str | Sequence[float] | np.ndarray, index: Any) -> np.ndarray:
+def sample_weights(
+    weights: str | Sequence[float] | np.ndarray, samples: int, column: Callable[[str], np.ndarray]
+) -> np.ndarray:
     """Return one weight per row of the index, float64 [samples].
 
     Args:
         weights: One number per sample, or a column whose values get equal total weights.
-        index: Rows of the index, as a pyarrow table.
+        samples: Number of samples.
+        column: Returns the values of a column of the index.
 
     Raises:
         UsageError: Unknown column, or not one finite, non-negative number per sample with a positive sum.
     """
     if isinstance(weights, str):
-        if weights not in index.column_names or weights == "flags":  # flags are lists
+        names = [name for name in index_schema().names if name != "flags"]  # flags are lists
+        if weights not in names:
             msg = f"Unknown weights column {weights!r} in the index."
-            raise UsageError(msg, hint=did_you_mean(weights, index.column_names))
-        _, values, counts = np.unique(
-            index[weights].to_numpy(zero_copy_only=False), return_inverse=True, return_counts=True
-        )
+            raise UsageError(msg, hint=did_you_mean(weights, names))
+        _, values, counts = np.unique(column(weights), return_inverse=True, return_counts=True)
         return np.asarray(1 / counts[values], np.float64)
     numbers = np.asarray(weights, np.float64)
-    is_valid = numbers.shape == (len(index),) and np.isfinite(numbers).all() and (numbers >= 0).all()
+    is_valid = numbers.shape == (samples,) and np.isfinite(numbers).all() and (numbers >= 0).all()
     if not is_valid or not numbers.any():
-        msg = f"Invalid weights: expected {len(index)} non-negative numbers, not all 0."
-        raise UsageError(msg, hint="pass one per sample, in the order of the index after the filter")
+        msg = f"Invalid weights: expected {samples} non-negative numbers, not all 0."
+        raise UsageError(msg, hint="Pass one per sample, in the order of the index after the filter")
     return numbers
 
 

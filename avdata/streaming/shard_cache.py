@@ -12,39 +12,23 @@ import hashlib
 import logging
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property, lru_cache
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from avdata.errors import AvdataError, UnavailableError
-from avdata.storage.atomic import open_partial
-from avdata.storage.backends import find_backend, is_missing, is_refused, is_unreachable
+from avdata.errors import AvdataError, UnavailableError, redact_url
+from avdata.storage.atomic import full_disk_error, open_partial
 from avdata.storage.paths import cache_dir
-from avdata.storage.remote import open_filesystem, redact_url
-from avdata.storage.retry import retry
-
-CHUNK_BYTES = 4 << 20  # per request
-
-CONNECTIONS = 8  # concurrent requests per shard
-
-MAX_ATTEMPTS = 6
-
-INITIAL_DELAY_S = 0.2  # doubled after each failure
+from avdata.storage.remote_files import read_chunks, read_file
 
 DEFAULT_LIMIT_BYTES = 64 << 30
 
 _log = logging.getLogger(__name__)
 
-_Result = TypeVar("_Result")
-
-CHANGED_HINT = "the shard changed after it was indexed: open the dataset again, or publish it again"
+CHANGED_HINT = "The shard changed after it was indexed: open the dataset again, or publish it again"
 
 
 class ShardCache:
@@ -66,7 +50,7 @@ class ShardCache:
 
     def __contains__(self, sha256: str) -> bool:
         """Return whether a shard is cached."""
-        return self._path(sha256).exists()
+        return self.path(sha256).exists()
 
     def fetch(self, url: str, sha256: str, nbytes: int) -> Path:
         """Return the path of a shard, fetched from `url` unless it is cached.
@@ -74,19 +58,21 @@ class ShardCache:
         Raises:
             AvdataError: The shard cannot be fetched or stored, or its checksum differs.
         """
-        path = self._path(sha256)
-        with self._storage_errors(url):
+        path = self.path(sha256)
+        with self._storage_errors(url, nbytes):
             if not self.touch(sha256, nbytes):
                 self._fetch(url, path, sha256, nbytes)
         return path
 
     @contextmanager
-    def _storage_errors(self, url: str) -> Iterator[None]:
+    def _storage_errors(self, url: str, nbytes: int) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            msg = f"Cannot store {redact_url(url)} in {self.folder}: {error.strerror or error}"
-            hint = "free some space, or set cache= or AVDATA_CACHE to another folder"
+            full = full_disk_error(error, self.folder, nbytes)
+            reason = full.message if full else error.strerror or error
+            msg = f"Cannot store {redact_url(url)} in {self.folder}: {reason}"
+            hint = "Free some space, or set cache= or AVDATA_CACHE to another folder"
             raise UnavailableError(msg, hint=hint) from error
 
     def _fetch(self, url: str, path: Path, sha256: str, nbytes: int) -> None:
@@ -107,7 +93,7 @@ class ShardCache:
 
     def touch(self, sha256: str, nbytes: int) -> bool:
         """Return whether a shard is cached and complete; if so, mark it as used now."""
-        path = self._path(sha256)
+        path = self.path(sha256)
         try:
             if path.stat().st_size != nbytes:
                 return False
@@ -117,40 +103,27 @@ class ShardCache:
             os.utime(path)
         return True
 
+    def discard(self, sha256: str) -> None:
+        """Remove a shard from the cache."""
+        with suppress(OSError):
+            self.path(sha256).unlink(missing_ok=True)
+
     def copy(self, url: str, path: Path) -> None:
         """Download a small file and replace `path` atomically.
-
-        This is the first request to a server, so an unreachable server raises immediately.
 
         Raises:
             AvdataError: The file cannot be read or stored.
         """
-        data = _retry(url, lambda: _opened(url)[0].cat_file(_opened(url)[1]), first=True)
-        with self._storage_errors(url):
+        data = read_file(url)
+        with self._storage_errors(url, len(data)):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
             with open_partial(partial) as out:
                 out.write(data)
             partial.replace(path)
 
-    def read_range(self, url: str, offset: int, nbytes: int) -> bytes:
-        """Return a byte range of a remote file, or the complete file if the server ignores ranges.
-
-        Raises:
-            AvdataError: The file cannot be read.
-        """
-
-        def read() -> bytes:
-            files, path = _opened(url)
-            data = bytes(files.cat_file(path, start=offset, end=offset + nbytes))
-            if len(data) < nbytes:
-                msg = f"received {len(data):,} of {nbytes:,} bytes"
-                raise OSError(msg)
-            return data
-
-        return _retry(url, read)
-
-    def _path(self, sha256: str) -> Path:
+    def path(self, sha256: str) -> Path:
+        """Return the path of a shard, which need not be cached."""
         return self.folder / "shards" / f"{sha256}.tar"
 
     def _download(self, url: str, partial: Path, nbytes: int) -> str:
@@ -161,7 +134,7 @@ class ShardCache:
                 with FileLock(partial.with_name("room.lock")):
                     self._evict(partial, nbytes)
                     out.truncate(nbytes)
-                for data in self._read_chunks(url, nbytes):
+                for data in read_chunks(url, nbytes):
                     digest.update(data)
                     out.write(data)
                 out.truncate()
@@ -171,29 +144,6 @@ class ShardCache:
             partial.unlink(missing_ok=True)
             raise
         return digest.hexdigest()
-
-    def _read_chunks(self, url: str, nbytes: int) -> Iterator[bytes]:
-        """Yield the bytes of a remote file in order."""
-        starts = iter(range(0, nbytes, CHUNK_BYTES))
-        pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="avdata-chunk")
-
-        def request(start: int) -> Future[bytes]:
-            return pool.submit(self.read_range, url, start, min(CHUNK_BYTES, nbytes - start))
-
-        try:
-            pending = deque(request(start) for start in islice(starts, CONNECTIONS))
-            while pending:
-                data = pending.popleft().result()
-                if len(data) > CHUNK_BYTES:
-                    # The server ignored the range and sent the complete file.
-                    yield data
-                    return
-                start = next(starts, None)
-                if start is not None:
-                    pending.append(request(start))
-                yield data
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def _evict(self, own: Path, nbytes: int) -> None:
         """Remove partial files of killed processes and the least recently used shards.
@@ -214,60 +164,6 @@ class ShardCache:
                 return
             path.unlink(missing_ok=True)
             total -= size
-
-
-def _opened(url: str) -> tuple[Any, str]:
-    files = _filesystem("/".join(url.split("/")[:3]), os.getpid())
-    return files, files._strip_protocol(url)
-
-
-@lru_cache(maxsize=16)
-def _filesystem(base: str, process: int) -> Any:
-    """Return the client of a server, one per process: connections are shared by threads but not forks."""
-    try:
-        return open_filesystem(base)[0]
-    except ImportError as error:
-        msg = f"Cannot open {redact_url(base)}: {error}"
-        raise AvdataError(msg, hint=find_backend(base).install_command) from error
-
-
-def _retry(url: str, action: Callable[[], _Result], *, first: bool = False) -> _Result:
-    """Call `action`, retrying on network errors; missing files and refused access raise immediately.
-
-    Args:
-        url: The URL that `action` reads.
-        action: Function without side effects.
-        first: Raise immediately if the server is unreachable.
-    """
-    name = redact_url(url)
-
-    def should_retry(error: Exception, attempt: int) -> bool:
-        is_final = isinstance(error, AvdataError) or is_missing(error) or is_refused(error)
-        return not is_final and not (first and is_unreachable(error)) and attempt < MAX_ATTEMPTS
-
-    def warn(error: Exception, delay: float) -> None:
-        _log.warning("Cannot read %s: %s; retrying", name, _describe(error))
-
-    try:
-        return retry(action, should_retry=should_retry, initial_delay_s=INITIAL_DELAY_S, on_retry=warn)
-    except AvdataError:
-        raise
-    except Exception as error:
-        if is_missing(error) or is_refused(error):
-            msg = f"Cannot read {name}: {_describe(error)}"
-            kind = AvdataError if is_missing(error) else UnavailableError
-            raise kind(msg, hint="check the URL and your credentials") from error
-        if first and is_unreachable(error):
-            msg = f"Cannot reach {name}: {_describe(error)}"
-            raise UnavailableError(msg, hint="check the network, the proxy and the URL") from error
-        msg = f"Cannot read {name} after {MAX_ATTEMPTS} attempts: {_describe(error)}"
-        hint = "check the connection and retry; complete shards are cached"
-        raise UnavailableError(msg, hint=hint) from error
-
-
-def _describe(error: Exception) -> str:
-    """Return the error as text, without credentials: some filesystems' errors contain the URL."""
-    return redact_url(f"{type(error).__name__}: {error}")
 
 
 def _remove_stale(partial: Path) -> bool:

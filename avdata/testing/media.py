@@ -6,7 +6,8 @@ The `mock` function of a recipe arranges such media in the layout of its dataset
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +25,24 @@ NTSC = Fraction(30_000, 1_001)
 """Frames per second of NTSC video, 29.97."""
 
 MILLISECOND = Fraction(1, 1000)
+
+_listeners: list[Callable[[Path], None]] = []
+"""Functions called with each file that is written. A list, since functions of the public API are pickled."""
+
+
+@contextmanager
+def watch_media(on_written: Callable[[Path], None]) -> Iterator[None]:
+    """Call a function with the path of each media file that is written inside the context."""
+    _listeners.append(on_written)
+    try:
+        yield
+    finally:
+        _listeners.remove(on_written)
+
+
+def _report_written(path: Path) -> None:
+    for listener in _listeners:
+        listener(path)
 
 
 @dataclass(frozen=True)
@@ -137,6 +156,7 @@ def write_av(
             _encode_audio(container, audio, scene, audio_start, samples)
         if video is not None:
             _encode_frames(container, video, scene, pixels, frame_times)
+    _report_written(path)
 
 
 def _add_audio_stream(container: Any, codec: str, scene: Scene) -> Any:
@@ -222,6 +242,7 @@ def write_wav(
     body = b"fmt " + struct.pack("<I", len(head)) + head + b"data" + struct.pack("<I", len(data)) + data
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body + bytes(len(data) % 2))
+    _report_written(path)
 
 
 def _pcm(samples: np.ndarray, subtype: Subtype) -> bytes:
@@ -257,3 +278,4 @@ def write_image(path: Path, pixels: np.ndarray, *, mode: str = "RGB", rotated: b
         exif[0x0112] = 6  # rotate clockwise for display
         options["exif"] = exif
     image.save(path, **options)
+    _report_written(path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from avdata.errors import AvdataError
 from avdata.manifest import FileEntry, Manifest, load_manifest
+from avdata.progress import Progress
 from avdata.recipe import load_recipe
 from avdata.storage.atomic import write_errors
 from avdata.storage.hashing import hash_file
@@ -16,7 +18,12 @@ from avdata.storage.paths import is_safe_relative_path
 
 
 def create_mock_dataset(
-    recipe: str, output: str | Path, clips: int | None = None, bad: bool = False, seed: int = 0
+    recipe: str,
+    output: str | Path,
+    clips: int | None = None,
+    bad: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Path:
     """Write a small copy of a dataset's layout with generated media.
 
@@ -26,6 +33,7 @@ def create_mock_dataset(
         clips: number of clips; None for the recipe's default.
         bad: whether to add the defective files of the real dataset.
         seed: seed of the content. Equal seeds give equal bytes.
+        progress: called with the stage `mock`, the clips written and `clips`, if `clips` is given.
 
     Returns:
         The folder. Its `manifest.json` lists every file, its `truth.json` the content of each clip.
@@ -42,10 +50,28 @@ def create_mock_dataset(
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "truth.json").is_file():
         msg = f"The output {folder} is not empty and not a mock dataset."
         raise AvdataError(msg, hint="Choose a new or empty folder. Nothing was written.")
-    with write_errors(folder):
+    with write_errors(folder), _clip_progress(progress, clips):
         _remove_earlier(folder)
         writer(folder, clips, bad, seed)
     return folder
+
+
+@contextmanager
+def _clip_progress(progress: Progress | None, clips: int | None) -> Iterator[None]:
+    """Report the clips whose first media file is written. Files of one clip have the same stem."""
+    if progress is None or clips is None:
+        yield
+        return
+    from avdata.testing.media import watch_media  # noqa: PLC0415  # imports numpy
+
+    stems: set[str] = set()
+
+    def count(path: Path) -> None:
+        stems.add(path.stem)
+        progress("mock", min(len(stems), clips), clips)
+
+    with watch_media(count):
+        yield
 
 
 def _remove_earlier(folder: Path) -> None:

@@ -16,13 +16,14 @@ SPECTROGRAM_SIZE = (640, 112)
 """Maximum width and height in pixels."""
 
 
-def frame_images(frames: np.ndarray) -> list[tuple[float, float, str]]:
+def frame_images(frames: np.ndarray, height: int = FRAME_HEIGHT) -> list[tuple[float, float, str]]:
     """Return at most `MAX_FRAMES` frames as (start, width, data URI).
 
     Start and width are fractions of the time axis.
 
     Args:
         frames: uint8 [T, H, W, C].
+        height: largest height in pixels.
     """
     steps = len(frames)
     each = -(-steps // MAX_FRAMES)
@@ -30,32 +31,42 @@ def frame_images(frames: np.ndarray) -> list[tuple[float, float, str]]:
         (
             step / steps,
             min(each, steps - step) / steps,
-            _frame_image(frames[min(step + each // 2, steps - 1)]),
+            _frame_image(frames[min(step + each // 2, steps - 1)], height),
         )
         for step in range(0, steps, each)
     ]
 
 
-def _frame_image(frame: np.ndarray) -> str:
+def _frame_image(frame: np.ndarray, height: int) -> str:
     from PIL import Image  # noqa: PLC0415
 
     image = Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
-    image.thumbnail((FRAME_HEIGHT, FRAME_HEIGHT))
+    image.thumbnail((height, height))
     return _webp(image)
 
 
-def spectrogram_image(mel: np.ndarray) -> str:
-    """Return a spectrogram [F, columns] as a data URI, low frequencies at the bottom."""
+def spectrogram_image(mel: np.ndarray, limits: tuple[float, float] | None = None) -> str:
+    """Return a spectrogram [F, columns] as a data URI, low frequencies at the bottom.
+
+    Args:
+        mel: the spectrogram.
+        limits: values of the darkest and the brightest color; None: `color_limits` of the spectrogram.
+    """
     from PIL import Image  # noqa: PLC0415
 
-    # Padding is far below all other values: including it would compress the color range of the audio.
-    audible = mel[mel > mel.min()]
-    low, high = (float(np.percentile(audible, 1)), float(mel.max())) if audible.size else (0.0, 1.0)
+    low, high = limits or color_limits(mel)
     image = Image.fromarray(colorize(mel, low, high))
     image.thumbnail((max(SPECTROGRAM_SIZE[0], 1), 10_000))
     if image.height > SPECTROGRAM_SIZE[1]:
         image = image.resize((image.width, SPECTROGRAM_SIZE[1]))
     return _webp(image)
+
+
+def color_limits(mel: np.ndarray) -> tuple[float, float]:
+    """Return the first percentile above the padding and the largest value of a spectrogram."""
+    # Padding is far below all other values: including it would compress the color range of the audio.
+    audible = mel[mel > mel.min()]
+    return (float(np.percentile(audible, 1)), float(mel.max())) if audible.size else (0.0, 1.0)
 
 
 def colorize(mel: np.ndarray, low: float, high: float) -> np.ndarray:

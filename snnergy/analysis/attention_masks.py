@@ -26,6 +26,10 @@ class MaskRecord:
     rates: dict[str, float]
     masks: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
+    def predicted(self, number: int) -> int:
+        """Return the most probable class of a sample of the batch."""
+        return int(self.probabilities[number].argmax())
+
 
 @torch.no_grad()
 def record_masks(network: SNNergy, audio: Tensor, video: Tensor) -> MaskRecord:

@@ -20,25 +20,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avdata.errors import AvdataError, UsageError
+from avdata.errors import AvdataError, UsageError, redact_url
 from avdata.progress import Progress
 from avdata.storage.atomic import atomic_write
 from avdata.streaming.dataset import AVDataset
 from snnergy.analysis.energy import Energy, measure_energy
+from snnergy.analysis.parallel_runs import Job, gpu_names, train_on_gpus
 from snnergy.data import Batch, MelTransform, audio_video_batches, batches, mel_transform, open_split
 from snnergy.fusion.registry import FUSIONS
 from snnergy.models.config import check_choice
+from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.network import SNNergy
 from snnergy.training.checkpoint import RUN_FILE, changed_settings, load_network, read_config
 from snnergy.training.config import TrainConfig
 from snnergy.training.distributed import Device
+from snnergy.training.epoch_lines import StageProgress
 from snnergy.training.gradient_modulation import OGMGE
 from snnergy.training.plots import plot_comparison
 from snnergy.training.setup import build_network
 from snnergy.training.trainer import train
 
-DEFAULT_FUSIONS = ("audio", "video", "concat", "ccssa", "cmqka")
-"""The smallest informative comparison: each modality alone, concatenation, quadratic and linear attention."""
+DEFAULT_FUSIONS = ("probe", "cnn_concat", "audio", "video", "concat", "ccssa", "cmqka")
+"""The smallest informative comparison: what is learned without a network and with an artificial one, each
+modality alone, concatenation, quadratic and linear attention."""
 
 TIMING_BATCH_SIZE, TIMING_ROUNDS = 8, 5
 
@@ -53,8 +57,11 @@ class Row:
     Attributes:
         fusion: name of the fusion.
         accuracy: accuracy of each seed on the test split.
+        macro_f1: macro-averaged F1 of each seed.
+        uar: unweighted average recall of each seed.
         params: number of weights.
-        ms: median time to evaluate one sample in a batch of eight, in milliseconds.
+        ms: minimum time to evaluate one sample in a batch of eight, in milliseconds: other processes only
+            add to it.
         megabytes: memory of a training step of eight samples: the peak on a GPU, the tensors saved for the
             backward pass on the CPU.
         energy: energy of the first seed's network, on the split of `accuracy`.
@@ -62,6 +69,8 @@ class Row:
 
     fusion: str
     accuracy: tuple[float, ...]
+    macro_f1: tuple[float, ...]
+    uar: tuple[float, ...]
     params: int
     ms: float
     megabytes: float
@@ -116,59 +125,86 @@ def compare_fusions(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         msg = "A comparison runs in one process, but torchrun started several."
-        raise UsageError(msg, hint="run each training with snnergy train --output OUTPUT/runs/FUSION-seedN")
+        raise UsageError(msg, hint="Run each training with snnergy train --output OUTPUT/runs/FUSION-seedN")
     chosen = list(dict.fromkeys(fusions)) or list(DEFAULT_FUSIONS)
     for name in chosen:
         check_choice(name, FUSIONS, "fusion")
-    _check(dataset, [config.model_copy(update={"fusion": name}) for name in chosen])
     folder = Path(output)
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
-    for offset in range(seeds):
-        for name in chosen:
-            settings = config.model_copy(update={"fusion": name, "seed": config.seed + offset})
-            run = folder / "runs" / f"{name}-seed{settings.seed}"
-            stage = f"{name} seed {settings.seed}"
-            result = _train_or_resume(dataset, run, settings, device, _prefix_progress(stage, progress))
-            results[name].append(result)
-    networks = {
-        name: load_network(folder / "runs" / f"{name}-seed{config.seed}" / results[name][0]["chosen"])[0]
+    cells = [
+        config.model_copy(update={"fusion": name, "seed": config.seed + offset})
+        for offset in range(seeds)
         for name in chosen
+    ]
+    _check(dataset, cells[: len(chosen)], [_run_folder(folder, cell) for cell in cells])
+    if device != "cpu" and torch.cuda.device_count() > 1:
+        _train_on_gpus(dataset, folder, cells, progress)
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
+    for cell in cells:
+        stage = StageProgress(f"{cell.fusion} seed {cell.seed}", progress)
+        results[cell.fusion].append(_train_or_resume(dataset, _run_folder(folder, cell), cell, device, stage))
+    rows = _rows(dataset, folder, config, results)
+    _write(folder, rows, results[chosen[0]][0], dataset)
+    return rows
+
+
+def _run_folder(folder: Path, cell: TrainConfig) -> Path:
+    return folder / "runs" / f"{cell.fusion}-seed{cell.seed}"
+
+
+def _rows(
+    dataset: str | Path, folder: Path, config: TrainConfig, results: Mapping[str, list[dict[str, Any]]]
+) -> list[Row]:
+    """Measure the costs of each fusion's first network; return the rows of the table."""
+    networks = {
+        name: load_network(folder / "runs" / f"{name}-seed{config.seed}" / first["chosen"])[0]
+        for name, (first, *_) in results.items()
     }
-    first = results[chosen[0]][0]
+    first = next(iter(results.values()))[0]
     splits = {
         name: open_split(dataset, name, features=config.features, rank=0, world_size=1)
         for name in ("train", _split(first))
     }
     costs = _costs(networks, splits["train"], splits[_split(first)], torch.device(str(first["device"])))
-    rows = [
+    return [
         Row(
             name,
-            tuple(_accuracy(result) for result in results[name]),
-            results[name][0]["params"],
+            _scores(measured, "accuracy"),
+            _scores(measured, "macro_f1"),
+            _scores(measured, "uar"),
+            measured[0]["params"],
             *costs[name],
         )
-        for name in chosen
+        for name, measured in results.items()
     ]
-    _write(folder, rows, first, dataset)
-    return rows
 
 
-def _check(dataset: str | Path, configs: Sequence[TrainConfig]) -> None:
-    """Check every fusion before the first training, which may take hours."""
+def _check(dataset: str | Path, configs: Sequence[TrainConfig], runs: Sequence[Path]) -> None:
+    """Check every fusion and existing run before the first training, which may take hours."""
     data = open_split(dataset, "train", features=configs[0].features, rank=0, world_size=1)
     if not {"val", "test"} & set(data.info["splits"]):
         msg = f"Dataset has neither a val nor a test split: {dataset}."
-        raise AvdataError(msg, hint="prepare it with another --split-by; avdata info lists them")
+        raise AvdataError(msg, hint="Prepare it with another --split-by; avdata info lists them")
     for config in configs:
         # The meta device allocates no memory: building the network validates the settings.
         with torch.device("meta"):
             network = build_network(config, data)
             if config.ogm_ge:
                 OGMGE(network, config.ogm_ge)
+    for run in runs:
+        if (run / RUN_FILE).is_file():
+            # The path may contain another dataset than at the training.
+            facts: DatasetFacts = read_config(run)["facts"]
+            facts.check_equal(DatasetFacts.of(data.info, per_step=facts.per_step))
 
 
-def _prefix_progress(stage: str, progress: Progress) -> Progress:
-    return lambda _, done, steps: progress(stage, done, steps)
+def _train_on_gpus(
+    dataset: str | Path, folder: Path, cells: Sequence[TrainConfig], progress: Progress
+) -> None:
+    """Train all cells that are not finished, one on each GPU."""
+    jobs = [Job(dataset, _run_folder(folder, cell), cell) for cell in cells]
+    waiting = [job for job in jobs if not (job.run / "result.json").is_file()]
+    gpus = gpu_names(torch.cuda.device_count())
+    train_on_gpus(waiting, gpus, progress=lambda done, total: progress("trainings", done, total))
 
 
 def _train_or_resume(
@@ -181,17 +217,17 @@ def _train_or_resume(
         return train(dataset, run, config, device=device, progress=progress, resume=resume)
     stored = read_config(run)
     changed = changed_settings(stored["config"], config)
-    if stored["dataset"] != str(dataset):
+    if stored["dataset"] != redact_url(dataset):
         changed = f"dataset is {stored['dataset']}, requested {dataset}"
     if changed:
         msg = f"Settings differ from the run in {run}: {changed}."
-        raise UsageError(msg, hint="choose another --output for the comparison")
+        raise UsageError(msg, hint="Choose another --output for the comparison")
     result: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return result
 
 
-def _accuracy(result: Mapping[str, Any]) -> float:
-    return float(result[_split(result)]["accuracy"])
+def _scores(results: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, ...]:
+    return tuple(float(result[_split(result)][metric]) for result in results)
 
 
 def _split(result: Mapping[str, Any]) -> str:
@@ -213,7 +249,7 @@ def _costs(
     return {
         # The first round is a warm-up.
         name: (
-            statistics.median(seconds[1:]) / TIMING_BATCH_SIZE * 1e3,
+            min(seconds[1:]) / TIMING_BATCH_SIZE * 1e3,
             training_bytes(networks[name], batch) / 1e6,
             energies[name],
         )
@@ -268,8 +304,33 @@ def training_bytes(network: nn.Module, batch: Batch) -> int:
     return sum(sizes.values())
 
 
+def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return the p-value of a two-sided paired t-test between two fusions with the same seeds.
+
+    >>> round(paired_p_value([0.5, 0.625, 0.75], [0.5, 0.5, 0.5]), 4)
+    0.2254
+
+    Args:
+        first: accuracy of each seed.
+        second: accuracies of the same seeds.
+
+    Returns:
+        None if there are fewer than two seeds, or all differences are equal.
+    """
+    from scipy.stats import ttest_rel  # noqa: PLC0415  # slow import
+
+    differences = {round(a - b, 12) for a, b in zip(first, second, strict=True)}
+    return float(ttest_rel(first, second).pvalue) if len(differences) > 1 else None
+
+
+def p_values(rows: Sequence[Row]) -> list[float | None]:
+    """Return the p-value of each fusion against the one with the highest mean accuracy; None for that one."""
+    best = max(rows, key=lambda row: row.mean)
+    return [None if row is best else paired_p_value(row.accuracy, best.accuracy) for row in rows]
+
+
 COLUMNS = (
-    "fusion", "accuracy", "std", "seeds", "params", "ms_a_sample", "megabytes",
+    "fusion", "accuracy", "std", "p_value", "macro_f1", "uar", "seeds", "params", "ms_a_sample", "megabytes",
     "sops_exact", "sops_rate", "mj_exact", "mj_rate", "mj_reference", "mj_with_memory",
 )  # fmt: skip
 
@@ -278,9 +339,10 @@ def _write(folder: Path, rows: Sequence[Row], result: Mapping[str, Any], dataset
     with (folder / "table.csv").open("w", newline="", encoding="utf-8") as lines:
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for row in rows:
-            std = "" if row.std is None else f"{row.std:.6f}"
-            cells = (f"{row.mean:.6f}", std, len(row.accuracy), row.params, f"{row.ms:.4f}")
+        for row, p_value in zip(rows, p_values(rows), strict=True):
+            spread = ("" if value is None else f"{value:.6f}" for value in (row.std, p_value))
+            means = (f"{statistics.fmean(values):.6f}" for values in (row.macro_f1, row.uar))
+            cells = (f"{row.mean:.6f}", *spread, *means, len(row.accuracy), row.params, f"{row.ms:.4f}")
             totals = (f"{value:.9g}" for value in row.energy.totals().values())
             writer.writerow((row.fusion, *cells, f"{row.megabytes:.3f}", *totals))
     atomic_write(folder / "table.md", _markdown(rows, result, dataset).encode())
@@ -296,7 +358,7 @@ def _markdown(rows: Sequence[Row], result: Mapping[str, Any], dataset: str | Pat
     on_gpu = str(result["device"]).startswith("cuda")
     memory = "peak MB" if on_gpu else "MB saved for the backward pass"
     lines = [
-        f"# {dataset}: {len(rows)} fusions, {len(rows[0].accuracy)} seeds",
+        f"# {redact_url(dataset)}: {len(rows)} fusions, {len(rows[0].accuracy)} seeds",
         "",
         f"Same settings for all: training preset {config['train_preset']}, model {config['model']},"
         f" {result['steps']:,} steps of {config['batch_size']} samples. Selected on validation, evaluated"
@@ -308,14 +370,23 @@ def _markdown(rows: Sequence[Row], result: Mapping[str, Any], dataset: str | Pat
         f" are those of each fusion's first seed, counted on {rows[0].energy.samples:,} samples of {split}."
         " Energy of memory traffic is not included and much larger: `mj_with_memory` in table.csv.",
         "",
-        f"| fusion | accuracy, % | weights | ms per sample | {memory} | SOPs, million | mJ per sample |",
-        "|---|---|---|---|---|---|---|",
+        f"| fusion | accuracy, % | p | macro-F1, % | UAR, % | weights | ms per sample | {memory} |"
+        " SOPs, million | mJ per sample |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
+    for row, p_value in zip(rows, p_values(rows), strict=True):
         spread = "" if row.std is None else f" ± {100 * row.std:.2f}"
+        significance = "–" if p_value is None else f"{p_value:.3f}"
+        scores = " | ".join(f"{100 * statistics.fmean(values):.2f}" for values in (row.macro_f1, row.uar))
         lines.append(
-            f"| {row.fusion} | {100 * row.mean:.2f}{spread} | {row.params:,} | {row.ms:.2f} |"
-            f" {row.megabytes:.1f} | {row.energy.sops() / 1e6:,.2f} | {row.energy.millijoules():.4g} |"
+            f"| {row.fusion} | {100 * row.mean:.2f}{spread} | {significance} | {scores} | {row.params:,} |"
+            f" {row.ms:.2f} | {row.megabytes:.1f} | {row.energy.sops() / 1e6:,.2f} |"
+            f" {row.energy.millijoules():.4g} |"
         )
-    lines += ["", "Mean ± sample standard deviation over seeds.", ""]
+    lines += [
+        "",
+        "Mean ± sample standard deviation over seeds. p: two-sided paired t-test over seeds against the row"
+        " with the highest mean accuracy. Time: the minimum of five rounds. UAR: unweighted average recall.",
+        "",
+    ]
     return "\n".join(lines)

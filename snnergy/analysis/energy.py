@@ -27,6 +27,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from avdata.errors import UsageError
+from snnergy.fusion.registry import FUSIONS
 from snnergy.layers.attention import TokenSumMask
 from snnergy.layers.conv_norm import merge_time_batch
 from snnergy.layers.monitor import record_spikes
@@ -140,6 +141,7 @@ class _OpCounter:
     attention: float = 0.0
     updates: float = 0.0
     events: dict[str, Tensor] = field(default_factory=dict)
+    artificial: bool = False
 
 
 class _Products(TorchFunctionMode):
@@ -162,7 +164,7 @@ def _count_conv(count: _OpCounter, name: str, conv: Any, inputs: tuple[Tensor], 
     sums.macs += out.numel() * per_output
     sums.values += float(x.double().sum())
     sums.inputs += x.numel()
-    if name.endswith("embed.0.conv"):
+    if count.artificial or name.endswith("embed.0.conv"):
         sums.spiking = False
         return
     kernel = torch.ones(1, 1, *conv.kernel_size, dtype=torch.float64, device=x.device)
@@ -224,10 +226,11 @@ def _count_ops(model: SNNergy, count: _OpCounter) -> Iterator[None]:
         count.updates += spikes.numel()
 
     def count_sum(part: nn.Module, inputs: tuple[Any, ...]) -> None:
-        count.attention += float(inputs[0].double().sum())
+        count.attention += inputs[0].numel() if count.artificial else float(inputs[0].double().sum())
 
     has_two_streams = model.config.residual == "sew" and model.config.fusion_output == "stream"
     hooks = _count_both_streams(model, count) if has_two_streams else []
+    count.artificial = FUSIONS[model.config.fusion].artificial
     within = {id(part.neuron) for part in model.modules() if isinstance(part, TokenSumMask)}
     for name, part in model.named_modules():
         if isinstance(part, nn.Conv2d):
@@ -263,7 +266,7 @@ def measure_energy(model: SNNergy, batches: Iterable[tuple[Tensor, Tensor]]) -> 
     """
     if model.training:
         msg = "Cannot measure the energy of a network in training mode."
-        raise UsageError(msg, hint="call model.eval() first")
+        raise UsageError(msg, hint="Call model.eval() first")
     count, samples, steps = _OpCounter(), 0, 0
     with _count_ops(model, count):
         for audio, video in batches:
@@ -274,7 +277,7 @@ def measure_energy(model: SNNergy, batches: Iterable[tuple[Tensor, Tensor]]) -> 
             samples += size
     if not samples:
         msg = "No samples to measure energy on."
-        raise UsageError(msg, hint="use a split that is not empty")
+        raise UsageError(msg, hint="Use a split that is not empty")
     weights = sum(weight.numel() for weight in model.parameters()) * 4
     return _per_sample(count, samples, weights, steps / samples)
 
@@ -305,8 +308,11 @@ def plot_energy(energy: Energy, path: Path) -> None:
     axis = figure.subplots()
     positions = range(len(energy.layers))
     reference = [MAC_PJ * layer.macs * 1e-9 for layer in energy.layers]
-    axis.barh(positions, reference, color="0.85", label="artificial network")
-    axis.barh(positions, [layer.millijoules for layer in energy.layers], height=0.5, label="spiking")
+    spiking = [layer.millijoules for layer in energy.layers]
+    # Dots: bars on a log scale have an arbitrary length. It has no zero, so a silent layer has none.
+    axis.hlines(positions, spiking, reference, color="0.85")
+    axis.plot(reference, positions, "o", color="0.6", markersize=3, label="artificial network")
+    axis.plot(spiking, positions, "o", color="C0", markersize=3, label="spiking")
     axis.set_yticks(positions, [layer.name for layer in energy.layers], fontsize=5)
     axis.invert_yaxis()
     axis.set_xscale("log")

@@ -13,38 +13,56 @@ if TYPE_CHECKING:
     from snnergy.analysis.energy import Energy, Layer
 
 
+SCORES = ("accuracy", "macro_f1", "uar", "loss")
+
+
 def show_result(result: dict[str, Any], *, as_json: bool) -> None:
-    """Print accuracy and loss of each evaluated split."""
+    """Print accuracy, macro-F1, UAR and loss of each evaluated split."""
     if as_json:
         print_json(result)
         return
     measured = {split: result[split] for split in ("val", "test") if split in result}
     rows = [
-        (split, f"{metrics['accuracy']:.4f}", f"{metrics['loss']:.4f}", f"{metrics['samples']:,}")
+        (split, *(f"{metrics[name]:.4f}" for name in SCORES), f"{metrics['samples']:,}")
         for split, metrics in measured.items()
     ]
     if not rows:
         print_line("nothing was evaluated: the dataset has neither a val nor a test split")
         return
-    print_table(("split", "accuracy", "loss", "samples"), rows)
+    print_table(("split", *SCORES, "samples"), rows)
+
+
+def _optional(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def show_comparison(rows: list[Row], output: Path, *, as_json: bool) -> None:
     """Print one row per fusion."""
+    from snnergy.analysis.comparison import p_values  # noqa: PLC0415  # imports torch
+
     if as_json:
         print_json(
-            [{**asdict(row), "mean": row.mean, "std": row.std, "energy": row.energy.totals()} for row in rows]
+            [
+                {
+                    **asdict(row),
+                    "mean": row.mean,
+                    "std": row.std,
+                    "p_value": p,
+                    "energy": row.energy.totals(),
+                }
+                for row, p in zip(rows, p_values(rows), strict=True)
+            ]
         )
         return
     cells = [
         (
-            row.fusion, f"{row.mean:.4f}", "–" if row.std is None else f"{row.std:.4f}", f"{row.params:,}",
-            f"{row.ms:.2f}", f"{row.megabytes:.1f}", f"{row.energy.sops() / 1e6:.2f}",
+            row.fusion, f"{row.mean:.4f}", _optional(row.std), _optional(p), f"{row.params:,}",
+             f"{row.ms:.2f}", f"{row.megabytes:.1f}", f"{row.energy.sops() / 1e6:.2f}",
             f"{row.energy.millijoules():.3g}",
         )
-        for row in rows
+        for row, p in zip(rows, p_values(rows), strict=True)
     ]  # fmt: skip
-    print_table(("fusion", "accuracy", "std", "weights", "ms per sample", "MB", "MSOPs", "mJ"), cells)
+    print_table(("fusion", "accuracy", "std", "p", "weights", "ms per sample", "MB", "MSOPs", "mJ"), cells)
     print_line(f"Wrote {output / 'table.md'}, table.csv and table.png. The runs are in {output / 'runs'}.")
 
 

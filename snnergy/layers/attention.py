@@ -52,7 +52,8 @@ class TokenSumMask(nn.Module):
         flat = sums.flatten(2)
         if self.norm is not None:
             tokens = spikes.shape[4] * spikes.shape[5]
-            flat = self.norm(merge_time_batch(flat / tokens)).unflatten(0, flat.shape[:2])
+            means = merge_time_batch(flat / tokens).to(self.norm.weight.dtype)
+            flat = self.norm(means).unflatten(0, flat.shape[:2])
         mask: Tensor = self.neuron(flat)
         return mask.reshape(sums.shape).to(spikes.dtype)
 

@@ -21,3 +21,5 @@ AlphaShape = Literal["scalar", "channel"]
 NeuronKind = Literal["lif", "if", "plif"]
 
 Surrogate = Literal["sigmoid", "atan"]
+
+Reset = Literal["hard", "soft"]

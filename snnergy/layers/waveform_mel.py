@@ -75,7 +75,8 @@ class WaveformMel(nn.Module):
 def _check(audio: AudioConfig) -> None:
     is_mel = audio.feature == "log-mel"
     unsupported = {
-        "feature": audio.feature == "pcen",
+        "feature": audio.feature not in {"log-mel", "log-stft"},
+        "normalize": audio.normalize == "ast",
         "resize": audio.resize is not None,
         # torchaudio places the last bin of a mel filterbank at half of an even sample rate.
         "n_fft": is_mel and audio.n_fft % 2 == 1,
@@ -83,7 +84,7 @@ def _check(audio: AudioConfig) -> None:
     }
     for name in (name for name, is_unsupported in unsupported.items() if is_unsupported):
         msg = f"features=waveform does not support audio.{name}={getattr(audio, name)} of the dataset."
-        raise UsageError(msg, hint="use --features stored, or prepare the dataset with another value")
+        raise UsageError(msg, hint="Use --features stored, or prepare the dataset with another value")
 
 
 def _compress(power: Tensor, audio: AudioConfig) -> Tensor:

@@ -15,6 +15,7 @@ from snnergy.layers.types import (
     Modality,
     NeuronKind,
     Readout,
+    Reset,
     Residual,
     SumNorm,
     Surrogate,
@@ -31,6 +32,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "alpha_shape": get_args(AlphaShape),
     "neuron": get_args(NeuronKind),
     "surrogate": get_args(Surrogate),
+    "reset": get_args(Reset),
     "branches": BRANCHES,
     "fusion_output": ("stream", "spike"),
     "stage3": ("qk", "ssa"),
@@ -62,14 +64,22 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_number_of_stages(value: object) -> bool:
+    return _is_number(value) or (
+        isinstance(value, tuple | list) and len(value) == 3 and all(map(_is_number, value))
+    )
+
+
 _TYPES: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     **dict.fromkeys(("dims", "heads", "depths", "fusion_stages"), ("a list of integers", _is_int_list)),
     **dict.fromkeys(("ratio", "num_classes", "video_channels", "steps"), ("an integer", _is_int)),
     **dict.fromkeys(
-        ("learn_alpha", "tie_directions", "fusion_mlp", "rpe", "checkpoint"),
+        ("learn_alpha", "tie_directions", "fusion_mlp", "rpe", "aux_heads", "checkpoint"),
         ("true or false", lambda value: isinstance(value, bool)),
     ),
-    "alpha_init": ("a number", _is_number),
+    **dict.fromkeys(("tau", "v_threshold", "dropout", "drop_path"), ("a number", _is_number)),
+    "alpha_init": ("a number or three numbers", _is_number_of_stages),
+    "surrogate_slope": ("a number or null", lambda value: value is None or _is_number(value)),
 }
 
 
@@ -91,7 +101,7 @@ class ModelConfig:
         fusion_stages: stages at which the modalities are fused.
         branches: branches of CMQKA: `s` spatial, `t` temporal, `st` both, `o` outer.
         alpha_shape: residual weight α: one number (`scalar`), or one per channel (`channel`).
-        alpha_init: initial value of α.
+        alpha_init: initial value of α: one number, or one per stage.
         learn_alpha: whether α is learned.
         combine: combination of CMQKA's branches: `concat`, logical `or`, or `sum`.
         query_source: modality of the Query: the one that is updated (`target`), or the other (`source`).
@@ -103,6 +113,13 @@ class ModelConfig:
         head: combination of the modalities' features: `concat`, or `sum` (S-CMRL).
         neuron: `lif`, `if` or `plif`; attention masks always use `lif`, for which the OR is exact.
         surrogate: derivative of the spike: `sigmoid` or `atan`.
+        tau: time constant τ of the neurons, in steps; the initial one with `plif`. Attention masks keep 2.
+        v_threshold: membrane potential at which a neuron spikes; attention masks keep 0.5.
+        reset: membrane after a spike: 0 (`hard`), or reduced by the threshold (`soft`, slower).
+        surrogate_slope: slope of the surrogate; null: 4 for `sigmoid`, 2 for `atan`.
+        dropout: share of the head's inputs that are dropped in training.
+        drop_path: probability of skipping a residual branch of the last block in training; 0 for the first.
+        aux_heads: whether each encoder has a linear head of its own, for training.
         audio_mode: conversion of static audio to T steps: `repeat`, or `segment` (cut into T parts).
         steps: number of steps T if both modalities are static.
         checkpoint: whether to recompute activations in the backward pass: less memory, more time.
@@ -121,7 +138,7 @@ class ModelConfig:
     fusion_stages: tuple[int, ...] = (1, 2, 3)
     branches: str = "st"
     alpha_shape: AlphaShape = "scalar"
-    alpha_init: float = 0.1
+    alpha_init: float | tuple[float, float, float] = (0.1, 0.1, 1.0)
     learn_alpha: bool = True
     combine: Combine = "concat"
     query_source: Modality = "target"
@@ -133,6 +150,13 @@ class ModelConfig:
     head: Literal["concat", "sum"] = "concat"
     neuron: NeuronKind = "lif"
     surrogate: Surrogate = "sigmoid"
+    tau: float = 2.0
+    v_threshold: float = 1.0
+    reset: Reset = "hard"
+    surrogate_slope: float | None = None
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    aux_heads: bool = False
     audio_mode: Literal["repeat", "segment"] = "repeat"
     steps: int = 4
     checkpoint: bool = False
@@ -151,28 +175,46 @@ class ModelConfig:
             value = getattr(self, name)
             if len(value) != 3 or not all(isinstance(number, int) and number >= 1 for number in value):
                 msg = f"{name} must be three positive integers, one per stage, not {value!r}."
-                raise UsageError(msg, hint=f"for example {name}={list(getattr(PRESETS['nano'], name))}")
+                raise UsageError(msg, hint=f"For example {name}={list(getattr(PRESETS['nano'], name))}")
         for stage, (dim, heads) in enumerate(zip(self.dims, self.heads, strict=True), start=1):
             if dim % heads or dim % 2:
                 msg = f"Stage {stage} has {dim} channels and {heads} heads."
-                raise UsageError(msg, hint="dims must be even and multiples of heads")
+                raise UsageError(msg, hint="Dims must be even and multiples of heads")
         for name in ("ratio", "num_classes", "video_channels", "steps"):
             if getattr(self, name) < 1:
                 msg = f"{name} must be at least 1, not {getattr(self, name)}."
                 raise UsageError(msg)
+        self._check_ranges()
         stages = self.fusion_stages
         if not set(stages) <= {1, 2, 3} or len(set(stages)) < len(stages):
             msg = f"fusion_stages must be distinct stages from 1, 2 and 3, not {stages!r}."
             raise UsageError(msg, hint="(1, 2, 3) fuses at every stage, (3,) at the last")
         if stages and FUSIONS[self.fusion].stage != "each":
             msg = f"fusion={self.fusion!r} has no fusion stages, requested {stages!r}."
-            raise UsageError(msg, hint="omit fusion_stages, or choose fusion='cmqka'")
+            raise UsageError(msg, hint="Omit fusion_stages, or choose fusion='cmqka'")
         if self.head == "sum" and not stages:
             msg = f"head='sum' needs a fusion with fusion stages; {self.fusion!r} has none."
-            raise UsageError(msg, hint="choose fusion='sum', or omit head")
+            raise UsageError(msg, hint="Choose fusion='sum', or omit head")
         if self.fusion_output == "spike" and self.residual == "membrane":
             msg = "fusion_output='spike' contradicts residual='membrane', whose stream is real-valued."
-            raise UsageError(msg, hint="set residual='sew', or omit fusion_output")
+            raise UsageError(msg, hint="Set residual='sew', or omit fusion_output")
+
+    def _check_ranges(self) -> None:
+        slope = 1.0 if self.surrogate_slope is None else self.surrogate_slope
+        ranges = {
+            "tau": ("greater than 1", self.tau > 1),
+            "v_threshold": ("greater than 0", self.v_threshold > 0),
+            "surrogate_slope": ("greater than 0", slope > 0),
+            "dropout": ("at least 0 and less than 1", 0 <= self.dropout < 1),
+            "drop_path": ("at least 0 and less than 1", 0 <= self.drop_path < 1),
+        }
+        for name, (text, is_valid) in ranges.items():
+            if not is_valid:
+                msg = f"{name} must be {text}, not {getattr(self, name)}."
+                raise UsageError(msg)
+        if self.drop_path and self.residual == "sew":
+            msg = "drop_path contradicts residual='sew', whose branches are spikes and cannot be scaled."
+            raise UsageError(msg, hint="Omit drop_path, or set residual='membrane'")
 
     def _check_types(self) -> None:
         # Values also come from files and the command line.

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from avdata.config.overrides import diff_settings
+from avdata.config.schema import Config
 from avdata.errors import AvdataError
+from avdata.streaming.batch import AVSample
+from avdata.streaming.media_file import read_media_file
+from snnergy.models.inputs import SMALLEST
 
 IGNORED_SETTINGS = frozenset(
     {
@@ -30,27 +35,37 @@ class DatasetFacts:
     """Properties of a training set that its networks depend on.
 
     Attributes:
-        labels: names of the classes, in the order of the network's outputs.
+        labels: names of the classes, in the order of the network's outputs; with `per_step`, the last one is
+            the background.
         mel_stats: `mean` and `std` per mel band, of the train split; None: mels are not normalized.
         audio: settings `audio.*` of the preparation.
         video: settings `video.*` of the preparation.
+        align: settings `align.*` of the preparation; they select the window of a file.
+        has_frames: whether the samples have frames.
+        per_step: the network classifies each step, not the clip.
     """
 
     labels: tuple[str, ...]
     mel_stats: Mapping[str, list[float]] | None
     audio: Mapping[str, Any]
     video: Mapping[str, Any]
+    align: Mapping[str, Any]
+    has_frames: bool
+    per_step: bool = False
 
     @classmethod
-    def of(cls, info: Mapping[str, Any]) -> DatasetFacts:
+    def of(cls, info: Mapping[str, Any], *, per_step: bool = False) -> DatasetFacts:
         """Return the facts of a prepared dataset, from its dataset.json."""
         config = info["config"]
         return cls.parse(
             {
-                "labels": info["labels"],
+                "labels": [*info["labels"], *([info["background"]] if per_step else [])],
                 "mel_stats": info["mel_stats"],
                 "audio": config["audio"],
                 "video": config["video"] or {},
+                "align": config["align"],
+                "has_frames": info["shape"]["frames"] is not None,
+                "per_step": per_step,
             }
         )
 
@@ -61,21 +76,48 @@ class DatasetFacts:
         Raises:
             ValueError: one of them is missing or of another type.
         """
-        stats = stored.get("mel_stats")
         try:
+            stats = stored.get("mel_stats")
             return cls(
                 labels=tuple(str(label) for label in stored["labels"]),
                 mel_stats=None if stats is None else {name: list(stats[name]) for name in ("mean", "std")},
                 audio=dict(stored["audio"]),
                 video=dict(stored["video"]),
+                align=dict(stored["align"]),
+                has_frames=bool(stored["has_frames"]),
+                per_step=bool(stored.get("per_step", False)),
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             msg = f"invalid facts about the training set: {error}"
             raise ValueError(msg) from error
 
     def dump(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
         return {**asdict(self), "labels": list(self.labels)}
+
+    @property
+    def mel_shape(self) -> tuple[int, int, int]:
+        """T, F and L of a mel."""
+        config = Config.model_validate({"audio": self.audio, "video": self.video, "align": self.align})
+        audio = config.audio
+        bands = audio.n_fft // 2 + 1 if audio.feature == "log-stft" else audio.n_mels
+        return config.video.num_frames, audio.resize[0] if audio.resize else bands, config.mel_columns
+
+    @property
+    def frame_size(self) -> int:
+        """Height and width of a frame, pixels; without frames the smallest that a network accepts."""
+        return int(self.video["size"]) if self.has_frames else SMALLEST
+
+    def read_file(self, path: str | Path) -> AVSample:
+        """Return the sample of a media file, prepared like the training set.
+
+        Raises:
+            AvdataError: the file cannot be read or decoded.
+        """
+        return read_media_file(
+            path, audio=self.audio, video=self.video, align=self.align, mel_stats=self.mel_stats,
+            has_frames=self.has_frames,
+        )  # fmt: skip
 
     def check_settings(self, other: DatasetFacts, modalities: Sequence[str] = ("audio", "video")) -> None:
         """Raise unless another dataset was prepared with the same settings of some modalities.
@@ -94,7 +136,7 @@ class DatasetFacts:
         differences = ", ".join(f"{name} is {new}, the training set has {old}" for name, old, new in rows)
         options = " ".join(f"--set {name}={'null' if old is None else old}" for name, old, _ in rows)
         msg = f"Dataset does not match the network: {differences}."
-        raise AvdataError(msg, hint=f"prepare the dataset with {options}")
+        raise AvdataError(msg, hint=f"Prepare the dataset with {options}")
 
     def label_map(self, labels: Sequence[str]) -> Tensor | None:
         """Return the network's output for each label of another dataset, int64; None if they are equal.
@@ -109,7 +151,7 @@ class DatasetFacts:
                 f"{', …' if len(unknown) > 5 else ''} are not among the network's {len(self.labels)}:"
                 f" {', '.join(self.labels[:5])}{', …' if len(self.labels) > 5 else ''}."
             )
-            raise AvdataError(msg, hint="use a dataset with the labels of the training set")
+            raise AvdataError(msg, hint="Use a dataset with the labels of the training set")
         if tuple(labels) == self.labels:
             return None
         return torch.tensor([self.labels.index(label) for label in labels])
@@ -126,4 +168,4 @@ class DatasetFacts:
         ):  # fmt: skip
             if mine != theirs:
                 msg = f"Dataset is not the one of the run: its {name} differ."
-                raise AvdataError(msg, hint="resume with the dataset of the run, or choose another --output")
+                raise AvdataError(msg, hint="Resume with the dataset of the run, or choose another --output")

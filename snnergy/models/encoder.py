@@ -7,13 +7,15 @@ to spikes, so that the stream contains small integers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from snnergy.layers.attention import QKAttention, SelfAttention
 from snnergy.layers.checkpointing import Run, call
 from snnergy.layers.conv_norm import ConvNorm
 from snnergy.layers.neurons import DEFAULT_NEURON, NeuronSpec
-from snnergy.layers.residual import ResidualInput, ResidualOutput, SpikingMLP
+from snnergy.layers.residual import DropPath, ResidualInput, ResidualOutput, SpikingMLP
 from snnergy.layers.types import AttentionKind, Residual, SumNorm
 
 
@@ -85,19 +87,21 @@ class Block(nn.Module):
         residual: Residual,
         sum_norm: SumNorm,
         cell: NeuronSpec = DEFAULT_NEURON,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        self.drop_path = DropPath(drop_path)
         self.enter, self.exit = ResidualInput(residual, cell), ResidualOutput(residual, cell)
         self.attention = (
             SelfAttention(dim, heads, cell)
             if kind == "ssa"
             else QKAttention(dim, heads, kind, sum_norm, cell)
         )
-        self.mlp = SpikingMLP(dim, ratio, residual, cell)
+        self.mlp = SpikingMLP(dim, ratio, residual, cell, drop_path)
 
     def forward(self, stream: Tensor) -> Tensor:
         """Return the updated stream [T, B, C, H, W]."""
-        return self.mlp(stream + self.exit(self.attention(self.enter(stream))))
+        return self.mlp(stream + self.drop_path(self.exit(self.attention(self.enter(stream)))))
 
 
 class Stage(nn.Module):
@@ -117,12 +121,16 @@ class Stage(nn.Module):
         *,
         first: bool,
         rpe: bool = False,
+        drop_paths: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.embedding = PatchEmbedding(inputs, dim, residual, cell, first=first)
         self.position = PositionalConv(dim, residual, cell) if rpe else None
         self.blocks = nn.Sequential(
-            *(Block(dim, heads, kind, ratio, residual, sum_norm, cell) for _ in range(depth))
+            *(
+                Block(dim, heads, kind, ratio, residual, sum_norm, cell, share)
+                for share in drop_paths or [0.0] * depth
+            )
         )
 
     def forward(self, x: Tensor, steps: int, run: Run = call) -> Tensor:

@@ -5,37 +5,39 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 from avdata.errors import UsageError
-from snnergy.fusion.block import BidirectionalFusion, ModalityTensors
+from avdata.streaming.batch import AVBatch
+from snnergy.fusion.block import ModalityTensors
 from snnergy.fusion.late import LateFusion
+from snnergy.fusion.probe import PooledInputs
 from snnergy.fusion.registry import FUSIONS
 from snnergy.layers.checkpointing import call, checkpointed
 from snnergy.layers.monitor import record_spikes
-from snnergy.layers.neurons import Membranes, NeuronSpec, SpikingNeuron, stateful
-from snnergy.layers.residual import ResidualInput
-from snnergy.layers.types import AttentionKind
+from snnergy.layers.neurons import Membranes, SpikingNeuron, stateful
 from snnergy.models.config import PRESETS, ModelConfig, configure
 from snnergy.models.dataset_facts import DatasetFacts
-from snnergy.models.encoder import Stage
+from snnergy.models.inputs import (
+    SMALLEST,
+    Layout,
+    arrange_inputs,
+    check_finite,
+    check_masks,
+    normalize_frames,
+    presence_masks,
+)
+from snnergy.models.parts import AUDIO_KINDS, VIDEO_KINDS, make_cell, make_encoder, make_fusion, make_readout
+from snnergy.models.stored import check_shapes, parse_settings, pretrained_shapes, stored_network_errors
 
 __all__ = ["FUSIONS", "PRESETS", "ModelConfig", "SNNergy", "StreamState", "build", "recalibrate"]
-
-AUDIO_KINDS: tuple[AttentionKind, ...] = ("channel", "channel", "token")
-
-VIDEO_KINDS: tuple[AttentionKind, ...] = ("token", "token", "channel")
-
-Layout = Literal["TBCHW", "BTCHW"]
 
 Present = Mapping[str, Tensor | None]
 
@@ -83,21 +85,40 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         super().__init__()
         self.config = config
         self.dataset: DatasetFacts | None = None
-        cell = NeuronSpec(config.neuron, config.surrogate)
+        cell = make_cell(config)
         spec = FUSIONS[config.fusion]
         used = spec.modalities
         channels = {"audio": 1, "video": config.video_channels}
         kinds = {"audio": AUDIO_KINDS, "video": VIDEO_KINDS}
-        self.encoders = nn.ModuleDict({name: _encoder(config, channels[name], kinds[name]) for name in used})
-        self.fusions = nn.ModuleDict(
-            {str(stage): _fusion(config, stage - 1) for stage in config.fusion_stages}
+        encoded = () if spec.stage == "input" else used
+        self.encoders = nn.ModuleDict(
+            {name: make_encoder(config, channels[name], kinds[name]) for name in encoded}
         )
-        self.readouts = nn.ModuleDict({name: _readout(config, cell) for name in used})
+        self.fusions = nn.ModuleDict(
+            {str(stage): make_fusion(config, stage - 1) for stage in config.fusion_stages}
+        )
+        self.readouts = nn.ModuleDict({name: make_readout(config, cell) for name in encoded})
         late = FUSIONS[config.head] if spec.stage == "each" else spec
-        self.join: LateFusion = late.build(used, config.dims[-1], cell)
+        self.join: LateFusion | PooledInputs = (
+            late.build(used, config.video_channels)
+            if spec.stage == "input"
+            else late.build(used, config.dims[-1], cell)
+        )
+        self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(self.join.width, config.num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        names = encoded if config.aux_heads else ()
+        self.aux_heads = nn.ModuleDict(
+            {name: nn.Linear(config.dims[-1], config.num_classes) for name in names}
+        )
+        for weight in (self.head.weight, *(part.weight for part in self.aux_heads.values())):
+            nn.init.trunc_normal_(cast("Tensor", weight), std=0.02)
+        for bias in (self.head.bias, *(part.bias for part in self.aux_heads.values())):
+            nn.init.zeros_(cast("Tensor", bias))
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that the network reads."""
+        return FUSIONS[self.config.fusion].modalities
 
     def forward(
         self,
@@ -108,8 +129,10 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         *,
         layout: Layout = "TBCHW",
         return_aux: bool = False,
+        return_heads: bool = False,
+        per_step: bool = False,
     ) -> Any:
-        """Return logits [B, K]; with `return_aux`, also a dict of intermediate results.
+        """Return logits [B, K]; with `return_aux` or `return_heads`, also a dict of intermediate results.
 
         Args:
             audio: float [T, B, 1, F, L], or static [B, 1, F, L], converted to T steps as `audio_mode` says.
@@ -120,12 +143,25 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
             return_aux: also return `stages` (streams of each modality after each stage), `masks` (attention
                 masks, bool) and `rates` (mean firing rates) by name of the neuron, `features` [B, W] of the
                 head, and `step_logits` [T, B, K].
+            return_heads: also return the logits of `steps` [T, B, K] and of each modality's own head [B, K].
+            per_step: return only the logits of each step, [T, B, K].
 
         Raises:
-            ValueError: the shapes do not match each other or the settings.
+            ValueError: the shapes do not match each other or the settings, a mask is not bool [B], or in
+                evaluation mode an input is not finite.
         """
-        audio, video, steps = _arrange(audio, video, self.config, layout)
+        audio, video, steps = arrange_inputs(audio, video, self.config, layout, self.head.weight.dtype)
         present = {"audio": mask_a, "video": mask_v}
+        self._check(audio, video, present)
+        if per_step:
+            features = self._features(audio, video, present, steps)
+            return torch.stack([self._classify(step) for step in features])
+        if return_heads:
+            alone: dict[str, Tensor] = {}
+            features = self._features(audio, video, present, steps, alone=alone)
+            heads = {name: head(alone[name].mean(0)) for name, head in self.aux_heads.items()}
+            heads["steps"] = torch.stack([self._classify(step) for step in features])
+            return self._classify(features.mean(0)), heads
         if not return_aux:
             return self._classify(self._features(audio, video, present, steps).mean(0))
         aux: dict[str, Any] = {"stages": [], "masks": {}, "rates": {}}
@@ -167,19 +203,55 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
 
         Raises:
             UsageError: the network is in training mode, or its fusion is not causal.
-            ValueError: the shapes do not match each other or the settings.
+            ValueError: as for `forward`.
         """
         if self.training:
             msg = "Cannot run a network in training mode step by step."
-            raise UsageError(msg, hint="call model.eval() first")
+            raise UsageError(msg, hint="Call model.eval() first")
         if not FUSIONS[self.config.fusion].causal:
             msg = f"fusion={self.config.fusion!r} reads all time steps at once and cannot run step by step."
-            raise UsageError(msg, hint="call the model on all steps, or choose fusion='cmqka'")
-        audio, video, _ = _arrange(audio[None], video[None], self.config, "TBCHW")
+            raise UsageError(msg, hint="Call the model on all steps, or choose fusion='cmqka'")
+        dtype, present = self.head.weight.dtype, {"audio": mask_a, "video": mask_v}
+        audio, video, _ = arrange_inputs(audio[None], video[None], self.config, "TBCHW", dtype)
+        self._check(audio, video, present)
         with stateful(state.membranes) as membranes:
-            features = self._features(audio, video, {"audio": mask_a, "video": mask_v}, 1)[0]
+            features = self._features(audio, video, present, 1)[0]
         total, steps = features if state.total is None else state.total + features, state.steps + 1
         return self._classify(total / steps), StreamState(membranes, total, steps)
+
+    def preprocess(self, batch: AVBatch) -> dict[str, Tensor | None]:
+        """Return the arguments of `forward` for a batch of `avdata.open`, on the device of the network.
+
+            logits = model(**model.preprocess(batch))
+
+        Frames are normalized as in training. Mels are used as the loader normalizes them, with the statistics
+        of its own dataset. Masks follow `batch.present`, so that silence and black frames count as absent;
+        they are None if all samples have the modality.
+
+        Args:
+            batch: batch with mels, and with uint8 frames unless the network reads audio only.
+
+        Raises:
+            ValueError: the batch has no mels, or not the frames that the network reads.
+        """
+        if batch.mel is None or (batch.frames is None and "video" in self.modalities):
+            missing = "mels" if batch.mel is None else "frames"
+            msg = f"The batch has no {missing}, which the network reads."
+            raise ValueError(msg)
+        device = self.head.weight.device
+        audio = batch.mel.to(device).transpose(0, 1).contiguous()
+        if batch.frames is None:
+            video = audio.new_zeros((len(batch.mel), self.config.video_channels, SMALLEST, SMALLEST))
+        else:
+            video = normalize_frames(batch.frames.to(device))
+        return {"audio": audio, "video": video, **presence_masks(batch.present, device)}
+
+    def _check(self, audio: Tensor, video: Tensor, present: Present) -> None:
+        check_masks(present, audio.shape[1])
+        # A compiled graph cannot depend on values. In training the gradient becomes NaN, which is noticed.
+        if not (self.training or torch.compiler.is_compiling() or torch.compiler.is_exporting()):
+            inputs = {"audio": audio, "video": video}
+            check_finite({name: inputs[name] for name in self.modalities}, present)
 
     def _features(
         self,
@@ -188,9 +260,12 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         present: Present,
         steps: int,
         stages: list[ModalityTensors] | None = None,
+        alone: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Return the features of each step, [T, B, W]."""
+        """Return the features of each step, [T, B, W]; put those of each modality into `alone`."""
         inputs = {"audio": audio, "video": video}
+        if isinstance(self.join, PooledInputs):
+            return self.join.pool(inputs, present, steps)
         streams = {name: inputs[name] for name in self.encoders}
         for stage in range(3):
             streams = self._stage(stage, streams, present, steps)
@@ -200,6 +275,8 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         for name, stream in streams.items():
             feature, mask = self.readouts[name](stream).mean((3, 4)), present[name]
             features[name] = feature if mask is None else feature * mask[None, :, None]
+        if alone is not None:
+            alone |= features
         return self.join.collect(features)
 
     def _stage(self, stage: int, streams: ModalityTensors, present: Present, steps: int) -> ModalityTensors:
@@ -211,7 +288,7 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
 
     def _classify(self, features: Tensor) -> Tensor:
         """Return logits [B, K] of features [B, W]."""
-        return self.head(self.join.combine(features))
+        return self.head(self.dropout(self.join.combine(features)))
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Return parameter groups for an optimizer; norms, biases, leaks and α get no weight decay."""
@@ -229,82 +306,30 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         (save_directory / "config.json").write_text(text, encoding="utf-8")
 
     @classmethod
-    def _from_pretrained(cls, *, config: Mapping[str, Any], **options: Any) -> SNNergy:  # type: ignore[override]
-        settings: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
-        }
-        facts = settings.pop("dataset", None)
-        network: SNNergy = super()._from_pretrained(config=ModelConfig(**settings), **options)
-        network.dataset = None if facts is None else DatasetFacts.parse(facts)
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> SNNergy:
+        """Load a network that `save_pretrained` or `push_to_hub` wrote.
+
+        Args:
+            pretrained_model_name_or_path: folder, or repository on the Hugging Face Hub.
+            options: see `huggingface_hub.PyTorchModelHubMixin.from_pretrained`.
+
+        Raises:
+            AvdataError: config.json or the weights are damaged, or do not match.
+        """
+        with stored_network_errors(pretrained_model_name_or_path):
+            network: SNNergy = super().from_pretrained(pretrained_model_name_or_path, **options)
         return network
 
-
-def _encoder(config: ModelConfig, channels: int, kinds: tuple[AttentionKind, ...]) -> nn.ModuleList:
-    inputs = (channels, *config.dims[:-1])
-    if config.stage3 == "ssa":
-        kinds = (*kinds[:2], "ssa")
-    return nn.ModuleList(
-        Stage(
-            inputs[stage], config.dims[stage], config.heads[stage], config.depths[stage], kinds[stage],
-            config.ratio, config.residual, config.sum_norm, NeuronSpec(config.neuron, config.surrogate),
-            first=stage == 0, rpe=config.rpe,
-        )
-        for stage in range(3)
-    )  # fmt: skip
-
-
-def _readout(config: ModelConfig, cell: NeuronSpec) -> nn.Module:
-    # The firing rates of the last stage carry too little: on speech, they halve what a network learns.
-    return nn.Identity() if config.readout == "membrane" else ResidualInput(config.residual, cell)
-
-
-def _fusion(config: ModelConfig, stage: int) -> BidirectionalFusion:
-    spec, cell, dim = FUSIONS[config.fusion], NeuronSpec(config.neuron, config.surrogate), config.dims[stage]
-    settings = {name: getattr(config, name) for name in spec.settings}
-    return BidirectionalFusion(
-        partial(spec.build, dim, config.heads[stage], cell=cell, **settings),
-        dim, config.residual, cell, alpha_shape=config.alpha_shape, alpha_init=config.alpha_init,
-        learn_alpha=config.learn_alpha, tie_directions=config.tie_directions,
-        spike_output=config.fusion_output == "spike", mlp_ratio=config.ratio if config.fusion_mlp else None,
-    )  # fmt: skip
-
-
-def _arrange(audio: Tensor, video: Tensor, config: ModelConfig, layout: Layout) -> tuple[Tensor, Tensor, int]:
-    """Return both inputs as [T, B, C, H, W], static ones with T = 1, and T."""
-    shapes = f"audio {list(audio.shape)} and video {list(video.shape)}"
-    inputs = [
-        part.transpose(0, 1) if part.ndim == 5 and layout == "BTCHW" else part for part in (audio, video)
-    ]
-    steps = {len(part) for part in inputs if part.ndim == 5} or {config.steps}
-    if not {part.ndim for part in inputs} <= {4, 5} or len(steps) > 1:
-        msg = f"{shapes} must be [T, B, C, H, W] with the same T, or static [B, C, H, W]."
-        raise ValueError(msg)
-    (count,) = steps
-    if inputs[0].ndim == 4:
-        segmented = config.audio_mode == "segment"
-        inputs[0] = _segments(inputs[0], count) if segmented else inputs[0][None]
-    if inputs[1].ndim == 4:
-        inputs[1] = inputs[1][None]
-    audio, video = inputs
-    if audio.shape[1] != video.shape[1]:
-        msg = f"{shapes} have batches of {audio.shape[1]} and {video.shape[1]} samples."
-        raise ValueError(msg)
-    if audio.shape[2] != 1 or video.shape[2] != config.video_channels:
-        msg = f"{shapes} must have 1 and {config.video_channels} channels."
-        raise ValueError(msg)
-    if min(*audio.shape[3:], *video.shape[3:]) < 16:
-        msg = f"{shapes} must have at least 16 rows and columns."
-        raise ValueError(msg)
-    return audio, video, count
-
-
-def _segments(audio: Tensor, steps: int) -> Tensor:
-    """Return static audio [B, 1, F, L] cut into T equal segments, each stretched to L columns."""
-    parts = [
-        functional.interpolate(part, size=audio.shape[-2:], mode="bilinear", align_corners=False)
-        for part in audio.tensor_split(steps, dim=3)
-    ]
-    return torch.stack(parts)
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, config: object = None, **options: Any) -> SNNergy:
+        settings = dict(config) if isinstance(config, Mapping) else {}
+        facts = settings.pop("dataset", None)
+        parsed = parse_settings(settings)
+        check_shapes(cls, parsed, pretrained_shapes(model_id, options))
+        options["force_download"] = False  # it was downloaded for the check
+        network: SNNergy = super()._from_pretrained(model_id=model_id, config=parsed, **options)
+        network.dataset = None if facts is None else DatasetFacts.parse(facts)
+        return network
 
 
 def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -324,7 +349,7 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> N
     first = next(remaining, None)
     if first is None:
         msg = "No batches to recalibrate on."
-        raise UsageError(msg, hint="use batches of the train split")
+        raise UsageError(msg, hint="Use batches of the train split")
     # `update_bn` calls a model with the first element of a batch as its only argument.
     unpack = model.register_forward_pre_hook(lambda _, inputs: inputs[0], prepend=True)
     try:

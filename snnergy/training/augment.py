@@ -30,6 +30,8 @@ class Changes:
         angle: float64 [B], rotation in degrees, counterclockwise.
         brightness: float64 [B], factor.
         contrast: float64 [B], factor.
+        crop: float64 [B, 4], top, left, height and width of the crop, as shares of the frame.
+        erase: float64 [B, 4], the same of the box that is set to black.
         bands: bool [B, F], masked mel bands.
         columns: bool [B, N], masked columns of the complete spectrogram.
     """
@@ -39,6 +41,8 @@ class Changes:
     angle: Tensor
     brightness: Tensor
     contrast: Tensor
+    crop: Tensor
+    erase: Tensor
     bands: Tensor
     columns: Tensor
 
@@ -81,7 +85,7 @@ def augment(
         mel, frames = shift(mel, frames, changes.steps, repeated=repeated)
     if config.bands or config.columns:
         mel = mask(mel, changes.bands, changes.columns)
-    if config.flip or config.rotate or config.jitter:
+    if config.flip or config.rotate or config.jitter or config.crop or config.erase:
         frames = _change_frames(frames, changes, config)
     return mel, frames
 
@@ -98,7 +102,7 @@ def draw_changes(
         seed: seed of the run.
         epoch: number of the epoch.
     """
-    rows, masks = [], []
+    rows, masks, boxes = [], [], []
     for key in keys:
         # Draw everything in a fixed order, so that disabling one change does not alter the others.
         rng = sample_rng(seed, epoch, key)
@@ -106,9 +110,44 @@ def draw_changes(
         flip, angle = rng.random() < config.flip, rng.uniform(-config.rotate, config.rotate)
         rows.append((steps, flip, angle, *rng.uniform(1 - config.jitter, 1 + config.jitter, size=2)))
         masks.append(_draw_masks(config, size, int(masks_seed)))
+        kept = _draw_box(rng, 1 - rng.uniform(0, config.crop), 3 / 4)
+        boxes.append((kept, _draw_box(rng, rng.uniform(0, config.erase), 0.3)))
     steps, flip, angle, brightness, contrast = torch.tensor(rows, dtype=torch.float64).T
     bands, columns = (torch.stack(part) for part in zip(*masks, strict=True))
-    return Changes(steps.long(), flip.bool(), angle, brightness, contrast, bands, columns)
+    crop, erase = torch.tensor(boxes, dtype=torch.float64).unbind(1)
+    return Changes(steps.long(), flip.bool(), angle, brightness, contrast, crop, erase, bands, columns)
+
+
+def _draw_box(rng: np.random.Generator, area: float, aspect: float) -> tuple[float, float, float, float]:
+    """Return top, left, height and width of a random box, as shares of the frame.
+
+    Args:
+        rng: generator of the sample.
+        area: share of the frame's area.
+        aspect: smallest ratio of width to height; the largest is its inverse.
+    """
+    ratio = float(np.exp(rng.uniform(np.log(aspect), -np.log(aspect))))
+    height, width = min(1.0, (area / ratio) ** 0.5), min(1.0, (area * ratio) ** 0.5)
+    top, left = rng.random(2)
+    return float(top * (1 - height)), float(left * (1 - width)), height, width
+
+
+def draw_kept_modalities(keys: Sequence[str], share: float, *, seed: int, epoch: int) -> Tensor:
+    """Return which modalities modality dropout keeps, bool [B, 2]: it hides audio or video, never both.
+
+    Args:
+        keys: keys of the B samples.
+        share: probability that a sample loses one modality.
+        seed: seed of the run.
+        epoch: number of the epoch.
+    """
+    kept = torch.ones(len(keys), 2, dtype=torch.bool)
+    for row, key in zip(kept, keys, strict=True):
+        # A generator of its own: the other changes of the sample stay the same.
+        draws = np.random.default_rng([seed, epoch, zlib.crc32(key.encode()), 1]).random(2)
+        if draws[0] < share:
+            row[int(draws[1] < 0.5)] = False
+    return kept
 
 
 def _draw_masks(config: AugmentConfig, size: tuple[int, int], seed: int) -> list[Tensor]:
@@ -166,9 +205,10 @@ def mask(mel: Tensor, bands: Tensor, columns: Tensor) -> Tensor:
 
 
 def _change_frames(frames: Tensor, changes: Changes, config: AugmentConfig) -> Tensor:
-    """Flip and rotate frames, then change brightness and contrast; values as in `torchvision.transforms.v2`.
+    """Flip, rotate and crop frames, change brightness and contrast, and erase a box.
 
-    Images stay in float32 with whole numbers between the changes, as v2 converts to uint8 after each.
+    Values are as in `torchvision.transforms.v2`. Images stay in float32 with whole numbers between the
+    changes, as v2 converts to uint8 after each.
     """
     from torchvision.transforms.v2 import functional as v2  # noqa: PLC0415
 
@@ -183,6 +223,8 @@ def _change_frames(frames: Tensor, changes: Changes, config: AugmentConfig) -> T
     images = frames.float()
     if config.rotate:
         images = _rotate(images, changes.angle)
+    if config.crop:
+        images = _crop(images, changes.crop)
     if config.jitter:
         images = images.mul_(factors(changes.brightness)).clamp_(0, 255).floor_()
         # The sum of whole numbers is exact in float64, so that it does not depend on its order.
@@ -190,7 +232,49 @@ def _change_frames(frames: Tensor, changes: Changes, config: AugmentConfig) -> T
         # Like `add` with `alpha` in v2, `addcmul` rounds once.
         images = images.mul_(factors(changes.contrast)).addcmul_(gray.float(), factors(1 - changes.contrast))
         images = images.clamp_(0, 255)
+    if config.erase:
+        images = images.masked_fill(_box_mask(changes.erase, images.shape[-2:]).to(images.device), 0.0)
     return images.to(torch.uint8)
+
+
+def box_pixels(box: Tensor, size: Sequence[int], least: int) -> Tensor:
+    """Return boxes in pixels, int64 [B, 4]: top, left, height and width, each at least `least` pixels.
+
+    Args:
+        box: float64 [B, 4], shares of the frame.
+        size: height and width of the frame.
+        least: smallest height and width.
+    """
+    whole = torch.tensor(list(size))
+    extent = (box[:, 2:] * whole).round().long().clamp_min(least)
+    start = (box[:, :2] * whole).round().long()
+    return torch.cat([torch.minimum(start, whole - extent), extent], 1)
+
+
+def _crop(images: Tensor, box: Tensor) -> Tensor:
+    """Crop images float32 [B, T, C, H, W] and resize the crop to [H, W], bilinearly."""
+    height, width = images.shape[-2:]
+    pixels = box_pixels(box, (height, width), 1).to(images.device, torch.float32)
+    top, left, rows, columns = pixels[:, :, None].unbind(1)
+
+    def positions(first: Tensor, count: Tensor, size: int) -> Tensor:
+        # Pixels of the frame outside the crop must not contribute.
+        centers = torch.arange(size, device=images.device) + 0.5
+        source = (first + centers * count / size - 0.5).clamp(first, first + count - 1)
+        return (2 * source + 1) / size - 1
+
+    x, y = positions(left, columns, width)[:, None, :], positions(top, rows, height)[:, :, None]
+    grid = torch.stack(torch.broadcast_tensors(x, y), -1)
+    cropped = functional.grid_sample(images.flatten(1, 2), grid, padding_mode="border", align_corners=False)
+    return cropped.round_().view_as(images)
+
+
+def _box_mask(box: Tensor, size: Sequence[int]) -> Tensor:
+    """Return which pixels lie in boxes, bool [B, 1, 1, H, W]."""
+    top, left, rows, columns = box_pixels(box, size, 0)[:, :, None].unbind(1)
+    y, x = torch.arange(size[0]), torch.arange(size[1])
+    in_rows, in_columns = (y >= top) & (y < top + rows), (x >= left) & (x < left + columns)
+    return (in_rows[:, :, None] & in_columns[:, None, :])[:, None, None]
 
 
 def _rotate(images: Tensor, angle: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +19,9 @@ import torch
 from avdata.config.overrides import diff_settings
 from avdata.errors import AvdataError, UsageError
 from avdata.storage.atomic import atomic_write
-from snnergy.models.config import ModelConfig
 from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.network import SNNergy
+from snnergy.models.stored import check_shapes, parse_settings, stored_network_errors, tensor_shapes
 from snnergy.training.config import TrainConfig, parse
 
 FORMAT = 3
@@ -29,14 +29,23 @@ FORMAT = 3
 RUN_FILE = "run.json"
 """Settings, network and training set of a run. `save_pretrained` writes its own config.json."""
 
-RESUME_MAY_CHANGE = {"workers", "save_every", "accumulate"}
+RESUME_MAY_CHANGE = {"workers", "threads", "logger", "save_every", "save_minutes", "accumulate"}
 """Settings that a resumed run may change; `accumulate` only together with the number of processes, so that
 batch norms see equally many samples."""
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a mapping as indented JSON, atomically."""
-    atomic_write(path, (json.dumps(value, indent=1) + "\n").encode())
+    """Write a mapping as indented JSON, atomically. JSON has no NaN and infinity: they become null."""
+    text = json.dumps(_without_nan(value), indent=1, allow_nan=False)
+    atomic_write(path, f"{text}\n".encode())
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -51,7 +60,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         atomic_write(path, buffer.getvalue())
     except AvdataError as error:
         # The hint of `atomic_write`, to repeat the command, is wrong here: without --resume it is refused.
-        hint = "free disk space, then continue with --resume (snnergy compare: repeat the same command)"
+        hint = "Free disk space, then continue with --resume (snnergy compare: repeat the same command)"
         raise AvdataError(error.message, hint=hint) from error
 
 
@@ -68,20 +77,20 @@ def load(data: bytes, name: str | Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(action="ignore"):
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of zipfile, pickle and torch, for damaged or hostile bytes
         # torch's own message is a page about loading such bytes unsafely.
         msg = f"Cannot read checkpoint {name}: {'invalid format' if data else 'the file is empty'}."
         raise AvdataError(
-            msg, hint="the file may be truncated; use another checkpoint of the run (best.ckpt, last.ckpt)"
+            msg, hint="The file may be truncated; use another checkpoint of the run (best.ckpt, last.ckpt)"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         msg = f"Cannot read checkpoint {name}: not a checkpoint of this version of snnergy."
-        raise AvdataError(msg, hint="use a last.ckpt or best.ckpt that `snnergy train` wrote")
+        raise AvdataError(msg, hint="Use a last.ckpt or best.ckpt that `snnergy train` wrote")
     return state
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return `config`, `model`, `dataset`, `facts` and `processes` of a run's run.json.
+    """Return `config`, `model`, `dataset`, `facts`, `processes` and `threads` of a run's run.json.
 
     Raises:
         AvdataError: the file is missing or invalid.
@@ -95,10 +104,12 @@ def read_config(folder: Path) -> dict[str, Any]:
             "dataset": str(content["dataset"]),
             "facts": DatasetFacts.parse(content["facts"]),
             "processes": int(content["processes"]),
+            "threads": int(content.get("threads") or 0) or None,
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"Cannot read {path}: {error}."
-        raise AvdataError(msg, hint="use a run's folder, or a checkpoint next to its run.json") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        msg = f"Cannot read {path}: {reason}."
+        raise AvdataError(msg, hint="Use a run's folder, or a checkpoint next to its run.json") from error
 
 
 def run_settings(folder: Path) -> TrainConfig:
@@ -126,7 +137,7 @@ def _check_batch_norm_size(folder: Path, stored: TrainConfig, config: TrainConfi
         f" {stored.accumulate}), requested {requested} ({_count(processes)}, accumulate {config.accumulate})."
     )
     parts, rest = divmod(config.batch_size, size * (1 if config.sync_batchnorm else processes))
-    hint = f"add --set accumulate={parts}" if parts and not rest else f"resume with {_count(before)}"
+    hint = f"Add --set accumulate={parts}" if parts and not rest else f"Resume with {_count(before)}"
     raise UsageError(msg, hint=hint)
 
 
@@ -138,6 +149,14 @@ def _extends(folder: Path, config: TrainConfig) -> bool:
     if stored.steps or config.steps:
         return (config.steps or 0) > (stored.steps or 0) > 0
     return config.epochs > stored.epochs
+
+
+def _longer(folder: Path) -> str:
+    """Return the option that extends a finished run: only the one that ended it has an effect."""
+    if not (folder / RUN_FILE).exists():
+        return "more --epochs"
+    stored = run_settings(folder)
+    return f"--steps above {stored.steps}" if stored.steps else f"--epochs above {stored.epochs}"
 
 
 def _count(processes: int) -> str:
@@ -153,27 +172,27 @@ def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool, process
     """
     if (folder / "result.json").exists() and not (resume and _extends(folder, config)):
         msg = f"Output folder already holds a finished run: {folder}."
-        hint = "extend it with --resume and more --epochs (or --steps), choose another --output, or delete it"
+        hint = f"Extend it with --resume and {_longer(folder)}, choose another --output, or delete it"
         raise AvdataError(msg, hint=hint)
     has_run = (folder / RUN_FILE).exists()
     if folder.exists() and not folder.is_dir():
         msg = f"Output path is a file: {folder}."
-        raise AvdataError(msg, hint="choose a folder with --output")
+        raise AvdataError(msg, hint="Choose a folder with --output")
     if not resume:
         if has_run:
             msg = f"Output folder already holds an unfinished run: {folder}."
-            raise AvdataError(msg, hint="continue it with --resume, choose another --output, or delete it")
+            raise AvdataError(msg, hint="Continue it with --resume, choose another --output, or delete it")
         return
     if not has_run:
         msg = f"No run to resume in {folder}."
-        raise AvdataError(msg, hint="omit --resume to start one")
+        raise AvdataError(msg, hint="Omit --resume to start one")
     stored = run_settings(folder)
     if _extends(folder, config):
         stored = stored.model_copy(update={"epochs": config.epochs, "steps": config.steps})
     changed = changed_settings(stored.model_dump(mode="json"), config)
     if changed:
         msg = f"Settings differ from the run in {folder}: {changed}."
-        raise UsageError(msg, hint="omit them to resume with the run's settings, or choose another --output")
+        raise UsageError(msg, hint="Omit them to resume with the run's settings, or choose another --output")
     _check_batch_norm_size(folder, stored, config, processes)
 
 
@@ -194,13 +213,13 @@ def load_all(checkpoint: str | Path) -> tuple[SNNergy, TrainConfig, bool]:
         data = path.read_bytes()
     except OSError as error:
         msg = f"Cannot read {path}: {error.strerror}."
-        raise AvdataError(msg, hint="use a run's folder, or a checkpoint next to its run.json") from error
+        raise AvdataError(msg, hint="Use a run's folder, or a checkpoint next to its run.json") from error
     stored = read_config(path.parent)
     state = load(data, path)
-    options: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in stored["model"].items()
-    }
-    network = SNNergy(ModelConfig(**options))
-    network.dataset = DatasetFacts.parse(state["facts"])
-    network.load_state_dict(state["ema"] or state["network"])
-    return network.eval(), parse(stored["config"]), bool(state["calibrated"])
+    with stored_network_errors(path):
+        model, weights = parse_settings(stored["model"]), state["ema"] or state["network"]
+        check_shapes(SNNergy, model, tensor_shapes(weights))
+        network = SNNergy(model)
+        network.dataset = DatasetFacts.parse(state["facts"])
+        network.load_state_dict(weights)
+        return network.eval(), parse(stored["config"]), bool(state["calibrated"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,10 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from avdata.config.overrides import merge_overrides
 from avdata.config.schema import format_validation_error
-from avdata.errors import UsageError, did_you_mean
+from avdata.errors import UsageError, did_you_mean, shorten
 from snnergy.models.config import check_choice
 
 LR_PER_64_SAMPLES = 5e-4
+
+EXPONENT = re.compile(r"[+-]?\d+e[+-]?\d+", re.IGNORECASE)
+"""Number without a dot, as `1e-3`."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -36,6 +40,13 @@ class AugmentConfig(BaseModel):
     flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip")
     rotate: float = Field(0.0, ge=0, le=180, description="maximum rotation in degrees, in both directions")
     jitter: float = Field(0.0, ge=0, lt=1, description="maximum relative change of brightness and contrast")
+    crop: float = Field(
+        0.0, ge=0, lt=1, description="maximum share of a frame's area outside a random crop, which is resized"
+    )
+    erase: float = Field(0.0, ge=0, lt=1, description="maximum share of a frame's area that is set to black")
+    hide: float = Field(
+        0.0, ge=0, le=1, description="modality dropout: probability of masking audio or video of a sample"
+    )
 
 
 class TrainConfig(BaseModel):
@@ -51,8 +62,15 @@ class TrainConfig(BaseModel):
     model_options: dict[str, Any] = Field(
         default_factory=dict, description="fields of ModelConfig that differ from the model preset"
     )
+    init: str | None = Field(
+        None, description="trained network to start from: run, checkpoint, folder, or user/repo on the Hub"
+    )
     features: Literal["stored", "waveform"] = Field(
         "stored", description="waveform: compute the mels on the device, from waveforms of the dataset"
+    )
+    targets: Literal["auto", "clip", "step"] = Field(
+        "auto",
+        description="classify clips or steps; auto: steps if the dataset labels them, as AVE does",
     )
     steps: int | None = Field(None, ge=1, description="optimizer steps; takes precedence over epochs")
     epochs: int = Field(200, ge=1, description="passes over the train split")
@@ -76,8 +94,23 @@ class TrainConfig(BaseModel):
     )
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="coefficients of AdamW")
     clip: float | None = Field(1.0, gt=0, description="maximum norm of the unscaled gradient")
+    loss: Literal["ce", "tet"] = Field(
+        "ce",
+        description="ce: cross-entropy of the mean over steps; tet: mean of the steps' cross-entropies",
+    )
+    aux_loss: float = Field(
+        0.0, ge=0, description="weight of the loss of each unimodal head; 0: the network has none"
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="weights of labels in the loss; balanced: inversely proportional to their number"
+    )
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
     mixup: float = Field(0.2, ge=0, description="alpha of mixup's Beta distribution; 0 disables mixup")
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        description="alpha of CutMix's Beta distribution; 0 disables it; with mixup, a step draws one",
+    )
     augment: AugmentConfig = AugmentConfig(
         bands=0.125, columns=0.125, shift=0, flip=0.5, rotate=5.0, jitter=0.2
     )
@@ -93,19 +126,32 @@ class TrainConfig(BaseModel):
     precision: Literal["auto", "32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on a GPU, otherwise 32"
     )
+    compile: bool = Field(False, description="torch.compile for training steps: minutes of compilation first")
     sync_batchnorm: bool = Field(False, description="synchronize batch norms over all GPUs")
     patience: int | None = Field(
         10,
         ge=1,
         description="stop after this many evaluations without improvement, counted after the warm-up",
     )
+    select: Literal["accuracy", "macro_f1", "uar"] = Field(
+        "accuracy", description="score on the val split that selects best.ckpt; of equal ones the lower loss"
+    )
     eval_every: int | None = Field(
         None, ge=1, description="epochs between evaluations; None: at most 50 evaluations per run"
     )
     save_every: int = Field(200, ge=1, description="steps between two writes of last.ckpt")
+    save_minutes: float = Field(5.0, gt=0, description="minutes after which last.ckpt is written anyway")
+    logger: Literal["none", "csv", "wandb", "mlflow"] = Field(
+        "none", description="logger of Lightning, in addition to metrics.csv and TensorBoard"
+    )
     seed: int = Field(42, ge=0, description="seed of weights, sample order and augmentation")
     workers: int | None = Field(
         None, ge=0, description="loader threads that prefetch batches; None: 0 on the CPU, 4 with a GPU"
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="threads on the CPU; None: as many as there are idle cores when the run begins",
     )
 
     def batch_norm_size(self, processes: int) -> int:
@@ -122,6 +168,17 @@ class TrainConfig(BaseModel):
         # YAML reads `--set precision=32` as a number.
         return str(value) if value == 32 and not isinstance(value, bool) else value
 
+    @field_validator("model_options", mode="before")
+    @classmethod
+    def _read_exponents(cls, options: object) -> object:
+        """Read `1e-3` as a number, which YAML takes for text because it has no dot."""
+        if not isinstance(options, Mapping):
+            return options
+        return {
+            name: float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+            for name, value in options.items()
+        }
+
     @property
     def peak_lr(self) -> float:
         """Peak learning rate."""
@@ -130,8 +187,8 @@ class TrainConfig(BaseModel):
     def describe(self) -> str:
         """Return all settings on one line, with the learning rate resolved.
 
-        >>> TrainConfig(steps=250).describe()[:71]
-        'train_preset=snnergy model=small fusion=cmqka features=stored steps=250'
+        >>> TrainConfig(steps=250).describe()[:55]
+        'train_preset=snnergy model=small fusion=cmqka init=null'
         """
         values = {**self.model_dump(), "lr": self.peak_lr}
         # The other one has no effect.
@@ -232,14 +289,14 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where, value = shorten(".".join(str(part) for part in first["loc"])), shorten(repr(first["input"]))
         if first["type"] == "extra_forbidden":
             msg = f"Unknown training setting {where}."
             raise UsageError(msg, hint=did_you_mean(where, _names())) from None
         if where == "augment":
-            msg = f"augment is a group of settings, not {first['input']!r}."
-            raise UsageError(msg, hint="set one of the group, for example augment.flip=0") from None
-        msg = f"Invalid training setting {where}={first['input']!r}: {format_validation_error(first)}"
+            msg = f"augment is a group of settings, not {value}."
+            raise UsageError(msg, hint="Set one of the group, for example augment.flip=0") from None
+        msg = f"Invalid training setting {where}={value}: {format_validation_error(first)}"
         raise UsageError(msg) from None
 
 

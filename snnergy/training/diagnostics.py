@@ -27,7 +27,7 @@ LAYERS_SHOWN = 3
 WIDEST_MASK = 0.25
 """Share of a spectrogram beyond which SpecAugment hides what distinguishes short sounds."""
 
-UNSTABLE_HINT = "restart with a lower --lr or --set precision=32; last.ckpt is from before this step"
+UNSTABLE_HINT = "Restart with a lower --lr or --set precision=32; last.ckpt is from before this step"
 """For errors about values that are not finite."""
 
 
@@ -157,7 +157,7 @@ def find_non_finite(network: nn.Module, batches: Sequence[Batch]) -> str:
     try:
         with torch.no_grad():
             for batch in batches:
-                network(batch.audio, batch.video)
+                network(**batch.arguments)
     finally:
         for handle in handles:
             handle.remove()

@@ -73,7 +73,7 @@ def select_device(device: Device) -> str:
     kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         msg = "No GPU available to torch (device=cuda)."
-        raise UsageError(msg, hint="omit --device to use the CPU")
+        raise UsageError(msg, hint="Omit --device to use the CPU")
     return kind
 
 
@@ -81,10 +81,10 @@ def _check_device(device: Device, precision: str, *, sync_batchnorm: bool) -> st
     kind = select_device(device)
     if precision == "fp16" and kind == "cpu":
         msg = "precision=fp16 needs a GPU."
-        raise UsageError(msg, hint="use precision=auto, bf16 or 32")
+        raise UsageError(msg, hint="Use precision=auto, bf16 or 32")
     if sync_batchnorm and kind == "cpu":
         msg = "sync_batchnorm=true needs GPUs: torch has no synchronized batch norm for the CPU."
-        raise UsageError(msg, hint="omit it; evaluation averages the statistics of all processes anyway")
+        raise UsageError(msg, hint="Omit it; evaluation averages the statistics of all processes anyway")
     return kind
 
 
@@ -98,7 +98,7 @@ def _process_counts() -> tuple[int, int]:
             f"Unequal number of processes per machine: {local} here, {world} on {machines} machines;"
             " every machine must have equally many."
         )
-        raise UsageError(msg, hint="start torchrun with the same --nproc-per-node on every machine")
+        raise UsageError(msg, hint="Start torchrun with the same --nproc-per-node on every machine")
     return world, local
 
 
@@ -184,5 +184,5 @@ def explain_lost_ranks(fabric: Fabric) -> Iterator[None]:
             f"Rank {fabric.global_rank} of {fabric.world_size} lost the connection to another rank:"
             f" {detail.splitlines()[0][:200]}"
         )
-        hint = "see the output of the rank that exited first, then repeat the command with --resume"
+        hint = "See the output of the rank that exited first, then repeat the command with --resume"
         raise AvdataError(msg, hint=hint) from error

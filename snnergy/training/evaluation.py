@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from avdata.errors import AvdataError, escape_controls
 from avdata.streaming.dataset import AVDataset
 from avdata.streaming.loader import AVLoader
-from snnergy.data import MelTransform, audio_video_batches, to_device, video_channels
+from snnergy.data import (
+    MelTransform,
+    audio_video_batches,
+    mel_transform,
+    open_any_split,
+    open_split,
+    to_device,
+    video_channels,
+)
 from snnergy.models.dataset_facts import DatasetFacts
+from snnergy.models.inputs import NonFiniteInputError
 from snnergy.models.network import SNNergy, recalibrate
+from snnergy.training.checkpoint import load_all
 from snnergy.training.diagnostics import record_firing_rates
+from snnergy.training.distributed import Device, select_device
+from snnergy.training.predictions import Predictions, write_predictions
+from snnergy.training.targets import class_names, flatten_targets, target_loss
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -44,10 +58,13 @@ def match_dataset(network: SNNergy, data: AVDataset) -> tuple[DatasetFacts, Tens
     facts = network.dataset
     if facts is None:
         msg = "The network has no record of the dataset that it was trained on."
-        raise AvdataError(msg, hint="use a checkpoint that `snnergy train` wrote")
+        raise AvdataError(msg, hint="Use a checkpoint that `snnergy train` wrote")
     video_channels(data, network.config.fusion)
-    facts.check_settings(DatasetFacts.of(data.info), tuple(network.encoders))
-    return facts, facts.label_map(data.labels)
+    facts.check_settings(DatasetFacts.of(data.info), network.modalities)
+    if facts.per_step and not data.info["background"]:
+        msg = f"Dataset does not match the network: it has no labels of steps ({data.name})."
+        raise AvdataError(msg, hint="Use a dataset with the labels of the training set")
+    return facts, facts.label_map(class_names(data.info, per_step=facts.per_step))
 
 
 def recalibrate_batch_norm(
@@ -68,6 +85,51 @@ def recalibrate_batch_norm(
     recalibrate(network, audio_video_batches(loader, CALIBRATION_BATCHES, device, mel))
 
 
+def evaluate(
+    checkpoint: str | Path,
+    dataset: str | Path,
+    *,
+    device: Device = "auto",
+    predictions: str | Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint on the validation and test splits of a prepared dataset.
+
+    Mels come from the same source as in the training and are normalized with the statistics of the training
+    set. Labels are matched by name. Batch norm statistics come from the checkpoint. A checkpoint saved within
+    an epoch has no valid ones; it is first recalibrated on the train split of the dataset.
+
+    Args:
+        checkpoint: `best.ckpt` or `last.ckpt` in the folder of a run.
+        dataset: folder or URL of the prepared dataset.
+        device: `auto` uses a GPU if there is one.
+        predictions: CSV file to write, with the probabilities of each sample; None: none.
+
+    Returns:
+        `labels`, `num_classes`, and for each split the result of `evaluate_split`.
+    """
+    place = torch.device(select_device(device))
+    network, config, calibrated = load_all(checkpoint)
+    options: dict[str, Any] = {"features": config.features, "rank": 0, "world_size": 1}
+    data = open_any_split(dataset, ("val", "test", "train"), **options)
+    facts, label_map = match_dataset(network, data)
+    network.to(place)
+    mel = mel_transform(data, place, facts)
+    if not calibrated:
+        train_data = open_split(dataset, "train", shuffle=True, seed=config.seed, **options)
+        recalibrate_batch_norm(network, train_data, config.batch_size, place, mel)
+    measured, kept = {}, {split: Predictions() for split in ("val", "test") if split in data.info["splits"]}
+    for split, samples in kept.items():
+        data = open_split(dataset, split, **options)
+        loader = data.loader(min(config.batch_size, len(data)), num_workers=0)
+        measured[split] = evaluate_split(
+            network, loader, facts.labels, place, mel=mel, label_map=label_map, per_step=facts.per_step,
+            predictions=samples,
+        )  # fmt: skip
+    if predictions is not None:
+        write_predictions(Path(predictions), kept, facts.labels)
+    return {"labels": list(facts.labels), "num_classes": len(facts.labels), **measured}
+
+
 @torch.no_grad()
 def evaluate_split(
     network: nn.Module,
@@ -77,8 +139,10 @@ def evaluate_split(
     *,
     mel: MelTransform | None = None,
     label_map: Tensor | None = None,
+    per_step: bool = False,
     synchronize: bool = False,
     rates: dict[str, float] | None = None,
+    predictions: Predictions | None = None,
 ) -> dict[str, Any]:
     """Return accuracy, loss, metrics of each class and confusion matrix of a network on a split.
 
@@ -89,33 +153,57 @@ def evaluate_split(
         device: device of the network.
         mel: module on the device, from `mel_transform`; None: the mels of the loader.
         label_map: the network's class of each label of the split, from `match_dataset`; None: they are equal.
+        per_step: classify each step, with the labels of the steps.
         synchronize: sum over all processes; all of them must call this function.
         rates: filled with the firing rates of the first batch.
+        predictions: filled with the predictions of all samples.
 
     Returns:
-        `accuracy`, `loss`, `samples`, `per_class` (for each label `samples`, `precision`, `recall` and `f1`;
-        None if undefined), `confusion` (rows: true labels).
+        `accuracy`, `macro_f1` (mean F1 of the labels that occur or are predicted), `uar` (unweighted average
+        recall of the labels that occur), `loss`, `samples`, `per_class` (for each label `samples`,
+        `precision`, `recall` and `f1`; None if undefined), `confusion` (rows: true labels). With `per_step`
+        all of them count steps.
+
+    Raises:
+        AvdataError: a sample has NaN or infinite values.
     """
     from torchmetrics import MeanMetric  # noqa: PLC0415  # slow import
 
     network.eval()
+    options: dict[str, Any] = {"per_step": True} if per_step else {}
     metrics = _metrics(len(labels), synchronize=synchronize).to(device)
     mean_loss = MeanMetric(nan_strategy="disable", sync_on_compute=synchronize).to(device)
     mean_loss.set_dtype(torch.float64)
     for number, batch in enumerate(loader):
-        inputs = to_device(batch, device, mel)
-        if number == 0 and rates is not None:
-            with record_firing_rates(network) as measured_rates:
-                logits = network(inputs.audio, inputs.video)
-            rates.update(measured_rates)
-        else:
-            logits = network(inputs.audio, inputs.video)
+        inputs = to_device(batch, device, mel, per_step=per_step)
+        with _named_samples(batch.key):
+            if number == 0 and rates is not None:
+                with record_firing_rates(network) as measured_rates:
+                    logits = network(**inputs.arguments, **options)
+                rates.update(measured_rates)
+            else:
+                logits = network(**inputs.arguments, **options)
         real = inputs.weight > 0
         label = inputs.label if label_map is None else label_map.to(device)[inputs.label]
-        losses = functional.cross_entropy(logits.float(), label, reduction="none")
-        mean_loss.update(losses[real])
-        metrics.update(logits, label.where(real, PADDING))
+        mean_loss.update(target_loss(logits, label)[real])
+        padded = label.where(real if label.dim() == 1 else real[:, None], PADDING)
+        metrics.update(*flatten_targets(logits, padded))
+        if predictions is not None:
+            predictions.add(batch.key, label, logits, real)
+    if predictions is not None and synchronize:
+        predictions.gather()
     return _summarize(metrics.compute(), float(mean_loss.compute()), labels)
+
+
+@contextmanager
+def _named_samples(keys: Sequence[str]) -> Iterator[None]:
+    """Name the samples whose input is not finite."""
+    try:
+        yield
+    except NonFiniteInputError as error:
+        named = ", ".join(keys[number] for number in error.samples[:5])
+        msg = f"NaN or infinite values in {error.modality} of {len(error.samples)} samples: {named}."
+        raise AvdataError(msg, hint="Check the dataset with avdata verify, then prepare it again") from error
 
 
 def _metrics(count: int, *, synchronize: bool) -> MetricCollection:
@@ -154,6 +242,8 @@ def _summarize(measured: Mapping[str, Tensor], loss: float, labels: Sequence[str
     columns["samples"] = support.tolist()
     return {
         "accuracy": round(float(measured["accuracy"]), 6),
+        "macro_f1": _mean(columns["f1"]),
+        "uar": _mean(columns["recall"]),
         "loss": round(loss, 6),
         "samples": int(support.sum()),
         "per_class": {
@@ -162,6 +252,10 @@ def _summarize(measured: Mapping[str, Tensor], loss: float, labels: Sequence[str
         },
         "confusion": confusion.tolist(),
     }
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    return round(statistics.fmean([value for value in values if value is not None] or [0.0]), 6)
 
 
 CLASS_METRICS = ("samples", "precision", "recall", "f1")

@@ -40,7 +40,7 @@ class OGMGE:
             msg = (
                 f"ogm_ge does not support fusion={network.config.fusion!r}: needs two concatenated encoders."
             )
-            raise UsageError(msg, hint="choose --fusion concat or cmqka, or omit ogm_ge")
+            raise UsageError(msg, hint="Choose --fusion concat or cmqka, or omit ogm_ge")
         self._network, self._head, self._alpha = network, head, alpha
         self._features: Tensor | None = None
         self._scores = torch.zeros(2, dtype=torch.float64)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from avdata.errors import UsageError
 from avdata.streaming.dataset import AVDataset
 from snnergy.data import video_channels
 from snnergy.models.network import SNNergy, build
 from snnergy.training.config import TrainConfig
+from snnergy.training.targets import class_names, has_step_targets
 
 SMALLEST_BATCH_NORM = 16
 """Samples that a batch norm should see at least."""
@@ -20,10 +23,15 @@ def build_network(config: TrainConfig, data: AVDataset) -> SNNergy:
             fusion requires frames and the dataset has none.
     """
     channels = video_channels(data, config.fusion)
-    fixed = {"num_classes": len(data.labels), "video_channels": channels, "fusion": config.fusion}
+    names = class_names(data.info, per_step=has_step_targets(config, data.info))
+    fixed: dict[str, Any] = {
+        "num_classes": len(names), "video_channels": channels, "fusion": config.fusion,
+        "aux_heads": config.aux_loss > 0,
+    }  # fmt: skip
     for name in fixed.keys() & config.model_options.keys():
         msg = f"model_options.{name}={config.model_options[name]!r} has no effect."
-        hint = "use --fusion" if name == "fusion" else f"omit it; the dataset determines it: {fixed[name]}"
+        instead = {"fusion": "use --fusion", "aux_heads": "use --set aux_loss=0.5"}
+        hint = instead.get(name, f"omit it; the dataset determines it: {fixed[name]}")
         raise UsageError(msg, hint=hint)
     # JSON and YAML have no tuples.
     options = {
@@ -46,14 +54,14 @@ def part_size(config: TrainConfig, world: int, data: AVDataset) -> int:
             f" accumulate={config.accumulate} parts each."
         )
         hint = (
-            f"use a multiple of {world * config.accumulate}; batch_size counts the samples of all processes"
+            f"Use a multiple of {world * config.accumulate}; batch_size counts the samples of all processes"
         )
         raise UsageError(msg, hint=hint)
     # Padding takes time and changes batch norms.
     part = min(part, -(-data.num_samples // (world * config.accumulate)))
     if part * int(data.info["shape"]["mel"][0]) == 1:
         msg = "Each process reads one sample of one time step at a time: too few for batch norm."
-        raise UsageError(msg, hint="increase batch_size, or decrease accumulate")
+        raise UsageError(msg, hint="Increase batch_size, or decrease accumulate")
     return part
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -22,11 +21,12 @@ from avdata.errors import AvdataError
 from avdata.streaming.batch import AVBatch
 from snnergy.data import Batch, MelTransform, move_to_device
 from snnergy.models.network import SNNergy
-from snnergy.training.augment import augment
+from snnergy.training.augment import augment, draw_kept_modalities
 from snnergy.training.config import TrainConfig
 from snnergy.training.diagnostics import UNSTABLE_HINT, find_non_finite
 from snnergy.training.distributed import gather_over_ranks, sum_over_ranks
 from snnergy.training.gradient_modulation import OGMGE
+from snnergy.training.losses import StepLoss
 from snnergy.training.step_inputs import StepInputs, mix_step
 
 if TYPE_CHECKING:
@@ -43,11 +43,15 @@ class TrainStep:
         schedule: learning rate of each optimizer step, from 0.
         repeated: the mel of each step covers the complete window.
         mel: module on the device, from `mel_transform`; None: the mels of the loader.
+        class_weights: weight of each label in the loss, float32 [K]; None: all are 1.
+        per_step: classify each step, with the labels of the steps.
 
     Attributes:
         network: the network, on the device.
         average: moving average of its weights (EMA), or the network itself without EMA; used for evaluation.
         step: number of completed optimizer steps.
+        tally: float64 [4], sums over this process since it was last reset: losses of samples, correct
+            predictions, predictions, and samples.
     """
 
     def __init__(
@@ -59,7 +63,12 @@ class TrainStep:
         schedule: Callable[[int], float],
         repeated: bool,
         mel: MelTransform | None = None,
+        class_weights: Tensor | None = None,
+        per_step: bool = False,
     ) -> None:
+        self._loss = StepLoss(config, class_weights)
+        self._per_step = per_step
+        self._options: dict[str, bool] = {"per_step": True} if per_step else {}
         self._config, self._fabric, self._repeated, self._mel = config, fabric, repeated, mel
         # Only float16 scales the loss.
         self._scaler: torch.amp.GradScaler | None = getattr(fabric.strategy.precision, "scaler", None)
@@ -72,12 +81,16 @@ class TrainStep:
         trained: nn.Module = self.network
         if config.sync_batchnorm and fabric.world_size > 1:
             trained = nn.SyncBatchNorm.convert_sync_batchnorm(trained)
+        if config.compile:
+            # Evaluation runs uncompiled: compiled graphs ignore the hooks that record spikes.
+            trained = torch.compile(trained)  # type: ignore[assignment]
         groups = network.parameter_groups(config.weight_decay)
         # Fused optimizers unscale the gradient themselves, which is too late for clipping.
         optimizer = torch.optim.AdamW(groups, lr=1.0, betas=config.betas, fused=self._scaler is None)
         # The schedule multiplies the optimizer's rate of 1.
         self._scheduler = LambdaLR(optimizer, schedule)
         self._trained, self._optimizer = fabric.setup(trained, optimizer)
+        self.tally = torch.zeros(4, dtype=torch.float64, device=fabric.device)
         self._set_step(0)
 
     @property
@@ -111,13 +124,14 @@ class TrainStep:
         for number in range(len(inputs)):
             part, other = inputs.part(number)
             with fabric.no_backward_sync(self._trained, enabled=number + 1 < len(inputs)):
-                logits = self._trained(part.audio, part.video)
-                loss = self._loss(logits.float(), part, other, inputs.share) / real
+                logits, heads = self._forward(part)
+                loss = self._loss(logits, heads, part, other, inputs.share) / real
                 if modulation:
                     modulation.count(part.label, part.weight)
                 # DDP averages the gradients of the processes; this loss is a part of the sum.
                 fabric.backward(loss * fabric.world_size)
             total += loss.detach()
+            self._count(logits.detach(), part, other, inputs.share)
         if modulation:
             modulation.apply(self._seed("noise") % 2**63, lambda value: sum_over_ranks(fabric, value))
         norm = self._clip()
@@ -125,9 +139,20 @@ class TrainStep:
         self._optimizer.step()
         self._scheduler.step()
         self.step += 1
+        self.tally[0] += total * real
         if self._ema:
             self._ema.update_parameters(self.network)
         return total, norm
+
+    def _count(self, logits: Tensor, inputs: Batch, other: Tensor, share: float) -> None:
+        """Count correct predictions; the label of a mixture is that of its larger part."""
+        is_real = inputs.weight > 0
+        label = inputs.label if share >= 0.5 else other
+        # [B], or [T, B] for steps.
+        is_correct = logits.argmax(-1) == (label if label.dim() == 1 else label.T)
+        self.tally[1] += (is_correct & is_real).sum()
+        self.tally[2] += is_real.sum() * (is_correct.numel() // len(is_real))
+        self.tally[3] += is_real.sum()
 
     def _seed(self, purpose: str, *numbers: int) -> int:
         """Return a seed of this step for one purpose."""
@@ -136,26 +161,28 @@ class TrainStep:
 
     def _inputs(self, batches: Sequence[AVBatch], epoch: int) -> StepInputs:
         config, fabric = self._config, self._fabric
-        parts = []
+        parts, kept = [], []
         for batch in batches:
-            mel, frames, label, weight = move_to_device(batch, fabric.device, self._mel)
+            mel, frames, label, weight = move_to_device(
+                batch, fabric.device, self._mel, per_step=self._per_step
+            )
             mel, frames = augment(
                 mel, frames, batch.key, config.augment, seed=config.seed, epoch=epoch, repeated=self._repeated
             )
-            parts.append((mel, frames, label, weight))
+            parts.append((mel, frames, label, weight, batch.present))
+            share = config.augment.hide
+            kept.append(draw_kept_modalities(batch.key, share, seed=config.seed, epoch=epoch))
         rng = np.random.default_rng(self._seed("mixup"))
         return mix_step(
-            parts, config.mixup, rng, rank=fabric.global_rank, gather=partial(gather_over_ranks, fabric)
-        )
+            parts, config.mixup, rng, cutmix=config.cutmix, rank=fabric.global_rank,
+            gather=partial(gather_over_ranks, fabric), kept=torch.cat(kept),
+        )  # fmt: skip
 
-    def _loss(self, logits: Tensor, inputs: Batch, other: Tensor, share: float) -> Tensor:
-        """Return the sum of the losses of all samples except padding."""
-        smoothing = self._config.label_smoothing
-        losses = functional.cross_entropy(logits, inputs.label, label_smoothing=smoothing, reduction="none")
-        if share < 1:
-            mixed = functional.cross_entropy(logits, other, label_smoothing=smoothing, reduction="none")
-            losses = torch.lerp(mixed, losses, share)
-        return (losses * inputs.weight).sum()
+    def _forward(self, inputs: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        if not self._loss.needs_heads:
+            return self._trained(**inputs.arguments, **self._options), {}
+        logits, heads = self._trained(**inputs.arguments, return_heads=True)
+        return logits, heads
 
     def _clip(self) -> Tensor:
         """Clip the gradient, which Fabric unscales first; return its norm before clipping."""

@@ -6,12 +6,15 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer
+from support import in_process
+from support.command_server import CommandServer
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -21,6 +24,7 @@ from avdata.cli.console import command_line
 
 BIN = Path(sys.executable).parent
 NEEDS_THE_NETWORK = ("avdata download", "avdata publish", "avdata pull", "avdata manifest build")
+NEEDS_MINUTES = ("snnergy reproduce",)  # see test_reproduction.py
 ENV = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
 
 
@@ -87,10 +91,8 @@ def test_program_runs_as_module(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("words", [["--debug", "verify", "no-dataset"], ["verify", "no-dataset", "--debug"]])
-def test_debug_works_before_and_after_the_command(words: list[str], tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["avdata", *words], cwd=tmp_path, env=ENV, capture_output=True, text=True, check=False
-    )
+def test_debug_works_before_and_after_the_command(words: list[str]) -> None:
+    done = in_process.avdata(*words)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "is not a prepared dataset" in done.stderr
@@ -119,20 +121,39 @@ def test_info_shows_a_recipe_file_without_manifest() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_value_option_states_its_default(command: str) -> None:
+    command_object = command_line(avdata.cli.app if command.startswith("avdata") else snnergy.cli.app)
+    for word in command.split()[1:]:
+        command_object = command_object.commands[word]
+    options = [
+        part for part in command_object.params if part.param_type_name == "option" and not part.is_flag
+    ]
+    silent = [
+        option.opts for option in options
+        if not option.required and option.default is None and "(default" not in option.help
+    ]  # fmt: skip
+    assert silent == []
+    assert [part.opts for part in options if not re.match(r"[A-Z][a-z]+ .*\.$", part.help)] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_command_help_has_an_example(command: str) -> None:
     assert COMMANDS[command].startswith(f"Example:  {command}")
 
 
 @pytest.mark.pages
-def test_examples_of_help_run_in_order(tmp_path: Path) -> None:
+def test_examples_of_help_run_in_order(parts: Path, tmp_path: Path, command_server: CommandServer) -> None:
     order = ["avdata recipes", "avdata info", "avdata manifest check", "avdata mock", "avdata prepare"]
-    rest = [name for name in COMMANDS if name not in order and not name.startswith(NEEDS_THE_NETWORK)]
+    rest = [
+        name
+        for name in COMMANDS
+        if name not in order and not name.startswith(NEEDS_THE_NETWORK + NEEDS_MINUTES)
+    ]
+    (tmp_path / "train.csv").write_text("1010_IEO_ANG_LO,ANG\n")  # the published list of `avdata match`
+    shutil.copytree(parts, tmp_path / "out" / "parts")  # of `avdata merge`
     for name in order + sorted(rest, key=lambda name: (name.startswith("snnergy"), name != "snnergy train")):
         example = shlex.split(COMMANDS[name].removeprefix("Example:"))
-        done = subprocess.run(
-            example, cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, (example, done.stdout, done.stderr)
+        command_server.run(example, tmp_path)
 
 
 def test_tables_and_help_fit_80_columns(cremad_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +179,7 @@ def test_progress_prints_one_line_per_tenth_without_terminal(capsys: pytest.Capt
     with pytest.MonkeyPatch.context() as patch:
         clock = [0.0]
         patch.setattr("time.monotonic", lambda: clock[0])
-        show = console._progress_lines("{:,.0f}".format)
+        show = console._ProgressLines("{:,.0f}".format)
         for done in range(1001):
             clock[0] += 1
             show("prepare", done, 1000)
@@ -173,26 +194,45 @@ def test_progress_prints_one_line_per_tenth_without_terminal(capsys: pytest.Capt
     assert lines[10].endswith("600/1,000, 5/s, 80 s left")
 
 
+def test_progress_shows_bytes_and_the_host_of_a_download(capsys: pytest.CaptureFixture[str]) -> None:
+    from avdata.cli import console
+
+    with pytest.MonkeyPatch.context() as patch:
+        clock = [0.0]
+        patch.setattr("time.monotonic", lambda: clock[0])
+        show = console._ProgressLines("{:,.0f}".format)
+        show.describe("fetching", "1/9 files from example.org, 3 waiting")
+        for done in (0, 500_000):
+            show("fetching", done, 1_000_000)
+            clock[0] += 5
+    expected = "fetching: 500 kB/1 MB, 100 kB/s, 5 s left (1/9 files from example.org, 3 waiting)\n"
+    assert capsys.readouterr().err == expected
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["avdata", "info", "crema"], "Did you mean 'cremad'?"),
-        (["avdata", "mock", "cremda", "-o", "x"], "Did you mean 'cremad'?"),
-        (["avdata", "download", "urbansound8kav", "--dry-run"], "Did you mean 'urbansound8k-av'?"),
-        (["avdata", "reprot"], "report"),
-        (["avdata", "prepare", "ave", "--output", "o", "--sorce", "x"], "--source"),
+        (["info", "crema"], "Did you mean 'cremad'?"),
+        (["mock", "cremda", "-o", "x"], "Did you mean 'cremad'?"),
+        (["download", "urbansound8kav", "--dry-run"], "Did you mean 'urbansound8k-av'?"),
+        (["reprot"], "hint:  Did you mean 'report'?"),
+        (["prepare", "ave", "--output", "o", "--sorce", "x"], "hint:  Did you mean '--source'?"),
     ],
 )
-def test_misspelled_name_gets_a_suggestion(words: list[str], expected: str, tmp_path: Path) -> None:
-    done = subprocess.run(words, cwd=tmp_path, env=ENV, capture_output=True, text=True, check=False)
+def test_misspelled_name_gets_a_suggestion(
+    words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = in_process.avdata(*words)
     assert done.returncode == 2
     assert expected in done.stderr
+    assert done.stderr.count("Did you mean") == 1
+    assert "Possible options" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_verify_suggests_the_dataset_inside_a_directory(cremad_set: Path) -> None:
-    words = ["avdata", "verify", str(cremad_set.parent)]
-    done = subprocess.run(words, env=ENV, capture_output=True, text=True, check=False)
+    done = in_process.avdata("verify", cremad_set.parent)
     assert done.returncode == 1
     assert f"Did you mean {cremad_set}?" in "".join(done.stderr.splitlines())
 

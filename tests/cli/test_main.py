@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from support.in_process import avdata
 from support.trees import digest_tree
 
 from avdata.cli.console import _LogHandler, run_command
@@ -20,11 +21,6 @@ from avdata.errors import AvdataError
 from avdata.recipe import recipe_names
 from avdata.storage.atomic import atomic_write
 from avdata.testing.mock_dataset import create_mock_dataset
-
-
-def avdata(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "avdata.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_help_and_import_load_no_heavy_packages() -> None:
@@ -46,8 +42,8 @@ def test_help_and_import_load_no_heavy_packages() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not heavy & set(loaded)
-    shown = avdata("--help")
-    assert shown.returncode == 0
+    command = [sys.executable, "-m", "avdata.cli", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
     for command in ("recipes", "info", "prepare", "verify", "inspect", "mock"):
         assert command in shown.stdout
 
@@ -83,7 +79,7 @@ def test_info_shows_license_and_splits(name: str) -> None:
     assert facts["default_split"] in facts["splits"]
     plain = avdata("info", name)
     assert plain.returncode == 0
-    assert "publishing prepared shards" in plain.stdout
+    assert "prepared shards may be published" in plain.stdout
 
 
 @pytest.mark.parametrize(
@@ -118,7 +114,7 @@ def test_info_shows_license_and_splits(name: str) -> None:
         ),
         (["prepare", "cremad", "--source", "nowhere", "--output", "o"], 1, "nowhere does not exist"),
         (["prepare", "cremad"], 2, "--output"),
-        (["verify", "nowhere"], 1, "not a prepared dataset"),
+        (["verify", "nowhere"], 1, "the folder does not exist"),
         (["inspect", "nowhere"], 1, "not a prepared dataset"),
     ],
 )
@@ -130,7 +126,10 @@ def test_error_prints_one_message_and_its_exit_code(words: list[str], code: int,
 
 
 def test_debug_shows_the_traceback() -> None:
-    assert "Traceback" in avdata("--debug", "verify", "nowhere").stderr
+    command = [sys.executable, "-m", "avdata.cli", "--debug", "verify", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
 
 
 def test_prepare_dry_run_prints_plan_and_writes_nothing(cremad_mock: Path, tmp_path: Path) -> None:
@@ -170,7 +169,7 @@ def test_verify_and_inspect_do_not_change_the_dataset(cremad_set: Path, tmp_path
     assert json.loads(avdata("verify", cremad_set, "--json").stdout)["ok"] is True
     shown = avdata("inspect", cremad_set, "--save-png", tmp_path / "a.png")
     assert shown.returncode == 0
-    assert "av_offset" in shown.stdout
+    assert "audio offset" in shown.stdout
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     unknown = avdata("inspect", cremad_set, "1001_XXX")
     assert unknown.returncode == 2
@@ -220,7 +219,7 @@ def test_ctrl_c_prints_one_message(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    assert exit_code(monkeypatch, app_of(interrupted)) == 1
+    assert exit_code(monkeypatch, app_of(interrupted)) == 130
     assert "error: interrupted" in capsys.readouterr().err
 
 
@@ -257,13 +256,17 @@ def test_os_error_prints_one_message(
     )
 
 
-def test_unexpected_exception_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_exception_keeps_its_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken() -> None:
-        raise ZeroDivisionError
+        msg = "https://me:hunter2@example.org"
+        raise ZeroDivisionError(msg)
 
-    monkeypatch.setattr(sys, "argv", ["avdata"])
-    with pytest.raises(ZeroDivisionError):
-        run_command(app_of(broken))
+    assert exit_code(monkeypatch, app_of(broken)) == 1
+    shown = capsys.readouterr().err
+    assert shown.endswith("ZeroDivisionError: https://example.org\n")
+    assert "in broken" in shown
 
 
 def test_log_handler_writes_a_warning_once_to_current_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,3 +322,18 @@ def test_unwritable_path_is_named_in_the_error(
     ):
         assert exit_code(monkeypatch, avdata_app, *words) == 1
         assert str(tmp_path) in capsys.readouterr().err.splitlines()[0]
+
+
+def test_verify_suggests_a_dataset_of_a_similar_name(cremad_set: Path) -> None:
+    name = f"{cremad_set.name[:-1]}x"
+    done = avdata("verify", cremad_set.parent / name)
+    assert done.returncode == 1
+    assert "the folder does not exist" in done.stderr
+    assert f"Did you mean {cremad_set}?" in done.stderr
+
+
+def test_mock_reports_progress_per_clip(tmp_path: Path) -> None:
+    calls: list[tuple[str, int, int]] = []
+    create_mock_dataset("synthetic", tmp_path, clips=4, progress=lambda *call: calls.append(call))
+    assert calls[-1] == ("mock", 4, 4)
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)

@@ -65,7 +65,7 @@ def test_batches_have_no_frames_and_say_so(audio_set: Path) -> None:
 
 
 def test_collate_rejects_samples_with_and_without_frames(audio_set: Path, synthetic_set: Path) -> None:
-    with pytest.raises(UsageError, match="1 of 2 have some"):
+    with pytest.raises(UsageError, match="1 of 2 have it"):
         avdata.collate([avdata.open(audio_set)[0], avdata.open(synthetic_set)[0]])
 
 
@@ -89,7 +89,8 @@ def test_verify_reports_frames_in_a_dataset_of_audio(audio_set: Path, tmp_path: 
     assert avdata.verify(audio_set).ok
     copy = shutil.copytree(audio_set, tmp_path / "copy")
     info = json.loads((copy / "dataset.json").read_text())
-    info["shape"]["frames"] = [4, 16, 16, 3]
+    video = info["config"]["video"]
+    info["shape"]["frames"] = [video["num_frames"], video["size"], video["size"], 3]
     (copy / "dataset.json").write_text(json.dumps(info))
     assert not avdata.verify(copy).ok
 

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.command_server import CommandServer
 
 PAGE = Path(__file__).parents[2] / "docs" / "cremad.md"
-BIN = Path(sys.executable).parent
 # The last one of an option counts: the commands are those of the page, on a smaller scale.
 SMALLER = {
     ("avdata", "prepare"): "--set video.size=16 --set audio.n_mels=16 --set audio.hop_length=640 --workers 0",
@@ -21,8 +18,7 @@ SMALLER = {
 
 
 @pytest.mark.pages
-def test_cremad_page_commands_run_in_order_on_the_mock(tmp_path: Path) -> None:
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+def test_cremad_page_commands_run_in_order_on_the_mock(tmp_path: Path, command_server: CommandServer) -> None:
     lines = [
         line
         for block in re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
@@ -32,10 +28,7 @@ def test_cremad_page_commands_run_in_order_on_the_mock(tmp_path: Path) -> None:
     for line in lines:
         words = shlex.split(line)
         words += shlex.split(SMALLER.get((words[0], words[1]), ""))
-        done = subprocess.run(
-            words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600, check=False
-        )
-        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        command_server.run(words, tmp_path)
     result = json.loads((tmp_path / "runs" / "cremad-ogmge" / "result.json").read_text())
     assert result["config"]["train_preset"] == "snnergy"
     assert len(result["labels"]) == 6

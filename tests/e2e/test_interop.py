@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import datasets
 import pytest
 import webdataset
 
@@ -29,6 +28,8 @@ def test_webdataset_reads_shards(cremad_set: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_datasets_reads_shards(synthetic_set: Path, tmp_path: Path) -> None:
+    import datasets
+
     files = {split: str(synthetic_set / split / "*.tar") for split in ("train", "test")}
     loaded = datasets.load_dataset("webdataset", data_files=files, cache_dir=str(tmp_path))
     rows = read_index(synthetic_set).to_pylist()
@@ -41,6 +42,8 @@ def test_datasets_reads_shards(synthetic_set: Path, tmp_path: Path) -> None:
 
 
 def test_datasets_streams_samples_with_different_metadata(cremad_set: Path) -> None:
+    import datasets
+
     files = {"train": str(cremad_set / "train" / "*.tar")}
     stream = datasets.load_dataset("webdataset", data_files=files, streaming=True)["train"]
     assert sum(1 for _ in stream) == read_info(cremad_set)["splits"]["train"]["samples"]

@@ -18,7 +18,8 @@ import pytest
 import avdata
 from avdata.errors import AvdataError, SourceError
 from avdata.shards.format import TAR_BLOCK, index_schema, parquet_bytes
-from avdata.shards.reader import read_info, read_members
+from avdata.shards.members import read_members
+from avdata.shards.reader import read_info
 from avdata.shards.sample import load_sample
 from avdata.sources.archives import extract_archive
 from avdata.sources.tar_index import index_tar

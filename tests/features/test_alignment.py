@@ -43,6 +43,11 @@ def test_unrelated_audio_has_a_low_peak() -> None:
     assert peak < 0.1
 
 
+@pytest.mark.parametrize(("separate", "own"), [(0, 8), (8, 0), (0, 0)])
+def test_estimate_av_offset_of_no_samples_is_zero(separate: int, own: int) -> None:
+    assert estimate_av_offset(np.ones(separate), np.ones(own), 16_000, 1.0) == (0.0, 0.0)
+
+
 @pytest.mark.parametrize(("separate", "own"), [(400, 900), (900, 400), (700, 700), (60, 900), (8, 8)])
 def test_estimate_av_offset_equals_the_definition(separate: int, own: int) -> None:
     rng = np.random.default_rng(separate)

@@ -19,7 +19,7 @@ from avdata.pipeline.output_dir import LocalOutput
 from avdata.pipeline.shard_job import ShardJob, _steps
 from avdata.pipeline.validation import SourceFile, ValidClip
 from avdata.recipe import Clip
-from avdata.shards.reader import decode_frames
+from avdata.shards.members import decode_frames
 from avdata.shards.writer import encode_members
 from avdata.streaming.collate import BatchAssembler, SampleShape
 from avdata.testing.media import NTSC, Scene, scene_audio, write_av, write_image, write_wav
@@ -93,6 +93,22 @@ def test_frame_of_a_step_is_on_screen_at_its_middle(tmp_path: Path) -> None:
         assert 0 <= middle - time < 1 / float(NTSC) + 0.001
 
 
+def test_waveform_span_is_the_part_of_the_waveform_that_the_audio_covers(tmp_path: Path) -> None:
+    wave = scene_audio(SCENE, 16_000)
+    write_av(tmp_path / "a.mp4", SCENE, vcodec="libx264", acodec="aac")
+    write_wav(tmp_path / "a.wav", wave[800:-800], 16_000)
+    config = build_config({"audio": {"flac": True}, "align": {"seconds": 4.0}})
+    features = extract_features(clip(tmp_path / "a.mp4", tmp_path / "a.wav"), config)
+    assert features.waveform is not None
+    assert features.waveform_span is not None
+    first, last = features.waveform_span
+    assert first == pytest.approx(800, abs=40)
+    assert last - first == len(wave) - 1600
+    assert np.allclose(features.waveform[first:last], wave[800:-800], atol=1e-4)
+    assert not features.waveform[last:].any()
+    assert extract_features(clip(tmp_path / "a.mp4"), Config()).waveform_span is None
+
+
 def test_image_is_repeated_for_all_steps(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", np.full((50, 70, 3), 90, np.uint8))
     write_wav(tmp_path / "a.wav", scene_audio(SCENE, 16_000), 16_000)
@@ -109,6 +125,8 @@ def test_image_is_repeated_for_all_steps(tmp_path: Path) -> None:
         ("snnergy-repeat", (4, 128, 128), (4, 128, 128, 3)),
         ("ogmge", (3, 257, 188), (3, 224, 224, 3)),
         ("scmrl", (4, 128, 128), (4, 128, 128, 3)),
+        ("ogmge-1fps", (6, 128, 100), (6, 256, 256, 3)),
+        ("balancemm", (12, 128, 50), (12, 256, 256, 3)),
     ],
 )
 def test_presets_give_the_published_shapes(
@@ -177,7 +195,7 @@ def test_lossless_storage_returns_identical_frames(tmp_path: Path, storage: str,
     )
     features = extract_features(clip(tmp_path / "a.flv"), config)
     members = {name: memoryview(data) for name, data in encode_members(features, 0, {}, config).items()}
-    assert np.array_equal(decode_frames(members, 4), features.frames)
+    assert np.array_equal(decode_frames(members, features.frames.shape), features.frames)
     shape, strip = SampleShape(features.mel.shape, features.frames.shape), storage == "png"
     filled, copies = torch.empty(shape.layout(strip=strip), dtype=torch.uint8), BatchAssembler()
     copies.frames(members, shape, filled, strip=strip)

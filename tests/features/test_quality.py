@@ -13,7 +13,7 @@ from avdata.config.schema import Config, build_config
 from avdata.errors import MediaError, QuarantineReason, SampleFlag
 from avdata.features.extract import extract_features
 from avdata.recipe import Clip
-from avdata.testing.media import Scene, scene_audio, scene_frame, write_av, write_wav
+from avdata.testing.media import NTSC, Scene, scene_audio, scene_frame, write_av, write_wav
 
 SCENE = Scene(seconds=2.0, flashes=(1.0,), beeps=(1.0,), size=(64, 48), fps=Fraction(25))
 
@@ -138,3 +138,45 @@ def test_channels_that_cancel_each_other_are_quarantined_or_one_is_used(
         features = extract_features(source_clip, build_config({"audio": {"channel": channel}}))
         assert features.flags == ()
         assert np.abs(features.mel - expected.mel).mean() < 0.5
+
+
+def test_low_frame_rate_is_flagged_below_the_limit(tmp_path: Path) -> None:
+    for fps in (Fraction(8), NTSC):
+        write_av(tmp_path / f"{fps.numerator}.mp4", replace(SCENE, fps=fps), vcodec="mpeg4", acodec="aac")
+    flags = {
+        limit: [
+            SampleFlag.LOW_FRAME_RATE
+            in extract_features(
+                clip(tmp_path / f"{fps}.mp4"), build_config({"quality": {"min_fps": limit}})
+            ).flags
+            for fps in (8, NTSC.numerator)
+        ]
+        for limit in (0.0, 8.0, 10.0, 29.97, 30.0)
+    }
+    assert flags == {
+        0.0: [False, False], 8.0: [False, False], 10.0: [True, False],
+        29.97: [True, False], 30.0: [True, False],
+    }  # fmt: skip
+
+
+def test_clip_shorter_than_the_window_is_flagged_by_its_padding(tmp_path: Path) -> None:
+    write_av(tmp_path / "a.mp4", SCENE, vcodec="mpeg4", acodec="aac")
+    settings = {"align": {"seconds": 2.56}, "video": {"size": 16}}
+    lost = 1 - SCENE.seconds / 2.56
+    for limit, is_flagged in ((lost + 0.03, False), (lost - 0.03, True), (1.0, False)):
+        config = build_config(settings, {"quality": {"max_padding": limit}})
+        features = extract_features(clip(tmp_path / "a.mp4"), config)
+        assert features.pad_fraction == pytest.approx(lost, abs=0.02)
+        assert (SampleFlag.PADDED in features.flags) is is_flagged
+
+
+def test_clip_without_audio_is_quarantined_or_kept_with_silence(tmp_path: Path) -> None:
+    write_av(tmp_path / "a.mp4", SCENE, vcodec="mpeg4", acodec=None)
+    assert quarantine_reason(clip(tmp_path / "a.mp4")) is QuarantineReason.NO_AUDIO_STREAM
+    config = build_config({"quality": {"no_audio": "flag"}, "audio": {"flac": True}})
+    features = extract_features(clip(tmp_path / "a.mp4"), config)
+    assert features.flags == (SampleFlag.NO_AUDIO,)
+    assert features.waveform is not None
+    assert not features.waveform.any()
+    assert np.all(features.mel == features.mel[0, 0, 0])
+    assert (features.duration_audio, features.duration_video) == (0.0, SCENE.seconds)

@@ -6,9 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-import datasets
 import huggingface_hub
-import mlcroissant
 import pytest
 from huggingface_hub import DatasetCard
 from support.hub_server import HubServer
@@ -21,6 +19,8 @@ REPO = "me/cremad-av"
 
 @pytest.fixture
 def published(hub: HubServer, own_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -29,6 +29,8 @@ def published(hub: HubServer, own_set: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_datasets_streams_frames_and_fields_from_the_hub(published: Path) -> None:
+    import datasets
+
     stream = datasets.load_dataset(REPO, streaming=True)
     assert {"train", "validation", "test"} == set(stream)
     train, info = stream["train"], read_info(published)
@@ -92,6 +94,8 @@ def test_card_states_group_leakage(published: Path) -> None:
 
 
 def test_croissant_is_valid_and_matches_the_index(published: Path) -> None:
+    import mlcroissant
+
     described = mlcroissant.Dataset(jsonld=str(published / "croissant.json"))
     assert not described.metadata.issues.errors
     rows = read_index(published).to_pylist()

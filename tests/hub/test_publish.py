@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,9 @@ import threading
 import traceback
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from huggingface_hub import constants
@@ -26,10 +29,12 @@ from typer.testing import CliRunner
 import avdata
 from avdata.cli.main import app
 from avdata.errors import AvdataError, UsageError
+from avdata.hub import copy
 from avdata.hub.client import call_hub
 from avdata.manifest import load_manifest
 from avdata.shards.card import PERMISSION
 from avdata.shards.reader import read_info
+from avdata.streaming import shard_reader
 
 REPO = "me/cremad-av"
 
@@ -72,6 +77,66 @@ def test_open_reads_a_published_dataset_by_url(hub: HubServer, own_set: Path) ->
     for number in range(len(here)):
         assert np.array_equal(there[number].mel, here[number].mel)
         assert np.array_equal(there[number].frames, here[number].frames)
+
+
+def test_publish_copies_a_dataset_behind_a_url_shard_by_shard(
+    hub: HubServer, own_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avdata.hub.copy.COMMIT_SHARDS", 3)
+    largest = [0]
+    download = copy._download
+
+    def measured(*args: Any) -> None:
+        download(*args)
+        largest.append(len(list(args[-1].parent.iterdir())))
+
+    monkeypatch.setattr(copy, "_download", measured)
+    files = fsspec.filesystem("memory")
+    files.put(f"{own_set}/", "/published/set/", recursive=True)
+    avdata.publish("memory://published/set", REPO)
+    files.rm("/published", recursive=True)
+    assert max(largest) == 1
+    avdata.pull(REPO, tmp_path / "pulled")
+    assert digest_tree(tmp_path / "pulled") == digest_tree(own_set) | {
+        "README.md": hashlib.sha256((tmp_path / "pulled" / "README.md").read_bytes()).hexdigest()
+    }
+
+
+def test_publish_lets_the_hub_copy_the_shards_of_another_repository(
+    hub: HubServer, own_set: Path, tmp_path: Path
+) -> None:
+    avdata.publish(own_set, REPO)
+    uploads = len(hub.stored)
+    result = avdata.publish(f"hf://datasets/{REPO}", "me/copy")
+    assert set(result.uploaded) == {path.relative_to(own_set).as_posix() for path in shards(own_set)} | {
+        "README.md", "croissant.json", "dataset.json", "index.parquet", "quarantine.parquet",
+    }  # fmt: skip
+    assert len(hub.stored) == uploads
+    assert set(hub.duplicated) == {path.relative_to(own_set).as_posix() for path in shards(own_set)}
+    assert avdata.verify(avdata.pull("me/copy", tmp_path / "pulled")).ok
+
+
+def test_open_keeps_the_commit_that_it_found(
+    hub: HubServer, own_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    avdata.publish(own_set, REPO)
+    hashed: list[Path] = []
+    hash_file = shard_reader.hash_file
+    monkeypatch.setattr(shard_reader, "hash_file", lambda path: hashed.append(path) or hash_file(path))
+    expected = [sample.mel for sample in avdata.open(own_set, "train")]
+    url = f"hf://datasets/{REPO}"
+    opened = [avdata.open(f"{url}{at}", "train", cache=tmp_path / f"a{at}") for at in ("", "@main")]
+    repo = hub.repos[REPO]
+    repo.commit("main", {".gitattributes": ("regular", b"")})
+    for dataset in opened:
+        assert dataset.name.startswith(f"hf://datasets/{REPO}")
+        assert np.array_equal(pickle.loads(pickle.dumps(dataset))[0].mel, expected[0])
+        assert all(np.array_equal(sample.mel, mel) for sample, mel in zip(dataset, expected, strict=True))
+    assert len(hashed) == len({path.parent for path in hashed}) == 3  # the local dataset and two copies
+    with pytest.raises(
+        AvdataError, match=r"Cannot read hf://datasets/me/cremad-av@[0-9a-f]{40}/dataset.json"
+    ):
+        avdata.open(f"hf://datasets/{REPO}", "train", cache=tmp_path / "b")
 
 
 def test_publish_switches_between_complete_datasets(

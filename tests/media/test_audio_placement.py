@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -143,20 +145,35 @@ ORDINARY: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def ordinary_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Write the file of a suffix when a test first asks for it."""
+    folder = tmp_path_factory.mktemp("ordinary")
+
+    @cache
+    def write(suffix: str) -> Path:
+        path = folder / f"a.{suffix}"
+        # Each beep switches the block size of Vorbis, whose timestamps then deviate by 10 ms for a frame.
+        beeps = tuple(0.25 * index for index in range(1, 14))
+        scene = replace(SCENE, beeps=beeps, rate=48_000 if suffix == "webm" else 44_100)
+        codecs = ORDINARY[suffix]
+        if codecs["acodec"] == "libvorbis":
+            # PyAV's wheels have no encoder for it.
+            write_av(folder / "source.mkv", scene, **{**codecs, "acodec": "flac"})
+            convert_av(folder / "source.mkv", path, options={"acodec": "libvorbis", "vcodec": "copy"})
+        else:
+            write_av(path, scene, **codecs)
+        return path
+
+    return write
+
+
 @pytest.mark.parametrize("decoder", DECODE)
 @pytest.mark.parametrize("suffix", ORDINARY)
-def test_samples_of_ordinary_files_are_not_changed(tmp_path: Path, suffix: str, decoder: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    # Each beep switches the block size of Vorbis, whose timestamps then deviate by 10 ms for a frame.
-    beeps = tuple(0.25 * index for index in range(1, 14))
-    scene = replace(SCENE, beeps=beeps, rate=48_000 if suffix == "webm" else 44_100)
-    codecs = ORDINARY[suffix]
-    if codecs["acodec"] == "libvorbis":
-        # PyAV's wheels have no encoder for it.
-        write_av(tmp_path / "source.mkv", scene, **{**codecs, "acodec": "flac"})
-        convert_av(tmp_path / "source.mkv", path, options={"acodec": "libvorbis", "vcodec": "copy"})
-    else:
-        write_av(path, scene, **codecs)
+def test_samples_of_ordinary_files_are_not_changed(
+    ordinary_file: Callable[[str], Path], suffix: str, decoder: str
+) -> None:
+    path = ordinary_file(suffix)
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
     track = decode_audio(path, QUALITY, decoder=decoder)

@@ -151,3 +151,10 @@ def test_frame_times_flag_only_a_variable_frame_rate(clips: dict[str, Clip]) -> 
 def test_read_frames_applies_the_display_matrix(clips: dict[str, Clip]) -> None:
     (frame,) = read_frames(clips["rotated"].video, [0.1], QUALITY)
     assert frame.pixels.shape == (SCENE.size[0], SCENE.size[1], 3)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="no scheduling policies here")
+def test_encoding_av1_leaves_the_scheduling_of_the_process(tmp_path: Path) -> None:
+    before = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+    REFERENCE_CLIPS["mp4-av1-aac"].make(tmp_path, "clip")
+    assert (os.sched_getscheduler(0), os.sched_getparam(0).sched_priority) == before

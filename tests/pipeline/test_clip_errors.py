@@ -97,7 +97,7 @@ def test_prepare_quarantines_a_clip_whose_extraction_raises(
     assert rows["avi-00000"]["detail"] == "RuntimeError: unexpected (clip avi-00000)"
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_prepare_accounts_for_every_file_with_a_damaged_header(tmp_path: Path, workers: int) -> None:
     count = 20 * len(DAMAGED_CONTAINERS)
     write_damaged_media(tmp_path / "source", count, seed=workers)

@@ -29,12 +29,12 @@ def test_prepare_with_ffmpeg_keeps_the_clips_and_records_the_version(
     assert read_quarantine(done.root) == read_quarantine(expected.root)
     assert done.info["tools"]["ffmpeg"] == DECODERS["ffmpeg"].program_version()
     assert "ffmpeg" not in expected.info["tools"]
-    again = avdata.prepare("cremad", source=cremad_bad, output=tmp_path / "c", config=SETTINGS, workers=2)
+    again = avdata.prepare("cremad", source=cremad_bad, output=tmp_path / "c", config=SETTINGS, workers=1)
     assert digest_tree(Path(again.root)) == digest_tree(Path(done.root))
 
 
 # With the short limit, the engine kills the worker before ffmpeg is late.
-@pytest.mark.parametrize("timeout", [1.0, 5.0])
+@pytest.mark.parametrize("timeout", [1.0, pytest.param(5.0, marks=pytest.mark.exhaustive)])
 def test_hanging_ffmpeg_becomes_a_quarantine_row_and_leaves_no_process(
     cremad_mock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout: float
 ) -> None:

@@ -47,7 +47,7 @@ def modules_of_a_worker(
     return set(json.loads(recorded_modules(output).read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("feature", ["log-mel", "log-stft"])
+@pytest.mark.parametrize("feature", ["log-mel", "log-stft", "kaldi-fbank"])
 def test_worker_imports_neither_librosa_nor_torch(
     feature: str, cremad_mock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,8 @@ from support.trees import digest_tree
 import avdata
 from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.pipeline.output_store import ObjectStoreOutput
-from avdata.sources.object_storage import fetch_source_file, mirror_source
+from avdata.sources import object_storage
+from avdata.sources.object_storage import fetch_source_file, survey_source
 from avdata.storage.remote import open_filesystem
 
 SETTINGS = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}
@@ -80,13 +81,15 @@ def test_prepare_rejects_unsafe_file_names_in_object_storage(bucket: str) -> Non
 
 
 @each_store
-def test_mirror_source_fetches_only_a_replaced_file_of_equal_size(
+def test_survey_source_fetches_only_a_replaced_file_of_equal_size(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files, base = open_filesystem(f"{bucket}/raw")
     for name in ("labels.csv", "clip.wav"):
         files.pipe_file(f"{base}/{name}", b"old")
-    stamps = {path.name: path.stat() for path in mirror_source(f"{bucket}/raw").iterdir()}
+    stamps = {
+        path.name: path.stat() for path in survey_source(f"{bucket}/raw", suffixes=frozenset()).iterdir()
+    }
     find = type(files).find
 
     def later(self: Any, *args: Any, **options: Any) -> Any:
@@ -101,12 +104,12 @@ def test_mirror_source_fetches_only_a_replaced_file_of_equal_size(
 
     files.pipe_file(f"{base}/labels.csv", b"new")
     monkeypatch.setattr(type(files), "find", later)
-    root = mirror_source(f"{bucket}/raw")
+    root = survey_source(f"{bucket}/raw", suffixes=frozenset())
     assert (root / "labels.csv").read_bytes() == b"new"
     assert (root / "clip.wav").stat().st_ino == stamps["clip.wav"].st_ino
 
 
-def test_run_shard_job_fetches_source_files_missing_on_its_node(
+def test_run_shard_job_fetches_source_files_on_its_node(
     bucket: str, cremad_mock: Path, cremad_set: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     files, base = open_filesystem(f"{bucket}/raw")
@@ -116,26 +119,87 @@ def test_run_shard_job_fetches_source_files_missing_on_its_node(
     def elsewhere(function: Any, jobs: Any, *, on_item: Any, **rest: Any) -> Any:
         monkeypatch.setenv("AVDATA_CACHE", str(tmp_path / "of another node"))
         for job in jobs:
-            for candidate in job.clips:
-                candidate.clip.video.unlink(missing_ok=True)
-                candidate.clip.audio.unlink(missing_ok=True)
             yield run_shard_job(job, on_item)
 
     monkeypatch.setattr("avdata.pipeline.engines.local.run_jobs", elsewhere)
+    fetched, fetch = [], object_storage._fetch
+    monkeypatch.setattr(
+        object_storage, "_fetch", lambda *args: fetched.append(Path(args[1]).suffix) or fetch(*args)
+    )
+    before = len(list(cremad_mock.rglob("*.*")))
     prepare(f"{bucket}/raw", f"{bucket}/set")
     assert stored(f"{bucket}/set") == digest_tree(cremad_set)
+    assert len(fetched) <= before  # each file once
+
+
+def counted_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record the names of the source files that are downloaded."""
+    names: list[str] = []
+    fetch = object_storage._fetch
+
+    def counted(files: Any, remote: str, path: Path, modified: float | None = None) -> None:
+        names.append(path.name)
+        fetch(files, remote, path, modified)
+
+    monkeypatch.setattr(object_storage, "_fetch", counted)
+    return names
+
+
+def test_plan_of_a_listed_source_fetches_lists_only(
+    bucket: str, cremad_mock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, base = open_filesystem(f"{bucket}/raw")
+    files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
+    names = counted_reads(monkeypatch)
+    plan = avdata.plan("cremad", source=f"{bucket}/raw", config=SETTINGS)
+    assert not [name for name in names if name.endswith((".flv", ".wav"))]
+    here = avdata.plan("cremad", source=cremad_mock, config=SETTINGS)
+    assert [clip.key for clip in plan.clips] == [clip.key for clip in here.clips]
+    assert plan.files == here.files
+
+
+def test_plan_without_checksums_fetches_only_the_chosen_clips(
+    bucket: str, cremad_mock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, base = open_filesystem(f"{bucket}/raw")
+    files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
+    names = counted_reads(monkeypatch)
+    config = {**SETTINGS, "select": {"limit": 1}}
+    plan = avdata.plan("cremad", source=f"{bucket}/raw", config=config, checksums=False)
+    media = [name for name in names if name.endswith((".flv", ".wav"))]
+    assert sorted(media) == sorted(Path(file.path).name for file in plan.files)
+    assert len(media) == 2
+    names.clear()
+    avdata.plan("cremad", source=f"{bucket}/raw", config=config, checksums=False)
+    assert names == []
+
+
+def test_file_damaged_in_the_store_is_quarantined_by_the_worker(bucket: str, cremad_mock: Path) -> None:
+    files, base = open_filesystem(f"{bucket}/raw")
+    files.put(f"{cremad_mock}/", f"{base}/", recursive=True)
+    path = next(path for path in files.find(base) if path.endswith(".wav"))
+    data = bytearray(files.cat_file(path))
+    data[-100] ^= 1
+    files.pipe_file(path, bytes(data))
+    done = prepare(f"{bucket}/raw", f"{bucket}/set", max_quarantine=1.0)
+    assert done.quarantined == {"checksum_mismatch": 1}
+    files.rm_file(path)
+    with pytest.raises(AvdataError, match="Source files changed"):
+        prepare(f"{bucket}/raw", f"{bucket}/set")  # the survey has no file that the store lacks
 
 
 def test_fetch_source_file_replaces_a_stale_local_copy(bucket: str) -> None:
     files, base = open_filesystem(f"{bucket}/raw")
     files.pipe_file(f"{base}/clip.wav", b"old")
-    path = mirror_source(f"{bucket}/raw") / "clip.wav"
+    fetch_source_file(f"{bucket}/raw", "clip.wav", 3)
     files.pipe_file(f"{base}/clip.wav", b"newer")
-    fetch_source_file(f"{bucket}/raw", path, 5)
-    assert path.read_bytes() == b"newer"
+    assert fetch_source_file(f"{bucket}/raw", "clip.wav", 5).read_bytes() == b"newer"
+    files.pipe_file(f"{base}/clip.wav", b"again")
+    sha256 = hashlib.sha256(b"again").hexdigest()
+    assert fetch_source_file(f"{bucket}/raw", "clip.wav", 5, sha256=sha256).read_bytes() == b"again"
 
 
-@each_store
+@pytest.mark.parametrize("bucket", ["s3", pytest.param("gs", marks=pytest.mark.exhaustive)], indirect=True)
 def test_prepare_leaves_only_complete_shards_in_a_store_when_killed_and_resumes(
     bucket: str, cremad_mock: Path, cremad_set: Path, tmp_path: Path
 ) -> None:

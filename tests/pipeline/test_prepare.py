@@ -14,7 +14,7 @@ from support.trees import digest_tree
 
 import avdata
 from avdata.config.overrides import merge_overrides, parse_setting, read_config_file
-from avdata.config.schema import AudioConfig
+from avdata.config.schema import Config
 from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.pipeline import plan_checks
 from avdata.pipeline.engines.base import NO_ITEM
@@ -26,6 +26,7 @@ from avdata.shards.reader import read_index, read_info, read_quarantine
 
 SETTINGS = {"video": {"size": 32}, "shards": {"samples_per_shard": 3}}
 RECORDED = [name for name in avdata.recipe_names() if not avdata.load_recipe(name).generated]
+EXHAUSTIVE = pytest.mark.exhaustive
 
 KILLED = """
 import os, sys, avdata, json
@@ -65,7 +66,10 @@ def test_prepare_matches_the_ground_truth_of_a_mock(
     assert avdata.verify(done.root).problems == ()
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "cremad" else pytest.param(name, marks=EXHAUSTIVE) for name in RECORDED],
+)
 def test_prepare_resumes_after_a_kill_to_identical_bytes_with_any_worker_count(
     name: str, tmp_path: Path, bad_mock: Callable[[str], Path]
 ) -> None:
@@ -376,7 +380,10 @@ def test_one_percent_of_container_audio_needs_no_warning(
     clip = avdata.Clip(key="k", label="a", group="g", split="train", video=Path("v"), audio=Path("a"))
     complete, incomplete = (ValidClip(clip, None, audio) for audio in (SourceFile("a", "0" * 64, 1), None))
     candidates = [incomplete] * count + [complete] * (200 - count)
-    plan_checks.warn_about_container_audio(candidates, AudioConfig())
+    checks = plan_checks.PlanChecks(["a"])
+    for candidate in candidates:
+        checks.add(candidate)
+    checks.warn(Config())
     assert bool(caplog.records) is is_expected
 
 

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.http_server import running_server, stall_after
+from support.http_server import reply_status, running_server, stall_after
 
 import avdata
 from avdata.errors import AvdataError, UsageError
@@ -111,8 +111,15 @@ def same(out: Path, reference: Path) -> bool:
     return index and shards(out) == shards(reference)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(
+    ("workers", "keep"),
+    [
+        (0, True),
+        (2, False),
+        pytest.param(0, False, marks=pytest.mark.exhaustive),
+        pytest.param(2, True, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_prefetch_sources_results_in_an_identical_dataset(served, tmp_path, workers, keep):
     done = served.prepare(tmp_path / "out", workers=workers, keep_sources=keep)
     assert done.samples == 14
@@ -153,13 +160,13 @@ def test_prefetch_sources_keeps_the_files_of_one_shard_at_a_time(served, tmp_pat
     assert same(tmp_path / "out", served.reference)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_prefetch_sources_resumes_after_random_kills_without_finished_shards(served, tmp_path, workers):
     rng = random.Random(workers)
     out = tmp_path / "out"
     planned = plan_preparation("cremad", manifest=served.manifest, config=SETTINGS)
     paths_of_shard = {name: {"/" + clip.video.path for clip in clips} for name, clips in planned.jobs}
-    for _ in range(4):
+    for _ in range(2):
         finished = [name for name in paths_of_shard if (out / name).is_file()]
         served.server.requests.clear()
         process = served.start(out, workers)
@@ -201,7 +208,7 @@ def test_prefetch_sources_stops_on_a_failed_file_and_resumes(served, tmp_path):
     broken = "/" + planned.jobs[1][1][0].video.path
     content = served.server.files.pop(broken)
     for workers in (0, 1):
-        with pytest.raises(AvdataError, match="Download incomplete"):
+        with pytest.raises(AvdataError, match="could not be downloaded"):
             served.prepare(tmp_path / "out", keep_sources=False, workers=workers)
     first = {"/" + clip.video.path for clip in planned.jobs[0][1]}
     served.server.files[broken] = content
@@ -305,3 +312,48 @@ def test_prepare_removes_a_downloaded_archive_with_its_sources(ave_zip, tmp_path
             assert done.samples == 4
             assert not (cache / "sources" / "ave").exists()
         assert len(server.requests) == 1
+
+
+def test_prepare_quarantines_clips_whose_files_are_missing_on_request(served, tmp_path, caplog):
+    path = next(path for path in served.server.files if path.endswith(".wav"))
+    content = served.server.files.pop(path)
+    with pytest.raises(AvdataError, match="HTTP 404") as caught:
+        served.prepare(tmp_path / "out")
+    assert "--allow-missing" in caught.value.hint
+    assert "avdata download cremad --failed" in caught.value.hint
+    assert f"--manifest {served.manifest}\n" in caught.value.hint
+    done = served.prepare(tmp_path / "out", allow_missing=True)
+    assert (done.samples, done.quarantined["not_downloaded"]) == (13, 1)
+    served.server.files[path] = content
+    assert served.prepare(tmp_path / "out").samples == 13
+    assert f"Clips without downloaded files in {tmp_path / 'out'}: 1." in caplog.text
+    assert served.prepare(tmp_path / "out", overwrite=True).samples == 14
+    assert same(tmp_path / "out", served.reference)
+
+
+def test_prepare_counts_the_bytes_of_the_download(served, tmp_path):
+    class Watch:
+        def __init__(self):
+            self.counts, self.details = [], []
+
+        def __call__(self, stage, done, total):
+            if stage == "fetching":
+                self.counts.append((done, total))
+
+        def describe(self, stage, detail):
+            self.details.append(detail)
+
+    watch = Watch()
+    served.prepare(tmp_path / "out", progress=watch, keep_sources=False)
+    media = sum(
+        len(content) for path, content in served.server.files.items() if path[-4:] in (".wav", ".flv")
+    )
+    assert watch.counts[-1] == (media, media)
+    assert [done for done, _ in watch.counts if done] == sorted(done for done, _ in watch.counts if done)
+    assert served.server.url.removeprefix("http://") in watch.details[-1]
+
+
+def test_prepare_gives_up_a_host_after_the_given_time(served, tmp_path):
+    served.server.always = reply_status(500)
+    with pytest.raises(AvdataError, match="HTTP 500"):
+        served.prepare(tmp_path / "out", give_up_after=0)

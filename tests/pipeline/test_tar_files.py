@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.tars import clip_bytes, overwrite, write_tar
@@ -12,7 +13,7 @@ from support.trees import digest_tree
 
 import avdata
 from avdata.config.schema import QualityConfig
-from avdata.errors import MediaError, QuarantineReason, SourceError
+from avdata.errors import MediaError, QuarantineReason
 from avdata.pipeline.output_dir import LocalOutput
 from avdata.pipeline.planning import estimate_seconds_per_clip, plan_preparation
 from avdata.pipeline.shard_job import ShardJob
@@ -66,11 +67,9 @@ def test_local_clip_rejects_large_and_changed_members(tars: Path, tmp_path: Path
         pass
     assert caught.value.reason == QuarantineReason.TOO_LARGE
     overwrite(candidate.video.member.tar, candidate.video.member.offset + 100, b"other")
-    with (
-        pytest.raises(SourceError, match="changed after its checksum was computed"),
-        local_clip(candidate, tmp_path / "scratch", QualityConfig()),
-    ):
+    with pytest.raises(MediaError) as caught, local_clip(candidate, tmp_path / "scratch", QualityConfig()):
         pass
+    assert caught.value.reason == QuarantineReason.CHECKSUM
     assert not (tmp_path / "scratch").exists()
 
 
@@ -99,6 +98,47 @@ def test_prepare_from_tars_in_object_storage_results_in_identical_bytes(
     assert digest_tree(tmp_path / "local") == digest_tree(tmp_path / "remote")
 
 
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that receives the number of bytes of each object that is read from S3."""
+    from s3fs import S3FileSystem
+
+    call, reads = S3FileSystem._call_s3, []
+
+    async def counted(client: Any, method: str, *args: Any, **options: Any) -> Any:
+        answer = await call(client, method, *args, **options)
+        if method == "get_object":
+            reads.append(int(answer["ContentLength"]))
+        return answer
+
+    monkeypatch.setattr(S3FileSystem, "_call_s3", counted)
+    return reads
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_prepare_reads_only_the_chosen_members_of_a_stored_tar_unless_its_checksum_is_listed(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_listed: bool
+) -> None:
+    video = clip_bytes(1)
+    padding = bytes(300_000)
+    clips = {f"c{number}": {"cls": b"a", "mp4": video + padding} for number in range(8)}
+    write_tar(tmp_path / "raw" / "train-0.tar", clips)
+    if is_listed:
+        write_manifest(tmp_path / "raw", "webdataset")
+    files, base = open_filesystem(f"{bucket}/raw")
+    files.put(f"{tmp_path / 'raw'}/", f"{base}/", recursive=True)
+    reads = count_reads(monkeypatch)
+    settings = {**SETTINGS, "select": {"limit": 1}}
+    for source, out in ((tmp_path / "raw", "local"), (f"{bucket}/raw", "remote")):
+        avdata.prepare("webdataset", source=source, output=tmp_path / out, config=settings, workers=0)
+    assert digest_tree(tmp_path / "local") == digest_tree(tmp_path / "remote")
+    member, tar_bytes = len(video + padding), (tmp_path / "raw" / "train-0.tar").stat().st_size
+    assert (max(reads) > member) == is_listed
+    if is_listed:
+        assert sum(reads) >= tar_bytes
+    else:  # one member for the plan and for the worker, and 8 KiB for each header
+        assert sum(reads) < 2 * member + 16 * (8 << 10) + 10_000 < tar_bytes / 2
+
+
 def test_prepare_quarantines_the_clips_of_a_tar_with_another_checksum(tars: Path, tmp_path: Path) -> None:
     write_manifest(tars, "webdataset")
     write_tar(tars / "train-1.tar", {"10": {"cls": b"a", "mp4": clip_bytes(9)}})
@@ -120,7 +160,7 @@ def test_tar_files_reads_each_member_once_and_again_with_another_tar(tars: Path,
     first = verify()
     changed = clip_bytes(7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("avdata.pipeline.tar_files.hash_member", lambda member: "recomputed")
+        patch.setattr("avdata.pipeline.tar_files.hash_member", lambda member, check: "recomputed")
         assert verify() == first
         write_tar(tars / "train-1.tar", {"10": {"cls": b"a", "mp4": changed}})
         os.utime(tars / "train-1.tar", (1, 1))

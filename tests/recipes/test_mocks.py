@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ import avdata
 from avdata.recipe import Clip, load_recipe
 from avdata.testing import divide_clips
 
-MEDIA = {
-    "ave_mock": ("write_av",),
-    "cremad_mock": ("write_av", "write_wav", "_add_personal_metadata"),
-    "urbansound8k_mock": ("write_wav",),
-    "urbansound8k_av_mock": ("write_image",),
-}
+NAMES = [
+    name
+    for name in avdata.recipe_names()
+    if not load_recipe(name).generated and load_recipe(name).source_kind != "tars"
+]
+"""Recipes whose mock is files of a fixed number of labels."""
+
+WRITERS = ("write_av", "write_image", "write_wav", "_add_personal_metadata")
 
 
 @pytest.fixture
@@ -29,19 +32,18 @@ def list_mock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str,
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
-    for module, names in MEDIA.items():
-        for name in names:
-            monkeypatch.setattr(f"avdata.recipes.{module}.{name}", touch)
+    for recipe in NAMES:
+        module = importlib.import_module(f"avdata.recipes.{recipe.replace('-', '_')}_mock")
+        for writer in WRITERS:
+            if hasattr(module, writer):
+                monkeypatch.setattr(module, writer, touch)
 
     def clips(name: str, count: int) -> Sequence[Clip]:
         root = avdata.mock(name, tmp_path / f"{name}-{count}", clips=count)
         recipe = load_recipe(name)
-        return recipe.clips(root, recipe.default_split)
+        return recipe.list_clips(root, recipe.default_split, {})
 
     return clips
-
-
-NAMES = ("ave", "cremad", "urbansound8k", "urbansound8k-av")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ from avdata.recipes import synthetic
 
 import avdata
 from avdata.errors import SourceError, UsageError
-from avdata.streaming.dataset import open_dataset
+from avdata.streaming.opening import open_dataset
 
 
 def test_synthetic_label_is_independent_of_each_modality(synthetic_mock: Path) -> None:
@@ -88,6 +88,16 @@ def test_synthetic_xor4_label_is_the_sum_of_positions_modulo_four(tmp_path: Path
         held = Counter((clip.extras[half], clip.label) for clip in clips)
         assert len(held) == 16
         assert set(held.values()) == {2}
+
+
+@pytest.mark.parametrize(("name", "count"), [("synthetic", 6), ("synthetic", 21), ("synthetic-agree", 13)])
+def test_small_synthetic_mock_has_every_label_in_every_split(name: str, count: int, tmp_path: Path) -> None:
+    clips = synthetic.clips(avdata.mock(name, tmp_path, clips=count), "fixed")
+    assert len(clips) == count
+    held = {split: Counter(clip.label for clip in clips if clip.split == split) for split in synthetic.COUNTS}
+    assert all(set(counts) == {clip.label for clip in clips} for counts in held.values())
+    for split in ("val", "test"):
+        assert len(set(held[split].values())) == 1
 
 
 def test_load_recipe_rejects_an_unknown_synthetic_task() -> None:

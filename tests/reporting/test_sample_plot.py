@@ -51,6 +51,7 @@ def stored_sample(config: Config) -> StoredSample:
         frames=np.zeros((steps, 8, 8, 3), np.uint8),
         members={},
         audio=config.audio.model_dump(mode="json"),
+        labels=("a",),
     )
 
 

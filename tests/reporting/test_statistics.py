@@ -26,6 +26,13 @@ def test_histograms_count_every_sample_once_and_separate_flagged_offsets(tmp_pat
     assert all(statistics.histograms[name].total == 5_000 for name in ("audio", "video", "padding"))
 
 
+def test_statistics_sum_the_seconds_of_windows_and_clips(tmp_path: Path) -> None:
+    table = write_index(tmp_path, 900)
+    statistics = collect_statistics(tmp_path)
+    assert statistics.window_seconds == pytest.approx(dict.fromkeys(["train", "val", "test"], 300 * 2.56))
+    assert statistics.source_seconds == pytest.approx(sum(table["duration_video"].to_pylist()))
+
+
 def test_offsets_of_one_aac_frame_are_counted_by_rate(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     table = write_index(tmp_path, 1000)

@@ -20,7 +20,7 @@ from avdata.cli.main import app
 from avdata.errors import escape_controls
 from avdata.shards.card import dataset_card
 from avdata.shards.reader import read_info
-from avdata.sources.fetcher import AttemptLog
+from avdata.sources.attempt_log import AttemptLog
 from avdata.sources.types import TransferError
 from avdata.visualization.html import web_url
 from snnergy.training.evaluation import write_classes
@@ -63,6 +63,16 @@ def test_print_json_escapes_controls_and_keeps_the_value(capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert is_plain(printed)
     assert json.loads(printed) == {EVIL: [EVIL]}
+
+
+def test_print_json_prints_only_json(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_json({"loss": float("nan"), "scores": [1.0, float("inf")]})
+
+    def refuse(name: str) -> None:
+        pytest.fail(name)
+
+    printed = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert printed == {"loss": None, "scores": [1.0, None]}
 
 
 def test_verify_command_escapes_a_label(

@@ -97,10 +97,13 @@ def test_every_reader_refuses_an_index_with_an_unsafe_path(name: str, own_set: P
         (lambda info: info["splits"].update({"../x": info["splits"].pop("train")}), "Invalid splits"),
         (
             lambda info: info["splits"]["train"]["shards"][0].update(sha256="../../x"),
-            "Invalid list of shards",
+            r"Invalid splits\.train\.shards\.0\.sha256",
         ),
-        (lambda info: info["splits"]["train"]["shards"][0].update(bytes=-1), "Invalid list of shards"),
-        (lambda info: info["splits"].update(train=[]), "Invalid list of shards"),
+        (
+            lambda info: info["splits"]["train"]["shards"][0].update(bytes=-1),
+            r"Invalid splits\.train\.shards\.0\.bytes",
+        ),
+        (lambda info: info["splits"].update(train=[]), r"Invalid splits\.train"),
         (lambda info: info.update(splits=[]), "Invalid splits"),
         (
             lambda info: info["splits"]["train"]["shards"][0].update(path="val/x.tar"),
@@ -133,5 +136,7 @@ def test_pull_writes_no_file_that_a_published_dataset_json_smuggles_in(
 def test_open_refuses_a_remote_dataset_with_an_unsafe_path(hub: HubServer, own_set: Path) -> None:
     avdata.publish(own_set, REPO)
     publish_changed(hub, {"dataset.json": add_shard(read_info(own_set), "../evil.tar")})
-    with pytest.raises(AvdataError, match=r"Unsafe shard path in hf://datasets/me/cremad-av/dataset\.json"):
+    with pytest.raises(
+        AvdataError, match=r"Unsafe shard path in hf://datasets/me/cremad-av@\w+/dataset\.json"
+    ):
         avdata.open(f"hf://datasets/{REPO}", "train")

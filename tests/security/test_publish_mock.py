@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ def test_publish_refuses_a_mock(hub: HubServer, cremad_set: Path) -> None:
 def test_published_mock_states_it_in_title_tags_and_license(
     hub: HubServer, cremad_set: Path, tmp_path: Path
 ) -> None:
-    done = CliRunner().invoke(app, ["publish", str(cremad_set), "--repo", REPO, "--allow-mock", "--quiet"])
+    # Publishing writes the card of the repository into the folder.
+    root = shutil.copytree(cremad_set, tmp_path / "set")
+    done = CliRunner().invoke(app, ["publish", str(root), "--repo", REPO, "--allow-mock", "--quiet"])
     assert done.exit_code == 0, done.output
     text = hub.content(REPO)["README.md"].decode()
     data = vars(DatasetCard(text).data)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 from support.hub_server import Fault, HubServer
+from support.tiny_dataset import make_manifest, make_recipe
 from support.trees import digest_tree
 
 import avdata
 from avdata.errors import AvdataError
+from avdata.manifest import Source
 from avdata.pipeline.journal import Journal
 from avdata.shards.reader import read_info
+from avdata.sources.download import download
 from avdata.sources.partial_file import PartialFile, RemoteVersion
 from avdata.storage.atomic import DiskError, atomic_write
 from avdata.storage.paths import check_no_symlinks
@@ -148,6 +151,18 @@ def test_download_follows_no_link(name: str, target: Path, tmp_path: Path) -> No
         write()
     partial.close()
     assert (target / "precious").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("link", ["wav", ".avdata", ".avdata/attempts.jsonl", ".avdata/failed.json"])
+def test_download_writes_through_no_link(link: str, target: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    (output / link).parent.mkdir(parents=True)
+    (output / link).symlink_to(target / "precious" if "/" in link else target)
+    before = digest_tree(target)
+    manifest = make_manifest([Source(name="media", urls=("http://127.0.0.1:9/a",), into="wav/a.wav")])
+    with pytest.raises(AvdataError, match="is a symbolic link, which is not followed"):
+        download(make_recipe(), manifest=manifest, output=output, give_up_after=0.1)
+    assert digest_tree(target) == before
 
 
 def test_export_follows_no_link(cremad_set: Path, target: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from webdataset.writer import TarWriter
 
 from avdata.errors import AvdataError
 from avdata.shards.format import EXTENSIONS
-from avdata.shards.reader import decode_npy, read_index, read_info, read_members
+from avdata.shards.members import decode_npy, read_members
+from avdata.shards.reader import read_index, read_info
 from avdata.shards.writer import ShardWriter
 
 members = some.dictionaries(some.sampled_from(EXTENSIONS), some.binary(max_size=2_000), min_size=1)

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from avdata.errors import AvdataError
-from avdata.shards.reader import decode_frames, read_index, read_members
+from avdata.shards.members import decode_frames, read_members
+from avdata.shards.reader import read_index, read_info
 from avdata.shards.sample import read_sample_bytes
-from avdata.shards.verify import verify
+from avdata.shards.verify import verify_dataset as verify
 from avdata.streaming.collate import decode_strip
 
 
@@ -165,14 +166,15 @@ def test_verify_refuses_a_folder_that_is_not_a_dataset(tmp_path: Path) -> None:
 def test_decode_frames_reports_a_truncated_image(cremad_set: Path) -> None:
     members = first_members(cremad_set)
     cut = {**members, "frames.jpg": members["frames.jpg"][:-400]}
+    shape = read_info(cremad_set)["shape"]["frames"]
     with pytest.raises(AvdataError, match="truncated or not an image"):
-        decode_frames(cut, 4)
+        decode_frames(cut, shape)
 
 
 def test_decode_frames_returns_the_pixels_of_the_streaming_decoder(cremad_set: Path) -> None:
     members = first_members(cremad_set)
     strip = decode_strip(members)
-    frames = decode_frames(members, 4)
+    frames = decode_frames(members, read_info(cremad_set)["shape"]["frames"])
     assert np.array_equal(np.concatenate(list(frames), axis=1), strip.transpose(1, 2, 0))
 
 

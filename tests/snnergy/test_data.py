@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from snnergy.data import IMAGENET_MEAN, IMAGENET_STD, audio_video_batches, open_split, to_batch
+from snnergy.data import audio_video_batches, open_split, to_batch
+from snnergy.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 B, T, F, L, SIZE = 3, 4, 12, 8, 16
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,6 +32,27 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AVDATA_CACHE", str(folder))
     monkeypatch.setattr("avdata.sources.fetcher.backoff", lambda attempt: 0.01)
     return folder
+
+
+class SimulatedClock:
+    """Clock that advances by each wait, with a pause of a millisecond for other threads."""
+
+    time = 1000.0
+
+    def now(self) -> float:
+        return self.time
+
+    def wait(self, changed: threading.Condition, seconds: float) -> None:
+        changed.wait(0.001)
+        self.time += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimulatedClock:
+    """Let downloads wait in simulated time."""
+    simulated = SimulatedClock()
+    monkeypatch.setattr("avdata.sources.fetcher.Clock", lambda: simulated)
+    return simulated
 
 
 @dataclass

@@ -110,4 +110,7 @@ def test_checksum_cache_is_thread_safe(root):
             thread.start()
         for thread in threads:
             thread.join()
-    assert len(ChecksumCache(root)._known) == 400
+    (root / "1.wav").rename(root / "moved.wav")
+    with ChecksumCache(root) as checksums:
+        stored = [checksums.get(f"{n}/{k}", file=root / "moved.wav") for n in range(8) for k in range(50)]
+    assert stored == ["md5:0"] * 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,7 +156,9 @@ def test_download_progress_grows_to_the_total(tiny):
     moments: list[DownloadProgress] = []
     tiny.download(progress=moments.append)
     total = sum(map(len, tiny.files.values()))
-    assert moments[-1] == DownloadProgress("fetching", 12, 12, total, total)
+    host = tiny.server.url.removeprefix("http://")
+    assert moments[-1] == DownloadProgress("fetching", 12, 12, total, total, host, 0)
+    assert moments[-1].detail == f"12/12 files from {host}"
     done = [moment.bytes_done for moment in moments]
     assert done == sorted(done)
 
@@ -200,12 +203,52 @@ def test_download_skips_a_mirror_after_repeated_failures(serve, tmp_path):
     assert len(dead.requests) < 12
 
 
-def test_download_names_a_failed_file_and_keeps_all_others(tiny):
-    del tiny.server.files["/wav/c0001.wav"]
-    with pytest.raises(SourceError, match=r"1 of 12 files of tiny .* wav/c0001.wav: .*HTTP 404") as caught:
+def test_download_names_the_cause_the_counts_and_examples_of_failed_files(tiny):
+    missing = [f"wav/c000{number}.wav" for number in range(4)]
+    for path in missing:
+        del tiny.server.files["/" + path]
+    host = tiny.server.url.removeprefix("http://")
+    with pytest.raises(SourceError) as caught:
         tiny.download()
+    assert re.fullmatch(
+        rf"HTTP 404 Not Found \({host}\)\. 4 of 12 files of tiny could not be downloaded:"
+        r"( wav/c000\d\.wav,){2} wav/c000\d\.wav and others\.",
+        caught.value.message,
+    )
+    assert f"avdata download tiny --failed --output {tiny.root}\n" in caught.value.hint
     assert "attempts.jsonl" in caught.value.hint
-    assert tiny.tree() == {path: data for path, data in tiny.files.items() if path != "wav/c0001.wav"}
+    assert tiny.tree() == {path: data for path, data in tiny.files.items() if path not in missing}
+
+
+def test_download_counts_each_cause_of_failed_files(tiny):
+    del tiny.server.files["/wav/c0001.wav"]
+    for path in ("flv/c0001.flv", "flv/c0002.flv"):
+        tiny.server.faults["/" + path].append(reply_status(410))
+    with pytest.raises(
+        SourceError, match=r"^HTTP 410 Gone .*\(files: 2\); HTTP 404 .*\(files: 1\)\. 3 of 12"
+    ):
+        tiny.download()
+
+
+def test_download_fetches_only_failed_files(tiny):
+    contents = {path: tiny.server.files.pop("/" + path) for path in ("wav/c0001.wav", "flv/c0003.flv")}
+    with pytest.raises(SourceError):
+        tiny.download()
+    (tiny.root / "wav/c0000.wav").unlink()
+    tiny.server.files.update({"/" + path: content for path, content in contents.items()})
+    tiny.server.requests.clear()
+    assert tiny.download(failed=True).fetched == 2
+    assert {request.path for request in tiny.server.requests} == {"/" + path for path in contents}
+    with pytest.raises(UsageError, match="No failed files"):
+        tiny.download(failed=True)
+
+
+def test_download_may_leave_out_missing_files(tiny):
+    del tiny.server.files["/wav/c0001.wav"]
+    report = tiny.download(allow_missing=True)
+    assert list(report.failed) == ["wav/c0001.wav"]
+    assert "HTTP 404" in report.failed["wav/c0001.wav"]
+    assert len(tiny.tree()) == 11
 
 
 def test_download_locks_its_folder(tiny):
@@ -336,3 +379,17 @@ def test_source_dir_lock_is_released_although_a_fork_has_the_file_open(tmp_path,
             pass
     for copy in copies:
         os.close(copy)
+
+
+def test_download_checks_single_files_before_it_fetches_other_sources(tiny):
+    """The archive is refused, for example without a login: no other file is fetched."""
+    media = tiny.manifest.sources[0]
+    archive = Source(name="archive", urls=(tiny.server.url + "/none.zip",), unpack="zip", bytes=10**9)
+    tiny.manifest = make_manifest([media, archive], tiny.files)
+    with pytest.raises(SourceError, match=r"^HTTP 404 .*1 of 13 files"):
+        tiny.download()
+    assert [request.path for request in tiny.server.requests] == ["/none.zip"]
+    tiny.server.files["/none.zip"] = b"PK"
+    with pytest.raises(SourceError, match="2 bytes on the server"):
+        tiny.download()
+    assert tiny.tree() == tiny.files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import subprocess
 
 import pytest
@@ -134,6 +135,7 @@ class LfsServer:
         self.batches = []
         self.errors = {}
         self.token = None
+        self.expiry = {}
 
     @property
     def url(self):
@@ -150,7 +152,8 @@ class LfsServer:
         if oid in self.errors:
             return {**entry, "error": {"code": self.errors[oid], "message": "Object does not exist"}}
         header = {"Authorization": self.token} if self.token else {}
-        return {**entry, "actions": {"download": {"href": f"{self.server.url}/{oid}", "header": header}}}
+        action = {"href": f"{self.server.url}/{oid}", "header": header, **self.expiry}
+        return {**entry, "actions": {"download": action}}
 
 
 @pytest.fixture
@@ -220,7 +223,115 @@ def test_lfs_quota_error_leads_to_the_next_url(lfs, serve):
     assert len([request for request in lfs.server.requests if request.method == "POST"]) < 12
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"href": 3}, {"href": None}, {"href": ["http://127.0.0.1/a"]}, {"header": [1]}, {"header": "x"},
+        {"header": {"A": 1}}, {"header": {"A": None}}, {"size": "x"}, {"size": 1.5}, {"expires_in": "x"},
+        {"expires_at": 3},
+    ],
+)  # fmt: skip
+def test_lfs_client_refuses_values_of_another_type(lfs, change):
+    def batch(path, body):
+        status, answer = lfs.batch(path, body)
+        for entry in answer["objects"]:
+            (entry if "size" in change else entry["actions"]["download"]).update(change)
+        return status, answer
+
+    lfs.server.posts = batch
+    with pytest.raises(SourceError, match="Not a git-LFS server"):
+        lfs.download(limit=1)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "http://[::1", "http://127.0.0.1:99999/a", "x", ""])
+def test_lfs_client_refuses_links_that_are_not_http(lfs, url):
+    describe = lfs.describe
+
+    def hostile(entry):
+        described = describe(entry)
+        described["actions"]["download"]["href"] = url
+        return described
+
+    lfs.describe = hostile
+    with pytest.raises(SourceError, match=r"^Link that is no http URL: "):
+        lfs.download(limit=1)
+
+
 def test_lfs_client_explains_an_answer_that_is_not_lfs(lfs):
     lfs.server.posts = lambda path, body: (200, ["welcome"])
-    with pytest.raises(SourceError, match="not a git-LFS server"):
+    with pytest.raises(SourceError, match="Not a git-LFS server"):
         lfs.download(limit=1)
+
+
+@pytest.mark.parametrize(
+    "expiry",
+    [{"expires_in": 600}, {"expires_at": "2999-01-01T00:00:00Z"}, {"expires_at": "0001-01-01T00:00:00Z"}],
+)
+def test_lfs_client_keeps_links_until_they_expire(lfs, expiry):
+    lfs.expiry = expiry
+    lfs.download()
+    assert sorted(lfs.batches) == [50, 100, 100]
+
+
+@pytest.mark.parametrize("expiry", [{"expires_in": 1}, {"expires_at": "2020-01-01T00:00:00Z"}])
+def test_lfs_client_requests_fewer_links_ahead_if_they_expire(lfs, expiry):
+    lfs.expiry = expiry
+    lfs.download(limit=20, connections=1)
+    assert len(read_tree(lfs.root)) == 40
+    assert lfs.batches[-1] == 1
+    assert sum(lfs.batches) < 200
+
+
+def test_lfs_link_that_is_refused_is_requested_anew_once(lfs):
+    digests = [hashlib.sha256(content).hexdigest() for content in lfs.files.values()]
+    for digest in digests[:30]:
+        lfs.server.faults[f"/{digest}"].append(reply_status(403))
+    lfs.download()
+    assert read_tree(lfs.root) == lfs.files
+    lfs.server.always = reply_status(403)
+    (lfs.root / next(iter(lfs.files))).unlink()
+    lfs.server.requests.clear()
+    with pytest.raises(SourceError, match="HTTP 403"):
+        lfs.download()
+    assert [request.method for request in lfs.server.requests] == ["POST", "GET"] * 2
+
+
+def test_lfs_client_requests_a_failing_batch_once_for_all_threads(lfs, clock):
+    lfs.server.posts = lambda path, body: (500, {})
+    with pytest.raises(SourceError, match="HTTP 500"):
+        lfs.download(give_up_after=60)
+    assert len(lfs.server.requests) < 10
+
+
+def test_lfs_sources_of_one_repository_share_batches(lfs):
+    entries = make_manifest([], lfs.files).files[:20]
+    url = lfs.url.removesuffix(".git")
+    sources = [
+        Source(name=f"s{number}", urls=(url,), checksum=entry.checksum, bytes=entry.bytes, into=entry.path)
+        for number, entry in enumerate(entries)
+    ]
+    lfs.manifest = make_manifest(sources)
+    lfs.download()
+    assert len(read_tree(lfs.root)) == 20
+    assert lfs.batches == [20]
+
+
+@pytest.mark.parametrize("suffix", ["", "/{path}"])
+def test_lfs_source_without_a_table_serves_the_manifests_files(lfs, suffix):
+    url = lfs.url.removesuffix(".git") + suffix
+    lfs.manifest = make_manifest([Source(name="media", urls=(url,))], lfs.files)
+    lfs.download()
+    assert read_tree(lfs.root) == lfs.files
+
+
+def test_lfs_storage_that_is_given_up_does_not_affect_files_of_the_same_host(lfs, clock):
+    """Links lead to a host that never answers; a plain URL of the batch server's host serves the files."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        storage = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        lfs.describe = lambda entry: {**entry, "actions": {"download": {"href": f"{storage}/{entry['oid']}"}}}
+        lfs.server.files.update({"/" + path: content for path, content in lfs.files.items()})
+        source = Source(name="media", urls=(lfs.url, lfs.server.url + "/{path}"), table="t")
+        lfs.manifest = make_manifest([source], tables={"t": lfs.files})
+        lfs.download(limit=20)
+    assert len(read_tree(lfs.root)) == 40

@@ -10,15 +10,19 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import trustme
 from support.http_server import reply_status, stall_after
 from support.tiny_dataset import SINGLE_FILE, expect_failure, make_manifest
 
+from avdata.errors import UsageError
 from avdata.manifest import Source
 from avdata.sources.http import HttpClient
 from avdata.sources.types import TransferError
+from avdata.storage.network import CERTIFICATE_VARIABLES
 
 
 def fetch(url, headers=None):
@@ -77,7 +81,7 @@ def test_http_client_rejects_redirects_to_other_schemes(single_file, target):
     expect_failure(single_file, "unsupported redirect")
 
 
-def test_http_client_names_an_unreachable_server(single_file):
+def test_http_client_names_an_unreachable_server(single_file, clock):
     # A bound port without a listener: no other process can get it in the meantime.
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -97,19 +101,31 @@ def test_http_client_rejects_an_untrusted_certificate(single_file, serve, tls):
     assert len(single_file.log()) == 1
 
 
-@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
-def test_http_client_reads_a_certificate_authority_from_the_environment(serve, tls, monkeypatch, variable):
+@pytest.mark.parametrize("variable", CERTIFICATE_VARIABLES)
+def test_http_client_reads_certificate_authorities_from_the_environment(
+    serve, tls, monkeypatch, tmp_path, variable
+):
     context, authority = tls
+    server = serve({"f": b"1"}, tls=context)
     monkeypatch.setenv(variable, authority)
-    assert fetch(serve({"f": b"1"}, tls=context).url + "/f") == b"1"
+    assert fetch(server.url + "/f") == b"1"
+    # OpenSSL itself finds no file by such a name in a folder.
+    folder = tmp_path / "authorities"
+    folder.mkdir()
+    (folder / "README").write_text("no certificate")
+    Path(authority).rename(folder / "ours.crt")
+    monkeypatch.setenv(variable, str(folder))
+    assert fetch(server.url + "/f") == b"1"
 
 
-def test_http_client_names_a_missing_certificate_file(serve, monkeypatch):
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
-    with pytest.raises(TransferError, match=r"/nowhere/ca\.pem") as caught:
-        fetch("https://127.0.0.1:1/f")
-    assert "REQUESTS_CA_BUNDLE" in caught.value.hint
-    assert not caught.value.retryable
+@pytest.mark.parametrize("variable", CERTIFICATE_VARIABLES)
+def test_download_stops_at_a_wrong_path_of_certificates(single_file, monkeypatch, variable):
+    monkeypatch.setenv(variable, "/nowhere/ca.pem")
+    source = Source(name="media", urls=("https://127.0.0.1:1/{path}",))
+    single_file.manifest = make_manifest([source], single_file.files)
+    with pytest.raises(UsageError) as caught:
+        single_file.download()
+    assert caught.value.message == f"{variable} is not a file or folder of certificates: /nowhere/ca.pem."
 
 
 def test_http_client_uses_the_proxy_of_the_environment(single_file, serve, monkeypatch):
@@ -143,12 +159,13 @@ def test_http_client_bypasses_the_proxy_after_a_redirect_to_a_host_in_no_proxy(s
     assert len(proxy.requests) == len(server.requests) == 1
 
 
-def test_http_client_sends_the_proxys_login(serve, monkeypatch):
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+def test_http_client_sends_the_proxys_login(serve, monkeypatch, variable):
     proxy = serve()
     proxy.pages["/f"] = lambda handler: handler.reply(200, b"1")
-    monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//me:p%40ss@"))
+    monkeypatch.setenv(variable, proxy.url.replace("//", "//me:p%40%C3%A4%E2%82%AC@"))
     assert fetch("http://data.invalid/f") == b"1"
-    assert proxy.requests[0].headers["Proxy-Authorization"] == basic("me", "p@ss")
+    assert proxy.requests[0].headers["Proxy-Authorization"] == basic("me", "p@ä€")
 
 
 def test_http_client_asks_an_unreachable_proxy_without_its_password(monkeypatch):
@@ -214,6 +231,26 @@ def test_http_client_sends_the_login_of_netrc(serve, tmp_path, monkeypatch):
     fetch(server.url + "/f", {"Authorization": "Bearer token"})
     sent = [request.headers["Authorization"] for request in server.requests]
     assert sent == [basic("me", "pass"), "Bearer token"]
+
+
+def test_http_client_prefers_the_login_in_a_url(serve, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password pass\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server = serve({"f": b"1"})
+    logins = ["you:p%40%E2%82%AC", "token"]
+    for login in logins:
+        fetch(server.url.replace("//", f"//{login}@") + "/f")
+    sent = [request.headers["Authorization"] for request in server.requests]
+    assert sent == [basic("you", "p@€"), basic("token", "")]
+
+
+def test_http_client_warns_of_a_broken_netrc(serve, tmp_path, monkeypatch, caplog):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me pass word\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert fetch(serve({"f": b"1"}).url + "/f") == b"1"
+    (warning,) = caplog.messages
+    assert "Cannot read the logins in netrc" in warning
+    assert "line 1" in warning
 
 
 def test_http_client_stores_no_cookies(serve):
@@ -285,7 +322,7 @@ def test_download_hides_the_secrets_of_urls(single_file):
     url = single_file.server.url.replace("//", "//me:hunter2@") + "/{path}?signature=hunter2"
     single_file.manifest = make_manifest([Source(name="media", urls=(url,))], single_file.files)
     single_file.server.always = reply_status(404)
-    error = expect_failure(single_file, f"{SINGLE_FILE}: HTTP 404")
+    error = expect_failure(single_file, "HTTP 404")
     (line,) = single_file.log()
     assert line["url"] == f"{single_file.server.url}/{SINGLE_FILE}"
     assert "hunter2" not in str(error) + str(line)
@@ -305,3 +342,30 @@ def test_download_imports_requests_only_for_a_transfer():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "requests"]
+
+
+def test_download_requests_an_expired_redirect_anew_once(single_file, serve):
+    """Signed links of Zenodo and S3 are reached by a redirect."""
+    storage = serve({"signed": single_file.files[SINGLE_FILE]})
+    storage.faults["/signed"].append(reply_status(403))
+    single_file.server.pages["/" + SINGLE_FILE] = redirect(storage.url + "/signed?expires=1")
+    single_file.download()
+    assert single_file.tree() == single_file.files
+    assert len(single_file.server.requests) == len(storage.requests) == 2
+
+
+def test_http_client_names_a_certificate_that_is_not_valid_yet(serve, tmp_path, monkeypatch):
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    later = datetime.now(UTC) + timedelta(days=300)
+    authority.issue_cert("127.0.0.1", not_before=later).configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with pytest.raises(TransferError, match="not valid yet: the clock of this machine") as caught:
+        fetch(serve({"f": b"1"}, tls=context).url + "/f")
+    assert not caught.value.retryable
+
+
+def test_http_client_names_a_host_that_cannot_be_resolved():
+    with pytest.raises(TransferError, match=r"^cannot resolve data\.invalid$"):
+        fetch("http://data.invalid/f")

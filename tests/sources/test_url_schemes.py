@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
-import zipfile
+import ssl
 
 import pytest
+import requests
+import trustme
 from support.http_server import reply_body
 from support.tiny_dataset import make_manifest, make_recipe, read_tree
+from support.trees import zipped
 
 from avdata.errors import SourceError
 from avdata.manifest import Source
@@ -18,14 +20,6 @@ from avdata.sources import url_schemes
 from avdata.sources.download import download
 
 PAGE = "text/html; charset=utf-8"
-
-
-def zipped(files):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 class DriveServer:
@@ -67,6 +61,48 @@ def test_google_drive_confirms_the_virus_scan_page(drive):
     assert read_tree(drive.root) == drive.files
     assert report.unpacked == 2
     assert not (drive.root / ".avdata/videos.zip").exists()
+
+
+def test_google_drive_serves_gdown_and_the_download_alike(drive, monkeypatch, tmp_path):
+    """gdown's own client accepts the server that imitates Drive, so the imitation holds."""
+    import gdown
+
+    content = zipped(drive.files)
+    header = {
+        "Content-Disposition": 'attachment; filename="AVE.zip"', "Content-Type": "application/octet-stream",
+    }  # fmt: skip
+    drive.server.pages["/download"] = lambda handler: handler.reply(200, content, header)
+    request = requests.Session.request
+
+    def redirected(session, method, url, *arguments, **options):
+        url = url.replace("https://drive.google.com", drive.server.url)
+        return request(session, method, url, *arguments, **options)
+
+    monkeypatch.setattr(requests.Session, "request", redirected)
+    gdown.download(id="FILE", output=str(tmp_path / "gdown.zip"), quiet=True, use_cookies=False)
+    assert (tmp_path / "gdown.zip").read_bytes() == content
+    paths = [request.path for request in drive.server.requests]
+    drive.server.requests.clear()
+    drive.download()
+    assert [request.path for request in drive.server.requests] == paths == ["/uc", "/download"]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        '<form id="download-form"></form>', '<form id="download-form" action=""></form>',
+        '<form id="download-form" action="/a"><input type="hidden"></form>',
+        '<form id="download-form" action="file:///etc/passwd"></form>', "<div>" * 10_000, "\n" * 10_000,
+        '"downloadUrl":"javascript:alert(1)"', '<form id="download-form" action="http://[::1"></form>',
+        '<p class="uc-error-subcaption">\x1b[31m</p>',
+    ],
+)  # fmt: skip
+def test_google_drive_page_without_a_usable_link_is_one_sentence(drive, page):
+    drive.page = page
+    with pytest.raises(SourceError) as caught:
+        drive.download()
+    assert "\n" not in caught.value.message
+    assert "link" in caught.value.message.lower()
 
 
 def test_download_does_not_fetch_an_extracted_archive_again(drive):
@@ -116,7 +152,7 @@ def test_google_drive_quota_error_leads_to_the_next_url(drive, hub):
 
 def test_google_drive_web_page_is_not_stored_as_the_archive(drive):
     drive.server.always = reply_body(b"<html>Sorry</html>", PAGE)
-    with pytest.raises(SourceError, match="a web page instead of the file"):
+    with pytest.raises(SourceError, match="A web page instead of the file"):
         drive.download()
     assert not (drive.root / ".avdata/videos.zip").exists()
 
@@ -124,9 +160,9 @@ def test_google_drive_web_page_is_not_stored_as_the_archive(drive):
 class HubServer:
     """The Hub's resolve endpoint: a redirect to storage with checksum and size in its headers."""
 
-    def __init__(self, serve, monkeypatch):
-        self.storage = serve()
-        self.server = serve()
+    def __init__(self, serve, monkeypatch, tls=None):
+        self.storage = serve(tls=tls)
+        self.server = serve(tls=tls)
         self.sha256 = None
         monkeypatch.setenv("HF_ENDPOINT", self.server.url)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -181,7 +217,7 @@ def test_hugging_face_token_is_not_sent_to_the_storage(hub, fetch_one):
 def test_hugging_face_checksum_is_verified(hub, fetch_one):
     hub.sha256 = "0" * 64
     hub.put("it.bin", b"b" * 90)
-    with pytest.raises(SourceError, match="checksum mismatch"):
+    with pytest.raises(SourceError, match="Checksum mismatch"):
         fetch_one("hf:datasets/someone/mirror/it.bin")
     assert not fetch_one.file.exists()
 
@@ -190,9 +226,60 @@ def test_hugging_face_explains_a_gated_dataset(hub, fetch_one):
     hub.server.pages["/datasets/someone/mirror/resolve/main/it.bin"] = lambda handler: handler.reply(
         403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
     )
-    with pytest.raises(SourceError, match="error of the Hugging Face Hub for someone/mirror") as caught:
+    with pytest.raises(SourceError, match="Error of the Hugging Face Hub for someone/mirror") as caught:
         fetch_one("hf:datasets/someone/mirror/it.bin")
     assert "hf auth login" in caught.value.hint
+
+
+def test_hugging_face_explains_a_refusal_in_the_hubs_words(hub, fetch_one):
+    hub.server.pages["/datasets/someone/mirror/resolve/main/it.bin"] = lambda handler: handler.reply(
+        403, b"", {"X-Error-Message": "Access to dataset someone/mirror is restricted"}
+    )
+    with pytest.raises(SourceError, match="HTTP 403 Access to dataset someone/mirror is restricted"):
+        fetch_one("hf:datasets/someone/mirror/it.bin")
+
+
+def test_hugging_face_follows_the_redirect_of_a_renamed_repository(hub, fetch_one):
+    hub.put("it.bin", b"b" * 90, repo="someone/new")
+    hub.server.pages["/datasets/someone/mirror/resolve/main/it.bin"] = lambda handler: handler.reply(
+        307, b"", {"Location": "/datasets/someone/new/resolve/main/it.bin"}
+    )
+    fetch_one("hf:datasets/someone/mirror/it.bin")
+    assert fetch_one.file.read_bytes() == b"b" * 90
+
+
+def test_hugging_face_retries_after_the_hubs_rate_limit(hub, fetch_one):
+    path = "/datasets/someone/mirror/resolve/main/it.bin"
+    hub.put("it.bin", b"b" * 90)
+    page = hub.server.pages.pop(path)
+
+    def limited(handler):
+        hub.server.pages[path] = page
+        handler.reply(429, b"", {"Retry-After": "0"})
+
+    hub.server.pages[path] = limited
+    fetch_one("hf:datasets/someone/mirror/it.bin")
+    assert fetch_one.file.read_bytes() == b"b" * 90
+
+
+def test_hugging_face_is_not_asked_offline(hub, fetch_one, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SourceError, match="HF_HUB_OFFLINE is set"):
+        fetch_one("hf:datasets/someone/mirror/it.bin")
+    assert hub.server.requests == []
+
+
+def test_hugging_face_uses_the_certificate_authorities_of_the_environment(
+    serve, fetch_one, monkeypatch, tmp_path
+):
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    HubServer(serve, monkeypatch, context).put("it.bin", b"b" * 90)
+    fetch_one("hf:datasets/someone/mirror/it.bin")
+    assert fetch_one.file.read_bytes() == b"b" * 90
 
 
 class KaggleServer:
@@ -252,6 +339,42 @@ def test_kaggle_reads_the_credentials_of_kaggle_json(kaggle, tmp_path):
     assert "Authorization" not in kaggle.storage.requests[0].headers
 
 
+@pytest.mark.parametrize(
+    "credentials", [{"KAGGLE_API_TOKEN": "KGAT_1"}, {"KAGGLE_USERNAME": "me", "KAGGLE_KEY": "k"}]
+)
+def test_kaggle_sends_the_login_that_kagglehub_sends(kaggle, monkeypatch, credentials):
+    """kagglehub's own client asks a server that imitates Kaggle's, and so do we."""
+    from kagglehub.clients import build_kaggle_client
+    from kagglesdk import kaggle_env
+    from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
+
+    for name, value in credentials.items():
+        monkeypatch.setenv(name, value)
+    asked = kaggle.server
+    asked.posts = lambda path, body: (200, {})
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, asked.url)
+    request = ApiGetDatasetRequest()
+    request.owner_slug, request.dataset_slug = "owner", "set"
+    with build_kaggle_client() as client:
+        client.datasets.dataset_api_client.get_dataset(request)
+    (theirs,) = asked.requests
+    asked.requests.clear()
+    kaggle.download()
+    assert {request.headers["Authorization"] for request in asked.requests} == {
+        theirs.headers["Authorization"]
+    }
+
+
+@pytest.mark.parametrize("content", ['{"username": "me",', '{"username": "me"}', "7", "[]"])
+def test_kaggle_explains_a_broken_kaggle_json(kaggle, tmp_path, content):
+    (tmp_path / "kaggle").mkdir()
+    (tmp_path / "kaggle/kaggle.json").write_text(content)
+    with pytest.raises(SourceError, match="Cannot read the Kaggle credentials") as caught:
+        kaggle.download()
+    assert "kaggle.json" in str(caught.value)
+    assert kaggle.server.requests == []
+
+
 def test_url_scheme_needs_only_a_row_of_the_table(fetch_one, serve, monkeypatch):
     server = serve({"it.bin": b"b" * 90})
 
@@ -271,13 +394,19 @@ def test_url_scheme_properties_follow_the_table(name):
     url = f"{name}://example.org/a"
     assert url_schemes.is_source_url(url)
     assert url_schemes.is_direct(url) == url_schemes.SCHEMES[name].is_direct
-    assert url_schemes.server_name(url) in ("example.org", url)
+    assert url_schemes.server_name(url) in ("example.org", f"{name}:example.org", f"{name}:example.org/a")
+
+
+def test_server_name_omits_the_file_of_a_collection():
+    urls = ("hf:datasets/me/set@main/a/b.zip", "zenodo://12/a.zip", "zenodo:12/b.zip", "gdrive:1abc")
+    names = ["hf:datasets/me/set@main", "zenodo:12", "zenodo:12", "gdrive:1abc"]
+    assert [url_schemes.server_name(url) for url in urls] == names
 
 
 @pytest.mark.parametrize("url", ["ftp://example.org/a", "kaggle", "s3://bucket/a", "javascript:alert(1)"])
 def test_resolver_rejects_other_schemes(url, fetch_one):
     assert not url_schemes.is_source_url(url)
-    with pytest.raises(SourceError, match="unsupported URL scheme"):
+    with pytest.raises(SourceError, match="Unsupported URL scheme"):
         fetch_one(url)
 
 
@@ -295,6 +424,8 @@ def test_download_fetches_the_substitutes_of_a_failed_archive(drive, hub, tmp_pa
     ]
     manifest, recipe = make_manifest(sources), make_recipe(clips_from_paths=None)
     assert download(recipe, manifest=manifest, output=drive.root, dry_run=True).sources == ("all",)
+    notes = download(recipe, manifest=manifest, output=drive.root, dry_run=True).notes
+    assert notes[-1].endswith("verified only if the server states one: all.")
     report = download(recipe, manifest=manifest, output=drive.root)
     assert read_tree(drive.root) == {"AVE/videos/-abc.mp4": b"m" * 5000, "AVE/trainSet.txt": b"a&b"}
     assert report.failed_attempts == 1
@@ -321,5 +452,5 @@ def test_download_reports_the_error_of_a_failed_substitute(drive, hub):
         Source(name="all", urls=("gdrive:FILE",), unpack="zip"),
         Source(name="videos", urls=(drive.server.url + "/none.zip",), unpack="zip", instead_of="all"),
     ]
-    with pytest.raises(SourceError, match=r"none.zip: HTTP 404"):
+    with pytest.raises(SourceError, match="HTTP 404 Not Found"):
         download(make_recipe(clips_from_paths=None), manifest=make_manifest(sources), output=drive.root)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+import threading
 from importlib.metadata import requires
+from pathlib import Path
 
 import fsspec
 import pytest
+import trustme
+from support.http_server import running_server
 
 from avdata.errors import UsageError
 from avdata.storage import backends
@@ -18,6 +24,7 @@ from avdata.storage.backends import (
     is_unreachable,
     open_client,
 )
+from avdata.storage.network import certificate_bundle
 from avdata.storage.remote import storage_errors
 
 
@@ -80,3 +87,48 @@ def test_a_new_backend_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError) as caught, storage_errors("box://folder"):
         raise ImportError("no module named boxfs")
     assert caught.value.hint == "pip install boxfs"
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_s3_client_trusts_the_certificate_authorities_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, as_folder: bool
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ours.crt"))
+    assert certificate_bundle() is None
+    monkeypatch.setenv("AVDATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CURL_CA_BUNDLE", str(tmp_path if as_folder else tmp_path / "ours.crt"))
+    bundle = open_client(find_backend("s3://b"), "s3://b/x")[0].client_kwargs["verify"]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(
+            target=lambda: context.wrap_socket(listener.accept()[0], server_side=True).close()
+        )
+        server.start()
+        client = ssl.create_default_context(cafile=bundle)
+        with socket.create_connection(listener.getsockname()) as plain:
+            client.wrap_socket(plain, server_hostname="127.0.0.1").close()
+        server.join(60)
+    # The public authorities are trusted besides.
+    assert len(client.get_ca_certs()) > 100
+    assert certificate_bundle() == bundle
+
+
+def test_https_client_trusts_the_certificate_authorities_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ours.crt"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ours.crt"))
+    with running_server({"f": b"1"}, tls=context) as server:
+        files, path = open_client(find_backend(server.url), f"{server.url}/f")
+        assert files.cat_file(path) == b"1"
+
+
+def test_s3_client_prefers_the_certificates_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/etc/aws.pem")
+    assert "verify" not in open_client(find_backend("s3://c"), "s3://c/x")[0].client_kwargs

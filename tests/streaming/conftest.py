@@ -11,16 +11,16 @@ import pytest
 from support.dataset_servers import HUB_SET, Site, served
 
 import avdata
+from avdata.storage import remote_files
 from avdata.storage.remote import open_filesystem
-from avdata.streaming import shard_cache as shardcache
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(shardcache, "INITIAL_DELAY_S", 0.0)
-    shardcache._filesystem.cache_clear()
+    monkeypatch.setattr(remote_files, "INITIAL_DELAY_S", 0.0)
+    remote_files._filesystem.cache_clear()
     yield
-    shardcache._filesystem.cache_clear()
+    remote_files._filesystem.cache_clear()
 
 
 @pytest.fixture

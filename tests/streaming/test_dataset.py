@@ -113,7 +113,7 @@ def test_getitem_of_a_local_dataset_does_not_reread_the_index(
     synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = avdata.open(synthetic_set, "train")
-    monkeypatch.setattr("avdata.streaming.dataset.read_index", None)
+    monkeypatch.setattr("avdata.streaming.shard_reader.index_batches", None)
     assert data[0].key == data.keys[0]
 
 

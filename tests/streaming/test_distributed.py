@@ -161,6 +161,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.exhaustive  # test_trainers.py forks such ranks from one process
 def test_ranks_of_spawn_divide_a_dataset_that_was_opened_before(
     synthetic_set: Path, tmp_path: Path, free_port: int
 ) -> None:
@@ -212,6 +213,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.exhaustive  # test_trainers.py forks such ranks from one process
 def test_ranks_of_lightning_divide_a_dataset_that_was_opened_before(
     synthetic_set: Path, tmp_path: Path
 ) -> None:

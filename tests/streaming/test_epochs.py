@@ -82,7 +82,7 @@ def test_epoch_ends_with_its_last_batch(synthetic_set: Path) -> None:
         ("fork", False, 3),
         ("fork", True, 3),
         pytest.param("spawn", False, 2, marks=pytest.mark.exhaustive),
-        ("forkserver", True, 2),
+        pytest.param("forkserver", True, 2, marks=pytest.mark.exhaustive),
     ],
 )
 def test_each_pass_of_dataloader_workers_is_a_new_epoch(

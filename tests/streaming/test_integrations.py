@@ -20,6 +20,7 @@ from avdata.streaming.batch import AVBatch, AVSample
 from avdata.streaming.collate import collate
 from avdata.streaming.integrations.lightning import AVDataModule
 from avdata.streaming.integrations.webdataset import webdataset
+from avdata.streaming.shard_reader import ShardReader
 
 
 @pytest.fixture(params=["npy", "jpeg"])
@@ -104,8 +105,8 @@ def test_webdataset_reads_and_divides_shards_by_webdataset(
         raise AssertionError
 
     # Not by the reader of `avdata.open`.
-    monkeypatch.setattr("avdata.shards.reader.read_members", refuse)
-    monkeypatch.setattr("avdata.streaming.dataset.read_members", refuse)
+    monkeypatch.setattr("avdata.shards.members.read_members", refuse)
+    monkeypatch.setattr("avdata.streaming.sample_reader.read_members", refuse)
     pipeline = webdataset(synthetic_set, "val")
     assert isinstance(pipeline, wds.WebDataset)
     assert [sample.key for sample in pipeline] == avdata.open(synthetic_set, "val").keys
@@ -113,6 +114,41 @@ def test_webdataset_reads_and_divides_shards_by_webdataset(
         with monkeypatch.context() as patch:
             patch.setattr(wds, name, lambda shards: iter(()))
             assert list(webdataset(synthetic_set, "val")) == []
+
+
+@pytest.mark.parametrize(
+    ("split", "condition"),
+    [
+        ("validation+test", None),
+        ("train[:10%]", None),
+        ("train[10:20]+test[-3:]", None),
+        ("train", "label == 1"),
+        ("train[5:30]+val", lambda row: row["label"] == 0),
+        ("train", "label == 99"),
+    ],
+)
+def test_webdataset_selects_the_samples_of_open(synthetic_set: Path, split: str, condition: Any) -> None:
+    samples = webdataset(synthetic_set, split, filter=condition)
+    assert [sample.key for sample in samples] == avdata.open(synthetic_set, split, filter=condition).keys
+
+
+def test_webdataset_divides_a_slice_among_workers_and_reads_no_other_shards(
+    synthetic_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = webdataset(synthetic_set, "train[:20]")
+    loader = DataLoader(samples, batch_size=None, num_workers=2, collate_fn=unchanged)
+    expected = avdata.open(synthetic_set, "train[:20]")
+    assert sorted(sample.key for sample in loader) == sorted(expected.keys)
+    read: list[str] = []
+    local_path = ShardReader.local_path
+
+    def recorded(reader: ShardReader, shard: str) -> Path:
+        read.append(shard)
+        return local_path(reader, shard)
+
+    monkeypatch.setattr(ShardReader, "local_path", recorded)
+    assert len(list(samples.slice(7).repeat(2))) == 14
+    assert 1 <= len(set(read)) <= len(set(expected.shard_of.tolist()))
 
 
 def test_webdataset_names_an_unknown_split(synthetic_set: Path) -> None:
@@ -172,6 +208,19 @@ def test_data_module_feeds_a_trainer(synthetic_set: Path, tmp_path: Path) -> Non
     assert keys == avdata.open(synthetic_set, "test").keys
 
 
+def test_data_module_overfits_the_same_batches_in_each_epoch(synthetic_set: Path, tmp_path: Path) -> None:
+    data, model = AVDataModule(synthetic_set, batch_size=4, num_workers=0), Model()
+    trainer = lightning.Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False, max_epochs=2,
+        enable_model_summary=False, enable_checkpointing=False, overfit_batches=2,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="overfit_batches disables the shuffling"):
+        trainer.fit(model, datamodule=data)
+    keys = avdata.open(synthetic_set, "train").keys
+    assert [batch.key for batch in model.batches["train"]] == [keys[:4], keys[4:8]] * 2
+    assert data.splits["train"].order.shuffle
+
+
 def test_data_module_moves_batches_to_a_device(synthetic_set: Path) -> None:
     data = AVDataModule(synthetic_set, batch_size=2)
     data.setup("fit")
@@ -184,10 +233,24 @@ def test_data_module_moves_batches_to_a_device(synthetic_set: Path) -> None:
 def test_data_module_passes_options_to_open(synthetic_set: Path) -> None:
     data = AVDataModule(synthetic_set, shuffle=False, normalize=False, train_options={"filter": "label == 1"})
     data.setup("fit")
-    assert data.splits["train"].filter == "label == 1"
-    assert data.splits["val"].filter is None
+    assert data.splits["train"].condition == "label == 1"
+    assert data.splits["val"].condition is None
     assert not data.splits["train"].order.shuffle
     assert torch.equal(data.splits["val"][0].mel, avdata.open(synthetic_set, "val", normalize=False)[0].mel)
+
+
+def test_data_module_collates_all_splits_and_transforms_batches_of_train_only(synthetic_set: Path) -> None:
+    data = AVDataModule(
+        synthetic_set, batch_size=2, num_workers=0, collate_fn=lambda samples: [item.key for item in samples],
+        batch_transform=lambda keys, generator: ("changed", keys),
+    )  # fmt: skip
+    data.setup("fit")
+    changed, keys = next(iter(data.train_dataloader()))
+    assert (changed, len(keys)) == ("changed", 2)
+    assert set(keys) <= set(data.splits["train"].keys)
+    validation = data.val_dataloader()
+    assert not isinstance(validation, list)
+    assert next(iter(validation)) == list(data.splits["val"].keys)[:2]
 
 
 def test_data_module_names_the_missing_setup(synthetic_set: Path) -> None:

@@ -13,6 +13,7 @@ from avdata.streaming.sampling import (
     ShuffleConfig,
     assign_spans,
     batch_indices,
+    default_block,
     epoch_order,
     plan_rank,
     remaining_batches,
@@ -181,3 +182,29 @@ def test_epoch_order_of_a_million_samples_is_vectorized() -> None:
         sys.setprofile(None)
     assert len(order) == 1_000_000
     assert calls < 100_000
+
+
+def pairs_met(orders: list[np.ndarray], batch_size: int) -> np.ndarray:
+    """Return how often each pair of samples is in one batch, int64 [pairs]."""
+    total = len(orders[0])
+    met = np.zeros((total, total), np.int64)
+    for order in orders:
+        batch_of = np.empty(total, np.int64)
+        batch_of[order] = np.arange(total) // batch_size
+        met += batch_of[:, None] == batch_of
+    return met[np.triu_indices(total, 1)]
+
+
+@pytest.mark.parametrize("epochs", [20, 200])
+def test_default_order_of_a_local_set_meets_pairs_as_a_uniform_shuffle(epochs: int) -> None:
+    sizes = np.full(12, 13)
+    generator = np.random.default_rng(1)
+    uniform = pairs_met([generator.permutation(156) for _ in range(epochs)], 4)
+    config = ShuffleConfig(canonical_nodes=1, block=default_block(1))
+    met = pairs_met([epoch_order(sizes, config, epoch) for epoch in range(epochs)], 4)
+    # Those that never meet, and the spread of the counts.
+    assert (met == 0).sum() == pytest.approx((uniform == 0).sum(), rel=0.1)
+    assert met.std() == pytest.approx(uniform.std(), rel=0.1)
+    spans = ShuffleConfig(canonical_nodes=8)
+    divided = pairs_met([epoch_order(sizes, spans, epoch) for epoch in range(epochs)], 4)
+    assert (divided == 0).mean() > 0.6

@@ -25,6 +25,7 @@ from avdata.streaming.shard_cache import ShardCache
 
 EPOCH = """
 import sys, avdata
+import avdata.streaming.dataset
 print("ready", flush=True)
 sys.stdin.readline()
 data = avdata.open(sys.argv[1], "train", shuffle=True, cache=sys.argv[2],
@@ -49,9 +50,16 @@ def reader(url: str, cache: Path, rank: int = 0, world: int = 1) -> subprocess.P
 
 
 def keys_of(process: subprocess.Popen[str]) -> list[str]:
-    out, _ = process.communicate("go\n", timeout=300)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     return out.split()
+
+
+def read_keys(url: str, cache: Path, **rank: int) -> list[str]:
+    data = avdata.open(url, "train", shuffle=True, cache=cache, **rank)
+    return [
+        key for batch in data.loader(2) for key, weight in zip(batch.key, batch.weight, strict=True) if weight
+    ]
 
 
 def train_shards(root: Path) -> list[dict]:
@@ -61,14 +69,11 @@ def train_shards(root: Path) -> list[dict]:
 def test_cache_fetches_each_shard_once_for_ranks_of_a_node(
     site: Site, synthetic_set: Path, tmp_path: Path
 ) -> None:
-    ranks = [reader(site.url, tmp_path, rank, 2) for rank in range(2)]
-    threads = [threading.Thread(target=lambda rank=rank: got.append(keys_of(rank))) for rank in ranks]
-    got: list[list[str]] = []
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    keys = got[0] + got[1]
+    other = reader(site.url, tmp_path, 0, 2)
+    assert other.stdin is not None
+    other.stdin.write("go\n")
+    other.stdin.flush()
+    keys = read_keys(site.url, tmp_path, rank=1, world_size=2) + keys_of(other)
     assert len(keys) == len(set(keys)) == read_info(synthetic_set)["splits"]["train"]["samples"]
     assert sorted(name for name, *_ in site.asked_for(".tar")) == sorted(
         shard["path"] for shard in train_shards(synthetic_set)
@@ -101,7 +106,7 @@ def test_cache_discards_the_partial_file_of_a_killed_process(
     assert victim.returncode == -signal.SIGKILL
     site.faults = defaultdict(deque)
     site.asked.clear()
-    after = keys_of(reader(site.url, tmp_path))
+    after = read_keys(site.url, tmp_path)
     assert len(set(after)) == read_info(synthetic_set)["splits"]["train"]["samples"]
     for shard in train_shards(synthetic_set):
         cached = tmp_path / "shards" / f"{shard['sha256']}.tar"
@@ -162,7 +167,7 @@ def test_cache_reports_a_full_disk(
 
     monkeypatch.setattr(shardcache.os, "fsync", full)
     shard = train_shards(synthetic_set)[0]
-    with pytest.raises(AvdataError, match="No space left on device") as caught:
+    with pytest.raises(AvdataError, match="The disk is full") as caught:
         ShardCache(tmp_path).fetch(f"{site.url}/{shard['path']}", shard["sha256"], shard["bytes"])
     assert "cache=" in str(caught.value.hint)
     assert len(site.asked_for(".tar")) == 1

@@ -1,4 +1,7 @@
-"""accelerate and transformers' Trainer, in two processes: every sample once per epoch, in a new order."""
+"""Lightning, Fabric, plain DDP, accelerate and transformers' Trainer in two processes.
+
+Every sample is read once per epoch, in a new order. One script runs all of them: see `framework_ranks.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,124 +18,87 @@ import torch
 
 import avdata
 
-SCRIPT = """
-import json, sys, warnings
-from pathlib import Path
-warnings.filterwarnings("ignore")
-import torch
-import avdata
-
-def collate(samples):
-    return {"number": torch.tensor([int(sample.key[3:]) for sample in samples]), "weight": torch.tensor(
-        [sample.weight for sample in samples])}
-
-def accelerate(root, dispatch, workers):
-    from accelerate import Accelerator
-    from accelerate.utils import DataLoaderConfiguration
-    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(dispatch_batches=dispatch))
-    data = avdata.open(root, shuffle=True)
-    loader = accelerator.prepare(
-        torch.utils.data.DataLoader(data, batch_size=4, collate_fn=collate, num_workers=workers)
-    )
-    epochs = []
-    for epoch in range(2):
-        epochs.append([number for batch in loader for number in batch["number"].tolist()])
-    own = [int(key[3:]) for batch in accelerator.prepare(data.loader(4)) for key in batch.key]
-    wrong = accelerator.prepare(torch.utils.data.DataLoader(
-        avdata.open(root, rank=accelerator.process_index, world_size=2), batch_size=4, collate_fn=collate))
-    message = ""
-    if not dispatch:
-        try:
-            next(iter(wrong))
-        except avdata.UsageError as error:
-            message = str(error)
-    return {"epochs": epochs, "own": own, "length": len(loader), "message": message}
-
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear, self.seen = torch.nn.Linear(32 * 32, 2), []
-
-    def forward(self, mel=None, labels=None):
-        if self.training:
-            self.seen += mel.sum((1, 2, 3, 4)).tolist()
-        logits = self.linear(mel.mean((1, 2)).flatten(1))
-        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
-
-def trainer(root, folder):
-    from transformers import Trainer, TrainingArguments
-    options = TrainingArguments(
-        folder, per_device_train_batch_size=4, num_train_epochs=2, report_to=[], use_cpu=True,
-        save_strategy="no", disable_tqdm=True, logging_steps=1000,
-    )
-    net = Net()
-    run = Trainer(net, options, train_dataset=avdata.open(root, shuffle=True, as_dict=True))
-    run.train()
-    measured = run.evaluate(avdata.open(root, "val", as_dict=True))
-    return {"seen": net.seen, "steps": run.state.global_step, "eval_loss": measured["eval_loss"]}
-
-if __name__ == "__main__":
-    folder, root, rank = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    found = {
-        "dispatch": accelerate(root, True, 0), "shard": accelerate(root, False, 0),
-        "workers": accelerate(root, True, 1), "trainer": trainer(root, str(folder / "out")),
-    }
-    (folder / f"rank-{rank}.json").write_text(json.dumps(found))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-"""
+SCRIPT = Path(__file__).parents[1] / "support" / "framework_ranks.py"
 
 
 @pytest.fixture(scope="module")
 def ranks(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory, free_port: int) -> list[Any]:
     """What two processes report."""
     folder = tmp_path_factory.mktemp("trainers")
-    (folder / "script.py").write_text(SCRIPT)
-    variables = {
-        **os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
-        "ACCELERATE_USE_CPU": "true",
-    }  # fmt: skip
-    started = [
-        subprocess.Popen(
-            [sys.executable, folder / "script.py", folder, synthetic_set, str(rank)], cwd=folder, text=True,
-            env={**variables, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    messages = [process.communicate(timeout=500)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], messages[0][-3000:] + messages[1][-3000:]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", SCRIPT, folder, synthetic_set, str(free_port)], cwd=folder,
+        env=variables, text=True, capture_output=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-5000:]
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 
-def numbers(data: Any, epoch: int) -> list[int]:
-    return [int(data.key(number)[3:]) for number in data.order_of(epoch)]
+def order(root: Path, epoch: int) -> list[str]:
+    data = avdata.open(root, shuffle=True)
+    return [data.key(number) for number in data.order_of(epoch)]
+
+
+def numbers(root: Path, epoch: int) -> list[int]:
+    return [int(key[3:]) for key in order(root, epoch)]
+
+
+def test_lightning_divides_a_dataset_that_was_opened_before_the_ranks(
+    synthetic_set: Path, ranks: list[Any]
+) -> None:
+    for rank, found in enumerate(ranks):
+        assert found["lightning"]["trained"] == [order(synthetic_set, epoch)[rank::2] for epoch in range(2)]
+    # Lightning validates if `len` is not more than the batches that come.
+    validated = Counter(key for found in ranks for key in found["lightning"]["validated"])
+    assert validated == Counter(avdata.open(synthetic_set, "val").keys * 2)
+
+
+def test_fabric_sets_up_the_loader_and_resumes_inside_an_epoch(synthetic_set: Path, ranks: list[Any]) -> None:
+    for rank, found in enumerate(ranks):
+        expected = [order(synthetic_set, epoch)[rank::2] for epoch in range(2)]
+        assert found["fabric"]["epochs"] == expected
+        assert found["fabric"]["length"] == -(-len(expected[0]) // 4)
+
+
+def test_plain_ranks_divide_a_dataset_that_was_pickled_before(synthetic_set: Path, ranks: list[Any]) -> None:
+    for rank, found in enumerate(ranks):
+        for epoch, keys in enumerate(found["plain"]):
+            assert sorted(keys) == sorted(order(synthetic_set, epoch)[rank::2])
 
 
 @pytest.mark.parametrize("way", ["dispatch", "shard", "workers"])
 def test_accelerate_reads_every_sample_in_a_new_order_each_epoch(
     synthetic_set: Path, ranks: list[Any], way: str
 ) -> None:
-    data = avdata.open(synthetic_set, shuffle=True)
+    total = avdata.open(synthetic_set).num_samples
     for epoch in range(2):
         # accelerate hands out batches of one order in turn, and repeats the first samples at the end.
         got = Counter(number for rank in ranks for number in rank[way]["epochs"][epoch])
-        assert set(got) == set(numbers(data, epoch))
+        expected = numbers(synthetic_set, epoch)
+        assert set(got) == set(expected)
         assert sum(got.values()) - len(got) < 8
-        assert ranks[0][way]["epochs"][epoch][:4] == numbers(data, epoch)[:4]
-        assert ranks[1][way]["epochs"][epoch][:4] == numbers(data, epoch)[4:8]
-    assert ranks[0][way]["length"] == -(-data.num_samples // 8)
+        assert ranks[0][way]["epochs"][epoch][:4] == expected[:4]
+        assert ranks[1][way]["epochs"][epoch][:4] == expected[4:8]
+    assert ranks[0][way]["length"] == -(-total // 8)
 
 
-def test_accelerate_leaves_the_loader_as_it_is(synthetic_set: Path, ranks: list[Any]) -> None:
-    own = Counter(number for rank in ranks for number in rank["dispatch"]["own"])
-    assert set(own) == set(numbers(avdata.open(synthetic_set), 0))
-
-
-def test_accelerate_refuses_a_dataset_of_one_rank(ranks: list[Any]) -> None:
+def test_accelerate_returns_the_loader_unchanged_and_skips_and_resumes(
+    synthetic_set: Path, ranks: list[Any]
+) -> None:
     for rank, found in enumerate(ranks):
-        assert f"Cannot divide rank {rank} of 2 again" in found["shard"]["message"]
-        assert "without rank and world_size" in found["shard"]["message"]
+        expected = [order(synthetic_set, epoch)[rank::2] for epoch in range(2)]
+        assert found["loader"]["plain"] == expected[0]
+        assert found["loader"]["epochs"] == expected
+        assert found["loader"]["skipped"] == expected[0][8:]
+
+
+def test_accelerate_refuses_what_is_divided_already(ranks: list[Any]) -> None:
+    for rank, found in enumerate(ranks):
+        dataset, loader = found["refused"]
+        assert f"Cannot divide rank {rank} of 2 again" in dataset
+        assert "without rank and world_size" in dataset
+        assert "Cannot divide the batches of AVLoader again" in loader
+        assert "as_dataloader()" in loader
 
 
 def test_transformers_trainer_reads_every_sample_each_epoch(synthetic_set: Path, ranks: list[Any]) -> None:
@@ -140,9 +106,9 @@ def test_transformers_trainer_reads_every_sample_each_epoch(synthetic_set: Path,
     expected = torch.tensor([float(sample.mel.sum()) for sample in data])
     steps = -(-data.num_samples // 8)
     for epoch in range(2):
-        seen = [rank["trainer"]["seen"][epoch * steps * 4 : (epoch + 1) * steps * 4] for rank in ranks]
+        seen = [rank["transformers"]["seen"][epoch * steps * 4 : (epoch + 1) * steps * 4] for rank in ranks]
         apart = (torch.tensor(seen).flatten()[:, None] - expected).abs()
         assert apart.min(1).values.max() < 0.1
         assert apart.min(0).values.max() < 0.1
-    assert ranks[0]["trainer"]["steps"] == 2 * steps
-    assert ranks[0]["trainer"]["eval_loss"] > 0
+    assert ranks[0]["transformers"]["steps"] == 2 * steps
+    assert ranks[0]["transformers"]["eval_loss"] > 0

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 Fault = Callable[["Handler", bytes], None]
 HUB_SET = "someone/talk"
+HUB_COMMIT = "c" * 40
 
 
 class Site:
@@ -43,6 +44,7 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith("/api/datasets/"):
             self.hub_api(path.removeprefix(f"/api/datasets/{HUB_SET}"))
             return
+        path = path.replace(f"/resolve/{HUB_COMMIT}", "/resolve/main")
         name = path.removeprefix(self.site.prefix).lstrip("/")
         file = self.site.root / name
         if not path.startswith(self.site.prefix) or not file.is_file():
@@ -52,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         first = int(asked[1]) if asked else 0
         end = min(int(asked[2]) + 1, len(content)) if asked and asked[2] else len(content)
-        headers = {"Accept-Ranges": "bytes", "ETag": '"1"', "X-Repo-Commit": "c" * 40}
+        headers = {"Accept-Ranges": "bytes", "ETag": '"1"', "X-Repo-Commit": HUB_COMMIT}
         if asked:
             headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(content)}"
         if self.command == "GET":
@@ -68,6 +70,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def hub_api(self, asked: str) -> None:
         """Reply as the Hub does about a dataset and its folders."""
+        asked = asked.replace(HUB_COMMIT, "main")
         if asked.startswith("/tree/main"):
             below = asked.removeprefix("/tree/main").strip("/")
             rows = [
@@ -80,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
             ]  # fmt: skip
             self.reply(200, json.dumps(rows).encode(), {"Content-Type": "application/json"})
         elif asked in {"", "/revision/main"}:
-            facts = {"id": HUB_SET, "sha": "c" * 40, "private": False, "tags": [], "siblings": []}
+            facts = {"id": HUB_SET, "sha": HUB_COMMIT, "private": False, "tags": [], "siblings": []}
             self.reply(200, json.dumps(facts).encode(), {"Content-Type": "application/json"})
         else:
             self.reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})

@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import constants
 from support.hub_server import TOKEN, HubServer
 
-from avdata.streaming import shard_cache as shardcache
+from avdata.storage import remote_files
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def _point_client_to(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def _forget_servers() -> None:
     huggingface_hub.HfFileSystem.clear_instance_cache()
-    shardcache._filesystem.cache_clear()
+    remote_files._filesystem.cache_clear()
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ class HubServer:
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.stored: list[str] = []
+        self.duplicated: list[str] = []
         self.faults: list[Fault] = []
         self.lock = threading.Lock()
         self.serving: set[threading.Thread] = set()
@@ -114,6 +115,7 @@ class HubServer:
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *said: object) -> None:
         pass
@@ -227,7 +229,14 @@ class _Handler(BaseHTTPRequestHandler):
             size, oid = len(self.hub.objects[str(held)]), str(held)
             pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n"
             lfs = {"oid": oid, "size": size, "pointerSize": len(pointer)}
-            return {"type": "file", "path": path, "size": size, "oid": _blob(pointer.encode()), "lfs": lfs}
+            return {
+                "type": "file",
+                "path": path,
+                "size": size,
+                "oid": _blob(pointer.encode()),
+                "lfs": lfs,
+                "xetHash": str(oid),
+            }
         assert isinstance(held, bytes)
         return {"type": "file", "path": path, "size": len(held), "oid": _blob(held)}
 
@@ -329,6 +338,11 @@ class _Handler(BaseHTTPRequestHandler):
             objects.append(one)
         self._answer(200, {"transfer": "basic", "objects": objects})
 
+    def _on_duplicate(self, parts: dict[str, str], body: bytes) -> None:
+        files = json.loads(body)["files"]
+        self.hub.duplicated += [file["filename"] for file in files]
+        self._answer(200, {"failed": []})
+
     def _on_store(self, parts: dict[str, str], body: bytes) -> None:
         if hashlib.sha256(body).hexdigest() != parts["oid"]:
             self._answer(400, {"error": "other bytes than announced"})
@@ -400,9 +414,15 @@ _ROUTES = (
     ("GET", _API + r"/refs", "refs"),
     (("POST", "DELETE"), _API + r"/branch/(?P<name>[^/]+)", "branch"),
     (("POST", "DELETE"), _API + r"/tag/(?P<name>[^/]+)", "tag"),
+    ("POST", _API + r"/lfs-files/duplicate", "duplicate"),
     ("POST", _API + r"/preupload/(?P<revision>[^/]+)", "preupload"),
     ("POST", _API + r"/commit/(?P<revision>[^/]+)", "commit"),
     ("POST", r"/datasets/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
     ("PUT", r"/store/(?P<oid>[0-9a-f]+)", "store"),
-    (("GET", "HEAD"), r"/datasets/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
+    # Datasets, and models without a prefix.
+    (
+        ("GET", "HEAD"),
+        r"(?:/datasets)?/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)",
+        "resolve",
+    ),
 )

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+S3RVER = Path(__file__).parents[2] / "build" / "s3rver"
+"""Where `make servers` installs the S3 server that verifies signatures, with npm."""
+
+_S3RVER = """
+const S3rver = require('@20minutes/s3rver');
+const server = new S3rver({address: '127.0.0.1', port: 0, directory: process.argv[1], silent: true});
+server.run().then(address => console.log('http://127.0.0.1:' + address.port));
+process.stdin.resume();
+process.stdin.on('end', () => process.exit());
+"""
 
 # Each prints where it listens and serves until its standard input ends, as it does when the tests die.
 _SERVERS = {
@@ -53,6 +68,30 @@ def store(scheme: str) -> Iterator[dict[str, str]]:
                 "GOOGLE_APPLICATION_CREDENTIALS": "",
             },
         }[scheme]  # fmt: skip
+    finally:
+        server.kill()
+        server.wait()
+
+
+@contextmanager
+def signed_store(folder: Path) -> Iterator[dict[str, str]]:
+    """The environment in which clients find a new S3 server that verifies signatures; else skip the test."""
+    node = shutil.which("node")
+    if node is None or not (S3RVER / "node_modules").is_dir():
+        pytest.skip("s3rver is not installed; `make servers` installs it where npm is")
+    server = subprocess.Popen(
+        [node, "-e", _S3RVER, str(folder)], cwd=S3RVER,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        assert url, "s3rver did not start"
+        yield {
+            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "S3RVER",
+            "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": "/nowhere", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+        }  # fmt: skip
     finally:
         server.kill()
         server.wait()

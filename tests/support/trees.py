@@ -1,9 +1,21 @@
-"""Compare folders byte for byte."""
+"""Folders and archives of files, and their comparison byte for byte."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """Return a zip of files by name."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
 
 
 def digest_tree(root: Path) -> dict[str, str]:

@@ -6,13 +6,16 @@ import numpy as np
 
 from avdata.config.schema import AudioConfig, Config
 from avdata.features.audio.base import AudioFeature
+from avdata.features.audio.kaldi_fbank import KaldiFbank
 from avdata.features.audio.log_mel import LogMel
 from avdata.features.audio.log_stft import LogSTFT
-from avdata.features.audio.mel_filterbank import MelFilterbank, mel_filterbank
+from avdata.features.audio.mel_filterbank import MelFilterbank
 from avdata.features.audio.pcen import PCEN
 from avdata.features.audio.spectrogram import normalize, resize
 
-AUDIO_FEATURES: dict[str, AudioFeature] = {"log-mel": LogMel(), "log-stft": LogSTFT(), "pcen": PCEN()}
+AUDIO_FEATURES: dict[str, AudioFeature] = {
+    "log-mel": LogMel(), "log-stft": LogSTFT(), "pcen": PCEN(), "kaldi-fbank": KaldiFbank(),
+}  # fmt: skip
 
 
 def feature_bins(audio: AudioConfig) -> int:
@@ -22,7 +25,7 @@ def feature_bins(audio: AudioConfig) -> int:
 
 def feature_filterbank(audio: AudioConfig) -> MelFilterbank | None:
     """Return the filterbank that `audio.feature` needs; None if its rows are not mel bands."""
-    return mel_filterbank(audio) if AUDIO_FEATURES[audio.feature].is_mel else None
+    return AUDIO_FEATURES[audio.feature].filterbank(audio)
 
 
 def compute_audio_feature(

@@ -11,16 +11,19 @@ from avdata.features.audio.mel_filterbank import MelFilterbank
 
 
 class AudioFeature(Protocol):
-    """A feature of audio, with one row per frequency and one column per hop.
+    """A feature of audio, with one row per frequency and one column per hop."""
 
-    Attributes:
-        is_mel: whether the rows are the mel bands of the settings, instead of the bins of the STFT.
-    """
-
-    is_mel: bool
+    @property
+    def mel_scale(self) -> str | None:
+        """Scale of the mel bands in the rows, `slaney` or `htk`; None if the rows are bins of the STFT."""
+        ...
 
     def bins(self, config: AudioConfig) -> int:
         """Return the number of rows, F."""
+        ...
+
+    def filterbank(self, config: AudioConfig) -> MelFilterbank | None:
+        """Return the filterbank that `compute` needs; None if it needs none."""
         ...
 
     def compute(

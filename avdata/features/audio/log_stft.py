@@ -12,11 +12,15 @@ from avdata.features.audio.spectrogram import compress_log, spectrogram
 class LogSTFT:
     """Log-magnitude or log-power STFT, on the scale of `audio.log`."""
 
-    is_mel = False
+    mel_scale = None
 
     def bins(self, config: AudioConfig) -> int:
         """Return the number of bins of the STFT."""
         return config.n_fft // 2 + 1
+
+    def filterbank(self, config: AudioConfig) -> MelFilterbank | None:
+        """Return None: the rows are no mel bands."""
+        return None
 
     def compute(
         self, waveform: np.ndarray, config: AudioConfig, filterbank: MelFilterbank | None = None

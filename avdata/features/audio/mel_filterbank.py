@@ -29,6 +29,17 @@ class MelFilterbank:
     sizes: np.ndarray
     weights: np.ndarray
 
+    @classmethod
+    def from_dense(cls, weights: np.ndarray) -> MelFilterbank:
+        """Return the filterbank of a matrix, float32 [n_mels, bins], whose rows are triangles."""
+        is_used = weights > 0
+        # The filters are triangles: the bins of a band are adjacent.
+        return cls(
+            first_bins=is_used.argmax(axis=1).astype(np.int32),
+            sizes=is_used.sum(axis=1).astype(np.int32),
+            weights=weights[is_used],
+        )
+
     def apply(self, power: np.ndarray) -> np.ndarray:
         """Sum the bins of each band.
 
@@ -65,10 +76,4 @@ def mel_filterbank(config: AudioConfig) -> MelFilterbank:
             fmin=config.fmin,
             fmax=config.fmax,
         )
-    is_used = dense > 0
-    # The filters are triangles: the bins of a band are adjacent.
-    return MelFilterbank(
-        first_bins=is_used.argmax(axis=1).astype(np.int32),
-        sizes=is_used.sum(axis=1).astype(np.int32),
-        weights=dense[is_used],
-    )
+    return MelFilterbank.from_dense(dense)

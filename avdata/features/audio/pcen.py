@@ -9,7 +9,7 @@ import numpy as np
 
 from avdata.config.schema import AudioConfig
 from avdata.features.audio.librosa_errors import librosa_errors
-from avdata.features.audio.mel_filterbank import MelFilterbank
+from avdata.features.audio.mel_filterbank import MelFilterbank, mel_filterbank
 from avdata.features.audio.spectrogram import mel_spectrogram
 
 ENERGY_SCALE = 2.0**31
@@ -19,11 +19,15 @@ ENERGY_SCALE = 2.0**31
 class PCEN:
     """Mel spectrogram with `librosa.pcen` in place of the logarithm, with librosa's default parameters."""
 
-    is_mel = True
+    mel_scale = "slaney"
 
     def bins(self, config: AudioConfig) -> int:
         """Return the number of mel bands."""
         return config.n_mels
+
+    def filterbank(self, config: AudioConfig) -> MelFilterbank | None:
+        """Return librosa's filterbank."""
+        return mel_filterbank(config)
 
     def compute(
         self, waveform: np.ndarray, config: AudioConfig, filterbank: MelFilterbank | None = None

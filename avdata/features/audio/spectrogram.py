@@ -72,8 +72,14 @@ def compress_log(power: np.ndarray, config: AudioConfig) -> np.ndarray:
     return values.astype(np.float32)
 
 
+AST_MEAN, AST_STD = -4.503877, 5.141276
+"""Mean and standard deviation of AST's input in the public code of OGM-GE and its successors."""
+
+
 def normalize(values: np.ndarray, method: str) -> np.ndarray:
-    """Normalize a sample's feature by its own values, as `audio.normalize` defines it."""
+    """Normalize a sample's feature, as `audio.normalize` defines it: by its own values, or those of AST."""
+    if method == "ast":
+        return np.asarray((values - np.float32(AST_MEAN)) / np.float32(2 * AST_STD))
     if method == "minmax":
         low, high = values.min(), values.max()
         return (values - low) / max(high - low, 1e-9)

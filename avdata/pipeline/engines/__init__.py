@@ -18,13 +18,22 @@ class EngineSpec:
 
     Attributes:
         module: module of its `run_jobs`, imported on first use.
+        checker: `module:function` that checks an address of the engine before work begins; None if there is
+            nothing to check.
         is_cluster: whether it runs on several machines. Such an engine takes an `address`, uses all CPUs of
             the cluster with 0 workers, and needs all source files before it starts. Any other engine takes
             `is_ready`.
     """
 
     module: str
+    checker: str | None = None
     is_cluster: bool = False
+
+    def check(self, address: str) -> None:
+        """Raise AvdataError unless the engine is installed and answers at the address."""
+        if self.checker is not None:
+            module, _, name = self.checker.partition(":")
+            getattr(importlib.import_module(module), name)(address)
 
     def load(self) -> RunJobs:
         """Import the engine and return its `run_jobs`."""
@@ -34,7 +43,9 @@ class EngineSpec:
 
 ENGINES = {
     "local": EngineSpec("avdata.pipeline.engines.local"),
-    "ray": EngineSpec("avdata.pipeline.engines.ray", is_cluster=True),
+    "ray": EngineSpec(
+        "avdata.pipeline.engines.ray", "avdata.pipeline.engines.ray_address:check_cluster", is_cluster=True
+    ),
 }
 
 

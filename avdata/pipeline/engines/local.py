@@ -232,8 +232,9 @@ def _after_loss(
 
 
 def _work(fd: int, module: str, name: str, *, items_wait: bool) -> None:
-    """Run jobs until the other end of the pipe closes. The parent handles Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Run jobs until the other end of the pipe closes. The parent handles Ctrl-C and SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     pipe = Connection(fd)
     function: Function = getattr(importlib.import_module(module), name)
     task: ShardTask[Any]
@@ -255,15 +256,14 @@ def _work(fd: int, module: str, name: str, *, items_wait: bool) -> None:
         unsent.clear()
         last_sent = time.monotonic()
 
-    with suppress(EOFError, BrokenPipeError):
+    # A parent that was killed before it read all messages resets the connection.
+    with suppress(EOFError, OSError):
         while True:
             task = pipe.recv()
             last_sent = 0.0
             unsent.clear()
             try:
                 result = function(task.job, begin)
-            except BrokenPipeError:
-                raise
             except Exception as error:  # the parent raises it
                 pipe.send(("error", picklable_error(error)))
             else:

@@ -1,9 +1,9 @@
 """Ray engine: run shard jobs on a cluster, with the guarantees of the local engine.
 
-Each worker is an actor with one CPU that runs one job at a time. It reports its items in batches to a small
-actor beside the driver: one message per item would overload that actor with some hundred workers. After a
-lost worker, the job runs elsewhere and reports each item before it begins. Jobs write to the dataset's folder
-(on a shared disk) or to object storage, and return only their journal entry.
+Each worker is an actor that runs one job at a time, as a task with the name of the shard. It reports its
+items in batches to a small actor beside the driver: one message per item would overload that actor with some
+hundred workers. After a lost worker, the job runs elsewhere and reports each item before it begins. Jobs
+write to the dataset's folder (on a shared disk) or to object storage, and return only their journal entry.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from avdata.errors import AvdataError, QuarantineReason, UsageError
@@ -27,6 +27,7 @@ from avdata.pipeline.engines.base import (
     next_task,
     picklable_error,
 )
+from avdata.pipeline.engines.ray_options import RayOptions
 
 POLL_INTERVAL_S = 0.2
 
@@ -119,18 +120,20 @@ def run_jobs(
     exclude: ExcludeItem[Job],
     on_item: Report = lambda item: None,
     address: str = "auto",
+    options: RayOptions = RayOptions(),  # noqa: B008  # frozen
 ) -> Generator[Any, None, None]:
     """Run the jobs on a Ray cluster; see `base.RunJobs`.
 
     Args:
         function: see `RunJobs`; every node imports its module.
         jobs: see `RunJobs`.
-        workers: number of actors with one CPU each; 0 is one per CPU of the cluster, which may grow or
+        workers: number of actors; 0 is one per `options.num_cpus` CPUs of the cluster, which may grow or
             shrink.
         item_timeout: see `RunJobs`.
         exclude: see `RunJobs`.
         on_item: see `RunJobs`.
         address: address of the cluster; `auto` is the one this machine belongs to.
+        options: what each actor requests.
 
     Raises:
         UsageError: Ray is not installed.
@@ -138,10 +141,11 @@ def run_jobs(
     """
     if not jobs:
         return
-    ray = _connected(address)
+    ray = _connected(address, log_to_driver=options.log_to_driver)
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
+    requested = {name: value for name, value in asdict(options).items() if name != "log_to_driver" and value}
     tracker = ray.remote(_ItemTracker).options(num_cpus=0, scheduling_strategy=here).remote()
     waiting = [ShardTask(job) for job in reversed(jobs)]
     pool: list[_Worker] = []
@@ -149,10 +153,10 @@ def run_jobs(
     crashes: dict[str, int] = {}
     try:
         while waiting or any(worker.task for worker in pool):
-            size = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
+            size = workers or max(int(ray.cluster_resources().get("CPU", 1) / options.num_cpus), 1)
             busy = sum(worker.task is not None for worker in pool)
             while len(pool) < min(size, busy + len(waiting)):
-                pool.append(_Worker(actor=ray.remote(_RayWorker).options(num_cpus=1).remote()))
+                pool.append(_Worker(actor=ray.remote(_RayWorker).options(**requested).remote()))
             _dispatch(function, waiting, pool, turns, tracker)
             if not waiting:
                 _release_idle(ray, pool)
@@ -177,7 +181,7 @@ def run_jobs(
         ray.kill(tracker)
 
 
-def _connected(address: str) -> Any:
+def _connected(address: str, *, log_to_driver: bool) -> Any:
     try:
         import ray  # noqa: PLC0415
         import ray.util.scheduling_strategies  # noqa: PLC0415
@@ -188,7 +192,7 @@ def _connected(address: str) -> Any:
         try:
             ray.init(
                 address=address,
-                log_to_driver=False,
+                log_to_driver=log_to_driver,
                 logging_level=logging.WARNING,
                 job_config=_job_config(ray),
             )
@@ -220,7 +224,9 @@ def _dispatch(
         if worker.task is None and waiting:
             task = waiting.pop()
             worker.task, worker.item, worker.turn = task, NO_ITEM, len(turns)
-            worker.ref = worker.actor.run.remote(function, task, tracker, worker.turn)
+            # The dashboard and `ray list tasks` show the name.
+            name = str(getattr(task.job, "shard", "job"))
+            worker.ref = worker.actor.run.options(name=name).remote(function, task, tracker, worker.turn)
             turns.append(worker)
 
 

@@ -7,7 +7,7 @@ shards and gives every rank the same number of batches; this pipeline assigns co
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,19 @@ from avdata.streaming.collate import (
     mel_normalization,
     stores_strips,
 )
+from avdata.streaming.parts import Shards, check_distinct, open_reader
 from avdata.streaming.shard_cache import DEFAULT_LIMIT_BYTES, ShardCache
-from avdata.streaming.shard_reader import ShardReader, open_reader, sample_error
-from avdata.streaming.split_index import read_shape
+from avdata.streaming.shard_reader import sample_error
+from avdata.streaming.split_index import Condition, read_shape, read_split_index
 
 
 def webdataset(
-    dataset: str | Path,
+    dataset: str | Path | Sequence[str | Path],
     split: str = "train",
     *,
     normalize: bool = True,
     waveform: bool = False,
+    filter: Condition | None = None,
     shardshuffle: int | bool = False,
     seed: int = 0,
     cache: str | Path | None = None,
@@ -44,43 +46,66 @@ def webdataset(
         loader = torch.utils.data.DataLoader(samples, batch_size=32, collate_fn=avdata.collate, num_workers=2)
 
     The pipeline assigns complete shards, first to ranks and then to workers. A rank or a worker without a
-    shard yields nothing, and ranks may get different numbers of samples.
+    shard yields nothing, and ranks may get different numbers of samples. webdataset's own stages limit and
+    repeat the samples: `slice(n)`, `repeat(n)` and `with_epoch(n)`.
 
     Args:
         dataset: Folder or URL of a prepared dataset; see `avdata.open`.
-        split: Name of the split: train, val or test.
+        split: Name of the split: train, val or test; or several and slices, such as `train[:10%]+val`. The
+            pipeline reads the shards that contain samples of a slice and drops the others.
         normalize: Normalize each mel band by the statistics of the train split.
         waveform: Decode the stored waveforms; see `avdata.open`.
+        filter: Condition on the columns of the index that selects samples; see `AVDataset.filter`.
         shardshuffle: Number of shards in webdataset's shard shuffle buffer; False keeps the order.
         seed: Seed of the shard shuffle.
         cache: Folder for the shards of a remote dataset (default: below `AVDATA_CACHE`).
         cache_bytes: Size limit of that folder in bytes.
 
     Returns:
-        A `webdataset.WebDataset` of `AVSample`, equal to those of `avdata.open(dataset, split)`.
+        A `webdataset.WebDataset` of `AVSample`, equal to those of `avdata.open(dataset, split)`, in the order
+        of the shards.
 
     Raises:
         AvdataError: `dataset` is not a prepared dataset, is not reachable, or webdataset is not installed.
-        UsageError: The dataset has no such split, or stores no waveforms.
+        UsageError: The dataset has no such split, the filter is invalid, or no waveforms are stored.
     """
     try:
         import webdataset as wds  # noqa: PLC0415
     except ImportError as error:
         msg = "Package 'webdataset' is not installed."
         raise AvdataError(msg, hint="pip install webdataset") from error
-    reader, info = open_reader(dataset, split, ShardCache(cache, cache_bytes))
+    reader, info, parts = open_reader(dataset, split, ShardCache(cache, cache_bytes))
     shape = read_shape(reader, info, waveform=waveform)
-    shards = [shard["path"] for shard in info["splits"][split]["shards"]]
-    return wds.WebDataset(
+    shards = [shard["path"] for part in parts for shard in info["splits"][part.name]["shards"]]
+    selected = None
+    if filter is not None or any(part.bounds for part in parts):
+        index = read_split_index(reader, parts, filter, info)
+        check_distinct(reader, index)
+        # webdataset refuses an empty list.
+        shards, selected = index.shards or shards[:1], frozenset(index.keys)
+    pipeline = wds.WebDataset(
         shards, shardshuffle=shardshuffle, detshuffle=bool(shardshuffle), seed=seed, empty_check=False,
         nodesplitter=wds.split_by_node, workersplitter=_LocalShards(reader),
-    ).map(_Decoder(info, reader.name, shape, normalize=normalize))  # fmt: skip
+    )  # fmt: skip
+    if selected is not None:
+        pipeline = pipeline.select(_IsSelected(selected))
+    return pipeline.map(_Decoder(info, reader.name, shape, normalize=normalize))
+
+
+class _IsSelected:
+    """Function from webdataset's dictionary to whether its sample is in a slice and meets the filter."""
+
+    def __init__(self, keys: frozenset[str]) -> None:
+        self._keys = keys
+
+    def __call__(self, sample: Mapping[str, Any]) -> bool:
+        return sample["__key__"] in self._keys
 
 
 class _LocalShards:
     """Pipeline stage that keeps a worker's shards and replaces their names by local paths."""
 
-    def __init__(self, reader: ShardReader) -> None:
+    def __init__(self, reader: Shards) -> None:
         self._reader = reader
 
     def __call__(self, shards: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -172,3 +172,12 @@ def test_item_reporter_reports_each_item_before_it_starts_after_a_loss() -> None
     for item in "abc":
         teller(item)
         assert told[-1] == [item]
+
+
+def test_worker_ends_quietly_when_its_parent_was_killed(capfd: pytest.CaptureFixture[str]) -> None:
+    worker = engine._start(work, items_wait=False)
+    worker.pipe.send(base.ShardTask(Job(("a",)), careful=True))
+    assert worker.pipe.poll(60)
+    worker.pipe.close()  # with unread messages: the connection is reset, not ended
+    worker.process.wait(60)
+    assert capfd.readouterr().err == ""

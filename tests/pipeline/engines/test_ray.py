@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import ray
-from ray.cluster_utils import Cluster
 from support import engine_jobs, worker_modules
 from support import kill as killer
 from support.engine_jobs import Excluded, Job, exclude_item, run_items
@@ -22,7 +26,11 @@ from support.trees import digest_tree
 import avdata
 from avdata.errors import AvdataError, QuarantineReason, UsageError
 from avdata.pipeline.engines.ray import run_jobs
+from avdata.pipeline.engines.ray_options import parse_ray_options
 from avdata.shards.reader import read_index
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 SETTINGS = {"video": {"size": 48}, "shards": {"samples_per_shard": 1}}
 FEW = {"video": {"size": 48}, "shards": {"samples_per_shard": 4}}  # same as `cremad_set`
@@ -55,6 +63,9 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _cluster() -> Iterator[Cluster]:
+    import ray
+    from ray.cluster_utils import Cluster
+
     made = Cluster(initialize_head=True, head_node_args=NODE)
     made.add_node(**{name: value for name, value in NODE.items() if name != "include_dashboard"})
     made.add_node(**{name: value for name, value in NODE.items() if name != "include_dashboard"})
@@ -81,6 +92,17 @@ def test_run_jobs_stops_and_excludes_an_item_that_hangs(cluster: Cluster) -> Non
     assert results == [(("b",), (("hang", QuarantineReason.TIMEOUT),))]
 
 
+def test_verify_by_a_cluster_finds_the_problems_of_this_process(
+    cluster: Cluster, cremad_set: Path, tmp_path: Path
+) -> None:
+    damaged = shutil.copytree(cremad_set, tmp_path / "set")
+    shard = min(damaged.glob("train/*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-20_480])
+    problems = avdata.verify(damaged).problems
+    assert problems
+    assert avdata.verify(damaged, engine="ray").problems == problems
+
+
 def test_run_jobs_raises_the_error_of_a_job(cluster: Cluster) -> None:
     with pytest.raises(AvdataError, match="this item raises"):
         list(run_jobs(work, [Job(("raise",))], workers=1, item_timeout=600, exclude=exclude_item))
@@ -90,7 +112,7 @@ def test_run_jobs_uses_cpus_added_during_the_run(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     known = iter([1, 1])
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": next(known, 3)})
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": next(known, 3)})
     jobs = [Job((str(tmp_path),)), Job((str(tmp_path), "b"))]
     results = list(run_jobs(work, jobs, workers=0, item_timeout=600, exclude=exclude_item))
     assert [banned for _, banned in results] == [(), ()]
@@ -149,3 +171,99 @@ def test_prepare_results_in_identical_bytes_after_losing_a_node(
     assert lost
     assert done.quarantined == {}
     assert digest_tree(tmp_path / "ray") == digest_tree(tmp_path / "local")
+
+
+PREPARATION = """
+import sys
+import avdata
+
+settings = {"video": {"size": 48}, "shards": {"samples_per_shard": 1}}
+avdata.prepare("cremad", source=sys.argv[1], output=sys.argv[2], config=settings, workers=2, engine="ray",
+               ray_address=sys.argv[3])
+"""
+
+
+def working_processes() -> set[int]:
+    """Return the workers of this test's cluster that hold an actor or run a task."""
+    mark, found = f"RAY_TMPDIR={os.environ['RAY_TMPDIR']}".encode(), set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            title = (folder / "cmdline").read_bytes()
+            is_work = title.startswith(b"ray::") and not title.startswith(b"ray::IDLE")
+            if is_work and mark in (folder / "environ").read_bytes():
+                found.add(int(folder.name))
+    return found
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.1)
+
+
+@pytest.mark.exhaustive
+def test_prepare_resumes_after_its_killed_driver_which_leaves_no_worker(
+    cluster: Cluster, cremad_mock: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    before = working_processes()
+    driver = subprocess.Popen(
+        [sys.executable, "-c", PREPARATION, str(cremad_mock), str(out), cluster.address],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: list(out.glob("*/*.tar")) or driver.poll() is not None)
+    assert working_processes() - before
+    driver.kill()
+    driver.wait()
+    wait_until(lambda: not working_processes() - before)
+    finished = {path.name: path.stat().st_mtime_ns for path in out.glob("*/*.tar")}
+    assert not (out / "dataset.json").exists()
+    for folder in (out, tmp_path / "undisturbed"):
+        avdata.prepare("cremad", source=cremad_mock, output=folder, config=SETTINGS, workers=0)
+    assert digest_tree(out) == digest_tree(tmp_path / "undisturbed")
+    after = {path.name: path.stat().st_mtime_ns for path in out.glob("*/*.tar")}
+    kept = [name for name, modified in finished.items() if after[name] == modified]
+    assert max(1, len(finished) - 2) <= len(kept) < len(after)  # each worker may lack its last entry
+
+
+@dataclass(frozen=True)
+class NamedJob:
+    shard: str
+
+
+def describe_task(job: NamedJob, report: Callable[[str], None]) -> tuple[str, str, dict[str, float]]:
+    import ray
+
+    context = ray.get_runtime_context()
+    return job.shard, context.get_task_name(), context.get_assigned_resources()
+
+
+def test_run_jobs_names_each_task_by_its_shard_and_requests_the_options(cluster: Cluster) -> None:
+    options = parse_ray_options({"num_cpus": "0.5", "memory": "1MiB"})
+    jobs = [NamedJob(f"train/x-{number}.tar") for number in range(3)]
+    results = list(
+        run_jobs(describe_task, jobs, workers=2, item_timeout=60.0, exclude=exclude_item, options=options)
+    )
+    assert sorted(shard for shard, _, _ in results) == [job.shard for job in jobs]
+    for shard, name, resources in results:
+        assert (name, resources["CPU"], resources["memory"]) == (shard, 0.5, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_cpu": "1"}, "Did you mean 'num_cpus'"),
+        ({"num_cpus": "0"}, "number of at least 0.001"),
+        ({"memory": "4 gigs"}, "number of bytes"),
+        ({"resources.x": "many"}, "number of at least 0"),
+        ({"log_to_driver": "maybe"}, "true or false"),
+    ],
+)
+def test_prepare_rejects_invalid_ray_options(
+    options: dict[str, str], message: str, cremad_mock: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        avdata.prepare("cremad", source=cremad_mock, output=tmp_path / "out", ray_options=options)
+    assert message in str(raised.value)
+    assert not (tmp_path / "out").exists()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,6 @@ from avdata.errors import UsageError
 from snnergy.analysis.energy import AC_PJ, MAC_PJ, Energy, measure_energy, plot_energy
 from snnergy.analysis.tables import layer_row
 from snnergy.cli import app
-from snnergy.training.config import TrainConfig
-from snnergy.training.trainer import train
 
 
 def inputs(batch: int = 2, steps: int = 2) -> tuple[Tensor, Tensor]:
@@ -157,11 +155,8 @@ def test_measure_energy_raises_in_training_mode_and_without_samples() -> None:
         measure_energy(model.eval(), [])
 
 
-def test_energy_command_reports_trained_network(
-    tiny_set: Path, tmp_path: Path, quick: Callable[..., TrainConfig]
-) -> None:
-    run = tmp_path / "run"
-    train(tiny_set, run, quick(steps=2), device="cpu")
+def test_energy_command_reports_trained_network(tiny_set: Path, tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     told = CliRunner().invoke(app, ["energy", str(run), str(tiny_set), "--batches", "1", "--json"])
     assert told.exit_code == 0, told.output
     measured = json.loads(told.stdout)

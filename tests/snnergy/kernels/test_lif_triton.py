@@ -28,7 +28,7 @@ INTERPRETED = """
 import sys, torch
 from snnergy.kernels import lif_triton as fire_cuda
 told = []
-for current, grad, leaky, decay, threshold, surrogate in torch.load(sys.argv[1]):
+for current, grad, leaky, decay, threshold, surrogate in torch.load(sys.argv[1], weights_only=True):
     spikes = fire_cuda.forward(current, threshold, decay, leaky=leaky)
     how = {"leaky": leaky, "steepness": 4.0, "arctan": surrogate == "atan", "learn": leaky}
     told.append((spikes, *fire_cuda.backward(grad, current, threshold, decay, **how)))
@@ -50,7 +50,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
     torch.save(given, folder / "given.pt")
     command = [sys.executable, "-c", INTERPRETED, folder / "given.pt", folder / "told.pt"]
     subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, check=True)
-    return list(zip(given, torch.load(folder / "told.pt"), strict=True))
+    return list(zip(given, torch.load(folder / "told.pt", weights_only=True), strict=True))
 
 
 def test_triton_forward_equals_cpu_exactly(told: list[tuple[Any, ...]]) -> None:

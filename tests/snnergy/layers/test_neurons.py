@@ -56,6 +56,30 @@ def test_neuron_equals_spikingjelly(kind: Any, surrogate: Any, threshold: float,
         assert torch.allclose(ours.leak.grad, theirs.w.grad, rtol=1e-4)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("kind", ["lif", "if", "plif"])
+def test_neuron_options_equal_those_of_spikingjelly(kind: Any, soft: bool) -> None:
+    torch.manual_seed(0)
+    current, weight = torch.randn(6, 3, 200, dtype=torch.float64) * 2, torch.randn(6, 3, 200).double()
+    ours = SpikingNeuron(0.8, kind, "atan", tau=3.0, reset="soft" if soft else "hard", slope=3.0).double()
+    times = {"lif": {"tau": 3.0}, "if": {}, "plif": {"init_tau": 3.0}}
+    theirs = NODES[kind](
+        v_threshold=0.8,
+        v_reset=None if soft else 0.0,
+        detach_reset=True,
+        step_mode="m",
+        surrogate_function=sj_surrogate.ATan(3.0),
+        **times[kind],
+    ).double()
+    got, slope = differentiated(ours, current, weight)
+    expected, expected_slope = differentiated(theirs, current, weight)
+    assert torch.equal(got, expected)
+    assert (slope - expected_slope).abs().max() < 1e-9
+    if ours.leak is not None:
+        assert ours.leak.grad is not None
+        assert torch.allclose(ours.leak.grad, theirs.w.grad, rtol=1e-6)
+
+
 @settings(max_examples=25)
 @given(
     some.integers(1, 9),
@@ -105,7 +129,7 @@ def test_neuron_saves_only_the_current() -> None:
 def test_operator_passes_opcheck(kind: Any) -> None:
     rate = torch.tensor(0.4, requires_grad=True) if kind == "plif" else None
     current = torch.randn(4, 30, requires_grad=True)
-    torch.library.opcheck(rooms._fire, (current, rate, 0.5, 1.0, "sigmoid"))
+    torch.library.opcheck(rooms._fire, (current, rate, 0.5, 1.0, "sigmoid", 4.0, kind == "lif"))
 
 
 def test_neuron_works_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

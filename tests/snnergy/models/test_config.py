@@ -41,6 +41,8 @@ def test_config_rejects_contradicting_settings_with_hint(options: dict[str, Any]
         ("num_classes", True, "an integer"),
         ("alpha_init", "abc", "a number"),
         ("alpha_init", float("nan"), "a number"),
+        ("alpha_init", [0.1, 1.0], "a number or three numbers"),
+        ("alpha_init", (0.1, "abc", 1.0), "a number or three numbers"),
         ("checkpoint", "maybe", "true or false"),
     ],
 )

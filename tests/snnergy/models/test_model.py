@@ -15,8 +15,11 @@ from snnergy.fusion.cross_attention import CCSSA
 from snnergy.fusion.registry import FUSIONS
 from snnergy.layers.monitor import record_spikes
 from snnergy.layers.neurons import ATTENTION_THRESHOLD, SpikingNeuron
+from snnergy.layers.residual import DropPath
 
 READOUTS = ("membrane", "rate")
+
+SPIKING = [name for name, spec in FUSIONS.items() if spec.stage != "input" and not spec.artificial]
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +48,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"neuron": "if"},
     {"neuron": "plif"},
     {"surrogate": "atan"},
+    {"tau": 3.0, "v_threshold": 0.8, "reset": "soft", "surrogate_slope": 2.0},
+    {"dropout": 0.2, "drop_path": 0.3},
     {"combine": "or"},
     {"combine": "sum"},
     {"query_source": "source"},
@@ -81,7 +86,7 @@ def test_network_trains_with_every_option(options: dict[str, Any]) -> None:
         {"neuron": "if", "stage3": "ssa"},
         {"neuron": "plif", "residual": "sew", "fusion_output": "spike"},
         {"tie_directions": True},
-        {"readout": "rate"},
+        {"readout": "rate", "tau": 3.0, "v_threshold": 0.8, "reset": "soft"},
     ],
     ids=str,
 )
@@ -211,7 +216,13 @@ def test_tied_directions_are_symmetric() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"residual": "sew", "neuron": "plif", "fusion_stages": (2,)}], ids=str
+    "options",
+    [
+        {"fusion_stages": (2,)},
+        pytest.param({}, marks=pytest.mark.exhaustive),
+        pytest.param({"residual": "sew", "neuron": "plif"}, marks=pytest.mark.exhaustive),
+    ],
+    ids=str,
 )
 def test_network_compiles_to_one_graph(options: dict[str, Any]) -> None:
     torch._dynamo.reset()
@@ -345,8 +356,19 @@ def test_membrane_readout_has_no_neuron_whose_leak_is_never_used() -> None:
     assert not any(name.startswith("readouts") for name in names)
 
 
-@pytest.mark.parametrize("size", [32, pytest.param(64, marks=pytest.mark.exhaustive), 128])
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(
+    ("fusion", "size"),
+    [
+        *((fusion, 32) for fusion in SPIKING),
+        ("cmqka", 128),
+        *(
+            pytest.param(fusion, size, marks=pytest.mark.exhaustive)
+            for fusion in SPIKING
+            for size in (64, 128)
+            if (fusion, size) != ("cmqka", 128)
+        ),
+    ],
+)
 def test_attention_is_active_and_every_weight_learns_in_a_new_network(fusion: str, size: int) -> None:
     model = snnergy.build("nano", num_classes=3, fusion=fusion)
     rates: dict[str, float] = {}
@@ -384,3 +406,45 @@ def test_parameter_groups_exclude_leak_from_decay() -> None:
     decayed = {id(weight) for weight in model.parameter_groups(0.1)[0]["params"]}
     named = {name for name, weight in model.named_parameters() if id(weight) in decayed}
     assert not any("leak" in name or "alpha" in name or "norm" in name for name in named)
+
+
+def test_neuron_options_do_not_change_attention_masks_or_weights() -> None:
+    model = snnergy.build("nano", tau=3.0, v_threshold=0.7, reset="soft", surrogate_slope=1.5, dropout=0.1)
+    neurons = [part for part in model.modules() if isinstance(part, SpikingNeuron)]
+    assert {(part.threshold, part.tau, part.reset) for part in neurons if part.mask} == {(0.5, 2.0, "hard")}
+    assert {(part.threshold, part.tau, part.reset) for part in neurons if not part.mask} == {
+        (0.7, 3.0, "soft")
+    }
+    assert {part.slope for part in neurons} == {1.5}
+    assert model.state_dict().keys() == snnergy.build("nano").state_dict().keys()
+
+
+def test_drop_path_skips_branches_of_samples_and_keeps_the_mean() -> None:
+    drop = DropPath(0.25)
+    branch = torch.ones(3, 4000, 2, 1, 1)
+    dropped = drop(branch)
+    values = dropped.flatten(2).unique()
+    assert values.tolist() == pytest.approx([0.0, 4 / 3])
+    assert torch.equal(dropped, dropped[:1, :, :1].expand_as(dropped))
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.03)
+    assert torch.equal(drop.eval()(branch), branch)
+    with torch.device("meta"):
+        base = snnergy.build("base", drop_path=0.2)
+    shares = [part.share for part in base.modules() if isinstance(part, DropPath)]
+    # Two branches per block, five blocks per encoder; the MLP follows the attention of its block.
+    assert shares[:10] == pytest.approx([0.0, 0.0, 0.05, 0.05, 0.1, 0.1, 0.15, 0.15, 0.2, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"tau": 1.0}, "tau must be greater than 1"),
+        ({"dropout": 1.0}, "dropout must be at least 0"),
+        ({"surrogate_slope": 0}, "surrogate_slope must be greater than 0"),
+        ({"reset": "none"}, "Unknown reset 'none'"),
+        ({"drop_path": 0.1, "residual": "sew"}, "drop_path contradicts residual='sew'"),
+    ],
+)
+def test_model_options_out_of_range_are_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        snnergy.build("nano", **options)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -210,6 +211,26 @@ def test_alpha_zero_equals_concat() -> None:
             weight.data.zero_()
     with torch.no_grad():
         assert torch.equal(fused(*inputs_of(7)), plain(*inputs_of(7)))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"1": 0.1, "2": 0.1, "3": 1.0}),
+        ({"alpha_init": 0.5}, {"1": 0.5, "2": 0.5, "3": 0.5}),
+        ({"alpha_init": [0.2, 0.3, 0.4], "fusion_stages": (1, 3)}, {"1": 0.2, "3": 0.4}),
+    ],
+    ids=str,
+)
+def test_alpha_init_is_one_number_or_one_per_stage(
+    options: dict[str, Any], expected: dict[str, float]
+) -> None:
+    model = snnergy.build("nano", **options)
+    for direction in ("to_audio", "to_video"):
+        alphas = {
+            stage: float(getattr(fusion, direction).alpha.detach()) for stage, fusion in model.fusions.items()
+        }
+        assert alphas == pytest.approx(expected)
 
 
 def inputs_of(seed: int) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as v2
 
-from snnergy.training.augment import augment, draw_changes, sample_rng, shift
+from snnergy.training.augment import (
+    augment,
+    box_pixels,
+    draw_changes,
+    draw_kept_modalities,
+    sample_rng,
+    shift,
+)
 from snnergy.training.config import AugmentConfig
 
 B, T, F, L, SIZE = 3, 4, 12, 8, 16
-EVERYTHING = AugmentConfig(bands=4 / F, columns=4 / (T * L), shift=2, flip=0.5, rotate=10, jitter=0.3)
+EVERYTHING = AugmentConfig(
+    bands=4 / F, columns=4 / (T * L), shift=2, flip=0.5, rotate=10, jitter=0.3, crop=0.5, erase=0.3
+)
 KEYS = ["a", "b", "c"]
 
 
@@ -125,3 +134,38 @@ def test_augment_changes_frames_as_torchvision_does_by_sample(name: str, channel
 def test_sample_rng_differs_between_seeds_epochs_and_keys() -> None:
     drawn = {sample_rng(*of).integers(2**62) for of in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]}
     assert len(drawn) == 4
+
+
+def test_crop_and_erase_equal_torchvision() -> None:
+    _, frames = samples()
+    config = AugmentConfig(crop=0.6, erase=0.4)
+    changes = draw_changes(KEYS, config, (F, T * L), seed=1, epoch=2)
+    _, made = augment(*samples(), KEYS, config, seed=1, epoch=2)
+    crops = box_pixels(changes.crop, (SIZE, SIZE), 1).tolist()
+    boxes = box_pixels(changes.erase, (SIZE, SIZE), 0).tolist()
+    for number, (crop, (top, left, height, width)) in enumerate(zip(crops, boxes, strict=True)):
+        resized = v2.resized_crop(frames[number], *crop, size=[SIZE, SIZE], antialias=False)
+        expected = v2.erase(resized, top, left, height, width, torch.zeros(3, 1, 1, dtype=torch.uint8))
+        assert (made[number].int() - expected.int()).abs().max() <= 1
+        assert 0.4 * 0.9 <= crop[2] * crop[3] / SIZE**2 <= 1
+        assert height * width / SIZE**2 <= 0.4 * 1.15
+    assert any(crop != [0, 0, SIZE, SIZE] for crop in crops)
+    assert any(height * width for _, _, height, width in boxes)
+
+
+def test_new_changes_leave_the_others_of_a_sample_unchanged() -> None:
+    one = draw_changes(KEYS, AugmentConfig(jitter=0.3, rotate=10), (F, T * L), seed=1, epoch=2)
+    two = draw_changes(KEYS, AugmentConfig(jitter=0.3, rotate=10, crop=0.5), (F, T * L), seed=1, epoch=2)
+    assert torch.equal(one.angle, two.angle)
+    assert torch.equal(one.contrast, two.contrast)
+
+
+def test_modality_dropout_hides_one_modality_of_the_given_share() -> None:
+    keys = [f"k{number}" for number in range(2000)]
+    kept = draw_kept_modalities(keys, 0.3, seed=1, epoch=2)
+    assert kept.any(1).all()
+    assert float((~kept).any(1).float().mean()) == pytest.approx(0.3, abs=0.04)
+    assert float((~kept).float().mean(0)[0]) == pytest.approx(0.15, abs=0.03)
+    assert torch.equal(draw_kept_modalities(keys[7:9], 0.3, seed=1, epoch=2), kept[7:9])
+    assert not torch.equal(draw_kept_modalities(keys, 0.3, seed=1, epoch=3), kept)
+    assert draw_kept_modalities(keys, 0.0, seed=1, epoch=2).all()

@@ -19,22 +19,8 @@ from snnergy.cli import app
 from snnergy.data import mel_transform, move_to_device, open_split
 from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.training.checkpoint import load_network
-from snnergy.training.config import TrainConfig
-from snnergy.training.evaluation import match_dataset
-from snnergy.training.trainer import evaluate, train
-
-Quick = Callable[..., TrainConfig]
-
-
-@pytest.fixture(scope="module")
-def run(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from snnergy.training.config import resolve_config
-
-    folder = tmp_path_factory.mktemp("match") / "run"
-    tiny = {"dims": [4, 8, 8], "heads": [1, 1, 1]}
-    config = resolve_config("quick", {"model": "nano", "model_options": tiny, "batch_size": 8, "steps": 4})
-    train(tiny_set, folder, config, device="cpu")
-    return folder
+from snnergy.training.evaluation import evaluate, match_dataset
+from snnergy.training.trainer import train
 
 
 def changed(where: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -69,9 +55,9 @@ def new_label(info: dict[str, Any]) -> None:
     info["labels"][1] = "unheard"
 
 
-def test_evaluate_matches_labels_by_name(run: Path, tiny_set: Path, tmp_path: Path) -> None:
-    plain = evaluate(run / "best.ckpt", tiny_set, device="cpu")
-    other = evaluate(run / "best.ckpt", changed(tiny_set, tmp_path, reverse_labels), device="cpu")
+def test_evaluate_matches_labels_by_name(tiny_run: Path, tiny_set: Path, tmp_path: Path) -> None:
+    plain = evaluate(tiny_run / "best.ckpt", tiny_set, device="cpu")
+    other = evaluate(tiny_run / "best.ckpt", changed(tiny_set, tmp_path, reverse_labels), device="cpu")
     assert other["labels"] == plain["labels"]
     # The same predictions for samples whose true labels are exchanged.
     assert other["test"]["confusion"] == plain["test"]["confusion"][::-1]
@@ -79,9 +65,9 @@ def test_evaluate_matches_labels_by_name(run: Path, tiny_set: Path, tmp_path: Pa
     assert other["test"]["accuracy"] == pytest.approx(hits / 8)
 
 
-def test_evaluate_uses_statistics_of_the_training(run: Path, tiny_set: Path, tmp_path: Path) -> None:
+def test_evaluate_uses_statistics_of_the_training(tiny_run: Path, tiny_set: Path, tmp_path: Path) -> None:
     where = changed(tiny_set, tmp_path, other_stats)
-    network, _ = load_network(run / "best.ckpt")
+    network, _ = load_network(tiny_run / "best.ckpt")
     mels = []
     for folder in (tiny_set, where):
         data = open_split(folder, "test", rank=0, world_size=1)
@@ -91,13 +77,13 @@ def test_evaluate_uses_statistics_of_the_training(run: Path, tiny_set: Path, tmp
         mels.append(move_to_device(batch, "cpu", mel_transform(data, facts=facts))[0])
     assert not torch.equal(batch.mel, mels[0])
     torch.testing.assert_close(mels[1], mels[0], rtol=1e-4, atol=1e-4)
-    plain, other = (evaluate(run / "best.ckpt", folder, device="cpu") for folder in (tiny_set, where))
+    plain, other = (evaluate(tiny_run / "best.ckpt", folder, device="cpu") for folder in (tiny_set, where))
     assert other["test"]["loss"] == pytest.approx(plain["test"]["loss"], rel=0.02)
 
 
-def test_waveforms_use_statistics_of_the_training(run: Path, tiny_set: Path, tmp_path: Path) -> None:
+def test_waveforms_use_statistics_of_the_training(tiny_run: Path, tiny_set: Path, tmp_path: Path) -> None:
     where = changed(tiny_set, tmp_path, other_stats)
-    network, _ = load_network(run / "best.ckpt")
+    network, _ = load_network(tiny_run / "best.ckpt")
     mels = []
     for folder in (tiny_set, where):
         data = open_split(folder, "test", features="waveform", rank=0, world_size=1)
@@ -126,37 +112,39 @@ def test_unsuitable_dataset_is_rejected(
     change: Callable[[dict[str, Any]], None],
     message: str,
     hint: str,
-    run: Path,
+    tiny_run: Path,
     tiny_set: Path,
     tmp_path: Path,
 ) -> None:
     where = changed(tiny_set, tmp_path, change)
     with pytest.raises(AvdataError) as raised:
-        evaluate(run / "best.ckpt", where, device="cpu")
+        evaluate(tiny_run / "best.ckpt", where, device="cpu")
     assert message in raised.value.message
     assert hint in str(raised.value.hint)
     # Settings that change nothing about the arrays are not compared.
     assert "flac" not in raised.value.message
     assert "decoder" not in raised.value.message
-    done = CliRunner().invoke(app, ["energy", str(run), str(where)])
+    done = CliRunner().invoke(app, ["energy", str(tiny_run), str(where)])
     assert message in str(done.exception)
-    assert message in report(run, tmp_path / "page.html", dataset=where).read_text().replace("&#39;", "'")
+    assert message in report(tiny_run, tmp_path / "page.html", dataset=where).read_text().replace(
+        "&#39;", "'"
+    )
 
 
 @pytest.mark.parametrize("change", [reverse_labels, other_stats, other_audio, new_label])
 def test_resume_with_another_dataset_is_refused(
-    change: Callable[[dict[str, Any]], None], tiny_set: Path, tmp_path: Path, quick: Quick
+    change: Callable[[dict[str, Any]], None], tiny_run: Path, tiny_set: Path, tmp_path: Path
 ) -> None:
-    train(tiny_set, tmp_path / "run", quick(steps=1), device="cpu")
+    shutil.copytree(tiny_run, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     where = changed(tiny_set, tmp_path, change)
     with pytest.raises(AvdataError, match=r"^Dataset (is not the one of the run|does not match)"):
         train(where, tmp_path / "run", device="cpu", resume=True)
 
 
-def test_save_pretrained_keeps_the_run_and_the_facts(run: Path, tiny_set: Path, tmp_path: Path) -> None:
+def test_save_pretrained_keeps_the_run_and_the_facts(tiny_run: Path, tiny_set: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(run, folder)
+    shutil.copytree(tiny_run, folder)
     before = (folder / "run.json").read_bytes()
     network, _ = load_network(folder / "best.ckpt")
     network.save_pretrained(folder)

@@ -26,7 +26,7 @@ import pytest
 import avdata
 from snnergy.training.checkpoint import load
 from snnergy.training.distributed import TIMEOUT_S
-from snnergy.training.trainer import evaluate
+from snnergy.training.evaluation import evaluate
 
 # Twelve samples a step: the last of an epoch has eight, and four places that are padding.
 SAMPLES, STEPS_AN_EPOCH = 32, 3

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 from torch import Tensor
 
+import snnergy
+from avdata.errors import AvdataError
 from snnergy.training.evaluation import class_table, evaluate_split, write_classes
+from snnergy.training.predictions import Predictions, write_predictions
 
 LABELS = ["a", "b", "never predicted", "absent"]
 
@@ -28,30 +30,43 @@ def loader(logits: Tensor, label: Tensor, weight: Tensor, size: int) -> Iterator
         mel = torch.zeros(len(rows), 2, 1, 16, 16)
         mel[:, 0, 0, 0, : len(LABELS)] = logits[rows]
         frames = torch.zeros(len(rows), 2, 3, 16, 16, dtype=torch.uint8)
-        yield SimpleNamespace(mel=mel, frames=frames, label=label[rows], weight=weight[rows])
+        yield SimpleNamespace(
+            mel=mel, frames=frames, label=label[rows], weight=weight[rows],
+            key=[f"k{number}" for number in rows.tolist()],
+            present=torch.ones(len(rows), 2, dtype=torch.bool),
+        )  # fmt: skip
 
 
-def measured(size: int) -> tuple[dict[str, Any], Tensor, Tensor]:
+def measured(
+    size: int, predictions: Predictions | None = None
+) -> tuple[dict[str, Any], Tensor, Tensor]:  # fmt: skip
     """Return the evaluation of 61 samples, of which the last 11 are padding, and the others with labels."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(61, len(LABELS), generator=generator)
     logits[:, 2] = -9
     label, weight = torch.randint(0, 3, (61,), generator=generator), torch.ones(61)
     weight[50:] = 0
-    found = evaluate_split(Given(), loader(logits, label, weight, size), LABELS, "cpu")  # type: ignore[arg-type]
+    rows: Any = loader(logits, label, weight, size)
+    found = evaluate_split(Given(), rows, LABELS, "cpu", predictions=predictions)
     return found, logits[:50], label[:50]
 
 
 @pytest.mark.parametrize("size", [61, 10])
 def test_evaluate_split_equals_scikit_learn_without_padding(size: int) -> None:
+    from sklearn import metrics
+
     found, logits, label = measured(size)
     true, predicted, classes = label.numpy(), logits.argmax(1).numpy(), range(len(LABELS))
     assert found["samples"] == 50
-    assert found["confusion"] == confusion_matrix(true, predicted, labels=classes).tolist()
-    assert found["accuracy"] == pytest.approx(accuracy_score(true, predicted), abs=1e-6)
+    assert found["confusion"] == metrics.confusion_matrix(true, predicted, labels=classes).tolist()
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(true, predicted), abs=1e-6)
     shares = logits.double().softmax(1).numpy()
-    assert found["loss"] == pytest.approx(log_loss(true, shares, labels=classes), abs=1e-6)
-    columns = precision_recall_fscore_support(true, predicted, labels=classes, zero_division=float("nan"))
+    assert found["loss"] == pytest.approx(metrics.log_loss(true, shares, labels=classes), abs=1e-6)
+    assert found["macro_f1"] == pytest.approx(metrics.f1_score(true, predicted, average="macro"), abs=1e-6)
+    assert found["uar"] == pytest.approx(metrics.balanced_accuracy_score(true, predicted), abs=1e-6)
+    columns = metrics.precision_recall_fscore_support(
+        true, predicted, labels=classes, zero_division=float("nan")
+    )
     for name, expected in zip(("precision", "recall", "f1", "samples"), columns, strict=True):
         values = [row[name] for row in found["per_class"].values()]
         assert [float("nan") if value is None else value for value in values] == pytest.approx(
@@ -85,3 +100,28 @@ class OneLogit(Given):
 
     def forward(self, audio: Tensor, video: Tensor) -> Tensor:
         return super().forward(audio, video)[:, :1]
+
+
+def test_predictions_have_every_sample_once_without_padding(tmp_path: Path) -> None:
+    predictions = Predictions()
+    _, logits, label = measured(10, predictions)
+    write_predictions(tmp_path / "predictions.csv", {"test": predictions}, LABELS)
+    with (tmp_path / "predictions.csv").open(encoding="utf-8") as lines:
+        rows = {row["key"]: row for row in csv.DictReader(lines)}
+    assert list(rows) == sorted(f"k{number}" for number in range(50))
+    shares = logits.double().softmax(1)
+    for number in range(50):
+        row = rows[f"k{number}"]
+        assert (row["split"], row["label"]) == ("test", LABELS[label[number]])
+        assert row["predicted"] == LABELS[logits[number].argmax()]
+        assert float(row["probability"]) == pytest.approx(float(shares[number].max()), abs=1e-6)
+        assert [float(row[name]) for name in LABELS] == pytest.approx(shares[number].tolist(), abs=1e-6)
+
+
+def test_evaluate_split_names_samples_that_are_not_finite() -> None:
+    logits = torch.zeros(5, len(LABELS))
+    logits[3, 0] = torch.nan
+    rows = loader(logits, torch.zeros(5, dtype=torch.int64), torch.ones(5), 2)
+    network = snnergy.build("nano", num_classes=len(LABELS))
+    with pytest.raises(AvdataError, match=r"audio of 1 samples: k3\."):
+        evaluate_split(network, rows, LABELS, "cpu")  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ import torch
 from avdata.errors import AvdataError, UsageError
 from snnergy.training.checkpoint import check_run_folder, load, save, write_json
 from snnergy.training.config import TrainConfig
-from snnergy.training.trainer import evaluate, train
+from snnergy.training.evaluation import evaluate
+from snnergy.training.trainer import train
 
 Quick = Callable[..., TrainConfig]
 
@@ -41,15 +42,15 @@ ALL_AT_ONCE: dict[str, Any] = {
 
 
 def test_resume_gives_same_weights_and_log(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
-    config = quick(steps=11, save_every=3, eval_every=1, **ALL_AT_ONCE)
+    config = quick(steps=8, save_every=2, eval_every=1, **ALL_AT_ONCE)
     whole = train(tiny_set, tmp_path / "whole", config, device="cpu")
-    # Four steps an epoch: killed one step after the checkpoint of step 7, in the middle of the second epoch,
-    # and before the first checkpoint of another run of two.
+    # Four steps an epoch: killed before the first checkpoint, and one step after that of step 6, in the
+    # middle of the second epoch.
     parts = tmp_path / "parts"
     with pytest.raises(Killed):
-        train(tiny_set, parts, config, device="cpu", progress=killed_at(2))
+        train(tiny_set, parts, config, device="cpu", progress=killed_at(1))
     with pytest.raises(Killed):
-        train(tiny_set, parts, config, device="cpu", progress=killed_at(8), resume=True)
+        train(tiny_set, parts, config, device="cpu", progress=killed_at(7), resume=True)
     resumed = train(tiny_set, parts, device="cpu", resume=True)
     assert (parts / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
     ours, theirs = weights(parts), weights(tmp_path / "whole")
@@ -68,7 +69,7 @@ def test_resume_evaluates_epoch_whose_last_step_has_fewer_parts(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("snnergy.training.trainer.recalibrate_batch_norm", killed)
+        patch.setattr("snnergy.training.run_data.recalibrate_batch_norm", killed)
         with pytest.raises(Killed):
             train(tiny_set, tmp_path / "parts", config, device="cpu")
     train(tiny_set, tmp_path / "parts", device="cpu", resume=True)
@@ -76,6 +77,7 @@ def test_resume_evaluates_epoch_whose_last_step_has_fewer_parts(
     assert ours == theirs
 
 
+@pytest.mark.usefixtures("charts")
 def test_resume_after_kill_during_plots(
     tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,7 +85,7 @@ def test_resume_after_kill_during_plots(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("snnergy.training.trainer.plot_confusion", killed)
+        patch.setattr("snnergy.training.run_result.plot_confusion", killed)
         with pytest.raises(Killed):
             train(tiny_set, tmp_path, quick(steps=1), device="cpu")
     train(tiny_set, tmp_path, device="cpu", resume=True)
@@ -130,7 +132,7 @@ def test_resume_refuses_another_batch_norm_size(tiny_set: Path, tmp_path: Path, 
         train(tiny_set, tmp_path, quick(save_every=1), device="cpu", progress=killed_at(2))
     with pytest.raises(UsageError, match=r"see 8 samples .* requested 4 ") as raised:
         train(tiny_set, tmp_path, quick(save_every=1, accumulate=2), device="cpu", resume=True)
-    assert raised.value.hint == "add --set accumulate=1"
+    assert raised.value.hint == "Add --set accumulate=1"
 
 
 @pytest.mark.parametrize(
@@ -140,14 +142,15 @@ def test_resume_refuses_another_batch_norm_size(tiny_set: Path, tmp_path: Path, 
         (2, 2, None),
         (4, 1, None),
         (1, 1, "--set accumulate=4"),
-        (8, 1, "resume with 4 processes"),
+        (8, 1, "Resume with 4 processes"),
     ],
 )
 def test_resume_on_other_processes_needs_equal_batch_norm_size(
     tmp_path: Path, quick: Quick, processes: int, accumulate: int, hint: str | None
 ) -> None:
     config = quick(batch_size=64)
-    facts = {"labels": [], "mel_stats": None, "audio": {}, "video": {}}
+    groups: dict[str, Any] = {"audio": {}, "video": {}, "align": {}}
+    facts = {"labels": [], "mel_stats": None, "has_frames": True, **groups}
     settings = {"config": config.model_dump(mode="json"), "model": {}, "dataset": "set", "facts": facts}
     settings["processes"] = 4
     write_json(tmp_path / "run.json", settings)
@@ -206,3 +209,30 @@ def test_config_json_contains_resolved_settings(tiny_set: Path, tmp_path: Path, 
     train(tiny_set, tmp_path / "run", config, device="cpu")
     said = json.loads((tmp_path / "run" / "run.json").read_text())
     assert TrainConfig.model_validate(said["config"]) == config
+
+
+def test_resume_without_checkpoint_says_so(
+    tiny_set: Path, tmp_path: Path, quick: Quick, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Killed):
+        train(tiny_set, tmp_path, quick(steps=2), device="cpu", progress=killed_at(1))
+    assert not (tmp_path / "last.ckpt").exists()
+    train(tiny_set, tmp_path, device="cpu", resume=True)
+    assert f"No checkpoint to resume in {tmp_path}: training starts from step 0." in caplog.text
+
+
+def test_checkpoint_is_written_after_some_minutes(
+    tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("snnergy.training.loop.time.monotonic", lambda: clock[0])
+
+    def wait(stage: str, done: int, total: int) -> None:
+        clock[0] += 120
+        if done == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tiny_set, tmp_path, quick(steps=9, batch_size=4), device="cpu", progress=wait)
+    # Two minutes a step: after five minutes comes the third step.
+    assert load((tmp_path / "last.ckpt").read_bytes(), "last.ckpt")["step"] == 3

@@ -5,9 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from snnergy.training.step_inputs import Samples, draw_partners, mix_step
+from snnergy.training.step_inputs import Samples, draw_box, draw_partners, mix_step
 
 
 def numbered(numbers: range, weight: float = 1.0) -> Samples:
@@ -15,7 +17,8 @@ def numbered(numbers: range, weight: float = 1.0) -> Samples:
     number = torch.tensor(list(numbers))
     mel = number.float()[:, None, None, None, None]
     frames = number.to(torch.uint8)[:, None, None, None, None].expand(-1, 1, 3, 1, 1)
-    return mel, frames, number, torch.full((len(number),), weight)
+    present = torch.stack([number != 2, number % 2 == 0], 1)
+    return mel, frames, number, torch.full((len(number),), weight), present
 
 
 def mixed(*parts: Samples, seed: int = 3) -> list[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
@@ -55,7 +58,7 @@ def test_mixup_does_not_depend_on_the_number_of_processes(rank: int) -> None:
     halves = [numbered(range(4)), numbered(range(4, 8))]
 
     def gather_of(rank: int) -> Callable[[Tensor], Tensor]:
-        columns = iter(range(4))
+        columns = iter(range(5))
         return lambda value: torch.cat([half[column] for column in [next(columns)] for half in halves])
 
     rng = np.random.default_rng(3)
@@ -65,6 +68,37 @@ def test_mixup_does_not_depend_on_the_number_of_processes(rank: int) -> None:
     assert torch.equal(batch.audio.flatten(), whole[0][own])
     assert torch.equal(other, whole[3][own])
     assert step.share == whole[4]
+
+
+@given(st.floats(0, 1), st.integers(0, 1000))
+def test_box_of_cutmix_lies_inside_and_leaves_its_share(share: float, seed: int) -> None:
+    (top, bottom, left, right), left_over = draw_box(share, np.random.default_rng(seed))
+    assert 0 <= top <= bottom <= 1
+    assert 0 <= left <= right <= 1
+    assert left_over == pytest.approx(1 - (bottom - top) * (right - left))
+    assert left_over >= share - 1e-9
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_cutmix_exchanges_the_same_box_of_both_modalities(count: int) -> None:
+    size, numbers = 40, torch.arange(8.0)
+    mel = numbers.view(8, 1, 1, 1, 1).expand(8, 2, 1, size, size)
+    frames = (10 * numbers).to(torch.uint8).view(8, 1, 1, 1, 1).expand(8, 2, 3, size, size)
+    samples = mel, frames, numbers.long(), torch.ones(8), torch.ones(8, 2, dtype=torch.bool)
+    parts = list(zip(*(value.chunk(count) for value in samples), strict=True))
+    step = mix_step(parts, 0.0, np.random.default_rng(5), cutmix=1.0)
+    for number in range(count):
+        batch, other = step.part(number)
+        is_own = batch.audio == batch.label.view(1, -1, 1, 1, 1)
+        is_other = batch.audio == other.view(1, -1, 1, 1, 1)
+        assert (is_own | is_other).all()
+        changed = other != batch.label
+        assert changed.any()
+        assert is_own[:, changed].float().mean() == pytest.approx(step.share, abs=2 / size)
+        corner = batch.video[0, :, 0]
+        expected = (10 * batch.label / 255 - 0.485) / 0.229
+        own_pixels = (corner - expected.view(-1, 1, 1)).abs() < 1e-4
+        assert torch.equal(own_pixels[changed], is_own[0, changed, 0])
 
 
 def test_padding_is_no_partner() -> None:
@@ -84,3 +118,15 @@ def test_mixup_with_alpha_zero_returns_the_samples() -> None:
     assert torch.equal(batch.audio.flatten(), torch.arange(4.0))
     assert torch.equal(other, batch.label)
     assert step.share == 1.0
+
+
+def test_mixture_has_the_modalities_of_both_samples() -> None:
+    batch, other = mix_step([numbered(range(8))], 0.4, np.random.default_rng(3)).part(0)
+    assert batch.present is not None
+    expected = [[a != 2 or b != 2, a % 2 == 0 or b % 2 == 0] for a, b in zip(range(8), other, strict=True)]
+    assert batch.present.tolist() == torch.tensor(expected).tolist()
+    assert not batch.present.all()
+    plain, _ = mix_step([numbered(range(4))], 0.0, np.random.default_rng(3)).part(0)
+    arguments = plain.arguments
+    assert arguments["mask_a"].tolist() == [True, True, False, True]
+    assert arguments["mask_v"].tolist() == [True, False, True, False]

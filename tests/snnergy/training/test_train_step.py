@@ -22,9 +22,9 @@ Quick = Callable[..., TrainConfig]
 STEPS, STEPS_PER_EPOCH = 9, 3
 
 
-def learner(config: TrainConfig, fabric: Fabric | None = None) -> TrainStep:
+def learner(config: TrainConfig, fabric: Fabric | None = None, **options: Any) -> TrainStep:
     torch.manual_seed(0)
-    network = build("nano", num_classes=2, video_channels=3, dims=(4, 8, 8), heads=(1, 1, 1))
+    network = build("nano", num_classes=2, video_channels=3, dims=(4, 8, 8), heads=(1, 1, 1), **options)
     return TrainStep(
         network, config, fabric or Fabric(accelerator="cpu", devices=1), repeated=False,
         schedule=lambda step: config.rate(step, STEPS, STEPS_PER_EPOCH),
@@ -117,3 +117,44 @@ def test_first_step_skipped_by_loss_scaling_gives_no_warning(quick: Quick) -> No
 def test_average_without_ema_is_the_network(quick: Quick) -> None:
     learn = learner(quick())
     assert learn.average is learn.network
+
+
+def test_training_step_reaches_unimodal_heads_and_masks(quick: Quick) -> None:
+    config = quick(loss="tet", aux_loss=0.5, augment={"hide": 1.0, "crop": 0.5, "erase": 0.2})
+    learn = learner(config, aux_heads=True)
+    masks: list[torch.Tensor] = []
+    learn.network.register_forward_pre_hook(
+        lambda _, args, given: masks.extend(given[name] for name in ("mask_a", "mask_v") if name in given),
+        with_kwargs=True,
+    )
+    before = weights(learn.network.aux_heads)
+    take_step(learn)
+    take_step(learn)
+    assert not any(map(torch.equal, before, weights(learn.network.aux_heads)))
+    assert any(not mask.all() for mask in masks)
+
+
+def test_training_step_is_compiled_on_request_but_not_the_network(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
+    learn = learner(quick(compile=True))
+    assert compiled == [learn.network]
+    learner(quick())
+    assert len(compiled) == 1
+
+
+@pytest.mark.exhaustive
+def test_compiled_training_step_equals_the_eager_one(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, **options: original(module, backend="eager"))
+    results = []
+    for compiled in (False, True):
+        learn = learner(quick(compile=compiled, model_options={}))
+        take_step(learn)
+        results.append(weights(learn.network))
+        assert not any("_orig_mod" in name for name in learn.state_dict()["network"])
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    assert all(torch.allclose(one, two, atol=1e-6) for one, two in zip(*results, strict=True))

@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 from lightning.fabric.plugins.environments import LightningEnvironment
+from support.splits import copy_splits
 from torch import nn
 from typer.testing import CliRunner
 
@@ -32,44 +32,54 @@ from snnergy.models.network import build
 from snnergy.training.checkpoint import load, load_network
 from snnergy.training.config import TrainConfig, resolve_config
 from snnergy.training.distributed import init_fabric, sync_batch_norm_stats
+from snnergy.training.evaluation import evaluate
 from snnergy.training.plots import plot_confusion
 from snnergy.training.setup import batch_norm_warning
 from snnergy.training.train_step import TrainStep
-from snnergy.training.trainer import evaluate, train
+from snnergy.training.trainer import train
 
 Quick = Callable[..., TrainConfig]
 
 
+@pytest.mark.usefixtures("charts")
 def test_train_writes_all_files_and_evaluate_reproduces_result(
     tiny_set: Path, tmp_path: Path, quick: Quick
 ) -> None:
     run = tmp_path / "run"
-    result = train(tiny_set, run, quick(steps=3), device="cpu")
+    result = train(tiny_set, run, quick(steps=3, select="uar"), device="cpu")
     assert result["steps"] == 3
+    assert result["best"]["score"] == result["val"]["uar"]
     assert result["test"]["samples"] == 8
     assert sum(map(sum, result["test"]["confusion"])) == 8
-    names = "run.json metrics.csv last.ckpt best.ckpt curves.png confusion.png classes.csv result.json"
-    for name in names.split():
+    names = "run.json metrics.csv last.ckpt best.ckpt curves.png confusion.png classes.csv predictions.csv"
+    for name in [*names.split(), "result.json"]:
         assert (run / name).stat().st_size > 0, name
     assert any((run / "tensorboard").iterdir())
     assert json.loads((run / "result.json").read_text())["test"] == result["test"]
-    assert evaluate(run / result["chosen"], tiny_set, device="cpu")["test"] == result["test"]
+    again = evaluate(run / result["chosen"], tiny_set, device="cpu", predictions=tmp_path / "again.csv")
+    assert again["test"] == result["test"]
+    header, *lines = (tmp_path / "again.csv").read_text().splitlines()
+    assert [header, *(line for line in lines if line.startswith("test,"))] == (
+        run / "predictions.csv"
+    ).read_text().splitlines()
+    assert len(lines) == 4 + 8
 
 
-def test_last_checkpoint_is_state_after_last_step(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
-    result = train(tiny_set, tmp_path / "run", quick(steps=8, eval_every=1), device="cpu")
-    last = load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")
-    best = load((tmp_path / "run" / "best.ckpt").read_bytes(), "best.ckpt")
-    assert last["step"] == 8
+def test_last_checkpoint_is_state_after_last_step(tiny_run: Path) -> None:
+    result = json.loads((tiny_run / "result.json").read_text())
+    last = load((tiny_run / "last.ckpt").read_bytes(), "last.ckpt")
+    best = load((tiny_run / "best.ckpt").read_bytes(), "best.ckpt")
+    assert last["step"] == 4
     assert best["step"] == result["best"]["step"]
 
 
-def test_plot_confusion_size_is_limited(tmp_path: Path) -> None:
-    for count in (81, 162):
+def test_plot_confusion_size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snnergy.training.plots.MAX_NAMED_LABELS", 8)
+    for count in (9, 18):
         labels = [f"label {number}" for number in range(count)]
         plot_confusion([[1] + [0] * (count - 1)] * count, labels, tmp_path / f"{count}.png")
     # Width and height follow the first 16 bytes of a PNG.
-    sizes = [(tmp_path / f"{count}.png").read_bytes()[16:24] for count in (81, 162)]
+    sizes = [(tmp_path / f"{count}.png").read_bytes()[16:24] for count in (9, 18)]
     assert sizes[0] == sizes[1]
 
 
@@ -138,7 +148,7 @@ def test_finished_run_can_be_extended(tiny_set: Path, tmp_path: Path, quick: Qui
     first = train(tiny_set, tmp_path / "run", quick(steps=None, epochs=1), device="cpu")
     with pytest.raises(AvdataError, match="finished run") as raised:
         train(tiny_set, tmp_path / "run", quick(steps=None, epochs=1), device="cpu", resume=True)
-    assert "--epochs" in str(raised.value.hint)
+    assert "--resume and --epochs above 1," in str(raised.value.hint)
     with pytest.raises(UsageError, match="lr is"):
         train(tiny_set, tmp_path / "run", quick(steps=None, epochs=2, lr=0.5), device="cpu", resume=True)
     longer = train(tiny_set, tmp_path / "run", quick(steps=None, epochs=2), device="cpu", resume=True)
@@ -149,17 +159,13 @@ def test_finished_run_can_be_extended(tiny_set: Path, tmp_path: Path, quick: Qui
     assert steps == list(range(1, 9))
 
 
-def test_evaluate_needs_no_train_split(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
-    result = train(tiny_set, tmp_path / "run", quick(steps=1), device="cpu")
-    where = tmp_path / "set"
-    shutil.copytree(tiny_set, where)
-    info = json.loads((where / "dataset.json").read_text())
-    del info["splits"]["train"], info["splits"]["test"]
-    (where / "dataset.json").write_text(json.dumps(info))
-    found = evaluate(tmp_path / "run" / "best.ckpt", where, device="cpu")
+def test_evaluate_needs_no_train_split(tiny_set: Path, tmp_path: Path, tiny_run: Path) -> None:
+    result = json.loads((tiny_run / "result.json").read_text())
+    where = copy_splits(tiny_set, tmp_path / "set", "val")
+    found = evaluate(tiny_run / "best.ckpt", where, device="cpu")
     assert found["val"] == result["val"]
     assert "test" not in found
-    done = CliRunner().invoke(app, ["energy", str(tmp_path / "run"), str(where), "--json"])
+    done = CliRunner().invoke(app, ["energy", str(tiny_run), str(where), "--json"])
     assert json.loads(done.stdout)["split"] == "val"
 
 
@@ -175,15 +181,14 @@ def test_train_keeps_finished_run(tiny_set: Path, tmp_path: Path, quick: Quick) 
         train(tiny_set, tmp_path, quick(), device="cpu")
 
 
-def test_load_network_returns_moving_average(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
-    train(tiny_set, tmp_path / "run", quick(steps=4, ema=0.9), device="cpu")
-    state = load((tmp_path / "run" / "last.ckpt").read_bytes(), "last.ckpt")
-    network, _ = load_network(tmp_path / "run" / "last.ckpt")
+def test_load_network_returns_moving_average(tiny_run: Path) -> None:
+    state = load((tiny_run / "last.ckpt").read_bytes(), "last.ckpt")
+    network, _ = load_network(tiny_run / "last.ckpt")
     assert torch.equal(network.head.weight, state["ema"]["head.weight"])
     assert not torch.equal(network.head.weight, state["network"]["head.weight"])
 
 
-@pytest.mark.parametrize(("warmup", "eval_every", "expected"), [(0, 1, {2, 3, 4}), (0, 2, {6}), (6, 1, {8})])
+@pytest.mark.parametrize(("warmup", "eval_every", "expected"), [(0, 1, {2, 3, 4}), (0, 2, {6}), (3, 1, {5})])
 def test_patience_counts_evaluations_after_the_warm_up(
     tiny_set: Path, tmp_path: Path, quick: Quick, warmup: int, eval_every: int, expected: set[int]
 ) -> None:
@@ -277,7 +282,7 @@ def test_train_runs_with_every_training_preset(
     tiny_set: Path, tmp_path: Path, quick: Quick, train_preset: str
 ) -> None:
     config = resolve_config(
-        train_preset, {"model": "nano", "steps": 1, "batch_size": 8, "model_options": quick().model_options}
+        train_preset, {"model": "nano", "steps": 1, "batch_size": 32, "model_options": quick().model_options}
     )
     result = train(tiny_set, tmp_path / "run", config, device="cpu")
     assert result["config"]["train_preset"] == train_preset
@@ -349,11 +354,7 @@ def test_sync_batch_norm_stats_averages_over_ranks(monkeypatch: pytest.MonkeyPat
 def test_train_without_validation_uses_last_checkpoint(
     tiny_set: Path, tmp_path: Path, quick: Quick, caplog: pytest.LogCaptureFixture
 ) -> None:
-    where = tmp_path / "set"
-    shutil.copytree(tiny_set, where)
-    info = json.loads((where / "dataset.json").read_text())
-    del info["splits"]["val"]
-    (where / "dataset.json").write_text(json.dumps(info))
+    where = copy_splits(tiny_set, tmp_path / "set", "train", "test")
     result = train(where, tmp_path / "run", quick(), device="cpu")
     assert result["chosen"] == "last.ckpt"
     assert "no val split" in caplog.text
@@ -376,8 +377,7 @@ def test_cmqka_solves_audio_visual_xor_and_concat_does_not(xor_set: Path, tmp_pa
     runs = {}
     for fusion in ("cmqka", "concat"):
         words = ["train", xor_set, "--model", "nano", "--train-preset", "quick", "--steps", "250"]
-        # From 0.1, the fusion needs more than 250 steps.
-        words += ["--set", "model_options.alpha_init=1.0", "--fusion", fusion, "--output", tmp_path / fusion]
+        words += ["--fusion", fusion, "--output", tmp_path / fusion]
         command = [sys.executable, "-m", "snnergy.cli", *map(str, words), "--seed", seed, "--json"]
         runs[fusion] = subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -22,7 +22,8 @@ from snnergy.analysis.report import collect_page_data
 from snnergy.cli import app
 from snnergy.data import mel_transform, move_to_device, open_split
 from snnergy.training.config import TrainConfig
-from snnergy.training.trainer import evaluate, train
+from snnergy.training.evaluation import evaluate
+from snnergy.training.trainer import train
 
 Quick = Callable[..., TrainConfig]
 
@@ -57,8 +58,8 @@ def test_train_evaluate_and_report_use_waveforms_only(tiny_set: Path, tmp_path: 
     assert math.isfinite(result["test"]["loss"])
     assert evaluate(run / result["chosen"], tiny_set, device="cpu")["test"] == result["test"]
     page = collect_page_data(run)
-    assert page["note"] == ""
-    assert all(math.isfinite(sample.probability) for sample in page["samples"])
+    assert page["view"].note == ""
+    assert all(math.isfinite(sample.probability) for sample in page["view"].samples)
     energy = CliRunner().invoke(app, ["energy", str(run), str(tiny_set), "--json"], catch_exceptions=False)
     assert math.isfinite(json.loads(energy.stdout)["mj_exact"])
 

@@ -1,26 +1,23 @@
 from __future__ import annotations
 
 import errno
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from avdata.errors import AvdataError, UsageError
-from avdata.shards import export as export_module
-from avdata.shards.export import EXPORT_LAYOUTS, export
+from avdata.errors import AvdataError
+from avdata.layouts import author_npy
+from avdata.layouts.run import export
 from avdata.shards.sample import load_sample
 
 
 def test_export_author_npy_writes_the_samples_of_each_split_in_index_order(
     tmp_path: Path, cremad_set: Path
 ) -> None:
-    written = export(cremad_set, tmp_path / "npy")
-    assert len(written) == 4 * len(json.loads((cremad_set / "dataset.json").read_text())["splits"])
+    report = export(cremad_set, tmp_path / "npy")
+    assert report.samples == 14
     for split in ("train", "test"):
         audio, videos, labels = (
             np.load(tmp_path / "npy" / f"{name}_{split}.npy", allow_pickle=False)
@@ -33,16 +30,6 @@ def test_export_author_npy_writes_the_samples_of_each_split_in_index_order(
             assert np.array_equal(audio[number, :, 0], sample.mel.astype(np.float32))
             assert np.array_equal(np.round(videos[number] * 255), sample.frames.transpose(0, 3, 1, 2))
             assert labels[number] == sample.row["label"]
-
-
-@pytest.mark.parametrize("layout", EXPORT_LAYOUTS)
-def test_every_layout_writes_the_files_it_returns_and_reports_progress(
-    tmp_path: Path, cremad_set: Path, layout: str
-) -> None:
-    calls: list[tuple[str, int, int]] = []
-    written = export(cremad_set, tmp_path, layout, progress=lambda *call: calls.append(call))
-    assert sorted(written) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    assert calls == [("export", done, 14) for done in range(1, 15)]
 
 
 def test_author_npy_arrays_train_a_script_like_the_authors(tmp_path: Path, cremad_set: Path) -> None:
@@ -66,29 +53,7 @@ def test_export_to_a_full_disk_raises_and_leaves_no_partial_files(
 
     # A memory map would not raise: the kernel ends the process.
     monkeypatch.setattr(np, "memmap", lambda *_, **__: pytest.fail("export writes through a memory map"))
-    monkeypatch.setattr(export_module, "decode_frames", full)
+    monkeypatch.setattr(author_npy, "decode_frames", full)
     with pytest.raises(AvdataError, match="The disk is full"):
         export(cremad_set, tmp_path / "npy")
-    assert list((tmp_path / "npy").iterdir()) == []
-
-
-def test_export_suggests_the_closest_layout(tmp_path: Path, cremad_set: Path) -> None:
-    with pytest.raises(UsageError) as caught:
-        export(cremad_set, tmp_path, "author-np")
-    assert "author-npy" in str(caught.value.hint)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_export_command_prints_the_written_files(tmp_path: Path, cremad_set: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "avdata.cli",
-        "export",
-        str(cremad_set),
-        "--output",
-        str(tmp_path / "npy"),
-        "--json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
-    assert str(tmp_path / "npy" / "audio_train.npy") in json.loads(done.stdout)
+    assert [path.name for path in (tmp_path / "npy").iterdir()] == [".avdata-export.json"]

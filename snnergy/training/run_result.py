@@ -1,0 +1,83 @@
+"""Result of a run: the selected network on the test split, and the files that a finished run has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snnergy.models.network import SNNergy
+from snnergy.models.stored import stored_network_errors
+from snnergy.training.checkpoint import load, write_json
+from snnergy.training.diagnostics import check_result, diagnose
+from snnergy.training.distributed import broadcast_from_rank0
+from snnergy.training.evaluation import write_classes
+from snnergy.training.plots import plot_confusion, plot_curves
+from snnergy.training.predictions import Predictions, write_predictions
+from snnergy.training.run_data import RunData
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+_log = logging.getLogger(__name__)
+
+
+def measure_result(
+    fabric: Fabric,
+    network: SNNergy,
+    sets: RunData,
+    folder: Path,
+    best: Mapping[str, Any] | None,
+    predictions: Predictions,
+) -> dict[str, Any]:
+    """Evaluate the selected checkpoint of a run on the test split, on all processes.
+
+    Args:
+        fabric: launched Fabric.
+        network: network on the device, whose weights are replaced by those of the checkpoint.
+        sets: datasets of the run.
+        folder: folder of the run.
+        best: the best evaluation, see `Selection`; None: `last.ckpt` is selected.
+        predictions: filled with those of the test split.
+
+    Returns:
+        `labels`, `num_classes`, the metrics of each evaluated split, `chosen`, `best`, `health`, `warnings`
+        and `rates`.
+    """
+    chosen = "last.ckpt" if best is None else "best.ckpt"
+    path = folder / chosen
+    content = broadcast_from_rank0(fabric, path.read_bytes() if fabric.is_global_zero else None)
+    assert content is not None
+    state = load(content, path)
+    with stored_network_errors(path):
+        network.load_state_dict(state["ema"] or state["network"])
+    summary = dict(best or {})
+    rates: dict[str, float] = summary.pop("rates", {})
+    measured = {"val": summary.pop("measured")} if summary else {}
+    if "test" in sets.splits:
+        measured["test"] = sets.measure(network, "test", rates, predictions)
+    warnings = [text for split, values in measured.items() for text in check_result(values, split)]
+    for warning in warnings if fabric.is_global_zero else ():
+        _log.warning(warning)
+    return {
+        "labels": list(sets.facts.labels),
+        "num_classes": len(sets.facts.labels),
+        **measured,
+        "chosen": chosen,
+        "best": summary or None,
+        "health": diagnose(network, rates),
+        "warnings": warnings,
+        "rates": {name: round(rate, 6) for name, rate in rates.items()},
+    }
+
+
+def write_result(folder: Path, result: Mapping[str, Any], predictions: Predictions) -> None:
+    """Write the plots, `classes.csv`, `predictions.csv` and `result.json` of a finished run."""
+    plot_curves(folder / "metrics.csv", folder / "curves.png")
+    if "test" in result:
+        write_classes(folder / "classes.csv", result["test"])
+        write_predictions(folder / "predictions.csv", {"test": predictions}, result["labels"])
+        plot_confusion(result["test"]["confusion"], result["labels"], folder / "confusion.png")
+    # Must come last: a run with this file is finished and cannot be resumed.
+    write_json(folder / "result.json", result)
