@@ -10,12 +10,18 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 EXIT_INTERRUPTED = 130
 
 EXIT_TERMINATED = 143
+
+CHECK_SECONDS = 1.0
+
+_Result = TypeVar("_Result")
 
 
 class Terminated(BaseException):
@@ -97,6 +103,20 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         _State.pending = error
         return
     raise error
+
+
+def wait_for(future: Future[_Result]) -> _Result:
+    """Return the result of a future, or raise its error; a signal ends the wait.
+
+    CPython does not see a signal that arrives between its last check and the begin of a wait until the wait
+    ends. `Future.result()` without a timeout would miss a Ctrl-C for as long as a server stalls.
+    """
+    while True:
+        try:
+            return future.result(CHECK_SECONDS)
+        except TimeoutError:
+            if future.done():
+                return future.result()
 
 
 def exit_code_of_signal() -> int | None:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from avdata.config.schema import AudioConfig
 from avdata.errors import MediaError, QuarantineReason, SourceError
+from avdata.interrupts import wait_for
 from avdata.manifest import FileEntry, Manifest
 from avdata.recipe import Clip
 from avdata.selection import QuarantinedClip
@@ -152,9 +153,9 @@ def validate_clips(
                 continue
             pending.append(pool.submit(validate, part))
             if len(pending) == 4 * threads:
-                yield from pending.popleft().result()
+                yield from wait_for(pending.popleft())
         while pending:
-            yield from pending.popleft().result()
+            yield from wait_for(pending.popleft())
 
 
 def _validate_clip(clip: Clip, audio: AudioConfig, files: FileLookup) -> ValidClip | QuarantinedClip:

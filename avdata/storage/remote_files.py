@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from avdata.errors import AvdataError, UnavailableError, redact_url
+from avdata.interrupts import wait_for
 from avdata.storage.access_hints import access_hint
 from avdata.storage.backends import find_backend, is_missing, is_refused, is_unreachable
 from avdata.storage.remote import open_filesystem, pin_commit, relative_path, storage_errors
@@ -110,7 +111,7 @@ def _cat_file(files: Any, path: str, start: int, end: int, thread: threading.Thr
     _reads.add(read)
     try:
         _check_canceled(thread)  # again: `cancel_reads` may have run before it was added
-        return bytes(read.result())
+        return bytes(wait_for(read))
     except CancelledError as error:
         msg = "Reading was interrupted."
         raise UnavailableError(msg) from error
@@ -161,7 +162,7 @@ def read_chunks(url: str, nbytes: int) -> Iterator[bytes]:
     try:
         pending = deque(request(start) for start in islice(starts, CONNECTIONS))
         while pending:
-            data = pending.popleft().result()
+            data = wait_for(pending.popleft())
             if len(data) > CHUNK_BYTES:
                 # The server ignored the range and sent the complete file.
                 yield data

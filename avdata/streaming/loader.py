@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from avdata.errors import AvdataError, UnavailableError, UsageError
-from avdata.interrupts import Terminated
+from avdata.interrupts import Terminated, wait_for
 from avdata.storage.remote_files import cancel_reads
 from avdata.streaming.batch import AVBatch, as_dict
 from avdata.streaming.buffer_pool import BufferPool
@@ -222,9 +222,9 @@ class AVLoader(IterableDataset[AVBatch]):
             for number in numbers:
                 pending.append(pool.submit(assemble, number))
                 if len(pending) > self.num_workers:
-                    yield pending.popleft().result()
+                    yield wait_for(pending.popleft())
             while pending:
-                yield pending.popleft().result()
+                yield wait_for(pending.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from support.hub_server import HubServer
 from support.trees import digest_tree
 
 import avdata
+from avdata import interrupts
 from avdata.__main__ import main
-from avdata.interrupts import Terminated, deferred_interrupts, handle_interrupts
+from avdata.interrupts import Terminated, deferred_interrupts, handle_interrupts, wait_for
 from avdata.storage import atomic
 from avdata.storage.atomic import atomic_write, remove_stale_parts
 
@@ -231,3 +233,28 @@ def test_remove_stale_parts_keeps_the_files_of_others(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     remove_stale_parts(tmp_path, "a.json")
     assert {path.name for path in tmp_path.iterdir()} == set(names[1:])
+
+
+def test_wait_for_returns_a_result_that_takes_longer_than_a_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "CHECK_SECONDS", 0.001)
+    checked = threading.Event()
+
+    class Slow(Future[int]):
+        def result(self, timeout: float | None = None) -> int:
+            try:
+                return super().result(timeout)
+            except TimeoutError:
+                checked.set()
+                raise
+
+    future = Slow()
+    threading.Thread(target=lambda: checked.wait(60) and future.set_result(7)).start()
+    assert wait_for(future) == 7
+
+
+@pytest.mark.parametrize("error", [TimeoutError("of the task"), OSError("of the task")])
+def test_wait_for_raises_the_error_of_the_task(error: Exception) -> None:
+    future: Future[int] = Future()
+    future.set_exception(error)
+    with pytest.raises(type(error), match="of the task"):
+        wait_for(future)

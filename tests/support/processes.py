@@ -1,10 +1,20 @@
-"""Processes of this machine."""
+"""Processes of this machine, and waiting for what they do."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 60) -> None:
+    """Wait until a condition holds; fail after the timeout, s."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
 
 
 def wait_until_ended(pid: int, timeout: float = 30) -> bool:

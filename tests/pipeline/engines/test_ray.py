@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import pytest
 from support import engine_jobs, worker_modules
 from support import kill as killer
 from support.engine_jobs import Excluded, Job, exclude_item, run_items
+from support.processes import wait_until
 from support.trees import digest_tree
 
 import avdata
@@ -193,13 +193,6 @@ def working_processes() -> set[int]:
             if is_work and mark in (folder / "environ").read_bytes():
                 found.add(int(folder.name))
     return found
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.1)
 
 
 @pytest.mark.exhaustive
