@@ -1,28 +1,42 @@
-"""Items of `test_checklist` that no other file tests: 4, 6, 17, 20, 22 and 25."""
+"""Items of `test_checklist` that no other file tests: 4, 6, 8, 11, 15, 17, 18, 20 to 23 and 25."""
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import resource
 import shutil
 import subprocess
 from collections import Counter
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
 import pytest
+from support.damaged_sets import READERS, replace_member
+from support.http_server import Handler, running_server
 from support.hub_fixtures import hub, own_set, slept
 from support.hub_server import TOKEN, HubServer
+from support.processes import wait_until
+from support.tiny_dataset import SINGLE_FILE, make_manifest, make_recipe
 from support.trees import digest_tree
+from torch.utils.data import DataLoader
 
 import avdata
-from avdata.config.schema import build_config
-from avdata.errors import AvdataError
+from avdata.config.schema import QualityConfig, build_config
+from avdata.errors import AvdataError, MediaError, QuarantineReason
 from avdata.features.extract import extract_features
 from avdata.hub.client import active_token
+from avdata.manifest import Source
+from avdata.media.audio import decode_audio
+from avdata.media.video import read_frame_times
 from avdata.recipe import Clip, load_recipe
 from avdata.shards.reader import read_index, read_info
+from avdata.sources.download import download
 from avdata.streaming.shard_cache import ShardCache
 from avdata.subprocesses import python_command, python_environment
 
@@ -62,6 +76,156 @@ def test_prepare_is_independent_of_the_environment(
         check=True,
     )
     assert digest_tree(tmp_path / "out") == digest_tree(cremad_set)
+
+
+def test_prepare_refuses_a_folder_that_another_run_prepares(synthetic_mock: Path, tmp_path: Path) -> None:
+    hints = []
+
+    def prepare(progress: Any = lambda *_: None) -> None:
+        avdata.prepare(
+            "synthetic", source=synthetic_mock, output=tmp_path / "out", workers=0, progress=progress
+        )
+
+    def second_run(stage: str, done: int, total: int) -> None:
+        if stage == "prepare" and not hints:
+            with pytest.raises(AvdataError, match=r"Another run is preparing .*/out") as caught:
+                prepare()
+            hints.append(caught.value.hint)
+
+    prepare(second_run)
+    assert hints == ["Wait for it to end, or use another --output."]
+    assert avdata.verify(tmp_path / "out").ok
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "evil\\..\\evil", "C:evil"])
+def test_download_ignores_the_file_name_of_the_server(name: str, tmp_path: Path) -> None:
+    content = b"A" * 100
+
+    def answer(handler: Handler) -> None:
+        handler.reply(200, content, {"Content-Disposition": f'attachment; filename="{name}"'})
+
+    with running_server() as server:
+        server.pages["/a"] = answer
+        source = Source(name="media", urls=(f"{server.url}/a",), into=SINGLE_FILE)
+        manifest = make_manifest([source], {SINGLE_FILE: content})
+        download(make_recipe(), output=tmp_path / "in" / "raw", manifest=manifest)
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {file for file in files if "/.avdata/" not in file and "cache" not in file} == {
+        f"in/raw/{SINGLE_FILE}"
+    }
+    assert not [file for file in files if "evil" in file]
+
+
+PLAYLISTS = {
+    "ffconcat": "ffconcat version 1.0\nfile {url}\n",
+    "concat script": "file '{url}'\n",
+    "HLS": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{url}\n#EXT-X-ENDLIST\n",
+    "HLS after an ID3 tag": "ID3\x04\0\0\0\0\0\x0a" + "\0" * 10 + "#EXTM3U\n#EXTINF:2,\n{url}\n",
+    "HLS after a byte-order mark": "\ufeff#EXTM3U\n#EXTINF:2,\n{url}\n",
+    "DASH": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static">'
+    '<Period><AdaptationSet><Representation id="1" mimeType="video/mp4"><BaseURL>{url}</BaseURL>'
+    "</Representation></AdaptationSet></Period></MPD>",
+    "SDP": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\na=control:{url}\n"
+    "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    "ASX": '<asx version="3.0"><entry><ref href="{url}"/></entry></asx>',
+    "ASF redirect": "[Reference]\nRef1={url}\n",
+    "RTSP redirect": "RTSPtext {url}\n",
+}
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "ffmpeg"])
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_disguised_playlist_is_refused_without_a_request(kind: str, decoder: str, tmp_path: Path) -> None:
+    quality = QualityConfig()
+    with running_server({"a.mp4": b"x"}) as server:
+        for suffix in ("mp4", "mkv", "ts", "wav", "mp3"):
+            path = tmp_path / f"clip.{suffix}"
+            path.write_text(PLAYLISTS[kind].format(url=f"{server.url}/a.mp4"), encoding="utf-8")
+            readers = [lambda path=path: decode_audio(path, quality, decoder=decoder)]
+            if decoder == "pyav":  # which finds the times for every decoder
+                readers.append(lambda path=path: read_frame_times(path, quality))
+            for read in readers:
+                with pytest.raises(MediaError) as caught:
+                    read()
+                assert caught.value.reason in (QuarantineReason.NOT_MEDIA, QuarantineReason.UNREADABLE)
+        assert server.requests == []
+
+
+PICKLE = b"cos\nsystem\n(S'touch %s'\ntR."
+
+
+@pytest.mark.parametrize("name", ["pkl", "pickle", "pyd", "pth", "pt", "npz", "tenbin", "x.pyd"])
+def test_no_reader_unpickles_a_member(name: str, synthetic_set: Path, tmp_path: Path) -> None:
+    """The members are those that webdataset and `datasets` unpickle, or did."""
+    root, trace = Path(shutil.copytree(synthetic_set, tmp_path / "set")), tmp_path / "executed"
+    for shard in [shard["path"] for split in read_info(root)["splits"].values() for shard in split["shards"]]:
+        replace_member(root, shard, name, lambda _: PICKLE % bytes(trace))
+    assert not avdata.verify(root).ok
+    readers = {**READERS, "webdataset": lambda root: list(avdata.webdataset(root))}
+    for read in readers.values():
+        with suppress(AvdataError):
+            read(root)
+    assert not trace.exists()
+
+
+def test_loader_resumes_twice_at_every_step(synthetic_set: Path) -> None:
+    """At the last step, the state is that of the next epoch's start."""
+
+    def loader(state: Any = None) -> Any:
+        result = avdata.open(synthetic_set, "train", shuffle=True, seed=1).loader(6, num_workers=0)
+        if state is not None:
+            result.load_state_dict(state)
+        return result
+
+    undisturbed = loader()
+    expected = [batch.key for _ in range(3) for batch in undisturbed]
+    for step in range(len(undisturbed) + 1):
+        first = loader()
+        keys = [batch.key for batch in islice(first, step)]
+        second = loader(first.state_dict())
+        assert second.state_dict() == first.state_dict()
+        keys += [batch.key for batch in islice(second, 1)]
+        third = loader(second.state_dict())
+        keys += [batch.key for _ in range(2) for batch in third]
+        assert keys == expected[: len(keys)]
+        assert len(keys) >= 2 * len(undisturbed)
+
+
+def held_by_process() -> tuple[int, set[str], set[str]]:
+    """Return the number of open files, the child processes, and the shared memory of this process."""
+    gc.collect()
+    children = {
+        pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()
+    }
+    shared = {path.name for path in Path("/dev/shm").iterdir() if f"_{os.getpid()}_" in path.name}
+    return len(list(Path("/proc/self/fd").iterdir())), children, shared
+
+
+@pytest.mark.parametrize(
+    "start", ["fork", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("spawn", "forkserver"))]
+)
+def test_epochs_that_fail_leave_no_file_process_or_shared_memory(
+    start: str, synthetic_set: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(synthetic_set, tmp_path / "set"))
+    shard = read_info(root)["splits"]["train"]["shards"][-1]["path"]
+    replace_member(root, shard, "mel.npy", lambda _: b"")
+    context = multiprocessing.get_context(start)
+
+    def fail() -> None:
+        data = avdata.open(root, "train")
+        for loader in (
+            data.loader(4, num_workers=2),
+            DataLoader(data, 4, num_workers=2, collate_fn=avdata.collate, multiprocessing_context=context),
+        ):
+            with pytest.raises(AvdataError, match=shard):
+                list(loader)
+
+    fail()  # starts what serves the whole process
+    before = held_by_process()
+    for _ in range(2):
+        fail()
+    wait_until(lambda: held_by_process() == before)
 
 
 def resident_bytes() -> int:
