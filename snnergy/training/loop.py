@@ -15,6 +15,7 @@ from avdata.errors import redact_url
 from avdata.interrupts import Terminated, deferred_interrupts
 from avdata.progress import Progress
 from avdata.storage.atomic import remove_stale_parts
+from avdata.storage.remote import is_url
 from avdata.streaming.batch import AVBatch
 from snnergy.models.network import SNNergy
 from snnergy.models.stored import stored_network_errors
@@ -143,7 +144,7 @@ class Trainer:
     def _write_settings(self) -> None:
         about = {
             "config": self.config.model_dump(), "model": asdict(self.train_step.network.config),
-            "dataset": redact_url(self.where), "facts": self.sets.facts.dump(),
+            "dataset": _location(self.where), "facts": self.sets.facts.dump(),
             "processes": self.fabric.world_size, "threads": torch.get_num_threads(),
         }  # fmt: skip
         write_json(self.folder / RUN_FILE, about)
@@ -313,3 +314,8 @@ class Trainer:
             self.log.close()
             write_result(self.folder, result, predictions)
         return result
+
+
+def _location(where: str | Path) -> str:
+    """Return where a dataset is, from any current folder and without credentials."""
+    return redact_url(where) if is_url(where) else str(Path(where).absolute())

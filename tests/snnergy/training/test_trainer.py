@@ -65,6 +65,14 @@ def test_train_writes_all_files_and_evaluate_reproduces_result(
     assert len(lines) == 4 + 8
 
 
+def test_run_names_its_dataset_so_that_it_is_found_from_any_folder(
+    tiny_set: Path, tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_set.parent)
+    train(tiny_set.name, tmp_path / "run", quick(steps=1), device="cpu")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["dataset"] == str(tiny_set.absolute())
+
+
 def test_last_checkpoint_is_state_after_last_step(tiny_run: Path) -> None:
     result = json.loads((tiny_run / "result.json").read_text())
     last = load((tiny_run / "last.ckpt").read_bytes(), "last.ckpt")
