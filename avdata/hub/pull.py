@@ -24,6 +24,7 @@ from avdata.shards.dataset_info import check_shard_paths, parse_info
 from avdata.shards.format import METADATA_FILES
 from avdata.shards.reader import read_info
 from avdata.storage.atomic import atomic_write, check_space, remove_stale_parts
+from avdata.storage.locks import lock_folder
 from avdata.storage.paths import check_no_symlinks
 
 if TYPE_CHECKING:
@@ -54,14 +55,15 @@ def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | 
 
     Raises:
         UsageError: Invalid repository name.
-        AvdataError: The repository is not a prepared dataset or not reachable, or a checksum differs.
+        AvdataError: The repository is not a prepared dataset or not reachable, a checksum differs, or
+            another run downloads to the folder.
     """
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download  # noqa: PLC0415
+    from huggingface_hub import HfApi  # noqa: PLC0415
 
     repo, root = check_repo(repo), Path(output)
     for name in METADATA_FILES:
         remove_stale_parts(root, name)
-    owned = _owned_files(root)
+    _owned_files(root)  # checked before anything is requested
     api = HfApi(token=token, library_name="avdata")
     secret = active_token(token)
     with hub_errors(repo, secret):
@@ -73,30 +75,41 @@ def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | 
             msg = f"Not a prepared dataset: {repo} at revision {revision} has no dataset.json."
             raise AvdataError(msg, hint="Check the name; `avdata publish` creates such repositories")
         common: dict[str, Any] = {"repo_id": repo, "repo_type": REPO_TYPE, "revision": commit, "token": token}
-        staging = root / STAGING_DIR
-        description = call_hub(lambda: hf_hub_download(filename="dataset.json", local_dir=staging, **common))
-        text = Path(description).read_bytes()
-        if not is_same(remote["dataset.json"], text):
-            msg = f"Checksum mismatch of downloaded dataset.json from {repo}."
-            raise AvdataError(msg, hint="Run the same command again")
-        info = parse_info(text, f"dataset.json of {repo}")
-        names = _files_to_fetch(info, repo, remote)
-        _check_same(root, info, repo)
-        _check_targets(root, names, owned)
-        missing = [name for name in names if not _is_present(root, name, remote)]
-        if missing:
-            check_space(root, sum(remote[name].size for name in missing))
-            # Without dataset.json the folder counts as incomplete until all files are in place.
-            atomic_write(staging / _OWNED, json.dumps(sorted(owned | set(names))).encode())
-            (root / "dataset.json").unlink(missing_ok=True)
-            call_hub(lambda: snapshot_download(local_dir=staging, allow_patterns=missing, **common))
-        for name in missing:
-            _move_into_place(staging / name, root / name, remote[name], repo)
+        conflict = AvdataError(
+            f"Another run is downloading to {root}.", hint="Wait for it to end, or choose another --output"
+        )
+        with lock_folder(root / STAGING_DIR, conflict):
+            _fetch(root, repo, remote, common)
+    return root
+
+
+def _fetch(root: Path, repo: str, remote: dict[str, RepoFile], common: dict[str, Any]) -> None:
+    """Download the files that differ, remove those of an earlier version, and write dataset.json."""
+    from huggingface_hub import hf_hub_download, snapshot_download  # noqa: PLC0415
+
+    staging, owned = root / STAGING_DIR, _owned_files(root)
+    description = call_hub(lambda: hf_hub_download(filename="dataset.json", local_dir=staging, **common))
+    text = Path(description).read_bytes()
+    if not is_same(remote["dataset.json"], text):
+        msg = f"Checksum mismatch of downloaded dataset.json from {repo}."
+        raise AvdataError(msg, hint="Run the same command again")
+    info = parse_info(text, f"dataset.json of {repo}")
+    names = _files_to_fetch(info, repo, remote)
+    _check_same(root, info, repo)
+    _check_targets(root, names, owned)
+    missing = [name for name in names if not _is_present(root, name, remote)]
+    if missing:
+        check_space(root, sum(remote[name].size for name in missing))
+        # Without dataset.json the folder counts as incomplete until all files are in place.
+        atomic_write(staging / _OWNED, json.dumps(sorted(owned | set(names))).encode())
+        (root / "dataset.json").unlink(missing_ok=True)
+        call_hub(lambda: snapshot_download(local_dir=staging, allow_patterns=missing, **common))
+    for name in missing:
+        _move_into_place(staging / name, root / name, remote[name], repo)
     for obsolete in owned - {*names, *METADATA_FILES}:
         (root / obsolete).unlink(missing_ok=True)
     atomic_write(root / "dataset.json", text)
     shutil.rmtree(staging)
-    return root
 
 
 def _owned_files(root: Path) -> set[str]:

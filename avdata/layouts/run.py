@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from avdata.errors import UsageError, did_you_mean
+from avdata.errors import AvdataError, UsageError, did_you_mean
 from avdata.layouts import DEFAULT_LAYOUT, EXPORT_LAYOUTS
 from avdata.layouts.base import Content, ExportJob, ExportOptions
 from avdata.layouts.readme import render_readme
 from avdata.progress import Progress
 from avdata.shards.dataset_files import open_dataset_files
 from avdata.storage.atomic import atomic_rename, atomic_write, fsync, open_partial, write_errors
+from avdata.storage.locks import lock_folder
+from avdata.storage.paths import check_no_symlinks
 
 IDENTITY_FILE = ".avdata-export.json"
 """States what the files of a folder were made from. A run with the same content resumes it."""
+
+LOCK_DIR = ".avdata-export"
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def export(
     Raises:
         UsageError: the layout is unknown, the dataset lacks what it requires, or the folder holds another
             export.
-        AvdataError: the dataset cannot be read, or the folder cannot be written.
+        AvdataError: the dataset cannot be read, the folder cannot be written, or another run writes it.
     """
     if layout not in EXPORT_LAYOUTS:
         msg = f"Unknown export layout {layout!r}."
@@ -91,7 +96,7 @@ def export(
         "name": job.info["name"],
         "config_hash": job.info["config_hash"],
     }
-    with write_errors(folder.path):
+    with write_errors(folder.path), folder.lock():
         folder.open(json.dumps(identity, indent=1, sort_keys=True).encode())
         job.layout.write(job)
         folder.write("README.md", render_readme(job).encode())
@@ -150,6 +155,23 @@ class ExportFolder:
         self.path = path
         self._identity = b""
         self._resumes = False
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Lock the folder for one run, which removes the partial files of earlier ones.
+
+        Raises:
+            AvdataError: another run holds the lock, or the folder of the lock is a symbolic link.
+        """
+        check_no_symlinks(self.path, (LOCK_DIR,))
+        conflict = AvdataError(
+            f"Another run is exporting to {self.path}.", hint="Wait for it to end, or choose another folder."
+        )
+        with lock_folder(self.path / LOCK_DIR, conflict):
+            try:
+                yield
+            finally:
+                shutil.rmtree(self.path / LOCK_DIR, ignore_errors=True)
 
     def open(self, identity: bytes) -> None:
         """Create the folder, or continue the export that it holds.

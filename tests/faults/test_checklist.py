@@ -49,6 +49,8 @@ CHECKLIST: dict[int, tuple[str, ...]] = {
         "test_lock_folder_is_not_kept_by_a_forked_process",
         "test_prepare_refuses_a_folder_that_another_run_prepares",
         "test_download_locks_its_folder",
+        "test_export_refuses_a_folder_that_another_run_exports_to",
+        "test_pull_refuses_a_folder_that_another_run_downloads_to",
     ),
     9: ("test_prepare_resumes_after_a_signal",),
     10: (

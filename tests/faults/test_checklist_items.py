@@ -30,6 +30,7 @@ import avdata
 from avdata.config.schema import QualityConfig, build_config
 from avdata.errors import AvdataError, MediaError, QuarantineReason
 from avdata.features.extract import extract_features
+from avdata.hub import pull
 from avdata.hub.client import active_token
 from avdata.manifest import Source
 from avdata.media.audio import decode_audio
@@ -95,6 +96,40 @@ def test_prepare_refuses_a_folder_that_another_run_prepares(synthetic_mock: Path
     prepare(second_run)
     assert hints == ["Wait for it to end, or use another --output."]
     assert avdata.verify(tmp_path / "out").ok
+
+
+def test_export_refuses_a_folder_that_another_run_exports_to(synthetic_set: Path, tmp_path: Path) -> None:
+    out, reference, refused = tmp_path / "out", tmp_path / "reference", []
+
+    def second_run(stage: str, done: int, total: int) -> None:
+        if not refused:
+            with pytest.raises(AvdataError, match=r"Another run is exporting to .*/out") as caught:
+                avdata.export(synthetic_set, out)
+            refused.append(caught.value)
+
+    avdata.export(synthetic_set, out, progress=second_run)
+    assert refused
+    avdata.export(synthetic_set, reference)
+    assert digest_tree(out) == digest_tree(reference)
+
+
+def test_pull_refuses_a_folder_that_another_run_downloads_to(
+    hub: HubServer, own_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, refused, move = tmp_path / "out", [], pull._move_into_place
+
+    def second_run(*arguments: Any) -> None:
+        if not refused:
+            refused.append(None)
+            with pytest.raises(AvdataError, match=r"Another run is downloading to .*/out"):
+                avdata.pull("me/set", out)
+        move(*arguments)
+
+    avdata.publish(own_set, "me/set")
+    monkeypatch.setattr(pull, "_move_into_place", second_run)
+    avdata.pull("me/set", out)
+    assert refused
+    assert digest_tree(out) == digest_tree(own_set)
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "evil\\..\\evil", "C:evil"])
