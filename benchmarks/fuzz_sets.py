@@ -45,7 +45,10 @@ from snnergy.training.config import TrainConfig
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.damaged_sets import MUTATIONS, READERS, copy_set, mutate_bytes, mutate_json
 
-MAX_SECONDS, MAX_BYTES, HANG_S = 5.0, 1 << 30, 60.0
+MAX_SECONDS, MAX_BYTES = 5.0, 1 << 30
+
+MAX_CASE_SECONDS, HANG_S = 60, 900.0
+"""CPU time of a case, which ends a loop without end; wall-clock time, which ends one that only waits."""
 
 SETTINGS = {
     "video": {"size": 32, "storage": "jpeg"}, "audio": {"n_mels": 16, "hop_length": 320, "flac": True},
@@ -198,13 +201,20 @@ def run_case(root: Path, seed: int, results: Path) -> None:
     results.write_text(json.dumps([kind, what.encode("ascii", "replace").decode(), outcomes]))
 
 
+def run_forked_case(root: Path, seed: int, results: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CASE_SECONDS, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    run_case(root, seed, results)
+
+
 def run_cases(root: Path, options: argparse.Namespace) -> Counter[tuple[str, str]]:
     """Run each case in a forked process, print the failures, and return the counts by kind and outcome."""
     counts: Counter[tuple[str, str]] = Counter()
     results = root / "results.json"
     for seed in range(options.first, options.first + options.cases):
         results.unlink(missing_ok=True)
-        process = multiprocessing.get_context("fork").Process(target=run_case, args=(root, seed, results))
+        process = multiprocessing.get_context("fork").Process(
+            target=run_forked_case, args=(root, seed, results)
+        )
         process.start()
         process.join(HANG_S)
         if process.is_alive():
