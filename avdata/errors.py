@@ -212,9 +212,12 @@ def escape_controls(text: str) -> str:
 
 
 # Linear in the length of any text: no alternative starts at each character of a long word.
-_LOGIN = re.compile(r"(?<=[A-Za-z0-9+.-]://)[^/?#\s'\"<>\\]*@")
+_LOGIN = re.compile(r"(?<=[A-Za-z0-9+.-]://)(?:[^/?#\s'\"<>\\]|'++(?=[\w%&=~+@$!*-]))*@")
 
-_QUERY = re.compile(r"(?P<url>https?://[^\s'\"<>)\\]*)|(?<=\S)\?(?P<of_path>[\w.~%+-]+=[^\s'\"<>)\\]*)")
+# A quote or parenthesis belongs to a URL if another of its letters follows: a signature may contain both.
+_REST_OF_URL = r"(?:[^\s'\"<>()\\]|['()]++(?=\.?[\w%&=~/+#@$!*-]))*+"
+
+_QUERY = re.compile(rf"(?P<url>(?i:https?)://{_REST_OF_URL})|(?<=\S)\?(?P<of_path>[\w.~%+-]+={_REST_OF_URL})")
 """URL, or the query of a path as urllib3 states it (`with url: /set?signature=...`)."""
 
 _PLAIN_PARAMETERS = frozenset({"datasetVersionNumber", "dl", "download", "export", "format", "raw"})

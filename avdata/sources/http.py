@@ -26,7 +26,7 @@ from urllib3 import exceptions as urllib3_errors
 from urllib3.response import BaseHTTPResponse
 
 from avdata.errors import redact_url
-from avdata.sources.types import TransferError, host_of
+from avdata.sources.types import TransferError, host_of, link_text
 from avdata.storage.network import netrc_login, proxies_for, tls_context, url_login
 from avdata.storage.retry import retry_after
 
@@ -247,11 +247,11 @@ class _Session(requests.Session):
         """Check the redirect, then drop a login that is meant for another server."""
         target = prepared_request.url or ""
         if target in (response.url, *(earlier.url for earlier in response.history)):
-            msg = f"redirect loop at {target}"
+            msg = f"redirect loop at {link_text(target)}"
             raise TransferError(msg)
         scheme = urlsplit(response.url).scheme
         if urlsplit(target).scheme not in ("https", scheme):
-            msg = f"unsupported redirect from {scheme} to {target}"
+            msg = f"unsupported redirect from {scheme} to {link_text(target)}"
             raise TransferError(msg)
         if self.should_strip_auth(response.url, target):  # type: ignore[no-untyped-call]
             # Not only `Authorization`: a git-LFS server chooses the names of its headers.

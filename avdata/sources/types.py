@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -58,7 +59,7 @@ class ResolvedUrl:
         except ValueError:  # of the port or an IPv6 address
             is_valid = False
         if not is_valid:
-            msg = f"link that is no http URL: {self.url}"
+            msg = f"link that is no http URL: {link_text(self.url)}"
             raise TransferError(msg)
 
 
@@ -100,6 +101,15 @@ class TransferError(Exception):
         self.cause = cause or str(self)
         self.is_redirected = is_redirected
         self.server: str | None = None
+
+
+def link_text(url: str) -> str:
+    """Return the text of a link that a server chose: without login, query and fragment, in any scheme.
+
+    >>> link_text("ftp://me:secret@example.org/a?secret'secret#secret")
+    'ftp://example.org/a'
+    """
+    return redact_url(re.split("[?#]", url, maxsplit=1)[0])
 
 
 def host_of(url: str) -> str:

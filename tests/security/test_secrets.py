@@ -62,6 +62,15 @@ def test_redact_url_removes_every_login_and_query(scheme: str, extra: str, path:
     assert redact_url(redacted) == redacted
 
 
+@pytest.mark.parametrize("text", ["({})", "url='{}', x", '"{}".', "see {}, {}."])
+@pytest.mark.parametrize("mark", ["'", ")", "(')"])
+def test_redact_url_keeps_the_marks_around_a_url_and_not_those_in_it(mark: str, text: str) -> None:
+    url = f"HTTPS://me:a{mark.strip('()')}{SECRET}@example.org/a(1).zip"
+    queries = (f"?sig=a{mark}{SECRET}", f"?a{mark}#{SECRET}", f"#{mark}{SECRET}")
+    expected = text.replace("{}", "HTTPS://example.org/a(1).zip")
+    assert [redact_url(text.replace("{}", url + query)) for query in queries] == [expected] * 3
+
+
 @pytest.mark.parametrize(
     "text",
     ["raw/part-?.tar", "s3://bucket/part-??.tar", "https://example.org/a.tgz?download=1", "a@b.org", "Why?"],
@@ -70,7 +79,9 @@ def test_redact_url_keeps_text_without_secrets(text: str) -> None:
     assert redact_url(text) == text
 
 
-@pytest.mark.parametrize("text", ["x", "https://", "?a", "a=b&", ".", "..a", "http://a?.", "a://b@"])
+@pytest.mark.parametrize(
+    "text", ["x", "https://", "?a", "a=b&", ".", "..a", "http://a?.", "a://b@", "'", ")a"]
+)
 def test_redact_url_takes_time_in_proportion_to_the_text(text: str) -> None:
     began = time.process_time()
     redact_url(f"https://example.org/?{text * 100_000}")

@@ -21,7 +21,7 @@ from support.tiny_dataset import SINGLE_FILE, expect_failure, make_manifest
 from avdata.errors import UsageError
 from avdata.manifest import Source
 from avdata.sources.http import HttpClient
-from avdata.sources.types import TransferError
+from avdata.sources.types import ResolvedUrl, TransferError
 from avdata.storage.network import CERTIFICATE_VARIABLES
 
 
@@ -206,6 +206,36 @@ def test_http_client_rejects_a_redirect_from_https_to_http(serve, tls, monkeypat
         fetch(secure.url + "/f")
     assert "hunter2" not in str(caught.value)
     assert plain.requests == []
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "ftp://me:hunter2@127.0.0.1/x?sig=a'b)hunter2#hunter2",
+            r"redirect from http to ftp://127\.0\.0\.1/x$",
+        ),
+        ("FTP://127.0.0.1/x?hunter2", "unsupported redirect"),
+        ("https+x://127.0.0.1/x#hunter2", "unsupported redirect"),
+        ("javascript:x?hunter2", "unsupported redirect"),
+        ("/f?sig=')hunter2", "redirect loop at http://"),
+        ("HTTP://127.0.0.1:99999/x?hunter2", "Port out of range"),
+        ("http://[::1/x?sig=a'hunter2", "IPv6"),
+        ("http://me:hunter2@a..b/x?sig=a)hunter2", "invalid"),
+        ("http://me:hunter2@/x?sig=a'hunter2", "invalid|no http URL"),
+    ],
+)
+def test_http_client_names_the_target_of_a_redirect_without_secrets(serve, caplog, method, target, message):
+    server = serve()
+    server.pages["/f"] = redirect(target)
+    server.pages["/f?sig=')hunter2"] = redirect(target)
+    caplog.set_level("DEBUG")
+    locate = {"GET": ResolvedUrl, "HEAD": lambda url: ResolvedUrl(HttpClient(1).head(url, {})[0])}[method]
+    with pytest.raises(TransferError, match=message) as caught:
+        fetch(locate(server.url + "/f").url)
+    assert not caught.value.retryable
+    assert "hunter2" not in f"{caught.value} {caught.value.hint} {caught.value.cause} {caplog.text}"
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
