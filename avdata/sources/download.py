@@ -19,6 +19,7 @@ from avdata.sources.download_plan import ClipChoice, DownloadPlan, plan_download
 from avdata.sources.download_run import DownloadCallback, DownloadProgress, DownloadReport, DownloadRun
 from avdata.sources.failures import read_failed
 from avdata.sources.source_dir import lock_source_dir
+from avdata.sources.url_schemes import check_source_url
 from avdata.sources.zenodo import pin_records, read_pins
 from avdata.storage.paths import source_dir
 
@@ -104,7 +105,8 @@ def download(
         A DownloadPlan if `dry_run` is set, else a DownloadReport.
 
     Raises:
-        UsageError: the recipe or split is unknown, or the dataset is generated and has no downloads.
+        UsageError: the recipe or split is unknown, a URL of the manifest is impossible, or the dataset is
+            generated and has no downloads.
         SourceError: some files failed. All others are in place, and the next call skips them.
         DiskError: the disk is too small, full or not writable.
     """
@@ -150,4 +152,7 @@ def _load_manifest(recipe: Recipe, manifest: Manifest | str | Path | None) -> Ma
         if recipe.generated:
             hint = f"Its clips are generated. Run `avdata prepare {recipe.name}`."
         raise UsageError(msg, hint=hint)
+    for source in facts.sources:
+        for url in source.urls:
+            check_source_url(url, f"source {source.name!r} of the manifest")
     return facts

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from avdata.errors import AvdataError
+from avdata.errors import AvdataError, UsageError
 from avdata.manifest import FileEntry, Manifest, Source, load_manifest, manifest_names
-from avdata.sources.url_schemes import is_source_url, serves_each_file
+from avdata.sources.url_schemes import check_source_url, is_source_url, serves_each_file
 from avdata.storage.paths import is_safe_relative_path
 
 
@@ -44,6 +44,11 @@ def check_manifest(manifest: Manifest) -> list[str]:
 
 def _check_source(source: Source, manifest: Manifest) -> list[str]:
     problems = [f"unsupported URL scheme in {url}" for url in source.urls if not is_source_url(url)]
+    for url in source.urls:
+        try:
+            check_source_url(url, "the manifest")
+        except UsageError as error:
+            problems.append(error.message)
     if not source.urls:
         problems.append("no URL")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", source.name):

@@ -21,11 +21,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
 
+from avdata.errors import UsageError
 from avdata.sources.git_lfs import is_pointer
 from avdata.sources.lfs_client import LfsClient
 from avdata.sources.types import FileRequest, ResolvedUrl, TransferError, host_of
 from avdata.sources.zenodo import file_url
 from avdata.storage.network import basic_login
+from avdata.storage.urls import check_url
 
 if TYPE_CHECKING:
     from avdata.sources.limited_client import LimitedClient
@@ -54,6 +56,24 @@ def is_source_url(url: str) -> bool:
 def _scheme_of(url: str) -> type[UrlScheme] | None:
     match = _URL.fullmatch(url)
     return SCHEMES.get(match["scheme"]) if match else None
+
+
+def check_source_url(url: str, where: str) -> None:
+    """Check that a URL of a manifest has the form that its scheme requires, and a possible host.
+
+    A URL of an unsupported scheme is left to `UrlResolver`: another mirror may serve the file.
+
+    Raises:
+        UsageError: no request to the URL is possible; `where` is the URL's place, for the message.
+    """
+    scheme, match = _scheme_of(url), _URL.fullmatch(url)
+    if scheme is None or match is None:
+        return
+    if scheme.names_host:
+        check_url(url, where)
+    elif not re.fullmatch(scheme.pattern, match["rest"]):
+        msg = f"Invalid URL in {where}: {url}."
+        raise UsageError(msg, hint=f"The form is {scheme.form}.")
 
 
 def is_direct(url: str) -> bool:
@@ -142,12 +162,16 @@ class UrlScheme:
         is_by_checksum: one URL without `{path}` serves all files of a table.
         names_host: the URL contains the host name.
         collection_parts: number of parts between slashes that name a collection of files; None for all.
+        pattern: regular expression of the URL after its scheme, if it names no host.
+        form: the same for people.
     """
 
     is_direct: ClassVar[bool] = False
     is_by_checksum: ClassVar[bool] = False
     names_host: ClassVar[bool] = False
     collection_parts: ClassVar[int | None] = None
+    pattern: ClassVar[str] = ".+"
+    form: ClassVar[str] = ""
 
     def __init__(self, net: LimitedClient, files: Sequence[FileRequest]) -> None:
         self._net = net
@@ -236,6 +260,9 @@ def _confirmation_link(page: str) -> str:
 
 
 class _Kaggle(UrlScheme):
+    pattern = r"[^/]+/[^/]+(/versions/\d+)?"
+    form = "kaggle:OWNER/DATASET or kaggle:OWNER/DATASET/versions/NUMBER"
+
     def resolve(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
         handle, _, number = rest.partition("/versions/")
         query = f"?datasetVersionNumber={number}" if number else ""
@@ -276,6 +303,8 @@ def _kaggle_headers() -> dict[str, str]:
 
 class _HuggingFace(UrlScheme):
     collection_parts = 3
+    pattern = "(datasets|models|spaces)/[^/]+/[^/]+/.+"
+    form = "hf:datasets/OWNER/NAME/PATH or hf:datasets/OWNER/NAME@REVISION/PATH"
 
     def resolve(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
         from huggingface_hub import constants, hf_hub_url  # noqa: PLC0415
@@ -313,6 +342,8 @@ class _HuggingFace(UrlScheme):
 
 class _Zenodo(UrlScheme):
     collection_parts = 1
+    pattern = r"\d+/[^/]+"
+    form = "zenodo:RECORD/FILE"
 
     def resolve(self, url: str, rest: str, request: FileRequest) -> ResolvedUrl:
         return ResolvedUrl(file_url(rest))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from avdata.errors import redact_url
-from avdata.storage.backends import find_backend, is_missing, is_refused, is_unreachable
+from avdata.storage.backends import find_backend, is_invalid, is_missing, is_refused, is_unreachable
 
 _NO_LOGIN = frozenset({"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"})
 
@@ -37,6 +37,7 @@ def access_hint(url: str, error: BaseException) -> str:
         (any(map(is_refused, causes)), f"The credentials give no access to {bucket}. {login}"),
         (any(map(is_missing, causes)), "Check the URL."),
         (any(map(is_unreachable, causes)), f"Check the network, the proxy and the URL. {server}"),
+        (any(map(is_invalid, causes)), f"Correct the URL, or the address of the proxy or server. {server}"),
     )
     general = "Check the URL, the credentials and the connection. Finished shards are kept."
     return redact_url(next((hint for applies, hint in cases if applies), general)).rstrip()

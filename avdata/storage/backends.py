@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from avdata.storage.network import certificate_bundle, has_own_authorities, tls_context
+from avdata.storage.urls import check_url
 
 _REFUSED_STATUSES = frozenset({401, 403})
 
@@ -38,6 +39,7 @@ class StorageBackend:
         refused_errors: error type names that mean "no permission", besides `PermissionError`.
         refused_prefixes: beginnings of messages that mean the same.
         unreachable_errors: error type names that mean "no connection to the server".
+        invalid_errors: error type names that mean "no such URL or name is possible", besides `ValueError`.
         login_hint: how the client finds credentials, as a hint of an error.
         server_hint: how the client finds its server, as a hint of an error.
     """
@@ -53,6 +55,7 @@ class StorageBackend:
     refused_errors: frozenset[str] = frozenset()
     refused_prefixes: tuple[str, ...] = ()
     unreachable_errors: frozenset[str] = frozenset()
+    invalid_errors: frozenset[str] = frozenset()
     login_hint: str = "Check the URL and your credentials."
     server_hint: str = ""
 
@@ -97,6 +100,7 @@ BACKENDS = (
         options={"client_kwargs": _AIOHTTP_SESSION},
         tls_options=_https_tls_options,
         unreachable_errors=_AIOHTTP_UNREACHABLE,
+        invalid_errors=frozenset({"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError"}),
     ),
     StorageBackend(
         ("s3", "s3a"),
@@ -109,6 +113,7 @@ BACKENDS = (
         modified_key="LastModified",
         refused_errors=frozenset({"NoCredentialsError"}),
         unreachable_errors=frozenset({"EndpointConnectionError", "ConnectTimeoutError"}),
+        invalid_errors=frozenset({"ParamValidationError", "EndpointResolutionError"}),
         login_hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
         server_hint="AWS_ENDPOINT_URL is the server, if it is not that of AWS.",
     ),
@@ -139,7 +144,9 @@ BACKENDS = (
         unreachable_errors=frozenset(
             {"ConnectError", "ConnectTimeout", "ProxyError", "OfflineModeIsEnabled"}
         ),
+        invalid_errors=frozenset({"HFValidationError", "HfUriError", "InvalidURL", "UnsupportedProtocol"}),
         login_hint="Run `hf auth login`, or set HF_TOKEN.",
+        server_hint="HF_ENDPOINT is the server, if it is not huggingface.co.",
     ),
     StorageBackend(("memory",)),
 )
@@ -160,6 +167,7 @@ def find_backend(url: str) -> StorageBackend:
 
 def open_client(backend: StorageBackend, url: str) -> tuple[Any, str]:
     """Return the backend's fsspec file system and the path of `url` in it."""
+    check_url(url)
     import fsspec  # noqa: PLC0415
 
     configured = {name for scheme in backend.schemes for name in fsspec.config.conf.get(scheme, {})}
@@ -190,6 +198,16 @@ def is_refused(error: Exception) -> bool:
 def is_unreachable(error: Exception) -> bool:
     """Whether an error of any backend means that no connection to the server was made."""
     return any(type(error).__name__ in backend.unreachable_errors for backend in BACKENDS)
+
+
+def is_invalid(error: Exception) -> bool:
+    """Whether an error of any backend means that no request is possible: a URL, name or setting is invalid.
+
+    The subclasses of `ValueError` do not count: a broken answer is a `JSONDecodeError`.
+    """
+    return type(error) is ValueError or any(
+        type(error).__name__ in backend.invalid_errors for backend in BACKENDS
+    )
 
 
 def _statuses(error: Exception) -> set[int]:

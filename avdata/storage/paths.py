@@ -34,10 +34,13 @@ def cache_dir() -> Path:
     `~/.cache/avdata` if that variable is not set.
 
     Raises:
-        UsageError: the folder is below the home folder, and the user has none, as in a container with an
-            arbitrary user ID.
+        UsageError: `AVDATA_CACHE` is a URL, or the folder is below the home folder, and the user has none, as
+            in a container with an arbitrary user ID.
     """
     override = os.environ.get("AVDATA_CACHE")
+    if override and "://" in override:
+        msg = f"AVDATA_CACHE is a URL: {override}."
+        raise UsageError(msg, hint="Set AVDATA_CACHE to a folder of this machine.")
     try:
         # platformdirs raises only in its newer versions; older ones return a path that begins with `~`.
         folder = Path(override) if override else platformdirs.user_cache_path("avdata", appauthor=False)

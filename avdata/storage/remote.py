@@ -48,8 +48,12 @@ def storage_errors(url: str) -> Iterator[None]:
         raise
     except (ImportError, ValueError) as error:
         msg = redact_url(f"{url} cannot be opened ({error}).")
-        command = find_backend(url).install_command if isinstance(error, ImportError) else None
-        raise UsageError(msg, hint=command or f"Supported URL schemes: {', '.join(SCHEMES)}.") from error
+        hint = f"Supported URL schemes: {', '.join(SCHEMES)}."
+        if isinstance(error, ImportError):
+            hint = find_backend(url).install_command or hint
+        elif url.partition("://")[0] in SCHEMES:
+            hint = access_hint(url, error)
+        raise UsageError(msg, hint=hint) from error
     except Exception as error:  # each file system has its own exceptions
         msg = redact_url(f"{url} cannot be read or written ({type(error).__name__}: {error}).")
         raise AvdataError(msg, hint=access_hint(url, error)) from error

@@ -17,10 +17,10 @@ from itertools import islice
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from avdata.errors import AvdataError, UnavailableError, redact_url
+from avdata.errors import AvdataError, UnavailableError, UsageError, redact_url
 from avdata.interrupts import wait_for
 from avdata.storage.access_hints import access_hint
-from avdata.storage.backends import find_backend, is_missing, is_refused, is_unreachable
+from avdata.storage.backends import find_backend, is_invalid, is_missing, is_refused, is_unreachable
 from avdata.storage.remote import open_filesystem, pin_commit, relative_path, storage_errors
 from avdata.storage.retry import retry
 
@@ -282,7 +282,9 @@ def retry_remote(url: str, action: Callable[[], _Result], *, first: bool = False
     name = redact_url(url)
 
     def should_retry(error: Exception, attempt: int) -> bool:
-        is_final = isinstance(error, AvdataError) or is_missing(error) or is_refused(error)
+        is_final = isinstance(error, AvdataError) or any(
+            test(error) for test in (is_invalid, is_missing, is_refused)
+        )
         return not is_final and not (first and is_unreachable(error)) and attempt < MAX_ATTEMPTS
 
     def warn(error: Exception, delay: float) -> None:
@@ -293,6 +295,9 @@ def retry_remote(url: str, action: Callable[[], _Result], *, first: bool = False
     except AvdataError:
         raise
     except Exception as error:
+        if is_invalid(error):
+            msg = f"Cannot read {name}: {error}"
+            raise UsageError(msg, hint=access_hint(url, error)) from error
         if is_missing(error) or is_refused(error):
             msg = f"Cannot read {name}: {_describe(error)}"
             kind = MissingFileError if is_missing(error) else UnavailableError
