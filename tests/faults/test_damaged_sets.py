@@ -67,16 +67,20 @@ def small_set(small_source: Path, once: Callable[..., Path]) -> Path:
 
 @pytest.fixture(autouse=True)
 def _limit() -> Iterator[None]:
-    """A reader that takes 60 s hangs."""
+    """A reader that takes 60 s of CPU time hangs, or one that waits for 300 s."""
 
     def hang(number: int, frame: object) -> None:
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, hang)
-    signal.alarm(60)
+    limits = {signal.SIGPROF: (signal.ITIMER_PROF, 60), signal.SIGALRM: (signal.ITIMER_REAL, 300)}
+    before = {number: signal.signal(number, hang) for number in limits}
+    for timer, seconds in limits.values():
+        signal.setitimer(timer, seconds)
     yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    for timer, _ in limits.values():
+        signal.setitimer(timer, 0)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def error_of(action: Callable[[], object]) -> AvdataError | None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from support.processes import wait_until
 
 import avdata
 from snnergy.training.checkpoint import load
@@ -110,7 +111,11 @@ def launched(
         yield jobs
     finally:
         for job in jobs:
-            if job.poll() is None:
+            job.terminate()  # a launcher then ends its processes, which are in groups of their own
+        for job in jobs:
+            try:
+                job.wait(60)
+            except subprocess.TimeoutExpired:
                 os.killpg(job.pid, signal.SIGKILL)
 
 
@@ -168,11 +173,12 @@ def rows_of(folder: Path) -> dict[str, list[dict]]:
 def tell(folder: Path, where: Path) -> None:
     """Four processes train; one is killed in the second epoch; two processes finish the run."""
     words = words_of(folder, where, 3 * STEPS_AN_EPOCH)
-    killed_at = STEPS_AN_EPOCH + 2
+    killed_at, log = STEPS_AN_EPOCH + 2, folder / "keys-4-3.jsonl"
     # Those that are left notice at once; what would not be noticed would be waited for longer.
     soon = 0.9 * TIMEOUT_S
     with two_machines() as (machines, apart):
         with launched(machines, [*words, "3", str(killed_at), "begin"], processes=2) as jobs:
+            wait_until(lambda: log.is_file() and log.read_text().count("\n") == killed_at, TIMEOUT_S)
             errors = [job.communicate(timeout=soon)[1] for job in jobs]
             codes = [job.returncode for job in jobs]
         state = load((folder / "run" / "last.ckpt").read_bytes(), folder)
