@@ -97,6 +97,21 @@ def is_divided_by_wrapper(frame: FrameType | None = None) -> bool:
     return False
 
 
+def batch_size_of_fetch(frame: FrameType | None = None) -> int:
+    """Return the batch size of the torch `DataLoader` that requests a sample, from the call stack.
+
+    torch requests the samples of an iterable dataset one by one, and states the size of the batch nowhere
+    else. 1 without batches, or if no `DataLoader` is on the stack.
+    """
+    frame = frame or sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "torch.utils.data._utils.fetch":
+            places = frame.f_locals.get("possibly_batched_index")
+            return len(places) if isinstance(places, list) else 1
+        frame = frame.f_back
+    return 1
+
+
 def _rank_of_environment(variables: Mapping[str, str]) -> tuple[int, int]:
     rank, world = _number(variables, "RANK"), _number(variables, "WORLD_SIZE")
     if rank is not None and world is not None:

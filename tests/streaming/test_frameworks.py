@@ -16,7 +16,7 @@ import lightning
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import avdata
@@ -32,12 +32,59 @@ def key_of(samples: list[Any]) -> list[str]:
     return [sample.key for sample in samples]
 
 
+def keys_and_weights(samples: list[Any]) -> list[tuple[str, float]]:
+    return [(sample.key, sample.weight) for sample in samples]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_torch_dataloader_divides_samples_among_workers(synthetic_set: Path, workers: int) -> None:
     data = open_train(synthetic_set)
     loader = DataLoader(data, batch_size=4, num_workers=workers, collate_fn=key_of)
     got = [key for keys in loader for key in keys]
     assert Counter(got) == Counter(data.keys)
+
+
+class Wrapper(IterableDataset[Any]):
+    """Dataset of a user that yields the samples of another one."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __iter__(self) -> Any:
+        yield from self.data
+
+
+@pytest.mark.filterwarnings("error:Length of IterableDataset")
+@pytest.mark.parametrize(
+    ("size", "world", "drop_last", "wrap"),
+    [
+        (8, 1, False, None),
+        (5, 2, False, None),
+        (8, 1, True, None),
+        (50, 1, False, None),
+        (8, 1, False, Wrapper),
+    ],
+)
+def test_batches_of_workers_are_those_without_workers(
+    synthetic_set: Path, size: int, world: int, drop_last: bool, wrap: Any
+) -> None:
+    def loader(workers: int) -> Any:
+        data = open_train(synthetic_set, rank=world - 1, world_size=world)
+        return DataLoader(
+            wrap(data) if wrap else data, size, num_workers=workers, collate_fn=keys_and_weights,
+            drop_last=drop_last,
+        )  # fmt: skip
+
+    expected, divided = loader(0), loader(2)
+    passes = [list(expected), list(expected)]
+    assert [list(divided), list(divided)] == passes
+    assert wrap or len(divided) == len(passes[0])
+
+
+def test_workers_divide_single_samples_without_batches(synthetic_set: Path) -> None:
+    data = open_train(synthetic_set)
+    loader = DataLoader(data, batch_size=None, num_workers=2, collate_fn=attrgetter("key"))
+    assert list(loader) == [data.key(number) for number in data.order_of(0)]
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
@@ -87,6 +134,17 @@ def test_stateful_dataloader_resumes_from_its_state(synthetic_set: Path, workers
     second = loader()
     second.load_state_dict(state)
     assert head + list(second) == expected
+
+
+def test_workers_refuse_a_state_of_another_batch_size(synthetic_set: Path) -> None:
+    def loader(size: int) -> Any:
+        return StatefulDataLoader(open_train(synthetic_set), size, num_workers=2, collate_fn=key_of)
+
+    first, second = loader(3), loader(4)
+    next(iter(first))
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(AvdataError, match="the batch size is 4, the state has 3"):
+        list(second)
 
 
 def test_stateful_dataloader_resumes_without_rereading(
@@ -205,6 +263,19 @@ def test_lightning_resumes_inside_an_epoch_with_the_next_batch(
     )
     assert len(head.keys) > 3
     assert head.keys[:3] + rest.keys == expected.keys
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_trains_with_all_samples_of_a_torch_loader_with_workers(
+    synthetic_set: Path, tmp_path: Path
+) -> None:
+    data, model = open_train(synthetic_set), KeyRecorder()
+    size = next(size for size in range(2, 20) if 0 < data.num_samples % size < size - 1)
+    loader = DataLoader(data, size, num_workers=2, collate_fn=avdata.collate)
+    trainer(tmp_path, max_epochs=2, enable_checkpointing=False).fit(model, loader)
+    assert Counter(key for keys in model.keys for key in keys) == Counter(data.keys * 2)
+    half = len(model.keys) // 2
+    assert model.keys[:half] != model.keys[half:]
 
 
 def read_rank(root: Path, state: Any, steps: int | None) -> dict[str, Any]:
