@@ -36,13 +36,13 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
     members: dict[str, memoryview] = {}
     position, end = 0, len(view)
     while position + TAR_BLOCK <= end and view[position]:
-        header = bytes(view[position : position + TAR_BLOCK])
         # Only `verify` uses tarfile, which checks header checksums: parsing a header with it takes 20 µs.
+        raw_name, size, kind, magic = _HEADER.unpack_from(view, position)
         # Other types of members, such as pax headers, change the size and name of the next one.
-        if header[257:262] != b"ustar" or header[156] not in _REGULAR_FILE:
+        if magic != b"ustar" or kind not in _REGULAR_FILE:
             msg = f"Missing tar header of a regular file at byte {position} of the sample."
             raise AvdataError(msg)
-        name = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
+        name = raw_name.partition(b"\0")[0].decode("utf-8", "replace")
         member_key, _, extension = name.partition(".")
         if key is None:
             key = member_key
@@ -51,7 +51,7 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
             hint = "Prepare or download the dataset again: index.parquet does not match this shard."
             raise AvdataError(msg, hint=hint)
         start = position + TAR_BLOCK
-        stop = start + _parse_octal(header[124:135])
+        stop = start + _parse_octal(size)
         if stop > end:
             msg = f"Member {name} is truncated."
             raise AvdataError(msg)
@@ -64,12 +64,16 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
     return members
 
 
+_HEADER = struct.Struct("100s 24x 11s 21x c 100x 5s")
+"""Name, size, type and magic of a USTAR header."""
+
 _REGULAR_FILE = b"0\0"
 """Type flags of a regular file."""
 
 _OCTAL = re.compile(rb"[0-7]+")
 
 
+@lru_cache(maxsize=1024)
 def _parse_octal(field: bytes) -> int:
     # int() alone also accepts a sign, blanks, underscores and a prefix. A negative size would never end.
     if not _OCTAL.fullmatch(field):
@@ -122,7 +126,7 @@ def decode_metadata(members: Mapping[str, memoryview], steps: int) -> dict[str, 
 def parse_metadata(text: bytes, steps: int) -> dict[str, Any]:
     """Return the content of a JSON member; see `decode_metadata`."""
     try:
-        metadata = json.loads(text.decode(), parse_constant=_refuse_constant)
+        metadata = _DECODER.decode(text.decode())
     except (ValueError, RecursionError) as error:
         msg = f"json cannot be read ({error})."
         raise AvdataError(msg) from error
@@ -143,6 +147,9 @@ def parse_metadata(text: bytes, steps: int) -> dict[str, Any]:
 def _refuse_constant(name: str) -> None:
     msg = f"{name} is not JSON"
     raise ValueError(msg)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # `json.loads` would create one per call
 
 
 def _is_text(value: object) -> bool:

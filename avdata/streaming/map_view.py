@@ -84,7 +84,9 @@ class AVMapDataset(Dataset[AVSample]):
         if type(index) is not int and (several := self._several(index)) is not None:
             return self.__getitems__(several)
         number, sample = read_or_substitute(self.dataset, self._number(index), log_skipped)
-        item = self.dataset.transformed(number, sample, epoch=self._epochs.following())
+        item: Any = sample
+        if self.dataset.has_transform:
+            item = self.dataset.transformed(number, sample, epoch=self._epochs.following())
         return as_dict(item) if self.dataset.as_dict else item
 
     def __getitems__(self, indices: Iterable[Any]) -> list[Any]:
