@@ -101,12 +101,16 @@ def batch_size_of_fetch(frame: FrameType | None = None) -> int:
     """Return the batch size of the torch `DataLoader` that requests a sample, from the call stack.
 
     torch requests the samples of an iterable dataset one by one, and states the size of the batch nowhere
-    else. 1 without batches, or if no `DataLoader` is on the stack.
+    else. 1 without batches, or if no `DataLoader` is on the stack. If a wrapper divides the samples among
+    processes, the size of a batch of all processes.
     """
     frame = frame or sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__") == "torch.utils.data._utils.fetch":
-            places = frame.f_locals.get("possibly_batched_index")
+        module, values = frame.f_globals.get("__name__", ""), frame.f_locals
+        if module in _DIVIDING_WRAPPERS and isinstance(values.get("real_batch_size"), int):
+            return int(values["real_batch_size"])
+        if module == "torch.utils.data._utils.fetch":
+            places = values.get("possibly_batched_index")
             return len(places) if isinstance(places, list) else 1
         frame = frame.f_back
     return 1

@@ -16,6 +16,7 @@ import lightning
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate.data_loader import IterableDatasetShard
 from torch.utils.data import DataLoader, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -79,6 +80,18 @@ def test_batches_of_workers_are_those_without_workers(
     passes = [list(expected), list(expected)]
     assert [list(divided), list(divided)] == passes
     assert wrap or len(divided) == len(passes[0])
+
+
+def test_workers_divide_batches_of_all_processes_of_accelerate(synthetic_set: Path) -> None:
+    data = open_train(synthetic_set)
+    parts = []
+    for rank in range(2):
+        shard = IterableDatasetShard(open_train(synthetic_set), 4, num_processes=2, process_index=rank)
+        parts.append(list(DataLoader(shard, 4, num_workers=2, collate_fn=key_of)))
+    order = [data.key(number) for number in data.order_of(0)]
+    pairs = list(zip(*parts, strict=True))
+    assert len(pairs) == -(-len(order) // 8)
+    assert [key for pair in pairs for keys in pair for key in keys][: len(order)] == order
 
 
 def test_workers_divide_single_samples_without_batches(synthetic_set: Path) -> None:
