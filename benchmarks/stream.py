@@ -5,13 +5,16 @@
 
 The same samples, 818 KB each (five frames of 224², 128 mel bands), are written in each peer's own format;
 avdata and webdataset read the same tars. Each measurement is a new process. The contenders take turns, with
-each number of workers, and the ratios are of the medians of all rounds. `first` is from opening to the first
-batch with an empty (`cold`) or filled (`warm`) page cache; samples/s are of complete passes with a warm cache
-except the first, which is printed as `cold/s` for an empty cache. Memory is that of the process and its
+each number of workers; the table shows medians, and a ratio is the median of the ratios of the rounds. For
+arrays without workers, avdata, memcpy and the peers of this environment also take turns pass by pass in one
+process, and their ratios replace those of the table: see stream_turns.py. `first` is from opening to the
+first batch with an empty (`cold`) or filled (`warm`) page cache; samples/s are of complete passes with a warm
+cache except the first, which is printed as `cold/s` for an empty cache. Memory is that of the process and its
 workers in the middle of a pass, including Python, torch and the pages of mapped files. Batches are taken as
 they are returned: [B, T, C, H, W], from avdata as a view of memory in the decoder's order.
 
-Lower bounds: `memcpy` copies the same bytes from mapped files into existing batches in one thread; `decode`
+Lower bounds: `memcpy` copies the same bytes from mapped files into two existing batches in one thread, in
+order batch by batch, in random order sample by sample; `decode`
 is a loop of torchvision's JPEG decoder over the same strips in memory, in as many threads as workers.
 
 mosaicml-streaming and litdata need pins that contradict avdata's: they get a separate environment, made with
@@ -21,7 +24,6 @@ venv and pip beside the data (`--peers PYTHON` names an existing one), which see
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -37,11 +39,19 @@ from typing import Any
 
 import numpy as np
 from claims import Claim, main, make_parser, set_quick
-from dataset_info import write_info
-from stream_peers import BATCH, PEERS, count, files_of
-from stream_variants import SETS, VARIANTS, compare_variants
+from stream_peers import BATCH, PEERS, files_of
+from stream_samples import SIZE, make_ours, make_raw
+from stream_turns import (
+    SETS,
+    TURNS,
+    VARIANTS,
+    Memcpy,
+    compare_variants,
+    num_samples,
+    rates_in_turns,
+    ratio_of_turns,
+)
 
-STEPS, BANDS, COLUMNS, SIZE = 5, 128, 51, 224
 PINS = [
     # Its own pins (numpy < 2.2 among them) are of 2024: held to them, pip goes back to a release of 2022.
     ["--no-deps", "mosaicml-streaming==0.13.0", "litdata==0.2.76"],
@@ -54,82 +64,21 @@ APART = ("mosaicml-streaming", "litdata")  # the others are dependencies of avda
 TARGETS = {"memcpy": 0.5, "peer": 2.5}  # of arrays without workers
 
 
-# -- the samples -----------------------------------------------------------------------------------------
-
-
-def make_raw(data: Path, samples: int) -> None:
-    """Pictures with the detail of a photograph, so that JPEG finds what it finds in one; and mels."""
-    from PIL import Image
-
-    from avdata.shards.writer import _strip
-
-    raw = data / "raw"
-    raw.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    shape = (samples, STEPS, SIZE, SIZE, 3)
-    frames = np.lib.format.open_memmap(raw / "frames.npy", "w+", np.uint8, shape)
-    for number in range(samples):
-        coarse = generator.integers(0, 255, (28, 28, 3), np.uint8)
-        smooth = np.asarray(Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.int16)
-        noise = generator.normal(0, 4, shape[1:]).astype(np.int16)
-        frames[number] = np.clip(smooth + noise, 0, 255).astype(np.uint8)
-        (raw / f"{number:06d}.jpg").write_bytes(_strip(frames[number], "JPEG", quality=95))
-    frames.flush()
-    mel = generator.normal(-4, 2, (samples, STEPS, BANDS, COLUMNS)).astype(np.float16)
-    np.save(raw / "mel.npy", mel)
-
-
-def make_ours(
-    data: Path, storage: str, shard_samples: int = 100, *, name: str = "", size: int = SIZE, samples: int = 0
-) -> None:
-    """The samples as a prepared set; with `samples`, so many, of frames cropped to `size`."""
-    from avdata.shards.format import index_schema, parquet_bytes, shard_name
-    from avdata.shards.writer import ShardWriter, _npy
-
-    root = data / f"ours-{name or storage}"
-    (root / "train").mkdir(parents=True)
-    mel, frames = (np.load(data / "raw" / f"{array}.npy", mmap_mode="r") for array in ("mel", "frames"))
-    rows, shards, count = [], [], samples or len(mel)
-    total = -(-count // shard_samples)
-    for shard in range(total):
-        path = shard_name("bench", "train", shard, total)
-        with (root / path).open("wb") as stream:
-            writer = ShardWriter(stream, path)
-            for number in range(shard * shard_samples, min((shard + 1) * shard_samples, count)):
-                members = {"mel.npy": _npy(mel[number % len(mel)])}
-                if storage == "npy":
-                    members["frames.npy"] = _npy(frames[number % len(mel), :, :size, :size])
-                else:
-                    members["frames.jpg"] = (data / "raw" / f"{number:06d}.jpg").read_bytes()
-                members |= {"cls": str(number % 10).encode(), "json": b'{"label_name":"x"}'}
-                facts = {"split": "train", "label": number % 10, "label_name": "x", "group": "g", "flags": []}
-                writer.add(f"{number:06d}", members, facts)
-            writer.close()
-        blob = (root / path).read_bytes()
-        shards.append(
-            {
-                "path": path,
-                "bytes": len(blob),
-                "sha256": hashlib.sha256(blob).hexdigest(),
-                "samples": len(writer.rows),
-            }
-        )
-        rows += writer.rows
-    (root / "index.parquet").write_bytes(parquet_bytes(rows, index_schema()))
-    shape = {"mel": [STEPS, BANDS, COLUMNS], "frames": [STEPS, size, size, 3]}
-    write_info(root, shards, shape, labels=10, storage=storage)
-
-
 # -- one measurement, in a process of its own ------------------------------------------------------------
 
 
 def ours(data: Path, storage: str, workers: int, order: str) -> Iterable[Any]:
     import avdata
 
-    if storage in VARIANTS:
-        return VARIANTS[storage](data, workers)
     made = avdata.open(data / f"ours-{storage}", "train", shuffle=order == "random")
     return made.loader(BATCH, num_workers=workers)
+
+
+def loader_of(name: str) -> Any:
+    """Return the function that opens a contender."""
+    if name == "memcpy":
+        return lambda data, storage, workers, order: Memcpy(data / f"ours-{storage}", order)
+    return ours if name == OURS else PEERS[name][1]
 
 
 def warm(name: str, data: Path, storage: str, cold: bool) -> None:
@@ -149,8 +98,7 @@ def measured(name: str, data: Path, storage: str, workers: int, order: str, cold
     import torch
 
     torch.set_num_threads(1)
-    load = ours if name == OURS else PEERS[name][1]
-    size = (lambda batch: int(batch.weight.count_nonzero())) if name == OURS else count
+    load = loader_of(name)
     # What is imported on the first use is not what is measured.
     next(iter(load(data, storage, 0, order)))
     samples = len(np.load(data / "raw" / "mel.npy", mmap_mode="r"))
@@ -162,7 +110,7 @@ def measured(name: str, data: Path, storage: str, workers: int, order: str, cold
         start, cpu_start, got = time.perf_counter(), time.process_time(), 0
         for batch in loader:
             first = first or time.perf_counter() - began
-            got += size(batch)
+            got += num_samples(batch)
             if cold and got > samples // 2:
                 memory = memory or resident()
         passes.append((got, time.perf_counter() - start, time.process_time() - cpu_start))
@@ -184,20 +132,29 @@ def resident() -> float:
     return total / 1024
 
 
-def memcpy_floor(data: Path, storage: str, threads: int) -> float:
-    """Samples a second of copying the samples' bytes from mapped files into batches made beforehand."""
-    shards = [np.memmap(path, np.uint8, "r") for path in sorted((data / f"ours-{storage}").glob("*/*.tar"))]
-    total = sum(len(shard) for shard in shards)
-    samples = len(np.load(data / "raw" / "mel.npy", mmap_mode="r"))
-    step = BATCH * total // samples
-    buffers = [np.zeros(step, np.uint8) for _ in range(threads)]
-    jobs = [shard[at : at + step] for shard in shards for at in range(0, len(shard), step)]
+def in_turns(data: Path, storage: str, order: str, *names: str) -> dict[str, list[float]]:
+    """Samples a second of CPU time of contenders without workers, or of variants of avdata."""
+    import torch
+
+    torch.set_num_threads(1)
+    return rates_in_turns(
+        {
+            name: VARIANTS[name](data, 0) if name in VARIANTS else loader_of(name)(data, storage, 0, order)
+            for name in names
+        },
+        TURNS,
+    )
+
+
+def memcpy_floor(data: Path, storage: str, order: str) -> float:
+    """Samples a second of copying the samples' bytes."""
+    copies = Memcpy(data / f"ours-{storage}", order)
 
     def copy(share: int) -> None:
-        for part in jobs[share::threads]:
-            buffers[share][: len(part)] = part
+        for _ in copies:
+            pass
 
-    return _rate(copy, threads, samples)
+    return _rate(copy, 1, copies.num_samples)
 
 
 def decode_floor(data: Path, threads: int) -> float:
@@ -246,7 +203,7 @@ def peers_python(folder: Path) -> str:
     return str(python)
 
 
-def child(python: str, data: Path, *arguments: str) -> dict[str, float]:
+def child(python: str, data: Path, *arguments: str) -> dict[str, Any]:
     """What one measurement in a process of its own found; empty where the peer failed."""
     command = [python, __file__, "--data", str(data), "--child", *arguments]
     done = subprocess.run(
@@ -286,7 +243,8 @@ def compared(
     for _ in range(rounds):
         for number in workers:
             threads = 1 if storage == "npy" else max(number, 1)
-            floors[number].append(child(sys.executable, data, "floor", storage, str(threads))["rate"])
+            floor = child(sys.executable, data, "floor", storage, str(threads), order)
+            floors[number].append(floor["rate"])
         for name, number in turns:
             python = peers if name in APART else sys.executable
             arguments = (name, storage, str(number), order)
@@ -300,9 +258,11 @@ def compared(
         print(f"\n{title}")
         ratios = print_table(
             {name: (found[name, number], chill[name, number]) for name in names},
-            statistics.median(floors[number]), "memcpy" if storage == "npy" else "decode", a_sample,
+            floors[number], "memcpy" if storage == "npy" else "decode", a_sample,
         )  # fmt: skip
         targets = TARGETS if (storage, number) == ("npy", 0) else {}
+        if targets:
+            ratios |= compared_in_turns(data, [name for name in names if name not in APART], case)
         for other, ratio in ratios.items():
             claims.append(Claim(f"stream: samples/s ÷ {other}, {title}", ratio, targets.get(other)))
         best = min(ratio for other, ratio in ratios.items() if other in names)
@@ -310,11 +270,21 @@ def compared(
     return claims
 
 
+def compared_in_turns(data: Path, names: list[str], case: tuple[str, str]) -> dict[str, float]:
+    """Return avdata's ratios to memcpy and to peers without workers, measured in turns; print them."""
+    found = child(sys.executable, data, "turns", *case, *names, "memcpy")
+    ratios = {name: ratio_of_turns(found[OURS], rates) for name, rates in found.items() if name != OURS}
+    print(
+        f"in {TURNS} turns: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()), flush=True
+    )
+    return ratios
+
+
 Runs = list[dict[str, float]]
 
 
 def print_table(
-    found: dict[str, tuple[Runs, Runs]], floor: float, kind: str, a_sample: float
+    found: dict[str, tuple[Runs, Runs]], floors: list[float], kind: str, a_sample: float
 ) -> dict[str, float]:
     """Print the medians, warm and cold; return avdata's ratio to each peer and to the lower bound."""
     print(f"{'':20}{'samples/s':>10}{'MB/s':>8}{'cold/s':>8}{'first s':>9}{'cold s':>8}{'MB':>7}  avdata ÷")
@@ -327,12 +297,14 @@ def print_table(
         ]
         for name, (warm, cold) in found.items()
     }  # fmt: skip
-    ratios = {name: middle[OURS][0] / figures[0] for name, figures in middle.items() if name != OURS}
+    rates = {name: [run.get("rate", float("nan")) for run in warm] for name, (warm, _) in found.items()}
+    ratios = {name: ratio_of_turns(rates[OURS], rates[name]) for name in found if name != OURS}
+    floor = statistics.median(floors)
     for name, (rate, cold, first, first_cold, memory) in middle.items():
         ratio = f"{ratios[name]:.2f}" if name != OURS else ""
         shown = f"{name:20}{rate:10.0f}{rate * a_sample:8.0f}{cold:8.0f}{first:9.3f}{first_cold:8.3f}"
         print(f"{shown}{memory:7.0f}  {ratio}")
-    ratios[kind] = middle[OURS][0] / floor
+    ratios[kind] = ratio_of_turns(rates[OURS], floors)
     print(f"{kind:20}{floor:10.0f}{floor * a_sample:8.0f}{'':32}  {ratios[kind]:.2f}", flush=True)
     return ratios
 
@@ -353,12 +325,12 @@ def measure(options: argparse.Namespace) -> list[Claim]:
                 if not (data / f"ours-{name}").exists():
                     make_ours(data, storage, each, name=name, size=64 if total else SIZE, samples=total)
             claims += compare_variants(
-                lambda name: child(sys.executable, data, "warm", OURS, name, "0", "random"), options.rounds
+                lambda *pair: child(sys.executable, data, "turns", "npy", "random", *pair)
             )
     return claims
 
 
-def answered(data: Path, what: str, *arguments: str) -> dict[str, float]:
+def answered(data: Path, what: str, *arguments: str) -> dict[str, Any]:
     """One job of a child process."""
     if what == "write":
         name, storage = arguments
@@ -367,10 +339,12 @@ def answered(data: Path, what: str, *arguments: str) -> dict[str, float]:
         write(data, storage)
         return {}
     if what == "floor":
-        storage, threads = arguments
+        storage, threads, order = arguments
         if storage == "npy":
-            return {"rate": memcpy_floor(data, storage, int(threads))}
+            return {"rate": memcpy_floor(data, storage, order)}
         return {"rate": decode_floor(data, int(threads))}
+    if what == "turns":
+        return in_turns(data, *arguments)
     name, storage, workers, order = arguments
     return measured(name, data, storage, int(workers), order, cold=what == "cold")
 
@@ -385,7 +359,7 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="*", default=list(PEERS), help="only these peers")
     parser.add_argument(
         "--variants", action=argparse.BooleanOptionalAction, default=True,
-        help="compare avdata with itself as well; see stream_variants.py",
+        help="compare avdata with itself as well; see stream_turns.py",
     )  # fmt: skip
     parser.add_argument("--data", type=Path, help="folder of the data, used again; default: temporary")
     parser.add_argument("--peers", help="python of an environment that has the peers")
