@@ -6,9 +6,8 @@ Nothing is decoded. Clips that fail go to quarantine before the shards are plann
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from posixpath import basename, splitext
@@ -16,13 +15,13 @@ from typing import Protocol
 
 from avdata.config.schema import AudioConfig
 from avdata.errors import MediaError, QuarantineReason, SourceError
-from avdata.interrupts import wait_for
 from avdata.manifest import FileEntry, Manifest
 from avdata.recipe import Clip
 from avdata.selection import QuarantinedClip
 from avdata.sources.checksums import ChecksumCache
 from avdata.sources.tar_index import TarMember
 from avdata.storage.hashing import hash_file
+from avdata.storage.threads import map_in_threads
 
 Advance = Callable[[int], None]
 
@@ -140,22 +139,15 @@ def validate_clips(
     threads = max(threads, 1)
     size = max(1, min(_MAX_PART, len(clips) // (16 * threads)))
     parts = (clips[start : start + size] for start in range(0, len(clips), size))
-    pending: deque[Future[list[ValidClip | QuarantinedClip]]] = deque()
     slow_parts = 0
-    with ThreadPoolExecutor(threads) as pool:
-        while part := next(parts, ()):
-            if slow_parts < _SLOW_PARTS:
-                began = time.perf_counter()
-                results = validate(part)
-                is_slow = time.perf_counter() - began >= _QUICK_CLIP_S * len(part)
-                slow_parts = slow_parts + 1 if is_slow else 0
-                yield from results
-                continue
-            pending.append(pool.submit(validate, part))
-            if len(pending) == 4 * threads:
-                yield from wait_for(pending.popleft())
-        while pending:
-            yield from wait_for(pending.popleft())
+    while slow_parts < _SLOW_PARTS and (part := next(parts, ())):
+        began = time.perf_counter()
+        results = validate(part)
+        is_slow = time.perf_counter() - began >= _QUICK_CLIP_S * len(part)
+        slow_parts = slow_parts + 1 if is_slow else 0
+        yield from results
+    for results in map_in_threads(validate, parts, threads, ahead=4 * threads):
+        yield from results
 
 
 def _validate_clip(clip: Clip, audio: AudioConfig, files: FileLookup) -> ValidClip | QuarantinedClip:

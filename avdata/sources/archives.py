@@ -24,7 +24,6 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -33,6 +32,7 @@ from typing import IO, Literal
 from avdata.errors import SourceError, shorten
 from avdata.storage.atomic import open_partial, write_errors
 from avdata.storage.paths import check_no_symlinks
+from avdata.storage.threads import map_in_threads
 
 _BLOCK = 1 << 20
 
@@ -137,8 +137,7 @@ def extract_archive(
         check(staging, members)
     check_no_symlinks(into, (member.path for member in members))
     with write_errors(into):
-        with ThreadPoolExecutor(_SYNC_THREADS) as pool:
-            list(pool.map(lambda member: _sync(staging / member.path), members))
+        list(map_in_threads(lambda member: _sync(staging / member.path), members, _SYNC_THREADS))
         for member in members:
             target = into / member.path
             target.parent.mkdir(parents=True, exist_ok=True)

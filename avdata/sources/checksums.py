@@ -12,7 +12,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BufferedReader, FileIO
 from pathlib import Path
@@ -21,6 +20,7 @@ from avdata.manifest import FileEntry
 from avdata.storage.hashing import hash_file
 from avdata.storage.paths import cache_dir
 from avdata.storage.place_index import PlaceIndex
+from avdata.storage.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
 
@@ -185,16 +185,12 @@ def verify_files(
             else:
                 results[facts.path] = result
         done = sum(facts.bytes or 0 for facts in files if facts.path in results)
-        with ThreadPoolExecutor(threads) as pool:
-            for facts, result in zip(
-                uncached,
-                pool.map(lambda facts: _hash_and_check(root, facts, checksums), uncached),
-                strict=True,
-            ):
-                results[facts.path] = result
-                done += facts.bytes or 0
-                if progress:
-                    progress(len(results), done)
+        checked = map_in_threads(lambda facts: _hash_and_check(root, facts, checksums), uncached, threads)
+        for facts, result in zip(uncached, checked, strict=True):
+            results[facts.path] = result
+            done += facts.bytes or 0
+            if progress:
+                progress(len(results), done)
 
     def paths_with(kind: str) -> tuple[str, ...]:
         return tuple(facts.path for facts in files if results[facts.path] == kind)

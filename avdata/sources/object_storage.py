@@ -10,7 +10,6 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from avdata.storage.hashing import hash_file
 from avdata.storage.paths import is_safe_relative_path
 from avdata.storage.remote import local_mirror_dir, open_filesystem, storage_errors
 from avdata.storage.remote_files import RemoteFile, list_files
+from avdata.storage.threads import map_in_threads
 
 CONNECTIONS = 16
 
@@ -105,8 +105,7 @@ def _fetch_outdated(url: str, root: Path, listing: Mapping[str, RemoteFile]) -> 
         def fetch(name: str) -> None:
             _fetch(files, f"{base}/{name}", root / name, listing[name].modified)
 
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            list(pool.map(fetch, outdated))
+        list(map_in_threads(fetch, outdated, CONNECTIONS))
 
 
 def fetch_source_file(

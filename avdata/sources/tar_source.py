@@ -13,7 +13,6 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +26,7 @@ from avdata.sources.source_dir import STATE_DIR
 from avdata.sources.tar_index import TarIndex, TarMember, index_tar
 from avdata.storage.paths import walk_files
 from avdata.storage.remote import is_url
+from avdata.storage.threads import map_in_threads
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +78,15 @@ class TarSource:
             SourceError: a tar cannot be indexed.
         """
         names, indices = [self.tar_name(tar) for tar in self.tars], {}
-        urls = [f"{self.url}/{name}" if self.url else "" for name in names]
+
+        def index(tar: Path) -> TarIndex:
+            return index_tar(tar, f"{self.url}/{self.tar_name(tar)}" if self.url else "")
+
         self.progress("index", 0, len(self.tars))
-        with ThreadPoolExecutor(CONNECTIONS if self.url else 1) as pool:
-            for name, index in zip(names, pool.map(index_tar, self.tars, urls), strict=True):
-                indices[name] = index
-                self.progress("index", len(indices), len(self.tars))
+        found = map_in_threads(index, self.tars, CONNECTIONS if self.url else 1)
+        for name, own in zip(names, found, strict=True):
+            indices[name] = own
+            self.progress("index", len(indices), len(self.tars))
         groups = {name: list(_group(name, index.members)) for name, index in indices.items()}
         extensions = {extension for samples in groups.values() for s in samples for extension in s.members}
         return tuple(

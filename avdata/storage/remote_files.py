@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from avdata.errors import AvdataError, UnavailableError, UsageError, redact_url
-from avdata.interrupts import wait_for
+from avdata.interrupts import Terminated, wait_for
 from avdata.storage.access_hints import access_hint
 from avdata.storage.backends import find_backend, is_invalid, is_missing, is_refused, is_unreachable
 from avdata.storage.remote import open_filesystem, pin_commit, relative_path, storage_errors
@@ -171,6 +171,9 @@ def read_chunks(url: str, nbytes: int) -> Iterator[bytes]:
             if start is not None:
                 pending.append(request(start))
             yield data
+    except (KeyboardInterrupt, Terminated):
+        cancel_reads()
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

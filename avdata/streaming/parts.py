@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from avdata.shards.dataset_info import is_part_name
 from avdata.shards.parts import merge_infos, missing_parts
 from avdata.shards.reader import read_info
 from avdata.storage.remote import is_url, open_filesystem, storage_errors
+from avdata.storage.threads import map_in_threads
 from avdata.streaming.shard_cache import ShardCache
 from avdata.streaming.shard_reader import MAX_MAPS, ShardReader
 from avdata.streaming.split_index import SplitIndex
@@ -88,8 +88,7 @@ class PartsReader:
             reader = ShardReader(part, cache, verify=verify)
             return reader, read_info(reader.root)
 
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            opened = list(pool.map(open_part, parts))
+        opened = list(map_in_threads(open_part, parts, _CONNECTIONS))
         names = _part_names(parts)
         self._readers = {name: reader for name, (reader, _) in zip(names, opened, strict=True)}
         self._infos = {name: info for name, (_, info) in zip(names, opened, strict=True)}

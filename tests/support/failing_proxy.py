@@ -1,4 +1,7 @@
-"""A proxy on loopback that answers a share of the requests to an S3 server with 503, as busy stores do."""
+"""A proxy on loopback that answers a share of the requests to an S3 server with 503, as busy stores do.
+
+It can also leave the reads of some files without an answer.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import http.client
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
@@ -19,17 +22,24 @@ HOP_BY_HOP = {"connection", "expect", "keep-alive", "transfer-encoding"}
 
 @dataclass
 class FailingProxy:
-    """The proxy: its address, and the numbers of forwarded and failed requests."""
+    """The proxy: its address, the numbers of forwarded and failed requests, and whether one stalls."""
 
     url: str = ""
     forwarded: int = 0
     failed: int = 0
+    stalls: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
-def failing_proxy(server: str, percent: int) -> Iterator[FailingProxy]:
-    """Forward requests to a server, except `percent` of a hundred of them, spread evenly."""
-    proxy, lock = FailingProxy(), threading.Lock()
+def failing_proxy(server: str, percent: int = 0, stalled: str | None = None) -> Iterator[FailingProxy]:
+    """Forward requests to a server, except `percent` of a hundred of them, spread evenly.
+
+    Args:
+        server: URL of the server.
+        percent: share of the requests that fail.
+        stalled: ending of the paths that nothing is sent of; None stalls no request.
+    """
+    proxy, lock, released = FailingProxy(), threading.Lock(), threading.Event()
     target = urlsplit(server)
 
     class Handler(BaseHTTPRequestHandler):
@@ -39,6 +49,11 @@ def failing_proxy(server: str, percent: int) -> Iterator[FailingProxy]:
             """Log nothing."""
 
         def forward(self) -> None:
+            if self.command == "GET" and stalled is not None and urlsplit(self.path).path.endswith(stalled):
+                proxy.stalls.set()
+                released.wait()
+                self.close_connection = True
+                return
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with lock:
                 number = proxy.forwarded + proxy.failed
@@ -73,5 +88,6 @@ def failing_proxy(server: str, percent: int) -> Iterator[FailingProxy]:
     try:
         yield proxy
     finally:
+        released.set()
         listener.shutdown()
         listener.server_close()
