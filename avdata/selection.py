@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,10 +79,10 @@ def _filter(clips: ClipList, is_kept: Callable[[Clip], bool]) -> ClipList:
 
 
 def _flag_leaks(clips: ClipList) -> ClipList:
-    groups: dict[str, TextDigests] = {}
+    groups: defaultdict[str, TextDigests] = defaultdict(TextDigests)
     for clip in clips:
-        groups.setdefault(clip.split, TextDigests()).add([clip.group])
-    shared = shared_digests([digests.unique() for digests in groups.values()])
+        groups[clip.split].add([clip.group])
+    shared = shared_digests(list(groups.values()))
     if not len(shared):
         return clips
     flagged = clips.take(range(len(clips)))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,7 @@ from avdata.shards.index_texts import count_groups
 from avdata.shards.mel_sums import MelSums
 from avdata.storage.atomic import atomic_write
 from avdata.storage.hashing import hash_file
+from avdata.storage.text_digests import TextDigests
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,8 +57,6 @@ TOOLS = (
 """Packages whose versions determine the bytes of a dataset."""
 
 _ROWS_PER_GROUP = 65_536
-
-_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def finalize_dataset(
         root: local folder of the metadata files.
         provenance: plan with recipe, settings and manifest.
         entries: journal entries with the number of their rows, in the order of the plan.
-        spool: the rows.
+        spool: the rows, and the sums over mels.
         quarantined: clips that failed the validation.
 
     Returns:
@@ -97,15 +96,15 @@ def finalize_dataset(
     """
     lost = [asdict(clip) for clip in quarantined] + [row for entry in entries for row in entry["quarantine"]]
     lost.sort(key=lambda row: str(row["key"]))
-    index, labels, flags = root / "index.parquet", Counter[tuple[str, str]](), Counter[str]()
-    write_table(index, _index_tables(entries, spool, labels, flags), index_schema())
+    index, totals = root / "index.parquet", _Totals()
+    write_table(index, _index_tables(entries, spool, totals), index_schema())
     atomic_write(root / "quarantine.parquet", parquet_bytes(lost, quarantine_schema()))
-    groups, leaks = count_groups(root, sum(entry["samples"] for entry in entries))
+    groups, leaks = count_groups(root)
     info = {
-        **_info(provenance, entries, lost),
-        "splits": _splits(provenance.plan.recipe, entries, labels, groups),
+        **_info(provenance, entries, lost, totals.train_mels),
+        "splits": _splits(provenance.plan.recipe, entries, totals.labels, groups),
         "leaks": len(leaks),
-        "flags": dict(sorted(flags.items())),
+        "flags": dict(sorted(totals.flags.items())),
         # `avdata verify` checks the index like a shard: it holds the offsets and checksums of samples.
         "index": {"bytes": index.stat().st_size, "sha256": hash_file(index)},
     }
@@ -113,22 +112,30 @@ def finalize_dataset(
     return info
 
 
+@dataclass
+class _Totals:
+    """Sums over the index: samples by split and label, flags, and mels of the split train."""
+
+    labels: Counter[tuple[str, str]] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    train_mels: MelSums = field(default_factory=MelSums)
+
+
 def _index_tables(
-    entries: Sequence[Mapping[str, Any]],
-    spool: RowSpool,
-    labels: Counter[tuple[str, str]],
-    flags: Counter[str],
+    entries: Sequence[Mapping[str, Any]], spool: RowSpool, totals: _Totals
 ) -> Iterator[pa.Table]:
-    """Yield the rows of the index, by shard and offset, and count labels by split, and flags."""
+    """Yield the rows of the index, by shard and offset, and add them to the totals."""
     import pyarrow as pa  # noqa: PLC0415
 
     pending: list[pa.Table] = []
     for entry in sorted(entries, key=lambda entry: str(entry["shard"])):
         if not entry["samples"]:
             continue
-        rows = spool.rows(entry["shard"])
-        labels.update((row["split"], row["label_name"]) for row in rows)
-        flags.update(flag for row in rows for flag in row["flags"])
+        rows, mels = spool.load(entry["shard"])
+        totals.labels.update((row["split"], row["label_name"]) for row in rows)
+        totals.flags.update(flag for row in rows for flag in row["flags"])
+        if split_of(entry["shard"]) == "train":
+            totals.train_mels.add(mels)
         pending.append(pa.Table.from_pylist(rows, schema=index_schema()))
         if sum(map(len, pending)) >= _ROWS_PER_GROUP:
             yield pa.concat_tables(pending).combine_chunks()
@@ -157,13 +164,10 @@ def _info(
     provenance: Provenance,
     entries: Sequence[Mapping[str, Any]],
     lost: Sequence[Mapping[str, Any]],
+    mel_sums: MelSums,
 ) -> dict[str, Any]:
     plan = provenance.plan
     recipe, config, manifest = plan.recipe, plan.config, plan.manifest
-    mel_sums = MelSums()
-    for entry in entries:
-        if entry["shard"].startswith("train/"):
-            mel_sums.add(MelSums.from_json(entry["mel"]))
     return {
         "format": FORMAT_VERSION,
         "name": recipe.name,
@@ -223,16 +227,12 @@ def _source_facts(plan: PreparationPlan, entries: Sequence[Mapping[str, Any]]) -
 def _verified_counts(files: Iterable[SourceFile]) -> dict[str, Any]:
     """Return the number of files by the algorithm of their checksum, and of those without one.
 
-    A file that several clips use counts once. Only a digest of its path is kept.
+    A file that several clips use counts once.
     """
-    import numpy as np  # noqa: PLC0415
-
-    paths: dict[str | None, bytearray] = {}
+    paths: defaultdict[str | None, TextDigests] = defaultdict(TextDigests)
     for file in files:
-        digest = hashlib.blake2b(file.path.encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES).digest()
-        paths.setdefault(file.verified_by, bytearray()).extend(digest)
-    words = [(f"word{number}", "<u8") for number in range(_DIGEST_BYTES // 8)]
-    counts = {name: len(np.unique(np.frombuffer(data, np.dtype(words)))) for name, data in paths.items()}
+        paths[file.verified_by].add([file.path])
+    counts = {name: digests.count() for name, digests in paths.items()}
     unverified = counts.pop(None, 0)
     return {
         "verified": {str(name): counts[name] for name in sorted(counts, key=str)},

@@ -56,7 +56,7 @@ class IndexCheck:
         self.is_sorted = True
         wrong_labels = list(self._read(root, info))
         self.problems = [*_check_counts(info, self._labels), *wrong_labels]
-        for key, count in repeated_keys(root, self.rows).items():
+        for key, count in repeated_keys(root).items():
             self.problems.append(Problem(key, f"occurs {count} times in the index"))
         if not self.is_sorted:
             self.problems.append(Problem("index.parquet", "is not sorted by shard and offset"))
@@ -65,7 +65,7 @@ class IndexCheck:
         if entry and hash_file(root / "index.parquet") != entry["sha256"]:
             self.problems.append(Problem("index.parquet", "checksum mismatch with dataset.json"))
         self.problems += _check_quarantine(root, info)
-        self.problems += _check_leaks(info, count_groups(root, self.rows)[1])
+        self.problems += _check_leaks(info, count_groups(root)[1])
 
     def _read(self, root: Path, info: Mapping[str, Any]) -> Iterator[Problem]:
         """Count the rows by split and label, check their order, and yield the problems of labels."""

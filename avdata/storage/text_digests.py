@@ -1,70 +1,84 @@
-"""Comparison of millions of texts by digests, in 16 bytes a text."""
+"""Comparison of millions of texts by digests, in bounded memory and 16 bytes of disk a text."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 _BYTES = 16
 
+_PART = 1 << 17
+"""Digests of all texts that are compared at a time."""
+
+_MEMORY_BYTES = 1 << 20
+"""Size from which the digests of a collection are in a file."""
+
+_BLOCK_BYTES = 1 << 20
+
 Digests = NDArray[np.bytes_]
 
 
 def digest_texts(texts: Iterable[str]) -> Digests:
     """Return the digest of each text. Different texts have different digests, as with any 128-bit hash."""
-    data = b"".join(
+    return np.frombuffer(_digest(texts), f"S{_BYTES}")
+
+
+def _digest(texts: Iterable[str]) -> bytes:
+    return b"".join(
         hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=_BYTES).digest() for text in texts
     )
-    return np.frombuffer(data, f"S{_BYTES}")
 
 
 class TextDigests:
-    """Collection of the digests of texts.
+    """Collection of the digests of texts, in a temporary file without a name if there are many.
 
     >>> digests = TextDigests()
     >>> digests.add(["a", "b"])
     >>> digests.add(["a"])
     >>> digests.count(), contains(digests.repeated(), digest_texts(["a", "b"]))
     (2, array([ True, False]))
-
-    Args:
-        part: number of the part to collect, from 0; a text belongs to one part.
-        parts: number of parts, at most 65,536.
     """
 
-    def __init__(self, part: int = 0, parts: int = 1) -> None:
-        self._data = bytearray()
-        self._part, self._parts = part, parts
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115  # closed with the object
+        self._size = 0
 
     def add(self, texts: Iterable[str]) -> None:
         """Add texts."""
-        digests = digest_texts(texts)
-        if self._parts > 1:
-            heads = np.frombuffer(digests, "<u2")[:: _BYTES // 2]
-            digests = digests[heads % self._parts == self._part]
-        self._data += digests.tobytes()
+        self._size += self._file.write(_digest(texts))
 
-    def _sorted(self) -> Digests:
-        digests = np.frombuffer(self._data, f"S{_BYTES}")
-        digests.sort()  # in place, in the memory of the collection
+    def __len__(self) -> int:
+        return self._size // _BYTES
+
+    def part(self, number: int, parts: int) -> Digests:
+        """Return the digests of one of several parts, sorted. A text belongs to one part."""
+        chosen = [np.empty(0, f"S{_BYTES}")]
+        self._file.seek(0)
+        while block := self._file.read(_BLOCK_BYTES):
+            heads = np.frombuffer(block, "<u2")[:: _BYTES // 2]
+            chosen.append(np.frombuffer(block, f"S{_BYTES}")[heads % parts == number])
+        digests = np.concatenate(chosen)
+        digests.sort()
         return digests
-
-    def unique(self) -> Digests:
-        """Return each digest once, sorted."""
-        return _once(self._sorted())
 
     def count(self) -> int:
         """Return the number of different texts."""
-        digests = self._sorted()
-        return int(np.count_nonzero(digests[1:] != digests[:-1])) + (len(digests) > 0)
+        return sum(len(_once(digests)) for (digests,) in _parts([self]))
 
     def repeated(self) -> Digests:
         """Return the digests of the texts that occur more than once, sorted."""
-        digests = self._sorted()
-        return _once(digests[1:][digests[1:] == digests[:-1]])
+        found = [_once(digests[1:][digests[1:] == digests[:-1]]) for (digests,) in _parts([self])]
+        return np.sort(np.concatenate(found))
+
+
+def _parts(collections: Sequence[TextDigests]) -> Iterator[list[Digests]]:
+    """Yield each part of some collections."""
+    parts = min(1 + sum(map(len, collections)) // _PART, 1 << 16)
+    return ([digests.part(number, parts) for digests in collections] for number in range(parts))
 
 
 def _once(digests: Digests) -> Digests:
@@ -80,7 +94,10 @@ def contains(known: Digests, digests: Digests) -> NDArray[np.bool_]:
     return found
 
 
-def shared_digests(collections: Sequence[Digests]) -> Digests:
-    """Return the digests that are in more than one collection, sorted; each collection has a digest once."""
-    digests = np.sort(np.concatenate([*collections, np.empty(0, f"S{_BYTES}")]))
-    return _once(digests[1:][digests[1:] == digests[:-1]])
+def shared_digests(collections: Sequence[TextDigests]) -> Digests:
+    """Return the digests that are in more than one collection, sorted."""
+    found = [np.empty(0, f"S{_BYTES}")]
+    for part in _parts(collections):
+        digests = np.sort(np.concatenate([np.empty(0, f"S{_BYTES}"), *map(_once, part)]))
+        found.append(_once(digests[1:][digests[1:] == digests[:-1]]))
+    return np.sort(np.concatenate(found))
