@@ -52,7 +52,7 @@ def verify(
     def run(checks: Iterable[ShardCheck]) -> Iterator[ShardResult]:
         run_jobs = spec.load()
         return run_jobs(
-            run_shard_check, list(checks), workers=workers, item_timeout=math.inf, exclude=exclude_shard,
+            run_shard_check, checks, workers=workers, item_timeout=math.inf, exclude=exclude_shard,
             **options,
         )  # fmt: skip
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from avdata.errors import AvdataError, QuarantineReason
@@ -46,6 +48,40 @@ class ShardTask(Generic[Job]):
     job: Job
     careful: bool = False
     uncounted: int = 0
+
+
+class TaskQueue(Generic[Job]):
+    """Tasks that wait for a worker. Only the next job is taken before a worker is free.
+
+    >>> queue = TaskQueue(iter("abc"))
+    >>> queue.count(2), queue.pop().job, queue.count(9)
+    (2, 'a', 2)
+
+    Args:
+        jobs: jobs, in the order in which they start.
+        careful: see `ShardTask`.
+    """
+
+    def __init__(self, jobs: Iterable[Job], *, careful: bool = False) -> None:
+        self._tasks = (ShardTask(job, careful=careful) for job in jobs)
+        self._waiting: deque[ShardTask[Job]] = deque()
+
+    def count(self, limit: int) -> int:
+        """Return the number of waiting tasks, at most `limit`."""
+        self._waiting.extend(islice(self._tasks, max(limit - len(self._waiting), 0)))
+        return min(len(self._waiting), limit)
+
+    def __bool__(self) -> bool:
+        return self.count(1) > 0
+
+    def pop(self) -> ShardTask[Job]:
+        """Remove the next task, and return it."""
+        self.count(1)
+        return self._waiting.popleft()
+
+    def put_back(self, task: ShardTask[Job]) -> None:
+        """Add the task of a lost worker, which starts next."""
+        self._waiting.appendleft(task)
 
 
 @dataclass
@@ -92,7 +128,7 @@ class RunJobs(Protocol):
     def __call__(
         self,
         function: Function,
-        jobs: Sequence[Any],
+        jobs: Iterable[Any],
         *,
         workers: int,
         item_timeout: float,
@@ -104,7 +140,8 @@ class RunJobs(Protocol):
 
         Args:
             function: a module-level function of a module that every worker can import.
-            jobs: the jobs, in the order in which they start.
+            jobs: the jobs, in the order in which they start. Only the next one is taken
+                before a worker is free.
             workers: number of worker processes; see `EngineSpec` for 0.
             item_timeout: seconds after which the worker is killed and its item excluded.
             exclude: returns the job without one item, for a reason and a detail.

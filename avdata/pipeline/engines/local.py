@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -31,6 +31,7 @@ from avdata.pipeline.engines.base import (
     Job,
     Report,
     ShardTask,
+    TaskQueue,
     WorkerState,
     next_task,
     picklable_error,
@@ -59,7 +60,7 @@ class _Worker(WorkerState[Job]):
 
 def run_jobs(
     function: Function,
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     *,
     workers: int,
     item_timeout: float,
@@ -81,7 +82,7 @@ def run_jobs(
     if workers == 0:
         yield from _run_here(function, jobs, on_item, is_ready)
         return
-    waiting = [ShardTask(job, careful=is_ready is not None) for job in reversed(jobs)]
+    waiting = TaskQueue(jobs, careful=is_ready is not None)
     pool: list[_Worker[Job]] = []
     crashes: dict[str, int] = {}
     with selectors.DefaultSelector() as pipes:
@@ -92,7 +93,7 @@ def run_jobs(
                     message = _receive(worker, pipes)
                     if isinstance(message, _Lost):
                         pool.remove(worker)
-                        waiting.append(_after_loss(worker, message, crashes, exclude, item_timeout))
+                        waiting.put_back(_after_loss(worker, message, crashes, exclude, item_timeout))
                     elif message[0] == "items":
                         _start_items(worker, message[1], on_item, items_wait=is_ready is not None)
                     elif message[0] == "error":
@@ -111,7 +112,7 @@ def run_jobs(
 
 def _run_here(
     function: Function,
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     on_item: Report,
     is_ready: Callable[[str], bool] | None,
 ) -> Generator[Any, None, None]:
@@ -134,7 +135,7 @@ class _Lost:
 
 def _dispatch(
     function: Function,
-    waiting: list[ShardTask[Job]],
+    waiting: TaskQueue[Job],
     pool: list[_Worker[Job]],
     workers: int,
     pipes: selectors.BaseSelector,
@@ -142,7 +143,7 @@ def _dispatch(
     items_wait: bool,
 ) -> None:
     busy = sum(worker.task is not None for worker in pool)
-    while len(pool) < min(workers, busy + len(waiting)):
+    while len(pool) < busy + waiting.count(workers - busy):
         pool.append(_start(function, items_wait=items_wait))
         pipes.register(pool[-1].pipe, selectors.EVENT_READ, pool[-1])
     for worker in pool:

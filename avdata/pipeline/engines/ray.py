@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from avdata.pipeline.engines.base import (
     Job,
     Report,
     ShardTask,
+    TaskQueue,
     WorkerState,
     next_task,
     picklable_error,
@@ -113,7 +114,7 @@ class _Worker(WorkerState[Any]):
 
 def run_jobs(
     function: Function,
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     *,
     workers: int,
     item_timeout: float,
@@ -139,7 +140,8 @@ def run_jobs(
         UsageError: Ray is not installed.
         AvdataError: the cluster cannot be reached.
     """
-    if not jobs:
+    waiting = TaskQueue(jobs)
+    if not waiting:
         return
     ray = _connected(address, log_to_driver=options.log_to_driver)
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
@@ -147,7 +149,6 @@ def run_jobs(
     )
     requested = {name: value for name, value in asdict(options).items() if name != "log_to_driver" and value}
     tracker = ray.remote(_ItemTracker).options(num_cpus=0, scheduling_strategy=here).remote()
-    waiting = [ShardTask(job) for job in reversed(jobs)]
     pool: list[_Worker] = []
     turns: list[_Worker] = []
     crashes: dict[str, int] = {}
@@ -155,7 +156,7 @@ def run_jobs(
         while waiting or any(worker.task for worker in pool):
             size = workers or max(int(ray.cluster_resources().get("CPU", 1) / options.num_cpus), 1)
             busy = sum(worker.task is not None for worker in pool)
-            while len(pool) < min(size, busy + len(waiting)):
+            while len(pool) < busy + waiting.count(size - busy):
                 pool.append(_Worker(actor=ray.remote(_RayWorker).options(**requested).remote()))
             _dispatch(function, waiting, pool, turns, tracker)
             if not waiting:
@@ -169,7 +170,7 @@ def run_jobs(
                     kind, value = ray.get(worker.ref)
                 except _losses(ray) as error:
                     pool.remove(worker)
-                    waiting.append(_after_loss(ray, worker, error, crashes, exclude, item_timeout))
+                    waiting.put_back(_after_loss(ray, worker, error, crashes, exclude, item_timeout))
                     continue
                 worker.finish_task(crashes)
                 if kind == "error":
@@ -218,7 +219,7 @@ def _job_config(ray: Any) -> Any:
 
 
 def _dispatch(
-    function: Function, waiting: list[ShardTask[Any]], pool: list[_Worker], turns: list[_Worker], tracker: Any
+    function: Function, waiting: TaskQueue[Any], pool: list[_Worker], turns: list[_Worker], tracker: Any
 ) -> None:
     for worker in pool:
         if worker.task is None and waiting:

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from support.engine_jobs import Excluded, Job, exclude_item, run_items
 from avdata.errors import AvdataError, QuarantineReason
 from avdata.pipeline.engines import base
 from avdata.pipeline.engines import local as engine
-from avdata.pipeline.engines.base import NO_ITEM
+from avdata.pipeline.engines.base import NO_ITEM, TaskQueue
 from avdata.pipeline.engines.local import run_jobs
 from avdata.pipeline.engines.ray import _ItemReporter
 
@@ -102,6 +102,28 @@ def test_run_jobs_raises_the_error_of_a_job(workers: int) -> None:
 def test_run_jobs_keeps_the_message_of_an_unpicklable_error(odd: str) -> None:
     with pytest.raises(RuntimeError, match=f"{odd} words"):
         list(run_jobs(work, [Job((odd,))], workers=1, item_timeout=60, exclude=exclude_item))
+
+
+def test_run_jobs_takes_a_job_when_a_worker_is_free() -> None:
+    taken = []
+
+    def jobs() -> Iterator[Job]:
+        for number in range(12):
+            taken.append(number)
+            yield Job((str(number),))
+
+    results = run_jobs(work, jobs(), workers=2, item_timeout=600, exclude=exclude_item)
+    for done, _ in enumerate(results):
+        assert len(taken) <= done + 3  # two that run, and the next one
+    assert len(taken) == 12
+
+
+def test_task_queue_starts_the_task_of_a_lost_worker_next() -> None:
+    queue = TaskQueue("abc")
+    lost = queue.pop()
+    queue.put_back(lost)
+    assert [queue.pop().job for _ in range(queue.count(9))] == ["a", "b", "c"]
+    assert not queue
 
 
 def test_run_jobs_returns_no_results_for_no_jobs() -> None:

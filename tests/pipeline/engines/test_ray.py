@@ -92,6 +92,20 @@ def test_run_jobs_stops_and_excludes_an_item_that_hangs(cluster: Cluster) -> Non
     assert results == [(("b",), (("hang", QuarantineReason.TIMEOUT),))]
 
 
+def test_run_jobs_takes_a_job_when_a_worker_is_free(cluster: Cluster) -> None:
+    taken = []
+
+    def jobs() -> Iterator[Job]:
+        for number in range(6):
+            taken.append(number)
+            yield Job((str(number),))
+
+    results = run_jobs(work, jobs(), workers=1, item_timeout=600, exclude=exclude_item)
+    for done, _ in enumerate(results):
+        assert len(taken) <= done + 2  # one that runs, and the next one
+    assert len(taken) == 6
+
+
 def test_verify_by_a_cluster_finds_the_problems_of_this_process(
     cluster: Cluster, cremad_set: Path, tmp_path: Path
 ) -> None:
