@@ -24,8 +24,10 @@ from avdata.selection import MAX_KEY_LENGTH
 from avdata.sources.object_storage import CONNECTIONS, MEDIA_SUFFIXES, holds_remote_tars, survey_source
 from avdata.sources.source_dir import STATE_DIR
 from avdata.sources.tar_index import TarIndex, TarMember, index_tar
+from avdata.sources.tar_index_cache import index_stored_tar
 from avdata.storage.paths import walk_files
 from avdata.storage.remote import is_url
+from avdata.storage.remote_files import list_files
 from avdata.storage.threads import map_in_threads
 
 log = logging.getLogger(__name__)
@@ -78,9 +80,14 @@ class TarSource:
             SourceError: a tar cannot be indexed.
         """
         names, indices = [self.tar_name(tar) for tar in self.tars], {}
+        listing = list_files(self.url) if self.url else {}
 
         def index(tar: Path) -> TarIndex:
-            return index_tar(tar, f"{self.url}/{self.tar_name(tar)}" if self.url else "")
+            name = self.tar_name(tar)
+            if self.url is None:
+                return index_tar(tar)
+            etag = listing[name].etag if name in listing else ""
+            return index_stored_tar(tar, f"{self.url}/{name}", etag)
 
         self.progress("index", 0, len(self.tars))
         found = map_in_threads(index, self.tars, CONNECTIONS if self.url else 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tars import clip_bytes, overwrite, write_tar
+from support.tars import clip_bytes, header_offset, overwrite, write_tar
 from support.trees import digest_tree
 
 import avdata
@@ -112,6 +112,49 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(S3FileSystem, "_call_s3", counted)
     return reads
+
+
+def test_index_of_a_stored_tar_is_read_again_only_if_the_tar_changed(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVDATA_CACHE", str(tmp_path / "cache"))
+    files, base = open_filesystem(f"{bucket}/raw")
+
+    def put(key: str) -> None:
+        tar = write_tar(tmp_path / "a.tar", {key: {"cls": b"1", "mp4": bytes(9000)}})
+        files.put_file(str(tar), f"{base}/a.tar")
+
+    put("a")
+    reads = count_reads(monkeypatch)
+    first = open_tars(f"{bucket}/raw").samples
+    assert reads
+    reads.clear()
+    assert open_tars(f"{bucket}/raw").samples == first
+    assert reads == []
+    (cached,) = (tmp_path / "cache" / "tar-indexes").iterdir()
+    for damage in (b"", cached.read_bytes()[:-9], b"{}"):
+        cached.write_bytes(damage)
+        assert open_tars(f"{bucket}/raw").samples == first
+        assert reads
+        reads.clear()
+    put("b")  # of the same size
+    assert [sample.key for sample in open_tars(f"{bucket}/raw").samples] == ["b"]
+    assert reads
+    assert list((tmp_path / "cache" / "tar-indexes").iterdir()) == [cached]
+
+
+def test_cached_index_of_a_stored_tar_keeps_its_damage(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVDATA_CACHE", str(tmp_path / "cache"))
+    samples = {f"c{number}": {"cls": b"1", "mp4": bytes(900)} for number in range(4)}
+    tar = write_tar(tmp_path / "a.tar", samples)
+    overwrite(tar, header_offset(tar, "c1.mp4"), b"\xff" * 512)
+    files, base = open_filesystem(f"{bucket}/raw")
+    files.put_file(str(tar), f"{base}/a.tar")
+    first = open_tars(f"{bucket}/raw").samples
+    assert any(sample.damage for sample in first)
+    assert open_tars(f"{bucket}/raw").samples == first
 
 
 @pytest.mark.parametrize("is_listed", [False, True])
