@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from avdata.errors import UsageError
 
 Overrides = Mapping[str, Any]
@@ -60,6 +58,8 @@ def parse_setting(text: str) -> dict[str, Any]:
     if not equals or not path:
         msg = f"Invalid --set {text!r}: the form is section.key=value."
         raise UsageError(msg, hint="Example: --set video.num_frames=8")
+    import yaml  # noqa: PLC0415  # a run without --set needs none
+
     try:
         value: Any = yaml.safe_load(raw) if raw else ""
     except yaml.YAMLError as error:
@@ -84,6 +84,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: the file is missing, unreadable, or not a mapping.
     """
+    import yaml  # noqa: PLC0415
+
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

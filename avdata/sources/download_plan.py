@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from avdata.errors import AvdataError, SourceError, UsageError
 from avdata.manifest import FileEntry, License, Manifest, Source
 from avdata.recipe import Clip, Recipe
-from avdata.selection import limit_clips
 from avdata.sources.checksums import ChecksumCache
 from avdata.sources.source_dir import archive_path, is_unpacked
 from avdata.sources.types import FileRequest
@@ -320,7 +319,11 @@ def _choose_clips(clips: Sequence[Clip], choice: ClipChoice) -> list[Clip]:
     ]
     if positions is not None:
         clips_left.sort(key=lambda clip: positions[clip.key])
-    return clips_left if choice.limit is None else limit_clips(clips_left, choice.limit, seed=0)
+    if choice.limit is None:
+        return clips_left
+    from avdata.selection import limit_clips  # noqa: PLC0415  # NumPy loads only for a limit
+
+    return limit_clips(clips_left, choice.limit, seed=0)
 
 
 def _clip_paths(clip: Clip) -> Iterator[str]:
