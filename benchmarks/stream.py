@@ -244,7 +244,7 @@ def compared(
         for number in workers:
             threads = 1 if storage == "npy" else max(number, 1)
             floor = child(sys.executable, data, "floor", storage, str(threads), order)
-            floors[number].append(floor["rate"])
+            floors[number].append(floor.get("rate", float("nan")))
         for name, number in turns:
             python = peers if name in APART else sys.executable
             arguments = (name, storage, str(number), order)
