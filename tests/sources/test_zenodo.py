@@ -15,7 +15,7 @@ from support.tiny_dataset import make_manifest, make_recipe, read_tree
 from support.trees import zipped
 
 import avdata
-from avdata.errors import SourceError, UnavailableError
+from avdata.errors import SourceError, UnavailableError, UsageError
 from avdata.manifest import Source
 from avdata.recipe import load_recipe
 from avdata.sources import zenodo
@@ -141,7 +141,7 @@ def test_unusable_record_is_explained(
 @pytest.mark.parametrize("url", ["zenodo:1188976", "zenodo:x/y.zip", "zenodo:1/a/b.zip"])
 def test_url_of_another_form_is_rejected(record: Zenodo, url: str) -> None:
     record.manifest = make_manifest([Source(name="it", urls=(url,), into="it.bin")])
-    with pytest.raises(SourceError, match="t must be zenodo:RECORD/FILE"):
+    with pytest.raises(UsageError, match="The form is zenodo:RECORD/FILE"):
         record.download()
 
 
