@@ -19,7 +19,7 @@ from avdata.streaming.dataset import AVDataset
 from snnergy.fusion.registry import FUSIONS
 from snnergy.layers.waveform_mel import WaveformMel
 from snnergy.models.dataset_facts import DatasetFacts
-from snnergy.models.inputs import SMALLEST, normalize_frames, presence_masks
+from snnergy.models.inputs import SMALLEST, InputBatch, normalize_frames, presence_masks
 
 Features = Literal["stored", "waveform"]
 """Source of the mels: the dataset, or its waveforms, from which the device computes them."""
@@ -44,11 +44,18 @@ class Batch:
     present: Tensor | None = None
 
     @property
+    def masks(self) -> tuple[Tensor | None, Tensor | None]:
+        """`mask_a` and `mask_v` of `SNNergy.forward`, on the device of the inputs."""
+        if self.present is None:
+            return None, None
+        masks = presence_masks(self.present, self.audio.device)
+        return masks["mask_a"], masks["mask_v"]
+
+    @property
     def arguments(self) -> dict[str, Tensor]:
         """Arguments of `SNNergy.forward`."""
-        device = self.audio.device
-        masks = {} if self.present is None else presence_masks(self.present, device)
-        given = {name: mask for name, mask in masks.items() if mask is not None}
+        masks = zip(("mask_a", "mask_v"), self.masks, strict=True)
+        given = {name: mask for name, mask in masks if mask is not None}
         return {"audio": self.audio, "video": self.video, **given}
 
 
@@ -223,8 +230,8 @@ def audio_video_batches(
     count: int,
     device: torch.device | str | None = None,
     mel: MelTransform | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (audio, video) of the first `count` batches without padding.
+) -> Iterator[InputBatch]:
+    """Yield (audio, video, mask_a, mask_v) of the first `count` batches without padding.
 
     A batch of padding only is yielded complete, so that its process also has input.
     """
@@ -232,4 +239,5 @@ def audio_video_batches(
         real = batch.weight > 0
         if not bool(real.any()):
             real = torch.ones_like(real)
-        yield batch.audio[:, real], batch.video[:, real]
+        mask_a, mask_v = (None if mask is None else mask[real] for mask in batch.masks)
+        yield batch.audio[:, real], batch.video[:, real], mask_a, mask_v

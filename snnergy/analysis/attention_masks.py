@@ -32,15 +32,19 @@ class MaskRecord:
 
 
 @torch.no_grad()
-def record_masks(network: SNNergy, audio: Tensor, video: Tensor) -> MaskRecord:
+def record_masks(
+    network: SNNergy, audio: Tensor, video: Tensor, mask_a: Tensor | None = None, mask_v: Tensor | None = None
+) -> MaskRecord:
     """Return firing rates and masks of a network on a batch.
 
     Args:
         network: network on the CPU, in evaluation mode.
         audio: float32 [T, B, 1, F, L].
         video: float32 [T, B, C, H, W].
+        mask_a: bool [B], which samples have audio; None: all.
+        mask_v: bool [B], which samples have video; None: all.
     """
-    logits, aux = network(audio, video, return_aux=True)
+    logits, aux = network(audio, video, mask_a, mask_v, return_aux=True)
     return MaskRecord(
         torch.softmax(logits.float(), 1).numpy(),
         {name: float(rate) for name, rate in aux["rates"].items()},

@@ -32,6 +32,7 @@ from snnergy.layers.attention import TokenSumMask
 from snnergy.layers.conv_norm import merge_time_batch
 from snnergy.layers.monitor import record_spikes
 from snnergy.layers.neurons import SpikingNeuron
+from snnergy.models.inputs import InputBatch
 from snnergy.models.network import SNNergy
 
 MAC_PJ, AC_PJ, BYTE_PJ = 4.6, 0.9, 24.96
@@ -252,14 +253,15 @@ def _count_ops(model: SNNergy, count: _OpCounter) -> Iterator[None]:
 
 
 @torch.no_grad()
-def measure_energy(model: SNNergy, batches: Iterable[tuple[Tensor, Tensor]]) -> Energy:
+def measure_energy(model: SNNergy, batches: Iterable[InputBatch]) -> Energy:
     """Return the cost of an inference, the mean over samples.
 
     Use a trained network on a test split: firing rates of other networks or data are not meaningful.
 
     Args:
         model: network in evaluation mode.
-        batches: (audio, video) as for `SNNergy.forward`; static inputs are convolved once.
+        batches: (audio, video) or (audio, video, mask_a, mask_v) as for `SNNergy.forward`; static inputs are
+            convolved once.
 
     Raises:
         UsageError: the network is in training mode, or `batches` is empty.
@@ -269,11 +271,12 @@ def measure_energy(model: SNNergy, batches: Iterable[tuple[Tensor, Tensor]]) -> 
         raise UsageError(msg, hint="Call model.eval() first")
     count, samples, steps = _OpCounter(), 0, 0
     with _count_ops(model, count):
-        for audio, video in batches:
+        for batch in batches:
+            audio, video = batch[:2]
             size = audio.shape[1] if audio.ndim == 5 else audio.shape[0]
             timed = [len(part) for part in (audio, video) if part.ndim == 5]
             steps += size * (timed[0] if timed else model.config.steps)
-            model(audio, video)
+            model(*batch)
             samples += size
     if not samples:
         msg = "No samples to measure energy on."

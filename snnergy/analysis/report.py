@@ -202,11 +202,12 @@ def _run_network(checkpoint: Path, dataset: str | Path) -> NetworkView:
     right, wrong = list[SampleView](), list[SampleView]()
     for batch in data.loader(min(SAMPLES, len(data)), num_workers=0):
         inputs = to_device(batch, mel=transform)
-        record = record_masks(network, inputs.audio, inputs.video)
+        given = inputs.audio, inputs.video, *inputs.masks
+        record = record_masks(network, *given)
         if energy is None:
             rates = list(record.rates.items())
-            energy = measure_energy(network, [(inputs.audio, inputs.video)])
-            layers = record_raster(network, inputs.audio, inputs.video)
+            energy = measure_energy(network, [given])
+            layers = record_raster(network, *given)
             raster = image_data_uri(draw_raster(layers)) if layers else ""
         for number, key in enumerate(batch.key):
             is_right = data.labels[int(batch.label[number])] == facts.labels[record.predicted(number)]

@@ -20,13 +20,17 @@ SPIKE, SILENCE, GAP = (37, 99, 235), (241, 245, 249), (255, 255, 255)
 
 
 @torch.no_grad()
-def record_raster(network: SNNergy, audio: Tensor, video: Tensor) -> dict[str, np.ndarray]:
+def record_raster(
+    network: SNNergy, audio: Tensor, video: Tensor, mask_a: Tensor | None = None, mask_v: Tensor | None = None
+) -> dict[str, np.ndarray]:
     """Return the spikes of some neurons of each layer for the first sample of a batch.
 
     Args:
         network: network in evaluation mode.
         audio: float [T, B, 1, F, L].
         video: float [T, B, C, H, W].
+        mask_a: bool [B], which samples have audio; None: all.
+        mask_v: bool [B], which samples have video; None: all.
 
     Returns:
         By layer, in the order of execution, bool [T, n] with n at most `NEURONS`.
@@ -39,7 +43,7 @@ def record_raster(network: SNNergy, audio: Tensor, video: Tensor) -> dict[str, n
         layers[name] = (flat[:, chosen.to(flat.device)] > 0).cpu().numpy()
 
     with record_spikes(network, record):
-        network(audio, video)
+        network(audio, video, mask_a, mask_v)
     return layers
 
 

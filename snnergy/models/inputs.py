@@ -13,6 +13,9 @@ from snnergy.models.config import ModelConfig
 
 Layout = Literal["TBCHW", "BTCHW"]
 
+InputBatch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""(audio, video) or (audio, video, mask_a, mask_v): the first arguments of `SNNergy.forward`."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 IMAGENET_STD = (0.229, 0.224, 0.225)

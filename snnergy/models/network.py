@@ -27,6 +27,7 @@ from snnergy.models.config import PRESETS, ModelConfig, configure
 from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.inputs import (
     SMALLEST,
+    InputBatch,
     Layout,
     arrange_inputs,
     check_finite,
@@ -332,7 +333,7 @@ class SNNergy(nn.Module, PyTorchModelHubMixin, library_name="avdata", tags=["aud
         return network
 
 
-def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+def recalibrate(model: nn.Module, batches: Iterable[InputBatch]) -> None:
     """Set the statistics of all batch norms to their mean over training batches.
 
     Spikes are sparse, so that after a short training the moving averages are far from the layers' inputs
@@ -340,7 +341,9 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> N
 
     Args:
         model: module with batch norms.
-        batches: (audio [T, B, 1, F, L], video [T, B, C, H, W]); 10 to 32 batches are enough.
+        batches: (audio [T, B, 1, F, L], video [T, B, C, H, W]), or with mask_a and mask_v as for
+            `SNNergy.forward`: an absent modality sends no message to the later layers of the other. 10 to 32
+            batches are enough.
 
     Raises:
         UsageError: `batches` is empty.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,4 +31,18 @@ def test_to_batch_puts_time_first_and_normalizes() -> None:
 
 def test_audio_video_batches_skip_padding(tiny_set: Path) -> None:
     loader = open_split(tiny_set, "val", rank=0, world_size=1).loader(3, num_workers=0)
-    assert [audio.shape[1] for audio, _ in audio_video_batches(loader, 9)] == [3, 1]
+    shapes = [
+        [part if part is None else part.shape[1] for part in given]
+        for given in audio_video_batches(loader, 9)
+    ]
+    assert shapes == [[3, 3, None, None], [1, 1, None, None]]
+
+
+def test_audio_video_batches_yield_masks_of_absent_modalities(tiny_set: Path) -> None:
+    first, last = open_split(tiny_set, "val", rank=0, world_size=1).loader(3, num_workers=0)
+    present = torch.tensor([[True, False], [True, True], [True, True]])
+    given = [replace(batch, present=present) for batch in (first, last)]
+    masks = [masks for _, _, *masks in audio_video_batches(given, 9)]
+    assert [(mask_a, mask_v.tolist()) for mask_a, mask_v in masks if mask_v is not None] == [
+        (None, [False, True, True]), (None, [False]),
+    ]  # fmt: skip

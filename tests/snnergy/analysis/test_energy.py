@@ -71,6 +71,17 @@ def test_static_inputs_are_counted_once() -> None:
     assert measured.layers[0].macs == 9 * 8 * 32 * 32
 
 
+def test_absent_modality_sends_no_message_whose_spikes_count() -> None:
+    model, given, absent = settled(), inputs(), torch.tensor([False, False])
+    all_there, video_absent = (
+        {layer.name: layer.sops_exact for layer in measure_energy(model, [batch]).layers}
+        for batch in (given, (*given, None, absent))
+    )
+    changed = {name for name, sops in all_there.items() if sops != video_absent[name]}
+    assert any(name.startswith("encoders.audio.1") for name in changed)
+    assert not any(name.startswith(("encoders.audio.0", "encoders.video.0")) for name in changed)
+
+
 def test_zero_input_costs_only_spikes_from_biases() -> None:
     model = settled()
     for part in model.modules():

@@ -17,7 +17,7 @@ from snnergy.analysis.attention_masks import overlay_mask, record_masks
 from snnergy.analysis.report import NetworkView, collect_page_data, curves, report
 from snnergy.analysis.run_results import read_points
 from snnergy.cli import app
-from snnergy.models.network import build
+from snnergy.models.network import build, recalibrate
 from snnergy.training.config import TrainConfig
 from snnergy.training.trainer import train
 
@@ -136,6 +136,19 @@ def test_record_masks_returns_shares_between_0_and_1() -> None:
         assert mask.shape[:2] == (2, 4)
         assert 0 <= mask.min() <= mask.max() <= 1
     assert np.allclose(record.probabilities.sum(1), 1)
+
+
+def test_record_masks_ignores_an_absent_modality() -> None:
+    network = build("nano", num_classes=2, video_channels=3)
+    recalibrate(network, [(torch.randn(4, 4, 1, 32, 32), torch.randn(4, 4, 3, 32, 32))])
+    network.eval()
+    audio, absent = torch.randn(4, 2, 1, 32, 32), torch.tensor([False, True])
+    one, two = (
+        record_masks(network, audio, torch.randn(4, 2, 3, 32, 32), None, absent).probabilities
+        for _ in range(2)
+    )
+    assert np.array_equal(one[0], two[0])
+    assert not np.array_equal(one[1], two[1])
 
 
 def test_overlay_mask_dims_where_mask_is_0() -> None:

@@ -345,6 +345,22 @@ def test_bfloat16_sums_are_exact_over_many_tokens() -> None:
     assert torch.equal(seen[0].flatten().long(), spikes.bool().sum((4, 5)).flatten())
 
 
+def test_recalibrate_follows_masks() -> None:
+    batch, absent = inputs(batch=4), torch.tensor([False, False, False, True])
+    masked, plain = settled(), settled()
+    plain.load_state_dict(masked.state_dict())
+    snnergy.recalibrate(masked, [(*batch, None, absent)])
+    snnergy.recalibrate(plain, [batch])
+    changed = {
+        name
+        for name, value in masked.state_dict().items()
+        if not torch.equal(value, plain.state_dict()[name])
+    }
+    # Without a message from the absent video, the second stage of the audio encoder reads something else.
+    assert any(name.startswith("encoders.audio.1") for name in changed)
+    assert not any(name.startswith(("encoders.audio.0", "encoders.video.0")) for name in changed)
+
+
 def test_recalibrate_raises_without_batches() -> None:
     model = settled()
     before = copy.deepcopy(model.state_dict())
