@@ -307,10 +307,28 @@ def write_page(measured: str, page: Path) -> None:
     page.write_text(f"{before}{MARKERS[0]}\n{measured}\n{MARKERS[1]}{after}", encoding="utf-8")
 
 
+def merge_results(
+    earlier: Sequence[Mapping[str, Any]], results: Mapping[tuple[str, str, int], Mapping[str, Any]]
+) -> dict[tuple[str, str, int], Mapping[str, Any]]:
+    """Return results with those of earlier runs that were not measured again and have today's settings."""
+    merged = {
+        (cell["task"], cell["row"], cell["seed"]): cell
+        for cell in earlier
+        if cell["task"] in TASKS
+        and cell["row"] in TASKS[cell["task"]].rows
+        and cell["settings"] == settings(cell["task"], cell["row"])
+    } | dict(results)
+    tasks = list(TASKS)
+    return {key: merged[key] for key in sorted(merged, key=lambda key: (key[2], tasks.index(key[0]), key[1]))}
+
+
 def measure(options: argparse.Namespace) -> list[Claim]:
     """Train what is not stored; print and return the claims."""
     names = options.tasks.split(",")
-    results = train_cells(options, names)
+    results: Mapping[tuple[str, str, int], Mapping[str, Any]] = train_cells(options, names)
+    if options.page:
+        names = list(TASKS)
+        results = merge_results(json.loads(RESULTS.read_text(encoding="utf-8")), results)
     table = summarize(results)
     claims = check_targets(table, () if options.quick else names)
     text = tables(table, claims)
@@ -332,7 +350,11 @@ if __name__ == "__main__":
     parser.add_argument("--rows", help="comma-separated rows (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     parser.add_argument("--collect", action="store_true", help="only read what is stored")
-    parser.add_argument("--page", action="store_true", help="write the tables of docs/learning.md")
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="write the tables of docs/learning.md; what is not measured keeps its result of earlier runs",
+    )
     parser.add_argument("--cell", nargs=3, metavar=("TASK", "ROW", "SEED"), help=argparse.SUPPRESS)
     chosen = set_quick(parser, tasks="hidden", rows="linear,cnn_video", seeds=1)
     if chosen.cell:

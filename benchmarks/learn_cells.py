@@ -159,8 +159,8 @@ def _inputs(samples: Samples, index: Tensor) -> tuple[tuple[Tensor | None, ...],
 
 def _recalibrate(network: SNNergy, train: Samples, batch_size: int) -> None:
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).split(batch_size)
-    # Masks are for the head and the messages, not for the statistics of batch norms.
-    batches: Iterator[Any] = (_inputs(train, index)[0][:2] for index in order[:CALIBRATION_BATCHES])
+    # With the masks: an absent modality sends no message, which changes what the next stage reads.
+    batches: Iterator[Any] = (_inputs(train, index)[0] for index in order[:CALIBRATION_BATCHES])
     recalibrate(network, batches)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +65,19 @@ def test_learn_reuses_stored_cells_of_the_same_settings(learn: ModuleType, tmp_p
     path.write_text(json.dumps(stored), encoding="utf-8")
     assert learn.read_cell(tmp_path, "grid", "tiny", 0) is None
     assert learn.read_cell(tmp_path, "grid", "tiny", 1) is None
+
+
+def test_merge_results_keeps_earlier_cells_of_the_same_settings(learn: ModuleType) -> None:
+    def cell(task: str, row: str, seed: int, accuracy: float) -> dict[str, Any]:
+        stored = {"task": task, "row": row, "seed": seed, "test": {"all": accuracy}}
+        return {**stored, "settings": learn.settings(task, row)}
+
+    kept, again = cell("xor", "cmqka", 1, 0.9), cell("grid", "tiny", 0, 0.5)
+    outdated = {**cell("grid", "small", 0, 0.7), "settings": {"epochs": 1}}
+    removed = {**cell("grid", "small", 1, 0.7), "row": "removed"}
+    measured = cell("grid", "tiny", 0, 0.8)
+    merged = learn.merge_results([kept, again, outdated, removed], {("grid", "tiny", 0): measured})
+    assert list(merged.items()) == [(("grid", "tiny", 0), measured), (("xor", "cmqka", 1), kept)]
 
 
 def test_learning_page_shows_the_stored_results(learn: ModuleType) -> None:
