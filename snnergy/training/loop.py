@@ -15,7 +15,6 @@ from avdata.errors import redact_url
 from avdata.interrupts import Terminated, deferred_interrupts
 from avdata.progress import Progress
 from avdata.storage.atomic import remove_stale_parts
-from avdata.storage.remote import is_url
 from avdata.streaming.batch import AVBatch
 from snnergy.models.network import SNNergy
 from snnergy.models.stored import stored_network_errors
@@ -318,4 +317,4 @@ class Trainer:
 
 def _location(where: str | Path) -> str:
     """Return where a dataset is, from any current folder and without credentials."""
-    return redact_url(where) if is_url(where) else str(Path(where).absolute())
+    return str(Path(where).absolute()) if Path(where).exists() else redact_url(where)
