@@ -37,7 +37,7 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
     position, end = 0, len(view)
     while position + TAR_BLOCK <= end and view[position]:
         # Only `verify` uses tarfile, which checks header checksums: parsing a header with it takes 20 µs.
-        raw_name, size, kind, magic = _HEADER.unpack_from(view, position)
+        raw_name, size, kind, magic = struct.unpack_from(_HEADER, view, position)
         # Other types of members, such as pax headers, change the size and name of the next one.
         if magic != b"ustar" or kind not in _REGULAR_FILE:
             msg = f"Missing tar header of a regular file at byte {position} of the sample."
@@ -64,7 +64,7 @@ def read_members(buffer: bytes | memoryview, key: str | None = None) -> dict[str
     return members
 
 
-_HEADER = struct.Struct("100s 24x 11s 21x c 100x 5s")
+_HEADER = "100s 24x 11s 21x c 100x 5s"
 """Name, size, type and magic of a USTAR header."""
 
 _REGULAR_FILE = b"0\0"
@@ -126,7 +126,7 @@ def decode_metadata(members: Mapping[str, memoryview], steps: int) -> dict[str, 
 def parse_metadata(text: bytes, steps: int) -> dict[str, Any]:
     """Return the content of a JSON member; see `decode_metadata`."""
     try:
-        metadata = _DECODER.decode(text.decode())
+        metadata = _decoder().decode(text.decode())
     except (ValueError, RecursionError) as error:
         msg = f"json cannot be read ({error})."
         raise AvdataError(msg) from error
@@ -149,7 +149,10 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(msg)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # `json.loads` would create one per call
+@lru_cache(maxsize=1)
+def _decoder() -> json.JSONDecoder:
+    """Return the decoder, which `json.loads` would create at each call; in no global, as it cannot be pickled."""
+    return json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _is_text(value: object) -> bool:
