@@ -40,6 +40,7 @@ SNNERGY_MAY_IMPORT = {
     "streaming",
     "storage.atomic",
     "storage.hashing",
+    "storage.locks",
     "subprocesses",
 }
 """Parts of avdata that all of snnergy may import."""

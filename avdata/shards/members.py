@@ -151,7 +151,7 @@ def _refuse_constant(name: str) -> None:
 
 @lru_cache(maxsize=1)
 def _decoder() -> json.JSONDecoder:
-    """Return the decoder, which `json.loads` would create at each call; in no global, as it cannot be pickled."""
+    """Return a decoder, which `json.loads` would create at each call; no global, as it cannot be pickled."""
     return json.JSONDecoder(parse_constant=_refuse_constant)
 
 

@@ -10,12 +10,17 @@ Ctrl-C and SIGTERM save `last.ckpt` after the step in progress.
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avdata.errors import AvdataError
 from avdata.progress import Progress
+from avdata.storage.locks import lock_folder
 from snnergy.training.checkpoint import (
     RUN_FILE,
     check_run_folder,
@@ -36,6 +41,8 @@ from snnergy.training.threads import IdleCores, choose_threads, use_threads
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+LOCK_DIR = ".training"
 
 
 def train(
@@ -78,9 +85,24 @@ def train(
         settings, threads = _agree(fabric, folder, settings, idle, resume=resume)
         with use_threads(threads):
             run = Trainer(fabric, dataset, folder, settings, progress)
-            run.begin(resume=resume)
-            run.work()
-            return run.finish(began)
+            with _locked(fabric, folder):
+                run.begin(resume=resume)
+                run.work()
+                return run.finish(began)
+
+
+@contextmanager
+def _locked(fabric: Fabric, folder: Path) -> Iterator[None]:
+    """Lock the folder of the run, so that no other training writes to it."""
+    place = folder / LOCK_DIR
+    conflict = AvdataError(
+        f"Another training writes to {folder}.", hint="Wait for it to end, or choose another --output"
+    )
+    with ExitStack() as lock:
+        check_on_rank0(fabric, lambda: lock.enter_context(lock_folder(place, conflict)))
+        if fabric.is_global_zero:
+            lock.callback(shutil.rmtree, place, ignore_errors=True)
+        yield
 
 
 def _agree(

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 import avdata
 from avdata.errors import AvdataError, UsageError
+from avdata.storage.locks import lock_folder
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
 from snnergy.analysis.comparison import compare_fusions
@@ -36,7 +37,7 @@ from snnergy.training.evaluation import evaluate
 from snnergy.training.plots import plot_confusion
 from snnergy.training.setup import batch_norm_warning
 from snnergy.training.train_step import TrainStep
-from snnergy.training.trainer import train
+from snnergy.training.trainer import LOCK_DIR, train
 
 Quick = Callable[..., TrainConfig]
 
@@ -71,6 +72,20 @@ def test_run_names_its_dataset_so_that_it_is_found_from_any_folder(
     monkeypatch.chdir(tiny_set.parent)
     train(tiny_set.name, tmp_path / "run", quick(steps=1), device="cpu")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["dataset"] == str(tiny_set.absolute())
+
+
+def test_train_refuses_a_folder_that_another_training_writes(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    conflict = AvdataError("not this one")
+    with (
+        lock_folder(tmp_path / "run" / LOCK_DIR, conflict),
+        pytest.raises(AvdataError, match="Another training writes to"),
+    ):
+        train(tiny_set, tmp_path / "run", quick(steps=1), device="cpu")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK_DIR]
+    train(tiny_set, tmp_path / "run", quick(steps=1), device="cpu")
+    assert not (tmp_path / "run" / LOCK_DIR).exists()
 
 
 def test_last_checkpoint_is_state_after_last_step(tiny_run: Path) -> None:
