@@ -364,7 +364,7 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, help="folder of the data, used again; default: temporary")
     parser.add_argument("--peers", help="python of an environment that has the peers")
     parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
-    options = set_quick(parser, samples=320, rounds=1, storage=["npy"], workers=[0], order=["random"],
+    options = set_quick(parser, samples=160, rounds=1, storage=["npy"], workers=[0], order=["random"],
                         only=["webdataset", "folder"])  # fmt: skip
     if options.child:
         print(json.dumps(answered(options.data, *options.child)))

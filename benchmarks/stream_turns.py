@@ -23,7 +23,7 @@ from stream_peers import BATCH, count
 # Name: storage, samples per shard, samples (0: those of the other sets). Small samples: a shard costs more.
 SETS = {"12-shards": ("npy", 100, 1200), "1200-shards": ("npy", 1, 1200), "jpeg": ("jpeg", 100, 0)}
 MAX_FILES = 1024  # usual limit of open files
-TURNS = 15
+TURNS = 7
 
 Load = Callable[[Path, int], Iterable[Any]]
 
