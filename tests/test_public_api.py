@@ -7,6 +7,7 @@ import pickle
 import pydoc
 import rlcompleter
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ import pytest
 
 import avdata
 import snnergy
+from avdata.storage import remote_files
 from avdata.streaming import epochs, loader
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +91,20 @@ def test_function_that_names_avdata_can_be_pickled_during_a_pass(synthetic_set: 
     next(batches)
     function = lambda: avdata.recipe_names()  # noqa: E731, PLW0108
     assert pickle.loads(dill.dumps(function, recurse=True))() == name_avdata()
+
+
+@pytest.mark.usefixtures("_same_modules")
+def test_function_that_names_avdata_can_be_pickled_while_a_canceled_thread_lives() -> None:
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait, name="avdata-test")
+    thread.start()
+    remote_files.cancel_reads()
+    try:
+        assert pickle.loads(dill.dumps(remote_files, recurse=True)) is not None
+        assert len(pickle.loads(dill.dumps(remote_files._canceled))) == 0
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_sets_of_live_objects_are_pickled_empty(synthetic_set: Path) -> None:

@@ -15,12 +15,12 @@ from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 from avdata.errors import AvdataError, UnavailableError, UsageError, redact_url
 from avdata.interrupts import Terminated, wait_for
 from avdata.storage.access_hints import access_hint
 from avdata.storage.backends import find_backend, is_invalid, is_missing, is_refused, is_unreachable
+from avdata.storage.live_objects import LiveObjects
 from avdata.storage.remote import open_filesystem, pin_commit, relative_path, storage_errors
 from avdata.storage.retry import retry
 
@@ -81,9 +81,9 @@ def read_file(url: str) -> bytes:
     return retry_remote(url, read, first=True)
 
 
-_reads: set[Future[Any]] = set()
+_reads: LiveObjects[Future[Any]] = LiveObjects()
 
-_canceled: WeakSet[threading.Thread] = WeakSet()
+_canceled: LiveObjects[threading.Thread] = LiveObjects()
 
 
 def cancel_reads() -> None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-import weakref
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
 from avdata.errors import AvdataError, UsageError
+from avdata.storage.live_objects import LiveObjects
 from avdata.streaming.distributed import RankInfo, is_divided_by_wrapper, resolve_rank
 
 MAX_EPOCH = 2**31 - 1
@@ -113,20 +113,6 @@ class EpochCounter:
         if not self._shared.is_shared():
             self._owner, self._shared = os.getpid(), _shared(self._shared)
         _counters.add(self)
-
-
-_Live = TypeVar("_Live")
-
-
-class LiveObjects(weakref.WeakSet[_Live]):
-    """Weak set of objects of this process.
-
-    A pickle is empty: dill copies the globals of modules that a function names, and a weak set changes while
-    it is copied.
-    """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return LiveObjects, ()
 
 
 _counters: LiveObjects[EpochCounter] = LiveObjects()

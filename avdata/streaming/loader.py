@@ -17,12 +17,13 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from avdata.errors import AvdataError, UnavailableError, UsageError
 from avdata.interrupts import Terminated, wait_for
+from avdata.storage.live_objects import LiveObjects
 from avdata.storage.remote_files import cancel_reads
 from avdata.streaming.batch import AVBatch, as_dict
 from avdata.streaming.buffer_pool import BufferPool
 from avdata.streaming.collate import BatchAssembler
 from avdata.streaming.distributed import is_divided_by_wrapper
-from avdata.streaming.epochs import LiveObjects, is_integer
+from avdata.streaming.epochs import is_integer
 from avdata.streaming.iterator import check_state
 from avdata.streaming.prefetch import ShardPrefetcher
 from avdata.streaming.protocols import StreamSource
