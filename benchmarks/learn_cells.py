@@ -117,7 +117,9 @@ def train_cell(
         _recalibrate(network, train, batch_size)
     measured = {split: _measure(network, splits[split]) for split in ("val", "test") if split in splits}
     alphas = {
-        name: float(weight.mean()) for name, weight in network.named_parameters() if name.endswith("alpha")
+        name: float(weight.detach().mean())
+        for name, weight in network.named_parameters()
+        if name.endswith("alpha")
     }
     return {
         **measured, "loss": round(sum(losses[-epoch_steps:]) / len(losses[-epoch_steps:]), 4),

@@ -41,6 +41,7 @@ SNNERGY_MAY_IMPORT = {
     "storage.atomic",
     "storage.hashing",
     "storage.locks",
+    "storage.paths",
     "subprocesses",
 }
 """Parts of avdata that all of snnergy may import."""

@@ -152,9 +152,15 @@ def _global_options(
     enable_debug(debug)
 
 
-def output_option(help: str) -> Any:
-    """Return the option `--output`/`-o`."""
-    return typer.Option("--output", "-o", metavar="OUTPUT", help=help)
+def output_option(help: str, *, can_be_url: bool = False) -> Any:
+    """Return the option `--output`/`-o`, which is refused as a URL unless `can_be_url` is set."""
+
+    def check(value: Path | None) -> Path | None:
+        from avdata.storage.paths import local_path
+
+        return None if value is None else local_path(value)
+
+    return typer.Option("--output", "-o", metavar="OUTPUT", help=help, callback=None if can_be_url else check)
 
 
 def settings_option(example: str) -> Any:

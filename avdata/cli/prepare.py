@@ -171,7 +171,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a dataset 
 
 def prepare(
     recipe: RecipeName,
-    output: Annotated[str, output_option("Write the dataset to this directory or URL.")],
+    output: Annotated[str, output_option("Write the dataset to this directory or URL.", can_be_url=True)],
     source: Source = None,
     preset: Preset = None,
     config: ConfigFile = None,

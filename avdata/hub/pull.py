@@ -25,7 +25,7 @@ from avdata.shards.format import METADATA_FILES
 from avdata.shards.reader import read_info
 from avdata.storage.atomic import atomic_write, check_space, remove_stale_parts
 from avdata.storage.locks import lock_folder
-from avdata.storage.paths import check_no_symlinks
+from avdata.storage.paths import check_no_symlinks, local_path
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
@@ -60,7 +60,7 @@ def pull(repo: str, output: str | Path, *, revision: str = "main", token: str | 
     """
     from huggingface_hub import HfApi  # noqa: PLC0415
 
-    repo, root = check_repo(repo), Path(output)
+    repo, root = check_repo(repo), local_path(output)
     for name in METADATA_FILES:
         remove_stale_parts(root, name)
     _owned_files(root)  # checked before anything is requested

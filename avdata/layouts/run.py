@@ -19,7 +19,7 @@ from avdata.progress import Progress
 from avdata.shards.dataset_files import open_dataset_files
 from avdata.storage.atomic import atomic_rename, atomic_write, fsync, open_partial, write_errors
 from avdata.storage.locks import lock_folder
-from avdata.storage.paths import check_no_symlinks
+from avdata.storage.paths import check_no_symlinks, local_path
 
 IDENTITY_FILE = ".avdata-export.json"
 """States what the files of a folder were made from. A run with the same content resumes it."""
@@ -75,7 +75,7 @@ def export(
     if layout not in EXPORT_LAYOUTS:
         msg = f"Unknown export layout {layout!r}."
         raise UsageError(msg, hint=did_you_mean(layout, list(EXPORT_LAYOUTS)))
-    folder = ExportFolder(Path(output))
+    folder = ExportFolder(local_path(output))
     options = ExportOptions(fbank_frames, merge_val, media)
     done = 0
 
@@ -126,7 +126,7 @@ def is_exported(
     Raises:
         UsageError: it holds another export.
     """
-    folder = Path(output)
+    folder = local_path(output)
     expected = {
         "layout": layout,
         "name": name,

@@ -28,6 +28,7 @@ from avdata.reporting.statistics import (
     round_range,
 )
 from avdata.shards.dataset_files import DatasetFiles, RemoteDataset, open_dataset_files
+from avdata.storage.paths import local_path
 
 if TYPE_CHECKING:
     from avdata.reporting.gallery import SampleMeasurements
@@ -92,7 +93,7 @@ def report(
 
     files = open_dataset_files(dataset, "index.parquet", "quarantine.parquet")
     folder = Path() if isinstance(files, RemoteDataset) else files.root
-    path = folder / NAME if output is None else Path(output)
+    path = folder / NAME if output is None else local_path(output)
     remove_stale_parts(path.parent, glob.escape(path.name))
     context = collect_page_data(
         files,

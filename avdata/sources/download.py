@@ -21,7 +21,7 @@ from avdata.sources.failures import read_failed
 from avdata.sources.source_dir import lock_source_dir
 from avdata.sources.url_schemes import check_source_url
 from avdata.sources.zenodo import pin_records, read_pins
-from avdata.storage.paths import source_dir
+from avdata.storage.paths import local_path, source_dir
 
 __all__ = ["DownloadOptions", "DownloadProgress", "DownloadReport", "download"]
 
@@ -113,7 +113,7 @@ def download(
     command = _retry_command(recipe, output, manifest)
     recipe = load_recipe(recipe)
     facts = _load_manifest(recipe, manifest)
-    root = Path(output) if output is not None else source_dir(recipe.name)
+    root = local_path(output) if output is not None else source_dir(recipe.name)
     keys = None if keys is None else tuple(keys)
     paths = read_failed(root) if failed else None
     choice = ClipChoice(recipe.check_split(split_by), limit, split, keys, paths)

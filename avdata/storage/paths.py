@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import platformdirs
 
-from avdata.errors import AvdataError, UsageError
+from avdata.errors import AvdataError, UsageError, redact_url
 
 
 def check_path_encoding(path: object) -> None:
@@ -57,6 +57,23 @@ def source_dir(name: str) -> Path:
     True
     """
     return cache_dir() / "sources" / name
+
+
+def local_path(location: str | Path) -> Path:
+    """Return the path of a file or folder to write on this machine.
+
+    >>> local_path("out/set")
+    PosixPath('out/set')
+
+    Raises:
+        UsageError: the location is a URL.
+    """
+    # A Path merges the slashes of a URL.
+    url = re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", str(location), re.DOTALL)
+    if url:
+        msg = f"Cannot write to a URL here: {redact_url(f'{url[1]}://{url[2]}')}."
+        raise UsageError(msg, hint="Use a path on this machine; only prepare writes to a URL")
+    return Path(location)
 
 
 def check_regular_file(path: str | Path) -> None:

@@ -14,7 +14,7 @@ from avdata.progress import Progress
 from avdata.recipe import load_recipe
 from avdata.storage.atomic import write_errors
 from avdata.storage.hashing import hash_file
-from avdata.storage.paths import is_safe_relative_path
+from avdata.storage.paths import is_safe_relative_path, local_path
 
 
 def create_mock_dataset(
@@ -43,7 +43,7 @@ def create_mock_dataset(
         AvdataError: the folder contains other files, or cannot be written.
     """
     writer = load_recipe(recipe).mock_writer()
-    folder = Path(output)
+    folder = local_path(output)
     if folder.exists() and not folder.is_dir():
         msg = f"The output {folder} is a file."
         raise AvdataError(msg, hint="Choose a new folder.")

@@ -23,6 +23,7 @@ from torch.nn import functional
 from avdata.errors import AvdataError, UsageError, redact_url
 from avdata.progress import Progress
 from avdata.storage.atomic import atomic_write
+from avdata.storage.paths import local_path
 from avdata.streaming.dataset import AVDataset
 from snnergy.analysis.energy import Energy, measure_energy
 from snnergy.analysis.parallel_runs import Job, gpu_names, train_on_gpus
@@ -129,7 +130,7 @@ def compare_fusions(
     chosen = list(dict.fromkeys(fusions)) or list(DEFAULT_FUSIONS)
     for name in chosen:
         check_choice(name, FUSIONS, "fusion")
-    folder = Path(output)
+    folder = local_path(output)
     cells = [
         config.model_copy(update={"fusion": name, "seed": config.seed + offset})
         for offset in range(seeds)

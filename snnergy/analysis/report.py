@@ -18,6 +18,7 @@ import numpy as np
 
 from avdata.errors import AvdataError, error_message, redact_url
 from avdata.reporting.charts import Chart, lines
+from avdata.storage.paths import local_path
 from snnergy.analysis.firing_rates import FILE, rate_charts
 from snnergy.analysis.run_comparison import collect_comparison
 from snnergy.analysis.run_results import (
@@ -124,7 +125,7 @@ def report(
     from avdata.storage.atomic import atomic_write  # noqa: PLC0415
 
     folder = Path(run)
-    path = folder / (COMPARISON_NAME if against else NAME) if output is None else Path(output)
+    path = folder / (COMPARISON_NAME if against else NAME) if output is None else local_path(output)
     if against:
         template, context = "runs.html", collect_comparison([folder, *map(Path, against)])
     else:

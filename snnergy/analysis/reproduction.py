@@ -10,6 +10,7 @@ import torch
 import avdata
 from avdata.errors import UsageError
 from avdata.progress import Progress, print_progress
+from avdata.storage.paths import local_path
 from snnergy.analysis.comparison import Row, compare_fusions
 from snnergy.analysis.energy import measure_energy
 from snnergy.analysis.protocols import PROTOCOLS, SMOKE
@@ -52,7 +53,7 @@ def reproduce(
         AvdataError: the dataset cannot be prepared, or a training failed.
     """
     check_choice(name, PROTOCOLS, "protocol")
-    protocol, folder = PROTOCOLS[name], Path(output)
+    protocol, folder = PROTOCOLS[name], local_path(output)
     preparation = protocol.preparation
     if smoke:
         if source is not None:

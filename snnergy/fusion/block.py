@@ -38,7 +38,7 @@ class ResidualFusion(nn.Module):
     ) -> None:
         super().__init__()
         self.message = message
-        alpha = torch.full(() if shape == "scalar" else (dim, 1, 1), first)
+        alpha = torch.full(() if shape == "scalar" else (dim, 1, 1), float(first))
         if learn:
             self.alpha = nn.Parameter(alpha)
         else:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from avdata.errors import AvdataError
 from avdata.progress import Progress
 from avdata.storage.locks import lock_folder
+from avdata.storage.paths import local_path
 from snnergy.training.checkpoint import (
     RUN_FILE,
     check_run_folder,
@@ -75,7 +76,7 @@ def train(
             process of the run exited.
         UsageError: unknown name, or the run to resume has other settings.
     """
-    folder, began, idle = Path(output), time.perf_counter(), IdleCores()
+    folder, began, idle = local_path(output), time.perf_counter(), IdleCores()
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     resume = resume or (restarted and (folder / RUN_FILE).is_file())
     settings = config or (run_settings(folder) if resume else resolve_config(None))

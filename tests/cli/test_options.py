@@ -125,3 +125,34 @@ def test_command_help_does_not_load_torch(words: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+LOCAL_OUTPUTS = [
+    (program, name)
+    for program, app in APPS.items()
+    for name, command in sorted(get_command(app).commands.items())  # type: ignore[attr-defined]
+    if any("--output" in param.opts for param in command.params) and (program, name) != ("avdata", "prepare")
+]
+"""Commands that write to this machine only."""
+
+
+@pytest.mark.parametrize(("program", "command"), LOCAL_OUTPUTS)
+def test_local_output_refuses_a_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = get_command(APPS[program]).commands[command].params  # type: ignore[attr-defined]
+    required = [param for param in params if param.required and "--output" not in param.opts]
+    words = [
+        word
+        for param in required
+        for word in (["x"] if param.param_type_name == "argument" else [param.opts[0], "x"])
+    ]
+    result = CliRunner().invoke(APPS[program], [command, *words, "--output", "s3://user:secret@bucket/set"])
+    assert isinstance(result.exception, UsageError)
+    assert str(result.exception).startswith("Cannot write to a URL here: s3://bucket/set.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_with_a_local_output_are_found() -> None:
+    assert {("avdata", "download"), ("avdata", "export"), ("snnergy", "train")} < set(LOCAL_OUTPUTS)
