@@ -11,6 +11,7 @@ from avdata.errors import AvdataError
 from avdata.pipeline.output_dir import LocalOutput
 from avdata.pipeline.output_store import ObjectStoreOutput
 from avdata.shards.reader import read_info
+from avdata.storage.backends import check_has_folders
 from avdata.storage.remote import is_url
 
 
@@ -65,8 +66,15 @@ class Output(Protocol):
 
 
 def open_output(output: Path | str) -> Output:
-    """Return the output for a folder or a URL."""
-    return ObjectStoreOutput(str(output)) if is_url(output) else LocalOutput(Path(output))
+    """Return the output for a folder or a URL.
+
+    Raises:
+        UsageError: the URL is that of a web server.
+    """
+    if not is_url(output):
+        return LocalOutput(Path(output))
+    check_has_folders(str(output))
+    return ObjectStoreOutput(str(output))
 
 
 def read_finished(output: Output) -> dict[str, Any] | None:

@@ -186,7 +186,7 @@ class RemoteDataset:
         from avdata.storage.backends import find_backend  # noqa: PLC0415
         from avdata.storage.remote_files import list_files  # noqa: PLC0415
 
-        if find_backend(self.url).schemes[0] == "https":
+        if not find_backend(self.url).has_folders:
             return None
         depth = shard_depth(self.info)
         files = {

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from avdata.errors import UsageError, redact_url
 from avdata.storage.network import certificate_bundle, has_own_authorities, tls_context
 from avdata.storage.urls import check_url
 
@@ -35,6 +36,7 @@ class StorageBackend:
         tls_options: function that returns further arguments, for the certificate authorities of the
             environment.
         atomic_uploads: whether an upload becomes visible only when it is complete.
+        has_folders: whether folders can be listed and written. Web servers only send files by name.
         modified_key: key of the modification time in a listing; None if listings have none.
         refused_errors: error type names that mean "no permission", besides `PermissionError`.
         refused_prefixes: beginnings of messages that mean the same.
@@ -51,6 +53,7 @@ class StorageBackend:
     options: Mapping[str, Any] = field(default_factory=dict)
     tls_options: Callable[[], Mapping[str, Any]] = dict
     atomic_uploads: bool = False
+    has_folders: bool = True
     modified_key: str | None = None
     refused_errors: frozenset[str] = frozenset()
     refused_prefixes: tuple[str, ...] = ()
@@ -99,6 +102,7 @@ BACKENDS = (
         extra="remote",
         options={"client_kwargs": _AIOHTTP_SESSION},
         tls_options=_https_tls_options,
+        has_folders=False,
         unreachable_errors=_AIOHTTP_UNREACHABLE,
         invalid_errors=frozenset({"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError"}),
     ),
@@ -163,6 +167,18 @@ def find_backend(url: str) -> StorageBackend:
     scheme = url.partition("://")[0]
     rows = (backend for backend in BACKENDS if scheme in backend.schemes)
     return next(rows, StorageBackend((scheme,), modified_key="mtime"))
+
+
+def check_has_folders(url: str) -> None:
+    """Check that folders of a service can be listed and written.
+
+    Raises:
+        UsageError: the URL is that of a web server, or impossible.
+    """
+    check_url(url)
+    if not find_backend(url).has_folders:
+        msg = f"A web server sends single files and has no folders to list or to write: {redact_url(url)}."
+        raise UsageError(msg, hint="Use a folder of this machine or the URL of an object store")
 
 
 def open_client(backend: StorageBackend, url: str) -> tuple[Any, str]:

@@ -19,7 +19,14 @@ from typing import Any, TypeVar
 from avdata.errors import AvdataError, UnavailableError, UsageError, redact_url
 from avdata.interrupts import Terminated, wait_for
 from avdata.storage.access_hints import access_hint
-from avdata.storage.backends import find_backend, is_invalid, is_missing, is_refused, is_unreachable
+from avdata.storage.backends import (
+    check_has_folders,
+    find_backend,
+    is_invalid,
+    is_missing,
+    is_refused,
+    is_unreachable,
+)
 from avdata.storage.live_objects import LiveObjects
 from avdata.storage.remote import open_filesystem, pin_commit, relative_path, storage_errors
 from avdata.storage.retry import retry
@@ -233,13 +240,15 @@ def list_files(url: str) -> dict[str, RemoteFile]:
     Web consoles mark an empty folder by an object whose name ends in a slash. It is left out.
 
     Raises:
-        AvdataError: the URL cannot be listed.
+        UsageError: the URL is that of a web server.
+        AvdataError: the URL cannot be listed completely.
     """
+    check_has_folders(url)
 
     def read() -> tuple[str, Mapping[str, Mapping[str, Any]]]:
         files, base = open_remote(url.rstrip("/"))
         files.invalidate_cache()  # it may lack the files of other machines
-        return base, files.find(base, detail=True)
+        return base, _find(files, base)
 
     base, listing = retry_remote(url, read, first=True)
     key = find_backend(url).modified_key
@@ -248,6 +257,31 @@ def list_files(url: str) -> dict[str, RemoteFile]:
         for path, facts in listing.items()
         if (name := relative_path(base, path))
     }
+
+
+def _find(files: Any, base: str) -> dict[str, Mapping[str, Any]]:
+    """Return the facts of all files below a folder by path; empty if there is no such folder.
+
+    Object stores list all names at once. For other clients, the `find` of fsspec leaves out each folder that
+    it fails to list.
+    """
+    from fsspec import AbstractFileSystem  # noqa: PLC0415
+
+    if getattr(files, "async_impl", False) or type(files).find is not AbstractFileSystem.find:
+        return dict(files.find(base, detail=True))
+    found: dict[str, Mapping[str, Any]] = {}
+    folders = [base]
+    try:
+        while folders:
+            for facts in files.ls(folders.pop(), detail=True):
+                if facts["type"] == "directory":
+                    folders.append(facts["name"])
+                else:
+                    found[facts["name"]] = facts
+    except FileNotFoundError:
+        if found or folders:
+            raise
+    return dict(sorted(found.items()))
 
 
 def _modified_time(facts: Mapping[str, Any], key: str | None) -> float | None:
