@@ -29,6 +29,12 @@ FORMAT = 3
 RUN_FILE = "run.json"
 """Settings, network and training set of a run. `save_pretrained` writes its own config.json."""
 
+RUN_FILES = (
+    "result.json", "metrics.csv", "rates.csv", "curves.png", "classes.csv", "predictions.csv",
+    "confusion.png", "best.ckpt", "last.ckpt", "tensorboard", "report.html",
+)  # fmt: skip
+"""Further files of a run."""
+
 RESUME_MAY_CHANGE = {"workers", "threads", "logger", "save_every", "save_minutes", "accumulate"}
 """Settings that a resumed run may change; `accumulate` only together with the number of processes, so that
 batch norms see equally many samples."""
@@ -141,9 +147,17 @@ def _check_batch_norm_size(folder: Path, stored: TrainConfig, config: TrainConfi
     raise UsageError(msg, hint=hint)
 
 
+def _check_no_foreign_files(folder: Path) -> None:
+    """Raise if a folder without a run has files that a run would replace, or is a prepared dataset."""
+    found = next((name for name in (*RUN_FILES, "dataset.json") if (folder / name).exists()), None)
+    if found is not None:
+        msg = f"Output folder holds no run, but {found}: {folder}."
+        raise AvdataError(msg, hint="Choose another --output")
+
+
 def _extends(folder: Path, config: TrainConfig) -> bool:
     """Return whether `config` has more epochs or steps than the finished run in `folder`."""
-    if not (folder / "result.json").exists() or not (folder / RUN_FILE).exists():
+    if not (folder / "result.json").exists():
         return False
     stored = run_settings(folder)
     if stored.steps or config.steps:
@@ -153,8 +167,6 @@ def _extends(folder: Path, config: TrainConfig) -> bool:
 
 def _longer(folder: Path) -> str:
     """Return the option that extends a finished run: only the one that ended it has an effect."""
-    if not (folder / RUN_FILE).exists():
-        return "more --epochs"
     stored = run_settings(folder)
     return f"--steps above {stored.steps}" if stored.steps else f"--epochs above {stored.epochs}"
 
@@ -170,22 +182,22 @@ def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool, process
         AvdataError: it holds another run, or none to resume.
         UsageError: the run to resume has other settings.
     """
+    if folder.exists() and not folder.is_dir():
+        msg = f"Output path is a file: {folder}."
+        raise AvdataError(msg, hint="Choose a folder with --output")
+    if not (folder / RUN_FILE).exists():
+        if resume:
+            msg = f"No run to resume in {folder}."
+            raise AvdataError(msg, hint="Omit --resume to start one")
+        _check_no_foreign_files(folder)
+        return
     if (folder / "result.json").exists() and not (resume and _extends(folder, config)):
         msg = f"Output folder already holds a finished run: {folder}."
         hint = f"Extend it with --resume and {_longer(folder)}, choose another --output, or delete it"
         raise AvdataError(msg, hint=hint)
-    has_run = (folder / RUN_FILE).exists()
-    if folder.exists() and not folder.is_dir():
-        msg = f"Output path is a file: {folder}."
-        raise AvdataError(msg, hint="Choose a folder with --output")
     if not resume:
-        if has_run:
-            msg = f"Output folder already holds an unfinished run: {folder}."
-            raise AvdataError(msg, hint="Continue it with --resume, choose another --output, or delete it")
-        return
-    if not has_run:
-        msg = f"No run to resume in {folder}."
-        raise AvdataError(msg, hint="Omit --resume to start one")
+        msg = f"Output folder already holds an unfinished run: {folder}."
+        raise AvdataError(msg, hint="Continue it with --resume, choose another --output, or delete it")
     stored = run_settings(folder)
     if _extends(folder, config):
         stored = stored.model_copy(update={"epochs": config.epochs, "steps": config.steps})

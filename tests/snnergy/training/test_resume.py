@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import pytest
 import torch
 
 from avdata.errors import AvdataError, UsageError
-from snnergy.training.checkpoint import check_run_folder, load, save, write_json
+from snnergy.training.checkpoint import (
+    RUN_FILE,
+    RUN_FILES,
+    check_run_folder,
+    load,
+    save,
+    write_json,
+)
 from snnergy.training.config import TrainConfig
 from snnergy.training.evaluation import evaluate
 from snnergy.training.trainer import train
@@ -182,6 +190,25 @@ def test_save_on_full_disk_keeps_previous_checkpoint_and_hints_resume(
 def test_resume_raises_without_run(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     with pytest.raises(AvdataError, match="No run to resume"):
         train(tiny_set, tmp_path / "nowhere", quick(), device="cpu", resume=True)
+
+
+@pytest.mark.parametrize("name", [*RUN_FILES, "dataset.json"])
+def test_training_refuses_a_folder_with_files_that_it_would_replace(
+    name: str, tmp_path: Path, quick: Quick
+) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(AvdataError, match=f"holds no run, but {re.escape(name)}"):
+        check_run_folder(tmp_path, quick(), resume=False)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_training_leaves_other_files_of_its_folder(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    train(tiny_set, tmp_path, quick(), device="cpu")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    written = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    assert written - {"notes.txt", RUN_FILE} <= set(RUN_FILES)
+    assert {"best.ckpt", "result.json", "predictions.csv"} < written
 
 
 def test_load_names_truncated_checkpoint(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
