@@ -72,7 +72,7 @@ def local_path(location: str | Path) -> Path:
     url = re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", str(location), re.DOTALL)
     if url:
         msg = f"Cannot write to a URL here: {redact_url(f'{url[1]}://{url[2]}')}."
-        raise UsageError(msg, hint="Use a path on this machine; only prepare writes to a URL")
+        raise UsageError(msg, hint="Use a path on this machine")
     return Path(location)
 
 

@@ -262,12 +262,16 @@ def list_files(url: str) -> dict[str, RemoteFile]:
 def _find(files: Any, base: str) -> dict[str, Mapping[str, Any]]:
     """Return the facts of all files below a folder by path; empty if there is no such folder.
 
-    Object stores list all names at once. For other clients, the `find` of fsspec leaves out each folder that
-    it fails to list.
+    The clients of object stores list all names at once. Of the others, which walk the folders, the `find` of
+    fsspec leaves out each folder that it fails to list.
     """
     from fsspec import AbstractFileSystem  # noqa: PLC0415
+    from fsspec.asyn import AsyncFileSystem  # noqa: PLC0415
 
-    if getattr(files, "async_impl", False) or type(files).find is not AbstractFileSystem.find:
+    client = type(files)
+    is_async = issubclass(client, AsyncFileSystem)
+    walks = client._find is AsyncFileSystem._find if is_async else client.find is AbstractFileSystem.find
+    if not walks:
         return dict(files.find(base, detail=True))
     found: dict[str, Mapping[str, Any]] = {}
     folders = [base]
