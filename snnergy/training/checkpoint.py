@@ -155,7 +155,7 @@ def _check_no_foreign_files(folder: Path) -> None:
         raise AvdataError(msg, hint="Choose another --output")
 
 
-def _extends(folder: Path, config: TrainConfig) -> bool:
+def extends_run(folder: Path, config: TrainConfig) -> bool:
     """Return whether `config` has more epochs or steps than the finished run in `folder`."""
     if not (folder / "result.json").exists():
         return False
@@ -165,14 +165,31 @@ def _extends(folder: Path, config: TrainConfig) -> bool:
     return config.epochs > stored.epochs
 
 
-def _longer(folder: Path) -> str:
-    """Return the option that extends a finished run: only the one that ended it has an effect."""
+def extension_hint(folder: Path) -> str:
+    """Return how to extend a finished run: only the option that ended it has an effect."""
     stored = run_settings(folder)
-    return f"--steps above {stored.steps}" if stored.steps else f"--epochs above {stored.epochs}"
+    option = f"--steps above {stored.steps}" if stored.steps else f"--epochs above {stored.epochs}"
+    return f"Extend it with --resume and {option}"
 
 
 def _count(processes: int) -> str:
     return f"{processes} process{'es' * (processes != 1)}"
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return the content of the `result.json` of a finished run.
+
+    Raises:
+        AvdataError: the file is damaged.
+    """
+    try:
+        result = json.loads((folder / "result.json").read_bytes())
+    except ValueError:
+        result = None
+    if not isinstance(result, dict):
+        msg = f"Cannot read {folder / 'result.json'}: no JSON object."
+        raise AvdataError(msg, hint="Delete it and use --resume, which writes it again")
+    return result
 
 
 def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool, processes: int = 1) -> None:
@@ -191,15 +208,14 @@ def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool, process
             raise AvdataError(msg, hint="Omit --resume to start one")
         _check_no_foreign_files(folder)
         return
-    if (folder / "result.json").exists() and not (resume and _extends(folder, config)):
-        msg = f"Output folder already holds a finished run: {folder}."
-        hint = f"Extend it with --resume and {_longer(folder)}, choose another --output, or delete it"
-        raise AvdataError(msg, hint=hint)
     if not resume:
-        msg = f"Output folder already holds an unfinished run: {folder}."
-        raise AvdataError(msg, hint="Continue it with --resume, choose another --output, or delete it")
+        kind, way = "an unfinished", "Continue it with --resume"
+        if (folder / "result.json").exists():
+            kind, way = "a finished", extension_hint(folder)
+        msg = f"Output folder already holds {kind} run: {folder}."
+        raise AvdataError(msg, hint=f"{way}, choose another --output, or delete it")
     stored = run_settings(folder)
-    if _extends(folder, config):
+    if extends_run(folder, config):
         stored = stored.model_copy(update={"epochs": config.epochs, "steps": config.steps})
     changed = changed_settings(stored.model_dump(mode="json"), config)
     if changed:

@@ -21,7 +21,6 @@ from snnergy.models.stored import stored_network_errors
 from snnergy.training.checkpoint import (
     RUN_FILE,
     load,
-    read_config,
     run_settings,
     save,
     write_json,
@@ -30,7 +29,6 @@ from snnergy.training.config import TrainConfig
 from snnergy.training.diagnostics import check_setup, diagnose, format_warning
 from snnergy.training.distributed import (
     broadcast_from_rank0,
-    check_on_rank0,
     sum_over_ranks,
 )
 from snnergy.training.epoch_lines import EpochLines
@@ -93,10 +91,6 @@ class Trainer:
     def begin(self, *, resume: bool) -> None:
         """Write `run.json`, or restore the state of the run to resume."""
         first = self.fabric.is_global_zero
-        if resume:
-            check_on_rank0(
-                self.fabric, lambda: read_config(self.folder)["facts"].check_equal(self.sets.facts)
-            )
         last = self.folder / "last.ckpt"
         data = last.read_bytes() if first and resume and last.is_file() else None
         content = broadcast_from_rank0(self.fabric, data)

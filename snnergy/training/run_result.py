@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.network import SNNergy
 from snnergy.models.stored import stored_network_errors
-from snnergy.training.checkpoint import load, write_json
+from snnergy.training.checkpoint import (
+    extends_run,
+    extension_hint,
+    load,
+    read_config,
+    read_result,
+    write_json,
+)
+from snnergy.training.config import TrainConfig
 from snnergy.training.diagnostics import check_result, diagnose
-from snnergy.training.distributed import broadcast_from_rank0
+from snnergy.training.distributed import broadcast_from_rank0, check_on_rank0
 from snnergy.training.evaluation import write_classes
 from snnergy.training.plots import plot_confusion, plot_curves
 from snnergy.training.predictions import Predictions, write_predictions
@@ -79,5 +89,26 @@ def write_result(folder: Path, result: Mapping[str, Any], predictions: Predictio
         write_classes(folder / "classes.csv", result["test"])
         write_predictions(folder / "predictions.csv", {"test": predictions}, result["labels"])
         plot_confusion(result["test"]["confusion"], result["labels"], folder / "confusion.png")
-    # Must come last: a run with this file is finished and cannot be resumed.
+    # Must come last: a run with this file is finished.
     write_json(folder / "result.json", result)
+
+
+def finished_result(
+    fabric: Fabric, folder: Path, config: TrainConfig, facts: DatasetFacts
+) -> dict[str, Any] | None:
+    """Return the result of a run to resume if it is finished and not to be extended.
+
+    Raises:
+        AvdataError: the run is one on another dataset, or its result is damaged.
+    """
+    results: list[bytes] = []
+
+    def read() -> None:
+        read_config(folder)["facts"].check_equal(facts)
+        if (folder / "result.json").exists() and not extends_run(folder, config):
+            results.append(json.dumps(read_result(folder)).encode())
+            _log.warning("The run in %s is finished. %s.", folder, extension_hint(folder))
+
+    check_on_rank0(fabric, read)
+    content = broadcast_from_rank0(fabric, results[0] if results else None)
+    return None if content is None else dict(json.loads(content))

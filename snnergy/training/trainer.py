@@ -38,6 +38,7 @@ from snnergy.training.distributed import (
 )
 from snnergy.training.loop import Trainer
 from snnergy.training.metrics_log import check_logger
+from snnergy.training.run_result import finished_result
 from snnergy.training.threads import IdleCores, choose_threads, use_threads
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def train(
         output: folder of the run; with several machines, on the first one.
         config: settings; None uses the defaults, or the settings of the run to resume.
         progress: called as ("train", done, total), in optimizer steps, on rank 0.
-        resume: continue from `last.ckpt` of the run.
+        resume: continue from `last.ckpt` of the run. Of a finished run, return the result unless `config`
+            has more epochs or steps.
         device: `auto` uses a GPU if there is one.
 
     Returns:
@@ -87,6 +89,9 @@ def train(
         with use_threads(threads):
             run = Trainer(fabric, dataset, folder, settings, progress)
             with _locked(fabric, folder):
+                finished = finished_result(fabric, folder, settings, run.sets.facts) if resume else None
+                if finished is not None:
+                    return finished
                 run.begin(resume=resume)
                 run.work()
                 return run.finish(began)

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 from lightning.fabric.plugins.environments import LightningEnvironment
 from support.splits import copy_splits
+from support.trees import digest_tree
 from torch import nn
 from typer.testing import CliRunner
 
@@ -169,8 +171,8 @@ def test_batch_larger_than_the_split_is_not_padded(
 
 def test_finished_run_can_be_extended(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     first = train(tiny_set, tmp_path / "run", quick(steps=None, epochs=1), device="cpu")
-    with pytest.raises(AvdataError, match="finished run") as raised:
-        train(tiny_set, tmp_path / "run", quick(steps=None, epochs=1), device="cpu", resume=True)
+    with pytest.raises(AvdataError, match="a finished run") as raised:
+        train(tiny_set, tmp_path / "run", quick(steps=None, epochs=1), device="cpu")
     assert "--resume and --epochs above 1," in str(raised.value.hint)
     with pytest.raises(UsageError, match="lr is"):
         train(tiny_set, tmp_path / "run", quick(steps=None, epochs=2, lr=0.5), device="cpu", resume=True)
@@ -180,6 +182,34 @@ def test_finished_run_can_be_extended(tiny_set: Path, tmp_path: Path, quick: Qui
     with (tmp_path / "run" / "metrics.csv").open() as lines:
         steps = [int(row["step"]) for row in csv.DictReader(lines) if row["train_loss"]]
     assert steps == list(range(1, 9))
+
+
+def test_resuming_a_finished_run_returns_its_result(
+    tiny_set: Path, tmp_path: Path, quick: Quick, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    train(tiny_set, run, quick(), device="cpu")
+    before = digest_tree(run)
+    again = train(tiny_set, run, quick(), device="cpu", resume=True)
+    assert again == json.loads((run / "result.json").read_text())
+    assert digest_tree(run) == before
+    assert f"The run in {run} is finished. Extend it with --resume and --steps above 4." in caplog.messages
+    (run / "result.json").write_text("[]")
+    with pytest.raises(AvdataError, match=r"Cannot read .*result\.json"):
+        train(tiny_set, run, quick(), device="cpu", resume=True)
+
+
+def test_resuming_a_finished_run_refuses_another_dataset(
+    tiny_set: Path, tmp_path: Path, quick: Quick
+) -> None:
+    train(tiny_set, tmp_path / "run", quick(), device="cpu")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_set, other)
+    info = json.loads((other / "dataset.json").read_text())
+    info["labels"] = [f"other-{label}" for label in info["labels"]]
+    (other / "dataset.json").write_text(json.dumps(info))
+    with pytest.raises(AvdataError, match="labels"):
+        train(other, tmp_path / "run", quick(), device="cpu", resume=True)
 
 
 def test_evaluate_needs_no_train_split(tiny_set: Path, tmp_path: Path, tiny_run: Path) -> None:
@@ -200,7 +230,7 @@ def test_evaluate_refuses_a_missing_gpu(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_train_keeps_finished_run(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:
     (tmp_path / "result.json").write_text("{}")
-    with pytest.raises(AvdataError, match="finished run"):
+    with pytest.raises(AvdataError, match=r"holds no run, but result\.json"):
         train(tiny_set, tmp_path, quick(), device="cpu")
 
 
