@@ -208,12 +208,12 @@ def check_run_folder(folder: Path, config: TrainConfig, *, resume: bool, process
             raise AvdataError(msg, hint="Omit --resume to start one")
         _check_no_foreign_files(folder)
         return
+    if not resume and (folder / "result.json").exists():
+        msg = f"Output folder already holds a finished run: {folder}."
+        raise AvdataError(msg, hint=f"{extension_hint(folder)}, choose another --output, or delete it")
     if not resume:
-        kind, way = "an unfinished", "Continue it with --resume"
-        if (folder / "result.json").exists():
-            kind, way = "a finished", extension_hint(folder)
-        msg = f"Output folder already holds {kind} run: {folder}."
-        raise AvdataError(msg, hint=f"{way}, choose another --output, or delete it")
+        msg = f"Output folder already holds an unfinished run: {folder}."
+        raise AvdataError(msg, hint="Continue it with --resume, choose another --output, or delete it")
     stored = run_settings(folder)
     if extends_run(folder, config):
         stored = stored.model_copy(update={"epochs": config.epochs, "steps": config.steps})

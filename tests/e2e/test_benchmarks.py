@@ -117,9 +117,9 @@ def test_headline_figures_of_the_readme_are_those_of_the_performance_page(benchm
         .split("In the complete measurements")[1]
         .split("[Performance]")[0]
     )
-    figures = re.findall(r"\d[\d,.]*\d", prose.replace("25 November 2026", ""))
+    figures = re.findall(r"\d[\d,.]*\d", re.sub(r"\d+ November 2026", "", prose))
     page = run.PAGE.read_text(encoding="utf-8")
-    assert figures == ["16.8", "194.8", "1,381", "531", "483", "456"]
+    assert len(figures) == 6
     assert all(f"| {figure} " in page for figure in figures)
 
 
