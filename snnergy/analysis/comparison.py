@@ -7,7 +7,6 @@ finished ones. The table contains own runs only, because published numbers come 
 from __future__ import annotations
 
 import csv
-import json
 import os
 import statistics
 import time
@@ -32,7 +31,13 @@ from snnergy.fusion.registry import FUSIONS
 from snnergy.models.config import check_choice
 from snnergy.models.dataset_facts import DatasetFacts
 from snnergy.models.network import SNNergy
-from snnergy.training.checkpoint import RUN_FILE, changed_settings, load_network, read_config
+from snnergy.training.checkpoint import (
+    RUN_FILE,
+    changed_settings,
+    load_network,
+    read_config,
+    read_result,
+)
 from snnergy.training.config import TrainConfig
 from snnergy.training.distributed import Device
 from snnergy.training.epoch_lines import StageProgress
@@ -212,8 +217,7 @@ def _train_or_resume(
     dataset: str | Path, run: Path, config: TrainConfig, device: Device, progress: Progress
 ) -> dict[str, Any]:
     """Return the result of a run: start it, resume it, or read it if it has finished."""
-    finished = run / "result.json"
-    if not finished.is_file():
+    if not (run / "result.json").is_file():
         resume = (run / RUN_FILE).is_file()
         return train(dataset, run, config, device=device, progress=progress, resume=resume)
     stored = read_config(run)
@@ -223,8 +227,7 @@ def _train_or_resume(
     if changed:
         msg = f"Settings differ from the run in {run}: {changed}."
         raise UsageError(msg, hint="Choose another --output for the comparison")
-    result: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-    return result
+    return read_result(run)
 
 
 def _scores(results: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, ...]:

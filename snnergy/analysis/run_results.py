@@ -144,10 +144,13 @@ def _read(path: Path, missing: Mapping[str, Any] | None = None) -> dict[str, Any
             return dict(missing)
         msg = f"No run in {path.parent}: {path.name} is missing."
         raise AvdataError(msg, hint="Use the --output folder of `snnergy train`") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"Cannot read {path}: {error}."
         raise AvdataError(msg) from error
-    return dict(content)
+    if not isinstance(content, dict):
+        msg = f"Cannot read {path}: no JSON object."
+        raise AvdataError(msg)
+    return content
 
 
 def read_metrics(split: str, values: Mapping[str, Any]) -> Metrics:

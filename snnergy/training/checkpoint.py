@@ -180,14 +180,14 @@ def read_result(folder: Path) -> dict[str, Any]:
     """Return the content of the `result.json` of a finished run.
 
     Raises:
-        AvdataError: the file is damaged.
+        AvdataError: the file cannot be read, or is damaged.
     """
     try:
         result = json.loads((folder / "result.json").read_bytes())
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         result = None
-    if not isinstance(result, dict):
-        msg = f"Cannot read {folder / 'result.json'}: no JSON object."
+    if not isinstance(result, dict) or "chosen" not in result or not {"val", "test"} & set(result):
+        msg = f"Cannot read {folder / 'result.json'}: it is not the result of a run."
         raise AvdataError(msg, hint="Delete it and use --resume, which writes it again")
     return result
 

@@ -72,6 +72,9 @@ def test_compare_writes_means_over_seeds_and_repeats_no_run(
     assert [row.accuracy for row in again] == [row.accuracy for row in rows]
     with pytest.raises(UsageError, match="Settings differ"):
         compare_fusions(tiny_set, tmp_path, quick(steps=3), **options)
+    next(tmp_path.glob("runs/*/result.json")).write_text("{")
+    with pytest.raises(AvdataError, match=r"Cannot read .*result\.json"):
+        compare_fusions(tiny_set, tmp_path, quick(steps=2), **options)
 
 
 def test_compare_rejects_unknown_fusion_before_training(tiny_set: Path, tmp_path: Path, quick: Quick) -> None:

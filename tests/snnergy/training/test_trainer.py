@@ -29,6 +29,7 @@ from avdata.storage.locks import lock_folder
 from avdata.streaming.batch import AVBatch
 from avdata.streaming.dataset import AVDataset
 from snnergy.analysis.comparison import compare_fusions
+from snnergy.analysis.run_results import read_run
 from snnergy.cli import app
 from snnergy.data import open_split
 from snnergy.models.network import build
@@ -194,8 +195,14 @@ def test_resuming_a_finished_run_returns_its_result(
     assert again == json.loads((run / "result.json").read_text())
     assert digest_tree(run) == before
     assert f"The run in {run} is finished. Extend it with --resume and --steps above 4." in caplog.messages
-    (run / "result.json").write_text("[]")
-    with pytest.raises(AvdataError, match=r"Cannot read .*result\.json"):
+    for damaged in ("[]", "[1]", "{", "[" * 100_000):
+        (run / "result.json").write_text(damaged)
+        with pytest.raises(AvdataError, match=r"Cannot read .*result\.json"):
+            train(tiny_set, run, quick(), device="cpu", resume=True)
+        with pytest.raises(AvdataError, match=r"Cannot read .*result\.json"):
+            read_run(run)
+    (run / "result.json").write_text("{}")
+    with pytest.raises(AvdataError, match=r"it is not the result of a run"):
         train(tiny_set, run, quick(), device="cpu", resume=True)
 
 
